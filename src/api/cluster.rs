@@ -1,0 +1,549 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint},
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition},
+};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Duration;
+
+/// The longest name of an `EtcdCluster`. The pods of a StatefulSet carry its name and a hash of up to eleven characters in
+/// a label, which has 63 at most, and the StatefulSet's name is the cluster's with `-` and an ordinal of up to two digits.
+pub const MAX_NAME_LENGTH: usize = 49;
+
+/// A secured etcd cluster. The operator issues every certificate from authorities of its own, starts the members with TLS on
+/// every port that clients and peers use, and keeps them as this object says.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "etcd-warden.dev",
+    version = "v1alpha1",
+    kind = "EtcdCluster",
+    plural = "etcdclusters",
+    shortname = "etcd",
+    category = "all",
+    category = "etcd-warden",
+    namespaced,
+    derive = "PartialEq",
+    status = "EtcdClusterStatus",
+    doc = "A secured etcd cluster. The operator issues every certificate from authorities of its own, starts the members with TLS on every port that clients and peers use, and keeps them as this object says.",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Members that serve, of those wanted"}"#,
+    printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum serves"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".spec.version"}"#,
+    printcolumn = r#"{"name":"Certs","type":"string","jsonPath":".status.certificates.expires","description":"When the first certificate expires, if it were not renewed"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].reason"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].message"}"#,
+    validation = Rule::new("self.metadata.name.size() <= 49").message("metadata.name is too long for the objects made from it: 49 characters at most"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes a Service's name: it must begin with a letter and hold only lower case letters, digits and -")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.replicas == oldSelf.replicas").message("spec.replicas cannot be changed yet"),
+    validation = Rule::new("self.version == oldSelf.version").message("spec.version cannot be changed yet"),
+    validation = Rule::new("self.storage == oldSelf.storage").message("spec.storage cannot be changed yet"),
+    validation = Rule::new("self.etcd == oldSelf.etcd").message("spec.etcd cannot be changed yet"),
+    validation = Rule::new("self.pod == oldSelf.pod").message("spec.pod cannot be changed yet"),
+    validation = Rule::new("self.service == oldSelf.service").message("spec.service cannot be changed yet"),
+    validation = Rule::new("self.tls.minVersion == oldSelf.tls.minVersion").message("spec.tls.minVersion cannot be changed yet"),
+    validation = Rule::new("self.tls.client.authority == oldSelf.tls.client.authority").message("spec.tls.client.authority cannot be changed yet"),
+    validation = Rule::new("self.tls.peer.authority == oldSelf.tls.peer.authority").message("spec.tls.peer.authority cannot be changed yet"),
+    validation = Rule::new("has(self.image.tag) == has(oldSelf.image.tag) && (!has(self.image.tag) || self.image.tag == oldSelf.image.tag)").message("spec.image.tag cannot be changed yet: it decides the version that runs"),
+    validation = Rule::new("has(self.image.digest) == has(oldSelf.image.digest) && (!has(self.image.digest) || self.image.digest == oldSelf.image.digest)").message("spec.image.digest cannot be changed yet: it decides the version that runs")
+)]
+pub struct EtcdClusterSpec {
+    /// The number of members: 1, 3, 5 or 7. A cluster of 3 goes on without one of them, of 5 without two, of 7 without
+    /// three; one of 1 is down whenever its pod is. It cannot be changed yet.
+    #[serde(default = "default_replicas")]
+    #[x_kube(validation = Rule::new("self in [1, 3, 5, 7]").message("must be 1, 3, 5 or 7: an even number of members survives no more failures than one less"))]
+    pub replicas: i32,
+    /// The version of etcd, such as 3.6.16, without a `v`: 3.5.32 or newer, of 3.5, 3.6 or 3.7. It decides the flags that
+    /// members are started with, and the image's tag unless `image.tag` says otherwise. It cannot be changed yet.
+    #[serde(default = "default_version")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new("!self.startsWith('v')").message("write the version without the v, like 3.6.16"))]
+    #[x_kube(validation = Rule::new("self.startsWith('v') || self.matches('^[0-9]{1,4}[.][0-9]{1,4}[.][0-9]{1,4}$')").message("must be a version of three numbers, like 3.6.16"))]
+    #[x_kube(validation = Rule::new("!self.matches('^[0-9]{1,4}[.][0-9]{1,4}[.][0-9]{1,4}$') || self.matches('^3[.]([67][.][0-9]+|5[.](3[2-9]|[4-9][0-9]|[0-9]{3,4}))$')").message("is not supported: 3.5.32 or newer, of 3.5, 3.6 or 3.7"))]
+    pub version: String,
+    /// Where each member keeps its data. It cannot be changed yet.
+    #[serde(default)]
+    pub storage: StorageSpec,
+    /// Where etcd's image comes from.
+    #[serde(default)]
+    pub image: ImageSpec,
+    /// The certificates. Every port that clients and peers use has TLS with certificates on both sides; there is no plaintext
+    /// mode.
+    #[serde(default)]
+    pub tls: TlsSpec,
+    /// etcd's own settings. They cannot be changed yet.
+    #[serde(default)]
+    pub etcd: EtcdSpec,
+    /// The members' pods. It cannot be changed yet.
+    #[serde(default)]
+    pub pod: PodSpec,
+    /// The Service for clients. It cannot be changed yet.
+    #[serde(default)]
+    pub service: ServiceSpec,
+    /// While true the operator changes nothing of this cluster, certificates included; it goes on reporting its state.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// Where a member keeps its data: a PersistentVolumeClaim for each.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageSpec {
+    /// The size of each member's volume. It should be at least twice `etcd.quotaBackendSize`.
+    #[serde(default = "default_storage_size")]
+    pub size: Quantity,
+    /// The StorageClass; the cluster's default class when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// What becomes of the volumes and of the authorities' keys when the `EtcdCluster` is deleted.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// What becomes of data when its cluster is deleted.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Retention {
+    /// The claims and the authorities' Secrets stay.
+    #[default]
+    Retain,
+    /// The claims and the authorities' Secrets are deleted with the cluster.
+    Delete,
+}
+
+/// Where etcd's image comes from. A change takes effect at each member's next start, at once for a member that has not been
+/// able to start.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSpec {
+    /// The repository.
+    #[serde(default = "default_repository")]
+    #[schemars(length(min = 1, max = 512))]
+    pub repository: String,
+    /// The tag; `v` and the version when it is not given. It must be the image of `version`. It cannot be changed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub tag: Option<String>,
+    /// A digest such as `sha256:...`, which the image then must have. It cannot be changed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')").message("must be sha256: and 64 hexadecimal digits"))]
+    pub digest: Option<String>,
+    /// When the image is pulled.
+    #[serde(default)]
+    pub pull_policy: PullPolicy,
+    /// Secrets in the cluster's namespace with credentials for the registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub pull_secrets: Vec<LocalObjectReference>,
+}
+
+/// When an image is pulled.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// When the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// At every start.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The certificates of a cluster, in two domains of trust that share nothing: `client` for port 2379 and `peer` for port
+/// 2380. A certificate of the peer domain is full control over the data, so it is never handed out.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsSpec {
+    /// The oldest TLS version that members accept. It cannot be changed yet.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// Port 2379: the members' server certificates, and those of clients.
+    #[serde(default)]
+    pub client: ClientTlsSpec,
+    /// Port 2380: the certificates by which members know each other.
+    #[serde(default)]
+    pub peer: PeerTlsSpec,
+}
+
+/// A version of TLS.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2
+    #[default]
+    #[serde(rename = "TLS1.2")]
+    V12,
+    /// TLS 1.3
+    #[serde(rename = "TLS1.3")]
+    V13,
+}
+
+/// The client domain.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(FOUR_LEAVES).message(FOUR_LEAVES_MESSAGE))]
+pub struct ClientTlsSpec {
+    /// The certificate authority. It cannot be changed yet.
+    #[serde(default)]
+    pub authority: AuthoritySpec,
+    /// The members' server certificates.
+    #[serde(default)]
+    pub certificate: CertificateSpec,
+    /// Names and addresses that the server certificates hold beside those by which the cluster's own Services are reached.
+    /// Changing them issues new certificates, without a restart.
+    #[serde(default, rename = "extraSANs")]
+    pub extra_sans: ExtraSans,
+}
+
+/// The peer domain.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(FOUR_LEAVES).message(FOUR_LEAVES_MESSAGE))]
+pub struct PeerTlsSpec {
+    /// The certificate authority. It cannot be changed yet.
+    #[serde(default)]
+    pub authority: AuthoritySpec,
+    /// The members' peer certificates.
+    #[serde(default)]
+    pub certificate: CertificateSpec,
+}
+
+const FOUR_LEAVES: &str = "!self.authority.duration.matches('^([0-9]+(h|m|s|ms))+$') || !self.certificate.duration.matches('^([0-9]+(h|m|s|ms))+$') || duration(self.authority.duration).getSeconds() >= 4 * duration(self.certificate.duration).getSeconds()";
+const FOUR_LEAVES_MESSAGE: &str = "authority.duration must be at least four times certificate.duration, so that the next authority is trusted everywhere before it signs";
+
+/// A certificate authority of the operator's own, with an ECDSA P-256 key that lies in a Secret which no pod mounts.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthoritySpec {
+    /// How long an authority's certificate is valid: at least four times as long as the certificates that it issues. The
+    /// next authority is made and trusted beside the active one from the start.
+    #[serde(default = "default_authority_duration")]
+    pub duration: Duration,
+}
+
+/// A certificate, with an ECDSA P-256 key that is new at each renewal.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSpec {
+    /// How long a certificate is valid, at least 1h. It is renewed at two thirds of its life. A shorter duration than that of
+    /// the certificates in use issues new ones at once, a longer one takes effect at their renewal.
+    #[serde(default = "default_certificate_duration")]
+    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(h|m|s|ms))+$') || duration(self) >= duration('1h')").message("must be at least 1h"))]
+    pub duration: Duration,
+}
+
+/// Further subject alternative names.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExtraSans {
+    /// DNS names, `*.` in front allowed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 253)))]
+    #[x_kube(validation = Rule::new("self.all(n, n.matches('^([*][.])?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$'))").message("each must be a DNS name in lower case, such as etcd.example.com"))]
+    #[x_kube(validation = Rule::new("self.all(n, !isIP(n))").message("addresses belong in ipAddresses"))]
+    pub dns_names: Vec<String>,
+    /// IPv4 or IPv6 addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 45)))]
+    #[x_kube(validation = Rule::new("self.all(a, isIP(a))").message("each must be an IPv4 or IPv6 address"))]
+    pub ip_addresses: Vec<String>,
+}
+
+/// etcd's own settings; each is described in etcd's documentation under the flag that is named here.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.electionTimeout.matches('^([0-9]+(h|m|s|ms))+$') || !self.heartbeatInterval.matches('^([0-9]+(h|m|s|ms))+$') || duration(self.electionTimeout).getMilliseconds() >= 5 * duration(self.heartbeatInterval).getMilliseconds()").message("electionTimeout must be at least five times heartbeatInterval"))]
+pub struct EtcdSpec {
+    /// How often a leader tells its followers that it is there (`--heartbeat-interval`): about the round trip between members.
+    #[serde(default = "default_heartbeat_interval")]
+    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(h|m|s|ms))+$') || duration(self) >= duration('10ms')").message("must be at least 10ms"))]
+    pub heartbeat_interval: Duration,
+    /// How long a follower waits for the leader before it calls an election (`--election-timeout`): at least five heartbeats
+    /// and at most 50s.
+    #[serde(default = "default_election_timeout")]
+    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(h|m|s|ms))+$') || duration(self) <= duration('50s')").message("must be at most 50s, etcd's own limit"))]
+    pub election_timeout: Duration,
+    /// How large the database may grow before etcd refuses writes (`--quota-backend-bytes`).
+    #[serde(default = "default_quota")]
+    pub quota_backend_size: Quantity,
+    /// How history is removed (`--auto-compaction-mode`, `--auto-compaction-retention`).
+    #[serde(default)]
+    pub auto_compaction: AutoCompaction,
+    /// Further flags for etcd, without the dashes in front: `{"max-txn-ops": "512"}`. Flags that the operator sets itself, or that
+    /// would endanger the data, are refused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-z][a-z0-9-]{0,63}$'))").message("each must be the name of a flag without the dashes in front, such as max-txn-ops"))]
+    #[x_kube(validation = Rule::new(NOT_RESERVED).message("is reserved: the flags for names, addresses, certificates, storage, membership, heartbeat, election, quota and compaction are the operator's own or have a field of their own"))]
+    pub extra_args: BTreeMap<String, String>,
+}
+
+// One rule and not a list of names: whatever begins like this is about addresses, certificates, identity or data, in any of
+// the versions, and a flag that a newer patch adds under such a name is as dangerous.
+const NOT_RESERVED: &str = "self.all(k, !k.matches('^(name|data-dir|wal-dir|config-file|(initial|listen|advertise|discovery|peer|client|cert|key|trusted|auto-tls|tls|self-signed|cipher|force|unsafe|experimental-peer|strict|heartbeat|election|quota-backend|auto-compaction|auth|proxy|version|help|max-learners|bcrypt|raft-read|snapshot-count|host-whitelist|enable-v2|downgrade|next-cluster|experimental-max-learners).*)$'))";
+
+/// How etcd removes history.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.mode == 'Periodic' ? self.retention.matches('^([0-9]+(h|m|s))+$') : self.retention.matches('^[0-9]+$')").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision"))]
+pub struct AutoCompaction {
+    /// Whether history is kept for a time or for a number of revisions.
+    #[serde(default)]
+    pub mode: CompactionMode,
+    /// How much history is kept: a duration such as `5m` or a number of revisions such as `10000`; `0` keeps everything.
+    #[serde(default = "default_compaction_retention")]
+    #[schemars(length(min = 1, max = 32))]
+    pub retention: String,
+}
+
+/// What etcd's history is measured in.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompactionMode {
+    /// Time.
+    #[default]
+    Periodic,
+    /// Revisions.
+    Revision,
+}
+
+/// The members' pods. Whatever is set here, they run as a user without privileges, with a read-only root file system and
+/// without a service account's token, as the `restricted` Pod Security Standard asks.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// Processor and memory of the etcd container.
+    #[serde(default)]
+    pub resources: ResourceRequirements,
+    /// Where pods may run. When it is not given, members of one cluster prefer different nodes and zones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// How pods are spread.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+    /// The PriorityClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+    /// Further labels. Those of the operator (`app.kubernetes.io/name`, `/instance`, `/managed-by` and `etcd-warden.dev/*`) win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Further annotations. Those of the operator (`etcd-warden.dev/*`) win.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The Service for clients, which has the cluster's name and port 2379.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// How the Service is reached. Names and addresses by which it is reached from outside belong in
+    /// `tls.client.extraSANs`.
+    #[serde(default, rename = "type")]
+    pub type_: ServiceType,
+    /// Annotations of the Service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// How a Service is reached.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// From within Kubernetes.
+    #[default]
+    ClusterIP,
+    /// Also through a port of every node.
+    NodePort,
+    /// Also through a load balancer.
+    LoadBalancer,
+}
+
+fn default_replicas() -> i32 {
+    3
+}
+fn default_version() -> String {
+    "3.6.16".into()
+}
+fn default_storage_size() -> Quantity {
+    Quantity("8Gi".into())
+}
+fn default_repository() -> String {
+    "gcr.io/etcd-development/etcd".into()
+}
+fn default_authority_duration() -> Duration {
+    Duration::hours(43800)
+}
+fn default_certificate_duration() -> Duration {
+    Duration::hours(2160)
+}
+fn default_heartbeat_interval() -> Duration {
+    Duration("100ms".into())
+}
+fn default_election_timeout() -> Duration {
+    Duration("1s".into())
+}
+fn default_quota() -> Quantity {
+    Quantity("2Gi".into())
+}
+fn default_compaction_retention() -> String {
+    "5m".into()
+}
+
+impl Default for StorageSpec {
+    fn default() -> Self {
+        Self { size: default_storage_size(), storage_class_name: None, retention: Retention::default() }
+    }
+}
+impl Default for ImageSpec {
+    fn default() -> Self {
+        Self {
+            repository: default_repository(),
+            tag: None,
+            digest: None,
+            pull_policy: PullPolicy::default(),
+            pull_secrets: vec![],
+        }
+    }
+}
+impl Default for AuthoritySpec {
+    fn default() -> Self {
+        Self { duration: default_authority_duration() }
+    }
+}
+impl Default for CertificateSpec {
+    fn default() -> Self {
+        Self { duration: default_certificate_duration() }
+    }
+}
+impl Default for EtcdSpec {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: default_heartbeat_interval(),
+            election_timeout: default_election_timeout(),
+            quota_backend_size: default_quota(),
+            auto_compaction: AutoCompaction::default(),
+            extra_args: BTreeMap::new(),
+        }
+    }
+}
+impl Default for AutoCompaction {
+    fn default() -> Self {
+        Self { mode: CompactionMode::default(), retention: default_compaction_retention() }
+    }
+}
+
+/// What the operator last saw of the cluster.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdClusterStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Available`: a quorum of voters serves. `Progressing`: something is being done or awaited. `Degraded`: something needs
+    /// attention though the cluster may serve. `CertificatesReady`: every member serves the certificates that it should.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Members that serve, of those wanted, such as `3/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    /// The number of members that serve.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// The number of members.
+    #[serde(default)]
+    pub replicas: i32,
+    /// A label selector for the members' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// etcd's own ID of the cluster, in hexadecimal, as `etcdctl` prints it. It is set once the cluster has come up and never
+    /// changes.
+    #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// The URLs for clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// Each member.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub members: Vec<MemberStatus>,
+    /// The certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesStatus>,
+}
+
+/// One member.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its name, which is also that of its StatefulSet.
+    pub name: String,
+    /// etcd's ID of the member, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `Leader`, `Follower` or `Learner`; absent when the member does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Whether it serves: its pod is ready and it answers the operator over TLS with the certificate that it should have.
+    #[serde(default)]
+    pub ready: bool,
+    /// Why it does not serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The version that it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The size of its database, rounded up to a power of two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub db_size: Option<String>,
+    /// When the first of its certificates expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
+}
+
+/// The certificates of a cluster.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificatesStatus {
+    /// When the first certificate of any member expires, if it were not renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Port 2379.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<DomainStatus>,
+    /// Port 2380.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<DomainStatus>,
+}
+
+/// One domain of trust.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainStatus {
+    /// The authority that signs.
+    pub active: AuthorityStatus,
+    /// The authority that is trusted already and signs next.
+    pub next: AuthorityStatus,
+    /// When the first leaf of this domain that a member serves expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// A certificate authority.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityStatus {
+    /// The common name of its subject.
+    pub name: String,
+    /// Its subject key identifier in hexadecimal, as in the authority key identifier of the certificates that it signed.
+    pub key_id: String,
+    /// When its certificate expires.
+    pub expires: String,
+}

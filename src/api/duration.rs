@@ -1,0 +1,107 @@
+//! Durations as Go writes them, because etcd's flags and Kubernetes' fields do.
+
+use std::{fmt, str::FromStr};
+
+use jiff::SignedDuration;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// A length of time in Go's notation: `2160h`, `90m`, `100ms`, `1h30m`.
+///
+/// It is kept as the user wrote it; whether it is one at all is decided by [`Duration::length`], so that a bad value in a
+/// stored object is a message in its status and not a resource that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Duration(pub String);
+
+/// A text that is not a duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a duration: write it like 2160h, 90m or 1h30m")]
+pub struct InvalidDuration(String);
+
+impl Duration {
+    /// A whole number of hours.
+    pub fn hours(hours: u32) -> Self {
+        Self(format!("{hours}h"))
+    }
+
+    /// The length that the text stands for; never negative.
+    ///
+    /// # Errors
+    /// When it is not a sequence of numbers with the units `h`, `m`, `s` or `ms`, as Go's `time.ParseDuration` takes it.
+    pub fn length(&self) -> Result<SignedDuration, InvalidDuration> {
+        parse(&self.0).ok_or_else(|| InvalidDuration(self.0.clone()))
+    }
+}
+
+fn parse(text: &str) -> Option<SignedDuration> {
+    let (mut rest, mut total) = (text, SignedDuration::ZERO);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let count: i64 = rest[..digits].parse().ok()?;
+        let unit = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(&rest[digits..], |end| &rest[digits..digits + end]);
+        let millis = count.checked_mul(match unit {
+            "h" => 3_600_000,
+            "m" => 60_000,
+            "s" => 1000,
+            "ms" => 1,
+            _ => return None,
+        })?;
+        total = total.checked_add(SignedDuration::from_millis(millis))?;
+        rest = &rest[digits + unit.len()..];
+    }
+    Some(total)
+}
+
+impl FromStr for Duration {
+    type Err = InvalidDuration;
+    fn from_str(text: &str) -> Result<Self, InvalidDuration> {
+        let duration = Self(text.to_owned());
+        duration.length().map(|_| duration)
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl JsonSchema for Duration {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // The limit is what lets the API server bound the cost of the rules that read it.
+        json_schema!({ "type": "string", "maxLength": 32, "x-kubernetes-validations": [{
+            "rule": r"self.matches('^([0-9]+(h|m|s|ms))+$')",
+            "message": "must be a duration such as 2160h, 90m or 1h30m"
+        }] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_durations_are_read() {
+        for (text, seconds) in [("2160h", 7_776_000), ("90m", 5400), ("1h30m", 5400), ("1s", 1), ("0s", 0)] {
+            assert_eq!(Duration(text.into()).length().map(|d| d.as_secs()), Ok(seconds), "{text}");
+        }
+        assert_eq!(Duration("100ms".into()).length().map(|d| d.as_millis()), Ok(100));
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for text in ["", "h", "90", "1d", "-1h", "1.5h", "1 h", "9999999999999999999h", "9223372036854775807h", "é"] {
+            assert!(Duration(text.into()).length().is_err(), "{text:?}");
+        }
+    }
+}

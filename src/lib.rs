@@ -1,0 +1,4 @@
+//! etcd-warden: a Kubernetes operator for secured etcd clusters.
+
+pub mod api;
+pub mod names;
