@@ -1,6 +1,7 @@
 //! What can go wrong between the operator and a member, sorted by what it means for the operator's next decision. The
 //! texts are read after the member's name: `demo-0 does not answer on port 2379`.
 
+use rustls::AlertDescription;
 use std::{error::Error as _, io, time::Duration};
 use tonic::{Code, Status};
 
@@ -72,12 +73,28 @@ impl TlsFault {
     pub(super) fn from_io(error: &io::Error) -> Self {
         match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(reason)) => Self::NotTrusted(reason.to_string()),
-            Some(rustls::Error::AlertReceived(alert)) => Self::Rejected(format!("{alert:?}")),
+            Some(rustls::Error::AlertReceived(alert)) if is_about_our_certificate(*alert) => Self::Rejected(format!("{alert:?}")),
+            // etcd reads its pair anew for each handshake; one that it cannot read is the alert `InternalError`.
+            Some(rustls::Error::AlertReceived(alert)) => Self::Other(format!("it ends the handshake with {alert:?}")),
             Some(rustls::Error::InvalidMessage(_)) => Self::NotTls,
             Some(other) => Self::Other(other.to_string()),
             None => Self::Other(error.to_string()),
         }
     }
+}
+
+fn is_about_our_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+    )
 }
 
 /// What an [`EtcdError`] means.
@@ -163,13 +180,14 @@ impl EtcdError {
         self.class
     }
 
-    /// An error of `class`; `detail` is shown only where the class alone does not say enough.
+    /// An error of `class`. `detail` is shown where the class alone does not say enough; for [`Class::Timeout`] and
+    /// [`Class::Unavailable`] it is the whole text.
     pub fn new(class: Class, detail: impl Into<String>) -> Self {
         Self { class, detail: detail.into() }
     }
 
     pub(super) fn timeout(within: Duration) -> Self {
-        Self::new(Class::Timeout, format!("no answer within {}", seconds(within)))
+        Self::new(Class::Timeout, format!("does not answer within {}", seconds(within)))
     }
 
     /// Sorts what the first read after the handshake reports. With TLS 1.3 this, and not the handshake, is where a client
@@ -204,8 +222,7 @@ impl EtcdError {
             Class::CertificateRefused => format!("refuses the operator's certificate: {detail}"),
             Class::Corrupt => "has raised the alarm CORRUPT".to_owned(),
             Class::NoSpace => "has no space left in its database".to_owned(),
-            Class::Timeout => format!("does not answer in time: {detail}"),
-            Class::Unavailable => detail.clone(),
+            Class::Timeout | Class::Unavailable => detail.clone(),
             Class::Other => format!("answers with an error: {detail}"),
         }
     }
@@ -213,18 +230,25 @@ impl EtcdError {
 
 impl From<Status> for EtcdError {
     fn from(status: Status) -> Self {
-        let message = status.message().strip_prefix("etcdserver: ").unwrap_or(status.message());
-        if let Some((_, class)) = MESSAGES.iter().find(|(text, _)| *text == message) {
-            return Self::new(*class, message);
+        if status.source().is_some() {
+            // It did not come from the member: the connection broke.
+            return Self::new(Class::Unavailable, "has dropped the connection");
         }
-        match status.code() {
-            // A status with a source did not come from the member: the connection broke.
-            _ if status.source().is_some() => Self::new(Class::Unavailable, "has dropped the connection"),
-            Code::Unavailable => Self::new(Class::Unavailable, format!("is not available: {message}")),
-            Code::DeadlineExceeded | Code::Cancelled => Self::new(Class::Timeout, message),
-            Code::Unauthenticated | Code::PermissionDenied => Self::new(Class::Auth, message),
-            Code::DataLoss => Self::new(Class::Corrupt, message),
-            _ => Self::new(Class::Other, message),
+        let message = status.message().strip_prefix("etcdserver: ").unwrap_or(status.message());
+        let known = MESSAGES.iter().find(|(text, _)| *text == message);
+        let class = known.map_or_else(
+            || match status.code() {
+                Code::Unavailable => Class::Unavailable,
+                Code::DeadlineExceeded | Code::Cancelled => Class::Timeout,
+                Code::Unauthenticated | Code::PermissionDenied => Class::Auth,
+                Code::DataLoss => Class::Corrupt,
+                _ => Class::Other,
+            },
+            |(_, class)| *class,
+        );
+        match class {
+            Class::Timeout | Class::Unavailable => Self::new(class, format!("answers: {message}")),
+            _ => Self::new(class, message),
         }
     }
 }
@@ -244,13 +268,57 @@ impl From<etcd_client::Error> for EtcdError {
 impl From<DialError> for EtcdError {
     fn from(error: DialError) -> Self {
         match error {
-            DialError::Timeout { within, .. } => Self::timeout(within),
             DialError::Tls(TlsFault::Rejected(alert)) => Self::new(Class::CertificateRefused, alert),
-            other => Self::new(Class::Unavailable, other.to_string()),
+            DialError::Timeout { .. } | DialError::Silent { .. } => Self::new(Class::Timeout, error.to_string()),
+            _ => Self::new(Class::Unavailable, error.to_string()),
         }
     }
 }
 
 fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs_f32())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(code: Code, message: &str) -> Class {
+        EtcdError::from(Status::new(code, message)).class()
+    }
+
+    #[test]
+    fn the_message_decides_whatever_the_code() {
+        for code in [Code::Unavailable, Code::FailedPrecondition] {
+            assert_eq!(class(code, "etcdserver: rpc not supported for learner"), Class::NotSupportedForLearner);
+        }
+        let promote = "etcdserver: can only promote a learner member";
+        assert_eq!(class(Code::FailedPrecondition, promote), Class::NotLearner);
+        assert_eq!(class(Code::FailedPrecondition, &format!("{promote} which is in sync with leader")), Class::LearnerNotReady);
+        assert_eq!(class(Code::Unavailable, "etcdserver: unhealthy cluster"), Class::Unhealthy);
+        assert_eq!(class(Code::InvalidArgument, "etcdserver: user name is empty"), Class::Auth);
+        assert_eq!(class(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"), Class::NoSpace);
+        assert_eq!(class(Code::ResourceExhausted, "etcdserver: too many requests"), Class::Unavailable);
+    }
+
+    #[test]
+    fn the_code_decides_where_the_message_is_unknown() {
+        assert_eq!(class(Code::Unavailable, "etcdserver: leader changed"), Class::Unavailable);
+        assert_eq!(class(Code::DeadlineExceeded, "context deadline exceeded"), Class::Timeout);
+        assert_eq!(class(Code::PermissionDenied, "etcdserver: permission denied"), Class::Auth);
+        assert_eq!(class(Code::Unauthenticated, "etcdserver: invalid auth token"), Class::Auth);
+        assert_eq!(class(Code::Unknown, "raft: stopped"), Class::Other);
+    }
+
+    #[test]
+    fn texts_read_on_after_the_name_of_the_member() {
+        let silent = DialError::Silent { port: 2379 };
+        assert_eq!(silent.to_string(), "does not answer on port 2379 yet: it has no quorum, is starting, or hangs");
+        assert_eq!(EtcdError::from(silent.clone()).to_string(), silent.to_string());
+        let timeout = DialError::Timeout { port: 2379, within: Duration::from_millis(2500) };
+        assert_eq!(timeout.to_string(), "cannot be reached on port 2379: no connection within 2.5 s");
+        let slow = Status::unavailable("etcdserver: request timed out");
+        assert_eq!(EtcdError::from(slow).to_string(), "answers: request timed out");
+        assert_eq!(EtcdError::timeout(Duration::from_secs(4)).to_string(), "does not answer within 4 s");
+    }
 }
