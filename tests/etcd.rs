@@ -12,6 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 use time::OffsetDateTime;
@@ -464,10 +465,19 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
-/// Ports that were free a moment ago.
+/// Ports that nobody listens on. They are below the range from which Linux takes the ports of outgoing connections, of which
+/// these tests make many, and are given out once; the process ID keeps tests that run side by side apart.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind((LOOPBACK, 0)).unwrap());
-    std::array::from_fn(|i| listeners[i].local_addr().unwrap().port())
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    std::array::from_fn(|_| {
+        loop {
+            let next = std::process::id().wrapping_mul(64).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+            let port = u16::try_from(10_000 + next % 20_000).unwrap();
+            if TcpListener::bind((LOOPBACK, port)).is_ok() {
+                return port;
+            }
+        }
+    })
 }
 
 struct Authority {
