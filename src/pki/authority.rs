@@ -75,7 +75,7 @@ impl Authority {
         let mut params = params(common_name, now.checked_sub(BACKDATING).map_err(|_| PkiError::Lifetime)?, end(now, duration)?)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let signed = params.self_signed(&*pair).map_err(sign)?;
+        let signed = params.self_signed(&*pair)?;
         Ok(Self { certificate: Certificate::from_der(signed.der())?, key, pair })
     }
 
@@ -141,7 +141,7 @@ impl Authority {
         params.subject_alt_names.extend(spec.ip_addresses.iter().copied().map(SanType::IpAddress));
 
         let key = PrivateKey::generate()?;
-        let signed = params.signed_by(&*key_pair(key.pem())?, &self.issuer()?).map_err(sign)?;
+        let signed = params.signed_by(&*key_pair(key.pem())?, &self.issuer()?)?;
         let certificate = Certificate::from_der(signed.der())?;
         // An authority made by somebody else may have a subject that cannot be written again as it is. Its leaves would verify
         // nowhere and be made anew forever.
@@ -160,7 +160,7 @@ impl Authority {
     }
 
     pub(super) fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, PkiError> {
-        Issuer::from_ca_cert_der(&self.certificate.der().into(), &*self.pair).map_err(sign)
+        Ok(Issuer::from_ca_cert_der(&self.certificate.der().into(), &*self.pair)?)
     }
 }
 
@@ -189,8 +189,4 @@ fn end(now: Timestamp, duration: SignedDuration) -> Result<Timestamp, PkiError> 
 /// A moment as the library wants it. Certificates know whole seconds only.
 pub(super) fn date(at: Timestamp) -> Result<OffsetDateTime, PkiError> {
     OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|_| PkiError::Lifetime)
-}
-
-pub(super) fn sign(error: rcgen::Error) -> PkiError {
-    PkiError::Sign(error.to_string())
 }

@@ -11,6 +11,7 @@ use x509_parser::{
     extensions::{GeneralName, ParsedExtension},
     prelude::FromDer,
     time::ASN1Time,
+    x509::AttributeTypeAndValue,
 };
 
 use super::{KeyDigest, PkiError, Serial, pem};
@@ -27,7 +28,6 @@ pub struct Certificate {
     dns_names: BTreeSet<String>,
     ip_addresses: BTreeSet<IpAddr>,
     is_ca: bool,
-    signs_certificates: bool,
     server_auth: bool,
     client_auth: bool,
     subject_key_id: Option<Box<[u8]>>,
@@ -44,7 +44,8 @@ impl Certificate {
     /// The certificate with this DER.
     pub fn from_der(der: &[u8]) -> Result<Self, PkiError> {
         let read = parse(der)?;
-        let common_name = read.subject().iter_common_name().last().map(|name| name.as_str()).transpose().map_err(unreadable)?;
+        let common_name =
+            read.subject().iter_common_name().last().map(AttributeTypeAndValue::as_str).transpose().map_err(unreadable)?;
         let alternative = read.subject_alternative_name().map_err(unreadable)?;
         let mut dns_names = BTreeSet::new();
         let mut ip_addresses = BTreeSet::new();
@@ -55,7 +56,6 @@ impl Certificate {
                 _ => {}
             }
         }
-        let usage = read.key_usage().map_err(unreadable)?;
         let extended = read.extended_key_usage().map_err(unreadable)?.map(|extension| extension.value);
         let (mut subject_key_id, mut authority_key_id) = (None, None);
         for extension in read.extensions() {
@@ -79,7 +79,6 @@ impl Certificate {
             dns_names,
             ip_addresses,
             is_ca: read.basic_constraints().map_err(unreadable)?.is_some_and(|extension| extension.value.ca),
-            signs_certificates: usage.is_none_or(|extension| extension.value.key_cert_sign()),
             // Without the extension a certificate is good for everything.
             server_auth: extended.is_none_or(|usage| usage.any || usage.server_auth),
             client_auth: extended.is_none_or(|usage| usage.any || usage.client_auth),
@@ -128,7 +127,8 @@ impl Certificate {
     }
     /// Whether an authority with it may sign certificates (keyUsage).
     pub(super) fn signs_certificates(&self) -> bool {
-        self.signs_certificates
+        parse(&self.der)
+            .is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign())))
     }
     /// Whether a server may show it.
     pub fn server_auth(&self) -> bool {

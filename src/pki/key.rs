@@ -60,7 +60,7 @@ impl KeyDigest {
 
     /// 64 hexadecimal digits in lower case.
     pub fn to_hex(self) -> String {
-        self.0.iter().map(|octet| format!("{octet:02x}")).collect()
+        self.0.iter().flat_map(|octet| [octet >> 4, octet & 0xf]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
     }
 
     /// Reads what [`KeyDigest::to_hex`] wrote.

@@ -105,3 +105,9 @@ pub enum PkiError {
     #[error("no random numbers to be had")]
     Random,
 }
+
+impl From<rcgen::Error> for PkiError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Sign(error.to_string())
+    }
+}

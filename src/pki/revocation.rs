@@ -9,10 +9,7 @@ use jiff::Timestamp;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
-use super::{
-    Authority, PkiError, Serial,
-    authority::{date, sign},
-};
+use super::{Authority, PkiError, Serial, authority::date};
 
 impl Authority {
     /// A list of revoked serials, DER, good until the end of the authority. It may be empty. The order of the serials
@@ -40,7 +37,7 @@ impl Authority {
             revoked_certs: revoked.iter().map(entry).collect::<Result<_, PkiError>>()?,
             key_identifier_method: KeyIdMethod::PreSpecified(self.certificate().subject_key_id().unwrap_or_default().to_vec()),
         };
-        Ok(params.signed_by(&self.issuer()?).map_err(sign)?.der().to_vec())
+        Ok(params.signed_by(&self.issuer()?)?.der().to_vec())
     }
 }
 
