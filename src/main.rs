@@ -173,7 +173,7 @@ async fn run(args: RunArgs) -> Result<(), Error> {
         // The lease first: without it nothing else matters.
         biased;
         () = lost(leadership.as_ref()) => return Err(Error::LeadershipLost),
-        result = operator => result?,
+        () = operator => {}
         served = http => return Err(Error::Http(served.err().map_or(io::ErrorKind::ConnectionAborted.into(), io::Error::other))),
         // The lease is not released, because something may still act; it expires.
         () = late(&stop) => return Err(Error::Stuck),

@@ -18,26 +18,22 @@ pub mod validate;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams},
-    runtime::events::{Event, EventType, Recorder},
-};
-use serde_json::json;
-
 use self::{
     act::Acted,
     observe::Identities,
     status::{Judgement, Report},
 };
 use crate::{
-    api::{EtcdCluster, EtcdClusterStatus},
+    api::EtcdCluster,
     cache::{Scope, Triggers},
     etcd::Dialer,
     k8s::WriteError,
     metrics::Metrics,
-    names::FIELD_MANAGER,
+};
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::events::{Event, EventType, Recorder},
 };
 
 /// What a pass needs beside its object.
@@ -110,7 +106,7 @@ async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report)
     let name = cluster.name_any();
     if cluster.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
-        match apply_status(&api, &name, &cluster.metadata.resource_version, &report.status).await {
+        match crate::k8s::apply_status(&api, &name, &cluster.metadata.resource_version, &report.status).await {
             Ok(()) => {}
             Err(WriteError::Conflict(_)) => return Ok(true),
             Err(error) => return Err(error),
@@ -121,27 +117,6 @@ async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report)
         publish(&context.recorder, event, &reference).await;
     }
     Ok(false)
-}
-
-async fn apply_status(
-    api: &Api<EtcdCluster>,
-    name: &str,
-    seen: &Option<String>,
-    status: &EtcdClusterStatus,
-) -> Result<(), WriteError> {
-    let body = json!({
-        "apiVersion": EtcdCluster::api_version(&()),
-        "kind": EtcdCluster::kind(&()),
-        "metadata": { "name": name, "resourceVersion": seen },
-        "status": status,
-    });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    match api.patch_status(name, &parameters, &Patch::Apply(body)).await {
-        // Deleted meanwhile: nobody is left to tell.
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(error) => Err(WriteError::of(format!("EtcdCluster {name}"), error)),
-        Ok(_) => Ok(()),
-    }
 }
 
 /// Publishes an event and logs it. That an event can't be published must not stop a pass.

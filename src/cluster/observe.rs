@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures::future::{join_all, join};
+use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::{
@@ -199,7 +199,12 @@ fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target {
 ///
 /// # Errors
 /// What kept the last one from answering.
-pub async fn member_list(context: &Context, names: &Names, observed: &Observed, identity: &Identity) -> Result<MemberList, String> {
+pub async fn member_list(
+    context: &Context,
+    names: &Names,
+    observed: &Observed,
+    identity: &Identity,
+) -> Result<MemberList, String> {
     let mut answering: Vec<_> = observed
         .members
         .iter()

@@ -240,7 +240,7 @@ impl Authorities {
             };
             match secret.key_digest(key) {
                 None => Err(format!("{key} is missing or not a private key")),
-                Some(digest) if digest != *certificate.key_digest() => Err(format!("{key} is not the key of {crt}")),
+                Some(digest) if digest != certificate.key_digest() => Err(format!("{key} is not the key of {crt}")),
                 Some(_) if !certificate.is_ca() => Err(format!("{crt} is not an authority's")),
                 Some(_) => Ok(certificate),
             }

@@ -85,9 +85,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
     let mut events = vec![];
     for finding in findings {
         let before = api::condition(&old.conditions, finding.kind);
-        if before.is_none_or(|before| before.status != finding.status() || before.reason != finding.note.reason) {
-            events.extend(finding.event(before));
-        }
+        events.extend(finding.change(before));
         status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
     }
     events.extend(acted.done.iter().map(|note| event(EventType::Normal, note)));
@@ -184,12 +182,15 @@ fn authority(certificate: &Certificate) -> AuthorityStatus {
 }
 
 /// What a condition is to say.
-struct Finding {
-    kind: &'static str,
-    holds: bool,
-    note: Note,
+pub struct Finding {
+    /// The type of the condition.
+    pub kind: &'static str,
+    /// Whether it is True.
+    pub holds: bool,
+    /// Reason and message.
+    pub note: Note,
     /// Whether the event about it is a warning; `None` where there is nothing to tell.
-    warns: Option<bool>,
+    pub warns: Option<bool>,
 }
 
 impl Finding {
@@ -197,7 +198,8 @@ impl Finding {
         if self.holds { "True" } else { "False" }
     }
 
-    fn condition(&self, before: Option<&Condition>, generation: Option<i64>, now: Timestamp) -> Condition {
+    /// The condition, which keeps the time of its last transition unless its status changes.
+    pub fn condition(&self, before: Option<&Condition>, generation: Option<i64>, now: Timestamp) -> Condition {
         let unchanged = before.filter(|before| before.status == self.status());
         Condition {
             type_: self.kind.into(),
@@ -209,9 +211,11 @@ impl Finding {
         }
     }
 
-    /// At first only what goes wrong is worth an event, or that the cluster is there.
-    fn event(&self, before: Option<&Condition>) -> Option<Event> {
-        let warns = self.warns?;
+    /// The event, where status or reason are not what they were. At first only what goes wrong is worth one, or that something
+    /// is there.
+    pub fn change(&self, before: Option<&Condition>) -> Option<Event> {
+        let changed = before.is_none_or(|before| before.status != self.status() || before.reason != self.note.reason);
+        let warns = self.warns.filter(|_| changed)?;
         let first = before.is_none() && !warns && !self.holds;
         let type_ = if warns { EventType::Warning } else { EventType::Normal };
         (!first).then(|| event(type_, &self.note))
@@ -223,14 +227,9 @@ fn seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
-fn event(type_: EventType, note: &Note) -> Event {
-    Event {
-        type_,
-        reason: note.reason.into(),
-        note: Some(truncated(&note.message)),
-        action: note.reason.into(),
-        secondary: None,
-    }
+/// An event that says what a note says.
+pub fn event(type_: EventType, note: &Note) -> Event {
+    Event { type_, reason: note.reason.into(), note: Some(truncated(&note.message)), action: note.reason.into(), secondary: None }
 }
 
 /// An event's note has 1024 bytes at most (`events.k8s.io/v1`).
@@ -242,12 +241,8 @@ fn truncated(text: &str) -> String {
 }
 
 fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Finding {
-    let finding = |holds, reason, message: String, warns| Finding {
-        kind: kind::AVAILABLE,
-        holds,
-        note: Note::new(reason, message),
-        warns,
-    };
+    let finding =
+        |holds, reason, message: String, warns| Finding { kind: kind::AVAILABLE, holds, note: Note::new(reason, message), warns };
     if let Judgement::Planned(_, plan) = judgement
         && let Some(refused) = &plan.refused
     {
@@ -334,16 +329,14 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)
         && format!("{:x}", list.cluster_id) != *known
     {
-        problems.insert(0, Note::new("ClusterIDChanged", format!("the members are in cluster {:x}, not {known}", list.cluster_id)));
+        problems
+            .insert(0, Note::new("ClusterIDChanged", format!("the members are in cluster {:x}, not {known}", list.cluster_id)));
     }
     let messages: Vec<_> = problems.iter().map(|note| note.message.as_str()).collect();
     match problems.first() {
-        Some(first) => Finding {
-            kind: kind::DEGRADED,
-            holds: true,
-            note: Note::new(first.reason, messages.join("; ")),
-            warns: Some(true),
-        },
+        Some(first) => {
+            Finding { kind: kind::DEGRADED, holds: true, note: Note::new(first.reason, messages.join("; ")), warns: Some(true) }
+        }
         None => Finding {
             kind: kind::DEGRADED,
             holds: false,
