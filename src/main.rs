@@ -1,3 +1,270 @@
-//! The operator's program.
+//! The operator's program: its arguments, its signals, and the order in which it starts and stops.
 
-fn main() {}
+use std::{
+    collections::hash_map::RandomState,
+    fs,
+    hash::BuildHasher,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use etcd_warden::{
+    api,
+    http::{self, Readiness},
+    leader::{Elector, Leadership},
+    metrics::Metrics,
+    operator,
+    telemetry::{self, LogFormat},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long the controllers may take to stop. With the lease's release, under four seconds, it makes less than ten.
+const STOP: Duration = Duration::from_secs(6);
+
+/// A Kubernetes operator for secured etcd clusters
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator
+    Run(Box<RunArgs>),
+    /// Print the definitions of the custom resources as YAML
+    Crd {
+        /// Write them to a file each in this directory instead
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The namespaces to watch, separated by commas; all when empty
+    #[arg(long, env = "ETCD_WARDEN_WATCH_NAMESPACES", value_delimiter = ',', default_value = "")]
+    watch_namespaces: Vec<String>,
+    /// The DNS domain of the Kubernetes cluster [default: what /etc/resolv.conf says, else cluster.local]
+    #[arg(long, env = "ETCD_WARDEN_CLUSTER_DOMAIN")]
+    cluster_domain: Option<String>,
+    /// Whether to act only while holding a lease, so that several replicas can run
+    #[arg(long, env = "ETCD_WARDEN_LEADER_ELECT", default_value_t = true, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    leader_elect: bool,
+    /// The lease's namespace [default: that of the service account, else of the kubeconfig's context, else default]
+    #[arg(long, env = "ETCD_WARDEN_NAMESPACE")]
+    namespace: Option<String>,
+    /// The lease's name
+    #[arg(long, env = "ETCD_WARDEN_LEASE_NAME", default_value = "etcd-warden")]
+    lease_name: String,
+    /// The name of this process in the lease [default: the host's name and random digits]
+    #[arg(long, env = "ETCD_WARDEN_IDENTITY")]
+    identity: Option<String>,
+    /// Where /healthz, /readyz and /metrics are served [default: [::]:8080, without IPv6 0.0.0.0:8080]
+    #[arg(long, env = "ETCD_WARDEN_HTTP_ADDRESS")]
+    http_address: Option<SocketAddr>,
+    /// The form of log lines
+    #[arg(long, env = "ETCD_WARDEN_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// What is logged, as comma-separated levels and target=level
+    #[arg(long, env = "ETCD_WARDEN_LOG_FILTER", default_value = telemetry::DEFAULT_FILTER)]
+    log_filter: String,
+}
+
+/// Why the program failed.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the log filter can't be read")]
+    LogFilter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("no TLS: another provider of cryptography was installed")]
+    Crypto,
+    #[error("neither a service account nor a kubeconfig can be used")]
+    Config(#[source] kube::Error),
+    #[error("HTTP can't be served")]
+    Http(#[source] io::Error),
+    #[error("signals can't be received")]
+    Signals(#[source] io::Error),
+    #[error("the operator failed")]
+    Operator(#[from] operator::Error),
+    #[error("leadership was lost; another operator may be acting")]
+    LeadershipLost,
+    #[error("work did not stop within {} s", STOP.as_secs())]
+    Stuck,
+    #[error("{} can't be written", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+    #[error("the definitions can't be printed")]
+    Print(#[from] serde_saphyr::ser::Error),
+    #[error("no runtime")]
+    Runtime(#[source] io::Error),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => start(*args),
+        Command::Crd { dir } => print_crds(dir.as_deref()),
+        Command::Version => {
+            println!("etcd-warden {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+            if tracing::dispatcher::has_been_set() {
+                tracing::error!("{text}");
+            } else {
+                eprintln!("etcd-warden: {text}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: RunArgs) -> Result<(), Error> {
+    telemetry::init(args.log_format, &args.log_filter)?;
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| Error::Crypto)?;
+    // Two workers: the work is waiting for others, and each worker costs memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
+    let result = runtime.block_on(run(args));
+    // Whoever lost the lease must not wait for anything.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(args: RunArgs) -> Result<(), Error> {
+    let stop = stop_on_signals().map_err(Error::Signals)?;
+    let (metrics, readiness) = (Arc::new(Metrics::new()), Readiness::default());
+    let client = kube::Client::try_default().await.map_err(Error::Config)?;
+    let cluster_domain = args.cluster_domain.unwrap_or_else(cluster_domain);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster_domain, "starting");
+
+    let standby = args.leader_elect.then(|| readiness.gate("lease"));
+    let listener = http::bind(args.http_address).await.map_err(Error::Http)?;
+    // Probes are answered until the process ends, not until it is told to.
+    let http = tokio::spawn(http::serve(listener, readiness.clone(), metrics.clone(), CancellationToken::new()));
+
+    let leadership = match &standby {
+        Some(standby) => {
+            let namespace = args.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+            let identity = args.identity.unwrap_or_else(identity);
+            match Elector::new(client.clone(), &namespace, &args.lease_name, &identity).acquire(&stop, standby).await {
+                Some(leadership) => Some(leadership),
+                None => return Ok(()),
+            }
+        }
+        None => None,
+    };
+    metrics.leading(true);
+    let namespaces = args.watch_namespaces.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    let operator =
+        operator::run(operator::Options { client, namespaces, cluster_domain, metrics, readiness, stop: stop.clone() });
+    tokio::select! {
+        // The lease first: without it nothing else matters.
+        biased;
+        () = lost(leadership.as_ref()) => return Err(Error::LeadershipLost),
+        result = operator => result?,
+        served = http => return Err(Error::Http(served.err().map_or(io::ErrorKind::ConnectionAborted.into(), io::Error::other))),
+        // The lease is not released, because something may still act; it expires.
+        () = late(&stop) => return Err(Error::Stuck),
+    }
+    if let Some(leadership) = leadership {
+        leadership.release().await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn lost(leadership: Option<&Leadership>) {
+    match leadership {
+        Some(leadership) => leadership.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn late(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(STOP).await;
+}
+
+/// A token that SIGTERM and SIGINT cancel.
+fn stop_on_signals() -> io::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+/// The host's name, which is the pod's, and digits that differ when its container is started again.
+fn identity() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // Each RandomState has keys of its own, so the hash of nothing is a random number.
+    format!("{}_{:08x}", host.trim(), RandomState::new().hash_one(()) >> 32)
+}
+
+fn cluster_domain() -> String {
+    let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    parse_cluster_domain(&resolv).unwrap_or("cluster.local").to_owned()
+}
+
+/// The cluster's domain from a resolv.conf that the kubelet wrote: its search list has `svc.<domain>`.
+fn parse_cluster_domain(resolv: &str) -> Option<&str> {
+    let mut names = resolv.lines().filter_map(|line| line.trim_start().strip_prefix("search")).flat_map(str::split_whitespace);
+    names
+        .find_map(|name| name.strip_prefix("svc."))
+        .map(|domain| domain.trim_end_matches('.'))
+        .filter(|domain| !domain.is_empty())
+}
+
+fn print_crds(dir: Option<&Path>) -> Result<(), Error> {
+    for crd in api::crds() {
+        let yaml =
+            format!("# Generated by `etcd-warden crd` from src/api: do not edit.\n---\n{}", serde_saphyr::to_string(&crd)?);
+        match dir.map(|dir| dir.join(format!("{}.yaml", crd.spec.names.plural))) {
+            Some(path) => fs::write(&path, yaml).map_err(|error| Error::Write(path, error))?,
+            None => print!("{yaml}"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_cluster_domain_is_what_the_kubelet_wrote() {
+        let pod = "search ns.svc.example.org svc.example.org example.org\nnameserver 10.96.0.10\noptions ndots:5\n";
+        assert_eq!(parse_cluster_domain(pod), Some("example.org"));
+        assert_eq!(parse_cluster_domain("nameserver 1.1.1.1\nsearch\tsvc.k8s.corp. k8s.corp.\n"), Some("k8s.corp"));
+        for other in ["", "search", "search lan", "search svc.", "nameserver 10.96.0.10", "searchsvc.x"] {
+            assert_eq!(parse_cluster_domain(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn two_processes_differ() {
+        assert_ne!(identity(), identity());
+    }
+}

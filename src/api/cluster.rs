@@ -289,7 +289,7 @@ const NOT_RESERVED: &str = "self.all(k, !k.matches('^(name|data-dir|wal-dir|conf
 /// How etcd removes history.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.mode == 'Periodic' ? self.retention.matches('^([0-9]+(h|m|s))+$') : self.retention.matches('^[0-9]+$')").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision"))]
+#[x_kube(validation = Rule::new("self.mode == 'Periodic' ? self.retention.matches('^(0|([0-9]+(h|m|s))+)$') : self.retention.matches('^[0-9]+$')").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision"))]
 pub struct AutoCompaction {
     /// Whether history is kept for a time or for a number of revisions.
     #[serde(default)]

@@ -1,0 +1,72 @@
+{{- define "etcd-warden.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The release's name where it holds the chart's, so that a release called etcd-warden makes objects called etcd-warden.
+Cut so that the longest suffix still fits into 63 characters. */}}
+{{- define "etcd-warden.fullname" -}}
+{{- $name := include "etcd-warden.name" . }}
+{{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
+{{- .Values.fullnameOverride | default $full | trunc 50 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "etcd-warden.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (.Values.serviceAccount.create | ternary (include "etcd-warden.fullname" .) "default") }}
+{{- end }}
+
+{{- define "etcd-warden.image" -}}
+{{- $image := printf "%s:%s" .Values.image.repository (.Values.image.tag | default (printf "v%s" .Chart.AppVersion)) }}
+{{- with .Values.image.digest }}{{ printf "%s@%s" $image . }}{{ else }}{{ $image }}{{ end }}
+{{- end }}
+
+{{- define "etcd-warden.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "etcd-warden.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "etcd-warden.labels" -}}
+{{ include "etcd-warden.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
+{{- end }}
+
+{{/* What the operator may do in the namespaces that it serves. Nothing it makes is deleted by the operator itself but
+disruption budgets: owner references and Kubernetes' garbage collection do that. */}}
+{{- define "etcd-warden.rules" -}}
+- apiGroups: [etcd-warden.dev]
+  resources: [etcdclusters, etcdusers]
+  verbs: [get, list, watch]
+- apiGroups: [etcd-warden.dev]
+  resources: [etcdclusters/status, etcdusers/status]
+  verbs: [get, patch, update]
+# Where the admission plugin OwnerReferencesPermissionEnforcement is on, owner references that block the owner's deletion
+# need it.
+- apiGroups: [etcd-warden.dev]
+  resources: [etcdclusters/finalizers, etcdusers/finalizers]
+  verbs: [update]
+# No patch: keys are created once and later replaced only as they were read.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, update]
+- apiGroups: [""]
+  resources: [configmaps, services, persistentvolumeclaims]
+  verbs: [get, list, watch, create, patch]
+# Patching a pod's annotation makes the kubelet refresh its mounted certificates at once.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch]
+# Pods are only ever restarted by eviction, so that the disruption budget is asked.
+- apiGroups: [""]
+  resources: [pods/eviction]
+  verbs: [create]
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}

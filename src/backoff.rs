@@ -1,0 +1,105 @@
+//! When to come back: after a failure, and after a success, so that not everything happens at once.
+//!
+//! Nothing here reads a clock or draws random numbers: what differs between objects is a hash of their keys.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// The wait after the first failure.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest wait.
+const LONGEST: Duration = Duration::from_mins(5);
+
+/// Counts the failures of each object in a row.
+#[derive(Debug)]
+pub struct Backoff<K> {
+    failures: Mutex<HashMap<K, u32>>,
+}
+
+impl<K> Default for Backoff<K> {
+    fn default() -> Self {
+        Self { failures: Mutex::default() }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Backoff<K> {
+    /// Notes a failure and returns how long to wait before the next try: 1 s doubled with each failure in a row, 5 min at
+    /// most, less up to a quarter of itself.
+    pub fn failed(&self, key: &K) -> Duration {
+        let mut failures = self.failures();
+        let count = failures.entry(key.clone()).or_default();
+        let wait = FIRST.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(LONGEST);
+        *count = count.saturating_add(1);
+        wait - spread(&(key, *count), wait / 4)
+    }
+
+    /// Forgets the failures of an object that was a success, or is gone.
+    pub fn succeeded(&self, key: &K) {
+        self.failures().remove(key);
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<K, u32>> {
+        // A count is whole at any time, so one that a panic left behind can be used.
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A time in `0..max` that is always the same for `key`: added to what is done every so often, it keeps a thousand objects
+/// that were all read at the operator's start from being done in the same second.
+pub fn spread<K: Hash + ?Sized>(key: &K, max: Duration) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    // The hash's upper half as a fraction of 2^32.
+    let fraction = u128::from(hasher.finish() >> 32);
+    let nanos = (max.as_nanos() * fraction) >> 32;
+    // It fits wherever `max` is below 584 years.
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_five_minutes() {
+        let backoff = Backoff::default();
+        let waits: Vec<_> = (0..80).map(|_| backoff.failed(&"a")).collect();
+        for (count, wait) in waits.iter().enumerate() {
+            let whole = Duration::from_secs(1 << count.min(20)).min(LONGEST);
+            assert!(*wait <= whole && *wait > whole * 3 / 4, "{count}: {wait:?} of {whole:?}");
+        }
+    }
+
+    #[test]
+    fn each_object_counts_for_itself_and_success_forgets() {
+        let backoff = Backoff::default();
+        let first = backoff.failed(&"a");
+        for _ in 0..5 {
+            backoff.failed(&"a");
+        }
+        assert!(backoff.failed(&"b") <= Duration::from_secs(1));
+        backoff.succeeded(&"a");
+        assert_eq!(backoff.failed(&"a"), first);
+        backoff.succeeded(&"a");
+        backoff.succeeded(&"b");
+        assert!(backoff.failures().is_empty());
+    }
+
+    #[test]
+    fn keys_are_spread_evenly() {
+        let max = Duration::from_secs(100);
+        let mut tenths = [0; 10];
+        for key in 0..1000 {
+            let at = spread(&format!("ns/cluster-{key}"), max);
+            assert!(at < max);
+            tenths[usize::try_from(at.as_secs() / 10).unwrap()] += 1;
+        }
+        assert!(tenths.iter().all(|n| (60..=140).contains(n)), "{tenths:?}");
+        assert_eq!(spread("a", max), spread("a", max));
+        assert_eq!(spread("a", Duration::ZERO), Duration::ZERO);
+    }
+}

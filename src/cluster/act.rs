@@ -1,0 +1,324 @@
+//! Plan -> writes. First what may be done again, then the one step, after checking on fresh reads that it is still right.
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::{
+    Api,
+    api::{DeleteParams, EvictParams, Preconditions},
+};
+
+use super::{
+    Context,
+    build,
+    observe::Identity,
+    observed::{Authorities, Observed, SecretView, hex},
+    plan::{AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step, never_started},
+    validate::ValidatedCluster,
+};
+use crate::{
+    api::EtcdUser,
+    issuing::{self, IssueError, Target},
+    k8s::{self, WriteError},
+    names::{MemberName, annotation as key},
+    pki::{Domain, Holder, Leaf},
+};
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Acted {
+    /// What was done that a user may want to know of.
+    pub done: Vec<Note>,
+    /// What could not be done.
+    pub failed: Vec<Note>,
+    /// Whether something changed under the plan, so that the next pass should come soon.
+    pub again: bool,
+}
+
+impl Acted {
+    fn note(&mut self, error: &WriteError) {
+        match error {
+            WriteError::Conflict(_) => self.again = true,
+            WriteError::Foreign { .. } => self.failed.push(Note::new("NameTaken", error.to_string())),
+            WriteError::Refused { .. } => self.failed.push(Note::new("KubernetesRefused", error.to_string())),
+        }
+    }
+    fn note_issue(&mut self, error: &IssueError) {
+        match error {
+            IssueError::Write(error) => self.note(error),
+            IssueError::AuthorityChanged(_) => self.again = true,
+            IssueError::Pki { .. } => self.failed.push(Note::new("IssuingFailed", error.to_string())),
+        }
+    }
+}
+
+/// Does what is planned.
+pub async fn act(
+    context: &Context,
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    plan: &Plan,
+    identity: Option<&Identity>,
+    now: Timestamp,
+) -> Acted {
+    let mut acted = Acted::default();
+    let actor = Actor { context, cluster, namespace: cluster.names.namespace(), now };
+    if !actor.preflight(plan, &mut acted).await {
+        return acted;
+    }
+    // StatefulSets come after the Secrets, ConfigMaps and claims that their pods need.
+    let (sets, others): (Vec<_>, Vec<_>) = plan.objects.iter().partition(|object| object.resource.kind == "StatefulSet");
+    actor.create_authorities(plan, &mut acted).await;
+    let applied = actor.apply(&others).await;
+    actor.change_secrets(observed, plan, &mut acted).await;
+    for error in applied.into_iter().chain(actor.apply(&sets).await) {
+        acted.note(&error);
+    }
+    actor.annotate_pods(plan, &mut acted).await;
+    if let Some(step) = &plan.step {
+        actor.take(step, observed, identity, &mut acted).await;
+    }
+    acted
+}
+
+struct Actor<'a> {
+    context: &'a Context,
+    cluster: &'a ValidatedCluster,
+    namespace: &'a str,
+    now: Timestamp,
+}
+
+impl Actor<'_> {
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.context.client.clone(), self.namespace)
+    }
+
+    /// Before the first object: none of the names may be taken, so that nothing is half made.
+    async fn preflight(&self, plan: &Plan, acted: &mut Acted) -> bool {
+        let check = |object| k8s::preflight(&self.context.client, self.namespace, object, &self.cluster.uid);
+        let mut names: Vec<Object> = plan.preflight.clone();
+        if !names.is_empty() {
+            names.extend(self.secret_names());
+        }
+        for result in join_all(names.iter().map(check)).await {
+            if let Err(error) = result {
+                acted.note(&error);
+            }
+        }
+        acted.failed.is_empty() && !acted.again
+    }
+
+    fn secret_names(&self) -> Vec<Object> {
+        let names = &self.cluster.names;
+        let members = (0..self.cluster.replicas).map(|ordinal| names.member_secret(&names.member(ordinal)));
+        let others = [names.client_authority(), names.peer_authority(), names.operator_secret()];
+        let secret = |name| Object::new(&Secret { metadata: build::owned(self.cluster, name), ..Secret::default() });
+        members.chain(others).map(secret).collect()
+    }
+
+    async fn apply(&self, objects: &[&Object]) -> Vec<WriteError> {
+        let apply = |object| k8s::apply(&self.context.client, self.namespace, object, &self.cluster.uid);
+        join_all(objects.iter().map(|object| apply(object))).await.into_iter().filter_map(Result::err).collect()
+    }
+
+    async fn create_authorities(&self, plan: &Plan, acted: &mut Acted) {
+        let secrets = self.secrets();
+        let create = |request: &AuthorityRequest| {
+            let metadata = build::retained(self.cluster, request.secret.clone());
+            issuing::create_authorities(&secrets, request, metadata, &self.cluster.uid, self.now)
+        };
+        let results = join_all(plan.authorities.iter().map(create)).await;
+        for (request, result) in plan.authorities.iter().zip(results) {
+            match result {
+                Ok(()) => acted.done.push(Note::new(
+                    "AuthoritiesCreated",
+                    format!("made the {} authorities in Secret {}", request.domain, request.secret),
+                )),
+                Err(error) => acted.note_issue(&error),
+            }
+        }
+    }
+
+    /// Issues all leaves of a domain with one write of its ledger, then writes the Secrets.
+    async fn change_secrets(&self, observed: &Observed, plan: &Plan, acted: &mut Acted) {
+        let secrets = self.secrets();
+        let uid = &self.cluster.uid;
+        let targets = join_all(plan.secrets.iter().map(|change| issuing::target(&secrets, change, uid))).await;
+        let mut writing = vec![];
+        for (change, target) in plan.secrets.iter().zip(targets) {
+            match target {
+                Ok(Target::Done) => acted.again = true,
+                Ok(target) => writing.push((change, target)),
+                Err(error) => acted.note(&error),
+            }
+        }
+        let mut issued: Vec<(&LeafRequest, Leaf)> = vec![];
+        for domain in [Domain::Client, Domain::Peer] {
+            let requests: Vec<&LeafRequest> =
+                writing.iter().flat_map(|(change, _)| &change.leaves).filter(|leaf| leaf.domain == domain).collect();
+            match self.issue(observed, domain, &requests).await {
+                Ok(leaves) => issued.extend(requests.into_iter().zip(leaves)),
+                // Without its leaves no Secret is written: it is made or changed as a whole.
+                Err(error) => return acted.note_issue(&error),
+            }
+        }
+        let write = |(change, target)| {
+            let change: &SecretChange = change;
+            let leaves = change.leaves.iter().filter_map(|request| {
+                let position = issued.iter().position(|(of, _)| std::ptr::eq(*of, request))?;
+                Some(issued.swap_remove(position).1)
+            });
+            let leaves = leaves.collect();
+            let metadata = build::owned(self.cluster, change.name.clone());
+            issuing::write(&secrets, change, target, leaves, metadata)
+        };
+        let names: Vec<_> = writing.iter().map(|(change, _)| *change).collect();
+        let writes: Vec<_> = writing.into_iter().map(write).collect();
+        for (change, result) in names.into_iter().zip(join_all(writes).await) {
+            if let Err(error) = result {
+                acted.note(&error);
+                continue;
+            }
+            for leaf in &change.leaves {
+                self.context.metrics.leaf_issued(leaf.keys[0]);
+            }
+            if !change.leaves.is_empty() {
+                let leaves: Vec<_> = change.leaves.iter().map(|leaf| format!("{} ({})", leaf.keys[0], leaf.why)).collect();
+                let message = format!("issued certificates in Secret {}: {}", change.name, leaves.join(", "));
+                acted.done.push(Note::new("CertificatesIssued", message));
+            }
+        }
+    }
+
+    async fn issue(&self, observed: &Observed, domain: Domain, requests: &[&LeafRequest]) -> Result<Vec<Leaf>, IssueError> {
+        if requests.is_empty() {
+            return Ok(vec![]);
+        }
+        let (secret, name) = self.authority(observed, domain);
+        let expected = expected_authority(secret).ok_or_else(|| IssueError::AuthorityChanged(name.clone()))?;
+        issuing::issue(&self.secrets(), &name, &expected, requests, self.now).await
+    }
+
+    fn authority<'o>(&self, observed: &'o Observed, domain: Domain) -> (Option<&'o SecretView>, String) {
+        match domain {
+            Domain::Client => (observed.client_authority.as_ref(), self.cluster.names.client_authority()),
+            Domain::Peer => (observed.peer_authority.as_ref(), self.cluster.names.peer_authority()),
+        }
+    }
+
+    async fn annotate_pods(&self, plan: &Plan, acted: &mut Acted) {
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), self.namespace);
+        let results = join_all(plan.pods.iter().map(|note| k8s::annotate(&pods, &note.pod, &note.uid, &note.annotations))).await;
+        for (note, result) in plan.pods.iter().zip(results) {
+            match result {
+                Err(kube::Error::Api(status)) if status.is_not_found() => acted.again = true,
+                Err(error) => acted.note(&WriteError::of(format!("Pod {}", note.pod), error)),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    async fn take(&self, step: &Step, observed: &Observed, identity: Option<&Identity>, acted: &mut Acted) {
+        let result = match step {
+            Step::LockBootstrap { cluster_id, members } => self.lock_bootstrap(*cluster_id, members, observed, identity).await,
+            Step::Revoke { users } => self.revoke(users, observed).await,
+            Step::RestartMember { member, pod_uid } => self.restart_unstarted(member, pod_uid).await,
+        };
+        match result {
+            Ok(Some(message)) => {
+                self.context.metrics.step_taken(step.name());
+                acted.again = true;
+                acted.done.push(Note::new(step.name(), message));
+            }
+            Ok(None) => acted.again = true,
+            Err(StepError::Write(error)) => acted.note(&error),
+            Err(StepError::Issue(error)) => acted.note_issue(&error),
+        }
+    }
+
+    /// Writes on the claims who their members are, if a quorum says so now.
+    async fn lock_bootstrap(
+        &self,
+        cluster_id: u64,
+        members: &[(MemberName, u64, String)],
+        observed: &Observed,
+        identity: Option<&Identity>,
+    ) -> Result<Option<String>, StepError> {
+        let Some(identity) = identity else { return Ok(None) };
+        let list = super::observe::member_list(self.context, &self.cluster.names, observed, identity).await;
+        let Ok(list) = list else { return Ok(None) };
+        let still = |(name, id, _): &(MemberName, u64, String)| {
+            let url = self.cluster.names.peer_url(name);
+            list.members.iter().any(|m| m.id == *id && !m.name.is_empty() && m.peer_urls.contains(&url))
+        };
+        if list.cluster_id != cluster_id || !members.iter().all(still) {
+            return Ok(None);
+        }
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), self.namespace);
+        for (name, id, uid) in members {
+            let claim = self.cluster.names.claim(name);
+            let annotations = serde_json::json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
+            k8s::annotate(&claims, &claim, uid, &annotations)
+                .await
+                .map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
+        }
+        let names: Vec<_> = members.iter().map(|(name, ..)| name.to_string()).collect();
+        Ok(Some(format!("{} started in cluster {cluster_id:x}; without their data they will not start again", names.join(", "))))
+    }
+
+    /// Revokes what users had who are gone, if they are gone now.
+    async fn revoke(&self, users: &[(String, String)], observed: &Observed) -> Result<Option<String>, StepError> {
+        let api: Api<EtcdUser> = Api::namespaced(self.context.client.clone(), self.namespace);
+        let mut gone = vec![];
+        for (name, uid) in users {
+            let there = api.get_metadata_opt(name).await.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
+            if there.is_none_or(|there| there.metadata.uid.as_ref() != Some(uid)) {
+                gone.push((name, uid));
+            }
+        }
+        let (secret, name) = self.authority(observed, Domain::Client);
+        let Some(expected) = expected_authority(secret) else { return Ok(None) };
+        let meant = |issued: &crate::pki::Issued| matches!(&issued.holder, Holder::User { uid, .. } if gone.iter().any(|(_, gone)| *gone == uid));
+        let count = issuing::revoke(&self.secrets(), &name, &expected, meant, self.now).await?;
+        let names: Vec<_> = gone.iter().map(|(name, _)| name.as_str()).collect();
+        Ok((count > 0).then(|| format!("revoked {count} certificates of users who are gone: {}", names.join(", "))))
+    }
+
+    /// Lets a pod be made anew that has never started a container.
+    async fn restart_unstarted(&self, member: &MemberName, pod_uid: &str) -> Result<Option<String>, StepError> {
+        let name = self.cluster.names.pod(member);
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), self.namespace);
+        let refused = |e| WriteError::of(format!("Pod {name}"), e);
+        let pod = pods.get_opt(&name).await.map_err(refused)?;
+        if !pod.is_some_and(|pod| pod.metadata.uid.as_deref() == Some(pod_uid) && never_started(&pod)) {
+            return Ok(None);
+        }
+        let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
+        let parameters =
+            EvictParams { delete_options: Some(DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }), ..EvictParams::default() };
+        pods.evict(&name, &parameters).await.map_err(refused)?;
+        Ok(Some(format!("{member} has never started; its pod is made anew from what has changed")))
+    }
+}
+
+enum StepError {
+    Write(WriteError),
+    Issue(IssueError),
+}
+
+impl From<WriteError> for StepError {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl From<IssueError> for StepError {
+    fn from(error: IssueError) -> Self {
+        Self::Issue(error)
+    }
+}
+
+/// The subject key identifier of the active authority that was observed.
+pub fn expected_authority(secret: Option<&SecretView>) -> Option<String> {
+    Authorities::read(secret?).ok()?.active.subject_key_id().map(hex)
+}

@@ -1,0 +1,101 @@
+//! Validated spec -> Kubernetes objects. Pure: what is built here is applied by [`super::act`] and nowhere else.
+
+mod config;
+mod services;
+mod stateful_set;
+
+use std::collections::BTreeMap;
+
+pub use config::{bootstrap, ca_config};
+use k8s_openapi::{
+    api::{
+        core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+pub use services::{client_service, peer_service};
+pub use stateful_set::stateful_set;
+
+use super::validate::ValidatedCluster;
+use crate::names::{MemberName, annotation, label};
+
+/// The labels that select the pods of a cluster.
+pub fn selector(cluster: &str) -> BTreeMap<String, String> {
+    [(label::NAME, label::NAME_VALUE), (label::INSTANCE, cluster), (label::MANAGED_BY, label::MANAGED_BY_VALUE)]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The labels of what belongs to one member.
+pub fn member_labels(cluster: &str, member: &MemberName) -> BTreeMap<String, String> {
+    let mut labels = selector(cluster);
+    labels.insert(label::MEMBER.into(), member.to_string());
+    labels
+}
+
+/// The metadata of an object that goes with its cluster.
+pub fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.names.namespace().into()),
+        labels: Some(selector(cluster.names.cluster())),
+        owner_references: Some(vec![cluster.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The metadata of an object that stays when its cluster goes and data is to be retained. It says itself whose it is.
+pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+    let mut meta = owned(cluster, name);
+    meta.annotations = Some([(annotation::CLUSTER_UID.to_owned(), cluster.uid.clone())].into());
+    if cluster.retains() {
+        meta.owner_references = None;
+    }
+    meta
+}
+
+/// The claim of a member.
+pub fn claim(cluster: &ValidatedCluster, member: &MemberName) -> PersistentVolumeClaim {
+    let mut metadata = retained(cluster, cluster.names.claim(member));
+    metadata.labels = Some(member_labels(cluster.names.cluster(), member));
+    PersistentVolumeClaim {
+        metadata,
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".into()]),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), cluster.storage.size.clone())].into()),
+                ..VolumeResourceRequirements::default()
+            }),
+            storage_class_name: cluster.storage.storage_class_name.clone(),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The disruption budget for `voters` members: as many as a quorum stay, and a pod that is not ready is in nobody's way.
+/// One for a single member would only make its node impossible to drain.
+pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> Option<PodDisruptionBudget> {
+    let quorum = i32::try_from(voters / 2 + 1).ok()?;
+    (voters > 1).then(|| PodDisruptionBudget {
+        metadata: owned(cluster, cluster.names.disruption_budget()),
+        spec: Some(PodDisruptionBudgetSpec {
+            min_available: Some(IntOrString::Int(quorum)),
+            selector: Some(LabelSelector {
+                match_labels: Some(selector(cluster.names.cluster())),
+                ..LabelSelector::default()
+            }),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+//! What there is: the data that [`super::observe`] gathers and the pure stages read.
+//!
+//! What could not be read is data too. Private keys are not among it: where a Secret has one, the operator's cache keeps a
+//! digest of its public half (see [`crate::cache`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use ring::digest;
+
+use crate::{
+    api::EtcdClusterStatus,
+    etcd,
+    names::{MemberName, annotation, authority_key, bootstrap_key},
+    pki::{Certificate, KeyDigest, Ledger, PkiError},
+};
+
+/// One cluster as it was found.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// What was last reported.
+    pub status: EtcdClusterStatus,
+    /// The Service for clients.
+    pub client_service: Option<Service>,
+    /// The headless Service.
+    pub peer_service: Option<Service>,
+    /// The disruption budget.
+    pub disruption_budget: Option<PodDisruptionBudget>,
+    /// What clients must trust.
+    pub ca_config: Option<ConfigMap>,
+    /// What members read at each start.
+    pub bootstrap: Option<ConfigMap>,
+    /// The client domain's authorities.
+    pub client_authority: Option<SecretView>,
+    /// The peer domain's authorities.
+    pub peer_authority: Option<SecretView>,
+    /// The operator's identity.
+    pub operator: Option<SecretView>,
+    /// Every member of which there is any trace.
+    pub members: BTreeMap<MemberName, ObservedMember>,
+    /// What etcd says of its members, from a read that a quorum confirmed; or why there is none.
+    pub list: Result<etcd::MemberList, String>,
+    /// The uids of the `EtcdUser`s that refer to the cluster.
+    pub users: BTreeSet<String>,
+}
+
+/// One member as it was found.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedMember {
+    /// Its claim.
+    pub claim: Option<PersistentVolumeClaim>,
+    /// Its StatefulSet.
+    pub stateful_set: Option<StatefulSet>,
+    /// Its pod.
+    pub pod: Option<Pod>,
+    /// Its certificates.
+    pub secret: Option<SecretView>,
+    /// What it answered.
+    pub etcd: Answer,
+    /// The leaf that it serves on 2380; asked only until its pod is confirmed.
+    pub peer_leaf: Option<Result<Vec<u8>, String>>,
+}
+
+/// What a member answered.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// It was not asked, because of this.
+    NotAsked(String),
+    /// It could not be reached, because of this.
+    Unreachable(String),
+    /// It did the handshake with this leaf (DER), and said this of itself.
+    Reached(Vec<u8>, Result<etcd::MemberStatus, String>),
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self::NotAsked("it has no pod".into())
+    }
+}
+
+impl Answer {
+    /// What the member said of itself.
+    pub fn status(&self) -> Option<&etcd::MemberStatus> {
+        match self {
+            Self::Reached(_, Ok(status)) => Some(status),
+            _ => None,
+        }
+    }
+    /// Why there is no status.
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            Self::NotAsked(reason) | Self::Unreachable(reason) | Self::Reached(_, Err(reason)) => Some(reason),
+            Self::Reached(_, Ok(_)) => None,
+        }
+    }
+}
+
+impl ObservedMember {
+    /// Whether its pod is ready.
+    pub fn pod_ready(&self) -> bool {
+        self.pod.as_ref().is_some_and(pod_ready)
+    }
+    /// Whether it serves: its pod is ready and it answers the operator.
+    pub fn serves(&self) -> bool {
+        self.pod_ready() && self.etcd.status().is_some()
+    }
+}
+
+/// Whether a pod is ready and stays.
+pub fn pod_ready(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none()
+        && pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// The time at which a pod's container started, if it runs.
+pub fn running_since(pod: &Pod) -> Option<Timestamp> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    Some(statuses.first()?.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
+}
+
+/// An annotation.
+pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether an object belongs to the cluster with this uid: it is controlled by it, or it says so where it may outlive it.
+pub fn belongs(meta: &ObjectMeta, uid: &str) -> bool {
+    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+        || annotation(meta, annotation::CLUSTER_UID) == Some(uid)
+}
+
+/// A Secret without its private keys.
+#[derive(Clone, Debug, Default)]
+pub struct SecretView {
+    /// Its metadata.
+    pub meta: ObjectMeta,
+    /// Its type.
+    pub type_: String,
+    /// Its contents; in place of a private key, [`KeyDigest::to_hex`] of it.
+    pub data: BTreeMap<String, Vec<u8>>,
+}
+
+impl SecretView {
+    /// Of a Secret whose keys have been taken out.
+    pub fn new(secret: &Secret) -> Self {
+        Self {
+            meta: secret.metadata.clone(),
+            type_: secret.type_.clone().unwrap_or_default(),
+            data: secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect(),
+        }
+    }
+    /// The certificate under a key, if there is anything.
+    pub fn certificate(&self, key: &str) -> Option<Result<Certificate, PkiError>> {
+        self.data.get(key).filter(|pem| !pem.is_empty()).map(|pem| Certificate::from_pem(pem))
+    }
+    /// The digest of the private key under a key, if it is one.
+    pub fn key_digest(&self, key: &str) -> Option<KeyDigest> {
+        KeyDigest::from_hex(std::str::from_utf8(self.data.get(key)?).ok()?)
+    }
+    /// A digest of everything that is not a private key, to tell one version of the contents from another.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(self.data.iter().filter(|(key, _)| !is_private(key)).map(|(key, value)| (key.as_str(), value.as_slice())))
+    }
+}
+
+/// Whether a key of a Secret names a private key.
+pub fn is_private(key: &str) -> bool {
+    key.ends_with(".key")
+}
+
+/// A short digest of named contents.
+pub fn fingerprint<'a>(parts: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for (name, content) in parts {
+        for part in [name.as_bytes(), content] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+    }
+    hex(&context.finish().as_ref()[..8])
+}
+
+/// Bytes as status fields and, but for its colons, `openssl` write them.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A domain's authorities, read from their Secret.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// The one that signs.
+    pub active: Certificate,
+    /// The one that signs next.
+    pub next: Certificate,
+    /// The revoked serials, DER.
+    pub crl: Vec<u8>,
+    /// What was issued.
+    pub ledger: Ledger,
+}
+
+impl Authorities {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// What is wrong with the Secret, in words.
+    pub fn read(secret: &SecretView) -> Result<Self, String> {
+        let authority = |crt: &str, key: &str| {
+            let certificate = match secret.certificate(crt) {
+                None => return Err(format!("{crt} is missing")),
+                Some(Err(e)) => return Err(format!("{crt}: {e}")),
+                Some(Ok(certificate)) => certificate,
+            };
+            match secret.key_digest(key) {
+                None => Err(format!("{key} is missing or not a private key")),
+                Some(digest) if digest != *certificate.key_digest() => Err(format!("{key} is not the key of {crt}")),
+                Some(_) if !certificate.is_ca() => Err(format!("{crt} is not an authority's")),
+                Some(_) => Ok(certificate),
+            }
+        };
+        let active = authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY)?;
+        let next = authority(authority_key::NEXT_CRT, authority_key::NEXT_KEY)?;
+        let crl = secret.data.get(authority_key::CRL).cloned().unwrap_or_default();
+        crate::pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
+        let ledger = secret.data.get(authority_key::LEDGER).map(Vec::as_slice).unwrap_or_default();
+        let ledger = Ledger::from_json(ledger).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
+        Ok(Self { active, next, crl, ledger })
+    }
+    /// What whoever verifies leaves of this domain must trust: both, so that the next is trusted before it signs.
+    pub fn bundle(&self) -> String {
+        crate::pki::bundle(&[&self.active, &self.next])
+    }
+}
+
+/// How a member is to start if it finds no data: an entry of the bootstrap ConfigMap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartState {
+    /// As one of the founders.
+    New,
+    /// Not at all: `existing` with itself alone fails without a WAL and is ignored where there is one.
+    Existing,
+}
+
+/// The entry of a member in a bootstrap ConfigMap.
+pub fn start_state(config: &ConfigMap, member: &MemberName) -> Option<StartState> {
+    match config.data.as_ref()?.get(&bootstrap_key::state(member))?.as_str() {
+        "new" => Some(StartState::New),
+        _ => Some(StartState::Existing),
+    }
+}

@@ -1,0 +1,317 @@
+//! Which authorities and leaves there must be, and whether each member serves its own.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use jiff::Timestamp;
+
+use super::{AuthorityRequest, CONFIRMING, LeafRequest, Note, Object, Plan, PodNote, SecretChange, Step, members::Members};
+use crate::{
+    api::DomainStatus,
+    cluster::{
+        build,
+        observed::{Answer, Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
+        validate::ValidatedCluster,
+    },
+    names::{MemberName, annotation as key, common_name, member_key, tls_key},
+    pki::{self, Domain, Holder, LeafSpec, Usage},
+};
+
+/// The authorities of a domain as they were found.
+pub enum AuthorityState {
+    /// They have never been made.
+    Absent,
+    /// They are as they were made.
+    Ready(Box<Authorities>),
+    /// They were made, and are not there any more or not what they were.
+    Lost(String),
+}
+
+impl AuthorityState {
+    fn ready(&self) -> Option<&Authorities> {
+        match self {
+            Self::Ready(authorities) => Some(authorities),
+            _ => None,
+        }
+    }
+}
+
+/// What has become of a domain's authorities.
+///
+/// They are made only while nothing can trust them yet. After that, a Secret that is missing or holds another authority is a
+/// loss to be reported: making a new one would cut off every member and client that trusts the old one.
+pub fn authority_state(cluster: &ValidatedCluster, observed: &Observed, domain: Domain) -> AuthorityState {
+    let (secret, name) = match domain {
+        Domain::Client => (&observed.client_authority, cluster.names.client_authority()),
+        Domain::Peer => (&observed.peer_authority, cluster.names.peer_authority()),
+    };
+    let reported = observed.status.certificates.as_ref().and_then(|certificates| match domain {
+        Domain::Client => certificates.client.as_ref(),
+        Domain::Peer => certificates.peer.as_ref(),
+    });
+    let Some(secret) = secret.as_ref() else {
+        let trusted = reported.is_some() || observed.members.values().any(|m| m.secret.is_some() || m.stateful_set.is_some());
+        return if trusted {
+            AuthorityState::Lost(format!("Secret {name} is gone"))
+        } else {
+            AuthorityState::Absent
+        };
+    };
+    if !belongs(&secret.meta, &cluster.uid) {
+        return AuthorityState::Lost(format!("Secret {name} is not this cluster's"));
+    }
+    match Authorities::read(secret) {
+        Err(problem) => AuthorityState::Lost(format!("Secret {name}: {problem}")),
+        Ok(authorities) if reported.is_some_and(|reported| !is_as_reported(&authorities, reported)) => {
+            AuthorityState::Lost(format!("Secret {name} holds other authorities than the members trust"))
+        }
+        Ok(authorities) => AuthorityState::Ready(Box::new(authorities)),
+    }
+}
+
+fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
+    [(&authorities.active, &reported.active), (&authorities.next, &reported.next)]
+        .into_iter()
+        .all(|(certificate, reported)| certificate.subject_key_id().map(hex).as_ref() == Some(&reported.key_id))
+}
+
+/// Plans authorities, leaves, bundles and revocation lists.
+pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, now: Timestamp, plan: &mut Plan) {
+    let states = [Domain::Client, Domain::Peer].map(|domain| (domain, authority_state(cluster, observed, domain)));
+    for (domain, state) in &states {
+        match state {
+            AuthorityState::Absent => {
+                plan.certificates.push(Note::new("Issuing", format!("the {domain} authorities are being made")));
+                plan.authorities.push(request_authority(cluster, *domain));
+            }
+            AuthorityState::Lost(problem) => plan.certificates.push(Note::new(
+                "AuthorityLost",
+                format!(
+                    "{problem}. No certificate of the {domain} domain can be issued; those in use go on until they expire. Restore the Secret from a backup"
+                ),
+            )),
+            AuthorityState::Ready(_) => {}
+        }
+    }
+    let [client, peer] = [states[0].1.ready(), states[1].1.ready()];
+    if let Some(client) = client {
+        let config = build::ca_config(cluster, client.bundle());
+        plan.objects.extend(Object::unless_applied(&config, observed.ca_config.as_ref()).filter(|object| {
+            observed.ca_config.as_ref().is_none_or(|config| belongs(&config.metadata, &cluster.uid)) && !object.name.is_empty()
+        }));
+        plan_operator(cluster, observed, client, now, plan);
+    }
+    for name in members.keys() {
+        plan_member(cluster, observed, name, client, peer, now, plan);
+    }
+}
+
+fn request_authority(cluster: &ValidatedCluster, domain: Domain) -> AuthorityRequest {
+    let (secret, lives) = match domain {
+        Domain::Client => (cluster.names.client_authority(), cluster.client),
+        Domain::Peer => (cluster.names.peer_authority(), cluster.peer),
+    };
+    // A common name has 64 characters at most; the uid tells the authorities of two clusters of one name apart.
+    let name: String = cluster.names.cluster().chars().take(40).collect();
+    let uid: String = cluster.uid.chars().take(8).collect();
+    let common_names = [1, 2].map(|generation| format!("{name} {domain} {uid} {generation}"));
+    AuthorityRequest { domain, secret, common_names, duration: lives.authority }
+}
+
+/// The three leaves of a member.
+pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> [(Domain, LeafSpec, [&'static str; 2]); 3] {
+    let leaf = |common_name: &str, dns_names: Vec<String>, ip_addresses: BTreeSet<IpAddr>, usage, duration| LeafSpec {
+        common_name: common_name.into(),
+        dns_names: dns_names.into_iter().collect(),
+        ip_addresses,
+        usage,
+        duration,
+    };
+    let names = &cluster.names;
+    let mut addresses = cluster.extra_addresses.clone();
+    addresses.extend([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]);
+    let server_names = names.server_sans(member).into_iter().chain(cluster.extra_names.iter().cloned()).collect();
+    [
+        (
+            Domain::Client,
+            leaf(common_name::SERVER, server_names, addresses, Usage::Server, cluster.client.leaf),
+            [member_key::SERVER_CRT, member_key::SERVER_KEY],
+        ),
+        (
+            Domain::Peer,
+            leaf(common_name::PEER, names.peer_sans(member), BTreeSet::new(), Usage::Both, cluster.peer.leaf),
+            [member_key::PEER_CRT, member_key::PEER_KEY],
+        ),
+        (
+            Domain::Client,
+            leaf(common_name::MEMBER, vec![], BTreeSet::new(), Usage::Client, cluster.client.leaf),
+            [member_key::CLIENT_CRT, member_key::CLIENT_KEY],
+        ),
+    ]
+}
+
+/// The leaf to request, if the one in a Secret will not do.
+pub fn request_leaf(
+    secret: Option<&SecretView>,
+    (domain, spec, keys): (Domain, LeafSpec, [&'static str; 2]),
+    holder: Holder,
+    authorities: &Authorities,
+    now: Timestamp,
+) -> Option<LeafRequest> {
+    let certificate = secret.and_then(|secret| secret.certificate(keys[0]));
+    let key = secret.and_then(|secret| secret.key_digest(keys[1]));
+    let why = pki::stale(certificate.as_ref().map(Result::as_ref), key, &spec, &authorities.active, now)?;
+    Some(LeafRequest { domain, spec, keys, holder, why })
+}
+
+/// The public contents of a Secret that are not what they should be.
+pub fn changed_files(secret: Option<&SecretView>, wanted: Vec<(&str, Vec<u8>)>) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let there = |key: &str| secret.and_then(|secret| secret.data.get(key));
+    wanted.into_iter().filter(|(key, content)| there(key) != Some(content)).map(|(key, content)| (key.to_owned(), content)).collect()
+}
+
+fn plan_member(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    name: &MemberName,
+    client: Option<&Authorities>,
+    peer: Option<&Authorities>,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let secret = observed.members.get(name).and_then(|member| member.secret.as_ref());
+    if secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
+        return;
+    }
+    // A Secret is made whole or not at all: a pod must not start with half of it.
+    if secret.is_none() && (client.is_none() || peer.is_none()) {
+        return;
+    }
+    let mut files = vec![];
+    if let Some(client) = client {
+        files.extend([(member_key::CLIENT_CA, client.bundle().into_bytes()), (member_key::CLIENT_CRL, client.crl.clone())]);
+    }
+    if let Some(peer) = peer {
+        files.extend([(member_key::PEER_CA, peer.bundle().into_bytes()), (member_key::PEER_CRL, peer.crl.clone())]);
+    }
+    let leaves = member_leaves(cluster, name)
+        .into_iter()
+        .filter_map(|leaf| {
+            let authorities = if leaf.0 == Domain::Client { client } else { peer };
+            request_leaf(secret, leaf, Holder::Member { name: name.to_string() }, authorities?, now)
+        })
+        .collect();
+    let change = SecretChange {
+        name: cluster.names.member_secret(name),
+        version: secret.and_then(|secret| secret.meta.resource_version.clone()),
+        type_: "Opaque",
+        labels: build::member_labels(cluster.names.cluster(), name),
+        leaves,
+        files: changed_files(secret, files),
+    };
+    note_change(&change, plan);
+}
+
+fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Authorities, now: Timestamp, plan: &mut Plan) {
+    let secret = observed.operator.as_ref();
+    if secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
+        return;
+    }
+    let spec = LeafSpec {
+        common_name: common_name::OPERATOR.into(),
+        dns_names: BTreeSet::new(),
+        ip_addresses: BTreeSet::new(),
+        usage: Usage::Client,
+        duration: cluster.client.leaf,
+    };
+    let leaf = (Domain::Client, spec, [tls_key::CRT, tls_key::KEY]);
+    let change = SecretChange {
+        name: cluster.names.operator_secret(),
+        version: secret.and_then(|secret| secret.meta.resource_version.clone()),
+        type_: "kubernetes.io/tls",
+        labels: build::selector(cluster.names.cluster()),
+        leaves: request_leaf(secret, leaf, Holder::Operator, client, now).into_iter().collect(),
+        files: changed_files(secret, vec![(tls_key::CA, client.bundle().into_bytes())]),
+    };
+    note_change(&change, plan);
+}
+
+fn note_change(change: &SecretChange, plan: &mut Plan) {
+    if change.leaves.is_empty() && change.files.is_empty() {
+        return;
+    }
+    for leaf in &change.leaves {
+        let message = format!("{} in Secret {} is being issued: {}", leaf.keys[0], change.name, leaf.why);
+        plan.certificates.push(Note::new("Issuing", message));
+    }
+    plan.secrets.push(change.clone());
+}
+
+/// How long a kubelet is given to refresh the files before it is told again.
+const TOUCH_AGAIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+
+/// Tells kubelets of changed Secrets, and notes which members serve what they should.
+///
+/// A change of a pod's annotations makes its kubelet refresh mounted Secrets at once, where it would take up to 90 s by itself
+/// (kubelet `pkg/kubelet/config`, `UpdatePods`). etcd reads leaves at every handshake, so the next one tells.
+pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, plan: &mut Plan) {
+    for (name, member) in &observed.members {
+        let (Some(secret), Some(pod)) = (&member.secret, &member.pod) else { continue };
+        let pending = plan.secrets.iter().any(|change| change.name == cluster.names.member_secret(name));
+        if pending || pod.metadata.deletion_timestamp.is_some() || !matches!(member.etcd, Answer::Reached(..)) {
+            continue;
+        }
+        let version = secret.fingerprint();
+        let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED);
+        let serves = serves_its_leaves(member, secret);
+        if confirmed == Some(&version) && serves != Some(false) {
+            continue;
+        }
+        let touched = annotation(&pod.metadata, key::TLS_TOUCHED).and_then(|text| text.split_once('@'));
+        let touched_at = touched.filter(|(of, _)| *of == version).and_then(|(_, at)| at.parse::<Timestamp>().ok());
+        // A pod that was never confirmed started with the Secret as it was then, which may well be this version.
+        let told = touched_at.is_some() || confirmed.is_none();
+        let mut note = None;
+        if serves == Some(true) && told {
+            note = Some((key::TLS_CONFIRMED, version.clone()));
+        } else if touched_at.is_none_or(|at| now.duration_since(at) >= TOUCH_AGAIN) {
+            note = Some((key::TLS_TOUCHED, format!("{version}@{now:.0}")));
+        }
+        if serves != Some(true) {
+            plan.certificates.push(Note::new("NotServedYet", format!("{name} does not serve its new certificates yet")));
+        }
+        plan.next_check = plan.next_check.min(CONFIRMING);
+        plan.pods.extend(note.map(|(annotation, value)| PodNote {
+            pod: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            annotations: [(annotation.to_owned(), value)].into(),
+        }));
+    }
+}
+
+/// Whether a member serves the leaves in its Secret on both ports, as far as both are known.
+fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Option<bool> {
+    let is = |der: &[u8], key: &str| secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.der() == der);
+    let Answer::Reached(server, _) = &member.etcd else { return None };
+    if !is(server, member_key::SERVER_CRT) {
+        return Some(false);
+    }
+    match &member.peer_leaf {
+        Some(Ok(peer)) => Some(is(peer, member_key::PEER_CRT)),
+        _ => None,
+    }
+}
+
+/// Certificates of users who are gone.
+pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
+    let AuthorityState::Ready(authorities) = authority_state(cluster, observed, Domain::Client) else { return None };
+    let gone: BTreeSet<_> = authorities
+        .ledger
+        .entries()
+        .filter(|issued| issued.revoked.is_none())
+        .filter_map(|issued| match &issued.holder {
+            Holder::User { name, uid } if !observed.users.contains(uid) => Some((name.clone(), uid.clone())),
+            _ => None,
+        })
+        .collect();
+    (!gone.is_empty()).then(|| Step::Revoke { users: gone.into_iter().collect() })
+}

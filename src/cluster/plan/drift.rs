@@ -1,0 +1,120 @@
+//! Whether an object is as it should be, decided without asking the API server, so that a cluster with nothing to do costs no
+//! request at all.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource, core::ApiResource};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{cluster::observed::fingerprint, names::annotation, quantity};
+
+/// An object to be applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// Its kind.
+    pub resource: ApiResource,
+    /// Its name.
+    pub name: String,
+    /// Its uid, if it is there.
+    pub uid: Option<String>,
+    /// What is wanted of it.
+    pub body: Value,
+}
+
+impl Object {
+    /// What is wanted, whatever there is.
+    pub fn new<K: Resource<DynamicType = ()> + Serialize>(wanted: &K) -> Self {
+        let mut body = serde_json::to_value(wanted).unwrap_or_default();
+        let digest = fingerprint([("body", body.to_string().as_bytes())].into_iter());
+        body["metadata"]["annotations"][annotation::APPLIED] = Value::String(digest);
+        Self {
+            resource: ApiResource::erase::<K>(&()),
+            name: wanted.meta().name.clone().unwrap_or_default(),
+            uid: None,
+            body,
+        }
+    }
+
+    /// What is wanted, if it is not what there is: either a field that is wanted has another value, or what was applied last
+    /// was not this, so a field may be there that is wanted no longer.
+    pub fn unless_applied<K: Resource<DynamicType = ()> + Serialize>(wanted: &K, existing: Option<&K>) -> Option<Self> {
+        let mut object = Self::new(wanted);
+        if let Some(existing) = existing {
+            let there = serde_json::to_value(existing).unwrap_or_default();
+            if holds(&there, &object.body) {
+                return None;
+            }
+            object.uid = existing.meta().uid.clone();
+        }
+        Some(object)
+    }
+
+    /// Whether this object, as it was read, holds all that is wanted.
+    pub fn is_held_by(&self, there: &Value) -> bool {
+        holds(there, &self.body)
+    }
+
+    /// Its kind and name, for messages.
+    pub fn describe(&self) -> String {
+        format!("{} {}", self.resource.kind, self.name)
+    }
+}
+
+/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own.
+fn holds(there: &Value, wanted: &Value) -> bool {
+    match (there, wanted) {
+        (Value::Object(there), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, value)| is_empty(value) || there.get(key).is_some_and(|there| holds(there, value)))
+        }
+        (Value::Array(there), Value::Array(wanted)) => {
+            there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
+        }
+        (Value::String(there), Value::String(wanted)) => {
+            there == wanted || quantity::milli(there).is_some_and(|value| Some(value) == quantity::milli(wanted))
+        }
+        _ => there == wanted,
+    }
+}
+
+/// The API server leaves out what is empty.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.values().all(is_empty),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
+/// Who an object belongs to, in words.
+pub fn owner(meta: &ObjectMeta) -> String {
+    match meta.owner_references.iter().flatten().next() {
+        Some(owner) => format!("it belongs to {} {} (uid {})", owner.kind, owner.name, owner.uid),
+        None => match meta.annotations.iter().flatten().find(|(key, _)| *key == annotation::CLUSTER_UID) {
+            Some((_, uid)) => format!("it is left from an EtcdCluster that was deleted (uid {uid})"),
+            None => "etcd-warden did not make it".into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_add_is_no_drift() {
+        let wanted = json!({"spec": {"replicas": 1, "template": {"containers": [{"name": "a", "cpu": "0.5"}], "tolerations": []}}});
+        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {"containers": [{"name": "a", "cpu": "500m", "image": "x"}]}}});
+        assert!(holds(&there, &wanted));
+    }
+
+    #[test]
+    fn what_differs_is() {
+        let wanted = json!({"a": [1, 2], "b": "x"});
+        for there in [json!({"a": [1, 2]}), json!({"a": [1, 3], "b": "x"}), json!({"a": [1, 2, 3], "b": "x"}), json!({"a": [1, 2], "b": "y"})] {
+            assert!(!holds(&there, &wanted), "{there}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Which members there are, how they start, and what they wait for.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+
+use super::{Note, Object, Plan, Step, drift};
+use crate::{
+    cluster::{
+        build,
+        observed::{self, Observed, ObservedMember, StartState, annotation, belongs, start_state},
+        validate::ValidatedCluster,
+    },
+    names::{MemberName, annotation as key, member_key},
+};
+
+/// How each member starts if it finds no data.
+pub type Members = BTreeMap<MemberName, StartState>;
+
+/// Why a cluster may not be founded: there are objects of its names that are not its own, or data that may be someone's.
+pub fn refuse(cluster: &ValidatedCluster, observed: &Observed) -> Option<Note> {
+    if is_founded(observed) {
+        return None;
+    }
+    let names = &cluster.names;
+    let left: Vec<_> = left_behind(cluster, observed);
+    if !left.is_empty() {
+        return Some(Note::new(
+            "DataLeft",
+            format!(
+                "a deleted EtcdCluster of this name has left {}. Nothing was touched. Taking them over is not possible yet: \
+                 copy the data that you need, then remove them with `kubectl -n {} delete pvc,secret -l \
+                 app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance={}`, or choose another name",
+                left.join(", "),
+                names.namespace(),
+                names.cluster(),
+            ),
+        ));
+    }
+    let foreign = foreign(cluster, observed);
+    (!foreign.is_empty()).then(|| Note::new("NameTaken", foreign.join("; ")))
+}
+
+/// Whether the objects of the cluster have been begun.
+fn is_founded(observed: &Observed) -> bool {
+    observed.bootstrap.is_some() || observed.status.cluster_id.is_some()
+}
+
+fn left_behind(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
+    let claims = observed.members.values().filter_map(|member| Some(("PersistentVolumeClaim", &member.claim.as_ref()?.metadata)));
+    let authorities = [&observed.client_authority, &observed.peer_authority];
+    let secrets = authorities.into_iter().filter_map(|secret| Some(("Secret", &secret.as_ref()?.meta)));
+    claims
+        .chain(secrets)
+        .filter(|(_, meta)| !belongs(meta, &cluster.uid))
+        .map(|(kind, meta)| format!("{kind} {}", meta.name.as_deref().unwrap_or_default()))
+        .collect()
+}
+
+/// Objects of our names that are another's though they carry the operator's label.
+fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
+    let mut all: Vec<(&str, &ObjectMeta)> = vec![];
+    all.extend(observed.client_service.as_ref().map(|o| ("Service", &o.metadata)));
+    all.extend(observed.peer_service.as_ref().map(|o| ("Service", &o.metadata)));
+    all.extend(observed.disruption_budget.as_ref().map(|o| ("PodDisruptionBudget", &o.metadata)));
+    all.extend(observed.ca_config.as_ref().map(|o| ("ConfigMap", &o.metadata)));
+    all.extend(observed.bootstrap.as_ref().map(|o| ("ConfigMap", &o.metadata)));
+    all.extend(observed.operator.as_ref().map(|o| ("Secret", &o.meta)));
+    for member in observed.members.values() {
+        all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
+        all.extend(member.secret.as_ref().map(|o| ("Secret", &o.meta)));
+    }
+    all.into_iter()
+        .filter(|(_, meta)| !belongs(meta, &cluster.uid))
+        .map(|(kind, meta)| format!("{kind} {} cannot be used: {}", meta.name.as_deref().unwrap_or_default(), drift::owner(meta)))
+        .collect()
+}
+
+/// The members: those that were written down when the cluster was founded, or are found by what they left. Only a cluster
+/// that has not been founded takes its members from the number that is wanted.
+pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
+    if !is_founded(observed) {
+        return (0..cluster.replicas).map(|ordinal| (cluster.names.member(ordinal), StartState::New)).collect();
+    }
+    let founded = observed.status.cluster_id.is_some();
+    let state = |name: &MemberName, member: &ObservedMember| {
+        let written = observed.bootstrap.as_ref().and_then(|config| start_state(config, name));
+        let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+        let started = claim.is_some_and(|meta| annotation(meta, key::MEMBER_ID).is_some());
+        // Where nothing is known of a member any more, not starting is the one mistake that can be mended.
+        let lost = founded && claim.is_none();
+        if started || lost || written == Some(StartState::Existing) { StartState::Existing } else { StartState::New }
+    };
+    let traced = |member: &ObservedMember| member.stateful_set.is_some() || member.claim.is_some();
+    let written = |name: &MemberName| observed.bootstrap.as_ref().is_some_and(|config| start_state(config, name).is_some());
+    let members = observed.members.iter().filter(|(name, member)| written(name) || traced(member));
+    members.map(|(name, member)| (name.clone(), state(name, member))).collect()
+}
+
+/// Everything but StatefulSets and what depends on authorities.
+pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &Members, plan: &mut Plan) {
+    let nobody = ObservedMember::default();
+    let mut objects = vec![
+        Object::unless_applied(&build::bootstrap(cluster, members), observed.bootstrap.as_ref()),
+        Object::unless_applied(&build::peer_service(cluster), observed.peer_service.as_ref()),
+        Object::unless_applied(&build::client_service(cluster), observed.client_service.as_ref()),
+    ];
+    if let Some(budget) = build::disruption_budget(cluster, members.len()) {
+        objects.push(Object::unless_applied(&budget, observed.disruption_budget.as_ref()));
+    }
+    for (name, state) in members {
+        let there = observed.members.get(name).unwrap_or(&nobody).claim.as_ref();
+        let going = there.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
+        // An empty claim would be taken for the member's data: a member that has started never gets a new one by itself.
+        if (there.is_none() || going) && *state == StartState::Existing {
+            let claim = cluster.names.claim(name);
+            let how = if going { "is being deleted" } else { "is gone" };
+            plan.problems.push(Note::new(
+                "ClaimLost",
+                format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. The other members go on; replacing a member is not possible yet"),
+            ));
+        } else {
+            objects.push(Object::unless_applied(&build::claim(cluster, name), there));
+        }
+    }
+    plan.objects.extend(objects.into_iter().flatten());
+    if !is_founded(observed) {
+        let later = members.keys().map(|member| Object::new(&build::stateful_set(cluster, member, "")));
+        plan.preflight = plan.objects.iter().cloned().chain(later).collect();
+    }
+    let foreign = foreign(cluster, observed);
+    if !foreign.is_empty() {
+        plan.objects.retain(|object| !foreign.iter().any(|message| message.starts_with(&format!("{} ", object.describe()))));
+        plan.problems.push(Note::new("NameTaken", foreign.join("; ")));
+    }
+}
+
+/// The StatefulSets of members whose certificates are there.
+pub fn plan_stateful_sets(cluster: &ValidatedCluster, observed: &Observed, members: &Members, plan: &mut Plan) {
+    for name in members.keys() {
+        let Some(member) = observed.members.get(name) else { continue };
+        let Some(secret) = member.secret.as_ref().filter(|secret| belongs(&secret.meta, &cluster.uid)) else { continue };
+        if member.stateful_set.as_ref().is_some_and(|set| !belongs(&set.metadata, &cluster.uid)) {
+            continue;
+        }
+        let bundles = [member_key::CLIENT_CA, member_key::PEER_CA].map(|key| (key, secret.data.get(key)));
+        let [(_, Some(_)), (_, Some(_))] = bundles else { continue };
+        let digest = observed::fingerprint(bundles.iter().filter_map(|(key, pem)| Some((*key, pem.as_ref()?.as_slice()))));
+        plan.objects.extend(Object::unless_applied(&build::stateful_set(cluster, name, &digest), member.stateful_set.as_ref()));
+    }
+}
+
+/// Says what members wait for.
+pub fn note_waits(observed: &Observed, members: &Members, plan: &mut Plan) {
+    let nobody = ObservedMember::default();
+    for name in members.keys() {
+        let member = observed.members.get(name).unwrap_or(&nobody);
+        if !member.serves() {
+            plan.waits.push(Note::new("WaitingForMembers", format!("{name}: {}", why_not_ready(member))));
+        }
+    }
+}
+
+/// Why a member does not serve, in the words of whoever knows best: the kubelet, the scheduler, or our own call.
+pub fn why_not_ready(member: &ObservedMember) -> String {
+    let Some(pod) = &member.pod else { return "it has no pod yet".into() };
+    let pending = pod_problem(pod);
+    match (pending, member.etcd.problem()) {
+        (Some(problem), _) => problem,
+        (None, Some(problem)) => problem.to_owned(),
+        (None, None) => "its pod is not ready".into(),
+    }
+}
+
+fn pod_problem(pod: &Pod) -> Option<String> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Some("its pod is being deleted".into());
+    }
+    let status = pod.status.as_ref()?;
+    let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "False");
+    if let Some(scheduled) = condition("PodScheduled") {
+        return Some(format!("its pod is not scheduled: {}", scheduled.message.as_deref().unwrap_or("no reason given")));
+    }
+    let container = status.container_statuses.iter().flatten().next()?;
+    let state = container.state.as_ref()?;
+    if let Some(waiting) = &state.waiting {
+        let reason = waiting.reason.as_deref().unwrap_or("no reason given");
+        // The back-off's own message carries a time that grows, and hides what the last start ended with.
+        let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+        let detail = match ended {
+            Some(ended) => format!("it ended with exit code {}", ended.exit_code),
+            None if reason.contains("Image") => format!("image {} cannot be pulled", container.image),
+            None => waiting.message.clone().unwrap_or_default(),
+        };
+        return (reason != "ContainerCreating" && reason != "PodInitializing").then(|| {
+            if detail.is_empty() { format!("its container waits: {reason}") } else { format!("its container waits: {reason}: {detail}") }
+        });
+    }
+    let terminated = state.terminated.as_ref()?;
+    Some(format!("its container ended with exit code {}", terminated.exit_code))
+}
+
+/// The members that have been seen started for the first time.
+pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
+    let list = observed.list.as_ref().ok()?;
+    let members: Vec<_> = observed
+        .members
+        .iter()
+        .filter_map(|(name, member)| {
+            let claim = &member.claim.as_ref()?.metadata;
+            let url = cluster.names.peer_url(name);
+            // It has published its name through raft, and it is the one that answers at this address.
+            let listed = list.members.iter().find(|m| m.peer_urls.contains(&url) && !m.name.is_empty())?;
+            let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
+            let unwritten = annotation(claim, key::MEMBER_ID).is_none() && claim.deletion_timestamp.is_none();
+            (answers && unwritten && belongs(claim, &cluster.uid)).then(|| (name.clone(), listed.id, claim.uid.clone().unwrap_or_default()))
+        })
+        .collect();
+    (!members.is_empty()).then_some(Step::LockBootstrap { cluster_id: list.cluster_id, members })
+}
+
+/// A member whose pod has never started its container and was made from a template that has changed since: the user has mended
+/// what kept it from starting.
+pub fn restart_unstarted(observed: &Observed, plan: &Plan) -> Option<Step> {
+    observed.members.iter().find_map(|(name, member)| {
+        let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
+        let status = set.status.as_ref()?;
+        let pending = plan.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name.to_string());
+        let current = !pending && status.observed_generation == set.metadata.generation;
+        let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
+        let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
+        let going = pod.metadata.deletion_timestamp.is_some();
+        (current && outdated && !going && never_started(pod))
+            .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
+    })
+}
+
+/// Whether no container of this pod has ever run.
+pub fn never_started(pod: &Pod) -> bool {
+    let started = |pod: &Pod| {
+        pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|container| {
+            let state = container.state.as_ref();
+            container.restart_count > 0
+                || state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+                || container.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+        })
+    };
+    !started(pod)
+}

@@ -1,0 +1,199 @@
+//! Validated spec + what there is + the time -> what is to be done. Pure.
+//!
+//! A plan holds only what differs from what there is: of a cluster that is as it should be, it is empty. Everything in it may
+//! be done again without harm but the one [`Step`], which is checked again on fresh reads before it is taken.
+
+mod certificates;
+mod drift;
+mod members;
+
+use std::{collections::BTreeMap, time::Duration};
+
+pub use certificates::{AuthorityState, authority_state, member_leaves};
+pub use drift::{Object, owner as owner_in_words};
+pub use members::{never_started, why_not_ready};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{observed::Observed, validate::ValidatedCluster};
+use crate::{
+    names::MemberName,
+    pki::{Domain, Holder, LeafSpec, Stale},
+};
+
+/// What is to be done in one pass.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// Why nothing is done at all.
+    pub refused: Option<Note>,
+    /// Before the first object is made: everything that will be, none of which may be someone else's.
+    pub preflight: Vec<Object>,
+    /// The authorities to make.
+    pub authorities: Vec<AuthorityRequest>,
+    /// The Secrets to make or to change.
+    pub secrets: Vec<SecretChange>,
+    /// The objects to apply, in this order.
+    pub objects: Vec<Object>,
+    /// The pods to annotate.
+    pub pods: Vec<PodNote>,
+    /// The one deed that can't be taken back.
+    pub step: Option<Step>,
+    /// What is awaited.
+    pub waits: Vec<Note>,
+    /// What is wrong.
+    pub problems: Vec<Note>,
+    /// What keeps certificates from being as they should be.
+    pub certificates: Vec<Note>,
+    /// When to look again, if nothing happens before.
+    pub next_check: Duration,
+}
+
+impl Plan {
+    /// Whether nothing is to be changed.
+    pub fn is_empty(&self) -> bool {
+        self.authorities.is_empty()
+            && self.secrets.is_empty()
+            && self.objects.is_empty()
+            && self.pods.is_empty()
+            && self.step.is_none()
+    }
+}
+
+/// Something to be said in the status: a reason in `PascalCase`, and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The reason of a condition or event.
+    pub reason: &'static str,
+    /// The message.
+    pub message: String,
+}
+
+impl Note {
+    /// A note.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// The authorities of a domain, to be made once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityRequest {
+    /// The domain.
+    pub domain: Domain,
+    /// The Secret that will hold them.
+    pub secret: String,
+    /// The common names of the active and the next one.
+    pub common_names: [String; 2],
+    /// How long they are valid.
+    pub duration: SignedDuration,
+}
+
+/// A Secret with certificates that is to be made or changed. What it does not name stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretChange {
+    /// Its name.
+    pub name: String,
+    /// The resourceVersion that the change was planned on, if it is there.
+    pub version: Option<String>,
+    /// Its type.
+    pub type_: &'static str,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The leaves to issue.
+    pub leaves: Vec<LeafRequest>,
+    /// The public contents to write.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+/// A leaf to be issued, with a new key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafRequest {
+    /// Whose active authority signs it.
+    pub domain: Domain,
+    /// What it says.
+    pub spec: LeafSpec,
+    /// The keys in the Secret for the certificate and the private key.
+    pub keys: [&'static str; 2],
+    /// For whom it is recorded.
+    pub holder: Holder,
+    /// Why the one that is there will not do.
+    pub why: Stale,
+}
+
+/// Annotations to be written to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodNote {
+    /// The pod.
+    pub pod: String,
+    /// Its uid.
+    pub uid: String,
+    /// The annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A deed that can't be taken back or touches quorum. There is at most one in a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write down on their claims who these members are, now that they have been seen started, so that none of them can ever
+    /// found a cluster again.
+    LockBootstrap {
+        /// etcd's ID of the cluster.
+        cluster_id: u64,
+        /// The members, etcd's IDs of them, and the uids of their claims.
+        members: Vec<(MemberName, u64, String)>,
+    },
+    /// Put every certificate of these users, who are gone, on the revocation list.
+    Revoke {
+        /// Names and uids.
+        users: Vec<(String, String)>,
+    },
+    /// Let the pod of a member that has never started in it be made anew, because what it was made from has changed.
+    RestartMember {
+        /// The member.
+        member: MemberName,
+        /// The uid of its pod.
+        pod_uid: String,
+    },
+}
+
+impl Step {
+    /// Its name, for metrics and events.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LockBootstrap { .. } => "LockBootstrap",
+            Self::Revoke { .. } => "Revoke",
+            Self::RestartMember { .. } => "RestartMember",
+        }
+    }
+}
+
+/// When a cluster with nothing to do is looked at again: members that stop answering are found within twice this.
+const IDLE: Duration = Duration::from_secs(12);
+/// When something is awaited.
+const AWAITING: Duration = Duration::from_secs(2);
+/// When a member is about to serve a new certificate.
+const CONFIRMING: Duration = Duration::from_secs(1);
+
+/// What is to be done for a cluster.
+pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = Plan { next_check: IDLE, ..Plan::default() };
+    if let Some(refusal) = members::refuse(cluster, observed) {
+        plan.refused = Some(refusal);
+        return plan;
+    }
+    let members = members::known(cluster, observed);
+    members::plan_objects(cluster, observed, &members, &mut plan);
+    certificates::plan(cluster, observed, &members, now, &mut plan);
+    members::plan_stateful_sets(cluster, observed, &members, &mut plan);
+    certificates::plan_confirmation(cluster, observed, now, &mut plan);
+    members::note_waits(observed, &members, &mut plan);
+    plan.step = certificates::revoke(cluster, observed)
+        .or_else(|| members::lock_bootstrap(cluster, observed))
+        .or_else(|| members::restart_unstarted(observed, &plan));
+    if !plan.is_empty() || !plan.waits.is_empty() {
+        plan.next_check = plan.next_check.min(AWAITING);
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! The real client. One connection is made by hand, TCP, then TLS, so that the leaf can be read from it, and is then handed
+//! to the gRPC library, which would show no certificate.
+
+use super::{Answer, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Target, Tls, TlsFault};
+use futures::{FutureExt, future::BoxFuture};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use std::{io, net::SocketAddr, time::Duration};
+use tokio::{
+    io::AsyncBufReadExt,
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{
+    codegen::http::uri::PathAndQuery,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+/// Dials real members. Its fields bound each stage of a call, so the longest call takes their sum.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// For resolving the name and for the TCP connection.
+    pub connect: Duration,
+    /// For the TLS handshake. A member without quorum accepts the connection and is silent here.
+    pub handshake: Duration,
+    /// For the call itself. It is shorter than the 7 s that etcd itself waits for a quorum.
+    pub rpc: Duration,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(2), handshake: Duration::from_secs(2), rpc: Duration::from_secs(4) }
+    }
+}
+
+impl Dialer for Client {
+    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Answer, DialError>> {
+        async move {
+            let (served, stream) = self.handshake(target, tls).await?;
+            let status = self.within(status(stream, target)).await;
+            Ok(Answer { served, status })
+        }
+        .boxed()
+    }
+
+    fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
+        async move {
+            let (_, stream) = self.handshake(target, tls).await?;
+            self.within(members(stream, target)).await
+        }
+        .boxed()
+    }
+
+    fn served<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>> {
+        async move { Ok(self.handshake(target, tls).await?.0) }.boxed()
+    }
+}
+
+impl Client {
+    /// Connects and shakes hands; gives the leaf that the member serves and the connection.
+    async fn handshake(&self, target: &Target, tls: &Tls) -> Result<(Vec<u8>, TlsStream<TcpStream>), DialError> {
+        let port = target.port;
+        let name = ServerName::try_from(target.host.clone()).map_err(|e| TlsFault::Other(e.to_string()))?;
+        let tcp =
+            timeout(self.connect, connect(target)).await.map_err(|_| DialError::Timeout { port, within: self.connect })??;
+        let stream = timeout(self.handshake, TlsConnector::from(tls.config()).connect(name, tcp))
+            .await
+            .map_err(|_| DialError::Silent { port })?
+            .map_err(|e| TlsFault::from_io(&e))?;
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.to_vec());
+        Ok((leaf.ok_or_else(|| TlsFault::Other("it shows no certificate".to_owned()))?, stream))
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, EtcdError>>) -> Result<T, EtcdError> {
+        timeout(self.rpc, call).await.unwrap_or_else(|_| Err(EtcdError::timeout(self.rpc)))
+    }
+}
+
+async fn connect(target: &Target) -> Result<TcpStream, DialError> {
+    let port = target.port;
+    let addresses: Vec<SocketAddr> = match target.address {
+        Some(address) => vec![(address, port).into()],
+        None => lookup_host((target.host.as_str(), port))
+            .await
+            .map_err(|e| DialError::Resolve { host: target.host.clone(), reason: e.to_string() })?
+            .collect(),
+    };
+    TcpStream::connect(addresses.as_slice()).await.map_err(|e| match e.kind() {
+        io::ErrorKind::ConnectionRefused => DialError::Refused { port },
+        _ => DialError::Unreachable { port, reason: e.to_string() },
+    })
+}
+
+/// Makes a gRPC channel of a connection.
+async fn channel(mut stream: TlsStream<TcpStream>, target: &Target) -> Result<Channel, EtcdError> {
+    // An HTTP/2 server speaks first. Waiting for that before saying anything is how a refused certificate is told from every
+    // other way a connection can end: the alert is all there is to read.
+    if stream.fill_buf().await.map_err(|e| EtcdError::from_first_read(&e))?.is_empty() {
+        return Err(EtcdError::closed());
+    }
+    let mut stream = Some(TokioIo::new(stream));
+    let once = tower::service_fn(move |_| {
+        // The channel would dial again when its connection breaks; there is nothing to dial.
+        let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        async move { stream }
+    });
+    Endpoint::from_shared(format!("https://{target}"))
+        .map_err(|e| EtcdError::new(Class::Other, e.to_string()))?
+        .connect_with_connector(once)
+        .await
+        .map_err(|_| EtcdError::closed())
+}
+
+async fn status(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberStatus, EtcdError> {
+    let channel = etcd_client::Channel::Tonic(channel(stream, target).await?);
+    let status = etcd_client::Client::from_channel(channel, None).await?.status().await?;
+    let header = status.header().ok_or_else(no_header)?;
+    Ok(MemberStatus {
+        cluster_id: header.cluster_id(),
+        member_id: header.member_id(),
+        leader: status.leader(),
+        raft_term: status.raft_term(),
+        raft_index: status.raft_index(),
+        raft_applied_index: status.raft_applied_index(),
+        is_learner: status.is_learner(),
+        version: status.version().to_owned(),
+        db_size: status.db_size(),
+        errors: status.errors().to_vec(),
+    })
+}
+
+/// Asks for the member list by hand: the client library's own call is never linearizable, so a member that is cut off would
+/// answer with the list as it last knew it.
+async fn members(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberList, EtcdError> {
+    let mut grpc = tonic::client::Grpc::new(channel(stream, target).await?);
+    grpc.ready().await.map_err(|_| EtcdError::closed())?;
+    let mut request = tonic::Request::new(wire::MemberListRequest { linearizable: true });
+    // etcd then refuses at once if it sees no leader, rather than waiting for one until the deadline.
+    request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    let codec = ProstCodec::<_, wire::MemberListResponse>::default();
+    let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");
+    let response = grpc.unary(request, path, codec).await?.into_inner();
+    Ok(MemberList {
+        cluster_id: response.header.ok_or_else(no_header)?.cluster_id,
+        members: response
+            .members
+            .into_iter()
+            .map(|m| Member {
+                id: m.id,
+                name: m.name,
+                peer_urls: m.peer_urls,
+                client_urls: m.client_urls,
+                is_learner: m.is_learner,
+            })
+            .collect(),
+    })
+}
+
+fn no_header() -> EtcdError {
+    EtcdError::new(Class::Other, "its answer has no header")
+}
+
+/// The messages of `MemberList`, as in etcd's `api/etcdserverpb/rpc.proto`, with the fields that are used.
+mod wire {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct MemberListRequest {
+        #[prost(bool, tag = "1")]
+        pub linearizable: bool,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct MemberListResponse {
+        #[prost(message, optional, tag = "1")]
+        pub header: Option<ResponseHeader>,
+        #[prost(message, repeated, tag = "2")]
+        pub members: Vec<Member>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct ResponseHeader {
+        #[prost(uint64, tag = "1")]
+        pub cluster_id: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Member {
+        #[prost(uint64, tag = "1")]
+        pub id: u64,
+        #[prost(string, tag = "2")]
+        pub name: String,
+        #[prost(string, repeated, tag = "3")]
+        pub peer_urls: Vec<String>,
+        #[prost(string, repeated, tag = "4")]
+        pub client_urls: Vec<String>,
+        #[prost(bool, tag = "5")]
+        pub is_learner: bool,
+    }
+}

@@ -1,0 +1,126 @@
+//! The embedded etcd client: what the operator asks of one member, over one TLS connection made for the purpose.
+//!
+//! [`Dialer`] is the one trait, [`Client`] the real implementation. Every call dials one member, because an answer about
+//! "the cluster" that came from whichever member was nearest decides nothing. The connection's handshake tells which leaf
+//! the member serves, and the same connection carries the RPC, so "serves this leaf" and "is healthy" are one observation.
+//!
+//! Errors say whether the member was reached: a [`DialError`] means that no leaf could be read, an [`EtcdError`] that the
+//! member did show its leaf and what came after failed. Both display as what a user reads after the member's name.
+
+mod client;
+mod error;
+mod tls;
+
+pub use client::Client;
+pub use error::{Class, DialError, EtcdError, TlsFault};
+pub use tls::{Tls, TlsError};
+
+use futures::future::BoxFuture;
+use std::{fmt, net::IpAddr};
+
+/// One port of one member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// The name that the member's certificate must be valid for, and that is resolved unless `address` is set.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Where to connect instead of resolving `host`, for when the address is known better than DNS knows it.
+    pub address: Option<IpAddr>,
+}
+
+impl Target {
+    /// The port `port` of `host`, found by resolving `host`.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self { host: host.into(), port, address: None }
+    }
+
+    /// The same target, connected to at `address`.
+    #[must_use]
+    pub fn at(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An IPv6 address needs its brackets here, as in any URL.
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What a member says about itself (`Maintenance/Status`), which it answers as a learner and without quorum too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The cluster that the member belongs to.
+    pub cluster_id: u64,
+    /// The member's own ID.
+    pub member_id: u64,
+    /// The ID of the leader that the member follows, 0 if it sees none.
+    pub leader: u64,
+    /// The current raft term.
+    pub raft_term: u64,
+    /// The last committed raft index.
+    pub raft_index: u64,
+    /// The last raft index that the member has applied.
+    pub raft_applied_index: u64,
+    /// Whether the member is a learner, which has no vote.
+    pub is_learner: bool,
+    /// The version of etcd that the member runs, such as `3.6.16`.
+    pub version: String,
+    /// The bytes that the database occupies on disk, free pages included.
+    pub db_size: i64,
+    /// What etcd complains about: no leader, and every alarm.
+    pub errors: Vec<String>,
+}
+
+/// One entry of the member list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The member's ID.
+    pub id: u64,
+    /// The member's name, empty until it has started.
+    pub name: String,
+    /// The URLs that the other members use.
+    pub peer_urls: Vec<String>,
+    /// The URLs that clients use, empty until it has started.
+    pub client_urls: Vec<String>,
+    /// Whether the member is a learner, which has no vote.
+    pub is_learner: bool,
+}
+
+/// The members of a cluster, as a quorum of it knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberList {
+    /// The cluster.
+    pub cluster_id: u64,
+    /// Its members, voters and learners, in no particular order.
+    pub members: Vec<Member>,
+}
+
+/// What came of asking a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The leaf certificate (DER) that the member serves. It was verified against the bundle and the member's name.
+    pub served: Vec<u8>,
+    /// The member's status, or why it did not give one.
+    pub status: Result<MemberStatus, EtcdError>,
+}
+
+/// The ways in which the operator talks to one etcd member. Each call is a new connection, bounded in time.
+pub trait Dialer: Send + Sync + 'static {
+    /// Reads the leaf that the member serves and asks for its status.
+    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Answer, DialError>>;
+
+    /// The member list, linearizable: it is what a quorum agreed to, or an error. A learner cannot give it.
+    fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>>;
+
+    /// Reads the leaf that the member serves and says nothing more. It works without a client certificate even where the
+    /// member demands one, because TLS 1.3 lets the server refuse only after it has shown its own.
+    fn served<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>>;
+}

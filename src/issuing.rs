@@ -1,0 +1,222 @@
+//! The one place where keys are made and authorities sign.
+//!
+//! The order is always: sign, write down what was signed in the authority's Secret, hand it out. So whatever anyone holds is
+//! in the ledger and can be revoked, wherever the operator died.
+
+use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{Api, core::ObjectMeta};
+
+use crate::{
+    cluster::{
+        observed::{belongs, hex},
+        plan::{AuthorityRequest, LeafRequest, SecretChange, owner_in_words},
+    },
+    k8s::{KeySecret, WriteError},
+    names::authority_key,
+    pki::{Authority, Issued, Leaf, Ledger, PkiError, crl_serials},
+};
+
+/// Why nothing was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The authority's Secret is gone, or is not what the plan was made with.
+    #[error("the authority in Secret {0} changed meanwhile")]
+    AuthorityChanged(String),
+    /// Its contents can't be used.
+    #[error("the authority in Secret {name} cannot be used: {source}")]
+    Pki {
+        /// The Secret.
+        name: String,
+        /// Why not.
+        source: PkiError,
+    },
+    /// A Secret could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Makes the authorities of a domain, the active and the next one, in a Secret of their own. If the Secret is there already, made
+/// by an earlier pass that our watch has not told of yet, nothing is done.
+pub async fn create_authorities(
+    secrets: &Api<Secret>,
+    request: &AuthorityRequest,
+    metadata: ObjectMeta,
+    uid: &str,
+    now: Timestamp,
+) -> Result<(), IssueError> {
+    let pki = |source| IssueError::Pki { name: request.secret.clone(), source };
+    if let Some(there) = KeySecret::get(secrets, &request.secret).await? {
+        return check_owner(&there, uid).map_err(IssueError::Write);
+    }
+    let [active, next] = &request.common_names;
+    let active = Authority::create(active, request.duration, now).map_err(pki)?;
+    let next = Authority::create(next, request.duration, now).map_err(pki)?;
+    let crl = active.sign_crl([], now).map_err(pki)?;
+    let ledger = Ledger::default().to_json().map_err(pki)?;
+    let data = [
+        (authority_key::ACTIVE_CRT, active.certificate().pem().as_bytes().to_vec()),
+        (authority_key::ACTIVE_KEY, active.key_pem().to_vec()),
+        (authority_key::NEXT_CRT, next.certificate().pem().as_bytes().to_vec()),
+        (authority_key::NEXT_KEY, next.key_pem().to_vec()),
+        (authority_key::CRL, crl),
+        (authority_key::LEDGER, ledger),
+    ];
+    let data = data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
+    let secret = KeySecret(Secret { metadata, data: Some(data), type_: Some("Opaque".into()), ..Secret::default() });
+    Ok(secret.create(secrets).await?)
+}
+
+fn check_owner(secret: &KeySecret, uid: &str) -> Result<(), WriteError> {
+    if belongs(&secret.0.metadata, uid) {
+        return Ok(());
+    }
+    Err(WriteError::Foreign { object: secret.describe(), owner: owner_in_words(&secret.0.metadata) })
+}
+
+/// An authority's Secret as it is now.
+struct Opened {
+    secret: KeySecret,
+    active: Authority,
+    ledger: Ledger,
+}
+
+/// Attempts to write an authority's Secret when others write it too, each on what it then is.
+const ATTEMPTS: usize = 5;
+
+impl Opened {
+    /// Reads it, and checks that the active authority is the one with the subject key identifier `expected`.
+    async fn read(secrets: &Api<Secret>, name: &str, expected: &str) -> Result<Self, IssueError> {
+        let pki = |source| IssueError::Pki { name: name.to_owned(), source };
+        let changed = || IssueError::AuthorityChanged(name.to_owned());
+        let secret = KeySecret::get(secrets, name).await?.ok_or_else(changed)?;
+        let active =
+            Authority::load(secret.bytes(authority_key::ACTIVE_CRT), secret.bytes(authority_key::ACTIVE_KEY)).map_err(pki)?;
+        if active.certificate().subject_key_id().map(hex).as_deref() != Some(expected) {
+            return Err(changed());
+        }
+        let ledger = Ledger::from_json(secret.bytes(authority_key::LEDGER)).map_err(pki)?;
+        Ok(Self { secret, active, ledger })
+    }
+
+    /// Writes the ledger back, and a new revocation list if other serials are on it now.
+    async fn write(mut self, secrets: &Api<Secret>, now: Timestamp) -> Result<(), IssueError> {
+        let name = self.secret.0.metadata.name.clone().unwrap_or_default();
+        let pki = |source| IssueError::Pki { name: name.clone(), source };
+        self.ledger.prune(now);
+        let revoked: std::collections::BTreeSet<_> = self.ledger.revoked().map(|(serial, _)| serial).collect();
+        let listed = crl_serials(self.secret.bytes(authority_key::CRL));
+        let ledger = self.ledger.to_json().map_err(pki)?;
+        let crl = if listed.is_ok_and(|listed| listed == revoked) {
+            None
+        } else {
+            Some(self.active.sign_crl(self.ledger.revoked(), now).map_err(pki)?)
+        };
+        let data = self.secret.0.data.get_or_insert_default();
+        data.insert(authority_key::LEDGER.into(), ByteString(ledger));
+        if let Some(crl) = crl {
+            data.insert(authority_key::CRL.into(), ByteString(crl));
+        }
+        Ok(self.secret.replace(secrets).await?)
+    }
+}
+
+/// Issues leaves from the active authority in the Secret `name`, whose subject key identifier must be `expected`, and writes
+/// them down.
+pub async fn issue(
+    secrets: &Api<Secret>,
+    name: &str,
+    expected: &str,
+    requests: &[&LeafRequest],
+    now: Timestamp,
+) -> Result<Vec<Leaf>, IssueError> {
+    let mut attempt = 1;
+    loop {
+        let mut opened = Opened::read(secrets, name, expected).await?;
+        let mut leaves = vec![];
+        for request in requests {
+            let leaf = opened.active.issue(&request.spec, now).map_err(|source| IssueError::Pki { name: name.into(), source })?;
+            opened.ledger.record(&leaf.certificate, request.holder.clone());
+            leaves.push(leaf);
+        }
+        match opened.write(secrets, now).await {
+            Ok(()) => return Ok(leaves),
+            Err(IssueError::Write(WriteError::Conflict(_))) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Revokes everything that `meant` tells; returns how many certificates that were.
+pub async fn revoke(
+    secrets: &Api<Secret>,
+    name: &str,
+    expected: &str,
+    meant: impl Fn(&Issued) -> bool,
+    now: Timestamp,
+) -> Result<usize, IssueError> {
+    let mut attempt = 1;
+    loop {
+        let mut opened = Opened::read(secrets, name, expected).await?;
+        let count = opened.ledger.revoke(&meant, now);
+        if count == 0 {
+            return Ok(0);
+        }
+        match opened.write(secrets, now).await {
+            Ok(()) => return Ok(count),
+            Err(IssueError::Write(WriteError::Conflict(_))) if attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What has to be done about a Secret before leaves are issued for it.
+pub enum Target {
+    /// It is to be made.
+    Make,
+    /// It is there and is to be changed.
+    Change(KeySecret),
+    /// It was made or changed by an earlier pass that our watch has not told of yet.
+    Done,
+}
+
+/// Reads the Secret that a change is about, so that nothing is issued in vain or for someone else's Secret.
+pub async fn target(secrets: &Api<Secret>, change: &SecretChange, uid: &str) -> Result<Target, WriteError> {
+    let Some(there) = KeySecret::get(secrets, &change.name).await? else {
+        // One that we saw and that is gone is made anew by the next pass, which knows it.
+        return if change.version.is_some() { Err(WriteError::Conflict(format!("Secret {}", change.name))) } else { Ok(Target::Make) };
+    };
+    check_owner(&there, uid)?;
+    let labels = there.0.metadata.labels.as_ref();
+    let labelled = change.labels.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
+    match &change.version {
+        Some(seen) if there.0.metadata.resource_version.as_ref() != Some(seen) => Err(WriteError::Conflict(there.describe())),
+        // Unknown to our watch though it has the labels: it is new. Without them the watch will never tell, so it is mended.
+        None if labelled => Ok(Target::Done),
+        _ => Ok(Target::Change(there)),
+    }
+}
+
+/// Writes a Secret with the leaves that were issued for it, in the order of the change's requests.
+pub async fn write(
+    secrets: &Api<Secret>,
+    change: &SecretChange,
+    target: Target,
+    leaves: Vec<Leaf>,
+    metadata: ObjectMeta,
+) -> Result<(), WriteError> {
+    let (mut secret, make) = match target {
+        Target::Done => return Ok(()),
+        Target::Make => (KeySecret(Secret { metadata, type_: Some(change.type_.into()), ..Secret::default() }), true),
+        Target::Change(secret) => (secret, false),
+    };
+    secret.0.metadata.labels.get_or_insert_default().extend(change.labels.clone());
+    let data = secret.0.data.get_or_insert_default();
+    data.extend(change.files.iter().map(|(key, value)| (key.clone(), ByteString(value.clone()))));
+    for (request, leaf) in change.leaves.iter().zip(leaves) {
+        let [certificate, key] = request.keys;
+        data.insert(certificate.into(), ByteString(leaf.certificate.pem().as_bytes().to_vec()));
+        data.insert(key.into(), ByteString(leaf.key.pem().to_vec()));
+    }
+    if make { secret.create(secrets).await } else { secret.replace(secrets).await }
+}

@@ -1,0 +1,169 @@
+//! Writing to Kubernetes: the one place that applies objects, and the checks that come before.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
+};
+use serde_json::json;
+use zeroize::Zeroize;
+
+use crate::{
+    cluster::{
+        observed::belongs,
+        plan::{Object, owner_in_words},
+    },
+    names::FIELD_MANAGER,
+};
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// It is not ours to write.
+    #[error("{object} cannot be used: {owner}")]
+    Foreign {
+        /// Kind and name.
+        object: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// It changed since it was read; the next pass sees what it is now.
+    #[error("{0} changed meanwhile")]
+    Conflict(String),
+    /// The API server refused.
+    #[error("Kubernetes refused {object}: {}", reason(source))]
+    Refused {
+        /// Kind and name.
+        object: String,
+        /// What it said.
+        source: Box<kube::Error>,
+    },
+}
+
+impl WriteError {
+    /// The error of a request about `object`.
+    pub fn of(object: impl Into<String>, source: kube::Error) -> Self {
+        match &source {
+            kube::Error::Api(status) if status.is_conflict() => Self::Conflict(object.into()),
+            _ => Self::Refused { object: object.into(), source: Box::new(source) },
+        }
+    }
+}
+
+/// What the API server said, without the parts that only a program reads.
+pub fn reason(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => {
+            let mut text = other.to_string();
+            let mut source = std::error::Error::source(other);
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            text
+        }
+    }
+}
+
+/// Whether an object may be written for the cluster with this uid; `Ok(None)` where there is none yet.
+async fn check(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<Option<DynamicObject>, WriteError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
+    match api.get_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
+        Some(there) if !belongs(&there.metadata, uid) => {
+            Err(WriteError::Foreign { object: object.describe(), owner: owner_in_words(&there.metadata) })
+        }
+        there => Ok(there),
+    }
+}
+
+/// Checks that an object is not there or is the cluster's, by a fresh read.
+pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
+    check(client, namespace, object, uid).await.map(|_| ())
+}
+
+/// Applies an object: makes it, or makes its fields what they should be.
+///
+/// Server-side apply would take an object over that someone else made under the same name. So one that is not known to be ours
+/// is read first and not forced; one that is known carries its uid, with which the API server refuses another.
+pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
+    let mut body = object.body.clone();
+    let mut known = object.uid.clone();
+    if known.is_none()
+        && let Some(there) = check(client, namespace, object, uid).await?
+    {
+        // Made by an earlier pass, and our watch has not told yet.
+        if object.is_held_by(&json!(there)) {
+            return Ok(());
+        }
+        known = there.metadata.uid;
+    }
+    let mut parameters = PatchParams::apply(FIELD_MANAGER);
+    parameters.force = known.is_some();
+    if let Some(known) = known {
+        body["metadata"]["uid"] = known.into();
+    }
+    api.patch(&object.name, &parameters, &Patch::Apply(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
+    Ok(())
+}
+
+/// Merges annotations into an object that must still be the one with this uid.
+pub async fn annotate<K>(api: &Api<K>, name: &str, uid: &str, annotations: &impl serde::Serialize) -> Result<(), kube::Error>
+where
+    K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let patch = ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() };
+    let patch: PartialObjectMeta<K> = patch.into_request_partial::<K>();
+    let mut patch = json!(patch);
+    patch["metadata"]["annotations"] = json!(annotations);
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+/// How objects are created and replaced.
+pub fn post() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }
+}
+
+/// A Secret as it was read or is to be written, private keys included: they are wiped when it is dropped. It has no Debug.
+pub struct KeySecret(pub Secret);
+
+impl Drop for KeySecret {
+    fn drop(&mut self) {
+        for value in self.0.data.iter_mut().flat_map(|data| data.values_mut()) {
+            value.0.zeroize();
+        }
+    }
+}
+
+impl KeySecret {
+    /// Reads a Secret, if it is there.
+    pub async fn get(api: &Api<Secret>, name: &str) -> Result<Option<Self>, WriteError> {
+        let secret = api.get_opt(name).await.map_err(|e| WriteError::of(format!("Secret {name}"), e))?;
+        Ok(secret.map(Self))
+    }
+    /// Creates it.
+    pub async fn create(self, api: &Api<Secret>) -> Result<(), WriteError> {
+        let made = api.create(&post(), &self.0).await.map_err(|e| WriteError::of(self.describe(), e))?;
+        drop(Self(made));
+        Ok(())
+    }
+    /// Replaces it, if it is still what was read.
+    pub async fn replace(self, api: &Api<Secret>) -> Result<(), WriteError> {
+        let name = self.0.metadata.name.clone().unwrap_or_default();
+        let made = api.replace(&name, &post(), &self.0).await.map_err(|e| WriteError::of(self.describe(), e))?;
+        drop(Self(made));
+        Ok(())
+    }
+    /// Its kind and name.
+    pub fn describe(&self) -> String {
+        format!("Secret {}", self.0.metadata.name.as_deref().unwrap_or_default())
+    }
+    /// The bytes under a key; empty if there are none.
+    pub fn bytes(&self, key: &str) -> &[u8] {
+        self.0.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,291 @@
+//! Which of several operators acts: the one that holds a `coordination.k8s.io/v1` Lease.
+//!
+//! Every write carries the resourceVersion that was read, so of two candidates one gets a conflict and has lost. Clocks of
+//! different machines are never compared: whether a holder has expired is judged by how long *we* have seen its lease
+//! unchanged. A leader counts its own term from before it sent the last renewal that was confirmed, and gives up at
+//! [`DEADLINE`], while candidates wait for [`LEASE`] from after they saw that renewal at the earliest.
+//!
+//! The margin between the two covers what a leader still has under way. A process that was stopped for longer than that may
+//! finish a call that it had begun, so a second leader for a moment has to be harmless too, and is: see [`crate`].
+
+use std::{future::Future, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{http::Gate, names::FIELD_MANAGER};
+
+/// How long a candidate must have seen a lease unchanged to take it over.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// [`LEASE`] as it is written into the lease, in seconds.
+const LEASE_SECONDS: i32 = 15;
+/// How long after its last confirmed renewal a leader gives up. It is 5 s less than [`LEASE`], so that the process has ended
+/// when another one begins.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// How often a lease is renewed. Renewals are all that an idle operator writes, so as seldom as leaves room for at least
+/// three tries of [`TRY`] before [`DEADLINE`], which outlives the restart of an API server: half of it.
+const RENEW: Duration = Duration::from_secs(5);
+/// How long after the beginning of a failed renewal the next one begins.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long one try may take.
+const TRY: Duration = Duration::from_millis(1600);
+/// How often a candidate reads the lease.
+const POLL: Duration = Duration::from_secs(2);
+
+/// What a candidate does about the lease that it sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    /// There is none.
+    Create,
+    /// Nobody holds it, or its holder has not been heard of for the lease's duration.
+    Take,
+    /// Somebody holds it. That includes a holder with our own name: another process may have been given the same one, and if
+    /// it was ourselves, in a write whose answer was lost, waiting does no harm.
+    Wait,
+}
+
+/// `seen_since` is when we first saw `lease` as it is now.
+fn decide(lease: Option<&Lease>, seen_since: Instant, now: Instant) -> Decision {
+    let Some(lease) = lease else { return Decision::Create };
+    if holder(lease).is_none() {
+        return Decision::Take;
+    }
+    // What the holder promised, which may be another version of this program.
+    let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    let duration = duration.and_then(|s| u64::try_from(s).ok()).map_or(LEASE, Duration::from_secs);
+    if now.saturating_duration_since(seen_since) >= duration { Decision::Take } else { Decision::Wait }
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+/// `lease` as `me` writes it to take or to renew it.
+fn held(mut lease: Lease, me: &str, now: Timestamp) -> Lease {
+    let renewed = holder(&lease) == Some(me);
+    let spec = lease.spec.get_or_insert_default();
+    if !renewed {
+        // Counted as Kubernetes' own components do: the first acquisition is none.
+        spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |n| n.saturating_add(1)));
+        spec.acquire_time = Some(MicroTime(now));
+    }
+    spec.holder_identity = Some(me.to_owned());
+    spec.lease_duration_seconds = Some(LEASE_SECONDS);
+    spec.renew_time = Some(MicroTime(now));
+    lease
+}
+
+/// `lease` as its holder writes it to give it up, so that a candidate takes it at its next look.
+fn released(mut lease: Lease) -> Lease {
+    let spec = lease.spec.get_or_insert_default();
+    *spec = LeaseSpec { lease_transitions: spec.lease_transitions, ..LeaseSpec::default() };
+    lease
+}
+
+/// A candidate.
+#[derive(Clone)]
+pub struct Elector {
+    leases: Api<Lease>,
+    name: String,
+    me: String,
+}
+
+impl Elector {
+    /// A candidate for the lease `name` in `namespace`. No two processes should have the same `identity`; if they do, still
+    /// only one of them leads.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
+        Self { leases: Api::namespaced(client, namespace), name: name.into(), me: identity.into() }
+    }
+
+    /// Waits until this process leads; `None` if it was stopped before. `standby` is opened once the lease could be read,
+    /// which is when a candidate is ready to take over.
+    pub async fn acquire(&self, stop: &CancellationToken, standby: &Gate) -> Option<Leadership> {
+        let (mut seen, mut failure, mut leader) = (None, None, None);
+        loop {
+            let began = Instant::now();
+            // Not ended by `stop`: a lease that was just taken must be given up again, not left to expire.
+            match within(began + TRY, self.attempt(&mut seen)).await {
+                Ok(Attempt::Leads(lease)) => {
+                    standby.open();
+                    tracing::info!(lease = self.name, identity = self.me, "leading");
+                    return Some(Leadership::begin(self.clone(), lease, began));
+                }
+                Ok(Attempt::Follows(holder)) => {
+                    standby.open();
+                    failure = None;
+                    if leader != holder {
+                        tracing::info!(lease = self.name, leader = holder, "standing by");
+                        leader = holder;
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    // Told once, not every two seconds.
+                    if failure.as_ref() != Some(&text) {
+                        tracing::warn!(lease = self.name, error = text, "the lease could not be read or taken");
+                        failure = Some(text);
+                    }
+                }
+            }
+            stop.run_until_cancelled(sleep_until(began + POLL)).await?;
+        }
+    }
+
+    /// Reads the lease and takes it if it may. `seen` is the version of the lease that was seen last, and since when.
+    async fn attempt(&self, seen: &mut Option<(String, Instant)>) -> kube::Result<Attempt> {
+        let lease = self.leases.get_opt(&self.name).await?;
+        let now = Instant::now();
+        let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone()).unwrap_or_default();
+        let since = match seen {
+            Some((last, since)) if *last == version => *since,
+            _ => now,
+        };
+        *seen = Some((version, since));
+        let written = match decide(lease.as_ref(), since, now) {
+            Decision::Wait => return Ok(Attempt::Follows(lease.as_ref().and_then(holder).map(str::to_owned))),
+            Decision::Create => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                let lease = held(Lease { metadata, spec: None }, &self.me, Timestamp::now());
+                self.leases.create(&params(), &lease).await
+            }
+            Decision::Take => self.replace(&held(lease.unwrap_or_default(), &self.me, Timestamp::now())).await,
+        };
+        match written {
+            Ok(lease) => Ok(Attempt::Leads(lease)),
+            // Another candidate was faster; the next look tells which.
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(Attempt::Follows(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renews `lease`, which we held when it was last read or written.
+    async fn renew(&self, lease: &Lease) -> kube::Result<Renewal> {
+        match self.replace(&held(lease.clone(), &self.me, Timestamp::now())).await {
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Renewal::Lost(None)),
+            written => return written.map(Renewal::Renewed),
+        }
+        // Either another process has it, or somebody annotated it, or our last write arrived though its answer did not.
+        match self.leases.get_opt(&self.name).await? {
+            Some(lease) if holder(&lease) == Some(&self.me) => {
+                self.replace(&held(lease, &self.me, Timestamp::now())).await.map(Renewal::Renewed)
+            }
+            lease => Ok(Renewal::Lost(lease.as_ref().and_then(holder).map(str::to_owned))),
+        }
+    }
+
+    async fn replace(&self, lease: &Lease) -> kube::Result<Lease> {
+        self.leases.replace(&self.name, &params(), lease).await
+    }
+
+    /// Renews until told to release, and then returns the lease, or until leadership can no longer be proven. `proven` is
+    /// when the last confirmed write was sent.
+    async fn hold(&self, mut lease: Lease, mut proven: Instant, release: &CancellationToken) -> Option<Lease> {
+        let mut next = proven + RENEW;
+        loop {
+            if release.run_until_cancelled(sleep_until(next)).await.is_none() {
+                return Some(lease);
+            }
+            let (sent, deadline) = (Instant::now(), proven + DEADLINE);
+            if sent >= deadline {
+                tracing::error!(lease = self.name, "the lease could not be renewed in time");
+                return None;
+            }
+            match within(deadline.min(sent + TRY), self.renew(&lease)).await {
+                Ok(Renewal::Renewed(renewed)) => (lease, proven, next) = (renewed, sent, sent + RENEW),
+                Ok(Renewal::Lost(holder)) => {
+                    tracing::error!(lease = self.name, holder, "the lease was taken away");
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(lease = self.name, %error, "the lease could not be renewed");
+                    next = deadline.min(sent + RETRY);
+                }
+            }
+        }
+    }
+
+    async fn release(&self, lease: Lease) {
+        match within(Instant::now() + TRY, self.replace(&released(lease))).await {
+            Ok(_) => tracing::info!(lease = self.name, "released"),
+            Err(error) => tracing::warn!(lease = self.name, %error, "the lease was not released and has to expire"),
+        }
+    }
+}
+
+enum Attempt {
+    Leads(Lease),
+    Follows(Option<String>),
+}
+
+enum Renewal {
+    Renewed(Lease),
+    Lost(Option<String>),
+}
+
+/// Why a call about the lease failed.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    #[error("no answer in time")]
+    Timeout,
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+}
+
+async fn within<T>(deadline: Instant, call: impl Future<Output = kube::Result<T>>) -> Result<T, CallError> {
+    Ok(timeout_at(deadline, call).await.map_err(|_| CallError::Timeout)??)
+}
+
+fn params() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
+}
+
+/// Being the one that acts. Renewed in the background, and released when it is dropped.
+pub struct Leadership {
+    lost: CancellationToken,
+    release: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Leadership {
+    fn begin(elector: Elector, lease: Lease, proven: Instant) -> Self {
+        let (lost, release) = (CancellationToken::new(), CancellationToken::new());
+        // A guard, so that it is told however the task ends.
+        let (guard, asked) = (lost.clone().drop_guard(), release.clone());
+        let task = tokio::spawn(async move {
+            let _guard = guard;
+            if let Some(lease) = elector.hold(lease, proven, &asked).await {
+                elector.release(lease).await;
+            }
+        });
+        Self { lost, release: release.drop_guard(), task }
+    }
+
+    /// Resolves when leadership can no longer be proven. The process must then end at once, whatever it is doing.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    /// Gives the lease up, so that another candidate takes it within two seconds; to be called when nothing acts any more. It
+    /// takes less than four seconds, also when the API server does not answer.
+    pub async fn release(self) {
+        drop(self.release);
+        // The task can't have been aborted, and a panic in it has been reported.
+        let _ = self.task.await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! What the operator counts, for Prometheus. Every name begins with `etcd_warden_`.
+//!
+//! Labels are bounded: words of the operator's own, kinds, and the names of clusters that are there. Never a text of an error.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcileLabels {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    verb: &'static str,
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterLabels {
+    namespace: String,
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DomainLabels {
+    namespace: String,
+    name: String,
+    domain: &'static str,
+}
+
+/// The domains of trust, which certificates' expiry is told by.
+const DOMAINS: [&str; 2] = ["client", "peer"];
+
+/// What there is to tell of one cluster after a pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterState {
+    /// Members that serve.
+    pub ready: u32,
+    /// Members that are wanted.
+    pub wanted: u32,
+    /// Whether a quorum of voters serves.
+    pub available: bool,
+    /// When the first certificate of the client domain expires that a member serves, if one does.
+    pub client_expiry: Option<Timestamp>,
+    /// The same of the peer domain.
+    pub peer_expiry: Option<Timestamp>,
+}
+
+/// The registry and everything in it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconciles: Family<ReconcileLabels, Counter>,
+    reconcile_seconds: Family<KindLabels, Histogram>,
+    leader: Gauge,
+    ready: Family<ClusterLabels, Gauge>,
+    wanted: Family<ClusterLabels, Gauge>,
+    available: Family<ClusterLabels, Gauge>,
+    expiry: Family<DomainLabels, Gauge>,
+    writes: Family<WriteLabels, Counter>,
+    steps: Family<StepLabels, Counter>,
+    leaves: Family<KindLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// The media type of [`Metrics::encode`].
+    pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// A registry in which nothing has been counted.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("etcd_warden"),
+            reconciles: Family::default(),
+            // 5 ms to 20 s.
+            reconcile_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 13))),
+            leader: Gauge::default(),
+            ready: Family::default(),
+            wanted: Family::default(),
+            available: Family::default(),
+            expiry: Family::default(),
+            writes: Family::default(),
+            steps: Family::default(),
+            leaves: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register(
+            "reconciles",
+            "Passes over an object, by kind and outcome: ok, waiting or a class of error",
+            self.reconciles.clone(),
+        );
+        r.register_with_unit(
+            "reconcile_duration",
+            "How long a pass over an object took",
+            Unit::Seconds,
+            self.reconcile_seconds.clone(),
+        );
+        r.register("leader", "1 while this process is the one that acts", self.leader.clone());
+        r.register("cluster_members_ready", "Members that serve", self.ready.clone());
+        r.register("cluster_members_wanted", "Members that are wanted", self.wanted.clone());
+        r.register("cluster_available", "1 while a quorum of voters serves", self.available.clone());
+        r.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the first certificate that a member serves expires, in seconds since 1970, by domain of trust",
+            Unit::Seconds,
+            self.expiry.clone(),
+        );
+        r.register("kubernetes_writes", "Writes to the Kubernetes API, the lease's not among them", self.writes.clone());
+        r.register("steps", "Steps taken that can't be taken back or touch quorum", self.steps.clone());
+        r.register("leaves_issued", "Certificates issued, by what they are for", self.leaves.clone());
+    }
+
+    /// Everything in the format of `OpenMetrics`.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string fails only if a value can't be encoded, and all of ours are numbers.
+        if let Err(error) = text::encode(&mut text, &self.registry) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        text
+    }
+
+    /// Notes a pass over an object of `kind`; `outcome` is `ok`, `waiting` or a class of error.
+    pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&ReconcileLabels { kind, outcome }).inc();
+        self.reconcile_seconds.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Notes whether this process is the one that acts.
+    pub fn leading(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// Notes the state of a cluster.
+    pub fn cluster(&self, namespace: &str, name: &str, state: ClusterState) {
+        let labels = ClusterLabels { namespace: namespace.into(), name: name.into() };
+        self.ready.get_or_create(&labels).set(state.ready.into());
+        self.wanted.get_or_create(&labels).set(state.wanted.into());
+        self.available.get_or_create(&labels).set(state.available.into());
+        for (domain, expiry) in DOMAINS.into_iter().zip([state.client_expiry, state.peer_expiry]) {
+            let labels = DomainLabels { namespace: namespace.into(), name: name.into(), domain };
+            match expiry {
+                Some(expiry) => {
+                    self.expiry.get_or_create(&labels).set(expiry.as_second());
+                }
+                // No series rather than a wrong time: alerts compare it with now.
+                None => {
+                    self.expiry.remove(&labels);
+                }
+            }
+        }
+    }
+
+    /// Forgets a cluster that is gone.
+    pub fn forget_cluster(&self, namespace: &str, name: &str) {
+        let labels = ClusterLabels { namespace: namespace.into(), name: name.into() };
+        self.ready.remove(&labels);
+        self.wanted.remove(&labels);
+        self.available.remove(&labels);
+        for domain in DOMAINS {
+            self.expiry.remove(&DomainLabels { namespace: namespace.into(), name: name.into(), domain });
+        }
+    }
+
+    /// Counts a write to the Kubernetes API: `verb` is `create`, `apply`, `replace`, `patch`, `delete` or `evict`.
+    pub fn wrote(&self, verb: &'static str, kind: &str) {
+        self.writes.get_or_create(&WriteLabels { verb, kind: kind.into() }).inc();
+    }
+
+    /// Counts a step, by its name.
+    pub fn step(&self, step: &'static str) {
+        self.steps.get_or_create(&StepLabels { step }).inc();
+    }
+
+    /// Counts a certificate, by what it is for: `server`, `peer`, `member`, `operator` or `user`.
+    pub fn leaf_issued(&self, kind: &'static str) {
+        self.leaves.get_or_create(&KindLabels { kind }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(metrics: &Metrics) -> Vec<String> {
+        metrics.encode().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn work_is_counted_by_bounded_labels() {
+        let metrics = Metrics::new();
+        metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));
+        metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));
+        metrics.wrote("apply", "Service");
+        metrics.step("LockBootstrap");
+        metrics.leaf_issued("server");
+        metrics.leading(true);
+        let series = series(&metrics);
+        for line in [
+            r#"etcd_warden_reconciles_total{kind="EtcdCluster",outcome="ok"} 2"#,
+            r#"etcd_warden_reconcile_duration_seconds_count{kind="EtcdCluster"} 2"#,
+            r#"etcd_warden_kubernetes_writes_total{verb="apply",kind="Service"} 1"#,
+            r#"etcd_warden_steps_total{step="LockBootstrap"} 1"#,
+            r#"etcd_warden_leaves_issued_total{kind="server"} 1"#,
+            "etcd_warden_leader 1",
+        ] {
+            assert!(series.iter().any(|s| s == line), "{line} is not in {series:#?}");
+        }
+        assert!(series.iter().all(|s| s.starts_with("etcd_warden_")));
+    }
+
+    #[test]
+    fn a_cluster_that_is_gone_leaves_nothing() {
+        let metrics = Metrics::new();
+        let empty = series(&metrics);
+        let expiry = Some(Timestamp::from_second(1_800_000_000).unwrap());
+        let state = ClusterState { ready: 2, wanted: 3, available: true, client_expiry: expiry, peer_expiry: expiry };
+        metrics.cluster("ns", "demo", state);
+        let now = series(&metrics);
+        for line in [
+            r#"etcd_warden_cluster_members_ready{namespace="ns",name="demo"} 2"#,
+            r#"etcd_warden_cluster_members_wanted{namespace="ns",name="demo"} 3"#,
+            r#"etcd_warden_cluster_available{namespace="ns",name="demo"} 1"#,
+            r#"etcd_warden_certificate_expiry_timestamp_seconds{namespace="ns",name="demo",domain="peer"} 1800000000"#,
+        ] {
+            assert!(now.iter().any(|s| s == line), "{line} is not in {now:#?}");
+        }
+        metrics.cluster("ns", "demo", ClusterState { client_expiry: None, ..state });
+        assert!(!metrics.encode().contains(r#"domain="client""#));
+        metrics.forget_cluster("ns", "demo");
+        assert_eq!(series(&metrics), empty);
+    }
+}

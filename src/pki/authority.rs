@@ -1,0 +1,192 @@
+//! Authorities and what they issue.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
+};
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use super::{Certificate, PkiError, PrivateKey, Serial, key::key_pair};
+
+/// How long before it is made a certificate begins to be valid, for those whose clocks are behind.
+pub const BACKDATING: SignedDuration = SignedDuration::from_mins(5);
+
+/// What a leaf is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Usage {
+    /// To be shown by a server.
+    Server,
+    /// To be shown by a client.
+    Client,
+    /// Both, as members do among themselves.
+    Both,
+}
+
+impl Usage {
+    pub(super) fn server(self) -> bool {
+        self != Self::Client
+    }
+    pub(super) fn client(self) -> bool {
+        self != Self::Server
+    }
+}
+
+/// What a leaf should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafSpec {
+    /// The subject's common name.
+    pub common_name: String,
+    /// All DNS names.
+    pub dns_names: BTreeSet<String>,
+    /// All addresses.
+    pub ip_addresses: BTreeSet<IpAddr>,
+    /// What it is for.
+    pub usage: Usage,
+    /// How long it is valid from the moment it is made.
+    pub duration: SignedDuration,
+}
+
+/// A leaf that was just made. The key exists nowhere else.
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// Its private key.
+    pub key: PrivateKey,
+}
+
+/// A certificate that may sign others, and its private key. It has no `Debug`.
+pub struct Authority {
+    certificate: Certificate,
+    key: PrivateKey,
+    pair: Zeroizing<KeyPair>,
+}
+
+impl Authority {
+    /// A new one, which signs itself: ECDSA P-256, valid from 5 minutes before `now` until `duration` after it.
+    ///
+    /// The common name must be another one for each generation, so that no verifier takes one for the other.
+    pub fn create(common_name: &str, duration: SignedDuration, now: Timestamp) -> Result<Self, PkiError> {
+        let key = PrivateKey::generate()?;
+        let pair = key_pair(key.pem())?;
+        let mut params = params(common_name, now.checked_sub(BACKDATING).map_err(|_| PkiError::Lifetime)?, end(now, duration)?)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let signed = params.self_signed(&*pair)?;
+        Ok(Self { certificate: Certificate::from_der(signed.der())?, key, pair })
+    }
+
+    /// One that was made before, or by somebody else.
+    ///
+    /// # Errors
+    /// When one of the two is unreadable, they do not belong together, or the certificate is not one that may sign others and
+    /// has a key identifier.
+    pub fn load(certificate: &[u8], key: &[u8]) -> Result<Self, PkiError> {
+        let certificate = Certificate::from_pem(certificate)?;
+        if !certificate.is_ca() {
+            return Err(PkiError::NotAuthority("its certificate is not one of an authority (basicConstraints)"));
+        }
+        if !certificate.signs_certificates() {
+            return Err(PkiError::NotAuthority("its certificate is not for signing certificates (keyUsage)"));
+        }
+        if certificate.subject_key_id().is_none() {
+            return Err(PkiError::NotAuthority("its certificate has no subject key identifier"));
+        }
+        let key = PrivateKey::from_pem(key)?;
+        if key.public_digest() != certificate.key_digest() {
+            return Err(PkiError::KeyDoesNotFit);
+        }
+        let pair = key_pair(key.pem())?;
+        Ok(Self { certificate, key, pair })
+    }
+
+    /// The certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// The private key: one `PRIVATE KEY` block.
+    pub fn key_pem(&self) -> &[u8] {
+        self.key.pem()
+    }
+
+    /// A new key and a certificate for it, valid from 5 minutes before `now` until the wanted duration after it, and never
+    /// outside of the authority's own validity.
+    ///
+    /// # Errors
+    /// When the authority is not valid now, or the specification holds what cannot be in a certificate.
+    pub fn issue(&self, spec: &LeafSpec, now: Timestamp) -> Result<Leaf, PkiError> {
+        self.check_valid(now)?;
+        let not_before =
+            now.checked_sub(BACKDATING).map_or(self.certificate.not_before(), |t| t.max(self.certificate.not_before()));
+        let not_after = end(now, spec.duration)?.min(self.certificate.not_after());
+        let mut params = params(&spec.common_name, not_before, not_after)?;
+        // Said explicitly, because only then the extension and a key identifier are written.
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if spec.usage.server() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        if spec.usage.client() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        }
+        for name in &spec.dns_names {
+            let name = name.as_str().try_into().map_err(|_| PkiError::Name(name.clone()))?;
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
+        params.subject_alt_names.extend(spec.ip_addresses.iter().copied().map(SanType::IpAddress));
+
+        let key = PrivateKey::generate()?;
+        let signed = params.signed_by(&*key_pair(key.pem())?, &self.issuer()?)?;
+        let certificate = Certificate::from_der(signed.der())?;
+        // An authority made by somebody else may have a subject that cannot be written again as it is. Its leaves would verify
+        // nowhere and be made anew forever.
+        if !certificate.is_signed_by(&self.certificate) {
+            return Err(PkiError::NotAuthority("its subject is of a form that is not supported"));
+        }
+        Ok(Leaf { certificate, key })
+    }
+
+    pub(super) fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
+        let (not_before, not_after) = (self.certificate.not_before(), self.certificate.not_after());
+        if now < not_before || now >= not_after {
+            return Err(PkiError::AuthorityNotValid { not_before, not_after });
+        }
+        Ok(())
+    }
+
+    pub(super) fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, PkiError> {
+        Ok(Issuer::from_ca_cert_der(&self.certificate.der().into(), &*self.pair)?)
+    }
+}
+
+/// What all certificates have in common. The defaults of the library are not kept: validity from 1975 to 4096, another
+/// common name, and a serial that follows from the key.
+fn params(common_name: &str, not_before: Timestamp, not_after: Timestamp) -> Result<CertificateParams, PkiError> {
+    if common_name.is_empty() {
+        return Err(PkiError::Name(String::new()));
+    }
+    let mut params = CertificateParams::default();
+    params.not_before = date(not_before)?;
+    params.not_after = date(not_after)?;
+    params.serial_number = Some(SerialNumber::from_slice(Serial::random()?.octets()));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    Ok(params)
+}
+
+fn end(now: Timestamp, duration: SignedDuration) -> Result<Timestamp, PkiError> {
+    if !duration.is_positive() {
+        return Err(PkiError::Lifetime);
+    }
+    now.checked_add(duration).map_err(|_| PkiError::Lifetime)
+}
+
+/// A moment as the library wants it. Certificates know whole seconds only.
+pub(super) fn date(at: Timestamp) -> Result<OffsetDateTime, PkiError> {
+    OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|_| PkiError::Lifetime)
+}

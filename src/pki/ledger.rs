@@ -1,0 +1,93 @@
+//! What an authority's domain has issued: without it nobody could revoke the certificate of a holder that is gone.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Certificate, PkiError, Serial};
+
+/// How long a certificate stays in the ledger after its end, for members whose clocks are behind.
+const KEPT: SignedDuration = SignedDuration::from_hours(1);
+
+/// Who holds a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Holder {
+    /// The operator.
+    Operator,
+    /// A member.
+    Member {
+        /// Its name.
+        name: String,
+    },
+    /// An `EtcdUser`.
+    User {
+        /// The object's name.
+        name: String,
+        /// The object's uid: a user with the same name may come after it.
+        uid: String,
+    },
+}
+
+/// A certificate that was issued.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Issued {
+    /// Its serial.
+    pub serial: Serial,
+    /// Who holds it.
+    pub holder: Holder,
+    /// Its end.
+    pub not_after: Timestamp,
+    /// Since when it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Timestamp>,
+}
+
+/// The certificates that were issued and have not expired, ordered by serial.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger(BTreeMap<Serial, Issued>);
+
+impl Ledger {
+    /// Reads what [`Ledger::to_json`] wrote.
+    pub fn from_json(text: &[u8]) -> Result<Self, PkiError> {
+        let entries: Vec<Issued> = serde_json::from_slice(text).map_err(|error| PkiError::Ledger(error.to_string()))?;
+        Ok(Self(entries.into_iter().map(|issued| (issued.serial, issued)).collect()))
+    }
+
+    /// A JSON array on one line, the same for the same content.
+    pub fn to_json(&self) -> Result<Vec<u8>, PkiError> {
+        serde_json::to_vec(&self.entries().collect::<Vec<_>>()).map_err(|error| PkiError::Ledger(error.to_string()))
+    }
+
+    /// Takes in a certificate. One that is known stays as it is, revoked if it was.
+    pub fn record(&mut self, certificate: &Certificate, holder: Holder) {
+        if let Entry::Vacant(entry) = self.0.entry(certificate.serial()) {
+            let (serial, not_after) = (certificate.serial(), certificate.not_after());
+            entry.insert(Issued { serial, holder, not_after, revoked: None });
+        }
+    }
+
+    /// Revokes all that are meant and not yet revoked, and says how many.
+    pub fn revoke(&mut self, meant: impl Fn(&Issued) -> bool, now: Timestamp) -> usize {
+        let meant = self.0.values_mut().filter(|issued| issued.revoked.is_none() && meant(issued));
+        // Lists know whole seconds only.
+        meant.map(|issued| issued.revoked = Some(Timestamp::from_second(now.as_second()).unwrap_or(now))).count()
+    }
+
+    /// Drops what expired more than an hour ago, revoked or not: nobody accepts it any more.
+    pub fn prune(&mut self, now: Timestamp) {
+        self.0.retain(|_, issued| now.duration_since(issued.not_after) <= KEPT);
+    }
+
+    /// What is revoked and since when, ordered by serial: the content of a revocation list.
+    pub fn revoked(&self) -> impl Iterator<Item = (Serial, Timestamp)> + '_ {
+        self.entries().filter_map(|issued| Some((issued.serial, issued.revoked?)))
+    }
+
+    /// Everything, ordered by serial.
+    pub fn entries(&self) -> impl Iterator<Item = &Issued> {
+        self.0.values()
+    }
+}

@@ -1,0 +1,126 @@
+//! PEM, strict and wiped.
+//!
+//! Strict, because etcd takes a bundle with any other block in it for a reason not to start (`NewCertPool` in its
+//! `client/pkg/tlsutil`); wiped, because private keys pass through here.
+
+use std::str;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use zeroize::Zeroizing;
+
+use super::PkiError;
+
+pub(super) const CERTIFICATE: &str = "CERTIFICATE";
+pub(super) const PRIVATE_KEY: &str = "PRIVATE KEY";
+
+/// A line holds 64 characters (RFC 7468), which are 48 octets.
+const LINE: usize = 64;
+
+/// The contents of all blocks of a text that holds blocks of one kind and nothing else but blank lines.
+pub(super) fn blocks(text: &[u8], label: &'static str) -> Result<Vec<Zeroizing<Vec<u8>>>, PkiError> {
+    let text = str::from_utf8(text).map_err(|_| PkiError::Pem("it is not text"))?;
+    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let mut blocks = Vec::new();
+    while let Some(line) = lines.next() {
+        let begins = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----"));
+        if begins.ok_or(PkiError::Pem("there is text outside of the blocks"))? != label {
+            return Err(PkiError::Label(label));
+        }
+        // As large as it can get, so that it never moves and leaves a copy behind.
+        let mut body = Zeroizing::new(String::with_capacity(text.len()));
+        loop {
+            let line = lines.next().ok_or(PkiError::Pem("a block has no end"))?;
+            if let Some(ends) = line.strip_prefix("-----END ") {
+                if ends.strip_suffix("-----") != Some(label) {
+                    return Err(PkiError::Pem("a block ends as another kind than it began"));
+                }
+                break;
+            }
+            body.push_str(line);
+        }
+        blocks.push(decode(&body)?);
+    }
+    Ok(blocks)
+}
+
+/// The content of the only block of a text.
+pub(super) fn single(text: &[u8], label: &'static str) -> Result<Zeroizing<Vec<u8>>, PkiError> {
+    let mut blocks = blocks(text, label)?;
+    match (blocks.len(), blocks.pop()) {
+        (1, Some(block)) => Ok(block),
+        (found, _) => Err(PkiError::Count { wanted: label, found }),
+    }
+}
+
+fn decode(body: &str) -> Result<Zeroizing<Vec<u8>>, PkiError> {
+    let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(body.len())]);
+    let length = STANDARD.decode_slice(body, &mut der).map_err(|_| PkiError::Pem("a block is not base64"))?;
+    der.truncate(length);
+    Ok(der)
+}
+
+/// One block, which ends with a newline.
+pub(super) fn encode(der: &[u8], label: &str) -> Result<Zeroizing<String>, PkiError> {
+    let lines = der.len().div_ceil(LINE / 4 * 3);
+    let mut text = Zeroizing::new(String::with_capacity(lines * (LINE + 1) + 2 * (label.len() + 18)));
+    let mut line = Zeroizing::new([0; LINE]);
+    for part in ["-----BEGIN ", label, "-----\n"] {
+        text.push_str(part);
+    }
+    for octets in der.chunks(LINE / 4 * 3) {
+        let length = STANDARD.encode_slice(octets, &mut *line).map_err(|_| PkiError::Pem("a line is too long"))?;
+        text.extend(line[..length].iter().copied().map(char::from));
+        text.push('\n');
+    }
+    for part in ["-----END ", label, "-----\n"] {
+        text.push_str(part);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_encoded_is_read_back() -> Result<(), PkiError> {
+        for length in [0, 1, 2, 3, 47, 48, 49, 96, 500] {
+            let der: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap_or_default()).collect();
+            let text = encode(&der, CERTIFICATE)?;
+            assert!(text.lines().all(|line| line.len() <= LINE), "{length}");
+            assert_eq!(*single(text.as_bytes(), CERTIFICATE)?, der);
+            // Nothing was moved while it grew.
+            assert!(text.capacity() >= text.len() && text.capacity() <= text.len() + LINE, "{length}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_others_write_is_read() -> Result<(), PkiError> {
+        let text = b"\n-----BEGIN CERTIFICATE-----\r\nAAEC\r\nAwQF\r\n-----END CERTIFICATE-----";
+        assert_eq!(*single(text, CERTIFICATE)?, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(blocks(b"", CERTIFICATE)?.len(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let block = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
+        for (text, why) in [
+            (String::new(), PkiError::Count { wanted: CERTIFICATE, found: 0 }),
+            (format!("{block}{block}"), PkiError::Count { wanted: CERTIFICATE, found: 2 }),
+            (block.replace("CERTIFICATE", "PRIVATE KEY"), PkiError::Label(CERTIFICATE)),
+            (format!("{block}{}", block.replace("CERTIFICATE", "PRIVATE KEY")), PkiError::Label(CERTIFICATE)),
+            (block.replace("CERTIFICATE", "CERTIFICATE "), PkiError::Label(CERTIFICATE)),
+            (format!("subject: me\n{block}"), PkiError::Pem("there is text outside of the blocks")),
+            (format!("{block}x"), PkiError::Pem("there is text outside of the blocks")),
+            (block.replace("AAEC", "AAE"), PkiError::Pem("a block is not base64")),
+            (block.replace("AAEC", "Proc-Type: 4,ENCRYPTED\nAAEC"), PkiError::Pem("a block is not base64")),
+            (block.replace("END CERTIFICATE", "END KEY"), PkiError::Pem("a block ends as another kind than it began")),
+            (block[..40].to_owned(), PkiError::Pem("a block has no end")),
+        ] {
+            assert_eq!(single(text.as_bytes(), CERTIFICATE).err(), Some(why), "{text}");
+        }
+        assert_eq!(single(&[0xff, 0xfe], CERTIFICATE).err(), Some(PkiError::Pem("it is not text")));
+    }
+}

@@ -1,0 +1,56 @@
+//! Revocation lists.
+//!
+//! etcd reads the file at each connection and compares nothing but the serial: not the issuer, not the signature, not
+//! `nextUpdate` (`client/pkg/transport/listener_tls.go`). From 3.6 on it must be DER.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
+use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
+
+use super::{Authority, PkiError, Serial, authority::date};
+
+impl Authority {
+    /// A list of revoked serials, DER, good until the end of the authority. It may be empty. The order of the serials
+    /// follows from them, but signatures are random: compare lists by [`crl_serials`].
+    ///
+    /// # Errors
+    /// When the authority is not valid now, or may not sign lists (keyUsage).
+    pub fn sign_crl(&self, revoked: impl IntoIterator<Item = (Serial, Timestamp)>, now: Timestamp) -> Result<Vec<u8>, PkiError> {
+        self.check_valid(now)?;
+        let revoked: BTreeMap<_, _> = revoked.into_iter().collect();
+        let entry = |(serial, at): (&Serial, &Timestamp)| {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(serial.octets()),
+                revocation_time: date(*at)?,
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let params = CertificateRevocationListParams {
+            this_update: date(now)?,
+            next_update: date(self.certificate().not_after())?,
+            // Only a later list may have a greater number, and nothing else is known of the lists before.
+            crl_number: SerialNumber::from(u64::try_from(now.as_second()).unwrap_or_default()),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect::<Result<_, PkiError>>()?,
+            key_identifier_method: KeyIdMethod::PreSpecified(self.certificate().subject_key_id().unwrap_or_default().to_vec()),
+        };
+        Ok(params.signed_by(&self.issuer()?)?.der().to_vec())
+    }
+}
+
+/// The serials on a list in DER.
+pub fn crl_serials(der: &[u8]) -> Result<BTreeSet<Serial>, PkiError> {
+    let unreadable = |why: &dyn std::fmt::Display| PkiError::RevocationList(why.to_string());
+    let (rest, list) = CertificateRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
+    if !rest.is_empty() {
+        return Err(unreadable(&"something follows it"));
+    }
+    list.iter_revoked_certificates()
+        .map(|entry| {
+            Serial::from_der_integer(entry.raw_serial()).ok_or_else(|| unreadable(&"a serial number is negative or too long"))
+        })
+        .collect()
+}

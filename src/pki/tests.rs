@@ -1,0 +1,453 @@
+//! The parts together, judged by what verifies them in the field: a path validator and the openssl command.
+
+#![allow(clippy::unwrap_used, clippy::unwrap_in_result, clippy::panic, reason = "a panic is how a test fails")]
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{CertificateParams, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer, RevokedCertificate, X509Certificate};
+
+use super::*;
+
+const YEARS: SignedDuration = SignedDuration::from_hours(43_800);
+const QUARTER: SignedDuration = SignedDuration::from_hours(2160);
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
+const HOST: &str = "demo-0-0.demo-peers.ns.svc";
+
+fn now() -> Timestamp {
+    "2026-03-01T12:00:00.75Z".parse().unwrap()
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn authority(name: &str) -> Authority {
+    Authority::create(name, YEARS, now()).unwrap()
+}
+
+fn spec() -> LeafSpec {
+    LeafSpec {
+        common_name: "etcd-warden:peer".into(),
+        dns_names: [HOST, "demo-peers.ns.svc"].map(str::to_owned).into(),
+        ip_addresses: ["127.0.0.1", "::1"].map(|address| address.parse().unwrap()).into(),
+        usage: Usage::Both,
+        duration: QUARTER,
+    }
+}
+
+fn why(leaf: &Leaf, spec: &LeafSpec, issuer: &Authority, now: Timestamp) -> Option<Stale> {
+    stale(Some(Ok(&leaf.certificate)), Some(leaf.key.public_digest()), spec, issuer.certificate(), now)
+}
+
+/// Path validation as a TLS server does it for its clients, or the reverse.
+fn verify(leaf: &Certificate, bundle: &str, usage: webpki::KeyUsage, at: Timestamp) -> Result<(), webpki::Error> {
+    let authorities = read_bundle(bundle.as_bytes()).unwrap();
+    let trusted: Vec<CertificateDer> = authorities.iter().map(|authority| authority.der().into()).collect();
+    let anchors: Vec<_> = trusted.iter().map(|der| webpki::anchor_from_trusted_cert(der).unwrap()).collect();
+    let der = leaf.der().into();
+    let leaf = webpki::EndEntityCert::try_from(&der)?;
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(at.as_second().try_into().unwrap()));
+    leaf.verify_for_usage(&[webpki::ring::ECDSA_P256_SHA256], &anchors, &[], at, usage, None, None).map(drop)
+}
+
+/// Runs openssl and gives all it said, and whether it was content.
+fn openssl(dir: &Path, arguments: &str) -> (bool, String) {
+    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), said)
+}
+
+#[test]
+fn leaves_verify_against_their_own_bundle_only() {
+    let (client, next, peer) = (authority("client 1"), authority("client 2"), authority("peer 1"));
+    let bundles = (bundle(&[client.certificate(), next.certificate()]), bundle(&[peer.certificate()]));
+    for (usage, server, both) in [(Usage::Server, true, false), (Usage::Client, false, false), (Usage::Both, true, true)] {
+        for issuer in [&client, &next] {
+            let leaf = issuer.issue(&LeafSpec { usage, ..spec() }, now()).unwrap().certificate;
+            assert_eq!((leaf.server_auth(), leaf.client_auth()), (server || both, !server || both));
+            for (wanted, good) in
+                [(webpki::KeyUsage::server_auth(), leaf.server_auth()), (webpki::KeyUsage::client_auth(), leaf.client_auth())]
+            {
+                assert_eq!(verify(&leaf, &bundles.0, wanted, now()).is_ok(), good, "{usage:?}");
+                let refused = verify(&leaf, &bundles.1, wanted, now()).err();
+                assert_eq!(refused == Some(webpki::Error::UnknownIssuer), good, "{usage:?}: {refused:?}");
+                assert!(refused.is_some(), "{usage:?}");
+            }
+        }
+    }
+    let leaf = client.issue(&spec(), now()).unwrap().certificate;
+    assert!(leaf.is_signed_by(client.certificate()));
+    assert!(!leaf.is_signed_by(next.certificate()) && !leaf.is_signed_by(peer.certificate()));
+    let (der, name) = (leaf.der().into(), |name: &'static str| ServerName::try_from(name).unwrap());
+    let entity = webpki::EndEntityCert::try_from(&der).unwrap();
+    for good in [HOST, "demo-peers.ns.svc", "127.0.0.1", "::1"] {
+        assert!(entity.verify_is_valid_for_subject_name(&name(good)).is_ok(), "{good}");
+    }
+    assert!(entity.verify_is_valid_for_subject_name(&name("demo-1-0.demo-peers.ns.svc")).is_err());
+    // And in time: from 5 minutes before to the last second.
+    for (moment, good) in [
+        (leaf.not_before() - SECOND, false),
+        (leaf.not_before(), true),
+        (leaf.not_after(), true),
+        (leaf.not_after() + SECOND, false),
+    ] {
+        assert_eq!(verify(&leaf, &bundles.0, webpki::KeyUsage::server_auth(), moment).is_ok(), good, "{moment}");
+    }
+}
+
+#[test]
+fn an_authority_with_the_same_name_is_not_the_same() {
+    let (one, other) = (authority("same"), authority("same"));
+    let leaf = one.issue(&spec(), now()).unwrap();
+    assert!(!leaf.certificate.is_signed_by(other.certificate()));
+    assert_eq!(why(&leaf, &spec(), &other, now()), Some(Stale::WrongIssuer));
+    // Nor is one that says the right issuer enough: the last octets are the signature's.
+    let mut forged = leaf.certificate.der().to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    assert!(!Certificate::from_der(&forged).unwrap().is_signed_by(one.certificate()));
+}
+
+#[test]
+fn authorities_are_as_designed_and_are_loaded_again() {
+    let made = authority("demo client 1");
+    let certificate = made.certificate();
+    assert!(certificate.is_ca() && certificate.subject_key_id().is_some_and(|id| id.len() == 20));
+    assert_eq!((certificate.common_name(), certificate.not_before()), ("demo client 1", at("2026-03-01T11:55:00Z")));
+    assert_eq!(certificate.not_after(), at("2031-02-28T12:00:00Z"));
+    let (_, read) = X509Certificate::from_der(certificate.der()).unwrap();
+    let constraints = read.basic_constraints().unwrap().unwrap();
+    assert_eq!((constraints.critical, constraints.value.ca, constraints.value.path_len_constraint), (true, true, Some(0)));
+    let usage = read.key_usage().unwrap().unwrap();
+    assert!(usage.critical && usage.value.key_cert_sign() && usage.value.crl_sign() && usage.value.digital_signature());
+
+    let again = Authority::load(certificate.pem().as_bytes(), made.key_pem()).unwrap();
+    assert_eq!((again.certificate(), again.key_pem()), (certificate, made.key_pem()));
+    assert!(again.issue(&spec(), now()).unwrap().certificate.is_signed_by(certificate));
+
+    let pem = certificate.pem().as_bytes();
+    let other = authority("other");
+    assert_eq!(Authority::load(pem, other.key_pem()).err(), Some(PkiError::KeyDoesNotFit));
+    assert_eq!(Authority::load(pem, b"").err(), Some(PkiError::Count { wanted: "PRIVATE KEY", found: 0 }));
+    assert_eq!(Authority::load(made.key_pem(), pem).err(), Some(PkiError::Label("CERTIFICATE")));
+    let leaf = made.issue(&spec(), now()).unwrap();
+    let refused = Authority::load(leaf.certificate.pem().as_bytes(), leaf.key.pem()).err();
+    assert!(matches!(refused, Some(PkiError::NotAuthority(_))), "{refused:?}");
+}
+
+#[test]
+fn leaves_are_as_specified() {
+    let issuer = authority("demo peer 1");
+    let leaf = issuer.issue(&spec(), now()).unwrap();
+    let certificate = &leaf.certificate;
+    assert_eq!((certificate.dns_names(), certificate.ip_addresses()), (&spec().dns_names, &spec().ip_addresses));
+    assert_eq!(certificate.common_name(), "etcd-warden:peer");
+    assert_eq!((certificate.is_ca(), certificate.key_digest()), (false, leaf.key.public_digest()));
+    assert_eq!(certificate.authority_key_id(), issuer.certificate().subject_key_id());
+    assert!(certificate.subject_key_id().is_some());
+    assert_eq!((certificate.not_before(), certificate.not_after()), (at("2026-03-01T11:55:00Z"), at("2026-05-30T12:00:00Z")));
+    assert_eq!(certificate.renew_at(), at("2026-04-30T11:58:20Z"));
+    let (_, read) = X509Certificate::from_der(certificate.der()).unwrap();
+    let usage = read.key_usage().unwrap().unwrap();
+    assert_eq!((usage.critical, usage.value.flags), (true, 1));
+    assert_eq!(Certificate::from_pem(certificate.pem().as_bytes()).as_ref(), Ok(certificate));
+    // Without names, as a client's.
+    let client = LeafSpec { dns_names: BTreeSet::new(), ip_addresses: BTreeSet::new(), usage: Usage::Client, ..spec() };
+    let leaf = issuer.issue(&client, now()).unwrap();
+    assert_eq!(why(&leaf, &client, &issuer, now()), None);
+
+    for (broken, error) in [
+        (LeafSpec { common_name: String::new(), ..spec() }, PkiError::Name(String::new())),
+        (LeafSpec { dns_names: ["é".to_owned()].into(), ..spec() }, PkiError::Name("é".into())),
+        (LeafSpec { duration: SignedDuration::ZERO, ..spec() }, PkiError::Lifetime),
+        (LeafSpec { duration: SignedDuration::MAX, ..spec() }, PkiError::Lifetime),
+    ] {
+        assert_eq!(issuer.issue(&broken, now()).err(), Some(error));
+    }
+}
+
+#[test]
+fn no_leaf_is_valid_outside_of_its_authority() {
+    let issuer = authority("demo peer 1");
+    let (begin, end) = (issuer.certificate().not_before(), issuer.certificate().not_after());
+    for (moment, not_before, not_after) in [
+        (begin, begin, begin + QUARTER),
+        (begin + BACKDATING - SECOND, begin, begin + BACKDATING - SECOND + QUARTER),
+        (begin + BACKDATING + SECOND, begin + SECOND, begin + BACKDATING + SECOND + QUARTER),
+        (end - QUARTER - SECOND, end - QUARTER - SECOND - BACKDATING, end - SECOND),
+        (end - QUARTER, end - QUARTER - BACKDATING, end),
+        (end - QUARTER + SECOND, end - QUARTER + SECOND - BACKDATING, end),
+        (end - SECOND, end - SECOND - BACKDATING, end),
+    ] {
+        let leaf = issuer.issue(&spec(), moment).unwrap().certificate;
+        assert_eq!((leaf.not_before(), leaf.not_after()), (not_before, not_after), "{moment}");
+    }
+    for moment in [begin - SECOND, end, end + SECOND] {
+        let refused = Some(PkiError::AuthorityNotValid { not_before: begin, not_after: end });
+        assert_eq!(issuer.issue(&spec(), moment).err(), refused);
+        assert_eq!(issuer.sign_crl([], moment).err(), refused);
+    }
+}
+
+#[test]
+fn stale_says_why() {
+    let (issuer, wanted) = (authority("demo peer 1"), spec());
+    let leaf = issuer.issue(&wanted, now()).unwrap();
+    let (certificate, key) = (&leaf.certificate, Some(leaf.key.public_digest()));
+    let ca = issuer.certificate();
+    assert_eq!(why(&leaf, &wanted, &issuer, now()), None);
+    assert_eq!(stale(None, key, &wanted, ca, now()), Some(Stale::Missing));
+    let error = PkiError::Pem("it is not text");
+    assert_eq!(stale(Some(Err(&error)), key, &wanted, ca, now()), Some(Stale::Unreadable(error.to_string())));
+    let other = PrivateKey::generate().unwrap().public_digest();
+    for key in [None, Some(other)] {
+        assert_eq!(stale(Some(Ok(certificate)), key, &wanted, ca, now()), Some(Stale::KeyDoesNotFit));
+    }
+    assert_eq!(why(&leaf, &wanted, &authority("demo peer 2"), now()), Some(Stale::WrongIssuer));
+    let hours = SignedDuration::from_hours;
+    for (changed, reason) in [
+        (LeafSpec { dns_names: [HOST.to_owned()].into(), ..spec() }, Some(Stale::Names)),
+        (LeafSpec { ip_addresses: BTreeSet::new(), ..spec() }, Some(Stale::Names)),
+        (LeafSpec { usage: Usage::Server, ..spec() }, Some(Stale::Usage)),
+        (LeafSpec { usage: Usage::Client, ..spec() }, Some(Stale::Usage)),
+        (LeafSpec { common_name: "other".into(), ..spec() }, Some(Stale::CommonName)),
+        (LeafSpec { duration: hours(2159), ..spec() }, Some(Stale::TooLong)),
+        (LeafSpec { duration: hours(4320), ..spec() }, None),
+        // Something urgent comes before what can wait.
+        (LeafSpec { usage: Usage::Client, duration: hours(1), ..spec() }, Some(Stale::Usage)),
+    ] {
+        assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{changed:?}");
+    }
+    let (begin, due, end) = (certificate.not_before(), certificate.renew_at(), certificate.not_after());
+    let nanosecond = SignedDuration::from_nanos(1);
+    for (moment, reason) in [
+        (begin - SECOND, Some(Stale::Expired)),
+        (begin, None),
+        (due - SECOND, None),
+        (due - nanosecond, None),
+        (due, Some(Stale::Due)),
+        (end, Some(Stale::Due)),
+        (end + nanosecond, Some(Stale::Expired)),
+        (end + SECOND, Some(Stale::Expired)),
+    ] {
+        assert_eq!(why(&leaf, &wanted, &issuer, moment), reason, "{moment}");
+    }
+    // A minute of slack, and not a second more.
+    for (shorter, reason) in [(60, None), (61, Some(Stale::TooLong))] {
+        let changed = LeafSpec { duration: QUARTER - SignedDuration::from_secs(shorter), ..spec() };
+        assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{shorter}");
+    }
+    let authority_as_leaf = stale(Some(Ok(ca)), Some(ca.key_digest()), &wanted, ca, now());
+    assert!(authority_as_leaf.is_some_and(|reason| reason.urgent()));
+    assert!(!Stale::Due.urgent() && !Stale::TooLong.urgent() && Stale::Missing.urgent() && Stale::WrongIssuer.urgent());
+    assert_eq!(format!("the certificate {}", Stale::Due), "the certificate is due for renewal");
+}
+
+#[test]
+fn a_leaf_clamped_by_its_authority_is_not_made_anew_in_a_loop() {
+    let issuer = authority("demo peer 1");
+    let end = issuer.certificate().not_after();
+    let sixth = QUARTER / 6;
+    // One that ends a sixth of the wanted duration before its authority may be renewed once more, one second later no more.
+    let last = issuer.issue(&spec(), end - QUARTER - sixth).unwrap();
+    assert_eq!(why(&last, &spec(), &issuer, last.certificate.renew_at()), Some(Stale::Due));
+    assert_eq!(renewal(&last.certificate, QUARTER, issuer.certificate()), Some(last.certificate.renew_at()));
+    let over = issuer.issue(&spec(), end - QUARTER - sixth + SECOND).unwrap();
+    assert_eq!(why(&over, &spec(), &issuer, over.certificate.renew_at()), None);
+    assert_eq!(why(&over, &spec(), &issuer, over.certificate.not_after()), None);
+    assert_eq!(renewal(&over.certificate, QUARTER, issuer.certificate()), None);
+    // All its life long: looked at every day, leaves of 90 days in 5 years are made some thirty times and never expire.
+    let mut leaf = issuer.issue(&spec(), now()).unwrap();
+    let (mut moment, mut made) = (now(), 1);
+    while moment < end {
+        match why(&leaf, &spec(), &issuer, moment) {
+            None => {}
+            Some(Stale::Due) => (leaf, made) = (issuer.issue(&spec(), moment).unwrap(), made + 1),
+            other => panic!("{other:?} at {moment}"),
+        }
+        moment += SignedDuration::from_hours(24);
+    }
+    assert!((30..=32).contains(&made), "{made}");
+}
+
+#[test]
+fn leaves_shorter_than_the_backdating_are_not_due_at_once() {
+    let issuer = authority("demo peer 1");
+    for seconds in [1, 60, 150, 300] {
+        let wanted = LeafSpec { duration: SignedDuration::from_secs(seconds), ..spec() };
+        let made = at("2026-03-01T12:00:00Z");
+        let leaf = issuer.issue(&wanted, made).unwrap();
+        assert_eq!(why(&leaf, &wanted, &issuer, made), None, "{seconds}");
+        assert_eq!(why(&leaf, &wanted, &issuer, leaf.certificate.not_after()), Some(Stale::Due), "{seconds}");
+    }
+}
+
+#[test]
+fn texts_with_anything_else_are_refused() {
+    let issuer = authority("demo peer 1");
+    let leaf = issuer.issue(&spec(), now()).unwrap();
+    let (pem, key) = (leaf.certificate.pem(), String::from_utf8(leaf.key.pem().to_vec()).unwrap());
+    let both = format!("{pem}{}", issuer.certificate().pem());
+    assert_eq!(Certificate::from_pem(both.as_bytes()), Err(PkiError::Count { wanted: "CERTIFICATE", found: 2 }));
+    assert_eq!(read_bundle(both.as_bytes()), Ok(vec![leaf.certificate.clone(), issuer.certificate().clone()]));
+    assert_eq!(bundle(&[&leaf.certificate, issuer.certificate()]), both);
+    for text in [format!("{key}{pem}"), format!("{pem}{key}")] {
+        assert_eq!(Certificate::from_pem(text.as_bytes()), Err(PkiError::Label("CERTIFICATE")));
+        assert_eq!(read_bundle(text.as_bytes()), Err(PkiError::Label("CERTIFICATE")));
+    }
+    let mut longer = leaf.certificate.der().to_vec();
+    longer.push(0);
+    assert_eq!(Certificate::from_der(&longer), Err(PkiError::Certificate("something follows it".into())));
+    // Cut anywhere it is an error and never a panic.
+    for length in 0..leaf.certificate.der().len() {
+        assert!(Certificate::from_der(&leaf.certificate.der()[..length]).is_err(), "{length}");
+    }
+    assert!(Certificate::from_pem(key.replace("PRIVATE KEY", "CERTIFICATE").as_bytes()).is_err());
+}
+
+#[test]
+fn certificates_without_an_end_are_read() {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.not_after = time::OffsetDateTime::from_unix_timestamp(253_402_300_799).unwrap();
+    let certificate = Certificate::from_der(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).unwrap();
+    assert_eq!(certificate.not_after(), Timestamp::MAX);
+    assert!(certificate.renew_at() > at("7000-01-01T00:00:00Z") && certificate.renew_at() < Timestamp::MAX);
+    // No extension says what it is for, so it is for everything.
+    assert!(certificate.server_auth() && certificate.client_auth());
+}
+
+#[test]
+fn the_ledger_is_read_back_and_pruned() {
+    let issuer = authority("demo client 1");
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.to_json().unwrap(), b"[]");
+    let user = |name: &str, uid: &str| Holder::User { name: name.into(), uid: uid.into() };
+    let holders = [Holder::Operator, Holder::Member { name: "demo-0".into() }, user("app", "1"), user("app", "2")];
+    let leaves: Vec<_> = holders.iter().map(|_| issuer.issue(&spec(), now()).unwrap().certificate).collect();
+    for (leaf, holder) in leaves.iter().zip(&holders) {
+        ledger.record(leaf, holder.clone());
+    }
+    let first = |issued: &Issued| issued.holder == user("app", "1");
+    assert_eq!((ledger.revoke(first, now()), ledger.revoke(first, now() + SECOND)), (1, 0));
+    // Taken in again it stays revoked, since when it was.
+    ledger.record(&leaves[2], Holder::Operator);
+    let revoked = vec![(leaves[2].serial(), at("2026-03-01T12:00:00Z"))];
+    assert_eq!(ledger.revoked().collect::<Vec<_>>(), revoked);
+    let json = ledger.to_json().unwrap();
+    assert_eq!(Ledger::from_json(&json).as_ref(), Ok(&ledger));
+    assert_eq!(Ledger::from_json(&json).unwrap().to_json().unwrap(), json);
+    let serials: Vec<_> = ledger.entries().map(|issued| issued.serial).collect();
+    assert!(serials.is_sorted() && serials.len() == 4);
+
+    // The form, which later versions must be able to read.
+    let text = br#"[{"serial":"0a","holder":"operator","notAfter":"2026-05-30T12:00:00Z"},{"serial":"0b","holder":{"member":{"name":"demo-0"}},"notAfter":"2026-05-30T12:00:01Z"},{"serial":"0c","holder":{"user":{"name":"app","uid":"1"}},"notAfter":"2026-05-30T12:00:00Z","revoked":"2026-03-01T12:00:00Z"}]"#;
+    let mut ledger = Ledger::from_json(text).unwrap();
+    assert_eq!(ledger.to_json().unwrap(), text);
+    for (moment, left) in [("2026-05-30T13:00:00Z", 3), ("2026-05-30T13:00:01Z", 1), ("2026-05-30T13:00:02Z", 0)] {
+        ledger.prune(at(moment));
+        assert_eq!((ledger.entries().count(), ledger.revoked().count()), (left, left / 3), "{moment}");
+    }
+    for broken in ["", "{}", "[{}]", r#"[{"serial":"x","holder":"operator","notAfter":"2026-05-30T12:00:00Z"}]"#] {
+        assert!(matches!(Ledger::from_json(broken.as_bytes()), Err(PkiError::Ledger(_))), "{broken}");
+    }
+}
+
+#[test]
+fn revocation_lists_hold_what_was_revoked() {
+    let issuer = authority("demo client 1");
+    let empty = issuer.sign_crl([], now()).unwrap();
+    assert_eq!(crl_serials(&empty), Ok(BTreeSet::new()));
+    let serials = ["ff", "01", &"f0".repeat(20)].map(|text| text.parse::<Serial>().unwrap());
+    let der = issuer.sign_crl(serials.map(|serial| (serial, now())), now()).unwrap();
+    assert_eq!(crl_serials(&der), Ok(serials.into()));
+    assert_eq!(crl_serials(&issuer.sign_crl([(serials[0], now()); 2], now()).unwrap()).map(|all| all.len()), Ok(1));
+
+    let (_, list) = x509_parser::parse_x509_crl(&der).unwrap();
+    let order: Vec<_> = list.iter_revoked_certificates().map(RevokedCertificate::raw_serial_as_string).collect();
+    assert_eq!(order[..2], ["01".to_owned(), "00:ff".to_owned()]);
+    assert_eq!(list.version(), Some(x509_parser::x509::X509Version::V2));
+    assert_eq!(list.last_update().timestamp(), now().as_second());
+    assert_eq!(list.next_update().map(|time| time.timestamp()), Some(issuer.certificate().not_after().as_second()));
+    assert_eq!(list.crl_number().map(ToString::to_string), Some(now().as_second().to_string()));
+    let (_, certificate) = X509Certificate::from_der(issuer.certificate().der()).unwrap();
+    assert!(list.verify_signature(certificate.public_key()).is_ok());
+    assert_eq!(list.issuer().as_raw(), certificate.subject().as_raw());
+
+    for broken in [&b""[..], b"-----BEGIN X509 CRL-----", &der[1..], &[&der[..], &[0]].concat()] {
+        assert!(matches!(crl_serials(broken), Err(PkiError::RevocationList(_))));
+    }
+}
+
+#[test]
+fn openssl_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (issuer, other) = (authority("demo client 1"), authority("demo peer 1"));
+    let leaves = [(); 2].map(|()| issuer.issue(&spec(), now()).unwrap());
+    let crl = issuer.sign_crl([(leaves[1].certificate.serial(), now())], now()).unwrap();
+    fs::write(dir.join("ca.crt"), bundle(&[other.certificate(), issuer.certificate()])).unwrap();
+    fs::write(dir.join("other.crt"), bundle(&[other.certificate()])).unwrap();
+    fs::write(dir.join("good.crt"), leaves[0].certificate.pem()).unwrap();
+    fs::write(dir.join("good.key"), leaves[0].key.pem()).unwrap();
+    fs::write(dir.join("revoked.crt"), leaves[1].certificate.pem()).unwrap();
+    fs::write(dir.join("ca.crl"), &crl).unwrap();
+    fs::write(dir.join("empty.crl"), issuer.sign_crl([], now()).unwrap()).unwrap();
+
+    let (ok, said) = openssl(dir, "crl -inform DER -in ca.crl -noout -text -CAfile ca.crt");
+    assert!(ok && said.contains("verify OK") && said.contains("Version 2 (0x1)"), "{said}");
+    assert!(said.to_lowercase().contains(&leaves[1].certificate.serial().to_string()), "{said}");
+    let (ok, said) = openssl(dir, "crl -inform DER -in empty.crl -out empty.pem -CAfile ca.crt");
+    assert!(ok && said.contains("verify OK"), "{said}");
+    let (ok, said) = openssl(dir, "crl -inform DER -in ca.crl -out crl.pem");
+    assert!(ok, "{said}");
+
+    let verify = format!("verify -x509_strict -attime {} -verify_hostname {HOST}", now().as_second());
+    for (arguments, good) in [
+        ("-purpose sslserver -CAfile ca.crt good.crt", true),
+        ("-purpose sslclient -CAfile ca.crt good.crt", true),
+        ("-CAfile other.crt good.crt", false),
+        ("-crl_check -CRLfile crl.pem -CAfile ca.crt good.crt", true),
+        ("-crl_check -CRLfile crl.pem -CAfile ca.crt revoked.crt", false),
+        ("-crl_check -CRLfile empty.pem -CAfile ca.crt revoked.crt", true),
+    ] {
+        let (ok, said) = openssl(dir, &format!("{verify} {arguments}"));
+        assert_eq!(ok, good, "{arguments}: {said}");
+    }
+    let (ok, said) = openssl(dir, "pkey -in good.key -noout -text");
+    assert!(ok && said.contains("prime256v1"), "{said}");
+}
+
+#[test]
+fn authorities_of_others_can_issue() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for (name, algorithm, subject, good) in [
+        ("p384", "EC -pkeyopt ec_paramgen_curve:P-384", "/C=DE/O=Example/OU=Sites/CN=Example", true),
+        ("ed25519", "ED25519", "/CN=Example", true),
+        ("rsa", "RSA -pkeyopt rsa_keygen_bits:2048", "/O=Example/CN=Example", true),
+        // The library keeps one value for each kind of attribute: refused, where it would have made leaves of nobody.
+        ("twice", "ED25519", "/OU=One/OU=Two/CN=Example", false),
+    ] {
+        let (ok, said) = openssl(dir, &format!("genpkey -algorithm {algorithm} -out {name}.key"));
+        assert!(ok, "{said}");
+        let (ok, said) = openssl(dir, &format!("req -x509 -days 3650 -key {name}.key -subj {subject} -out {name}.crt"));
+        assert!(ok, "{said}");
+        let read = |end: &str| fs::read(dir.join(format!("{name}.{end}"))).unwrap();
+        let issuer = Authority::load(&read("crt"), &read("key")).unwrap();
+        // It was made now, by a clock that this test cannot set.
+        let moment = issuer.certificate().not_before() + SECOND;
+        let made = issuer.issue(&spec(), moment);
+        assert_eq!(made.is_ok(), good, "{name}");
+        let Ok(leaf) = made else { continue };
+        assert_eq!(why(&leaf, &spec(), &issuer, moment), None, "{name}");
+        fs::write(dir.join("leaf.crt"), leaf.certificate.pem()).unwrap();
+        let (ok, said) = openssl(dir, &format!("verify -attime {} -CAfile {name}.crt leaf.crt", moment.as_second()));
+        assert!(ok, "{name}: {said}");
+        fs::write(dir.join("ca.crl"), issuer.sign_crl([(leaf.certificate.serial(), moment)], moment).unwrap()).unwrap();
+        let (ok, said) = openssl(dir, &format!("crl -inform DER -in ca.crl -noout -CAfile {name}.crt"));
+        assert!(ok && said.contains("verify OK"), "{name}: {said}");
+    }
+}

@@ -1,0 +1,562 @@
+//! The embedded client against real etcd processes on loopback, secured on both ports as in a cluster.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use etcd_warden::etcd::{Answer, Class, Client, DialError, Dialer, EtcdError, MemberList, Target, Tls, TlsFault};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
+use std::{
+    fs::{self, File},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+use time::OffsetDateTime;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// The name in every leaf that no resolver knows: members are found by address, as pods can be.
+const HOST: &str = "member.test";
+/// Long enough for an election on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn one_connection_gives_the_leaf_and_the_status() {
+    let cluster = Cluster::start(1).await;
+    let (member, tls) = (&cluster.members[0], cluster.tls());
+
+    let answer = Client::default().ask(&member.client(), &tls).await.unwrap();
+    assert_eq!(answer.served, cluster.server.der);
+    let status = answer.status.unwrap();
+    assert_eq!(status.version, "3.6.16");
+    assert_eq!(status.leader, status.member_id);
+    assert!(status.raft_term > 0 && status.raft_index >= status.raft_applied_index && status.db_size > 0);
+    assert!(!status.is_learner);
+    assert_eq!(status.errors, Vec::<String>::new());
+
+    let list = Client::default().members(&member.client(), &tls).await.unwrap();
+    assert_eq!(list.cluster_id, status.cluster_id);
+    let [only] = list.members.as_slice() else { panic!("{list:?}") };
+    assert_eq!((only.id, only.name.as_str(), only.is_learner), (status.member_id, "m0", false));
+    assert_eq!(only.peer_urls, [format!("https://127.0.0.1:{}", member.peer_port)]);
+    assert_eq!(only.client_urls, [format!("https://127.0.0.1:{}", member.client_port)]);
+}
+
+#[tokio::test]
+async fn a_renewed_leaf_is_seen_with_the_same_tls() {
+    let cluster = Cluster::start(1).await;
+    let (member, tls) = (&cluster.members[0], cluster.tls());
+    // Enough connections for a session ticket to be used, if sessions were resumed.
+    for _ in 0..2 {
+        assert_eq!(ask(member, &tls).await.served, cluster.server.der);
+    }
+    let renewed = cluster.client_ca.leaf("server", 2);
+    renewed.write(cluster.dir.path(), "server");
+    let answer = ask(member, &tls).await;
+    assert_eq!(answer.served, renewed.der);
+    assert_ne!(answer.served, cluster.server.der);
+    assert!(answer.status.is_ok(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_peer_port_shows_its_leaf_to_a_client_without_a_certificate() {
+    let cluster = Cluster::start(1).await;
+    let (client, member) = (Client::default(), &cluster.members[0]);
+    let peers = Tls::new(cluster.peer_ca.pem.as_bytes(), None).unwrap();
+    assert_eq!(client.served(&member.peer(), &peers).await.unwrap(), cluster.peer.der);
+    // The client port as well, and there is nothing more to be had without a certificate.
+    let nobody = Tls::new(cluster.client_ca.pem.as_bytes(), None).unwrap();
+    assert_eq!(client.served(&member.client(), &nobody).await.unwrap(), cluster.server.der);
+    assert_refused(client.ask(&member.client(), &nobody).await.unwrap().status);
+    // The two domains do not trust each other's authority.
+    let error = client.served(&member.peer(), &cluster.tls()).await.unwrap_err();
+    assert!(matches!(error, DialError::Tls(TlsFault::NotTrusted(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_leaf_of_another_authority_or_name_is_not_trusted() {
+    let cluster = Cluster::start(1).await;
+    let (client, member) = (Client::default(), &cluster.members[0]);
+    let stranger = Tls::new(Authority::new("stranger").pem.as_bytes(), None).unwrap();
+    for error in [
+        client.ask(&member.client(), &stranger).await.unwrap_err(),
+        client.served(&member.peer(), &stranger).await.unwrap_err(),
+        client.ask(&Target::new("other.test", member.client_port).at(LOOPBACK), &cluster.tls()).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, DialError::Tls(TlsFault::NotTrusted(_))), "{error:?}");
+        assert!(error.to_string().starts_with("serves a certificate that is not trusted: "), "{error}");
+    }
+    let error = client.members(&member.client(), &stranger).await.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    assert!(error.to_string().starts_with("serves a certificate that is not trusted: "), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_of_another_authority_is_refused() {
+    let cluster = Cluster::start(1).await;
+    let member = cluster.members[0].client();
+    let foreign = Authority::new("foreign").leaf("root", 9);
+    let tls = foreign.tls(&cluster.client_ca);
+    let answer = Client::default().ask(&member, &tls).await.unwrap();
+    assert_eq!(answer.served, cluster.server.der, "the leaf is seen nevertheless");
+    assert_refused(answer.status);
+    assert_refused(Client::default().members(&member, &tls).await);
+}
+
+#[tokio::test]
+async fn a_revoked_client_certificate_is_turned_away() {
+    let cluster = Cluster::start(1).await;
+    let (member, tls) = (&cluster.members[0], cluster.tls());
+    assert!(ask(member, &tls).await.status.is_ok());
+    cluster.client_ca.revoke(&[cluster.operator.serial]).write(cluster.dir.path());
+    let error = ask(member, &tls).await.status.unwrap_err();
+    assert_eq!(error.class(), Class::Unavailable, "{error}");
+    assert!(error.to_string().contains("revoked"), "{error}");
+}
+
+#[tokio::test]
+async fn a_member_that_cannot_read_its_own_pair_is_not_blamed_on_the_operator() {
+    let cluster = Cluster::start(1).await;
+    fs::write(cluster.dir.path().join("server.key"), "torn").unwrap();
+    let error = Client::default().ask(&cluster.members[0].client(), &cluster.tls()).await.unwrap_err();
+    assert!(matches!(error, DialError::Tls(TlsFault::Other(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn three_members_agree_and_a_lone_survivor_still_tells_its_status() {
+    let mut cluster = Cluster::start(3).await;
+    let (client, tls) = (Client::default(), cluster.tls());
+    let mut lists = Vec::<MemberList>::new();
+    let mut leaders = Vec::new();
+    for member in &cluster.members {
+        let status = ask(member, &tls).await.status.unwrap();
+        leaders.push(status.leader);
+        let mut list = client.members(&member.client(), &tls).await.unwrap();
+        assert_eq!(list.members.iter().find(|m| m.id == status.member_id).unwrap().name, member.name);
+        list.members.sort_by_key(|m| m.id);
+        lists.push(list);
+    }
+    assert!(leaders.iter().all(|leader| *leader == leaders[0] && *leader != 0), "{leaders:?}");
+    assert!(lists.iter().all(|list| *list == lists[0]), "{lists:?}");
+    assert_eq!(lists[0].members.len(), 3);
+
+    cluster.members.truncate(1);
+    let survivor = &cluster.members[0];
+    // At once: no leader, or one that is gone and does not answer. A list that no quorum stands behind is never given.
+    let error = client.members(&survivor.client(), &tls).await.unwrap_err();
+    assert!(matches!(error.class(), Class::NoLeader | Class::Timeout), "{error}");
+    // As soon as the survivor has noticed, it says so, and still answers for itself.
+    until("the survivor sees no leader", async || {
+        let status = ask(survivor, &tls).await.status.unwrap();
+        (status.leader == 0 && status.errors == ["etcdserver: no leader"]).then_some(())
+    })
+    .await;
+    let error = client.members(&survivor.client(), &tls).await.unwrap_err();
+    assert_eq!((error.class(), error.to_string().as_str()), (Class::NoLeader, "sees no leader"));
+}
+
+#[tokio::test]
+async fn a_learner_tells_its_status_and_no_list() {
+    let mut cluster = Cluster::start(1).await;
+    let tls = cluster.tls();
+    let [client_port, peer_port] = free_ports();
+    let peer_url = format!("https://127.0.0.1:{peer_port}");
+    let add = cluster.etcdctl(&["member", "add", "m1", "--learner", &format!("--peer-urls={peer_url}")]);
+    assert!(add.status.success(), "{add:?}");
+
+    let list = Client::default().members(&cluster.members[0].client(), &tls).await.unwrap();
+    let added = list.members.iter().find(|m| m.is_learner).unwrap();
+    assert_eq!((added.name.as_str(), &added.client_urls, &added.peer_urls), ("", &vec![], &vec![peer_url.clone()]));
+
+    let initial = format!("m0=https://127.0.0.1:{},m1={peer_url}", cluster.members[0].peer_port);
+    let learner = Etcd::spawn(cluster.dir.path(), "m1", client_port, peer_port, &initial, &["--initial-cluster-state=existing"]);
+    let status =
+        until("the learner answers", async || Client::default().ask(&learner.client(), &tls).await.ok()?.status.ok()).await;
+    assert!(status.is_learner);
+    let error = Client::default().members(&learner.client(), &tls).await.unwrap_err();
+    assert_eq!(error.class(), Class::NotSupportedForLearner, "{error}");
+    cluster.members.push(learner);
+}
+
+#[tokio::test]
+async fn a_member_that_never_had_a_quorum_is_silent() {
+    let mut cluster = Cluster::prepare(3);
+    let member = cluster.spawn(0);
+    let tls = cluster.tls();
+    until("the client port accepts connections", async || {
+        tokio::net::TcpStream::connect((LOOPBACK, member.client_port)).await.ok()
+    })
+    .await;
+    let began = Instant::now();
+    let error = Client::default().ask(&member.client(), &tls).await.unwrap_err();
+    assert_eq!(error, DialError::Silent { port: member.client_port });
+    assert!(began.elapsed() < Duration::from_secs(5));
+    // Its peer port shows its leaf all the same.
+    let peers = Tls::new(cluster.peer_ca.pem.as_bytes(), None).unwrap();
+    assert_eq!(Client::default().served(&member.peer(), &peers).await.unwrap(), cluster.peer.der);
+    cluster.members.push(member);
+    cluster.members.push(cluster.spawn(1));
+    cluster.healthy().await;
+}
+
+#[tokio::test]
+async fn a_stopped_process_is_silent() {
+    let cluster = Cluster::start(1).await;
+    let (member, tls) = (&cluster.members[0], cluster.tls());
+    member.signal("STOP");
+    let began = Instant::now();
+    let error = Client::default().ask(&member.client(), &tls).await.unwrap_err();
+    assert_eq!(error, DialError::Silent { port: member.client_port });
+    let error = Client::default().members(&member.client(), &tls).await.unwrap_err();
+    assert_eq!(error.class(), Class::Timeout, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(10), "each within five seconds");
+    member.signal("CONT");
+    assert!(until("it answers again", async || Client::default().ask(&member.client(), &tls).await.ok()).await.status.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_told_from_what_is_not_tls() {
+    let (client, tls) = (Client::default(), Tls::new(Authority::new("any").pem.as_bytes(), None).unwrap());
+    let [port] = free_ports();
+    let error = client.ask(&Target::new(HOST, port).at(LOOPBACK), &tls).await.unwrap_err();
+    assert_eq!(error, DialError::Refused { port });
+
+    let error = client.ask(&Target::new("nobody.invalid", port), &tls).await.unwrap_err();
+    assert!(matches!(error, DialError::Resolve { .. } | DialError::Timeout { .. }), "{error:?}");
+
+    // etcd's plaintext port for probes is a plain web server, its client port without TLS just hangs up.
+    let [client_port, metrics_port] = free_ports();
+    let mut cluster = Cluster::prepare(1);
+    let plain = format!("--listen-client-urls=http://127.0.0.1:{client_port}");
+    let metrics = format!("--listen-metrics-urls=http://127.0.0.1:{metrics_port}");
+    cluster.members.push(cluster.spawn_with(0, &[&plain, &metrics]));
+    let answers = async |port| {
+        until("the port answers", async || match client.ask(&Target::new(HOST, port).at(LOOPBACK), &tls).await.unwrap_err() {
+            DialError::Refused { .. } | DialError::Silent { .. } => None,
+            error => Some(error),
+        })
+        .await
+    };
+    assert_eq!(answers(metrics_port).await, DialError::Tls(TlsFault::NotTls));
+    let error = answers(client_port).await;
+    assert!(matches!(error, DialError::Tls(TlsFault::NotTls | TlsFault::Other(_))), "{error:?}");
+}
+
+/// Kubernetes may be IPv6 only or dual-stack; one listen address serves all, because Go listens on both families for either
+/// wildcard.
+#[tokio::test]
+async fn the_ipv4_wildcard_listens_on_ipv6_too() {
+    let mut cluster = Cluster::prepare(1);
+    let listen = format!("--listen-client-urls=https://0.0.0.0:{}", cluster.ports[0][0]);
+    cluster.members.push(cluster.spawn_with(0, &[&listen]));
+    cluster.healthy().await;
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("this kernel has no IPv6");
+        return;
+    }
+    let port = cluster.members[0].client_port;
+    let answer = Client::default().ask(&Target::new("::1", port), &cluster.tls()).await.unwrap();
+    assert_eq!(answer.served, cluster.server.der);
+    assert!(answer.status.is_ok(), "{answer:?}");
+}
+
+#[test]
+fn unusable_material_is_named_and_not_shown() {
+    let ca = Authority::new("ca");
+    let (one, two) = (ca.leaf("one", 1), ca.leaf("two", 2));
+    let bundle = ca.pem.as_bytes();
+    let error = |bundle: &[u8], pair: Option<(&str, &str)>| {
+        Tls::new(bundle, pair.map(|(crt, key)| (crt.as_bytes(), key.as_bytes()))).unwrap_err().to_string()
+    };
+    assert!(error(b"", None).starts_with("the bundle of authorities cannot be used"));
+    assert!(error(bundle, Some(("", &one.key))).starts_with("the client certificate cannot be read"));
+    assert_eq!(error(bundle, Some((&one.pem, "nothing"))), "the client key cannot be read");
+    assert!(error(bundle, Some((&one.pem, &two.key))).starts_with("the client certificate and key cannot be used together"));
+    assert_eq!(format!("{:?}", one.tls(&ca)), "Tls");
+}
+
+async fn ask(member: &Etcd, tls: &Tls) -> Answer {
+    Client::default().ask(&member.client(), tls).await.unwrap()
+}
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(result: Result<T, EtcdError>) {
+    let error = result.unwrap_err();
+    assert_eq!(error.class(), Class::CertificateRefused, "{error}");
+    assert!(error.to_string().starts_with("refuses the operator's certificate: "), "{error}");
+}
+
+/// Tries until `probe` gives something. Each try is bounded by the client's own deadlines.
+async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            tick.tick().await;
+            if let Some(found) = probe().await {
+                return found;
+            }
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}
+
+/// Members that form one cluster, and everything that their certificates are made from.
+struct Cluster {
+    // Before `dir`: the processes end before their files go.
+    members: Vec<Etcd>,
+    ports: Vec<[u16; 2]>,
+    client_ca: Authority,
+    peer_ca: Authority,
+    server: Leaf,
+    peer: Leaf,
+    operator: Leaf,
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Certificates, files and ports for `count` members, none of them running.
+    fn prepare(count: usize) -> Self {
+        let (client_ca, peer_ca) = (Authority::new("client"), Authority::new("peer"));
+        let (server, peer, operator) = (client_ca.leaf("server", 1), peer_ca.leaf("peer", 1), client_ca.leaf("root", 3));
+        let dir = tempfile::tempdir().unwrap();
+        for (ca, name) in [(&client_ca, "client-ca.crt"), (&peer_ca, "peer-ca.crt")] {
+            fs::write(dir.path().join(name), &ca.pem).unwrap();
+        }
+        for (leaf, name) in [(&server, "server"), (&peer, "peer"), (&operator, "operator")] {
+            leaf.write(dir.path(), name);
+        }
+        client_ca.revoke(&[]).write(dir.path());
+        let ports = (0..count).map(|_| free_ports()).collect();
+        Self { members: Vec::new(), ports, client_ca, peer_ca, server, peer, operator, dir }
+    }
+
+    async fn start(count: usize) -> Self {
+        let mut cluster = Self::prepare(count);
+        cluster.members = (0..count).map(|i| cluster.spawn(i)).collect();
+        cluster.healthy().await;
+        cluster
+    }
+
+    fn spawn(&self, index: usize) -> Etcd {
+        self.spawn_with(index, &[])
+    }
+
+    fn spawn_with(&self, index: usize, extra: &[&str]) -> Etcd {
+        let urls = self.ports.iter().enumerate().map(|(i, [_, peer])| format!("m{i}=https://127.0.0.1:{peer}"));
+        let initial = urls.collect::<Vec<_>>().join(",");
+        let [client, peer] = self.ports[index];
+        Etcd::spawn(self.dir.path(), &format!("m{index}"), client, peer, &initial, extra)
+    }
+
+    /// Waits until every running member follows a leader and has a quorum behind it.
+    async fn healthy(&self) {
+        let tls = self.tls();
+        for member in &self.members {
+            until(&format!("{} is healthy\n{}", member.name, member.log.display()), async || {
+                let status = Client::default().ask(&member.client(), &tls).await.ok()?.status.ok()?;
+                let list = Client::default().members(&member.client(), &tls).await.ok()?;
+                (status.leader != 0 && list.members.iter().filter(|m| !m.name.is_empty()).count() >= self.members.len())
+                    .then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// The operator's side.
+    fn tls(&self) -> Tls {
+        self.operator.tls(&self.client_ca)
+    }
+
+    fn etcdctl(&self, args: &[&str]) -> std::process::Output {
+        let file = |name: &str| self.dir.path().join(name);
+        Command::new(program("etcdctl"))
+            .arg(format!("--endpoints=https://127.0.0.1:{}", self.members[0].client_port))
+            .arg(format!("--cacert={}", file("client-ca.crt").display()))
+            .arg(format!("--cert={}", file("operator.crt").display()))
+            .arg(format!("--key={}", file("operator.key").display()))
+            .args(args)
+            .output()
+            .unwrap()
+    }
+}
+
+/// A running member, killed when dropped.
+struct Etcd {
+    child: Child,
+    name: String,
+    client_port: u16,
+    peer_port: u16,
+    log: PathBuf,
+}
+
+impl Etcd {
+    fn spawn(dir: &Path, name: &str, client_port: u16, peer_port: u16, initial_cluster: &str, extra: &[&str]) -> Self {
+        let log = dir.join(format!("{name}.log"));
+        let child = Command::new(program("etcd"))
+            .current_dir(dir)
+            .args([
+                "--logger=zap",
+                "--log-level=warn",
+                "--unsafe-no-fsync",
+                "--enable-grpc-gateway=false",
+                "--initial-cluster-token=test",
+                "--cert-file=server.crt",
+                "--key-file=server.key",
+                "--trusted-ca-file=client-ca.crt",
+                "--client-cert-auth",
+                "--client-crl-file=client.crl",
+                "--peer-cert-file=peer.crt",
+                "--peer-key-file=peer.key",
+                "--peer-trusted-ca-file=peer-ca.crt",
+                "--peer-client-cert-auth",
+            ])
+            .arg(format!("--name={name}"))
+            .arg(format!("--data-dir={name}"))
+            .arg(format!("--listen-client-urls=https://127.0.0.1:{client_port}"))
+            .arg(format!("--advertise-client-urls=https://127.0.0.1:{client_port}"))
+            .arg(format!("--listen-peer-urls=https://127.0.0.1:{peer_port}"))
+            .arg(format!("--initial-advertise-peer-urls=https://127.0.0.1:{peer_port}"))
+            .arg(format!("--initial-cluster={initial_cluster}"))
+            .args(extra)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, name: name.to_owned(), client_port, peer_port, log }
+    }
+
+    fn client(&self) -> Target {
+        Target::new(HOST, self.client_port).at(LOOPBACK)
+    }
+
+    fn peer(&self) -> Target {
+        Target::new(HOST, self.peer_port).at(LOOPBACK)
+    }
+
+    fn signal(&self, signal: &str) {
+        let kill = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(kill.success());
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        // A process that is gone already is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} said:\n{}", self.name, fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
+
+/// A program of the etcd release that the tests run.
+fn program(name: &str) -> PathBuf {
+    let root = std::env::var_os("ETCD_WARDEN_CLUSTER")
+        .filter(|v| !v.is_empty())
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/etcd-warden/cluster"), PathBuf::from);
+    let path = root.join("bin/etcd-3.6.16").join(name);
+    assert!(path.exists(), "{} is missing: run `make cluster-programs`", path.display());
+    path
+}
+
+/// Ports that nobody listens on. They are below the range from which Linux takes the ports of outgoing connections, of which
+/// these tests make many, and are given out once; the process ID keeps tests that run side by side apart.
+fn free_ports<const N: usize>() -> [u16; N] {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    std::array::from_fn(|_| {
+        loop {
+            let next = std::process::id().wrapping_mul(64).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+            let port = u16::try_from(10_000 + next % 20_000).unwrap();
+            if TcpListener::bind((LOOPBACK, port)).is_ok() {
+                return port;
+            }
+        }
+    })
+}
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = parameters(name, vec![]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A leaf that may be anything, for every address of the tests.
+    fn leaf(&self, name: &str, serial: u64) -> Leaf {
+        let key = KeyPair::generate().unwrap();
+        let mut params = parameters(name, [HOST, "127.0.0.1", "::1"].map(str::to_owned).to_vec());
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf { der: certificate.der().to_vec(), pem: certificate.pem(), key: key.serialize_pem(), serial }
+    }
+
+    fn revoke(&self, serials: &[u64]) -> RevocationList {
+        let now = OffsetDateTime::now_utc();
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + time::Duration::days(1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        RevocationList(list.signed_by(&self.issuer).unwrap().der().to_vec())
+    }
+}
+
+fn parameters(name: &str, sans: Vec<String>) -> CertificateParams {
+    let now = OffsetDateTime::now_utc();
+    let mut params = CertificateParams::new(sans).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    (params.not_before, params.not_after) = (now - time::Duration::minutes(5), now + time::Duration::days(1));
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+struct RevocationList(Vec<u8>);
+
+impl RevocationList {
+    fn write(&self, dir: &Path) {
+        fs::write(dir.join("client.crl"), &self.0).unwrap();
+    }
+}
+
+struct Leaf {
+    der: Vec<u8>,
+    pem: String,
+    key: String,
+    serial: u64,
+}
+
+impl Leaf {
+    fn write(&self, dir: &Path, name: &str) {
+        fs::write(dir.join(format!("{name}.crt")), &self.pem).unwrap();
+        fs::write(dir.join(format!("{name}.key")), &self.key).unwrap();
+    }
+
+    fn tls(&self, trusted: &Authority) -> Tls {
+        Tls::new(trusted.pem.as_bytes(), Some((self.pem.as_bytes(), self.key.as_bytes()))).unwrap()
+    }
+}
