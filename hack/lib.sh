@@ -20,9 +20,9 @@ heading() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 need_root() { [ "$(id -u)" = 0 ] || die "must run as root: it $1"; }
 
-# taken FILE: takes a lock on file descriptor 9 for the rest of the script. Whatever is to outlive the script closes it.
+# take_lock FILE: holds a lock on file descriptor 9 for the rest of the script. What is to outlive the script closes it.
 take_lock() {
 	mkdir -p "$(dirname "$1")"
 	exec 9>"$1"
-	flock --nonblock 9 || { say "waiting for another run that holds $1"; flock 9; }
+	flock --timeout 2 9 || { say "waiting for another run that holds $1"; flock 9; }
 }
