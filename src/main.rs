@@ -93,8 +93,6 @@ enum Error {
     Http(#[source] io::Error),
     #[error("signals can't be received")]
     Signals(#[source] io::Error),
-    #[error("the operator failed")]
-    Operator(#[from] operator::Error),
     #[error("leadership was lost; another operator may be acting")]
     LeadershipLost,
     #[error("work did not stop within {} s", STOP.as_secs())]
