@@ -6,7 +6,8 @@
 //! [`DEADLINE`], while candidates wait for [`LEASE`] from after they saw that renewal at the earliest.
 //!
 //! The margin between the two covers what a leader still has under way. A process that was stopped for longer than that may
-//! finish a call that it had begun, so a second leader for a moment has to be harmless too, and is: see [`crate`].
+//! finish a call that it had begun, so no work may rely on the lease alone: every step checks its precondition again on a
+//! fresh read, and carries it to the server where the server can check it.
 
 use std::{future::Future, time::Duration};
 

@@ -148,7 +148,7 @@ async fn run(args: RunArgs) -> Result<(), Error> {
     let stop = stop_on_signals().map_err(Error::Signals)?;
     let (metrics, readiness) = (Arc::new(Metrics::new()), Readiness::default());
     let client = kube::Client::try_default().await.map_err(Error::Config)?;
-    let cluster_domain = args.cluster_domain.unwrap_or_else(cluster_domain);
+    let cluster_domain = given(args.cluster_domain).unwrap_or_else(cluster_domain);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster_domain, "starting");
 
     let standby = args.leader_elect.then(|| readiness.gate("lease"));
@@ -158,8 +158,8 @@ async fn run(args: RunArgs) -> Result<(), Error> {
 
     let leadership = match &standby {
         Some(standby) => {
-            let namespace = args.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
-            let identity = args.identity.unwrap_or_else(identity);
+            let namespace = given(args.namespace).unwrap_or_else(|| client.default_namespace().to_owned());
+            let identity = given(args.identity).unwrap_or_else(identity);
             match Elector::new(client.clone(), &namespace, &args.lease_name, &identity).acquire(&stop, standby).await {
                 Some(leadership) => Some(leadership),
                 None => return Ok(()),
@@ -185,6 +185,11 @@ async fn run(args: RunArgs) -> Result<(), Error> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// An argument's value; an empty variable of the environment is none.
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|value| !value.is_empty())
 }
 
 async fn lost(leadership: Option<&Leadership>) {
