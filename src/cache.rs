@@ -6,7 +6,7 @@
 
 use std::{fmt::Debug, hash::Hash, sync::Arc};
 
-use futures::{StreamExt, future::join_all};
+use futures::StreamExt;
 use k8s_openapi::{
     ByteString,
     api::{
@@ -98,20 +98,28 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
     let any = watcher::Config::default;
     let clusters = {
         let triggers = triggers.clone();
-        watch.keep(any(), |_| {}, move |cluster: &Guarded<EtcdCluster>| {
-            triggers.cluster(&cluster.name_any(), &cluster.namespace().unwrap_or_default());
-        })
+        watch.keep(
+            any(),
+            |_| {},
+            move |cluster: &Guarded<EtcdCluster>| {
+                triggers.cluster(&cluster.name_any(), &cluster.namespace().unwrap_or_default());
+            },
+        )
     };
     let users = {
         let triggers = triggers.clone();
-        watch.keep(any(), |_| {}, move |user: &Guarded<EtcdUser>| {
-            let namespace = user.namespace().unwrap_or_default();
-            triggers.user(&user.name_any(), &namespace);
-            // The cluster revokes what a user had who is gone.
-            if let Ok(user) = &user.0 {
-                triggers.cluster(&user.spec.cluster_ref.name, &namespace);
-            }
-        })
+        watch.keep(
+            any(),
+            |_| {},
+            move |user: &Guarded<EtcdUser>| {
+                let namespace = user.namespace().unwrap_or_default();
+                triggers.user(&user.name_any(), &namespace);
+                // The cluster revokes what a user had who is gone.
+                if let Ok(user) = &user.0 {
+                    triggers.cluster(&user.spec.cluster_ref.name, &namespace);
+                }
+            },
+        )
     };
     let scope = Scope {
         clusters,
@@ -159,7 +167,13 @@ impl Watch<'_> {
     /// Keeps the objects of a kind, after `modify`, and tells `seen` of each that came, changed or went.
     fn keep<K>(&self, config: watcher::Config, modify: fn(&mut K), seen: impl Fn(&K) + Send + 'static) -> Store<K>
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
         K::DynamicType: Eq + Hash + Clone,
     {
         let api: Api<K> = match self.namespace {
@@ -180,7 +194,9 @@ impl Watch<'_> {
                     event = events.next() => event,
                 };
                 match event {
-                    Some(Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object))) => seen(&object),
+                    Some(Ok(
+                        watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object),
+                    )) => seen(&object),
                     Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
                     Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
                     None => break,
@@ -207,22 +223,6 @@ fn slim(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
         *spec = k8s_openapi::api::core::v1::PodSpec { node_name: spec.node_name.take(), ..Default::default() };
     }
-}
-
-/// Waits until all of `scopes` have been read once.
-pub async fn start_all(
-    client: &Client,
-    namespaces: &[String],
-    triggers: &Triggers,
-    stop: &CancellationToken,
-) -> Vec<(Option<String>, Arc<Scope>)> {
-    let wanted: Vec<Option<String>> =
-        if namespaces.is_empty() { vec![None] } else { namespaces.iter().cloned().map(Some).collect() };
-    join_all(wanted.into_iter().map(|namespace| async {
-        let scope = start(client, namespace.as_deref(), triggers, stop).await;
-        (namespace, scope)
-    }))
-    .await
 }
 
 #[cfg(test)]

@@ -184,7 +184,11 @@ pub enum Target {
 pub async fn target(secrets: &Api<Secret>, change: &SecretChange, uid: &str) -> Result<Target, WriteError> {
     let Some(there) = KeySecret::get(secrets, &change.name).await? else {
         // One that we saw and that is gone is made anew by the next pass, which knows it.
-        return if change.version.is_some() { Err(WriteError::Conflict(format!("Secret {}", change.name))) } else { Ok(Target::Make) };
+        return if change.version.is_some() {
+            Err(WriteError::Conflict(format!("Secret {}", change.name)))
+        } else {
+            Ok(Target::Make)
+        };
     };
     check_owner(&there, uid)?;
     let labels = there.0.metadata.labels.as_ref();

@@ -123,6 +123,31 @@ where
     Ok(())
 }
 
+/// Writes the status of an object that must still be the version `seen`, so that what is reported is about what there is.
+///
+/// One that is gone has nobody left to be told.
+pub async fn apply_status<K>(
+    api: &Api<K>,
+    name: &str,
+    seen: &Option<String>,
+    status: &impl serde::Serialize,
+) -> Result<(), WriteError>
+where
+    K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned,
+{
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name, "resourceVersion": seen },
+        "status": status,
+    });
+    match api.patch_status(name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(body)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(WriteError::of(format!("{} {name}", K::kind(&())), error)),
+        Ok(_) => Ok(()),
+    }
+}
+
 /// How objects are created and replaced.
 pub fn post() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }

@@ -93,8 +93,6 @@ enum Error {
     Http(#[source] io::Error),
     #[error("signals can't be received")]
     Signals(#[source] io::Error),
-    #[error("the operator failed")]
-    Operator(#[from] operator::Error),
     #[error("leadership was lost; another operator may be acting")]
     LeadershipLost,
     #[error("work did not stop within {} s", STOP.as_secs())]
@@ -173,7 +171,7 @@ async fn run(args: RunArgs) -> Result<(), Error> {
         // The lease first: without it nothing else matters.
         biased;
         () = lost(leadership.as_ref()) => return Err(Error::LeadershipLost),
-        result = operator => result?,
+        () = operator => {}
         served = http => return Err(Error::Http(served.err().map_or(io::ErrorKind::ConnectionAborted.into(), io::Error::other))),
         // The lease is not released, because something may still act; it expires.
         () = late(&stop) => return Err(Error::Stuck),

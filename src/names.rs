@@ -113,9 +113,11 @@ pub mod bootstrap_key {
     pub fn cluster(member: &MemberName) -> String {
         format!("{member}.cluster")
     }
+    /// What the key of every [`state`] ends with.
+    pub const STATE_SUFFIX: &str = ".state";
     /// The `--initial-cluster-state` of a member.
     pub fn state(member: &MemberName) -> String {
-        format!("{member}.state")
+        format!("{member}{STATE_SUFFIX}")
     }
 }
 

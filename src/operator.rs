@@ -1,15 +1,37 @@
-//! The controllers.
+//! The controllers: what is watched, what that triggers, and how passes are run.
 
-use std::sync::Arc;
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
+use futures::{StreamExt, future::join_all, stream};
+use jiff::Timestamp;
+use kube::{
+    Client, Resource, ResourceExt,
+    core::ObjectMeta,
+    runtime::{
+        controller::{Action, Config, applier},
+        events::{Event, EventType, Recorder, Reporter},
+        reflector::{ObjectRef, Store},
+    },
+};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{http::Readiness, metrics::Metrics};
+use crate::{
+    backoff::{Backoff, spread},
+    cache::{self, Guarded, Scope, Triggers},
+    cluster::{self, Context, observe::Identities},
+    etcd,
+    http::Readiness,
+    k8s::WriteError,
+    metrics::Metrics,
+    names::FIELD_MANAGER,
+    user,
+};
 
 /// What the controllers are started with.
 pub struct Options {
     /// The API server.
-    pub client: kube::Client,
+    pub client: Client,
     /// The namespaces that are watched; all when empty.
     pub namespaces: Vec<String>,
     /// The DNS domain of the Kubernetes cluster, `cluster.local`.
@@ -22,12 +44,162 @@ pub struct Options {
     pub stop: CancellationToken,
 }
 
-/// Why the controllers ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {}
+/// Objects of one kind that are worked on at the same time. Most of a pass is waiting for members.
+const CONCURRENCY: u16 = 16;
 
-/// Runs the controllers until they are stopped.
-pub async fn run(options: Options) -> Result<(), Error> {
-    options.stop.cancelled().await;
-    Ok(())
+/// Changes that come within this time are looked at once.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+
+/// Runs the controllers until they are stopped. Passes that have begun are finished.
+pub async fn run(options: Options) {
+    let caches = options.readiness.gate("caches");
+    let wanted: Vec<Option<String>> =
+        if options.namespaces.is_empty() { vec![None] } else { options.namespaces.iter().cloned().map(Some).collect() };
+    let scopes = wanted.into_iter().map(|namespace| Controllers::start(&options, namespace));
+    let controllers = tokio::select! {
+        () = options.stop.cancelled() => return,
+        controllers = join_all(scopes) => controllers,
+    };
+    caches.open();
+    tracing::info!("everything has been read once; working");
+    join_all(controllers.into_iter().map(|controllers| controllers.run(&options.stop))).await;
+}
+
+/// The controllers of one scope: a namespace or all of them.
+struct Controllers {
+    context: Arc<Context>,
+    clusters: mpsc::UnboundedReceiver<ObjectRef<Guarded<crate::api::EtcdCluster>>>,
+    users: mpsc::UnboundedReceiver<ObjectRef<Guarded<crate::api::EtcdUser>>>,
+}
+
+impl Controllers {
+    async fn start(options: &Options, namespace: Option<String>) -> Self {
+        let (to_clusters, clusters) = mpsc::unbounded_channel();
+        let (to_users, users) = mpsc::unbounded_channel();
+        let triggers = Triggers { clusters: to_clusters, users: to_users };
+        let scope = cache::start(&options.client, namespace.as_deref(), &triggers, &options.stop).await;
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: std::env::var("HOSTNAME").ok() };
+        let context = Context {
+            client: options.client.clone(),
+            scope,
+            dialer: Arc::new(etcd::Client::default()),
+            identities: Identities::default(),
+            recorder: Recorder::new(options.client.clone(), reporter),
+            metrics: options.metrics.clone(),
+            triggers,
+            domain: options.cluster_domain.clone(),
+            clock: Timestamp::now,
+        };
+        Self { context: Arc::new(context), clusters, users }
+    }
+
+    async fn run(self, stop: &CancellationToken) {
+        let Self { context, clusters, users } = self;
+        let scope: &Scope = &context.scope;
+        let clusters =
+            control("EtcdCluster", scope.clusters.clone(), clusters, context.clone(), stop, |context, cluster| async move {
+                cluster::pass(&context, &cluster).await
+            });
+        let users = control("EtcdUser", scope.users.clone(), users, context.clone(), stop, |context, user| async move {
+            user::pass(&context, &user).await
+        });
+        futures::future::join(clusters, users).await;
+    }
+}
+
+/// Runs a pass for each object of a kind that is triggered, and again when it says so.
+async fn control<K, F>(
+    kind: &'static str,
+    store: Store<Guarded<K>>,
+    triggers: mpsc::UnboundedReceiver<ObjectRef<Guarded<K>>>,
+    context: Arc<Context>,
+    stop: &CancellationToken,
+    pass: impl Fn(Arc<Context>, Arc<K>) -> F + Send + Sync + 'static,
+) where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Duration, WriteError>> + Send + 'static,
+{
+    let triggers = stream::unfold(triggers, |mut triggers| async move { Some((triggers.recv().await?, triggers)) });
+    let queue = triggers.take_until(stop.clone().cancelled_owned()).map(Ok::<_, std::convert::Infallible>);
+    let backoff: Arc<Backoff<ObjectRef<Guarded<K>>>> = Arc::default();
+    let pass = Arc::new(pass);
+    let failures = backoff.clone();
+    applier(
+        move |object: Arc<Guarded<K>>, context: Arc<Context>| {
+            let (pass, backoff) = (pass.clone(), backoff.clone());
+            Box::pin(async move {
+                let key = ObjectRef::from_obj(&*object);
+                let started = Instant::now();
+                let result = once(kind, &object, &context, &*pass).await;
+                let outcome = if result.is_ok() { "ok" } else { "error" };
+                context.metrics.reconciled(kind, outcome, started.elapsed());
+                if result.is_ok() {
+                    backoff.succeeded(&key);
+                }
+                result
+            })
+        },
+        move |object, error: &WriteError, _| {
+            let key = ObjectRef::from_obj(&*object);
+            let wait = failures.failed(&key);
+            tracing::warn!(kind, object = %key, %error, ?wait, "status not written");
+            Action::requeue(wait)
+        },
+        context,
+        store,
+        queue,
+        Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
+    )
+    .for_each(|result| async move {
+        if let Err(error) = result {
+            tracing::debug!(kind, %error, "not reconciled");
+        }
+    })
+    .await;
+}
+
+async fn once<K, F>(
+    kind: &'static str,
+    object: &Guarded<K>,
+    context: &Arc<Context>,
+    pass: &(impl Fn(Arc<Context>, Arc<K>) -> F + Send + Sync),
+) -> Result<Action, WriteError>
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Duration, WriteError>> + Send + 'static,
+{
+    match &object.0 {
+        Err(invalid) => {
+            report_unreadable(kind, &invalid.metadata, &invalid.error, context).await;
+            Ok(Action::await_change())
+        }
+        // Everything that a cluster or a user has is owned by it and goes with it.
+        Ok(object) if object.meta().deletion_timestamp.is_some() => Ok(Action::await_change()),
+        Ok(object) => {
+            let next = pass(context.clone(), Arc::new(object.clone())).await?;
+            // A thousand clusters that were made in one minute need not be looked at in one second.
+            Ok(Action::requeue(next + spread(&(object.name_any(), object.namespace()), next / 4)))
+        }
+    }
+}
+
+/// An object that can't be read, because it was made under another version's schema: it is left alone and the others go on.
+async fn report_unreadable(kind: &'static str, meta: &ObjectMeta, error: &impl Display, context: &Context) {
+    let reference = k8s_openapi::api::core::v1::ObjectReference {
+        api_version: Some(format!("{}/v1alpha1", crate::api::GROUP)),
+        kind: Some(kind.into()),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        ..Default::default()
+    };
+    let event = Event {
+        type_: EventType::Warning,
+        reason: "Unreadable".into(),
+        note: Some(format!("this version of the operator cannot read the object, which is left as it is: {error}")),
+        action: "Skip".into(),
+        secondary: None,
+    };
+    cluster::publish(&context.recorder, &event, &reference).await;
 }

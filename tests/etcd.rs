@@ -77,21 +77,23 @@ async fn the_peer_port_shows_its_leaf_to_a_client_without_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_leaf_of_another_authority_or_name_is_not_trusted() {
+async fn a_leaf_that_is_not_to_be_trusted_is_said_to_be_and_why() {
     let cluster = Cluster::start(1).await;
-    let (client, member) = (Client::default(), &cluster.members[0]);
+    let (client, member, tls) = (Client::default(), &cluster.members[0], cluster.tls());
     let stranger = Tls::new(Authority::new("stranger").pem.as_bytes(), None).unwrap();
-    for error in [
-        client.ask(&member.client(), &stranger).await.unwrap_err(),
-        client.served(&member.peer(), &stranger).await.unwrap_err(),
-        client.ask(&Target::new("other.test", member.client_port).at(LOOPBACK), &cluster.tls()).await.unwrap_err(),
-    ] {
-        assert!(matches!(error, DialError::Tls(TlsFault::NotTrusted(_))), "{error:?}");
-        assert!(error.to_string().starts_with("serves a certificate that is not trusted: "), "{error}");
-    }
+    let elsewhere = Target::new("other.test", member.client_port).at(LOOPBACK);
+    let not_trusted = |why: &str| DialError::Tls(TlsFault::NotTrusted(why.to_owned()));
+
+    let unknown = not_trusted("its authority is not in the bundle");
+    assert_eq!(client.ask(&member.client(), &stranger).await.unwrap_err(), unknown);
+    assert_eq!(client.served(&member.peer(), &stranger).await.unwrap_err(), unknown);
+    assert_eq!(client.ask(&elsewhere, &tls).await.unwrap_err(), not_trusted("it is not for the member's name"));
     let error = client.members(&member.client(), &stranger).await.unwrap_err();
-    assert_eq!(error.class(), Class::Unavailable, "{error}");
-    assert!(error.to_string().starts_with("serves a certificate that is not trusted: "), "{error}");
+    assert_eq!((error.class(), error.to_string()), (Class::Unavailable, unknown.to_string()));
+
+    let now = OffsetDateTime::now_utc();
+    cluster.client_ca.leaf_until("server", 4, now - time::Duration::minutes(1)).write(cluster.dir.path(), "server");
+    assert_eq!(client.ask(&member.client(), &tls).await.unwrap_err(), not_trusted("it has expired"));
 }
 
 #[tokio::test]
@@ -497,8 +499,13 @@ impl Authority {
 
     /// A leaf that may be anything, for every address of the tests.
     fn leaf(&self, name: &str, serial: u64) -> Leaf {
+        self.leaf_until(name, serial, OffsetDateTime::now_utc() + time::Duration::days(1))
+    }
+
+    fn leaf_until(&self, name: &str, serial: u64, end: OffsetDateTime) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = parameters(name, [HOST, "127.0.0.1", "::1"].map(str::to_owned).to_vec());
+        params.not_after = end;
         params.serial_number = Some(SerialNumber::from(serial));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

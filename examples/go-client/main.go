@@ -1,4 +1,4 @@
-// A client of an EtcdCluster: it watches a key, writes it and reads it back, with the Secret of an EtcdUser alone.
+// A client of an EtcdCluster: it writes a key, reads it back and watches it, with the Secret of an EtcdUser alone.
 //
 //	go-client [DIRECTORY]
 //
@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -48,12 +49,6 @@ func run(ctx context.Context, dir string) error {
 	}
 	defer client.Close()
 
-	// Created first, so that it sees the write below. WithRequireLeader ends it when the member it hangs on loses the others.
-	changes := client.Watch(clientv3.WithRequireLeader(ctx), "greeting", clientv3.WithCreatedNotify())
-	if _, err := next(ctx, changes); err != nil {
-		return err
-	}
-
 	put, err := client.Put(ctx, "greeting", "hello from Go")
 	if err != nil {
 		return fmt.Errorf("put: %w", err)
@@ -68,25 +63,17 @@ func run(ctx context.Context, dir string) error {
 		fmt.Printf("got %s = %s\n", kv.Key, kv.Value)
 	}
 
-	seen, err := next(ctx, changes)
-	if err != nil {
-		return err
+	// From the revision of the write on, so nothing is missed in between. WithRequireLeader ends the watch when the member
+	// that it hangs on loses the others.
+	seen, ok := <-client.Watch(clientv3.WithRequireLeader(ctx), "greeting", clientv3.WithRev(put.Header.Revision))
+	if err := seen.Err(); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	if !ok {
+		return errors.New("watch: ended before it saw the write")
 	}
 	for _, event := range seen.Events {
 		fmt.Printf("watched %s %s = %s\n", event.Type, event.Kv.Key, event.Kv.Value)
 	}
 	return nil
-}
-
-// next waits for the watch's next response. A watch that has ended closes its channel, which reads as a response without
-// an error of its own.
-func next(ctx context.Context, changes clientv3.WatchChan) (clientv3.WatchResponse, error) {
-	response, ok := <-changes
-	switch {
-	case response.Err() != nil:
-		return response, fmt.Errorf("watch: %w", response.Err())
-	case !ok:
-		return response, fmt.Errorf("watch: ended: %w", context.Cause(ctx))
-	}
-	return response, nil
 }

@@ -9,8 +9,7 @@ use kube::{
 };
 
 use super::{
-    Context,
-    build,
+    Context, build,
     observe::Identity,
     observed::{Authorities, Observed, SecretView, hex},
     plan::{AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step, never_started},
@@ -123,11 +122,13 @@ impl Actor<'_> {
 
     async fn create_authorities(&self, plan: &Plan, acted: &mut Acted) {
         let secrets = self.secrets();
-        let create = |request: &AuthorityRequest| {
-            let metadata = build::retained(self.cluster, request.secret.clone());
-            issuing::create_authorities(&secrets, request, metadata, &self.cluster.uid, self.now)
-        };
-        let results = join_all(plan.authorities.iter().map(create)).await;
+        let metadata = |request: &AuthorityRequest| build::retained(self.cluster, request.secret.clone());
+        let uid = &self.cluster.uid;
+        let creating = plan
+            .authorities
+            .iter()
+            .map(|request| issuing::create_authorities(&secrets, request, metadata(request), uid, self.now));
+        let results = join_all(creating).await;
         for (request, result) in plan.authorities.iter().zip(results) {
             match result {
                 Ok(()) => acted.done.push(Note::new(
@@ -226,7 +227,7 @@ impl Actor<'_> {
         };
         match result {
             Ok(Some(message)) => {
-                self.context.metrics.step_taken(step.name());
+                self.context.metrics.step(step.name());
                 acted.again = true;
                 acted.done.push(Note::new(step.name(), message));
             }
@@ -257,7 +258,8 @@ impl Actor<'_> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), self.namespace);
         for (name, id, uid) in members {
             let claim = self.cluster.names.claim(name);
-            let annotations = serde_json::json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
+            let annotations =
+                serde_json::json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
             k8s::annotate(&claims, &claim, uid, &annotations)
                 .await
                 .map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
@@ -294,8 +296,10 @@ impl Actor<'_> {
             return Ok(None);
         }
         let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
-        let parameters =
-            EvictParams { delete_options: Some(DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }), ..EvictParams::default() };
+        let parameters = EvictParams {
+            delete_options: Some(DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }),
+            ..EvictParams::default()
+        };
         pods.evict(&name, &parameters).await.map_err(refused)?;
         Ok(Some(format!("{member} has never started; its pod is made anew from what has changed")))
     }

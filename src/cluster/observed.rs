@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// One cluster as it was found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Observed {
     /// What was last reported.
     pub status: EtcdClusterStatus,
@@ -50,6 +50,26 @@ pub struct Observed {
     pub list: Result<etcd::MemberList, String>,
     /// The uids of the `EtcdUser`s that refer to the cluster.
     pub users: BTreeSet<String>,
+}
+
+impl Default for Observed {
+    /// Nothing at all.
+    fn default() -> Self {
+        Self {
+            status: EtcdClusterStatus::default(),
+            client_service: None,
+            peer_service: None,
+            disruption_budget: None,
+            ca_config: None,
+            bootstrap: None,
+            client_authority: None,
+            peer_authority: None,
+            operator: None,
+            members: BTreeMap::new(),
+            list: Err("no member was asked".into()),
+            users: BTreeSet::new(),
+        }
+    }
 }
 
 /// One member as it was found.
@@ -220,7 +240,7 @@ impl Authorities {
             };
             match secret.key_digest(key) {
                 None => Err(format!("{key} is missing or not a private key")),
-                Some(digest) if digest != *certificate.key_digest() => Err(format!("{key} is not the key of {crt}")),
+                Some(digest) if digest != certificate.key_digest() => Err(format!("{key} is not the key of {crt}")),
                 Some(_) if !certificate.is_ca() => Err(format!("{crt} is not an authority's")),
                 Some(_) => Ok(certificate),
             }

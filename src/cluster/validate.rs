@@ -275,11 +275,11 @@ fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {
 }
 
 fn check_addresses(addresses: &[String], wrong: &mut Problems) -> BTreeSet<IpAddr> {
-    let parse = |text: &String| {
-        let problem = || wrong.say(format!("spec.tls.client.extraSANs.ipAddresses: {text:?} is not an IP address"));
-        text.parse().map_err(|_| problem()).ok()
+    let mut parse = |text: &String| {
+        let problem = format!("spec.tls.client.extraSANs.ipAddresses: {text:?} is not an IP address");
+        text.parse().map_err(|_| wrong.say(problem)).ok()
     };
-    addresses.iter().filter_map(parse).collect()
+    addresses.iter().filter_map(|text| parse(text)).collect()
 }
 
 /// Beginnings of the flags that are the operator's own: whatever begins like this is about names, addresses, certificates,
@@ -339,7 +339,9 @@ fn check_etcd(spec: &EtcdClusterSpec, wrong: &mut Problems) -> Option<EtcdSettin
         if !flag {
             wrong.say(format!("spec.etcd.extraArgs: {name:?} is not a flag's name; write it without the dashes in front"));
         } else if RESERVED.iter().any(|reserved| name.starts_with(reserved)) {
-            wrong.say(format!("spec.etcd.extraArgs: {name} is reserved: the operator sets it itself or it has a field of its own"));
+            wrong.say(format!(
+                "spec.etcd.extraArgs: {name} is reserved: the operator sets it itself or it has a field of its own"
+            ));
         }
     }
     let retention = &etcd.auto_compaction.retention;

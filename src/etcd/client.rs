@@ -40,7 +40,7 @@ impl Dialer for Client {
     fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Answer, DialError>> {
         async move {
             let (served, stream) = self.handshake(target, tls).await?;
-            let status = self.within(status(stream, target)).await;
+            let status = self.within(status(stream, target).boxed()).await;
             Ok(Answer { served, status })
         }
         .boxed()
@@ -49,7 +49,7 @@ impl Dialer for Client {
     fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
         async move {
             let (_, stream) = self.handshake(target, tls).await?;
-            self.within(members(stream, target)).await
+            self.within(members(stream, target).boxed()).await
         }
         .boxed()
     }
@@ -74,7 +74,7 @@ impl Client {
         Ok((leaf.ok_or_else(|| TlsFault::Other("it shows no certificate".to_owned()))?, stream))
     }
 
-    async fn within<T>(&self, call: impl Future<Output = Result<T, EtcdError>>) -> Result<T, EtcdError> {
+    async fn within<T>(&self, call: BoxFuture<'_, Result<T, EtcdError>>) -> Result<T, EtcdError> {
         timeout(self.rpc, call).await.unwrap_or_else(|_| Err(EtcdError::timeout(self.rpc)))
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong between the operator and a member, sorted by what it means for the operator's next decision. The
 //! texts are read after the member's name: `demo-0 does not answer on port 2379`.
 
-use rustls::AlertDescription;
+use rustls::{AlertDescription, CertificateError};
 use std::{error::Error as _, io, time::Duration};
 use tonic::{Code, Status};
 
@@ -72,7 +72,7 @@ impl TlsFault {
     /// Sorts what the TLS library reports for a failed handshake.
     pub(super) fn from_io(error: &io::Error) -> Self {
         match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(reason)) => Self::NotTrusted(reason.to_string()),
+            Some(rustls::Error::InvalidCertificate(reason)) => Self::NotTrusted(fault_of(reason)),
             Some(rustls::Error::AlertReceived(alert)) if is_about_our_certificate(*alert) => Self::Rejected(format!("{alert:?}")),
             // etcd reads its pair anew for each handshake; one that it cannot read is the alert `InternalError`.
             Some(rustls::Error::AlertReceived(alert)) => Self::Other(format!("it ends the handshake with {alert:?}")),
@@ -80,6 +80,20 @@ impl TlsFault {
             Some(other) => Self::Other(other.to_string()),
             None => Self::Other(error.to_string()),
         }
+    }
+}
+
+/// The library's own words for an expired certificate have the time of day in them, and would make a status that holds them
+/// change each time it is looked at.
+fn fault_of(certificate: &CertificateError) -> String {
+    match certificate {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is not for the member's name".to_owned()
+        }
+        CertificateError::UnknownIssuer => "its authority is not in the bundle".to_owned(),
+        other => other.to_string(),
     }
 }
 

@@ -8,8 +8,10 @@ use rustls::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use std::{fmt, sync::Arc};
+use zeroize::Zeroizing;
 
 /// What is needed to dial the members of one cluster in one trust domain. Making it parses keys and certificates and is the
 /// expensive part, so it is kept and made anew when the Secrets change; a clone is cheap.
@@ -50,8 +52,11 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain = certificates(chain).map_err(TlsError::Certificate)?;
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Key)?;
-                builder.with_client_auth_cert(chain, key).map_err(|e| TlsError::Pair(e.to_string()))?
+                let key = Zeroizing::new(PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Key)?);
+                // What the library's `with_client_auth_cert` does, which would keep the parsed key from being zeroized.
+                let pair = ring::sign::any_supported_type(&key).map(|signer| CertifiedKey::new(chain, signer));
+                let pair = pair.and_then(|pair| pair.keys_match().map(|()| pair)).map_err(|e| TlsError::Pair(e.to_string()))?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];

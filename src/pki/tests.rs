@@ -449,5 +449,28 @@ fn authorities_of_others_can_issue() {
         fs::write(dir.join("ca.crl"), issuer.sign_crl([(leaf.certificate.serial(), moment)], moment).unwrap()).unwrap();
         let (ok, said) = openssl(dir, &format!("crl -inform DER -in ca.crl -noout -CAfile {name}.crt"));
         assert!(ok && said.contains("verify OK"), "{name}: {said}");
+        // The list names the key as the authority does, not as this operator's own authorities do.
+        let (ok, said) = openssl(dir, "crl -inform DER -in ca.crl -noout -text");
+        let id: Vec<_> = leaf.certificate.authority_key_id().unwrap().iter().map(|octet| format!("{octet:02X}")).collect();
+        assert!(ok && said.contains(&id.join(":")), "{name}: {said}");
+    }
+}
+
+#[test]
+fn authorities_that_may_not_sign_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert!(openssl(dir, "genpkey -algorithm ED25519 -out ca.key").0);
+    let key = fs::read(dir.join("ca.key")).unwrap();
+    for (extension, good) in [
+        ("keyUsage=keyCertSign", true),
+        ("keyUsage=digitalSignature", false),
+        ("subjectKeyIdentifier=none", false),
+        ("basicConstraints=CA:FALSE", false),
+    ] {
+        let (ok, said) = openssl(dir, &format!("req -x509 -days 9 -key ca.key -subj /CN=x -addext {extension} -out ca.crt"));
+        assert!(ok, "{said}");
+        let loaded = Authority::load(&fs::read(dir.join("ca.crt")).unwrap(), &key).map(drop);
+        assert!(if good { loaded.is_ok() } else { matches!(loaded, Err(PkiError::NotAuthority(_))) }, "{extension}: {loaded:?}");
     }
 }

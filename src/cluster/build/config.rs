@@ -34,9 +34,5 @@ pub fn bootstrap(cluster: &ValidatedCluster, members: &BTreeMap<MemberName, Star
         data.insert(bootstrap_key::cluster(member), list);
         data.insert(bootstrap_key::state(member), state.into());
     }
-    ConfigMap {
-        metadata: owned(cluster, cluster.names.bootstrap_config()),
-        data: Some(data),
-        ..ConfigMap::default()
-    }
+    ConfigMap { metadata: owned(cluster, cluster.names.bootstrap_config()), data: Some(data), ..ConfigMap::default() }
 }

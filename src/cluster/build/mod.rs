@@ -86,10 +86,7 @@ pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> Option<Po
         metadata: owned(cluster, cluster.names.disruption_budget()),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(quorum)),
-            selector: Some(LabelSelector {
-                match_labels: Some(selector(cluster.names.cluster())),
-                ..LabelSelector::default()
-            }),
+            selector: Some(LabelSelector { match_labels: Some(selector(cluster.names.cluster())), ..LabelSelector::default() }),
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
             ..PodDisruptionBudgetSpec::default()
         }),

@@ -2,10 +2,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
         core::v1::{
-            Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
-            LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-            SecurityContext, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
+            Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+            Lifecycle, LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
+            PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+            SecretVolumeSource, SecurityContext, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -35,7 +35,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &s
     metadata.labels = Some(labels.clone());
     StatefulSet {
         metadata,
-        spec: Some(StatefulSetSpec {
+        spec: StatefulSetSpec {
             service_name: Some(cluster.names.peer_service()),
             replicas: Some(1),
             // Restarting is a step of the plan, never a side effect of applying.
@@ -45,7 +45,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &s
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
             template: template(cluster, member, bundles),
             ..StatefulSetSpec::default()
-        }),
+        },
         status: None,
     }
 }
@@ -205,20 +205,12 @@ fn environment(cluster: &ValidatedCluster, member: &MemberName) -> Vec<EnvVar> {
     let from_config = |name: &str, key: String| EnvVar {
         name: name.into(),
         value_from: Some(EnvVarSource {
-            config_map_key_ref: Some(ConfigMapKeySelector {
-                name: cluster.names.bootstrap_config(),
-                key,
-                optional: None,
-            }),
+            config_map_key_ref: Some(ConfigMapKeySelector { name: cluster.names.bootstrap_config(), key, optional: None }),
             ..EnvVarSource::default()
         }),
         value: None,
     };
-    let file = |name: &str, key: &str| EnvVar {
-        name: name.into(),
-        value: Some(format!("{TLS_DIR}/{key}")),
-        value_from: None,
-    };
+    let file = |name: &str, key: &str| EnvVar { name: name.into(), value: Some(format!("{TLS_DIR}/{key}")), value_from: None };
     vec![
         from_config("ETCD_INITIAL_CLUSTER", bootstrap_key::cluster(member)),
         from_config("ETCD_INITIAL_CLUSTER_STATE", bootstrap_key::state(member)),

@@ -48,15 +48,27 @@ pub fn authority_state(cluster: &ValidatedCluster, observed: &Observed, domain: 
         Domain::Client => certificates.client.as_ref(),
         Domain::Peer => certificates.peer.as_ref(),
     });
-    let Some(secret) = secret.as_ref() else {
-        let trusted = reported.is_some() || observed.members.values().any(|m| m.secret.is_some() || m.stateful_set.is_some());
-        return if trusted {
+    let trusted = observed.members.values().any(|member| member.secret.is_some() || member.stateful_set.is_some());
+    authority_of(secret.as_ref(), &name, reported, &cluster.uid, trusted)
+}
+
+/// What has become of the authorities in the Secret `name` of the cluster with this uid, of which the status reported these, and
+/// that members may trust.
+pub fn authority_of(
+    secret: Option<&SecretView>,
+    name: &str,
+    reported: Option<&DomainStatus>,
+    uid: &str,
+    trusted: bool,
+) -> AuthorityState {
+    let Some(secret) = secret else {
+        return if trusted || reported.is_some() {
             AuthorityState::Lost(format!("Secret {name} is gone"))
         } else {
             AuthorityState::Absent
         };
     };
-    if !belongs(&secret.meta, &cluster.uid) {
+    if !belongs(&secret.meta, uid) {
         return AuthorityState::Lost(format!("Secret {name} is not this cluster's"));
     }
     match Authorities::read(secret) {
@@ -166,7 +178,11 @@ pub fn request_leaf(
 /// The public contents of a Secret that are not what they should be.
 pub fn changed_files(secret: Option<&SecretView>, wanted: Vec<(&str, Vec<u8>)>) -> std::collections::BTreeMap<String, Vec<u8>> {
     let there = |key: &str| secret.and_then(|secret| secret.data.get(key));
-    wanted.into_iter().filter(|(key, content)| there(key) != Some(content)).map(|(key, content)| (key.to_owned(), content)).collect()
+    wanted
+        .into_iter()
+        .filter(|(key, content)| there(key) != Some(content))
+        .map(|(key, content)| (key.to_owned(), content))
+        .collect()
 }
 
 fn plan_member(

@@ -27,12 +27,7 @@ impl Object {
         let mut body = serde_json::to_value(wanted).unwrap_or_default();
         let digest = fingerprint([("body", body.to_string().as_bytes())].into_iter());
         body["metadata"]["annotations"][annotation::APPLIED] = Value::String(digest);
-        Self {
-            resource: ApiResource::erase::<K>(&()),
-            name: wanted.meta().name.clone().unwrap_or_default(),
-            uid: None,
-            body,
-        }
+        Self { resource: ApiResource::erase::<K>(&()), name: wanted.meta().name.clone().unwrap_or_default(), uid: None, body }
     }
 
     /// What is wanted, if it is not what there is: either a field that is wanted has another value, or what was applied last
@@ -105,7 +100,8 @@ mod tests {
 
     #[test]
     fn what_others_add_is_no_drift() {
-        let wanted = json!({"spec": {"replicas": 1, "template": {"containers": [{"name": "a", "cpu": "0.5"}], "tolerations": []}}});
+        let wanted =
+            json!({"spec": {"replicas": 1, "template": {"containers": [{"name": "a", "cpu": "0.5"}], "tolerations": []}}});
         let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {"containers": [{"name": "a", "cpu": "500m", "image": "x"}]}}});
         assert!(holds(&there, &wanted));
     }
@@ -113,7 +109,12 @@ mod tests {
     #[test]
     fn what_differs_is() {
         let wanted = json!({"a": [1, 2], "b": "x"});
-        for there in [json!({"a": [1, 2]}), json!({"a": [1, 3], "b": "x"}), json!({"a": [1, 2, 3], "b": "x"}), json!({"a": [1, 2], "b": "y"})] {
+        for there in [
+            json!({"a": [1, 2]}),
+            json!({"a": [1, 3], "b": "x"}),
+            json!({"a": [1, 2, 3], "b": "x"}),
+            json!({"a": [1, 2], "b": "y"}),
+        ] {
             assert!(!holds(&there, &wanted), "{there}");
         }
     }

@@ -193,7 +193,11 @@ fn pod_problem(pod: &Pod) -> Option<String> {
             None => waiting.message.clone().unwrap_or_default(),
         };
         return (reason != "ContainerCreating" && reason != "PodInitializing").then(|| {
-            if detail.is_empty() { format!("its container waits: {reason}") } else { format!("its container waits: {reason}: {detail}") }
+            if detail.is_empty() {
+                format!("its container waits: {reason}")
+            } else {
+                format!("its container waits: {reason}: {detail}")
+            }
         });
     }
     let terminated = state.terminated.as_ref()?;
@@ -213,7 +217,8 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
             let listed = list.members.iter().find(|m| m.peer_urls.contains(&url) && !m.name.is_empty())?;
             let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
             let unwritten = annotation(claim, key::MEMBER_ID).is_none() && claim.deletion_timestamp.is_none();
-            (answers && unwritten && belongs(claim, &cluster.uid)).then(|| (name.clone(), listed.id, claim.uid.clone().unwrap_or_default()))
+            (answers && unwritten && belongs(claim, &cluster.uid))
+                .then(|| (name.clone(), listed.id, claim.uid.clone().unwrap_or_default()))
         })
         .collect();
     (!members.is_empty()).then_some(Step::LockBootstrap { cluster_id: list.cluster_id, members })

@@ -9,10 +9,10 @@ mod members;
 
 use std::{collections::BTreeMap, time::Duration};
 
-pub use certificates::{AuthorityState, authority_state, member_leaves};
+pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Object, owner as owner_in_words};
-pub use members::{never_started, why_not_ready};
 use jiff::{SignedDuration, Timestamp};
+pub use members::{never_started, why_not_ready};
 
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{

@@ -1,0 +1,223 @@
+//! Reads Kubernetes, from what is kept of it, and asks every member.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::future::{join, join_all};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::reflector::{ObjectRef, Store},
+};
+
+use super::{
+    Context,
+    observed::{Answer, Observed, ObservedMember, SecretView, annotation, pod_ready, running_since},
+};
+use crate::{
+    api::EtcdCluster,
+    etcd::{MemberList, Target, Tls},
+    k8s::KeySecret,
+    names::{CLIENT_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key},
+};
+
+/// How the operator shows itself to the members of one cluster.
+#[derive(Clone)]
+pub struct Identity(Arc<Tls>);
+
+/// The identities, each kept until its Secret changes: reading a key and building a configuration from it is what costs.
+#[derive(Default)]
+pub struct Identities(Mutex<HashMap<(String, String), (String, Identity)>>);
+
+impl Identities {
+    /// Forgets a cluster that is gone.
+    pub fn forget(&self, namespace: &str, cluster: &str) {
+        self.kept().remove(&(namespace.to_owned(), cluster.to_owned()));
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), (String, Identity)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn of(&self, context: &Context, names: &Names, secret: &SecretView) -> Result<Identity, String> {
+        let id = (names.namespace().to_owned(), names.cluster().to_owned());
+        let version = secret.meta.resource_version.clone().unwrap_or_default();
+        if let Some((of, identity)) = self.kept().get(&id)
+            && *of == version
+        {
+            return Ok(identity.clone());
+        }
+        let secrets: Api<Secret> = Api::namespaced(context.client.clone(), names.namespace());
+        let secret = KeySecret::get(&secrets, &names.operator_secret()).await.map_err(|e| e.to_string())?;
+        let secret = secret.ok_or_else(|| format!("Secret {} is gone", names.operator_secret()))?;
+        let (crt, key) = (secret.bytes(tls_key::CRT), secret.bytes(tls_key::KEY));
+        let tls = Tls::new(secret.bytes(tls_key::CA), Some((crt, key))).map_err(|e| e.to_string())?;
+        let identity = Identity(Arc::new(tls));
+        let version = secret.0.metadata.resource_version.clone().unwrap_or_default();
+        self.kept().insert(id, (version, identity.clone()));
+        Ok(identity)
+    }
+}
+
+/// Everything there is to know of a cluster, and the identity with which its members were asked.
+pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -> (Observed, Option<Identity>) {
+    let names = Names::new(&cluster.name_any(), &cluster.namespace().unwrap_or_default(), &context.domain);
+    let mut observed = read(context, cluster, &names);
+    let identity = match &observed.operator {
+        None => Err("the operator has no certificate for it yet".to_owned()),
+        Some(secret) => context.identities.of(context, &names, secret).await,
+    };
+    match &identity {
+        Err(problem) => observed.list = Err(problem.clone()),
+        Ok(identity) => {
+            ask(context, &names, &mut observed, identity, now).await;
+            observed.list = member_list(context, &names, &observed, identity).await;
+        }
+    }
+    (observed, identity.ok())
+}
+
+fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
+    let scope = &context.scope;
+    let namespace = names.namespace();
+    let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret));
+    let bootstrap = get(&scope.config_maps, namespace, &names.bootstrap_config());
+
+    // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet or in a claim.
+    let mut traced: BTreeSet<MemberName> = BTreeSet::new();
+    let written = bootstrap.iter().flat_map(|config| config.data.iter().flatten());
+    traced.extend(written.filter_map(|(key, _)| names.parse_member(key.strip_suffix(bootstrap_key::STATE_SUFFIX)?)));
+    traced.extend(labelled(&scope.stateful_sets, names));
+    traced.extend(labelled(&scope.claims, names));
+
+    let members = traced.into_iter().map(|name| {
+        let member = ObservedMember {
+            claim: get(&scope.claims, namespace, &names.claim(&name)),
+            stateful_set: get(&scope.stateful_sets, namespace, &name.to_string()),
+            pod: get(&scope.pods, namespace, &names.pod(&name)),
+            secret: secret(names.member_secret(&name)),
+            ..ObservedMember::default()
+        };
+        (name, member)
+    });
+    let users = scope.users.state();
+    Observed {
+        status: cluster.status.clone().unwrap_or_default(),
+        client_service: get(&scope.services, namespace, &names.client_service()),
+        peer_service: get(&scope.services, namespace, &names.peer_service()),
+        disruption_budget: get(&scope.budgets, namespace, &names.disruption_budget()),
+        ca_config: get(&scope.config_maps, namespace, &names.ca_config()),
+        client_authority: secret(names.client_authority()),
+        peer_authority: secret(names.peer_authority()),
+        operator: secret(names.operator_secret()),
+        members: members.collect(),
+        bootstrap,
+        // One that cannot be read is there all the same.
+        users: users.iter().filter(|user| user.namespace().as_deref() == Some(namespace)).filter_map(|user| user.uid()).collect(),
+        ..Observed::default()
+    }
+}
+
+fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
+    store.get(&ObjectRef::new(name).within(namespace)).map(|object| K::clone(&object))
+}
+
+/// The members named by the labels of the objects of a cluster.
+fn labelled<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, names: &Names) -> Vec<MemberName> {
+    let of_cluster = |object: &Arc<K>| {
+        let labels = object.meta().labels.as_ref()?;
+        let ours = object.meta().namespace.as_deref() == Some(names.namespace())
+            && labels.get(label::INSTANCE).map(String::as_str) == Some(names.cluster());
+        names.parse_member(labels.get(label::MEMBER).filter(|_| ours)?)
+    };
+    store.state().iter().filter_map(of_cluster).collect()
+}
+
+/// A pod that has just started is silent on its client port until there is a quorum; asking it would only cost time.
+const STARTING: SignedDuration = SignedDuration::from_secs(15);
+
+/// Asks every member that can answer, all at once.
+async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {
+    let answers = observed.members.iter().map(|(name, member)| async move {
+        let Some(pod) = &member.pod else { return (Answer::default(), None) };
+        match running_since(pod) {
+            None => return (Answer::NotAsked("its container does not run".into()), None),
+            Some(since) if !pod_ready(pod) && now.duration_since(since) < STARTING => {
+                return (Answer::NotAsked("it is starting".into()), None);
+            }
+            Some(_) => {}
+        }
+        let client = async {
+            match context.dialer.ask(&target(names, name, pod, CLIENT_PORT), &identity.0).await {
+                Ok(answer) => Answer::Reached(answer.served, answer.status.map_err(|e| e.to_string())),
+                Err(error) => Answer::Unreachable(error.to_string()),
+            }
+        };
+        join(client, ask_peer(context, names, name, member, pod)).await
+    });
+    let answers = join_all(answers).await;
+    for (member, (etcd, peer_leaf)) in observed.members.values_mut().zip(answers) {
+        member.etcd = etcd;
+        member.peer_leaf = peer_leaf;
+    }
+}
+
+/// Reads the leaf on 2380, until the pod is known to serve what is in its Secret: etcd logs each such visit as a rejected
+/// connection.
+async fn ask_peer(
+    context: &Context,
+    names: &Names,
+    name: &MemberName,
+    member: &ObservedMember,
+    pod: &Pod,
+) -> Option<Result<Vec<u8>, String>> {
+    let secret = member.secret.as_ref()?;
+    if annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(&secret.fingerprint()) {
+        return None;
+    }
+    let bundle = secret.data.get(member_key::PEER_CA)?;
+    let tls = match Tls::new(bundle, None) {
+        Ok(tls) => tls,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    Some(context.dialer.served(&target(names, name, pod, PEER_PORT), &tls).await.map_err(|e| e.to_string()))
+}
+
+/// A port of a member, by the address that Kubernetes gives for its pod: DNS may be behind.
+fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target {
+    let target = Target::new(names.member_host(name), u16::try_from(port).unwrap_or_default());
+    match pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()) {
+        Some(address) => target.at(address),
+        None => target,
+    }
+}
+
+/// The member list as a quorum knows it, from the first member that can give it, the leader before others.
+///
+/// # Errors
+/// What kept the last one from answering.
+pub async fn member_list(
+    context: &Context,
+    names: &Names,
+    observed: &Observed,
+    identity: &Identity,
+) -> Result<MemberList, String> {
+    let mut answering: Vec<_> = observed
+        .members
+        .iter()
+        .filter_map(|(name, member)| Some((name, member.pod.as_ref()?, member.etcd.status()?)))
+        .filter(|(_, _, status)| !status.is_learner)
+        .collect();
+    answering.sort_by_key(|(_, _, status)| status.leader != status.member_id);
+    let mut problem = "no member answers".to_owned();
+    for (name, pod, _) in answering {
+        match context.dialer.members(&target(names, name, pod, CLIENT_PORT), &identity.0).await {
+            Ok(list) => return Ok(list),
+            Err(error) => problem = format!("{name}: {error}"),
+        }
+    }
+    Err(problem)
+}

@@ -1,0 +1,379 @@
+//! Old status + what there is + plan + what came of it -> new status and events. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{
+    ResourceExt,
+    runtime::events::{Event, EventType},
+};
+
+use super::{
+    act::Acted,
+    build,
+    observed::{Authorities, Observed, ObservedMember, SecretView, annotation, hex},
+    plan::{Note, Plan, why_not_ready},
+    validate::{Invalid, ValidatedCluster},
+};
+use crate::{
+    api::{self, AuthorityStatus, CertificatesStatus, DomainStatus, EtcdCluster, EtcdClusterStatus, MemberStatus},
+    metrics::ClusterState,
+    names::{MemberName, Names, annotation as key, member_key},
+    pki::Certificate,
+};
+
+/// The types of conditions.
+pub mod kind {
+    /// A quorum of voters serves.
+    pub const AVAILABLE: &str = "Available";
+    /// Something is being done or awaited.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Something needs attention.
+    pub const DEGRADED: &str = "Degraded";
+    /// Every member serves the certificates that it should.
+    pub const CERTIFICATES_READY: &str = "CertificatesReady";
+}
+
+/// What the pure stages made of a cluster.
+pub enum Judgement {
+    /// The spec makes no sense.
+    Invalid(Invalid),
+    /// This is to be done.
+    Planned(Box<ValidatedCluster>, Box<Plan>),
+}
+
+/// What is to be told.
+pub struct Report {
+    /// The status.
+    pub status: EtcdClusterStatus,
+    /// The events, to be published once the status is written.
+    pub events: Vec<Event>,
+}
+
+/// What is to be told of a pass.
+pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement, acted: &Acted, now: Timestamp) -> Report {
+    let name = cluster.name_any();
+    let names = Names::new(&name, &cluster.namespace().unwrap_or_default(), "");
+    let old = &observed.status;
+    let members = members(&names, observed);
+    let wanted = match judgement {
+        Judgement::Planned(validated, _) => validated.replicas,
+        Judgement::Invalid(_) => u32::try_from(members.len()).unwrap_or_default(),
+    };
+    let ready = members.iter().filter(|member| member.ready).count();
+    let mut status = EtcdClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        conditions: vec![],
+        ready: Some(format!("{ready}/{wanted}")),
+        ready_replicas: i32::try_from(ready).unwrap_or_default(),
+        replicas: i32::try_from(members.len()).unwrap_or_default(),
+        selector: Some(
+            build::selector(&name).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
+        ),
+        cluster_id: old.cluster_id.clone().or_else(|| cluster_id(observed)),
+        endpoints: vec![names.endpoint()],
+        members,
+        certificates: certificates(observed, judgement),
+    };
+    let findings = [
+        available(&names, observed, judgement),
+        progressing(judgement, acted),
+        degraded(observed, judgement, acted),
+        certificates_ready(observed, judgement),
+    ];
+    let mut events = vec![];
+    for finding in findings {
+        let before = api::condition(&old.conditions, finding.kind);
+        events.extend(finding.change(before));
+        status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
+    }
+    events.extend(acted.done.iter().map(|note| event(EventType::Normal, note)));
+    Report { status, events }
+}
+
+/// The ID under which the members have been written down, so that a cluster that is founded a second time by mistake is noticed.
+fn cluster_id(observed: &Observed) -> Option<String> {
+    let written = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
+    written.filter_map(|meta| annotation(meta, key::CLUSTER_ID)).map(str::to_owned).next()
+}
+
+/// What the metrics tell of a status.
+pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState {
+    let count = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or_default();
+    let (ready, wanted) = status.ready.as_deref().unwrap_or_default().split_once('/').unzip();
+    ClusterState {
+        ready: count(ready),
+        wanted: count(wanted),
+        available: api::condition(&status.conditions, kind::AVAILABLE).is_some_and(|c| c.status == "True"),
+        client_expiry: first_expiry(observed, &[member_key::SERVER_CRT, member_key::CLIENT_CRT]),
+        peer_expiry: first_expiry(observed, &[member_key::PEER_CRT]),
+    }
+}
+
+fn members(names: &Names, observed: &Observed) -> Vec<MemberStatus> {
+    observed.members.iter().map(|(name, member)| member_status(names, name, member, observed)).collect()
+}
+
+fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, observed: &Observed) -> MemberStatus {
+    let etcd = member.etcd.status();
+    let url = names.peer_url(name);
+    let listed = observed.list.iter().flat_map(|list| &list.members).find(|m| m.peer_urls.contains(&url));
+    let written = member.claim.as_ref().and_then(|claim| annotation(&claim.metadata, key::MEMBER_ID)).map(str::to_owned);
+    let role = etcd.map(|status| match status {
+        status if status.is_learner => "Learner",
+        status if status.leader == status.member_id => "Leader",
+        _ => "Follower",
+    });
+    MemberStatus {
+        name: name.to_string(),
+        id: listed.map(|m| m.id).or(etcd.map(|status| status.member_id)).map(|id| format!("{id:x}")).or(written),
+        role: role.map(str::to_owned),
+        ready: member.serves(),
+        message: (!member.serves()).then(|| why_not_ready(member)),
+        version: etcd.map(|status| status.version.clone()),
+        db_size: etcd.map(|status| rounded(status.db_size)),
+        certificate_expires: member.secret.as_ref().and_then(|secret| expiry(secret, &LEAVES)).map(|at| at.to_string()),
+    }
+}
+
+const LEAVES: [&str; 3] = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
+
+/// The power of two that a size fits in, from 1Mi on: what changes with every write must not be in a status.
+fn rounded(bytes: i64) -> String {
+    let mebibytes = u64::try_from(bytes).unwrap_or_default().div_ceil(1 << 20).max(1).next_power_of_two();
+    if mebibytes >= 1024 { format!("{}Gi", mebibytes / 1024) } else { format!("{mebibytes}Mi") }
+}
+
+fn expiry(secret: &SecretView, keys: &[&str]) -> Option<Timestamp> {
+    keys.iter().filter_map(|key| secret.certificate(key)?.ok()).map(|leaf| leaf.not_after()).min()
+}
+
+fn first_expiry(observed: &Observed, keys: &[&str]) -> Option<Timestamp> {
+    observed.members.values().filter_map(|member| expiry(member.secret.as_ref()?, keys)).min()
+}
+
+fn certificates(observed: &Observed, judgement: &Judgement) -> Option<CertificatesStatus> {
+    let old = observed.status.certificates.clone().unwrap_or_default();
+    let lost = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    let domain = |secret: &Option<SecretView>, old: Option<DomainStatus>, keys: &[&str]| {
+        let expires = first_expiry(observed, keys).map(|at| at.to_string());
+        // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
+        if let Some(old) = old {
+            return Some(DomainStatus { expires, ..old });
+        }
+        let authorities = Authorities::read(secret.as_ref().filter(|_| !lost)?).ok()?;
+        Some(DomainStatus { active: authority(&authorities.active), next: authority(&authorities.next), expires })
+    };
+    let status = CertificatesStatus {
+        expires: first_expiry(observed, &LEAVES).map(|at| at.to_string()),
+        client: domain(&observed.client_authority, old.client, &[member_key::SERVER_CRT, member_key::CLIENT_CRT]),
+        peer: domain(&observed.peer_authority, old.peer, &[member_key::PEER_CRT]),
+    };
+    (status != CertificatesStatus::default()).then_some(status)
+}
+
+fn authority(certificate: &Certificate) -> AuthorityStatus {
+    AuthorityStatus {
+        name: certificate.common_name().to_owned(),
+        key_id: certificate.subject_key_id().map(hex).unwrap_or_default(),
+        expires: certificate.not_after().to_string(),
+    }
+}
+
+/// What a condition is to say.
+pub struct Finding {
+    /// The type of the condition.
+    pub kind: &'static str,
+    /// Whether it is True.
+    pub holds: bool,
+    /// Reason and message.
+    pub note: Note,
+    /// Whether the event about it is a warning; `None` where there is nothing to tell.
+    pub warns: Option<bool>,
+}
+
+impl Finding {
+    fn status(&self) -> &'static str {
+        if self.holds { "True" } else { "False" }
+    }
+
+    /// The condition, which keeps the time of its last transition unless its status changes.
+    pub fn condition(&self, before: Option<&Condition>, generation: Option<i64>, now: Timestamp) -> Condition {
+        let unchanged = before.filter(|before| before.status == self.status());
+        Condition {
+            type_: self.kind.into(),
+            status: self.status().into(),
+            reason: self.note.reason.into(),
+            message: self.note.message.clone(),
+            observed_generation: generation,
+            last_transition_time: unchanged.map_or_else(|| Time(seconds(now)), |before| before.last_transition_time.clone()),
+        }
+    }
+
+    /// The event, where status or reason are not what they were. At first only what goes wrong is worth one, or that something
+    /// is there.
+    pub fn change(&self, before: Option<&Condition>) -> Option<Event> {
+        let changed = before.is_none_or(|before| before.status != self.status() || before.reason != self.note.reason);
+        let warns = self.warns.filter(|_| changed)?;
+        let first = before.is_none() && !warns && !self.holds;
+        let type_ = if warns { EventType::Warning } else { EventType::Normal };
+        (!first).then(|| event(type_, &self.note))
+    }
+}
+
+/// The API keeps whole seconds; a time with more would differ from what is read back.
+fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// An event that says what a note says.
+pub fn event(type_: EventType, note: &Note) -> Event {
+    Event { type_, reason: note.reason.into(), note: Some(truncated(&note.message)), action: note.reason.into(), secondary: None }
+}
+
+/// An event's note has 1024 bytes at most (`events.k8s.io/v1`).
+fn truncated(text: &str) -> String {
+    match text.char_indices().find(|(at, c)| at + c.len_utf8() > 1020) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Finding {
+    let finding =
+        |holds, reason, message: String, warns| Finding { kind: kind::AVAILABLE, holds, note: Note::new(reason, message), warns };
+    if let Judgement::Planned(_, plan) = judgement
+        && let Some(refused) = &plan.refused
+    {
+        return finding(false, refused.reason, refused.message.clone(), Some(true));
+    }
+    let voters: BTreeMap<&str, bool> = match &observed.list {
+        Err(_) => BTreeMap::new(),
+        Ok(list) => {
+            let serves = |urls: &[String]| {
+                observed.members.iter().any(|(name, member)| urls.contains(&names.peer_url(name)) && member.serves())
+            };
+            let voters = list.members.iter().filter(|member| !member.is_learner);
+            voters.filter_map(|m| Some((m.peer_urls.first()?.as_str(), serves(&m.peer_urls)))).collect()
+        }
+    };
+    let serving = voters.values().filter(|serves| **serves).count();
+    if !voters.is_empty() && serving > voters.len() / 2 {
+        return finding(true, "QuorumServes", format!("{serving} of {} voters serve", voters.len()), Some(false));
+    }
+    let silent: Vec<_> = observed
+        .members
+        .iter()
+        .filter(|(_, member)| !member.serves())
+        .map(|(name, member)| format!("{name}: {}", why_not_ready(member)))
+        .collect();
+    let why = match &observed.list {
+        Err(problem) if silent.is_empty() => problem.clone(),
+        _ => silent.join("; "),
+    };
+    if observed.status.cluster_id.is_none() {
+        return finding(false, "Starting", format!("the cluster has not come up yet: {why}"), None);
+    }
+    finding(false, "NoQuorum", format!("fewer than a quorum of voters serve: {why}"), Some(true))
+}
+
+fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
+    let finding = |holds, note, warns| Finding { kind: kind::PROGRESSING, holds, note, warns };
+    match judgement {
+        Judgement::Invalid(invalid) => finding(false, Note::new("InvalidSpec", invalid.to_string()), None),
+        Judgement::Planned(_, plan) if plan.refused.is_some() => {
+            finding(false, Note::new("Refused", "nothing is done; see Available"), None)
+        }
+        Judgement::Planned(cluster, _) if cluster.paused => {
+            finding(false, Note::new("Paused", "spec.paused is true: nothing is changed, certificates included"), Some(false))
+        }
+        Judgement::Planned(_, plan) => {
+            let wait = plan.waits.first().map(|_| {
+                let messages: Vec<_> = plan.waits.iter().map(|note| note.message.as_str()).collect();
+                Note::new(plan.waits[0].reason, messages.join("; "))
+            });
+            if let Some(step) = &plan.step {
+                finding(true, Note::new(step.name(), "a step is being taken"), None)
+            } else if let Some(note) = plan.certificates.iter().find(|note| note.reason != "AuthorityLost") {
+                finding(true, note.clone(), None)
+            } else if let Some(wait) = wait {
+                finding(true, wait, None)
+            } else if !plan.is_empty() {
+                let objects: Vec<_> = plan.objects.iter().map(super::plan::Object::describe).collect();
+                finding(true, Note::new("Applying", format!("bringing up to date: {}", objects.join(", "))), None)
+            } else if acted.failed.is_empty() {
+                finding(false, Note::new("AsWanted", "nothing is being done or awaited"), None)
+            } else {
+                finding(true, Note::new("Retrying", "something could not be done and is tried again; see Degraded"), None)
+            }
+        }
+    }
+}
+
+fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
+    let mut problems: Vec<Note> = vec![];
+    match judgement {
+        Judgement::Invalid(invalid) => problems.push(Note::new("InvalidSpec", invalid.to_string())),
+        Judgement::Planned(_, plan) => {
+            problems.extend(plan.refused.clone());
+            problems.extend(plan.problems.clone());
+            problems.extend(plan.certificates.iter().filter(|note| note.reason == "AuthorityLost").cloned());
+        }
+    }
+    problems.extend(acted.failed.clone());
+    if observed.status.cluster_id.is_some() {
+        let down = observed.members.iter().filter(|(_, member)| !member.serves());
+        problems.extend(down.map(|(name, member)| Note::new("MemberDown", format!("{name}: {}", why_not_ready(member)))));
+    }
+    if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)
+        && format!("{:x}", list.cluster_id) != *known
+    {
+        problems
+            .insert(0, Note::new("ClusterIDChanged", format!("the members are in cluster {:x}, not {known}", list.cluster_id)));
+    }
+    let messages: Vec<_> = problems.iter().map(|note| note.message.as_str()).collect();
+    match problems.first() {
+        Some(first) => {
+            Finding { kind: kind::DEGRADED, holds: true, note: Note::new(first.reason, messages.join("; ")), warns: Some(true) }
+        }
+        None => Finding {
+            kind: kind::DEGRADED,
+            holds: false,
+            note: Note::new("Healthy", "nothing needs attention"),
+            warns: Some(false),
+        },
+    }
+}
+
+fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
+    let finding = |holds, note, warns| Finding { kind: kind::CERTIFICATES_READY, holds, note, warns };
+    let Judgement::Planned(_, plan) = judgement else {
+        return finding(false, Note::new("InvalidSpec", "nothing is issued for a spec that makes no sense; see Degraded"), None);
+    };
+    if plan.refused.is_some() {
+        return finding(false, Note::new("Refused", "nothing is issued; see Available"), None);
+    }
+    if let Some(lost) = plan.certificates.iter().find(|note| note.reason == "AuthorityLost") {
+        return finding(false, lost.clone(), Some(true));
+    }
+    if let Some(first) = plan.certificates.first() {
+        let messages: Vec<_> = plan.certificates.iter().map(|note| note.message.as_str()).collect();
+        return finding(false, Note::new(first.reason, messages.join("; ")), None);
+    }
+    let unconfirmed = |member: &ObservedMember| {
+        let version = member.secret.as_ref().map(SecretView::fingerprint);
+        let confirmed = member.pod.as_ref().and_then(|pod| annotation(&pod.metadata, key::TLS_CONFIRMED));
+        version.is_none() || version.as_deref() != confirmed
+    };
+    let waiting: Vec<_> = observed.members.iter().filter(|(_, m)| unconfirmed(m)).map(|(name, _)| name.to_string()).collect();
+    if observed.members.is_empty() || !waiting.is_empty() {
+        let message = format!("not yet seen to serve their certificates: {}", waiting.join(", "));
+        return finding(false, Note::new("NotConfirmed", message), None);
+    }
+    finding(true, Note::new("Served", "every member serves the certificates that it should"), Some(false))
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,139 @@
+//! One pass over an `EtcdUser`: observe -> validate -> plan -> act -> report, as for a cluster. The stages are in `plan.rs`
+//! (validate and plan, pure) and `status.rs` (report, pure); this file observes, acts and writes.
+
+mod plan;
+mod status;
+
+use std::time::Duration;
+
+use futures::future::join;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Resource, ResourceExt, core::ObjectMeta, runtime::reflector::ObjectRef};
+
+pub use plan::{Observed, Plan, common_name, plan, secret_name};
+pub use status::{Outcome, Report, report};
+
+use crate::{
+    api::EtcdUser,
+    cluster::{Context, act::expected_authority, observed::SecretView, plan::SecretChange, publish},
+    issuing::{self, IssueError, Target},
+    k8s::WriteError,
+    names::Names,
+};
+
+/// One pass. Returns when the next one is due, if nothing happens before.
+///
+/// # Errors
+/// When the status could not be written. Everything else that goes wrong is in the status.
+pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteError> {
+    let now = (context.clock)();
+    let observed = observe(context, user);
+    let plan = plan(user, &observed, now);
+    let outcome = match &plan {
+        Plan::Refused(note) => Outcome::Refused(note.clone()),
+        Plan::Waiting(note) => Outcome::Waiting(note.clone()),
+        Plan::Issue(change) => issue(context, user, &observed, change, now).await,
+        Plan::Nothing => Outcome::Ready,
+    };
+    let again = matches!(outcome, Outcome::Issued(_) | Outcome::Conflict);
+    let report = report(user, &observed, &outcome, now);
+    let stale = write_report(context, user, &report).await?;
+    Ok(if again || stale {
+        Duration::from_millis(500)
+    } else {
+        // A renewal is due after hours at the earliest, and whatever a user waits for triggers a pass of its own.
+        Duration::from_secs(60)
+    })
+}
+
+fn observe(context: &Context, user: &EtcdUser) -> Observed {
+    let scope = &context.scope;
+    let namespace = user.namespace().unwrap_or_default();
+    let secret = |name: &str| {
+        let secret = scope.secrets.get(&ObjectRef::new(name).within(&namespace))?;
+        Some(SecretView::new(&secret))
+    };
+    let cluster_name = &user.spec.cluster_ref.name;
+    let cluster = scope.clusters.get(&ObjectRef::new(cluster_name).within(&namespace));
+    let names = Names::new(cluster_name, &namespace, &context.domain);
+    let others = scope.users.state().into_iter().filter(|other| other.namespace().as_deref() == Some(&namespace));
+    Observed {
+        cluster: cluster.and_then(|cluster| cluster.0.as_ref().ok().cloned()),
+        authority: secret(&names.client_authority()),
+        secret: secret(&secret_name(user)),
+        others: others.filter_map(|other| other.0.as_ref().ok().cloned()).filter(|other| other.uid() != user.uid()).collect(),
+        names,
+    }
+}
+
+async fn issue(context: &Context, user: &EtcdUser, observed: &Observed, change: &SecretChange, now: Timestamp) -> Outcome {
+    match try_issue(context, user, observed, change, now).await {
+        Ok(true) => {
+            for leaf in &change.leaves {
+                context.metrics.leaf_issued(leaf.keys[0]);
+            }
+            Outcome::Issued(change.leaves.first().map(|leaf| leaf.why.to_string()))
+        }
+        Ok(false) | Err(IssueError::AuthorityChanged(_) | IssueError::Write(WriteError::Conflict(_))) => Outcome::Conflict,
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+async fn try_issue(
+    context: &Context,
+    user: &EtcdUser,
+    observed: &Observed,
+    change: &SecretChange,
+    now: Timestamp,
+) -> Result<bool, IssueError> {
+    let namespace = user.namespace().unwrap_or_default();
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let users: Api<EtcdUser> = Api::namespaced(context.client.clone(), &namespace);
+    let name = user.name_any();
+    let uid = user.uid().unwrap_or_default();
+    // A certificate for a user who is gone would have to be revoked at once.
+    let (target, there) = join(issuing::target(&secrets, change, &uid), users.get_metadata_opt(&name)).await;
+    let there = there.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
+    if there.and_then(|there| there.metadata.uid).as_ref() != Some(&uid) {
+        return Ok(false);
+    }
+    let target = target?;
+    if matches!(target, Target::Done) {
+        return Ok(false);
+    }
+    let authority = observed.names.client_authority();
+    let leaves = if change.leaves.is_empty() {
+        vec![]
+    } else {
+        let expected =
+            expected_authority(observed.authority.as_ref()).ok_or_else(|| IssueError::AuthorityChanged(authority.clone()))?;
+        let requests: Vec<_> = change.leaves.iter().collect();
+        issuing::issue(&secrets, &authority, &expected, &requests, now).await?
+    };
+    let metadata = ObjectMeta {
+        name: Some(change.name.clone()),
+        namespace: Some(namespace),
+        owner_references: user.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    issuing::write(&secrets, change, target, leaves, metadata).await?;
+    Ok(true)
+}
+
+async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Result<bool, WriteError> {
+    let name = user.name_any();
+    if user.status.as_ref() != Some(&report.status) {
+        let api: Api<EtcdUser> = Api::namespaced(context.client.clone(), &user.namespace().unwrap_or_default());
+        match crate::k8s::apply_status(&api, &name, &user.metadata.resource_version, &report.status).await {
+            Ok(()) => {}
+            Err(WriteError::Conflict(_)) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    let reference = user.object_ref(&());
+    for event in &report.events {
+        publish(&context.recorder, event, &reference).await;
+    }
+    Ok(false)
+}
