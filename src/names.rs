@@ -45,6 +45,11 @@ pub mod annotation {
     pub const MEMBER_ID: &str = "etcd-warden.dev/member-id";
     /// On a pod's template: a digest of the bundles that existed when the pod was made, so those it started with or older.
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
+    /// On an `EtcdCluster`, by its user: restart every member that has not been started since this was set to its value. On
+    /// pods: the value with which they were made.
+    pub const RESTARTED_AT: &str = "etcd-warden.dev/restarted-at";
+    /// On an `EtcdCluster`, by its user: the name of a member that is to be replaced.
+    pub const REPLACE: &str = "etcd-warden.dev/replace";
     /// On a pod: which version of its Secret it was told about, and when. Writing it makes the kubelet refresh the files at
     /// once.
     pub const TLS_TOUCHED: &str = "etcd-warden.dev/tls-touched";
@@ -249,6 +254,16 @@ impl Names {
     /// A member's URL for other members.
     pub fn peer_url(&self, member: &MemberName) -> String {
         format!("https://{}:{PEER_PORT}", self.member_host(member))
+    }
+    /// A member's part of an `--initial-cluster`.
+    pub fn initial_entry(&self, member: &MemberName) -> String {
+        format!("{member}={}", self.peer_url(member))
+    }
+    /// The member that a URL for other members is of, if it is one of this cluster's.
+    pub fn member_at(&self, peer_url: &str) -> Option<MemberName> {
+        let pod = peer_url.strip_prefix("https://")?.split('.').next()?;
+        let member = self.parse_member(pod.strip_suffix("-0")?)?;
+        (self.peer_url(&member) == peer_url).then_some(member)
     }
     /// The URL for clients.
     pub fn endpoint(&self) -> String {

@@ -264,18 +264,24 @@ impl Authorities {
 }
 
 /// How a member is to start if it finds no data: an entry of the bootstrap ConfigMap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartState {
     /// As one of the founders.
     New,
+    /// As a learner that was added, with this list of members: it must be the one that etcd has.
+    Joining(String),
     /// Not at all: `existing` with itself alone fails without a WAL and is ignored where there is one.
     Existing,
 }
 
-/// The entry of a member in a bootstrap ConfigMap.
-pub fn start_state(config: &ConfigMap, member: &MemberName) -> Option<StartState> {
-    match config.data.as_ref()?.get(&bootstrap_key::state(member))?.as_str() {
+/// The entry of a member in a bootstrap ConfigMap, where `alone` is its part of a list.
+pub fn start_state(config: &ConfigMap, member: &MemberName, alone: &str) -> Option<StartState> {
+    let data = config.data.as_ref()?;
+    match data.get(&bootstrap_key::state(member))?.as_str() {
         "new" => Some(StartState::New),
-        _ => Some(StartState::Existing),
+        _ => match data.get(&bootstrap_key::cluster(member)) {
+            Some(list) if list != alone => Some(StartState::Joining(list.clone())),
+            _ => Some(StartState::Existing),
+        },
     }
 }

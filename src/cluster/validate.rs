@@ -7,14 +7,14 @@ use std::{collections::BTreeMap, collections::BTreeSet, fmt, net::IpAddr};
 
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Resource;
+use kube::{Resource, ResourceExt};
 
 use crate::{
     api::{
         AutoCompaction, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
         RESERVED_FLAGS, Retention, ServiceSpec, StorageSpec, TlsVersion,
     },
-    names::Names,
+    names::{Names, annotation},
     quantity,
 };
 
@@ -57,6 +57,10 @@ pub struct ValidatedCluster {
     pub service: ServiceSpec,
     /// Whether nothing is to be changed.
     pub paused: bool,
+    /// The value with which every pod is to have been made.
+    pub restarted_at: Option<String>,
+    /// The member that its user wants replaced.
+    pub replace: Option<String>,
 }
 
 impl ValidatedCluster {
@@ -144,8 +148,8 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
     let name = cluster.metadata.name.as_deref().unwrap_or_default();
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     check_name(name, &mut wrong);
-    if ![1, 3, 5, 7].contains(&spec.replicas) {
-        wrong.say(format!("spec.replicas is {}: it must be 1, 3, 5 or 7", spec.replicas));
+    if !(1..=9).contains(&spec.replicas) {
+        wrong.say(format!("spec.replicas is {}: it must be 1 to 9", spec.replicas));
     }
     let version = check_version(&spec.version, &mut wrong);
     let client = check_lives("client", &spec.tls.client.authority.duration, &spec.tls.client.certificate.duration, &mut wrong);
@@ -181,6 +185,8 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         pod: spec.pod.clone(),
         service: spec.service.clone(),
         paused: spec.paused,
+        restarted_at: cluster.annotations().get(annotation::RESTARTED_AT).cloned(),
+        replace: cluster.annotations().get(annotation::REPLACE).cloned(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! The real client. One connection is made by hand, TCP, then TLS, so that the leaf can be read from it, and is then handed
 //! to the gRPC library, which would show no certificate.
 
-use super::{Answer, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Target, Tls, TlsFault};
+use super::{Answer, Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Target, Tls, TlsFault};
 use futures::{FutureExt, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -28,11 +28,13 @@ pub struct Client {
     pub handshake: Duration,
     /// For the call itself. It is shorter than the 7 s that etcd itself waits for a quorum.
     pub rpc: Duration,
+    /// For a change of members. It is longer than etcd itself waits, so that its answer is known where there is one.
+    pub change: Duration,
 }
 
 impl Default for Client {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(2), handshake: Duration::from_secs(2), rpc: Duration::from_secs(4) }
+        Self { connect: Duration::from_secs(2), handshake: Duration::from_secs(2), rpc: Duration::from_secs(4), change: Duration::from_secs(8) }
     }
 }
 
@@ -50,6 +52,16 @@ impl Dialer for Client {
         async move {
             let (_, stream) = self.handshake(target, tls).await?;
             self.within(members(stream, target).boxed()).await
+        }
+        .boxed()
+    }
+
+    fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>> {
+        async move {
+            let (_, stream) = self.handshake(target, tls).await?;
+            timeout(self.change, self::change(stream, target, change))
+                .await
+                .unwrap_or_else(|_| Err(EtcdError::timeout(self.change)))
         }
         .boxed()
     }
@@ -157,6 +169,21 @@ async fn members(stream: TlsStream<TcpStream>, target: &Target) -> Result<Member
             })
             .collect(),
     })
+}
+
+async fn change(stream: TlsStream<TcpStream>, target: &Target, change: &Change) -> Result<(), EtcdError> {
+    let channel = etcd_client::Channel::Tonic(channel(stream, target).await?);
+    let mut client = etcd_client::Client::from_channel(channel, None).await?;
+    match change {
+        Change::AddLearner { peer_url } => {
+            let learner = etcd_client::MemberAddOptions::new().with_is_learner();
+            client.member_add([peer_url.as_str()], Some(learner)).await.map(|_| ())
+        }
+        Change::Promote { id } => client.member_promote(*id).await.map(|_| ()),
+        Change::Remove { id } => client.member_remove(*id).await.map(|_| ()),
+        Change::MoveLeader { to } => client.move_leader(*to).await.map(|_| ()),
+    }?;
+    Ok(())
 }
 
 fn no_header() -> EtcdError {

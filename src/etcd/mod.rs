@@ -112,6 +112,31 @@ pub struct Answer {
     pub status: Result<MemberStatus, EtcdError>,
 }
 
+/// A change of the members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Adds a member without a vote at this URL.
+    AddLearner {
+        /// Its URL for other members.
+        peer_url: String,
+    },
+    /// Gives a learner its vote, if it has caught up. To be sent to the leader, which alone can tell.
+    Promote {
+        /// The learner.
+        id: u64,
+    },
+    /// Removes a member for good: its ID never comes back.
+    Remove {
+        /// The member.
+        id: u64,
+    },
+    /// Makes another voter the leader. To be sent to the leader.
+    MoveLeader {
+        /// The next leader.
+        to: u64,
+    },
+}
+
 /// The ways in which the operator talks to one etcd member. Each call is a new connection, bounded in time.
 pub trait Dialer: Send + Sync + 'static {
     /// Reads the leaf that the member serves and asks for its status.
@@ -119,6 +144,9 @@ pub trait Dialer: Send + Sync + 'static {
 
     /// The member list, linearizable: it is what a quorum agreed to, or an error. A learner cannot give it.
     fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>>;
+
+    /// Changes who is a member or who leads. That the call fails does not tell that nothing changed.
+    fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>>;
 
     /// Reads the leaf that the member serves and says nothing more. It works without a client certificate even where the
     /// member demands one, because TLS 1.3 lets the server refuse only after it has shown its own.

@@ -28,6 +28,8 @@ pub enum Stale {
     Usage,
     /// It has another common name.
     CommonName,
+    /// It has been revoked.
+    Revoked,
     /// It lives longer than is wanted now.
     TooLong,
     /// The time to renew it has come.
@@ -52,6 +54,7 @@ impl fmt::Display for Stale {
             Self::Names => "is for other names or addresses",
             Self::Usage => "is for other uses",
             Self::CommonName => "has another common name",
+            Self::Revoked => "is revoked",
             Self::TooLong => "is valid for longer than wanted",
             Self::Due => "is due for renewal",
         })

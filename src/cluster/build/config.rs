@@ -23,12 +23,13 @@ pub fn ca_config(cluster: &ValidatedCluster, bundle: String) -> ConfigMap {
 /// A founder has the list of all founders. A member that has started once has itself alone and `existing`: etcd ignores that
 /// where there is a WAL and fails without one, so a member that lost its disk can neither return nor found a cluster.
 pub fn bootstrap(cluster: &ValidatedCluster, members: &BTreeMap<MemberName, StartState>) -> ConfigMap {
-    let entry = |member: &MemberName| format!("{member}={}", cluster.names.peer_url(member));
+    let entry = |member: &MemberName| cluster.names.initial_entry(member);
     let founders = members.keys().map(entry).collect::<Vec<_>>().join(",");
     let mut data = BTreeMap::from([(bootstrap_key::TOKEN.to_owned(), cluster.uid.clone())]);
     for (member, state) in members {
         let (list, state) = match state {
             StartState::New => (founders.clone(), "new"),
+            StartState::Joining(list) => (list.clone(), "existing"),
             StartState::Existing => (entry(member), "existing"),
         };
         data.insert(bootstrap_key::cluster(member), list);

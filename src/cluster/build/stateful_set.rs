@@ -55,6 +55,9 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
     labels.extend(member_labels(cluster.names.cluster(), member));
     let mut annotations = cluster.pod.annotations.clone();
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
+    if let Some(at) = &cluster.restarted_at {
+        annotations.insert(annotation::RESTARTED_AT.into(), at.clone());
+    }
     let volume = |name: &str| Volume { name: name.into(), ..Volume::default() };
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use jiff::Timestamp;
 
-use super::{AuthorityRequest, CONFIRMING, LeafRequest, Note, Object, Plan, PodNote, SecretChange, Step, members::Members};
+use super::{AuthorityRequest, CONFIRMING, LeafRequest, Note, Object, Plan, PodNote, SecretChange, Step, members::Members, membership::Roster};
 use crate::{
     api::DomainStatus,
     cluster::{
@@ -13,7 +13,7 @@ use crate::{
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
-    pki::{self, Domain, Holder, LeafSpec, Usage},
+    pki::{self, Domain, Holder, LeafSpec, Stale, Usage},
 };
 
 /// The authorities of a domain as they were found.
@@ -171,7 +171,12 @@ pub fn request_leaf(
 ) -> Option<LeafRequest> {
     let certificate = secret.and_then(|secret| secret.certificate(keys[0]));
     let key = secret.and_then(|secret| secret.key_digest(keys[1]));
-    let why = pki::stale(certificate.as_ref().map(Result::as_ref), key, &spec, &authorities.active, now)?;
+    let revoked = |leaf: &pki::Certificate| authorities.ledger.is_revoked(leaf.serial());
+    let why = match &certificate {
+        // A member that was removed and comes again under its name.
+        Some(Ok(leaf)) if revoked(leaf) => Stale::Revoked,
+        _ => pki::stale(certificate.as_ref().map(Result::as_ref), key, &spec, &authorities.active, now)?,
+    };
     Some(LeafRequest { domain, spec, keys, holder, why })
 }
 
@@ -317,17 +322,24 @@ fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Option<boo
     }
 }
 
-/// Certificates of users who are gone.
+/// Certificates of users who are gone, and of members that have been removed.
 pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
-    let AuthorityState::Ready(authorities) = authority_state(cluster, observed, Domain::Client) else { return None };
-    let gone: BTreeSet<_> = authorities
-        .ledger
-        .entries()
-        .filter(|issued| issued.revoked.is_none())
-        .filter_map(|issued| match &issued.holder {
-            Holder::User { name, uid } if !observed.users.contains(uid) => Some((name.clone(), uid.clone())),
-            _ => None,
-        })
-        .collect();
-    (!gone.is_empty()).then(|| Step::Revoke { users: gone.into_iter().collect() })
+    let roster = Roster::read(cluster, observed);
+    let removed = |name: &str| {
+        let member = cluster.names.parse_member(name);
+        roster.as_ref().zip(member).is_some_and(|(roster, m)| !roster.voters.contains_key(&m) && !roster.learners.contains_key(&m))
+    };
+    let gone = |holder: &Holder| match holder {
+        Holder::User { uid, .. } => !observed.users.contains(uid),
+        Holder::Member { name } => removed(name),
+        Holder::Operator => false,
+    };
+    [Domain::Client, Domain::Peer].into_iter().find_map(|domain| {
+        let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
+        let live = authorities.ledger.entries().filter(|issued| issued.revoked.is_none()).map(|issued| &issued.holder);
+        let mut holders: Vec<_> = live.filter(|holder| gone(holder)).cloned().collect();
+        holders.sort();
+        holders.dedup();
+        (!holders.is_empty()).then_some(Step::Revoke { domain, holders })
+    })
 }

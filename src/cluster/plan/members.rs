@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{Note, Object, Plan, Step, drift};
+use super::{Note, Object, Plan, Step, drift, membership::Roster};
 use crate::{
     cluster::{
         build,
         observed::{self, Observed, ObservedMember, StartState, annotation, belongs, start_state},
         validate::ValidatedCluster,
     },
+    etcd,
     names::{MemberName, annotation as key, member_key},
 };
 
@@ -78,23 +79,57 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
 
 /// The members: those that were written down when the cluster was founded, or are found by what they left. Only a cluster
 /// that has not been founded takes its members from the number that is wanted.
+///
+/// One that etcd does not list any more is none, and nothing is made for it.
 pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
     if !is_founded(observed) {
         return (0..cluster.replicas).map(|ordinal| (cluster.names.member(ordinal), StartState::New)).collect();
     }
-    let founded = observed.status.cluster_id.is_some();
-    let state = |name: &MemberName, member: &ObservedMember| {
-        let written = observed.bootstrap.as_ref().and_then(|config| start_state(config, name));
-        let claim = member.claim.as_ref().map(|claim| &claim.metadata);
-        let started = claim.is_some_and(|meta| annotation(meta, key::MEMBER_ID).is_some());
-        // Where nothing is known of a member any more, not starting is the one mistake that can be mended.
-        let lost = founded && claim.is_none();
-        if started || lost || written == Some(StartState::Existing) { StartState::Existing } else { StartState::New }
-    };
+    let roster = Roster::read(cluster, observed);
+    let listed = |name: &MemberName| roster.as_ref().is_none_or(|roster| !roster.unlisted.contains_key(name));
     let traced = |member: &ObservedMember| member.stateful_set.is_some() || member.claim.is_some();
-    let written = |name: &MemberName| observed.bootstrap.as_ref().is_some_and(|config| start_state(config, name).is_some());
-    let members = observed.members.iter().filter(|(name, member)| written(name) || traced(member));
-    members.map(|(name, member)| (name.clone(), state(name, member))).collect()
+    let known = |name: &MemberName, member: &ObservedMember| roster.is_some() || written(cluster, observed, name).is_some() || traced(member);
+    let members = observed.members.iter().filter(|(name, member)| listed(name) && known(name, member));
+    members.map(|(name, member)| (name.clone(), start(cluster, observed, roster.as_ref(), name, member))).collect()
+}
+
+fn written(cluster: &ValidatedCluster, observed: &Observed, name: &MemberName) -> Option<StartState> {
+    start_state(observed.bootstrap.as_ref()?, name, &cluster.names.initial_entry(name))
+}
+
+/// How a member starts if it finds no data.
+fn start(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    roster: Option<&Roster>,
+    name: &MemberName,
+    member: &ObservedMember,
+) -> StartState {
+    let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+    if claim.is_some_and(|meta| annotation(meta, key::MEMBER_ID).is_some()) {
+        return StartState::Existing;
+    }
+    if let (Some(roster), Ok(list)) = (roster, &observed.list)
+        && roster.learners.contains_key(name)
+    {
+        // etcd compares the number and the URLs of the members, and of the names only the joiner's own.
+        let entry = |listed: &etcd::Member| {
+            let url = listed.peer_urls.first()?;
+            let member = cluster.names.member_at(url).map_or_else(|| listed.name.clone(), |name| name.to_string());
+            Some(format!("{member}={url}"))
+        };
+        let mut entries: Vec<_> = list.members.iter().filter_map(entry).collect();
+        entries.sort();
+        return StartState::Joining(entries.join(","));
+    }
+    // Where nothing is known of a member any more, not starting is the one mistake that can be mended.
+    let lost = observed.status.cluster_id.is_some() && claim.is_none();
+    match written(cluster, observed, name) {
+        Some(StartState::Joining(list)) => StartState::Joining(list),
+        Some(StartState::Existing) => StartState::Existing,
+        _ if lost => StartState::Existing,
+        _ => StartState::New,
+    }
 }
 
 /// Everything but StatefulSets and what depends on authorities.
@@ -105,7 +140,8 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         Object::unless_applied(&build::peer_service(cluster), observed.peer_service.as_ref()),
         Object::unless_applied(&build::client_service(cluster), observed.client_service.as_ref()),
     ];
-    if let Some(budget) = build::disruption_budget(cluster, members.len()) {
+    let voters = observed.list.as_ref().map_or(members.len(), |list| list.members.iter().filter(|m| !m.is_learner).count());
+    if let Some(budget) = build::disruption_budget(cluster, voters) {
         objects.push(Object::unless_applied(&budget, observed.disruption_budget.as_ref()));
     }
     for (name, state) in members {

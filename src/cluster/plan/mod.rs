@@ -6,6 +6,7 @@
 mod certificates;
 mod drift;
 mod members;
+mod membership;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,6 +36,8 @@ pub struct Plan {
     pub objects: Vec<Object>,
     /// The pods to annotate.
     pub pods: Vec<PodNote>,
+    /// Whether the wish to replace a member is over and its annotation is to be taken off.
+    pub replaced: bool,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
     /// What is awaited.
@@ -54,6 +57,7 @@ impl Plan {
             && self.secrets.is_empty()
             && self.objects.is_empty()
             && self.pods.is_empty()
+            && !self.replaced
             && self.step.is_none()
     }
 }
@@ -154,12 +158,56 @@ pub enum Step {
         /// The members, etcd's IDs of them, and the uids of their claims.
         members: Vec<(MemberName, u64, String)>,
     },
-    /// Put every certificate of these users, who are gone, on the revocation list.
+    /// Put every certificate of these holders, who are gone, on the revocation list.
     Revoke {
-        /// Names and uids.
-        users: Vec<(String, String)>,
+        /// The domain.
+        domain: Domain,
+        /// Users or members.
+        holders: Vec<Holder>,
     },
-    /// Let the pod of a member that has never started in it be made anew, because what it was made from has changed.
+    /// Add a member without a vote.
+    AddLearner {
+        /// The member.
+        member: MemberName,
+    },
+    /// Give a learner its vote.
+    Promote {
+        /// The member.
+        member: MemberName,
+        /// etcd's ID of it.
+        id: u64,
+    },
+    /// Remove a member from etcd's list. Its ID never comes back.
+    RemoveMember {
+        /// The member.
+        member: MemberName,
+        /// etcd's ID of it.
+        id: u64,
+    },
+    /// Make another voter the leader.
+    MoveLeader {
+        /// The leader.
+        member: MemberName,
+        /// etcd's ID of it.
+        from: u64,
+        /// etcd's ID of the next leader.
+        to: u64,
+    },
+    /// Delete the StatefulSet of a member that etcd does not list any more.
+    DeleteStatefulSet {
+        /// The member.
+        member: MemberName,
+        /// The uid of the StatefulSet.
+        uid: String,
+    },
+    /// Delete the claim of a member that etcd does not list any more, and the data with it.
+    DeleteClaim {
+        /// The member.
+        member: MemberName,
+        /// The uid of the claim.
+        uid: String,
+    },
+    /// Let the pod of a member be made anew.
     RestartMember {
         /// The member.
         member: MemberName,
@@ -174,6 +222,12 @@ impl Step {
         match self {
             Self::LockBootstrap { .. } => "LockBootstrap",
             Self::Revoke { .. } => "Revoke",
+            Self::AddLearner { .. } => "AddLearner",
+            Self::Promote { .. } => "Promote",
+            Self::RemoveMember { .. } => "RemoveMember",
+            Self::MoveLeader { .. } => "MoveLeader",
+            Self::DeleteStatefulSet { .. } => "DeleteStatefulSet",
+            Self::DeleteClaim { .. } => "DeleteClaim",
             Self::RestartMember { .. } => "RestartMember",
         }
     }
@@ -201,7 +255,8 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::note_waits(observed, &members, &mut plan);
     plan.step = certificates::revoke(cluster, observed)
         .or_else(|| members::lock_bootstrap(cluster, observed))
-        .or_else(|| members::restart_unstarted(observed, &plan));
+        .or_else(|| members::restart_unstarted(observed, &plan))
+        .or_else(|| membership::step(cluster, observed, &mut plan));
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);
     }

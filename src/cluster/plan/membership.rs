@@ -1,0 +1,289 @@
+//! Who is to become a member, who is to go, and who is to be restarted: the steps that touch quorum.
+//!
+//! Nothing is decided without a list that a quorum confirmed. **No step takes a cluster that has quorum below it**: a healthy
+//! voter goes only while all others serve, a dead one only if the healthy are a quorum of what remains, and one change is over
+//! before the next begins. etcd's own checks (strict reconfiguration, one learner) are the last fence behind this.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Note, Plan, Step};
+use crate::{
+    cluster::{
+        observed::{Observed, ObservedMember, annotation, belongs},
+        validate::ValidatedCluster,
+    },
+    etcd,
+    names::{MemberName, annotation as key},
+};
+
+/// etcd's members, matched with what there is of them.
+pub struct Roster<'a> {
+    /// Voters that bear a name of this cluster's.
+    pub voters: BTreeMap<MemberName, Entry<'a>>,
+    /// Learners that bear a name of this cluster's.
+    pub learners: BTreeMap<MemberName, Entry<'a>>,
+    /// Members at URLs that are not this cluster's: somebody else added them.
+    pub strangers: Vec<&'a etcd::Member>,
+    /// What there is of members that etcd does not list: they have been removed.
+    pub unlisted: BTreeMap<MemberName, &'a ObservedMember>,
+}
+
+/// A member that etcd lists.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    /// What etcd says of it.
+    pub listed: &'a etcd::Member,
+    /// What there is of it.
+    pub member: &'a ObservedMember,
+}
+
+impl Entry<'_> {
+    /// Whether it serves as the member that etcd lists.
+    pub fn serves(&self) -> bool {
+        self.member.serves() && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
+    }
+
+    fn leads(&self) -> bool {
+        self.member.etcd.status().is_some_and(|status| status.leader == self.listed.id)
+    }
+
+    /// Whether its claim was written by another incarnation of it, or is gone though it had been written.
+    fn has_lost_its_data(&self) -> bool {
+        let id = format!("{:x}", self.listed.id);
+        match &self.member.claim {
+            None => true,
+            Some(claim) => {
+                claim.metadata.deletion_timestamp.is_some()
+                    || annotation(&claim.metadata, key::MEMBER_ID).is_some_and(|written| written != id)
+            }
+        }
+    }
+}
+
+impl<'a> Roster<'a> {
+    /// The members, if a quorum says who they are and it is the cluster that was founded.
+    pub fn read(cluster: &ValidatedCluster, observed: &'a Observed) -> Option<Self> {
+        let list = observed.list.as_ref().ok()?;
+        let known = observed.status.cluster_id.as_ref()?;
+        if format!("{:x}", list.cluster_id) != *known {
+            return None;
+        }
+        let mut roster = Self {
+            voters: BTreeMap::new(),
+            learners: BTreeMap::new(),
+            strangers: vec![],
+            unlisted: observed.members.iter().map(|(name, member)| (name.clone(), member)).collect(),
+        };
+        for listed in &list.members {
+            let name = listed.peer_urls.first().and_then(|url| cluster.names.member_at(url));
+            match name.and_then(|name| Some((roster.unlisted.remove(&name)?, name))) {
+                None => roster.strangers.push(listed),
+                Some((member, name)) if listed.is_learner => {
+                    roster.learners.insert(name, Entry { listed, member });
+                }
+                Some((member, name)) => {
+                    roster.voters.insert(name, Entry { listed, member });
+                }
+            }
+        }
+        Some(roster)
+    }
+
+    /// All members with a vote, strangers too.
+    fn votes(&self) -> usize {
+        self.voters.len() + self.strangers.iter().filter(|member| !member.is_learner).count()
+    }
+
+    fn serving(&self) -> usize {
+        self.voters.values().filter(|voter| voter.serves()).count()
+    }
+
+    fn all_serve(&self) -> bool {
+        self.serving() == self.votes()
+    }
+
+    /// The voter to which leadership goes before `leaver` stops: the one whose log is longest, as it will serve first.
+    fn successor(&self, leaver: &MemberName) -> Option<u64> {
+        let others = self.voters.iter().filter(|(name, voter)| *name != leaver && voter.serves());
+        let advanced = |voter: &Entry| voter.member.etcd.status().map(|status| status.raft_applied_index);
+        others.map(|(_, voter)| voter).max_by_key(|voter| advanced(voter)).map(|voter| voter.listed.id)
+    }
+}
+
+/// The next step towards the members that are wanted, and what is to be said about it.
+pub fn step(cluster: &ValidatedCluster, observed: &Observed, plan: &mut Plan) -> Option<Step> {
+    let roster = Roster::read(cluster, observed)?;
+    note_strangers(&roster, plan);
+    plan.replaced = cluster.replace.as_ref().filter(|name| is_settled(cluster, &roster, name, plan)).is_some();
+    teardown(cluster, &roster)
+        .or_else(|| learner(cluster, &roster, plan))
+        .or_else(|| replace(cluster, &roster, plan))
+        .or_else(|| shrink(cluster, &roster, plan))
+        .or_else(|| grow(cluster, &roster, plan))
+        .or_else(|| restart(cluster, &roster, plan))
+}
+
+/// Whether the wish to replace a member is over: the member has been removed. One that names no member is reported.
+fn is_settled(cluster: &ValidatedCluster, roster: &Roster, name: &str, plan: &mut Plan) -> bool {
+    let Some(member) = cluster.names.parse_member(name).filter(|member| !roster.voters.contains_key(member)) else {
+        return false;
+    };
+    let traced = roster.unlisted.contains_key(&member) || roster.learners.contains_key(&member);
+    let removed = traced || roster.voters.len() < cluster.replicas as usize;
+    if !removed {
+        plan.problems.push(Note::new("NoSuchMember", format!("annotation {} names {name}, which is no member", key::REPLACE)));
+    }
+    removed
+}
+
+fn note_strangers(roster: &Roster, plan: &mut Plan) {
+    for stranger in &roster.strangers {
+        plan.problems.push(Note::new(
+            "UnknownMember",
+            format!(
+                "etcd lists a member {:x} ({}) at {} that the operator did not add; it is left alone. Remove it with etcdctl if it is not yours",
+                stranger.id,
+                if stranger.name.is_empty() { "never started" } else { &stranger.name },
+                stranger.peer_urls.join(","),
+            ),
+        ));
+    }
+}
+
+/// What is left of a member that etcd has removed: its StatefulSet, then, when no pod can write to it any more, its claim.
+fn teardown(cluster: &ValidatedCluster, roster: &Roster) -> Option<Step> {
+    roster.unlisted.iter().find_map(|(name, member)| {
+        if let Some(set) = member.stateful_set.as_ref().filter(|set| belongs(&set.metadata, &cluster.uid)) {
+            let going = set.metadata.deletion_timestamp.is_some();
+            return (!going).then(|| Step::DeleteStatefulSet { member: name.clone(), uid: set.metadata.uid.clone().unwrap_or_default() });
+        }
+        let claim = member.claim.as_ref().filter(|claim| belongs(&claim.metadata, &cluster.uid))?;
+        (member.pod.is_none() && claim.metadata.deletion_timestamp.is_none())
+            .then(|| Step::DeleteClaim { member: name.clone(), uid: claim.metadata.uid.clone().unwrap_or_default() })
+    })
+}
+
+/// A learner becomes a voter, or goes if it is not wanted any more or can never join.
+fn learner(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+    let (name, learner) = roster.learners.iter().next()?;
+    let id = learner.listed.id;
+    // Its claim is made after it was added, so that there is none yet says nothing.
+    let lost = learner.has_lost_its_data() && learner.member.stateful_set.is_some();
+    if lost || roster.votes() >= cluster.replicas as usize {
+        return Some(Step::RemoveMember { member: name.clone(), id });
+    }
+    if learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner) {
+        plan.waits.push(Note::new("CatchingUp", format!("{name} is a learner and catches up; it gets its vote when it has")));
+        return Some(Step::Promote { member: name.clone(), id });
+    }
+    plan.waits.push(Note::new("Joining", format!("{name} was added as a learner and is to start")));
+    None
+}
+
+/// A voter that can't come back is removed, so that another takes its name: if the healthy are a quorum without it.
+fn replace(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+    let (name, voter, why) = roster.voters.iter().find_map(|(name, voter)| {
+        let named = cluster.replace.as_deref() == Some(name.to_string().as_str());
+        if voter.has_lost_its_data() && !voter.serves() {
+            Some((name, voter, "it has lost its data"))
+        } else if named {
+            Some((name, voter, "its user asked for it"))
+        } else {
+            None
+        }
+    })?;
+    let others = roster.serving() - usize::from(voter.serves());
+    let remaining = roster.votes() - 1;
+    if remaining == 0 || others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {
+        plan.problems.push(Note::new(
+            "CannotReplace",
+            format!("{name} is to be replaced ({why}), but {others} of the {remaining} others serve: removing it would cost quorum"),
+        ));
+        return None;
+    }
+    plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}")));
+    go(name, voter, roster)
+}
+
+/// One voter less: a sick one first, else the last.
+fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+    if roster.voters.len() <= cluster.replicas as usize {
+        return None;
+    }
+    let sick = roster.voters.iter().rev().find(|(_, voter)| !voter.serves());
+    let (name, voter) = sick.or_else(|| roster.voters.iter().next_back())?;
+    let others = roster.serving() - usize::from(voter.serves());
+    let remaining = roster.votes() - 1;
+    plan.waits.push(Note::new("Shrinking", format!("from {} to {} members; {name} goes next", roster.voters.len(), cluster.replicas)));
+    if others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {
+        plan.problems.push(Note::new("CannotShrink", format!("only {others} of the {remaining} members that would remain serve")));
+        return None;
+    }
+    go(name, voter, roster)
+}
+
+/// Removes a voter, after it has given up leadership: its clients would otherwise wait for an election.
+fn go(name: &MemberName, voter: &Entry, roster: &Roster) -> Option<Step> {
+    let id = voter.listed.id;
+    if voter.serves() && voter.leads() {
+        return Some(Step::MoveLeader { member: name.clone(), from: id, to: roster.successor(name)? });
+    }
+    Some(Step::RemoveMember { member: name.clone(), id })
+}
+
+/// One member more, as a learner, of the lowest ordinal of which there is nothing.
+fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+    if roster.voters.len() >= cluster.replicas as usize || !roster.learners.is_empty() {
+        return None;
+    }
+    let name = (0..).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
+    plan.waits.push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
+    if !roster.all_serve() {
+        plan.problems.push(Note::new(
+            "CannotGrow",
+            format!("only {} of {} voters serve: a member that is down comes first", roster.serving(), roster.votes()),
+        ));
+        return None;
+    }
+    // What the member that had this name before has left is deleted first, and the wish to replace it is over.
+    let settled = !roster.unlisted.contains_key(&name) && cluster.replace.as_deref() != Some(name.to_string().as_str());
+    settled.then_some(Step::AddLearner { member: name })
+}
+
+/// A pod that its user wants restarted, one after the other: one that does not serve first, the leader's last.
+fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+    let wanted = cluster.restarted_at.as_deref()?;
+    let outdated = |entry: &&Entry| entry.member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != Some(wanted));
+    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| outdated(voter)).collect();
+    if outdated.is_empty() {
+        return None;
+    }
+    plan.waits.push(Note::new("Restarting", format!("{} of {} members are still to be restarted", outdated.len(), roster.voters.len())));
+    // A pod must be made from the template that was asked for.
+    let ready = |entry: &Entry| {
+        let set = entry.member.stateful_set.as_ref();
+        let applied = !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
+        let seen = set.is_some_and(|set| set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation));
+        applied && seen
+    };
+    let gone = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+    let pod = |entry: &Entry| entry.member.pod.as_ref().filter(|pod| !gone(pod)).and_then(|pod| pod.metadata.uid.clone());
+    let sick = outdated.iter().find(|(_, voter)| !voter.serves());
+    let next = sick.or_else(|| outdated.iter().find(|(_, voter)| !voter.leads())).or_else(|| outdated.first())?;
+    let (name, voter) = next;
+    if !ready(voter) {
+        return None;
+    }
+    if voter.serves() {
+        // The one before must serve again, with the certificates that it should, before the next one goes.
+        if !roster.all_serve() || !plan.certificates.is_empty() || !plan.pods.is_empty() {
+            return None;
+        }
+        if voter.leads() && roster.voters.len() > 1 {
+            return Some(Step::MoveLeader { member: (*name).clone(), from: voter.listed.id, to: roster.successor(name)? });
+        }
+    }
+    Some(Step::RestartMember { member: (*name).clone(), pod_uid: pod(voter)? })
+}
