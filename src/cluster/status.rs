@@ -322,10 +322,9 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
         }
     }
     problems.extend(acted.failed.clone());
-    if observed.status.cluster_id.is_some() {
-        let down = observed.members.iter().filter(|(_, member)| !member.serves());
-        problems.extend(down.map(|(name, member)| Note::new("MemberDown", format!("{name}: {}", why_not_ready(member)))));
-    }
+    // One that has never started is not down; what it waits for is in Progressing.
+    let down = observed.members.iter().filter(|(_, member)| member.has_started() && !member.serves());
+    problems.extend(down.map(|(name, member)| Note::new("MemberDown", format!("{name}: {}", why_not_ready(member)))));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)
         && format!("{:x}", list.cluster_id) != *known
     {

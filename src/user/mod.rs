@@ -71,7 +71,7 @@ async fn issue(context: &Context, user: &EtcdUser, observed: &Observed, change: 
     match try_issue(context, user, observed, change, now).await {
         Ok(true) => {
             for leaf in &change.leaves {
-                context.metrics.leaf_issued(leaf.keys[0]);
+                context.metrics.leaf_issued(leaf.kind());
             }
             Outcome::Issued(change.leaves.first().map(|leaf| leaf.why.to_string()))
         }
