@@ -12,7 +12,7 @@ use kube::{
 use super::{
     act::Acted,
     build,
-    observed::{Authorities, Observed, ObservedMember, SecretView, annotation, hex},
+    observed::{Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
     plan::{Note, Plan, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
@@ -71,7 +71,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         selector: Some(
             build::selector(&name).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
         ),
-        cluster_id: old.cluster_id.clone().or_else(|| cluster_id(observed)),
+        cluster_id: old.cluster_id.clone().or_else(|| cluster_id(observed, cluster.metadata.uid.as_deref()?)),
         endpoints: vec![names.endpoint()],
         members,
         certificates: certificates(observed, judgement),
@@ -93,8 +93,10 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
 }
 
 /// The ID under which the members have been written down, so that a cluster that is founded a second time by mistake is noticed.
-fn cluster_id(observed: &Observed) -> Option<String> {
-    let written = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
+fn cluster_id(observed: &Observed, uid: &str) -> Option<String> {
+    let claims = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
+    // A claim that another cluster has left says nothing of this one.
+    let written = claims.filter(|meta| belongs(meta, uid));
     written.filter_map(|meta| annotation(meta, key::CLUSTER_ID)).map(str::to_owned).next()
 }
 
@@ -155,14 +157,14 @@ fn first_expiry(observed: &Observed, keys: &[&str]) -> Option<Timestamp> {
 
 fn certificates(observed: &Observed, judgement: &Judgement) -> Option<CertificatesStatus> {
     let old = observed.status.certificates.clone().unwrap_or_default();
-    let lost = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
     let domain = |secret: &Option<SecretView>, old: Option<DomainStatus>, keys: &[&str]| {
         let expires = first_expiry(observed, keys).map(|at| at.to_string());
         // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
         if let Some(old) = old {
             return Some(DomainStatus { expires, ..old });
         }
-        let authorities = Authorities::read(secret.as_ref().filter(|_| !lost)?).ok()?;
+        let authorities = Authorities::read(secret.as_ref().filter(|_| !refused)?).ok()?;
         Some(DomainStatus { active: authority(&authorities.active), next: authority(&authorities.next), expires })
     };
     let status = CertificatesStatus {
@@ -268,8 +270,13 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Findi
         .filter(|(_, member)| !member.serves())
         .map(|(name, member)| format!("{name}: {}", why_not_ready(member)))
         .collect();
-    let why = match &observed.list {
-        Err(problem) if silent.is_empty() => problem.clone(),
+    let taken = match judgement {
+        Judgement::Planned(_, plan) => plan.problems.iter().find(|note| note.reason == "NameTaken"),
+        Judgement::Invalid(_) => None,
+    };
+    let why = match (&observed.list, taken) {
+        (_, Some(taken)) => taken.message.clone(),
+        (Err(problem), _) if silent.is_empty() => problem.clone(),
         _ => silent.join("; "),
     };
     if observed.status.cluster_id.is_none() {
@@ -323,7 +330,8 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
     }
     problems.extend(acted.failed.clone());
     // One that has never started is not down; what it waits for is in Progressing.
-    let down = observed.members.iter().filter(|(_, member)| member.has_started() && !member.serves());
+    let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    let down = observed.members.iter().filter(|(_, member)| !refused && member.has_started() && !member.serves());
     problems.extend(down.map(|(name, member)| Note::new("MemberDown", format!("{name}: {}", why_not_ready(member)))));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)
         && format!("{:x}", list.cluster_id) != *known

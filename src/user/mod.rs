@@ -33,6 +33,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
     let outcome = match &plan {
         Plan::Refused(note) => Outcome::Refused(note.clone()),
         Plan::Waiting(note) => Outcome::Waiting(note.clone()),
+        Plan::Held(note) => Outcome::Held(note.clone()),
         Plan::Issue(change) => issue(context, user, &observed, change, now).await,
         Plan::Nothing => Outcome::Ready,
     };
