@@ -77,7 +77,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         certificates: certificates(observed, judgement),
     };
     let findings = [
-        available(&names, observed, judgement),
+        available(&names, observed, judgement, acted),
         progressing(judgement, acted),
         degraded(observed, judgement, acted),
         certificates_ready(observed, judgement),
@@ -242,7 +242,7 @@ fn truncated(text: &str) -> String {
     }
 }
 
-fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Finding {
+fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
     let finding =
         |holds, reason, message: String, warns| Finding { kind: kind::AVAILABLE, holds, note: Note::new(reason, message), warns };
     if let Judgement::Planned(_, plan) = judgement
@@ -270,10 +270,11 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Findi
         .filter(|(_, member)| !member.serves())
         .map(|(name, member)| format!("{name}: {}", why_not_ready(member)))
         .collect();
-    let taken = match judgement {
-        Judgement::Planned(_, plan) => plan.problems.iter().find(|note| note.reason == "NameTaken"),
-        Judgement::Invalid(_) => None,
+    let planned = match judgement {
+        Judgement::Planned(_, plan) => plan.problems.as_slice(),
+        Judgement::Invalid(_) => &[],
     };
+    let taken = planned.iter().chain(&acted.failed).find(|note| note.reason == "NameTaken");
     let why = match (&observed.list, taken) {
         (_, Some(taken)) => taken.message.clone(),
         (Err(problem), _) if silent.is_empty() => problem.clone(),
