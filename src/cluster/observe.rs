@@ -90,10 +90,12 @@ fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
     let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret));
     let bootstrap = get(&scope.config_maps, namespace, &names.bootstrap_config());
 
-    // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet or in a claim.
+    // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet, in a claim and in what was last reported.
     let mut traced: BTreeSet<MemberName> = BTreeSet::new();
     let written = bootstrap.iter().flat_map(|config| config.data.iter().flatten());
     traced.extend(written.filter_map(|(key, _)| names.parse_member(key.strip_suffix(bootstrap_key::STATE_SUFFIX)?)));
+    let reported = cluster.status.iter().flat_map(|status| &status.members);
+    traced.extend(reported.filter_map(|member| names.parse_member(&member.name)));
     traced.extend(labelled(&scope.stateful_sets, names));
     traced.extend(labelled(&scope.claims, names));
 

@@ -124,6 +124,10 @@ async fn try_issue(
 
 async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Result<bool, WriteError> {
     let name = user.name_any();
+    let reference = user.object_ref(&());
+    if let Some(event) = &report.done {
+        publish(&context.recorder, event, &reference).await;
+    }
     if user.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdUser> = Api::namespaced(context.client.clone(), &user.namespace().unwrap_or_default());
         match crate::k8s::apply_status(&api, &name, &user.metadata.resource_version, &report.status).await {
@@ -132,7 +136,6 @@ async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Re
             Err(error) => return Err(error),
         }
     }
-    let reference = user.object_ref(&());
     for event in &report.events {
         publish(&context.recorder, event, &reference).await;
     }
