@@ -119,11 +119,7 @@ impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        r.register(
-            "reconciles",
-            "Passes over an object, by kind and outcome: ok, waiting or a class of error",
-            self.reconciles.clone(),
-        );
+        r.register("reconciles", "Passes over an object, by kind and outcome: ok or error", self.reconciles.clone());
         r.register_with_unit(
             "reconcile_duration",
             "How long a pass over an object took",

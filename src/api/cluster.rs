@@ -28,6 +28,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
     namespaced,
     derive = "PartialEq",
     status = "EtcdClusterStatus",
+    scale = r#"{"specReplicasPath":".spec.replicas","statusReplicasPath":".status.replicas","labelSelectorPath":".status.selector"}"#,
     doc = "A secured etcd cluster. The operator issues every certificate from authorities of its own, starts the members with TLS on every port that clients and peers use, and keeps them as this object says.",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Members that serve, of those wanted"}"#,
     printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum serves"}"#,
@@ -41,7 +42,6 @@ pub const MAX_NAME_LENGTH: usize = 49;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.replicas == oldSelf.replicas").message("spec.replicas cannot be changed yet"),
     validation = Rule::new("self.version == oldSelf.version").message("spec.version cannot be changed yet"),
     validation = Rule::new("self.storage == oldSelf.storage").message("spec.storage cannot be changed yet"),
     validation = Rule::new("self.etcd == oldSelf.etcd").message("spec.etcd cannot be changed yet"),
@@ -54,10 +54,11 @@ pub const MAX_NAME_LENGTH: usize = 49;
     validation = Rule::new("has(self.image.digest) == has(oldSelf.image.digest) && (!has(self.image.digest) || self.image.digest == oldSelf.image.digest)").message("spec.image.digest cannot be changed yet: it decides the version that runs")
 )]
 pub struct EtcdClusterSpec {
-    /// The number of members: 1, 3, 5 or 7. A cluster of 3 goes on without one of them, of 5 without two, of 7 without
-    /// three; one of 1 is down whenever its pod is. It cannot be changed yet.
+    /// The number of members, 1 to 9. A cluster of 3 goes on without one of them, of 5 without two, of 7 without three; one of 1
+    /// is down whenever its pod is. An even number survives no more failures than one less, and a status says so. A change adds
+    /// or removes one member at a time.
     #[serde(default = "default_replicas")]
-    #[x_kube(validation = Rule::new("self in [1, 3, 5, 7]").message("must be 1, 3, 5 or 7: an even number of members survives no more failures than one less"))]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 9").message("must be 1 to 9"))]
     pub replicas: i32,
     /// The version of etcd, such as 3.6.16, without a `v`: 3.5.32 or newer, of 3.5, 3.6 or 3.7. It decides the flags that
     /// members are started with, and the image's tag unless `image.tag` says otherwise. It cannot be changed yet.

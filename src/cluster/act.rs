@@ -2,25 +2,24 @@
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::{
-    Api,
-    api::{DeleteParams, EvictParams, Preconditions},
-};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Api;
 
 use super::{
     Context, build,
     observe::Identity,
     observed::{Authorities, Observed, SecretView, hex},
-    plan::{AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step, never_started},
+    plan::{AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step},
+    step::{StepError, Taking},
     validate::ValidatedCluster,
 };
 use crate::{
-    api::EtcdUser,
+    api::EtcdCluster,
+    etcd::Class,
     issuing::{self, IssueError, Target},
     k8s::{self, WriteError},
-    names::{MemberName, annotation as key},
-    pki::{Domain, Holder, Leaf},
+    names::annotation as key,
+    pki::{Domain, Leaf},
 };
 
 /// What came of a plan.
@@ -74,21 +73,30 @@ pub async fn act(
         acted.note(&error);
     }
     actor.annotate_pods(plan, &mut acted).await;
+    if plan.replaced {
+        actor.end_replacement(&mut acted).await;
+    }
     if let Some(step) = &plan.step {
         actor.take(step, observed, identity, &mut acted).await;
     }
     acted
 }
 
-struct Actor<'a> {
-    context: &'a Context,
-    cluster: &'a ValidatedCluster,
-    namespace: &'a str,
-    now: Timestamp,
+/// What everything that is done needs.
+pub struct Actor<'a> {
+    /// The operator's means.
+    pub context: &'a Context,
+    /// The cluster.
+    pub cluster: &'a ValidatedCluster,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// The time of the pass.
+    pub now: Timestamp,
 }
 
 impl Actor<'_> {
-    fn secrets(&self) -> Api<Secret> {
+    /// The Secrets of the cluster's namespace.
+    pub fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.context.client.clone(), self.namespace)
     }
 
@@ -184,8 +192,7 @@ impl Actor<'_> {
                 self.context.metrics.leaf_issued(leaf.kind());
             }
             if !change.leaves.is_empty() {
-                let leaves: Vec<_> = change.leaves.iter().map(|leaf| format!("{} ({})", leaf.keys[0], leaf.why)).collect();
-                let message = format!("issued certificates in Secret {}: {}", change.name, leaves.join(", "));
+                let message = format!("issued certificates in Secret {}: {}", change.name, change.leaves_in_words());
                 acted.done.push(Note::new("CertificatesIssued", message));
             }
         }
@@ -200,7 +207,8 @@ impl Actor<'_> {
         issuing::issue(&self.secrets(), &name, &expected, requests, self.now).await
     }
 
-    fn authority<'o>(&self, observed: &'o Observed, domain: Domain) -> (Option<&'o SecretView>, String) {
+    /// A domain's authority as it was observed, and the name of its Secret.
+    pub fn authority<'o>(&self, observed: &'o Observed, domain: Domain) -> (Option<&'o SecretView>, String) {
         match domain {
             Domain::Client => (observed.client_authority.as_ref(), self.cluster.names.client_authority()),
             Domain::Peer => (observed.peer_authority.as_ref(), self.cluster.names.peer_authority()),
@@ -219,13 +227,20 @@ impl Actor<'_> {
         }
     }
 
+    /// Takes the wish to replace a member off the cluster, once that member has been removed.
+    async fn end_replacement(&self, acted: &mut Acted) {
+        let clusters: Api<EtcdCluster> = Api::namespaced(self.context.client.clone(), self.namespace);
+        let name = self.cluster.names.cluster();
+        let none = serde_json::json!({ key::REPLACE: null });
+        match k8s::annotate(&clusters, name, &self.cluster.uid, &none).await {
+            Ok(()) => acted.again = true,
+            Err(error) => acted.note(&WriteError::of(format!("EtcdCluster {name}"), error)),
+        }
+    }
+
     async fn take(&self, step: &Step, observed: &Observed, identity: Option<&Identity>, acted: &mut Acted) {
-        let result = match step {
-            Step::LockBootstrap { cluster_id, members } => self.lock_bootstrap(*cluster_id, members, observed, identity).await,
-            Step::Revoke { users } => self.revoke(users, observed).await,
-            Step::RestartMember { member, pod_uid } => self.restart_unstarted(member, pod_uid).await,
-        };
-        match result {
+        let taking = Taking { actor: self, observed, identity };
+        match taking.take(step).await {
             Ok(Some(message)) => {
                 self.context.metrics.step(step.name());
                 acted.again = true;
@@ -234,91 +249,10 @@ impl Actor<'_> {
             Ok(None) => acted.again = true,
             Err(StepError::Write(error)) => acted.note(&error),
             Err(StepError::Issue(error)) => acted.note_issue(&error),
+            // A learner that has not caught up yet is what is being waited for.
+            Err(StepError::Etcd(error)) if error.class() == Class::LearnerNotReady => {}
+            Err(StepError::Etcd(error)) => acted.failed.push(Note::new("EtcdRefused", format!("{}: {error}", step.name()))),
         }
-    }
-
-    /// Writes on the claims who their members are, if a quorum says so now.
-    async fn lock_bootstrap(
-        &self,
-        cluster_id: u64,
-        members: &[(MemberName, u64, String)],
-        observed: &Observed,
-        identity: Option<&Identity>,
-    ) -> Result<Option<String>, StepError> {
-        let Some(identity) = identity else { return Ok(None) };
-        let list = super::observe::member_list(self.context, &self.cluster.names, observed, identity).await;
-        let Ok(list) = list else { return Ok(None) };
-        let still = |(name, id, _): &(MemberName, u64, String)| {
-            let url = self.cluster.names.peer_url(name);
-            list.members.iter().any(|m| m.id == *id && !m.name.is_empty() && m.peer_urls.contains(&url))
-        };
-        if list.cluster_id != cluster_id || !members.iter().all(still) {
-            return Ok(None);
-        }
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), self.namespace);
-        for (name, id, uid) in members {
-            let claim = self.cluster.names.claim(name);
-            let annotations =
-                serde_json::json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
-            k8s::annotate(&claims, &claim, uid, &annotations)
-                .await
-                .map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
-        }
-        let names: Vec<_> = members.iter().map(|(name, ..)| name.to_string()).collect();
-        Ok(Some(format!("{} started in cluster {cluster_id:x}; without their data they will not start again", names.join(", "))))
-    }
-
-    /// Revokes what users had who are gone, if they are gone now.
-    async fn revoke(&self, users: &[(String, String)], observed: &Observed) -> Result<Option<String>, StepError> {
-        let api: Api<EtcdUser> = Api::namespaced(self.context.client.clone(), self.namespace);
-        let mut gone = vec![];
-        for (name, uid) in users {
-            let there = api.get_metadata_opt(name).await.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
-            if there.is_none_or(|there| there.metadata.uid.as_ref() != Some(uid)) {
-                gone.push((name, uid));
-            }
-        }
-        let (secret, name) = self.authority(observed, Domain::Client);
-        let Some(expected) = expected_authority(secret) else { return Ok(None) };
-        let meant = |issued: &crate::pki::Issued| matches!(&issued.holder, Holder::User { uid, .. } if gone.iter().any(|(_, gone)| *gone == uid));
-        let count = issuing::revoke(&self.secrets(), &name, &expected, meant, self.now).await?;
-        let names: Vec<_> = gone.iter().map(|(name, _)| name.as_str()).collect();
-        Ok((count > 0).then(|| format!("revoked {count} certificates of users who are gone: {}", names.join(", "))))
-    }
-
-    /// Lets a pod be made anew that has never started a container.
-    async fn restart_unstarted(&self, member: &MemberName, pod_uid: &str) -> Result<Option<String>, StepError> {
-        let name = self.cluster.names.pod(member);
-        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), self.namespace);
-        let refused = |e| WriteError::of(format!("Pod {name}"), e);
-        let pod = pods.get_opt(&name).await.map_err(refused)?;
-        if !pod.is_some_and(|pod| pod.metadata.uid.as_deref() == Some(pod_uid) && never_started(&pod)) {
-            return Ok(None);
-        }
-        let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
-        let parameters = EvictParams {
-            delete_options: Some(DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }),
-            ..EvictParams::default()
-        };
-        pods.evict(&name, &parameters).await.map_err(refused)?;
-        Ok(Some(format!("{member} has never started; its pod is made anew from what has changed")))
-    }
-}
-
-enum StepError {
-    Write(WriteError),
-    Issue(IssueError),
-}
-
-impl From<WriteError> for StepError {
-    fn from(error: WriteError) -> Self {
-        Self::Write(error)
-    }
-}
-
-impl From<IssueError> for StepError {
-    fn from(error: IssueError) -> Self {
-        Self::Issue(error)
     }
 }
 

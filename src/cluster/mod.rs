@@ -5,15 +5,18 @@
 //! | observe | `observe.rs`, its data in `observed.rs` | no |
 //! | validate | `validate.rs` | yes |
 //! | plan | `plan/`, with what `build/` makes | yes |
-//! | act | `act.rs` | no |
+//! | act | `act.rs`, the steps in `step.rs` | no |
 //! | report | `status.rs` | yes; written here |
 
 pub mod act;
 pub mod build;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod observe;
 pub mod observed;
 pub mod plan;
 pub mod status;
+mod step;
 pub mod validate;
 
 use std::{sync::Arc, time::Duration};
@@ -108,10 +111,14 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     Ok(if acted.again || stale { next.min(Duration::from_millis(500)) } else { next })
 }
 
-/// Writes the status if it differs, then publishes the events. Returns whether the object was newer than what the pass saw: then
-/// nothing was written, and the next pass reports on what it is now.
+/// Publishes what was done, writes the status if it differs, then publishes what changed in it. Returns whether the object was
+/// newer than what the pass saw: then nothing was written, and the next pass reports on what it is now.
 async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report) -> Result<bool, WriteError> {
     let name = cluster.name_any();
+    let reference = cluster.object_ref(&());
+    for event in &report.done {
+        publish(&context.recorder, event, &reference).await;
+    }
     if cluster.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
         match crate::k8s::apply_status(&api, &name, &cluster.metadata.resource_version, &report.status).await {
@@ -120,7 +127,6 @@ async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report)
             Err(error) => return Err(error),
         }
     }
-    let reference = cluster.object_ref(&());
     for event in &report.events {
         publish(&context.recorder, event, &reference).await;
     }

@@ -29,7 +29,7 @@ use crate::{
 
 /// How the operator shows itself to the members of one cluster.
 #[derive(Clone)]
-pub struct Identity(Arc<Tls>);
+pub struct Identity(pub Arc<Tls>);
 
 /// The identities, each kept until its Secret changes: reading a key and building a configuration from it is what costs.
 #[derive(Default)]
@@ -79,6 +79,13 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
             ask(context, &names, &mut observed, identity, now).await;
             let list = timeout(LIST, member_list(context, &names, &observed, identity)).await;
             observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
+            // A member may be listed before there is anything else of it.
+            for listed in observed.list.iter().flat_map(|list| &list.members) {
+                if let Some(name) = listed.peer_urls.first().and_then(|url| names.member_at(url)) {
+                    let found = find(context, &names, &name);
+                    observed.members.entry(name).or_insert(found);
+                }
+            }
         }
     }
     (observed, identity.ok())
@@ -90,21 +97,17 @@ fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
     let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret));
     let bootstrap = get(&scope.config_maps, namespace, &names.bootstrap_config());
 
-    // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet or in a claim.
+    // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet, in a claim and in what was last reported.
     let mut traced: BTreeSet<MemberName> = BTreeSet::new();
     let written = bootstrap.iter().flat_map(|config| config.data.iter().flatten());
     traced.extend(written.filter_map(|(key, _)| names.parse_member(key.strip_suffix(bootstrap_key::STATE_SUFFIX)?)));
+    let reported = cluster.status.iter().flat_map(|status| &status.members);
+    traced.extend(reported.filter_map(|member| names.parse_member(&member.name)));
     traced.extend(labelled(&scope.stateful_sets, names));
     traced.extend(labelled(&scope.claims, names));
 
     let members = traced.into_iter().map(|name| {
-        let member = ObservedMember {
-            claim: get(&scope.claims, namespace, &names.claim(&name)),
-            stateful_set: get(&scope.stateful_sets, namespace, &name.to_string()),
-            pod: get(&scope.pods, namespace, &names.pod(&name)),
-            secret: secret(names.member_secret(&name)),
-            ..ObservedMember::default()
-        };
+        let member = find(context, names, &name);
         (name, member)
     });
     let users = scope.users.state();
@@ -122,6 +125,17 @@ fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
         // One that cannot be read is there all the same.
         users: users.iter().filter(|user| user.namespace().as_deref() == Some(namespace)).filter_map(|user| user.uid()).collect(),
         ..Observed::default()
+    }
+}
+
+fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
+    let (scope, namespace) = (&context.scope, names.namespace());
+    ObservedMember {
+        claim: get(&scope.claims, namespace, &names.claim(name)),
+        stateful_set: get(&scope.stateful_sets, namespace, &name.to_string()),
+        pod: get(&scope.pods, namespace, &names.pod(name)),
+        secret: get(&scope.secrets, namespace, &names.member_secret(name)).map(|secret| SecretView::new(&secret)),
+        ..ObservedMember::default()
     }
 }
 
@@ -195,7 +209,7 @@ async fn ask_peer(
 }
 
 /// A port of a member, by the address that Kubernetes gives for its pod: DNS may be behind.
-fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target {
+pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target {
     let target = Target::new(names.member_host(name), u16::try_from(port).unwrap_or_default());
     match pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()) {
         Some(address) => target.at(address),

@@ -273,7 +273,9 @@ fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        if labels.len() > 253 || !labels.split('.').all(label) || labels.parse::<IpAddr>().is_ok() {
+        if name.parse::<IpAddr>().is_ok() {
+            wrong.say(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is an address: write it into ipAddresses"));
+        } else if labels.len() > 253 || !labels.split('.').all(label) {
             wrong.say(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is not a DNS name in lower case"));
         }
     }
@@ -281,11 +283,11 @@ fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {
 }
 
 fn check_addresses(addresses: &[String], wrong: &mut Problems) -> BTreeSet<IpAddr> {
-    let mut parse = |text: &String| {
+    let parse = |text: &String| {
         let problem = format!("spec.tls.client.extraSANs.ipAddresses: {text:?} is not an IP address");
         text.parse().map_err(|_| wrong.say(problem)).ok()
     };
-    addresses.iter().filter_map(|text| parse(text)).collect()
+    addresses.iter().filter_map(parse).collect()
 }
 
 fn check_etcd(spec: &EtcdClusterSpec, wrong: &mut Problems) -> Option<EtcdSettings> {

@@ -34,7 +34,12 @@ pub struct Client {
 
 impl Default for Client {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(2), handshake: Duration::from_secs(2), rpc: Duration::from_secs(4), change: Duration::from_secs(8) }
+        Self {
+            connect: Duration::from_secs(2),
+            handshake: Duration::from_secs(2),
+            rpc: Duration::from_secs(4),
+            change: Duration::from_secs(8),
+        }
     }
 }
 

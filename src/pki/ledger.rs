@@ -1,6 +1,9 @@
 //! What an authority's domain has issued: without it nobody could revoke the certificate of a holder that is gone.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -11,7 +14,7 @@ use super::{Certificate, PkiError, Serial};
 const KEPT: SignedDuration = SignedDuration::from_hours(1);
 
 /// Who holds a certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Holder {
     /// The operator.
@@ -28,6 +31,16 @@ pub enum Holder {
         /// The object's uid: a user with the same name may come after it.
         uid: String,
     },
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("the operator"),
+            Self::Member { name } => write!(f, "member {name}"),
+            Self::User { name, .. } => write!(f, "EtcdUser {name}"),
+        }
+    }
 }
 
 /// A certificate that was issued.
@@ -84,6 +97,11 @@ impl Ledger {
     /// What is revoked and since when, ordered by serial: the content of a revocation list.
     pub fn revoked(&self) -> impl Iterator<Item = (Serial, Timestamp)> + '_ {
         self.entries().filter_map(|issued| Some((issued.serial, issued.revoked?)))
+    }
+
+    /// Whether a certificate is revoked.
+    pub fn is_revoked(&self, serial: Serial) -> bool {
+        self.0.get(&serial).is_some_and(|issued| issued.revoked.is_some())
     }
 
     /// Everything, ordered by serial.

@@ -157,7 +157,8 @@ fn teardown(cluster: &ValidatedCluster, roster: &Roster) -> Option<Step> {
     roster.unlisted.iter().find_map(|(name, member)| {
         if let Some(set) = member.stateful_set.as_ref().filter(|set| belongs(&set.metadata, &cluster.uid)) {
             let going = set.metadata.deletion_timestamp.is_some();
-            return (!going).then(|| Step::DeleteStatefulSet { member: name.clone(), uid: set.metadata.uid.clone().unwrap_or_default() });
+            return (!going)
+                .then(|| Step::DeleteStatefulSet { member: name.clone(), uid: set.metadata.uid.clone().unwrap_or_default() });
         }
         let claim = member.claim.as_ref().filter(|claim| belongs(&claim.metadata, &cluster.uid))?;
         (member.pod.is_none() && claim.metadata.deletion_timestamp.is_none())
@@ -199,7 +200,9 @@ fn replace(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     if remaining == 0 || others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {
         plan.problems.push(Note::new(
             "CannotReplace",
-            format!("{name} is to be replaced ({why}), but {others} of the {remaining} others serve: removing it would cost quorum"),
+            format!(
+                "{name} is to be replaced ({why}), but {others} of the {remaining} others serve: removing it would cost quorum"
+            ),
         ));
         return None;
     }
@@ -216,9 +219,11 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
     let (name, voter) = sick.or_else(|| roster.voters.iter().next_back())?;
     let others = roster.serving() - usize::from(voter.serves());
     let remaining = roster.votes() - 1;
-    plan.waits.push(Note::new("Shrinking", format!("from {} to {} members; {name} goes next", roster.voters.len(), cluster.replicas)));
+    plan.waits
+        .push(Note::new("Shrinking", format!("from {} to {} members; {name} goes next", roster.voters.len(), cluster.replicas)));
     if others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {
-        plan.problems.push(Note::new("CannotShrink", format!("only {others} of the {remaining} members that would remain serve")));
+        plan.problems
+            .push(Note::new("CannotShrink", format!("only {others} of the {remaining} members that would remain serve")));
         return None;
     }
     go(name, voter, roster)
@@ -239,7 +244,8 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
         return None;
     }
     let name = (0..).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
-    plan.waits.push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
+    plan.waits
+        .push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
     if !roster.all_serve() {
         plan.problems.push(Note::new(
             "CannotGrow",
@@ -255,17 +261,23 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
 /// A pod that its user wants restarted, one after the other: one that does not serve first, the leader's last.
 fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     let wanted = cluster.restarted_at.as_deref()?;
-    let outdated = |entry: &&Entry| entry.member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != Some(wanted));
+    let outdated = |entry: &&Entry| {
+        entry.member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != Some(wanted))
+    };
     let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| outdated(voter)).collect();
     if outdated.is_empty() {
         return None;
     }
-    plan.waits.push(Note::new("Restarting", format!("{} of {} members are still to be restarted", outdated.len(), roster.voters.len())));
+    plan.waits.push(Note::new(
+        "Restarting",
+        format!("{} of {} members are still to be restarted", outdated.len(), roster.voters.len()),
+    ));
     // A pod must be made from the template that was asked for.
     let ready = |entry: &Entry| {
         let set = entry.member.stateful_set.as_ref();
         let applied = !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
-        let seen = set.is_some_and(|set| set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation));
+        let seen = set
+            .is_some_and(|set| set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation));
         applied && seen
     };
     let gone = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();

@@ -8,7 +8,7 @@ mod drift;
 mod members;
 mod membership;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Object, owner as owner_in_words};
@@ -106,6 +106,17 @@ pub struct SecretChange {
     pub leaves: Vec<LeafRequest>,
     /// The public contents to write.
     pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl SecretChange {
+    /// Its leaves and why they are issued: `server.crt, client.crt (is due for renewal)`.
+    pub fn leaves_in_words(&self) -> String {
+        let group = |leaves: &[LeafRequest]| {
+            let names: Vec<_> = leaves.iter().map(|leaf| leaf.keys[0]).collect();
+            format!("{} ({})", names.join(", "), leaves[0].why)
+        };
+        self.leaves.chunk_by(|one, other| one.why == other.why).map(group).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A leaf to be issued, with a new key.
@@ -231,6 +242,27 @@ impl Step {
             Self::RestartMember { .. } => "RestartMember",
         }
     }
+
+    /// What is being done, in words.
+    pub fn in_words(&self) -> String {
+        let list = |names: Vec<&dyn Display>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::LockBootstrap { members, .. } => {
+                format!("writing down that {} started", list(members.iter().map(|(name, ..)| name as &dyn Display).collect()))
+            }
+            Self::Revoke { holders, .. } => format!(
+                "revoking the certificates of those who are gone: {}",
+                list(holders.iter().map(|holder| holder as &dyn Display).collect())
+            ),
+            Self::AddLearner { member } => format!("adding {member} as a learner"),
+            Self::Promote { member, .. } => format!("giving {member} its vote, once it has caught up"),
+            Self::RemoveMember { member, .. } => format!("removing {member} from the members"),
+            Self::MoveLeader { member, to, .. } => format!("making {to:x} the leader in place of {member}"),
+            Self::DeleteStatefulSet { member, .. } => format!("deleting the StatefulSet of {member}, which has been removed"),
+            Self::DeleteClaim { member, .. } => format!("deleting the claim of {member}, which has been removed"),
+            Self::RestartMember { member, .. } => format!("making anew the pod of {member}"),
+        }
+    }
 }
 
 /// When a cluster with nothing to do is looked at again: members that stop answering are found within twice this.
@@ -251,6 +283,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::plan_objects(cluster, observed, &members, &mut plan);
     certificates::plan(cluster, observed, &members, now, &mut plan);
     members::plan_stateful_sets(cluster, observed, &members, &mut plan);
+    members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::note_waits(observed, &members, &mut plan);
     plan.step = certificates::revoke(cluster, observed)
