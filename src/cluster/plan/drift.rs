@@ -95,9 +95,49 @@ pub fn owner(meta: &ObjectMeta) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[0-9a-zGi.]{0,4}".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-c]", inner, 0..4).prop_map(|map| map.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_is_there_as_wanted_is_held(value in values()) {
+            prop_assert!(holds(&value, &value));
+        }
+
+        #[test]
+        fn what_is_added_to_an_object_is_no_drift(value in values(), more in values()) {
+            let mut there = json!({ "wanted": value });
+            let wanted = there.clone();
+            there["more"] = more;
+            prop_assert!(holds(&there, &wanted));
+        }
+    }
+
+    #[test]
+    fn what_the_server_drops_or_writes_otherwise_is_no_drift() {
+        assert!(holds(&json!({}), &json!({"key": "", "list": [], "map": {"a": null}})));
+        assert!(!holds(&json!({"key": "x"}), &json!({"key": ""})), "empty is wanted and something is there");
+        assert!(holds(&json!({"memory": "1536Mi"}), &json!({"memory": "1.5Gi"})));
+    }
 
     #[test]
     fn what_others_add_is_no_drift() {
