@@ -19,11 +19,16 @@ use crate::{
 
 const ONE: &str = "replicas: 1";
 
+/// What somebody or something does to a world.
+type Change = fn(&mut World);
+/// The leaves of a change: the Secret and the keys of the certificates.
+type Leaves = Vec<(String, Vec<&'static str>)>;
+
 fn objects(plan: &Plan) -> Vec<String> {
     plan.objects.iter().map(Object::describe).collect()
 }
 
-fn leaves(plan: &Plan) -> Vec<(String, Vec<&'static str>)> {
+fn leaves(plan: &Plan) -> Leaves {
     plan.secrets.iter().map(|change| (change.name.clone(), change.leaves.iter().map(|leaf| leaf.keys[0]).collect())).collect()
 }
 
@@ -194,7 +199,6 @@ fn a_running_cluster_leaves_alone_what_is_anothers() {
 
 #[test]
 fn what_is_changed_or_deleted_by_hand_is_mended() {
-    type Change = fn(&mut World);
     let changes: [(&str, Change); 12] = [
         ("Service demo", |w| w.observed.client_service = None),
         ("Service demo", |w| w.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().type_ = Some("NodePort".into())),
@@ -405,7 +409,6 @@ fn restarts(world: &mut World) -> bool {
 #[test]
 fn a_pod_that_never_started_is_made_anew_from_what_has_changed() {
     assert!(restarts(&mut unstarted()));
-    type Change = fn(&mut World);
     let changes: [(&str, Change); 5] = [
         ("the template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
@@ -479,10 +482,9 @@ fn no_authority_is_made_while_anybody_may_trust_another() {
 
 #[test]
 fn exactly_the_leaf_that_will_not_do_is_issued() {
-    type Change = fn(&mut World);
     let server = member_key::SERVER_CRT;
     let all_server = vec![("demo-0-tls".to_owned(), vec![server])];
-    let changes: [(&str, Change, Vec<(String, Vec<&str>)>); 6] = [
+    let changes: [(&str, Change, Leaves); 6] = [
         ("gone", |w| drop(w.member(0).secret.as_mut().unwrap().data.remove(member_key::SERVER_CRT)), all_server.clone()),
         (
             "unreadable",
