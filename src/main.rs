@@ -23,6 +23,7 @@ use etcd_warden::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tower::util::MapRequestLayer;
 
 /// How long the controllers may take to stop. With the lease's release, under four seconds, it makes less than ten.
 const STOP: Duration = Duration::from_secs(6);
@@ -145,7 +146,7 @@ fn start(args: RunArgs) -> Result<(), Error> {
 async fn run(args: RunArgs) -> Result<(), Error> {
     let stop = stop_on_signals().map_err(Error::Signals)?;
     let (metrics, readiness) = (Arc::new(Metrics::new()), Readiness::default());
-    let client = kube::Client::try_default().await.map_err(Error::Config)?;
+    let client = client(&metrics).await?;
     let cluster_domain = given(args.cluster_domain).unwrap_or_else(cluster_domain);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster_domain, "starting");
 
@@ -188,6 +189,17 @@ async fn run(args: RunArgs) -> Result<(), Error> {
 /// An argument's value; an empty variable of the environment is none.
 fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
+}
+
+/// A client of the API server whose requests are counted.
+async fn client(metrics: &Arc<Metrics>) -> Result<kube::Client, Error> {
+    let config = kube::Config::infer().await.map_err(|error| Error::Config(kube::Error::InferConfig(error)))?;
+    let metrics = metrics.clone();
+    let count = MapRequestLayer::new(move |request: ::http::Request<kube::client::Body>| {
+        metrics.requested(request.method());
+        request
+    });
+    Ok(kube::client::ClientBuilder::try_from(config).map_err(Error::Config)?.with_layer(&count).build())
 }
 
 async fn lost(leadership: Option<&Leadership>) {

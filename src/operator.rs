@@ -90,6 +90,7 @@ impl Controllers {
             metrics: options.metrics.clone(),
             triggers,
             domain: options.cluster_domain.clone(),
+            stop: options.stop.clone(),
             clock: Timestamp::now,
         };
         Self { context: Arc::new(context), clusters, users }

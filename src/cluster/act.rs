@@ -181,7 +181,7 @@ impl Actor<'_> {
                 continue;
             }
             for leaf in &change.leaves {
-                self.context.metrics.leaf_issued(leaf.keys[0]);
+                self.context.metrics.leaf_issued(leaf.kind());
             }
             if !change.leaves.is_empty() {
                 let message = format!("issued certificates in Secret {}: {}", change.name, change.leaves_in_words());

@@ -20,6 +20,8 @@ pub mod validate;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
 use self::{
     act::Acted,
     observe::Identities,
@@ -56,6 +58,8 @@ pub struct Context {
     pub triggers: Triggers,
     /// The DNS domain of the Kubernetes cluster.
     pub domain: String,
+    /// Ends the pass while that costs nothing.
+    pub stop: CancellationToken,
     /// The time.
     pub clock: fn() -> Timestamp,
 }
@@ -68,7 +72,11 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     let now = (context.clock)();
     let name = cluster.name_any();
     let namespace = cluster.namespace().unwrap_or_default();
-    let (observed, identity) = observe::observe(context, cluster, now).await;
+    let (observed, identity) = tokio::select! {
+        // Nothing has been done yet that would have to be finished.
+        () = context.stop.cancelled() => return Ok(Duration::ZERO),
+        observed = observe::observe(context, cluster, now) => observed,
+    };
     let (judgement, acted) = match validate::validate(cluster, &context.domain) {
         Err(invalid) => (Judgement::Invalid(invalid), Acted::default()),
         Ok(validated) => {

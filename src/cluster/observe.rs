@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::future::{join, join_all};
@@ -12,6 +13,8 @@ use kube::{
     Api, Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
+
+use tokio::time::timeout;
 
 use super::{
     Context,
@@ -74,7 +77,8 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
         Err(problem) => observed.list = Err(problem.clone()),
         Ok(identity) => {
             ask(context, &names, &mut observed, identity, now).await;
-            observed.list = member_list(context, &names, &observed, identity).await;
+            let list = timeout(LIST, member_list(context, &names, &observed, identity)).await;
+            observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
         }
     }
     (observed, identity.ok())
@@ -137,6 +141,10 @@ fn labelled<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, n
     };
     store.state().iter().filter_map(of_cluster).collect()
 }
+
+/// How long members are asked for a list, one after the other. With what asking them for their state takes, a pass stays well
+/// under the half minute in which a status must tell what has happened.
+const LIST: Duration = Duration::from_secs(6);
 
 /// A pod that has just started is silent on its client port until there is a quorum; asking it would only cost time.
 const STARTING: SignedDuration = SignedDuration::from_secs(15);

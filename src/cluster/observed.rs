@@ -128,6 +128,10 @@ impl ObservedMember {
     pub fn pod_ready(&self) -> bool {
         self.pod.as_ref().is_some_and(pod_ready)
     }
+    /// Whether it has been seen started once, as its claim says.
+    pub fn has_started(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| annotation(&claim.metadata, annotation::MEMBER_ID).is_some())
+    }
     /// Whether it serves: its pod is ready and it answers the operator.
     pub fn serves(&self) -> bool {
         self.pod_ready() && self.etcd.status().is_some()

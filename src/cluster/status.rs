@@ -83,7 +83,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         certificates,
     };
     let findings = [
-        available(&names, observed, judgement),
+        available(&names, observed, judgement, acted),
         progressing(judgement),
         degraded(observed, judgement, acted),
         certificates_ready(observed, judgement),
@@ -270,7 +270,7 @@ fn truncated(text: &str) -> String {
     }
 }
 
-fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Finding {
+fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
     let finding =
         |holds, reason, message: String, warns| Finding { kind: kind::AVAILABLE, holds, note: Note::new(reason, message), warns };
     if let Judgement::Planned(_, plan) = judgement
@@ -299,7 +299,12 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Findi
             silent.extend(unknown.map(|voter| format!("etcd lists a member {:x} that is not known here", voter.id)));
         }
     }
-    let why = silent.join("; ");
+    let planned = match judgement {
+        Judgement::Planned(_, plan) => plan.problems.as_slice(),
+        Judgement::Invalid(_) => &[],
+    };
+    let taken = planned.iter().chain(&acted.failed).find(|note| note.reason == "NameTaken");
+    let why = taken.map_or_else(|| silent.join("; "), |taken| taken.message.clone());
     if unfounded {
         return finding(false, "Starting", format!("the cluster has not come up yet: {why}"), None);
     }
@@ -362,10 +367,10 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
         }
     }
     problems.extend(acted.failed.clone());
-    if observed.status.cluster_id.is_some() {
-        let down = observed.members.iter().filter_map(|(name, member)| down(name, member));
-        problems.extend(down.map(|message| Note::new("MemberDown", message)));
-    }
+    // One that has never started is not down; what it waits for is in Progressing.
+    let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    let started = observed.members.iter().filter(|(_, member)| !refused && member.has_started());
+    problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
     problems.extend(complaints(observed));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)
         && format!("{:x}", list.cluster_id) != *known

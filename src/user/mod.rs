@@ -33,6 +33,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
     let outcome = match &plan {
         Plan::Refused(note) => Outcome::Refused(note.clone()),
         Plan::Waiting(note) => Outcome::Waiting(note.clone()),
+        Plan::Held(note) => Outcome::Held(note.clone()),
         Plan::Issue(change) => issue(context, user, &observed, change, now).await,
         Plan::Nothing => Outcome::Ready,
     };
@@ -71,7 +72,7 @@ async fn issue(context: &Context, user: &EtcdUser, observed: &Observed, change: 
     match try_issue(context, user, observed, change, now).await {
         Ok(true) => {
             for leaf in &change.leaves {
-                context.metrics.leaf_issued(leaf.keys[0]);
+                context.metrics.leaf_issued(leaf.kind());
             }
             Outcome::Issued(change.leaves.first().map(|leaf| leaf.why.to_string()))
         }

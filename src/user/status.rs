@@ -22,6 +22,8 @@ pub enum Outcome {
     Refused(Note),
     /// Something is awaited.
     Waiting(Note),
+    /// Nothing can be issued for now; what there is goes on.
+    Held(Note),
     /// The Secret was written, because of this if a certificate was issued.
     Issued(Option<String>),
     /// Something changed meanwhile; the next pass goes on.
@@ -56,8 +58,8 @@ pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Time
     let issued = || Note::new("Issued", format!("Secret {secret} holds a certificate for {}", common_name(user)));
     let (holds, note, warns) = match outcome {
         Outcome::Refused(note) => (false, note.clone(), Some(true)),
-        // Nothing can be issued now, but what was issued may well do until then.
-        Outcome::Waiting(note) => (usable, note.clone(), Some(false)),
+        Outcome::Waiting(note) => (false, note.clone(), Some(false)),
+        Outcome::Held(note) => (usable, note.clone(), Some(true)),
         Outcome::Failed(problem) => (usable, Note::new("IssuingFailed", problem.clone()), Some(true)),
         Outcome::Ready => (true, issued(), None),
         Outcome::Issued(_) | Outcome::Conflict if usable => (true, issued(), None),

@@ -83,6 +83,8 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
     all.extend(observed.ca_config.as_ref().map(|o| ("ConfigMap", &o.metadata)));
     all.extend(observed.bootstrap.as_ref().map(|o| ("ConfigMap", &o.metadata)));
     all.extend(observed.operator.as_ref().map(|o| ("Secret", &o.meta)));
+    all.extend(observed.client_authority.as_ref().map(|o| ("Secret", &o.meta)));
+    all.extend(observed.peer_authority.as_ref().map(|o| ("Secret", &o.meta)));
     for member in observed.members.values() {
         all.extend(member.claim.as_ref().map(|o| ("PersistentVolumeClaim", &o.metadata)));
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
@@ -116,7 +118,7 @@ pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
     let bootstrap = observed.bootstrap.as_ref().filter(|config| belongs(&config.metadata, &cluster.uid));
     let state = |name: &MemberName, member: &ObservedMember| {
         let written = bootstrap.and_then(|config| start_state(config, name));
-        let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+        let claim = member.claim.as_ref().map(|claim| &claim.metadata).filter(|meta| belongs(meta, &cluster.uid));
         let started = claim.is_some_and(|meta| annotation(meta, key::MEMBER_ID).is_some());
         // Where nothing is known of a member any more, not starting is the one mistake that can be mended.
         let lost = founded && claim.is_none();
@@ -189,12 +191,26 @@ pub fn note_waits(observed: &Observed, members: &Members, plan: &mut Plan) {
 /// Why a member does not serve, in the words of whoever knows best: the kubelet, the scheduler, or our own call.
 pub fn why_not_ready(member: &ObservedMember) -> String {
     let Some(pod) = &member.pod else { return "it has no pod yet".into() };
-    let pending = pod_problem(pod);
+    let pending = pod_problem(pod).map(|problem| match unbound(member) {
+        Some(claim) => format!("{problem}; {claim}"),
+        None => problem,
+    });
     match (pending, member.etcd.problem()) {
         (Some(problem), _) => problem,
         (None, Some(problem)) => problem.to_owned(),
         (None, None) => "its pod is not ready".into(),
     }
+}
+
+/// A claim that has no volume, with the name of the class that is to make one: the scheduler's message has neither.
+fn unbound(member: &ObservedMember) -> Option<String> {
+    let claim = member.claim.as_ref()?;
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    let class =
+        class.map_or_else(|| "no StorageClass, and there is no default one".into(), |class| format!("StorageClass {class}"));
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    (phase != "Bound").then(|| format!("PersistentVolumeClaim {name} is {phase} ({class})"))
 }
 
 fn pod_problem(pod: &Pod) -> Option<String> {
@@ -204,7 +220,10 @@ fn pod_problem(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "False");
     if let Some(scheduled) = condition("PodScheduled") {
-        return Some(format!("its pod is not scheduled: {}", scheduled.message.as_deref().unwrap_or("no reason given")));
+        // The scheduler appends what it says of preemption, which is nothing: ". not found", ". preemption: ...".
+        let message =
+            scheduled.message.as_deref().unwrap_or("no reason given").trim_end_matches(" not found").trim_end_matches('.');
+        return Some(format!("its pod is not scheduled: {message}"));
     }
     let container = status.container_statuses.iter().flatten().next()?;
     let state = container.state.as_ref()?;

@@ -17,7 +17,7 @@ pub use members::{never_started, why_not_ready};
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
     names::MemberName,
-    pki::{Domain, Holder, LeafSpec, Stale},
+    pki::{Domain, Holder, LeafSpec, Stale, Usage},
 };
 
 /// What is to be done in one pass.
@@ -128,6 +128,19 @@ pub struct LeafRequest {
     pub holder: Holder,
     /// Why the one that is there will not do.
     pub why: Stale,
+}
+
+impl LeafRequest {
+    /// What it is for, in a word.
+    pub fn kind(&self) -> &'static str {
+        match (&self.holder, self.spec.usage) {
+            (Holder::Operator, _) => "operator",
+            (Holder::User { .. }, _) => "user",
+            (Holder::Member { .. }, Usage::Server) => "server",
+            (Holder::Member { .. }, Usage::Both) => "peer",
+            (Holder::Member { .. }, Usage::Client) => "member",
+        }
+    }
 }
 
 /// Annotations to be written to a pod.
