@@ -63,7 +63,7 @@ fn refused(plan: &Plan) -> (&'static str, &str) {
 }
 
 fn waiting(plan: &Plan) -> (&'static str, &str) {
-    let Plan::Waiting(note) = plan else { panic!("{plan:?}") };
+    let (Plan::Waiting(note) | Plan::Held(note)) = plan else { panic!("{plan:?}") };
     (note.reason, &note.message)
 }
 
@@ -225,7 +225,7 @@ fn a_user_is_ready_once_the_secret_holds_a_certificate() {
 #[test]
 fn a_user_with_a_good_certificate_stays_ready_while_nothing_can_be_issued() {
     let (world, user, observed) = served();
-    let paused = Outcome::Waiting(Note::new("ClusterPaused", "paused"));
+    let paused = Outcome::Held(Note::new("ClusterPaused", "paused"));
     let ready = |observed: &Observed, now| told(&user, observed, &paused, now).0;
     assert_eq!(ready(&observed, world.now), "True");
     assert_eq!(ready(&observed, world.now + SignedDuration::from_hours(2161)), "False", "it has expired");
