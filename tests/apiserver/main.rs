@@ -5,7 +5,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admission;
+mod authorities;
+mod foreign;
 mod founding;
+mod killed;
+mod leader;
+mod leftovers;
+mod rights;
+mod secrecy;
 mod server;
+mod state;
 mod tap;
+mod two;
+mod unreadable;
+mod users;
 mod world;

@@ -13,12 +13,16 @@ use etcd_warden::{
     api::{self, EtcdCluster, EtcdUser},
     http::Readiness,
     metrics::Metrics,
+    names::label,
     operator,
 };
-use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::Namespace},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, ObjectMeta, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -36,16 +40,23 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tries until `probe` gives something.
 pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    until_ok(async || probe().await.ok_or_else(|| what.to_owned())).await
+}
+
+/// Tries until `probe` gives something, and tells what was the matter with the last try.
+pub async fn until_ok<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let mut last = "nothing was tried".to_owned();
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     let found = tokio::time::timeout(PATIENCE, async {
         loop {
             tick.tick().await;
-            if let Some(found) = probe().await {
-                return found;
+            match probe().await {
+                Ok(found) => return found,
+                Err(problem) => last = problem,
             }
         }
     });
-    found.await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    found.await.ok().unwrap_or_else(|| panic!("not within {PATIENCE:?}: {last}"))
 }
 
 /// A namespace of a test's own.
@@ -115,17 +126,35 @@ impl<'a> World<'a> {
     /// Waits until a condition of a cluster has this reason, and returns it.
     pub async fn reports(&self, cluster: &str, kind: &str, reason: &str) -> Condition {
         let clusters: Api<EtcdCluster> = self.api();
-        let mut last = None;
-        let found = async {
-            until("", async || {
-                let there = clusters.get(cluster).await.unwrap();
-                let current = there.status.as_ref().is_some_and(|s| s.observed_generation == there.metadata.generation);
-                last = there.status.as_ref().and_then(|status| api::condition(&status.conditions, kind).cloned());
-                last.clone().filter(|condition| current && condition.reason == reason)
-            })
-            .await
-        };
-        found.await
+        until_ok(async || {
+            let there = clusters.get(cluster).await.unwrap();
+            let status = there.status.unwrap_or_default();
+            let condition = api::condition(&status.conditions, kind).cloned();
+            let condition = condition.filter(|c| c.reason == reason && c.observed_generation == there.metadata.generation);
+            condition.ok_or_else(|| format!("EtcdCluster {cluster} is {kind} {reason}: {:#?}", status.conditions))
+        })
+        .await
+    }
+
+    /// Waits until a cluster has everything but its pods.
+    pub async fn founded(&self, cluster: &str) {
+        let sets: Api<StatefulSet> = self.api();
+        let selector = ListParams::default().labels(&format!("{}={cluster}", label::INSTANCE));
+        until_ok(async || {
+            let there = self.api::<EtcdCluster>().get(cluster).await.unwrap();
+            let status = there.status.clone().unwrap_or_default();
+            let is = |kind, reason| {
+                let condition = api::condition(&status.conditions, kind);
+                condition.is_some_and(|c| c.reason == reason && c.observed_generation == there.metadata.generation)
+            };
+            let members = sets.list(&selector).await.unwrap().items.len();
+            let made = i32::try_from(members) == Ok(there.spec.replicas)
+                && is("Progressing", "WaitingForMembers")
+                && is("CertificatesReady", "NotConfirmed")
+                && is("Degraded", "Healthy");
+            made.then_some(()).ok_or_else(|| format!("EtcdCluster {cluster} is founded: {:#?}", status.conditions))
+        })
+        .await;
     }
 
     /// Waits until the condition of a user has this reason, and returns it.
@@ -199,13 +228,15 @@ impl Operator {
     /// Waits until it has made `count` passes in a row without a write.
     pub async fn quiet(&self, count: u64) {
         let (mut writes, mut since) = (self.tap.writes().len(), self.passes());
-        until("the operator is quiet", async || {
-            let now = self.tap.writes().len();
-            if now != writes {
-                (writes, since) = (now, self.passes());
+        until_ok(async || {
+            let seen = self.tap.writes();
+            if seen.len() != writes {
+                (writes, since) = (seen.len(), self.passes());
             }
             // The one that was under way when the last write was seen does not count.
-            (self.passes() > since + count).then_some(())
+            (self.passes() > since + count)
+                .then_some(())
+                .ok_or_else(|| format!("the operator is quiet; at last it wrote {:#?}", &seen[seen.len().saturating_sub(5)..]))
         })
         .await;
     }
