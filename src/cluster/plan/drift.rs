@@ -61,6 +61,10 @@ fn holds(there: &Value, wanted: &Value) -> bool {
         (Value::Object(there), Value::Object(wanted)) => {
             wanted.iter().all(|(key, value)| is_empty(value) || there.get(key).is_some_and(|there| holds(there, value)))
         }
+        // Lists of objects are merged by their keys when they are applied, so what others add to them stays.
+        (Value::Array(there), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
+            wanted.iter().all(|wanted| there.iter().any(|there| holds(there, wanted)))
+        }
         (Value::Array(there), Value::Array(wanted)) => {
             there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
         }
@@ -77,6 +81,7 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Object(map) => map.values().all(is_empty),
         Value::Array(list) => list.is_empty(),
+        Value::String(text) => text.is_empty(),
         _ => false,
     }
 }
@@ -100,9 +105,10 @@ mod tests {
 
     #[test]
     fn what_others_add_is_no_drift() {
-        let wanted =
-            json!({"spec": {"replicas": 1, "template": {"containers": [{"name": "a", "cpu": "0.5"}], "tolerations": []}}});
-        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {"containers": [{"name": "a", "cpu": "500m", "image": "x"}]}}});
+        let wanted = json!({"spec": {"replicas": 1, "template": {
+            "containers": [{"name": "a", "cpu": "0.5", "env": ""}], "tolerations": []}}});
+        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {
+            "containers": [{"name": "injected"}, {"name": "a", "cpu": "500m", "image": "x"}]}}});
         assert!(holds(&there, &wanted));
     }
 
@@ -117,5 +123,7 @@ mod tests {
         ] {
             assert!(!holds(&there, &wanted), "{there}");
         }
+        let port = |target: i32| json!([{"port": 2379, "target": target}]);
+        assert!(!holds(&port(1), &port(2379)) && !holds(&json!([]), &port(2379)));
     }
 }
