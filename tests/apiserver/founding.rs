@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{DynamicObject, Patch, PatchParams, PostParams},
     core::ApiResource,
 };
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ async fn what_others_change_or_delete_is_put_right() {
     operator.quiet(1).await;
     let before = everything(&world).await;
 
-    change::<Service>(&world, "demo", json!({ "spec": { "ports": [{ "name": "other", "port": 1 }] } })).await;
+    change::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
     change::<Service>(&world, "demo-peers", json!({ "spec": { "publishNotReadyAddresses": false } })).await;
     change::<ConfigMap>(&world, "demo-bootstrap", json!({ "data": { "demo-0.state": "existing", "token": "x" } })).await;
     change::<PodDisruptionBudget>(&world, "demo", json!({ "spec": { "minAvailable": 0 } })).await;
@@ -108,6 +108,33 @@ async fn what_others_change_or_delete_is_put_right() {
     operator.quiet(1).await;
     // Member 1 and the operator lost one, member 2 three.
     assert_eq!(whole(&world, "demo").await, Written { client: 11, peer: 4 });
+    operator.stop().await;
+}
+
+/// A webhook or another controller may add to lists; taking it away again would never end.
+#[tokio::test]
+async fn what_others_add_stays() {
+    let world = World::new("added").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.founded("demo").await;
+    operator.quiet(1).await;
+    let port = json!({ "name": "etcd-client-ssl", "port": 2379 });
+    let added = json!({ "name": "added", "port": 1 });
+    change::<Service>(&world, "demo", json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "ports": [port, added] } }))
+        .await;
+    let mut set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    let mut sidecar = set.spec.template.spec.as_ref().unwrap().containers[0].clone();
+    sidecar.name = "sidecar".into();
+    set.spec.template.spec.as_mut().unwrap().containers.insert(0, sidecar);
+    world.api().replace("demo-0", &PostParams::default(), &set).await.unwrap();
+    operator.quiet(2).await;
+    let writes = operator.tap.writes().len();
+    operator.quiet(2).await;
+    assert_eq!(operator.tap.writes().len(), writes);
+    assert_eq!(world.api::<Service>().get("demo").await.unwrap().spec.unwrap().ports.unwrap().len(), 2);
+    let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    assert_eq!(set.spec.template.spec.unwrap().containers.len(), 2);
     operator.stop().await;
 }
 

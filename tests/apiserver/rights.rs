@@ -16,11 +16,13 @@ use crate::{
 };
 
 /// Installs what the chart gives the operator in this namespace, and returns a client with the operator's token.
-fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
+async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/etcd-warden");
+    let version = world.client.apiserver_version().await.unwrap().git_version;
     let rendered = Command::new(program("helm"))
         .args(["template", "etcd-warden", &chart.display().to_string(), "--namespace", &world.namespace])
         .args(["--show-only=templates/rbac.yaml", "--show-only=templates/serviceaccount.yaml"])
+        .args(["--kube-version", &version])
         .args(values)
         .output()
         .unwrap();
@@ -62,7 +64,7 @@ async fn the_whole_cluster_can_be_served() {
     let server = server::isolated().await;
     let world = World::on(&server, "everywhere").await;
     let tap = Tap::default();
-    let client = install(&world, &tap, &[]);
+    let client = install(&world, &tap, &[]).await;
     works(&world, client, tap, vec![]).await;
 }
 
@@ -70,7 +72,7 @@ async fn the_whole_cluster_can_be_served() {
 async fn one_namespace_can_be_served_and_no_other_is_seen() {
     let world = World::new("here").await;
     let tap = Tap::default();
-    let client = install(&world, &tap, &["--set", &format!("watchNamespaces={{{}}}", world.namespace)]);
+    let client = install(&world, &tap, &["--set", &format!("watchNamespaces={{{}}}", world.namespace)]).await;
     works(&world, client.clone(), tap, vec![world.namespace.clone()]).await;
     for secrets in [Api::<Secret>::namespaced(client.clone(), "kube-system"), Api::all(client)] {
         let answer = secrets.list(&ListParams::default()).await.err();
