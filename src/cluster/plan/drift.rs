@@ -61,6 +61,10 @@ fn holds(there: &Value, wanted: &Value) -> bool {
         (Value::Object(there), Value::Object(wanted)) => {
             wanted.iter().all(|(key, value)| there.get(key).map_or_else(|| is_empty(value), |there| holds(there, value)))
         }
+        // Lists of objects are merged by their keys when they are applied, so what others add to them stays.
+        (Value::Array(there), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
+            wanted.iter().all(|wanted| there.iter().any(|there| holds(there, wanted)))
+        }
         (Value::Array(there), Value::Array(wanted)) => {
             there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
         }
@@ -141,9 +145,10 @@ mod tests {
 
     #[test]
     fn what_others_add_is_no_drift() {
-        let wanted =
-            json!({"spec": {"replicas": 1, "template": {"containers": [{"name": "a", "cpu": "0.5"}], "tolerations": []}}});
-        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {"containers": [{"name": "a", "cpu": "500m", "image": "x"}]}}});
+        let wanted = json!({"spec": {"replicas": 1, "template": {
+            "containers": [{"name": "a", "cpu": "0.5", "env": ""}], "tolerations": []}}});
+        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {
+            "containers": [{"name": "injected"}, {"name": "a", "cpu": "500m", "image": "x"}]}}});
         assert!(holds(&there, &wanted));
     }
 
@@ -158,5 +163,7 @@ mod tests {
         ] {
             assert!(!holds(&there, &wanted), "{there}");
         }
+        let port = |target: i32| json!([{"port": 2379, "target": target}]);
+        assert!(!holds(&port(1), &port(2379)) && !holds(&json!([]), &port(2379)));
     }
 }
