@@ -12,7 +12,7 @@ use kube::{
 use super::{
     act::Acted,
     build,
-    observed::{Authorities, Observed, ObservedMember, SecretView, annotation, hex},
+    observed::{Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
     plan::{Note, Plan, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
@@ -71,7 +71,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         selector: Some(
             build::selector(&name).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
         ),
-        cluster_id: old.cluster_id.clone().or_else(|| cluster_id(observed)),
+        cluster_id: old.cluster_id.clone().or_else(|| cluster_id(observed, cluster.metadata.uid.as_deref().unwrap_or_default())),
         endpoints: vec![names.endpoint()],
         members,
         certificates: certificates(observed, judgement),
@@ -93,9 +93,10 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
 }
 
 /// The ID under which the members have been written down, so that a cluster that is founded a second time by mistake is noticed.
-fn cluster_id(observed: &Observed) -> Option<String> {
+/// Claims that a deleted cluster of this name has left say nothing of this one.
+fn cluster_id(observed: &Observed, uid: &str) -> Option<String> {
     let written = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
-    written.filter_map(|meta| annotation(meta, key::CLUSTER_ID)).map(str::to_owned).next()
+    written.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID)).map(str::to_owned).next()
 }
 
 /// What the metrics tell of a status.

@@ -55,11 +55,14 @@ impl Object {
     }
 }
 
-/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own.
+/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own. But a
+/// selector is a whole, and with one more label it selects nothing.
 fn holds(there: &Value, wanted: &Value) -> bool {
     match (there, wanted) {
         (Value::Object(there), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, value)| is_empty(value) || there.get(key).is_some_and(|there| holds(there, value)))
+            let same =
+                |key: &str, there: &Value, value: &Value| if key == "selector" { there == value } else { holds(there, value) };
+            wanted.iter().all(|(key, value)| is_empty(value) || there.get(key).is_some_and(|there| same(key, there, value)))
         }
         (Value::Array(there), Value::Array(wanted)) => {
             there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
@@ -117,5 +120,8 @@ mod tests {
         ] {
             assert!(!holds(&there, &wanted), "{there}");
         }
+        let wanted = json!({"selector": {"a": "b"}});
+        assert!(holds(&wanted, &wanted));
+        assert!(!holds(&json!({"selector": {"a": "b", "c": "d"}}), &wanted));
     }
 }

@@ -19,7 +19,7 @@ pub type Members = BTreeMap<MemberName, StartState>;
 
 /// Why a cluster may not be founded: there are objects of its names that are not its own, or data that may be someone's.
 pub fn refuse(cluster: &ValidatedCluster, observed: &Observed) -> Option<Note> {
-    if is_founded(observed) {
+    if is_founded(cluster, observed) {
         return None;
     }
     let names = &cluster.names;
@@ -41,9 +41,10 @@ pub fn refuse(cluster: &ValidatedCluster, observed: &Observed) -> Option<Note> {
     (!foreign.is_empty()).then(|| Note::new("NameTaken", foreign.join("; ")))
 }
 
-/// Whether the objects of the cluster have been begun.
-fn is_founded(observed: &Observed) -> bool {
-    observed.bootstrap.is_some() || observed.status.cluster_id.is_some()
+/// Whether the objects of this very cluster have been begun. Those of a deleted one of its name may still be there.
+fn is_founded(cluster: &ValidatedCluster, observed: &Observed) -> bool {
+    let begun = observed.bootstrap.as_ref().is_some_and(|config| belongs(&config.metadata, &cluster.uid));
+    begun || observed.status.cluster_id.is_some()
 }
 
 fn left_behind(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
@@ -79,7 +80,7 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
 /// The members: those that were written down when the cluster was founded, or are found by what they left. Only a cluster
 /// that has not been founded takes its members from the number that is wanted.
 pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
-    if !is_founded(observed) {
+    if !is_founded(cluster, observed) {
         return (0..cluster.replicas).map(|ordinal| (cluster.names.member(ordinal), StartState::New)).collect();
     }
     let founded = observed.status.cluster_id.is_some();
@@ -124,7 +125,7 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         }
     }
     plan.objects.extend(objects.into_iter().flatten());
-    if !is_founded(observed) {
+    if !is_founded(cluster, observed) {
         let later = members.keys().map(|member| Object::new(&build::stateful_set(cluster, member, "")));
         plan.preflight = plan.objects.iter().cloned().chain(later).collect();
     }
