@@ -18,13 +18,34 @@ macro_rules! scenario {
 }
 
 mod access;
+mod bad_input;
+mod certificates;
+mod drift;
+mod examples;
+mod faults;
 mod harness;
+mod lifecycle;
+mod operator;
 mod tools;
+mod users;
 mod world;
+mod writer;
 
 use harness::Scenario;
 
 fn main() -> std::process::ExitCode {
-    let scenarios: Vec<Scenario> = [access::scenarios()].into_iter().flatten().collect();
+    // What takes longest begins first.
+    let themes = [
+        certificates::scenarios(),
+        access::scenarios(),
+        faults::scenarios(),
+        examples::scenarios(),
+        bad_input::scenarios(),
+        lifecycle::scenarios(),
+        users::scenarios(),
+        drift::scenarios(),
+        operator::scenarios(),
+    ];
+    let scenarios: Vec<Scenario> = themes.into_iter().flatten().collect();
     harness::run(scenarios)
 }

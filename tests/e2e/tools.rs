@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     panic::Location,
     path::PathBuf,
     process::Stdio,
@@ -134,4 +135,14 @@ pub async fn kubectl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
 
 pub async fn openssl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
     run("openssl", arguments).await
+}
+
+/// The process of this name in the pod with this uid, which is in the name of its cgroup.
+pub fn process(name: &str, pod_uid: &str) -> String {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_it = |process: &String| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
+        read("comm").trim() == name && read("cgroup").replace('_', "-").contains(pod_uid)
+    };
+    processes.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).find(is_it).expect("the pod has such a process")
 }

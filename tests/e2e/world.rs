@@ -11,6 +11,7 @@ use std::{
 
 use etcd_warden::{
     api::{self, EtcdCluster, EtcdClusterStatus, EtcdUser},
+    etcd::{self, Answer, Class, DialError, Dialer, Target, Tls},
     names::{Names, tls_key},
 };
 use k8s_openapi::{
@@ -327,6 +328,20 @@ impl Identity {
         }
         all.extend(arguments.map(str::to_owned));
         etcdctl(all).await
+    }
+
+    /// Asks a member for its status, as the operator would: the leaf that it serves, and what it makes of the identity.
+    pub async fn ask(&self, host: &str) -> Result<Answer, DialError> {
+        let pair = self.pair.as_ref().map(|(crt, key)| (fs::read(crt).unwrap(), fs::read(key).unwrap()));
+        let pair = pair.as_ref().map(|(crt, key)| (crt.as_slice(), key.as_slice()));
+        let tls = Tls::new(&fs::read(&self.ca).unwrap(), pair).unwrap();
+        etcd::Client::default().ask(&Target::new(host, 2379), &tls).await
+    }
+
+    /// Whether a member accepts the identity, or how it does not.
+    pub async fn accepted(&self, host: &str) -> Result<(), Class> {
+        let answer = self.ask(host).await.unwrap_or_else(|e| panic!("{host} {e}"));
+        answer.status.map(drop).map_err(|error| error.class())
     }
 
     pub fn flags(&self) -> Vec<String> {
