@@ -15,7 +15,7 @@ done
 export PATH
 
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
-say() { printf '%s\n' "$*"; }
+say() { printf '%s\n' "$@"; }
 heading() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 need_root() { [ "$(id -u)" = 0 ] || die "must run as root: it $1"; }

@@ -12,7 +12,7 @@ use std::{
 /// The wait after the first failure.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
-const LONGEST: Duration = Duration::from_mins(5);
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// Counts the failures of each object in a row.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl<K: Clone + Eq + Hash> Backoff<K> {
         let count = failures.entry(key.clone()).or_default();
         let wait = FIRST.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(LONGEST);
         *count = count.saturating_add(1);
-        wait - spread(&(key, *count), wait / 4)
+        wait.saturating_sub(spread(&(key, *count), wait / 4))
     }
 
     /// Forgets the failures of an object that was a success, or is gone.

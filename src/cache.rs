@@ -198,12 +198,22 @@ impl Watch<'_> {
                         watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object),
                     )) => seen(&object),
                     Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
-                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted"),
+                    Some(Err(error)) if is_not_served(&error) => {
+                        tracing::warn!(kind = %K::kind(&()), "the API server does not know this kind: are the CRDs installed?");
+                    }
+                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted; it goes on"),
                     None => break,
                 }
             }
         });
         reader
+    }
+}
+
+fn is_not_served(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
     }
 }
 

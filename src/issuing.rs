@@ -175,7 +175,7 @@ pub enum Target {
     /// It is to be made.
     Make,
     /// It is there and is to be changed.
-    Change(KeySecret),
+    Change(Box<KeySecret>),
     /// It was made or changed by an earlier pass that our watch has not told of yet.
     Done,
 }
@@ -197,7 +197,7 @@ pub async fn target(secrets: &Api<Secret>, change: &SecretChange, uid: &str) -> 
         Some(seen) if there.0.metadata.resource_version.as_ref() != Some(seen) => Err(WriteError::Conflict(there.describe())),
         // Unknown to our watch though it has the labels: it is new. Without them the watch will never tell, so it is mended.
         None if labelled => Ok(Target::Done),
-        _ => Ok(Target::Change(there)),
+        _ => Ok(Target::Change(Box::new(there))),
     }
 }
 
@@ -212,7 +212,7 @@ pub async fn write(
     let (mut secret, make) = match target {
         Target::Done => return Ok(()),
         Target::Make => (KeySecret(Secret { metadata, type_: Some(change.type_.into()), ..Secret::default() }), true),
-        Target::Change(secret) => (secret, false),
+        Target::Change(secret) => (*secret, false),
     };
     secret.0.metadata.labels.get_or_insert_default().extend(change.labels.clone());
     let data = secret.0.data.get_or_insert_default();

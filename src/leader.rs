@@ -6,7 +6,8 @@
 //! [`DEADLINE`], while candidates wait for [`LEASE`] from after they saw that renewal at the earliest.
 //!
 //! The margin between the two covers what a leader still has under way. A process that was stopped for longer than that may
-//! finish a call that it had begun, so a second leader for a moment has to be harmless too, and is: see [`crate`].
+//! finish a call that it had begun, so no work may rely on the lease alone: every step checks its precondition again on a
+//! fresh read, and carries it to the server where the server can check it.
 
 use std::{future::Future, time::Duration};
 
@@ -120,7 +121,7 @@ impl Elector {
                 Ok(Attempt::Leads(lease)) => {
                     standby.open();
                     tracing::info!(lease = self.name, identity = self.me, "leading");
-                    return Some(Leadership::begin(self.clone(), lease, began));
+                    return Some(Leadership::begin(self.clone(), *lease, began));
                 }
                 Ok(Attempt::Follows(holder)) => {
                     standby.open();
@@ -163,7 +164,7 @@ impl Elector {
             Decision::Take => self.replace(&held(lease.unwrap_or_default(), &self.me, Timestamp::now())).await,
         };
         match written {
-            Ok(lease) => Ok(Attempt::Leads(lease)),
+            Ok(lease) => Ok(Attempt::Leads(Box::new(lease))),
             // Another candidate was faster; the next look tells which.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(Attempt::Follows(None)),
             Err(error) => Err(error),
@@ -175,12 +176,12 @@ impl Elector {
         match self.replace(&held(lease.clone(), &self.me, Timestamp::now())).await {
             Err(kube::Error::Api(status)) if status.is_conflict() => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Renewal::Lost(None)),
-            written => return written.map(Renewal::Renewed),
+            written => return written.map(|lease| Renewal::Renewed(Box::new(lease))),
         }
         // Either another process has it, or somebody annotated it, or our last write arrived though its answer did not.
         match self.leases.get_opt(&self.name).await? {
             Some(lease) if holder(&lease) == Some(&self.me) => {
-                self.replace(&held(lease, &self.me, Timestamp::now())).await.map(Renewal::Renewed)
+                self.replace(&held(lease, &self.me, Timestamp::now())).await.map(|lease| Renewal::Renewed(Box::new(lease)))
             }
             lease => Ok(Renewal::Lost(lease.as_ref().and_then(holder).map(str::to_owned))),
         }
@@ -204,7 +205,7 @@ impl Elector {
                 return None;
             }
             match within(deadline.min(sent + TRY), self.renew(&lease)).await {
-                Ok(Renewal::Renewed(renewed)) => (lease, proven, next) = (renewed, sent, sent + RENEW),
+                Ok(Renewal::Renewed(renewed)) => (lease, proven, next) = (*renewed, sent, sent + RENEW),
                 Ok(Renewal::Lost(holder)) => {
                     tracing::error!(lease = self.name, holder, "the lease was taken away");
                     return None;
@@ -226,12 +227,12 @@ impl Elector {
 }
 
 enum Attempt {
-    Leads(Lease),
+    Leads(Box<Lease>),
     Follows(Option<String>),
 }
 
 enum Renewal {
-    Renewed(Lease),
+    Renewed(Box<Lease>),
     Lost(Option<String>),
 }
 

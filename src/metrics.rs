@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -29,9 +30,8 @@ struct KindLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WriteLabels {
-    verb: &'static str,
-    kind: String,
+struct MethodLabels {
+    method: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,7 +81,7 @@ pub struct Metrics {
     wanted: Family<ClusterLabels, Gauge>,
     available: Family<ClusterLabels, Gauge>,
     expiry: Family<DomainLabels, Gauge>,
-    writes: Family<WriteLabels, Counter>,
+    requests: Family<MethodLabels, Counter>,
     steps: Family<StepLabels, Counter>,
     leaves: Family<KindLabels, Counter>,
 }
@@ -108,7 +108,7 @@ impl Metrics {
             wanted: Family::default(),
             available: Family::default(),
             expiry: Family::default(),
-            writes: Family::default(),
+            requests: Family::default(),
             steps: Family::default(),
             leaves: Family::default(),
         };
@@ -119,11 +119,7 @@ impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        r.register(
-            "reconciles",
-            "Passes over an object, by kind and outcome: ok, waiting or a class of error",
-            self.reconciles.clone(),
-        );
+        r.register("reconciles", "Passes over an object, by kind and outcome: ok or error", self.reconciles.clone());
         r.register_with_unit(
             "reconcile_duration",
             "How long a pass over an object took",
@@ -140,7 +136,7 @@ impl Metrics {
             Unit::Seconds,
             self.expiry.clone(),
         );
-        r.register("kubernetes_writes", "Writes to the Kubernetes API, the lease's not among them", self.writes.clone());
+        r.register("kubernetes_requests", "Requests to the Kubernetes API, by method; a watch is one GET", self.requests.clone());
         r.register("steps", "Steps taken that can't be taken back or touch quorum", self.steps.clone());
         r.register("leaves_issued", "Certificates issued, by what they are for", self.leaves.clone());
     }
@@ -197,9 +193,17 @@ impl Metrics {
         }
     }
 
-    /// Counts a write to the Kubernetes API: `verb` is `create`, `apply`, `replace`, `patch`, `delete` or `evict`.
-    pub fn wrote(&self, verb: &'static str, kind: &str) {
-        self.writes.get_or_create(&WriteLabels { verb, kind: kind.into() }).inc();
+    /// Counts a request to the Kubernetes API.
+    pub fn requested(&self, method: &Method) {
+        let method = match *method {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::PATCH => "PATCH",
+            Method::DELETE => "DELETE",
+            _ => "other",
+        };
+        self.requests.get_or_create(&MethodLabels { method }).inc();
     }
 
     /// Counts a step, by its name.
@@ -226,7 +230,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));
         metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));
-        metrics.wrote("apply", "Service");
+        metrics.requested(&Method::PATCH);
         metrics.step("LockBootstrap");
         metrics.leaf_issued("server");
         metrics.leading(true);
@@ -234,7 +238,7 @@ mod tests {
         for line in [
             r#"etcd_warden_reconciles_total{kind="EtcdCluster",outcome="ok"} 2"#,
             r#"etcd_warden_reconcile_duration_seconds_count{kind="EtcdCluster"} 2"#,
-            r#"etcd_warden_kubernetes_writes_total{verb="apply",kind="Service"} 1"#,
+            r#"etcd_warden_kubernetes_requests_total{method="PATCH"} 1"#,
             r#"etcd_warden_steps_total{step="LockBootstrap"} 1"#,
             r#"etcd_warden_leaves_issued_total{kind="server"} 1"#,
             "etcd_warden_leader 1",

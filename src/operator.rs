@@ -6,9 +6,10 @@ use futures::{StreamExt, future::join_all, stream};
 use jiff::Timestamp;
 use kube::{
     Client, Resource, ResourceExt,
+    api::DynamicObject,
     core::ObjectMeta,
     runtime::{
-        controller::{Action, Config, applier},
+        controller::{self, Action, Config, applier},
         events::{Event, EventType, Recorder, Reporter},
         reflector::{ObjectRef, Store},
     },
@@ -17,6 +18,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::{EtcdCluster, EtcdUser},
     backoff::{Backoff, spread},
     cache::{self, Guarded, Scope, Triggers},
     cluster::{self, Context, observe::Identities},
@@ -68,8 +70,8 @@ pub async fn run(options: Options) {
 /// The controllers of one scope: a namespace or all of them.
 struct Controllers {
     context: Arc<Context>,
-    clusters: mpsc::UnboundedReceiver<ObjectRef<Guarded<crate::api::EtcdCluster>>>,
-    users: mpsc::UnboundedReceiver<ObjectRef<Guarded<crate::api::EtcdUser>>>,
+    clusters: mpsc::UnboundedReceiver<ObjectRef<Guarded<EtcdCluster>>>,
+    users: mpsc::UnboundedReceiver<ObjectRef<Guarded<EtcdUser>>>,
 }
 
 impl Controllers {
@@ -88,6 +90,7 @@ impl Controllers {
             metrics: options.metrics.clone(),
             triggers,
             domain: options.cluster_domain.clone(),
+            stop: options.stop.clone(),
             clock: Timestamp::now,
         };
         Self { context: Arc::new(context), clusters, users }
@@ -96,14 +99,19 @@ impl Controllers {
     async fn run(self, stop: &CancellationToken) {
         let Self { context, clusters, users } = self;
         let scope: &Scope = &context.scope;
-        let clusters =
-            control("EtcdCluster", scope.clusters.clone(), clusters, context.clone(), stop, |context, cluster| async move {
-                cluster::pass(&context, &cluster).await
-            });
-        let users = control("EtcdUser", scope.users.clone(), users, context.clone(), stop, |context, user| async move {
-            user::pass(&context, &user).await
-        });
-        futures::future::join(clusters, users).await;
+        let forget = |gone: &ObjectRef<DynamicObject>| {
+            let namespace = gone.namespace.as_deref().unwrap_or_default();
+            context.metrics.forget_cluster(namespace, &gone.name);
+            context.identities.forget(namespace, &gone.name);
+        };
+        let pass_cluster =
+            |context: Arc<Context>, cluster: Arc<EtcdCluster>| async move { cluster::pass(&context, &cluster).await };
+        let pass_user = |context: Arc<Context>, user: Arc<EtcdUser>| async move { user::pass(&context, &user).await };
+        futures::future::join(
+            control("EtcdCluster", scope.clusters.clone(), clusters, context.clone(), stop, pass_cluster, forget),
+            control("EtcdUser", scope.users.clone(), users, context.clone(), stop, pass_user, |_| {}),
+        )
+        .await;
     }
 }
 
@@ -115,6 +123,7 @@ async fn control<K, F>(
     context: Arc<Context>,
     stop: &CancellationToken,
     pass: impl Fn(Arc<Context>, Arc<K>) -> F + Send + Sync + 'static,
+    forget: impl Fn(&ObjectRef<DynamicObject>),
 ) where
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Duration, WriteError>> + Send + 'static,
@@ -150,10 +159,12 @@ async fn control<K, F>(
         queue,
         Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
     )
-    .for_each(|result| async move {
-        if let Err(error) = result {
-            tracing::debug!(kind, %error, "not reconciled");
+    .for_each(|result| {
+        // Triggered by its own end.
+        if let Err(controller::Error::ObjectNotFound(gone)) = result {
+            forget(&gone);
         }
+        std::future::ready(())
     })
     .await;
 }

@@ -29,7 +29,7 @@ pub fn milli(text: &str) -> Option<i128> {
         return None;
     }
     let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    Some(digits * scale / 10_i128.pow(u32::try_from(fraction.len()).ok()?))
+    Some(digits.checked_mul(scale)? / 10_i128.pow(u32::try_from(fraction.len()).ok()?))
 }
 
 /// The value of a quantity of bytes, if it is a whole positive number of them.
@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(bytes(&Quantity("1.5Ki".into())), Some(1536));
         assert_eq!(milli("0.5"), milli("500m"));
         assert_eq!(milli("2"), milli("2000m"));
-        for text in ["", "Gi", "-1", "1e3", "0.0001Kx", "1..2", "."] {
+        for text in ["", "Gi", "-1", "1e3", "0.0001Kx", "1..2", ".", "999999999999999999.999999999Pi"] {
             assert_eq!(milli(text), None, "{text:?}");
         }
         assert_eq!(bytes(&Quantity("0".into())), None);

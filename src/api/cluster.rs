@@ -4,11 +4,11 @@ use k8s_openapi::{
     api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition},
 };
-use kube::{CustomResource, KubeSchema};
+use kube::{CustomResource, KubeSchema, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use super::{Duration, duration::duration_rule};
 
 /// The longest name of an `EtcdCluster`. The pods of a StatefulSet carry its name and a hash of up to eleven characters in
 /// a label, which has 63 at most, and the StatefulSet's name is the cluster's with `-` and an ordinal of up to two digits.
@@ -16,7 +16,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
 
 /// A secured etcd cluster. The operator issues every certificate from authorities of its own, starts the members with TLS on
 /// every port that clients and peers use, and keeps them as this object says.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "etcd-warden.dev",
     version = "v1alpha1",
@@ -64,8 +64,8 @@ pub struct EtcdClusterSpec {
     #[serde(default = "default_version")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("!self.startsWith('v')").message("write the version without the v, like 3.6.16"))]
-    #[x_kube(validation = Rule::new("self.startsWith('v') || self.matches('^[0-9]{1,4}[.][0-9]{1,4}[.][0-9]{1,4}$')").message("must be a version of three numbers, like 3.6.16"))]
-    #[x_kube(validation = Rule::new("!self.matches('^[0-9]{1,4}[.][0-9]{1,4}[.][0-9]{1,4}$') || self.matches('^3[.]([67][.][0-9]+|5[.](3[2-9]|[4-9][0-9]|[0-9]{3,4}))$')").message("is not supported: 3.5.32 or newer, of 3.5, 3.6 or 3.7"))]
+    #[x_kube(validation = Rule::new("self.startsWith('v') || self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$')").message("must be a version of three numbers, like 3.6.16"))]
+    #[x_kube(validation = Rule::new("!self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$') || self.matches('^3[.]([67][.][0-9]+|5[.](3[2-9]|[4-9][0-9]|[0-9]{3,4}))$')").message("is not supported: 3.5.32 or newer, of 3.5, 3.6 or 3.7"))]
     pub version: String,
     /// Where each member keeps its data. It cannot be changed yet.
     #[serde(default)]
@@ -97,6 +97,8 @@ pub struct EtcdClusterSpec {
 pub struct StorageSpec {
     /// The size of each member's volume. It should be at least twice `etcd.quotaBackendSize`.
     #[serde(default = "default_storage_size")]
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = positive_quantity())]
     pub size: Quantity,
     /// The StorageClass; the cluster's default class when it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,6 +107,11 @@ pub struct StorageSpec {
     /// What becomes of the volumes and of the authorities' keys when the `EtcdCluster` is deleted.
     #[serde(default)]
     pub retention: Retention,
+}
+
+fn positive_quantity() -> Rule {
+    Rule::new("isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))")
+        .message("must be a quantity above 0, such as 8Gi")
 }
 
 /// What becomes of data when its cluster is deleted.
@@ -124,11 +131,13 @@ pub enum Retention {
 pub struct ImageSpec {
     /// The repository.
     #[serde(default = "default_repository")]
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^([-A-Za-z0-9._:\\\\[\\\\]]+/)?[a-z0-9]([-a-z0-9._/]*[a-z0-9])?$')").message("must be a repository without tag or digest, such as registry.example.com/etcd"))]
     pub repository: String,
     /// The tag; `v` and the version when it is not given. It must be the image of `version`. It cannot be changed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(max = 128))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][-A-Za-z0-9_.]*$')").message("must be an image's tag, such as v3.6.16"))]
     pub tag: Option<String>,
     /// A digest such as `sha256:...`, which the image then must have. It cannot be changed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,7 +196,7 @@ pub enum TlsVersion {
 /// The client domain.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(FOUR_LEAVES).message(FOUR_LEAVES_MESSAGE))]
+#[x_kube(validation = four_leaves())]
 pub struct ClientTlsSpec {
     /// The certificate authority. It cannot be changed yet.
     #[serde(default)]
@@ -204,7 +213,7 @@ pub struct ClientTlsSpec {
 /// The peer domain.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(FOUR_LEAVES).message(FOUR_LEAVES_MESSAGE))]
+#[x_kube(validation = four_leaves())]
 pub struct PeerTlsSpec {
     /// The certificate authority. It cannot be changed yet.
     #[serde(default)]
@@ -214,8 +223,13 @@ pub struct PeerTlsSpec {
     pub certificate: CertificateSpec,
 }
 
-const FOUR_LEAVES: &str = "!self.authority.duration.matches('^([0-9]+(h|m|s|ms))+$') || !self.certificate.duration.matches('^([0-9]+(h|m|s|ms))+$') || duration(self.authority.duration).getSeconds() >= 4 * duration(self.certificate.duration).getSeconds()";
-const FOUR_LEAVES_MESSAGE: &str = "authority.duration must be at least four times certificate.duration, so that the next authority is trusted everywhere before it signs";
+fn four_leaves() -> Rule {
+    duration_rule(
+        &["self.authority.duration", "self.certificate.duration"],
+        "duration(self.authority.duration).getSeconds() >= 4 * duration(self.certificate.duration).getSeconds()",
+    )
+    .message("authority.duration must be at least four times certificate.duration, so that the next authority is trusted everywhere before it signs")
+}
 
 /// A certificate authority of the operator's own, with an ECDSA P-256 key that lies in a Secret which no pod mounts.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,7 +246,7 @@ pub struct CertificateSpec {
     /// How long a certificate is valid, at least 1h. It is renewed at two thirds of its life. A shorter duration than that of
     /// the certificates in use issues new ones at once, a longer one takes effect at their renewal.
     #[serde(default = "default_certificate_duration")]
-    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(h|m|s|ms))+$') || duration(self) >= duration('1h')").message("must be at least 1h"))]
+    #[x_kube(validation = duration_rule(&["self"], "duration(self) >= duration('1h')").message("must be at least 1h"))]
     pub duration: Duration,
 }
 
@@ -256,19 +270,21 @@ pub struct ExtraSans {
 /// etcd's own settings; each is described in etcd's documentation under the flag that is named here.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!self.electionTimeout.matches('^([0-9]+(h|m|s|ms))+$') || !self.heartbeatInterval.matches('^([0-9]+(h|m|s|ms))+$') || duration(self.electionTimeout).getMilliseconds() >= 5 * duration(self.heartbeatInterval).getMilliseconds()").message("electionTimeout must be at least five times heartbeatInterval"))]
+#[x_kube(validation = duration_rule(&["self.electionTimeout", "self.heartbeatInterval"], "duration(self.electionTimeout).getMilliseconds() >= 5 * duration(self.heartbeatInterval).getMilliseconds()").message("electionTimeout must be at least five times heartbeatInterval"))]
 pub struct EtcdSpec {
     /// How often a leader tells its followers that it is there (`--heartbeat-interval`): about the round trip between members.
     #[serde(default = "default_heartbeat_interval")]
-    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(h|m|s|ms))+$') || duration(self) >= duration('10ms')").message("must be at least 10ms"))]
+    #[x_kube(validation = duration_rule(&["self"], "duration(self) >= duration('10ms')").message("must be at least 10ms"))]
     pub heartbeat_interval: Duration,
     /// How long a follower waits for the leader before it calls an election (`--election-timeout`): at least five heartbeats
     /// and at most 50s.
     #[serde(default = "default_election_timeout")]
-    #[x_kube(validation = Rule::new("!self.matches('^([0-9]+(h|m|s|ms))+$') || duration(self) <= duration('50s')").message("must be at most 50s, etcd's own limit"))]
+    #[x_kube(validation = duration_rule(&["self"], "duration(self) <= duration('50s')").message("must be at most 50s, etcd's own limit"))]
     pub election_timeout: Duration,
     /// How large the database may grow before etcd refuses writes (`--quota-backend-bytes`).
     #[serde(default = "default_quota")]
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = positive_quantity())]
     pub quota_backend_size: Quantity,
     /// How history is removed (`--auto-compaction-mode`, `--auto-compaction-retention`).
     #[serde(default)]
@@ -278,18 +294,61 @@ pub struct EtcdSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-z][a-z0-9-]{0,63}$'))").message("each must be the name of a flag without the dashes in front, such as max-txn-ops"))]
-    #[x_kube(validation = Rule::new(NOT_RESERVED).message("is reserved: the flags for names, addresses, certificates, storage, membership, heartbeat, election, quota and compaction are the operator's own or have a field of their own"))]
+    #[x_kube(validation = not_reserved())]
     pub extra_args: BTreeMap<String, String>,
 }
 
-// One rule and not a list of names: whatever begins like this is about addresses, certificates, identity or data, in any of
-// the versions, and a flag that a newer patch adds under such a name is as dangerous.
-const NOT_RESERVED: &str = "self.all(k, !k.matches('^(name|data-dir|wal-dir|config-file|(initial|listen|advertise|discovery|peer|client|cert|key|trusted|auto-tls|tls|self-signed|cipher|force|unsafe|experimental-peer|strict|heartbeat|election|quota-backend|auto-compaction|auth|proxy|version|help|max-learners|bcrypt|raft-read|snapshot-count|host-whitelist|enable-v2|downgrade|next-cluster|experimental-max-learners).*)$'))";
+/// Beginnings of the flags that are the operator's own. Beginnings and not names: whatever begins like this is about addresses,
+/// certificates, identity or data in any of the versions, and one that a newer patch adds is as dangerous.
+pub const RESERVED_FLAGS: [&str; 37] = [
+    "name",
+    "data-dir",
+    "wal-dir",
+    "config-file",
+    "initial",
+    "listen",
+    "advertise",
+    "discovery",
+    "peer",
+    "client",
+    "cert",
+    "key",
+    "trusted",
+    "auto-tls",
+    "tls",
+    "self-signed",
+    "cipher",
+    "force",
+    "unsafe",
+    "experimental-peer",
+    "strict",
+    "heartbeat",
+    "election",
+    "quota-backend",
+    "auto-compaction",
+    "auth",
+    "proxy",
+    "version",
+    "help",
+    "max-learners",
+    "bcrypt",
+    "raft-read",
+    "snapshot-count",
+    "host-whitelist",
+    "enable-v2",
+    "downgrade",
+    "next-cluster",
+];
+
+fn not_reserved() -> Rule {
+    // The API server bounds the cost of messages too, by too little for naming the flag.
+    Rule::new(format!("self.all(k, !k.matches('^({})'))", RESERVED_FLAGS.join("|"))).message("a flag is reserved: those for names, addresses, certificates, storage, membership, heartbeat, election, quota and compaction are the operator's own or have a field of their own")
+}
 
 /// How etcd removes history.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.mode == 'Periodic' ? self.retention.matches('^(0|([0-9]+(h|m|s))+)$') : self.retention.matches('^[0-9]+$')").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision"))]
+#[x_kube(validation = Rule::new("self.retention == '0' || (self.mode == 'Periodic' ? self.retention.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') : self.retention.matches('^[0-9]{1,18}$'))").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision; 0 keeps everything"))]
 pub struct AutoCompaction {
     /// Whether history is kept for a time or for a number of revisions.
     #[serde(default)]
@@ -398,6 +457,21 @@ fn default_compaction_retention() -> String {
     "5m".into()
 }
 
+impl Default for EtcdClusterSpec {
+    fn default() -> Self {
+        Self {
+            replicas: default_replicas(),
+            version: default_version(),
+            storage: StorageSpec::default(),
+            image: ImageSpec::default(),
+            tls: TlsSpec::default(),
+            etcd: EtcdSpec::default(),
+            pod: PodSpec::default(),
+            service: ServiceSpec::default(),
+            paused: false,
+        }
+    }
+}
 impl Default for StorageSpec {
     fn default() -> Self {
         Self { size: default_storage_size(), storage_class_name: None, retention: Retention::default() }

@@ -18,11 +18,33 @@ use kube::CustomResourceExt;
 pub const GROUP: &str = "etcd-warden.dev";
 
 /// The definition of each resource.
-pub fn crds() -> [CustomResourceDefinition; 2] {
-    [EtcdCluster::crd(), EtcdUser::crd()]
+///
+/// # Errors
+/// Never: a definition is JSON both ways.
+pub fn crds() -> serde_json::Result<[CustomResourceDefinition; 2]> {
+    Ok([without_nulls(&EtcdCluster::crd())?, without_nulls(&EtcdUser::crd())?])
+}
+
+/// `crd` with nothing nullable. Then the API server takes a `null` for the field's default, or refuses it; otherwise it stores
+/// the `null`, past the default and as something other than an absent field.
+fn without_nulls(crd: &CustomResourceDefinition) -> serde_json::Result<CustomResourceDefinition> {
+    fn strip(value: &mut serde_json::Value) {
+        if let Some(object) = value.as_object_mut() {
+            object.retain(|key, value| key != "nullable" || !value.is_boolean());
+            object.values_mut().for_each(strip);
+        } else if let Some(list) = value.as_array_mut() {
+            list.iter_mut().for_each(strip);
+        }
+    }
+    let mut value = serde_json::to_value(crd)?;
+    strip(&mut value);
+    serde_json::from_value(value)
 }
 
 /// The condition of type `kind`, if it has been reported.
 pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.type_ == kind)
 }
+
+#[cfg(test)]
+mod tests;

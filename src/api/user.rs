@@ -23,7 +23,7 @@ use super::CertificateSpec;
     printcolumn = r#"{"name":"Secret","type":"string","jsonPath":".status.secretName"}"#,
     printcolumn = r#"{"name":"Expires","type":"string","jsonPath":".status.certificateExpires"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
-    validation = Rule::new("has(self.spec.commonName) || self.metadata.name.size() <= 64").message("a certificate's common name has at most 64 characters: set spec.commonName or choose a shorter name"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name is too long for the labels made from it: 63 characters at most"),
     validation = Rule::new("has(self.spec.commonName) || self.metadata.name != 'root'").message("the common name root is the operator's own: set spec.commonName or choose another name")
 )]
 #[serde(rename_all = "camelCase")]
@@ -38,6 +38,7 @@ pub struct EtcdUserSpec {
     /// It cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[^[:cntrl:]]*$')").message("must be without control characters"))]
     #[x_kube(validation = Rule::new("self != 'root' && !self.startsWith('etcd-warden:')").message("root and names that begin with etcd-warden: are the operator's own: choose another commonName"))]
     pub common_name: Option<String>,
     /// The Secret that holds the certificate, of type `kubernetes.io/tls` with the keys `tls.crt`, `tls.key`, `ca.crt` and
@@ -45,7 +46,7 @@ pub struct EtcdUserSpec {
     /// make is never overwritten. It cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("must be the name of a Secret: lower case letters, digits, - and ., beginning and ending with a letter or digit"))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("must be the name of a Secret: lower case letters, digits, - and ., each part beginning and ending with a letter or digit"))]
     pub secret_name: Option<String>,
     /// The user's certificate.
     #[serde(default)]

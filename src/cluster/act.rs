@@ -181,11 +181,10 @@ impl Actor<'_> {
                 continue;
             }
             for leaf in &change.leaves {
-                self.context.metrics.leaf_issued(leaf.keys[0]);
+                self.context.metrics.leaf_issued(leaf.kind());
             }
             if !change.leaves.is_empty() {
-                let leaves: Vec<_> = change.leaves.iter().map(|leaf| format!("{} ({})", leaf.keys[0], leaf.why)).collect();
-                let message = format!("issued certificates in Secret {}: {}", change.name, leaves.join(", "));
+                let message = format!("issued certificates in Secret {}: {}", change.name, change.leaves_in_words());
                 acted.done.push(Note::new("CertificatesIssued", message));
             }
         }

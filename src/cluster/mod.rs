@@ -10,6 +10,8 @@
 
 pub mod act;
 pub mod build;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod observe;
 pub mod observed;
 pub mod plan;
@@ -17,6 +19,8 @@ pub mod status;
 pub mod validate;
 
 use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
 
 use self::{
     act::Acted,
@@ -54,6 +58,8 @@ pub struct Context {
     pub triggers: Triggers,
     /// The DNS domain of the Kubernetes cluster.
     pub domain: String,
+    /// Ends the pass while that costs nothing.
+    pub stop: CancellationToken,
     /// The time.
     pub clock: fn() -> Timestamp,
 }
@@ -66,7 +72,11 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     let now = (context.clock)();
     let name = cluster.name_any();
     let namespace = cluster.namespace().unwrap_or_default();
-    let (observed, identity) = observe::observe(context, cluster, now).await;
+    let (observed, identity) = tokio::select! {
+        // Nothing has been done yet that would have to be finished.
+        () = context.stop.cancelled() => return Ok(Duration::ZERO),
+        observed = observe::observe(context, cluster, now) => observed,
+    };
     let (judgement, acted) = match validate::validate(cluster, &context.domain) {
         Err(invalid) => (Judgement::Invalid(invalid), Acted::default()),
         Ok(validated) => {
@@ -100,10 +110,14 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     Ok(if acted.again || stale { next.min(Duration::from_millis(500)) } else { next })
 }
 
-/// Writes the status if it differs, then publishes the events. Returns whether the object was newer than what the pass saw: then
-/// nothing was written, and the next pass reports on what it is now.
+/// Publishes what was done, writes the status if it differs, then publishes what changed in it. Returns whether the object was
+/// newer than what the pass saw: then nothing was written, and the next pass reports on what it is now.
 async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report) -> Result<bool, WriteError> {
     let name = cluster.name_any();
+    let reference = cluster.object_ref(&());
+    for event in &report.done {
+        publish(&context.recorder, event, &reference).await;
+    }
     if cluster.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
         match crate::k8s::apply_status(&api, &name, &cluster.metadata.resource_version, &report.status).await {
@@ -112,7 +126,6 @@ async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report)
             Err(error) => return Err(error),
         }
     }
-    let reference = cluster.object_ref(&());
     for event in &report.events {
         publish(&context.recorder, event, &reference).await;
     }

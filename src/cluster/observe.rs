@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::future::{join, join_all};
@@ -12,6 +13,8 @@ use kube::{
     Api, Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
+
+use tokio::time::timeout;
 
 use super::{
     Context,
@@ -74,7 +77,8 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
         Err(problem) => observed.list = Err(problem.clone()),
         Ok(identity) => {
             ask(context, &names, &mut observed, identity, now).await;
-            observed.list = member_list(context, &names, &observed, identity).await;
+            let list = timeout(LIST, member_list(context, &names, &observed, identity)).await;
+            observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
         }
     }
     (observed, identity.ok())
@@ -86,10 +90,12 @@ fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
     let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret));
     let bootstrap = get(&scope.config_maps, namespace, &names.bootstrap_config());
 
-    // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet or in a claim.
+    // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet, in a claim and in what was last reported.
     let mut traced: BTreeSet<MemberName> = BTreeSet::new();
     let written = bootstrap.iter().flat_map(|config| config.data.iter().flatten());
     traced.extend(written.filter_map(|(key, _)| names.parse_member(key.strip_suffix(bootstrap_key::STATE_SUFFIX)?)));
+    let reported = cluster.status.iter().flat_map(|status| &status.members);
+    traced.extend(reported.filter_map(|member| names.parse_member(&member.name)));
     traced.extend(labelled(&scope.stateful_sets, names));
     traced.extend(labelled(&scope.claims, names));
 
@@ -135,6 +141,10 @@ fn labelled<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, n
     };
     store.state().iter().filter_map(of_cluster).collect()
 }
+
+/// How long members are asked for a list, one after the other. With what asking them for their state takes, a pass stays well
+/// under the half minute in which a status must tell what has happened.
+const LIST: Duration = Duration::from_secs(6);
 
 /// A pod that has just started is silent on its client port until there is a quorum; asking it would only cost time.
 const STARTING: SignedDuration = SignedDuration::from_secs(15);

@@ -128,6 +128,10 @@ impl ObservedMember {
     pub fn pod_ready(&self) -> bool {
         self.pod.as_ref().is_some_and(pod_ready)
     }
+    /// Whether it has been seen started once, as its claim says.
+    pub fn has_started(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| annotation(&claim.metadata, annotation::MEMBER_ID).is_some())
+    }
     /// Whether it serves: its pod is ready and it answers the operator.
     pub fn serves(&self) -> bool {
         self.pod_ready() && self.etcd.status().is_some()
@@ -193,7 +197,7 @@ impl SecretView {
 
 /// Whether a key of a Secret names a private key.
 pub fn is_private(key: &str) -> bool {
-    key.ends_with(".key")
+    key.strip_suffix(".key").is_some()
 }
 
 /// A short digest of named contents.
@@ -210,7 +214,8 @@ pub fn fingerprint<'a>(parts: impl Iterator<Item = (&'a str, &'a [u8])>) -> Stri
 
 /// Bytes as status fields and, but for its colons, `openssl` write them.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16);
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).filter_map(digit).collect()
 }
 
 /// A domain's authorities, read from their Secret.

@@ -1,6 +1,6 @@
 //! Old status + what there is + plan + what came of it -> new status and events. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -47,8 +47,10 @@ pub enum Judgement {
 pub struct Report {
     /// The status.
     pub status: EtcdClusterStatus,
-    /// The events, to be published once the status is written.
+    /// What has changed in it, to be published once it is written.
     pub events: Vec<Event>,
+    /// What was done, to be published in any case.
+    pub done: Vec<Event>,
 }
 
 /// What is to be told of a pass.
@@ -56,7 +58,10 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
     let name = cluster.name_any();
     let names = Names::new(&name, &cluster.namespace().unwrap_or_default(), "");
     let old = &observed.status;
-    let members = members(&names, observed);
+    let uid = cluster.metadata.uid.as_deref().unwrap_or_default();
+    let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    // What another cluster of this name has left is no member of this one.
+    let members = if refused { vec![] } else { members(&names, uid, observed) };
     let wanted = match judgement {
         Judgement::Planned(validated, _) => validated.replicas,
         Judgement::Invalid(_) => u32::try_from(members.len()).unwrap_or_default(),
@@ -71,14 +76,14 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         selector: Some(
             build::selector(&name).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
         ),
-        cluster_id: old.cluster_id.clone().or_else(|| cluster_id(observed, cluster.metadata.uid.as_deref().unwrap_or_default())),
+        cluster_id: old.cluster_id.clone().or_else(|| cluster_id(uid, observed)),
         endpoints: vec![names.endpoint()],
         members,
-        certificates: certificates(observed, judgement),
+        certificates: certificates(uid, observed),
     };
     let findings = [
-        available(&names, observed, judgement),
-        progressing(judgement, acted),
+        available(&names, observed, judgement, acted),
+        progressing(judgement),
         degraded(observed, judgement, acted),
         certificates_ready(observed, judgement),
     ];
@@ -88,15 +93,15 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         events.extend(finding.change(before));
         status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
     }
-    events.extend(acted.done.iter().map(|note| event(EventType::Normal, note)));
-    Report { status, events }
+    let done = acted.done.iter().map(|note| event(EventType::Normal, note)).collect();
+    Report { status, events: joined(events), done: joined(done) }
 }
 
 /// The ID under which the members have been written down, so that a cluster that is founded a second time by mistake is noticed.
-/// Claims that a deleted cluster of this name has left say nothing of this one.
-fn cluster_id(observed: &Observed, uid: &str) -> Option<String> {
-    let written = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
-    written.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID)).map(str::to_owned).next()
+fn cluster_id(uid: &str, observed: &Observed) -> Option<String> {
+    let claims = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
+    let mut written = claims.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID));
+    written.next().map(str::to_owned)
 }
 
 /// What the metrics tell of a status.
@@ -112,8 +117,14 @@ pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState 
     }
 }
 
-fn members(names: &Names, observed: &Observed) -> Vec<MemberStatus> {
-    observed.members.iter().map(|(name, member)| member_status(names, name, member, observed)).collect()
+fn members(names: &Names, uid: &str, observed: &Observed) -> Vec<MemberStatus> {
+    let foreign = |member: &ObservedMember| {
+        let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+        let set = member.stateful_set.as_ref().map(|set| &set.metadata);
+        claim.into_iter().chain(set).any(|meta| !belongs(meta, uid))
+    };
+    let members = observed.members.iter().filter(|(_, member)| !foreign(member));
+    members.map(|(name, member)| member_status(names, name, member, observed)).collect()
 }
 
 fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, observed: &Observed) -> MemberStatus {
@@ -154,16 +165,15 @@ fn first_expiry(observed: &Observed, keys: &[&str]) -> Option<Timestamp> {
     observed.members.values().filter_map(|member| expiry(member.secret.as_ref()?, keys)).min()
 }
 
-fn certificates(observed: &Observed, judgement: &Judgement) -> Option<CertificatesStatus> {
+fn certificates(uid: &str, observed: &Observed) -> Option<CertificatesStatus> {
     let old = observed.status.certificates.clone().unwrap_or_default();
-    let lost = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
     let domain = |secret: &Option<SecretView>, old: Option<DomainStatus>, keys: &[&str]| {
         let expires = first_expiry(observed, keys).map(|at| at.to_string());
         // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
         if let Some(old) = old {
             return Some(DomainStatus { expires, ..old });
         }
-        let authorities = Authorities::read(secret.as_ref().filter(|_| !lost)?).ok()?;
+        let authorities = Authorities::read(secret.as_ref().filter(|secret| belongs(&secret.meta, uid))?).ok()?;
         Some(DomainStatus { active: authority(&authorities.active), next: authority(&authorities.next), expires })
     };
     let status = CertificatesStatus {
@@ -233,6 +243,23 @@ pub fn event(type_: EventType, note: &Note) -> Event {
     Event { type_, reason: note.reason.into(), note: Some(truncated(&note.message)), action: note.reason.into(), secondary: None }
 }
 
+/// The same with one event for each reason: kube's `Recorder` takes a second one for a repeat of the first and drops its note.
+fn joined(events: Vec<Event>) -> Vec<Event> {
+    let mut joined: Vec<Event> = vec![];
+    for event in events {
+        let Some(same) = joined.iter_mut().find(|other| other.reason == event.reason) else {
+            joined.push(event);
+            continue;
+        };
+        let (before, note) = (same.note.take().unwrap_or_default(), event.note.unwrap_or_default());
+        same.note = Some(if before.contains(&note) { before } else { truncated(&format!("{before}; {note}")) });
+        if matches!(event.type_, EventType::Warning) {
+            same.type_ = EventType::Warning;
+        }
+    }
+    joined
+}
+
 /// An event's note has 1024 bytes at most (`events.k8s.io/v1`).
 fn truncated(text: &str) -> String {
     match text.char_indices().find(|(at, c)| at + c.len_utf8() > 1020) {
@@ -241,7 +268,7 @@ fn truncated(text: &str) -> String {
     }
 }
 
-fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Finding {
+fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
     let finding =
         |holds, reason, message: String, warns| Finding { kind: kind::AVAILABLE, holds, note: Note::new(reason, message), warns };
     if let Judgement::Planned(_, plan) = judgement
@@ -249,37 +276,49 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement) -> Findi
     {
         return finding(false, refused.reason, refused.message.clone(), Some(true));
     }
-    let voters: BTreeMap<&str, bool> = match &observed.list {
-        Err(_) => BTreeMap::new(),
-        Ok(list) => {
-            let serves = |urls: &[String]| {
-                observed.members.iter().any(|(name, member)| urls.contains(&names.peer_url(name)) && member.serves())
-            };
-            let voters = list.members.iter().filter(|member| !member.is_learner);
-            voters.filter_map(|m| Some((m.peer_urls.first()?.as_str(), serves(&m.peer_urls)))).collect()
-        }
-    };
-    let serving = voters.values().filter(|serves| **serves).count();
-    if !voters.is_empty() && serving > voters.len() / 2 {
-        return finding(true, "QuorumServes", format!("{serving} of {} voters serve", voters.len()), Some(false));
+    let unfounded = observed.status.cluster_id.is_none();
+    if let Judgement::Invalid(invalid) = judgement
+        && unfounded
+    {
+        return finding(false, "InvalidSpec", invalid.to_string(), None);
     }
-    let silent: Vec<_> = observed
-        .members
-        .iter()
-        .filter(|(_, member)| !member.serves())
-        .map(|(name, member)| format!("{name}: {}", why_not_ready(member)))
-        .collect();
-    let why = match &observed.list {
-        Err(problem) if silent.is_empty() => problem.clone(),
-        _ => silent.join("; "),
+    let mut silent: Vec<_> = observed.members.iter().filter_map(|(name, member)| down(name, member)).collect();
+    match &observed.list {
+        Err(problem) if silent.is_empty() => silent.push(problem.clone()),
+        Err(_) => {}
+        Ok(list) => {
+            let member = |urls: &[String]| observed.members.iter().find(|(name, _)| urls.contains(&names.peer_url(name)));
+            let voters: Vec<_> = list.members.iter().filter(|voter| !voter.is_learner).collect();
+            let serving = voters.iter().filter(|v| member(&v.peer_urls).is_some_and(|(_, member)| member.serves())).count();
+            if serving > voters.len() / 2 {
+                return finding(true, "QuorumServes", format!("{serving} of {} voters serve", voters.len()), Some(false));
+            }
+            let unknown = voters.iter().filter(|voter| member(&voter.peer_urls).is_none());
+            silent.extend(unknown.map(|voter| format!("etcd lists a member {:x} that is not known here", voter.id)));
+        }
+    }
+    let planned = match judgement {
+        Judgement::Planned(_, plan) => plan.problems.as_slice(),
+        Judgement::Invalid(_) => &[],
     };
-    if observed.status.cluster_id.is_none() {
+    let taken = planned.iter().chain(&acted.failed).find(|note| note.reason == "NameTaken");
+    let why = taken.map_or_else(|| silent.join("; "), |taken| taken.message.clone());
+    if unfounded {
         return finding(false, "Starting", format!("the cluster has not come up yet: {why}"), None);
     }
     finding(false, "NoQuorum", format!("fewer than a quorum of voters serve: {why}"), Some(true))
 }
 
-fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
+/// What there is to say of a member that does not serve.
+fn down(name: &MemberName, member: &ObservedMember) -> Option<String> {
+    (!member.serves()).then(|| format!("{name}: {}", why_not_ready(member)))
+}
+
+fn messages(notes: &[Note]) -> String {
+    notes.iter().map(|note| note.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+fn progressing(judgement: &Judgement) -> Finding {
     let finding = |holds, note, warns| Finding { kind: kind::PROGRESSING, holds, note, warns };
     match judgement {
         Judgement::Invalid(invalid) => finding(false, Note::new("InvalidSpec", invalid.to_string()), None),
@@ -289,27 +328,30 @@ fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
         Judgement::Planned(cluster, _) if cluster.paused => {
             finding(false, Note::new("Paused", "spec.paused is true: nothing is changed, certificates included"), Some(false))
         }
-        Judgement::Planned(_, plan) => {
-            let wait = plan.waits.first().map(|_| {
-                let messages: Vec<_> = plan.waits.iter().map(|note| note.message.as_str()).collect();
-                Note::new(plan.waits[0].reason, messages.join("; "))
-            });
-            if let Some(step) = &plan.step {
-                finding(true, Note::new(step.name(), "a step is being taken"), None)
-            } else if let Some(note) = plan.certificates.iter().find(|note| note.reason != "AuthorityLost") {
-                finding(true, note.clone(), None)
-            } else if let Some(wait) = wait {
-                finding(true, wait, None)
-            } else if !plan.is_empty() {
-                let objects: Vec<_> = plan.objects.iter().map(super::plan::Object::describe).collect();
-                finding(true, Note::new("Applying", format!("bringing up to date: {}", objects.join(", "))), None)
-            } else if acted.failed.is_empty() {
-                finding(false, Note::new("AsWanted", "nothing is being done or awaited"), None)
-            } else {
-                finding(true, Note::new("Retrying", "something could not be done and is tried again; see Degraded"), None)
-            }
-        }
+        Judgement::Planned(_, plan) => match ongoing(plan) {
+            Some(note) => finding(true, note, None),
+            None => finding(false, Note::new("AsWanted", "nothing is being done or awaited"), None),
+        },
     }
+}
+
+/// What is being done or awaited. What lasts longest comes first, so that the reason does not change with every pass.
+fn ongoing(plan: &Plan) -> Option<Note> {
+    if let Some(first) = plan.waits.first() {
+        return Some(Note::new(first.reason, messages(&plan.waits)));
+    }
+    if let Some(step) = &plan.step {
+        return Some(Note::new(step.name(), step.in_words()));
+    }
+    let certificates: Vec<_> = plan.certificates.iter().filter(|note| note.reason != "AuthorityLost").cloned().collect();
+    if let Some(first) = certificates.first() {
+        return Some(Note::new(first.reason, messages(&certificates)));
+    }
+    let objects = plan.objects.iter().map(super::plan::Object::describe);
+    let secrets = plan.secrets.iter().map(|change| format!("Secret {}", change.name));
+    let pods = plan.pods.iter().map(|note| format!("Pod {}", note.pod));
+    let changes: Vec<_> = objects.chain(secrets).chain(pods).collect();
+    (!changes.is_empty()).then(|| Note::new("Applying", format!("bringing up to date: {}", changes.join(", "))))
 }
 
 fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
@@ -323,20 +365,20 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
         }
     }
     problems.extend(acted.failed.clone());
-    if observed.status.cluster_id.is_some() {
-        let down = observed.members.iter().filter(|(_, member)| !member.serves());
-        problems.extend(down.map(|(name, member)| Note::new("MemberDown", format!("{name}: {}", why_not_ready(member)))));
-    }
+    // One that has never started is not down; what it waits for is in Progressing.
+    let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    let started = observed.members.iter().filter(|(_, member)| !refused && member.has_started());
+    problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
+    problems.extend(complaints(observed));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)
         && format!("{:x}", list.cluster_id) != *known
     {
         problems
             .insert(0, Note::new("ClusterIDChanged", format!("the members are in cluster {:x}, not {known}", list.cluster_id)));
     }
-    let messages: Vec<_> = problems.iter().map(|note| note.message.as_str()).collect();
     match problems.first() {
         Some(first) => {
-            Finding { kind: kind::DEGRADED, holds: true, note: Note::new(first.reason, messages.join("; ")), warns: Some(true) }
+            Finding { kind: kind::DEGRADED, holds: true, note: Note::new(first.reason, messages(&problems)), warns: Some(true) }
         }
         None => Finding {
             kind: kind::DEGRADED,
@@ -345,6 +387,15 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
             warns: Some(false),
         },
     }
+}
+
+/// What etcd itself complains of, alarms above all: a cluster with the alarm NOSPACE serves and refuses every write. Each
+/// member tells of the alarms of all.
+fn complaints(observed: &Observed) -> Option<Note> {
+    let statuses = observed.members.values().filter_map(|member| member.etcd.status());
+    let errors: BTreeSet<_> = statuses.flat_map(|status| &status.errors).map(|error| error.trim()).collect();
+    let errors: Vec<_> = errors.into_iter().collect();
+    (!errors.is_empty()).then(|| Note::new("EtcdComplains", format!("etcd reports {}", errors.join(", "))))
 }
 
 fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
@@ -359,8 +410,7 @@ fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
         return finding(false, lost.clone(), Some(true));
     }
     if let Some(first) = plan.certificates.first() {
-        let messages: Vec<_> = plan.certificates.iter().map(|note| note.message.as_str()).collect();
-        return finding(false, Note::new(first.reason, messages.join("; ")), None);
+        return finding(false, Note::new(first.reason, messages(&plan.certificates)), None);
     }
     let unconfirmed = |member: &ObservedMember| {
         let version = member.secret.as_ref().map(SecretView::fingerprint);
@@ -368,7 +418,10 @@ fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
         version.is_none() || version.as_deref() != confirmed
     };
     let waiting: Vec<_> = observed.members.iter().filter(|(_, m)| unconfirmed(m)).map(|(name, _)| name.to_string()).collect();
-    if observed.members.is_empty() || !waiting.is_empty() {
+    if observed.members.is_empty() {
+        return finding(false, Note::new("NotConfirmed", "there are no members yet"), None);
+    }
+    if !waiting.is_empty() {
         let message = format!("not yet seen to serve their certificates: {}", waiting.join(", "));
         return finding(false, Note::new("NotConfirmed", message), None);
     }

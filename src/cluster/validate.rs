@@ -11,8 +11,8 @@ use kube::Resource;
 
 use crate::{
     api::{
-        AutoCompaction, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy, Retention,
-        ServiceSpec, StorageSpec, TlsVersion,
+        AutoCompaction, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
+        RESERVED_FLAGS, Retention, ServiceSpec, StorageSpec, TlsVersion,
     },
     names::Names,
     quantity,
@@ -267,7 +267,9 @@ fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         };
-        if labels.len() > 253 || !labels.split('.').all(label) || labels.parse::<IpAddr>().is_ok() {
+        if name.parse::<IpAddr>().is_ok() {
+            wrong.say(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is an address: write it into ipAddresses"));
+        } else if labels.len() > 253 || !labels.split('.').all(label) {
             wrong.say(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is not a DNS name in lower case"));
         }
     }
@@ -275,54 +277,12 @@ fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {
 }
 
 fn check_addresses(addresses: &[String], wrong: &mut Problems) -> BTreeSet<IpAddr> {
-    let mut parse = |text: &String| {
+    let parse = |text: &String| {
         let problem = format!("spec.tls.client.extraSANs.ipAddresses: {text:?} is not an IP address");
         text.parse().map_err(|_| wrong.say(problem)).ok()
     };
-    addresses.iter().filter_map(|text| parse(text)).collect()
+    addresses.iter().filter_map(parse).collect()
 }
-
-/// Beginnings of the flags that are the operator's own: whatever begins like this is about names, addresses, certificates,
-/// membership or data in any of the versions, and one that a newer patch adds under such a name is as dangerous.
-const RESERVED: [&str; 37] = [
-    "name",
-    "data-dir",
-    "wal-dir",
-    "config-file",
-    "initial",
-    "listen",
-    "advertise",
-    "discovery",
-    "peer",
-    "client",
-    "cert",
-    "key",
-    "trusted",
-    "auto-tls",
-    "tls",
-    "self-signed",
-    "cipher",
-    "force",
-    "unsafe",
-    "experimental-peer",
-    "strict",
-    "heartbeat",
-    "election",
-    "quota-backend",
-    "auto-compaction",
-    "auth",
-    "proxy",
-    "version",
-    "help",
-    "max-learners",
-    "bcrypt",
-    "raft-read",
-    "snapshot-count",
-    "host-whitelist",
-    "enable-v2",
-    "downgrade",
-    "next-cluster",
-];
 
 fn check_etcd(spec: &EtcdClusterSpec, wrong: &mut Problems) -> Option<EtcdSettings> {
     let etcd = &spec.etcd;
@@ -338,7 +298,7 @@ fn check_etcd(spec: &EtcdClusterSpec, wrong: &mut Problems) -> Option<EtcdSettin
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !flag {
             wrong.say(format!("spec.etcd.extraArgs: {name:?} is not a flag's name; write it without the dashes in front"));
-        } else if RESERVED.iter().any(|reserved| name.starts_with(reserved)) {
+        } else if RESERVED_FLAGS.iter().any(|reserved| name.starts_with(reserved)) {
             wrong.say(format!(
                 "spec.etcd.extraArgs: {name} is reserved: the operator sets it itself or it has a field of its own"
             ));

@@ -33,6 +33,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
     let outcome = match &plan {
         Plan::Refused(note) => Outcome::Refused(note.clone()),
         Plan::Waiting(note) => Outcome::Waiting(note.clone()),
+        Plan::Held(note) => Outcome::Held(note.clone()),
         Plan::Issue(change) => issue(context, user, &observed, change, now).await,
         Plan::Nothing => Outcome::Ready,
     };
@@ -71,7 +72,7 @@ async fn issue(context: &Context, user: &EtcdUser, observed: &Observed, change: 
     match try_issue(context, user, observed, change, now).await {
         Ok(true) => {
             for leaf in &change.leaves {
-                context.metrics.leaf_issued(leaf.keys[0]);
+                context.metrics.leaf_issued(leaf.kind());
             }
             Outcome::Issued(change.leaves.first().map(|leaf| leaf.why.to_string()))
         }
@@ -123,6 +124,10 @@ async fn try_issue(
 
 async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Result<bool, WriteError> {
     let name = user.name_any();
+    let reference = user.object_ref(&());
+    if let Some(event) = &report.done {
+        publish(&context.recorder, event, &reference).await;
+    }
     if user.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdUser> = Api::namespaced(context.client.clone(), &user.namespace().unwrap_or_default());
         match crate::k8s::apply_status(&api, &name, &user.metadata.resource_version, &report.status).await {
@@ -131,7 +136,6 @@ async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Re
             Err(error) => return Err(error),
         }
     }
-    let reference = user.object_ref(&());
     for event in &report.events {
         publish(&context.recorder, event, &reference).await;
     }

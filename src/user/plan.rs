@@ -39,6 +39,8 @@ pub enum Plan {
     Refused(Note),
     /// Something is not there yet.
     Waiting(Note),
+    /// Nothing can be issued for now; what there is goes on until it expires.
+    Held(Note),
     /// The Secret is to be made or changed.
     Issue(SecretChange),
     /// All is as it should be.
@@ -72,11 +74,11 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         ));
     };
     if there.spec.paused {
-        return Plan::Waiting(Note::new("ClusterPaused", format!("EtcdCluster {cluster} is paused; nothing is issued")));
+        return Plan::Held(Note::new("ClusterPaused", format!("EtcdCluster {cluster} is paused; nothing is issued")));
     }
     let authorities = match authority(there, observed) {
         Ok(authorities) => authorities,
-        Err(note) => return Plan::Waiting(note),
+        Err(plan) => return plan,
     };
     let uid = user.uid().unwrap_or_default();
     if let Some(secret) = &observed.secret
@@ -112,15 +114,16 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
     if change.leaves.is_empty() && change.files.is_empty() { Plan::Nothing } else { Plan::Issue(change) }
 }
 
-fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Authorities, Note> {
+fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Authorities, Plan> {
     let reported = cluster.status.as_ref().and_then(|status| status.certificates.as_ref()?.client.as_ref());
     let uid = cluster.uid().unwrap_or_default();
     match authority_of(observed.authority.as_ref(), &observed.names.client_authority(), reported, &uid, false) {
         AuthorityState::Ready(authorities) => Ok(*authorities),
         AuthorityState::Absent => {
-            Err(Note::new("ClusterNotReady", format!("EtcdCluster {} has no certificate authority yet", cluster.name_any())))
+            let message = format!("EtcdCluster {} has no certificate authority yet", cluster.name_any());
+            Err(Plan::Waiting(Note::new("ClusterNotReady", message)))
         }
-        AuthorityState::Lost(problem) => Err(Note::new("AuthorityLost", format!("{problem}; nothing can be issued"))),
+        AuthorityState::Lost(problem) => Err(Plan::Held(Note::new("AuthorityLost", format!("{problem}; nothing can be issued")))),
     }
 }
 

@@ -7,10 +7,12 @@ use super::{Observed, common_name, secret_name};
 use crate::{
     api::{self, EtcdUser, EtcdUserStatus},
     cluster::{
+        observed::{belongs, hex},
         plan::Note,
         status::{Finding, event},
     },
     names::tls_key,
+    pki::Certificate,
 };
 
 /// What came of a pass.
@@ -20,6 +22,8 @@ pub enum Outcome {
     Refused(Note),
     /// Something is awaited.
     Waiting(Note),
+    /// Nothing can be issued for now; what there is goes on.
+    Held(Note),
     /// The Secret was written, because of this if a certificate was issued.
     Issued(Option<String>),
     /// Something changed meanwhile; the next pass goes on.
@@ -34,8 +38,10 @@ pub enum Outcome {
 pub struct Report {
     /// The status.
     pub status: EtcdUserStatus,
-    /// The events, to be published once the status is written.
+    /// What has changed in it, to be published once it is written.
     pub events: Vec<Event>,
+    /// What was done, to be published in any case.
+    pub done: Option<Event>,
 }
 
 /// The type of the one condition.
@@ -44,33 +50,32 @@ pub const READY: &str = "Ready";
 /// What is to be told of a pass.
 pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Timestamp) -> Report {
     let old = user.status.clone().unwrap_or_default();
-    let ours = |secret: &&crate::cluster::observed::SecretView| {
-        crate::cluster::observed::belongs(&secret.meta, user.metadata.uid.as_deref().unwrap_or_default())
-    };
-    let leaf = observed.secret.as_ref().filter(ours).and_then(|secret| secret.certificate(tls_key::CRT)?.ok());
-    let usable = leaf.as_ref().is_some_and(|leaf| leaf.not_after() > now);
+    let uid = user.metadata.uid.as_deref().unwrap_or_default();
+    let ours = observed.secret.as_ref().filter(|secret| belongs(&secret.meta, uid));
+    let leaf = ours.and_then(|secret| secret.certificate(tls_key::CRT)?.ok());
+    let usable = leaf.as_ref().is_some_and(|leaf| leaf.not_after() > now && is_trusted(leaf, observed));
     let secret = secret_name(user);
+    let issued = || Note::new("Issued", format!("Secret {secret} holds a certificate for {}", common_name(user)));
     let (holds, note, warns) = match outcome {
         Outcome::Refused(note) => (false, note.clone(), Some(true)),
         Outcome::Waiting(note) => (false, note.clone(), Some(false)),
+        Outcome::Held(note) => (usable, note.clone(), Some(true)),
         Outcome::Failed(problem) => (usable, Note::new("IssuingFailed", problem.clone()), Some(true)),
-        Outcome::Ready => {
-            (true, Note::new("Issued", format!("Secret {secret} holds a certificate for {}", common_name(user))), None)
-        }
-        Outcome::Issued(_) | Outcome::Conflict if usable => {
-            (true, Note::new("Issued", format!("Secret {secret} holds a certificate for {}", common_name(user))), None)
-        }
+        Outcome::Ready => (true, issued(), None),
+        Outcome::Issued(_) | Outcome::Conflict if usable => (true, issued(), None),
         Outcome::Issued(_) | Outcome::Conflict => {
             (false, Note::new("Issuing", format!("the certificate in Secret {secret} is being issued")), None)
         }
     };
     let finding = Finding { kind: READY, holds, note, warns };
     let before = api::condition(&old.conditions, READY);
-    let mut events: Vec<_> = finding.change(before).into_iter().collect();
-    if let Outcome::Issued(Some(why)) = outcome {
+    let events = finding.change(before).into_iter().collect();
+    let done = if let Outcome::Issued(Some(why)) = outcome {
         let message = format!("issued a certificate for {} in Secret {secret}: the certificate {why}", common_name(user));
-        events.push(event(EventType::Normal, &Note::new("CertificateIssued", message)));
-    }
+        Some(event(EventType::Normal, &Note::new("CertificateIssued", message)))
+    } else {
+        None
+    };
     let status = EtcdUserStatus {
         observed_generation: user.metadata.generation,
         conditions: vec![finding.condition(before, user.metadata.generation, now)],
@@ -79,5 +84,12 @@ pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Time
         serial: leaf.as_ref().map(|leaf| leaf.serial().to_string()),
         certificate_expires: leaf.as_ref().map(|leaf| leaf.not_after().to_string()),
     };
-    Report { status, events }
+    Report { status, events, done }
+}
+
+/// Whether the members of the cluster trust the authority that signed a leaf.
+fn is_trusted(leaf: &Certificate, observed: &Observed) -> bool {
+    let status = observed.cluster.as_ref().and_then(|cluster| cluster.status.as_ref()?.certificates.as_ref()?.client.as_ref());
+    let signer = leaf.authority_key_id().map(hex);
+    status.is_some_and(|domain| [&domain.active, &domain.next].iter().any(|authority| Some(&authority.key_id) == signer.as_ref()))
 }

@@ -107,9 +107,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
     let [client, peer] = [states[0].1.ready(), states[1].1.ready()];
     if let Some(client) = client {
         let config = build::ca_config(cluster, client.bundle());
-        plan.objects.extend(Object::unless_applied(&config, observed.ca_config.as_ref()).filter(|object| {
-            observed.ca_config.as_ref().is_none_or(|config| belongs(&config.metadata, &cluster.uid)) && !object.name.is_empty()
-        }));
+        plan.objects.extend(Object::unless_applied(&config, observed.ca_config.as_ref()));
         plan_operator(cluster, observed, client, now, plan);
     }
     for name in members.keys() {
@@ -255,8 +253,8 @@ fn note_change(change: &SecretChange, plan: &mut Plan) {
     if change.leaves.is_empty() && change.files.is_empty() {
         return;
     }
-    for leaf in &change.leaves {
-        let message = format!("{} in Secret {} is being issued: {}", leaf.keys[0], change.name, leaf.why);
+    if !change.leaves.is_empty() {
+        let message = format!("being issued in Secret {}: {}", change.name, change.leaves_in_words());
         plan.certificates.push(Note::new("Issuing", message));
     }
     plan.secrets.push(change.clone());
@@ -273,27 +271,39 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
     for (name, member) in &observed.members {
         let (Some(secret), Some(pod)) = (&member.secret, &member.pod) else { continue };
         let pending = plan.secrets.iter().any(|change| change.name == cluster.names.member_secret(name));
-        if pending || pod.metadata.deletion_timestamp.is_some() || !matches!(member.etcd, Answer::Reached(..)) {
+        if pending || pod.metadata.deletion_timestamp.is_some() || matches!(member.etcd, Answer::NotAsked(_)) {
             continue;
         }
         let version = secret.fingerprint();
         let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED);
         let serves = serves_its_leaves(member, secret);
-        if confirmed == Some(&version) && serves != Some(false) {
+        if confirmed == Some(&version) && serves != Ok(false) {
             continue;
         }
         let touched = annotation(&pod.metadata, key::TLS_TOUCHED).and_then(|text| text.split_once('@'));
         let touched_at = touched.filter(|(of, _)| *of == version).and_then(|(_, at)| at.parse::<Timestamp>().ok());
         // A pod that was never confirmed started with the Secret as it was then, which may well be this version.
         let told = touched_at.is_some() || confirmed.is_none();
-        let mut note = None;
-        if serves == Some(true) && told {
-            note = Some((key::TLS_CONFIRMED, version.clone()));
-        } else if touched_at.is_none_or(|at| now.duration_since(at) >= TOUCH_AGAIN) {
-            note = Some((key::TLS_TOUCHED, format!("{version}@{now:.0}")));
+        // The member is waited for anyway. What expired keeps it from being reached, so its kubelet is told all the same.
+        if told && matches!(member.etcd, Answer::Unreachable(_)) {
+            continue;
         }
-        if serves != Some(true) {
-            plan.certificates.push(Note::new("NotServedYet", format!("{name} does not serve its new certificates yet")));
+        let again = touched_at.is_none_or(|at| now.duration_since(at) >= TOUCH_AGAIN);
+        let note = match &serves {
+            Ok(true) if told => Some((key::TLS_CONFIRMED, version.clone())),
+            Ok(_) if again => Some((key::TLS_TOUCHED, format!("{version}@{now:.0}"))),
+            // Telling once is right where nothing is known, and telling again is no help.
+            Err(_) if !told => Some((key::TLS_TOUCHED, format!("{version}@{now:.0}"))),
+            _ => None,
+        };
+        match serves {
+            Ok(true) => {}
+            Ok(false) => {
+                plan.certificates.push(Note::new("NotServedYet", format!("{name} does not serve its new certificates yet")));
+            }
+            Err(problem) => plan
+                .certificates
+                .push(Note::new("NotServedYet", format!("{name} could not be asked which certificates it serves: {problem}"))),
         }
         plan.next_check = plan.next_check.min(CONFIRMING);
         plan.pods.extend(note.map(|(annotation, value)| PodNote {
@@ -304,16 +314,15 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
     }
 }
 
-/// Whether a member serves the leaves in its Secret on both ports, as far as both are known.
-fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Option<bool> {
+/// Whether a member serves the leaves in its Secret on both ports, or why that is not known.
+fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Result<bool, String> {
     let is = |der: &[u8], key: &str| secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.der() == der);
-    let Answer::Reached(server, _) = &member.etcd else { return None };
-    if !is(server, member_key::SERVER_CRT) {
-        return Some(false);
-    }
-    match &member.peer_leaf {
-        Some(Ok(peer)) => Some(is(peer, member_key::PEER_CRT)),
-        _ => None,
+    match (&member.etcd, &member.peer_leaf) {
+        (Answer::NotAsked(problem) | Answer::Unreachable(problem), _) => Err(problem.clone()),
+        (Answer::Reached(server, _), _) if !is(server, member_key::SERVER_CRT) => Ok(false),
+        (_, Some(Ok(peer))) => Ok(is(peer, member_key::PEER_CRT)),
+        (_, Some(Err(problem))) => Err(problem.clone()),
+        (_, None) => Err("port 2380 was not asked".into()),
     }
 }
 

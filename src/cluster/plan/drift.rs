@@ -39,7 +39,7 @@ impl Object {
             if holds(&there, &object.body) {
                 return None;
             }
-            object.uid = existing.meta().uid.clone();
+            object.uid.clone_from(&existing.meta().uid);
         }
         Some(object)
     }
@@ -62,7 +62,7 @@ fn holds(there: &Value, wanted: &Value) -> bool {
         (Value::Object(there), Value::Object(wanted)) => {
             let same =
                 |key: &str, there: &Value, value: &Value| if key == "selector" { there == value } else { holds(there, value) };
-            wanted.iter().all(|(key, value)| is_empty(value) || there.get(key).is_some_and(|there| same(key, there, value)))
+            wanted.iter().all(|(key, value)| there.get(key).map_or_else(|| is_empty(value), |there| same(key, there, value)))
         }
         (Value::Array(there), Value::Array(wanted)) => {
             there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
@@ -80,6 +80,7 @@ fn is_empty(value: &Value) -> bool {
         Value::Null => true,
         Value::Object(map) => map.values().all(is_empty),
         Value::Array(list) => list.is_empty(),
+        Value::String(text) => text.is_empty(),
         _ => false,
     }
 }

@@ -38,13 +38,23 @@ pub fn refuse(cluster: &ValidatedCluster, observed: &Observed) -> Option<Note> {
         ));
     }
     let foreign = foreign(cluster, observed);
-    (!foreign.is_empty()).then(|| Note::new("NameTaken", foreign.join("; ")))
+    (!foreign.is_empty()).then(|| {
+        let message = format!("{}. Nothing was touched: remove it, or choose another name for the cluster", in_words(&foreign));
+        Note::new("NameTaken", message)
+    })
 }
 
-/// Whether the objects of this very cluster have been begun. Those of a deleted one of its name may still be there.
+/// Whether the objects of the cluster have been begun. Only what is the cluster's own says so: what another cluster of this name
+/// has left behind, or what is still being collected of it, does not.
 fn is_founded(cluster: &ValidatedCluster, observed: &Observed) -> bool {
-    let begun = observed.bootstrap.as_ref().is_some_and(|config| belongs(&config.metadata, &cluster.uid));
-    begun || observed.status.cluster_id.is_some()
+    let begun = |meta: &ObjectMeta| belongs(meta, &cluster.uid);
+    let started = |member: &ObservedMember| {
+        let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+        claim.is_some_and(|meta| begun(meta) && annotation(meta, key::MEMBER_ID).is_some())
+    };
+    observed.status.cluster_id.is_some()
+        || observed.bootstrap.as_ref().is_some_and(|config| begun(&config.metadata))
+        || observed.members.values().any(started)
 }
 
 fn left_behind(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
@@ -58,23 +68,44 @@ fn left_behind(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
         .collect()
 }
 
-/// Objects of our names that are another's though they carry the operator's label.
-fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
-    let mut all: Vec<(&str, &ObjectMeta)> = vec![];
+/// An object of one of our names that is another's though it carries the operator's label.
+struct Foreign {
+    kind: &'static str,
+    name: String,
+    owner: String,
+}
+
+fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
+    let mut all: Vec<(&'static str, &ObjectMeta)> = vec![];
     all.extend(observed.client_service.as_ref().map(|o| ("Service", &o.metadata)));
     all.extend(observed.peer_service.as_ref().map(|o| ("Service", &o.metadata)));
     all.extend(observed.disruption_budget.as_ref().map(|o| ("PodDisruptionBudget", &o.metadata)));
     all.extend(observed.ca_config.as_ref().map(|o| ("ConfigMap", &o.metadata)));
     all.extend(observed.bootstrap.as_ref().map(|o| ("ConfigMap", &o.metadata)));
     all.extend(observed.operator.as_ref().map(|o| ("Secret", &o.meta)));
+    all.extend(observed.client_authority.as_ref().map(|o| ("Secret", &o.meta)));
+    all.extend(observed.peer_authority.as_ref().map(|o| ("Secret", &o.meta)));
     for member in observed.members.values() {
+        all.extend(member.claim.as_ref().map(|o| ("PersistentVolumeClaim", &o.metadata)));
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
         all.extend(member.secret.as_ref().map(|o| ("Secret", &o.meta)));
     }
-    all.into_iter()
-        .filter(|(_, meta)| !belongs(meta, &cluster.uid))
-        .map(|(kind, meta)| format!("{kind} {} cannot be used: {}", meta.name.as_deref().unwrap_or_default(), drift::owner(meta)))
-        .collect()
+    let others = all.into_iter().filter(|(_, meta)| !belongs(meta, &cluster.uid));
+    others.map(|(kind, meta)| Foreign { kind, name: meta.name.clone().unwrap_or_default(), owner: drift::owner(meta) }).collect()
+}
+
+fn in_words(foreign: &[Foreign]) -> String {
+    foreign.iter().map(|o| format!("{} {} cannot be used: {}", o.kind, o.name, o.owner)).collect::<Vec<_>>().join("; ")
+}
+
+/// Takes out of a plan whatever would change an object that is another's.
+pub fn leave_foreign(cluster: &ValidatedCluster, observed: &Observed, plan: &mut Plan) {
+    let foreign = foreign(cluster, observed);
+    let is = |kind: &str, name: &str| foreign.iter().any(|other| other.kind == kind && other.name == name);
+    plan.objects.retain(|object| !is(&object.resource.kind, &object.name));
+    if !foreign.is_empty() {
+        plan.problems.push(Note::new("NameTaken", format!("{}. It was not touched: remove it", in_words(&foreign))));
+    }
 }
 
 /// The members: those that were written down when the cluster was founded, or are found by what they left. Only a cluster
@@ -84,17 +115,20 @@ pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
         return (0..cluster.replicas).map(|ordinal| (cluster.names.member(ordinal), StartState::New)).collect();
     }
     let founded = observed.status.cluster_id.is_some();
+    let bootstrap = observed.bootstrap.as_ref().filter(|config| belongs(&config.metadata, &cluster.uid));
     let state = |name: &MemberName, member: &ObservedMember| {
-        let written = observed.bootstrap.as_ref().and_then(|config| start_state(config, name));
-        let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+        let written = bootstrap.and_then(|config| start_state(config, name));
+        let claim = member.claim.as_ref().map(|claim| &claim.metadata).filter(|meta| belongs(meta, &cluster.uid));
         let started = claim.is_some_and(|meta| annotation(meta, key::MEMBER_ID).is_some());
         // Where nothing is known of a member any more, not starting is the one mistake that can be mended.
         let lost = founded && claim.is_none();
         if started || lost || written == Some(StartState::Existing) { StartState::Existing } else { StartState::New }
     };
     let traced = |member: &ObservedMember| member.stateful_set.is_some() || member.claim.is_some();
-    let written = |name: &MemberName| observed.bootstrap.as_ref().is_some_and(|config| start_state(config, name).is_some());
-    let members = observed.members.iter().filter(|(name, member)| written(name) || traced(member));
+    let written = |name: &MemberName| bootstrap.is_some_and(|config| start_state(config, name).is_some());
+    // Of a member that has lost everything, the last report still tells.
+    let reported = |name: &MemberName| founded && observed.status.members.iter().any(|member| member.name == name.to_string());
+    let members = observed.members.iter().filter(|(name, member)| written(name) || traced(member) || reported(name));
     members.map(|(name, member)| (name.clone(), state(name, member))).collect()
 }
 
@@ -129,11 +163,6 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         let later = members.keys().map(|member| Object::new(&build::stateful_set(cluster, member, "")));
         plan.preflight = plan.objects.iter().cloned().chain(later).collect();
     }
-    let foreign = foreign(cluster, observed);
-    if !foreign.is_empty() {
-        plan.objects.retain(|object| !foreign.iter().any(|message| message.starts_with(&format!("{} ", object.describe()))));
-        plan.problems.push(Note::new("NameTaken", foreign.join("; ")));
-    }
 }
 
 /// The StatefulSets of members whose certificates are there.
@@ -141,9 +170,6 @@ pub fn plan_stateful_sets(cluster: &ValidatedCluster, observed: &Observed, membe
     for name in members.keys() {
         let Some(member) = observed.members.get(name) else { continue };
         let Some(secret) = member.secret.as_ref().filter(|secret| belongs(&secret.meta, &cluster.uid)) else { continue };
-        if member.stateful_set.as_ref().is_some_and(|set| !belongs(&set.metadata, &cluster.uid)) {
-            continue;
-        }
         let bundles = [member_key::CLIENT_CA, member_key::PEER_CA].map(|key| (key, secret.data.get(key)));
         let [(_, Some(_)), (_, Some(_))] = bundles else { continue };
         let digest = observed::fingerprint(bundles.iter().filter_map(|(key, pem)| Some((*key, pem.as_ref()?.as_slice()))));
@@ -165,12 +191,26 @@ pub fn note_waits(observed: &Observed, members: &Members, plan: &mut Plan) {
 /// Why a member does not serve, in the words of whoever knows best: the kubelet, the scheduler, or our own call.
 pub fn why_not_ready(member: &ObservedMember) -> String {
     let Some(pod) = &member.pod else { return "it has no pod yet".into() };
-    let pending = pod_problem(pod);
+    let pending = pod_problem(pod).map(|problem| match unbound(member) {
+        Some(claim) => format!("{problem}; {claim}"),
+        None => problem,
+    });
     match (pending, member.etcd.problem()) {
         (Some(problem), _) => problem,
         (None, Some(problem)) => problem.to_owned(),
         (None, None) => "its pod is not ready".into(),
     }
+}
+
+/// A claim that has no volume, with the name of the class that is to make one: the scheduler's message has neither.
+fn unbound(member: &ObservedMember) -> Option<String> {
+    let claim = member.claim.as_ref()?;
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+    let class =
+        class.map_or_else(|| "no StorageClass, and there is no default one".into(), |class| format!("StorageClass {class}"));
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    (phase != "Bound").then(|| format!("PersistentVolumeClaim {name} is {phase} ({class})"))
 }
 
 fn pod_problem(pod: &Pod) -> Option<String> {
@@ -180,7 +220,10 @@ fn pod_problem(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "False");
     if let Some(scheduled) = condition("PodScheduled") {
-        return Some(format!("its pod is not scheduled: {}", scheduled.message.as_deref().unwrap_or("no reason given")));
+        // The scheduler appends what it says of preemption, which is nothing: ". not found", ". preemption: ...".
+        let message =
+            scheduled.message.as_deref().unwrap_or("no reason given").trim_end_matches(" not found").trim_end_matches('.');
+        return Some(format!("its pod is not scheduled: {message}"));
     }
     let container = status.container_statuses.iter().flatten().next()?;
     let state = container.state.as_ref()?;
@@ -208,6 +251,10 @@ fn pod_problem(pod: &Pod) -> Option<String> {
 /// The members that have been seen started for the first time.
 pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let list = observed.list.as_ref().ok()?;
+    // Members that founded a second cluster by mistake are a fault to be reported, not to be written down.
+    if observed.status.cluster_id.as_ref().is_some_and(|known| *known != format!("{:x}", list.cluster_id)) {
+        return None;
+    }
     let members: Vec<_> = observed
         .members
         .iter()

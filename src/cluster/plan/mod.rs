@@ -7,7 +7,7 @@ mod certificates;
 mod drift;
 mod members;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Object, owner as owner_in_words};
@@ -17,7 +17,7 @@ pub use members::{never_started, why_not_ready};
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
     names::MemberName,
-    pki::{Domain, Holder, LeafSpec, Stale},
+    pki::{Domain, Holder, LeafSpec, Stale, Usage},
 };
 
 /// What is to be done in one pass.
@@ -104,6 +104,17 @@ pub struct SecretChange {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
+impl SecretChange {
+    /// Its leaves and why they are issued: `server.crt, client.crt (is due for renewal)`.
+    pub fn leaves_in_words(&self) -> String {
+        let group = |leaves: &[LeafRequest]| {
+            let names: Vec<_> = leaves.iter().map(|leaf| leaf.keys[0]).collect();
+            format!("{} ({})", names.join(", "), leaves[0].why)
+        };
+        self.leaves.chunk_by(|one, other| one.why == other.why).map(group).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// A leaf to be issued, with a new key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeafRequest {
@@ -117,6 +128,19 @@ pub struct LeafRequest {
     pub holder: Holder,
     /// Why the one that is there will not do.
     pub why: Stale,
+}
+
+impl LeafRequest {
+    /// What it is for, in a word.
+    pub fn kind(&self) -> &'static str {
+        match (&self.holder, self.spec.usage) {
+            (Holder::Operator, _) => "operator",
+            (Holder::User { .. }, _) => "user",
+            (Holder::Member { .. }, Usage::Server) => "server",
+            (Holder::Member { .. }, Usage::Both) => "peer",
+            (Holder::Member { .. }, Usage::Client) => "member",
+        }
+    }
 }
 
 /// Annotations to be written to a pod.
@@ -164,6 +188,21 @@ impl Step {
             Self::RestartMember { .. } => "RestartMember",
         }
     }
+
+    /// What is being done, in words.
+    pub fn in_words(&self) -> String {
+        let list = |names: Vec<&dyn Display>| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::LockBootstrap { members, .. } => {
+                format!("writing down that {} started", list(members.iter().map(|(name, ..)| name as &dyn Display).collect()))
+            }
+            Self::Revoke { users } => format!(
+                "revoking the certificates of users who are gone: {}",
+                list(users.iter().map(|(name, _)| name as &dyn Display).collect())
+            ),
+            Self::RestartMember { member, .. } => format!("making anew the pod of {member}, which has never started"),
+        }
+    }
 }
 
 /// When a cluster with nothing to do is looked at again: members that stop answering are found within twice this.
@@ -184,6 +223,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::plan_objects(cluster, observed, &members, &mut plan);
     certificates::plan(cluster, observed, &members, now, &mut plan);
     members::plan_stateful_sets(cluster, observed, &members, &mut plan);
+    members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::note_waits(observed, &members, &mut plan);
     plan.step = certificates::revoke(cluster, observed)

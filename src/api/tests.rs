@@ -1,0 +1,298 @@
+//! The rules that the API server refuses bad input by, evaluated over the schemas in `crds/`.
+
+use std::sync::LazyLock;
+
+use kube::core::cel::Validator;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// The schemas of `EtcdCluster` and `EtcdUser`, made once: they are large.
+static SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
+    crds().unwrap().map(|crd| {
+        let schema = crd.spec.versions[0].schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
+        serde_json::to_value(schema.unwrap()).unwrap()
+    })
+});
+
+/// What the rules of `schema` say about `new`, which is to take the place of `old`.
+fn refusals(schema: &Value, new: &Value, old: Option<&Value>) -> Vec<String> {
+    let errors = Validator::new().validate(schema, new, old).err();
+    errors.map(|errors| errors.iter().map(ToString::to_string).collect()).unwrap_or_default()
+}
+
+/// `spec` with every default, as the API server fills them in.
+fn complete(name: &str, spec: &Value) -> Value {
+    let spec: EtcdClusterSpec = serde_json::from_value(spec.clone()).unwrap();
+    json!({ "metadata": { "name": name }, "spec": spec })
+}
+
+fn cluster(name: &str, spec: &Value, old: Option<&Value>) -> Vec<String> {
+    refusals(&SCHEMAS[0], &complete(name, spec), old.map(|spec| complete(name, spec)).as_ref())
+}
+
+fn user(name: &str, spec: &Value, old: Option<&Value>) -> Vec<String> {
+    let complete = |spec: &Value| {
+        let spec: EtcdUserSpec = serde_json::from_value(spec.clone()).unwrap();
+        json!({ "metadata": { "name": name }, "spec": spec })
+    };
+    refusals(&SCHEMAS[1], &complete(spec), old.map(complete).as_ref())
+}
+
+#[track_caller]
+fn refused(refusals: &[String], part: &str, what: &Value) {
+    assert!(refusals.len() == 1 && refusals[0].contains(part), "{what}: {part:?} was expected, there is {refusals:#?}");
+}
+
+#[track_caller]
+fn passes(refusals: &[String], what: &Value) {
+    assert!(refusals.is_empty(), "{what}: {refusals:#?}");
+}
+
+fn client(field: &str, value: &Value) -> Value {
+    json!({ "tls": { "client": { field: value } } })
+}
+
+/// `value` with the defaults of `schema`, as the API server fills them in.
+fn filled(schema: &Value, mut value: Value) -> Value {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let given = value.get(name).or_else(|| property.get("default")).cloned();
+        if let (Some(given), Some(object)) = (given, value.as_object_mut()) {
+            object.insert(name.clone(), filled(property, given));
+        }
+    }
+    value
+}
+
+#[test]
+fn an_empty_spec_is_complete() {
+    passes(&cluster("demo", &json!({}), None), &json!({}));
+    // Also on the API server, which fills in what the schema says.
+    let spec = filled(&SCHEMAS[0]["properties"]["spec"], json!({}));
+    assert_eq!(spec, serde_json::to_value(EtcdClusterSpec::default()).unwrap());
+    assert_eq!(serde_json::from_value::<EtcdClusterSpec>(json!({})).unwrap(), EtcdClusterSpec::default());
+}
+
+#[test]
+fn bad_specs_are_refused_in_words() {
+    let (long_name, sixty) = ("a".repeat(64), "a".repeat(60));
+    let tls = |authority: &str, certificate: &str| json!({ "authority": { "duration": authority }, "certificate": { "duration": certificate } });
+    for (spec, part) in [
+        (json!({ "replicas": 0 }), "1, 3, 5 or 7"),
+        (json!({ "replicas": 2 }), "1, 3, 5 or 7"),
+        (json!({ "replicas": 8 }), "1, 3, 5 or 7"),
+        (json!({ "replicas": -1 }), "1, 3, 5 or 7"),
+        (json!({ "version": "latest" }), "three numbers"),
+        (json!({ "version": "" }), "three numbers"),
+        (json!({ "version": "3.6" }), "three numbers"),
+        (json!({ "version": "3.6.016" }), "three numbers"),
+        (json!({ "version": "3.6.0-rc.1" }), "three numbers"),
+        (json!({ "version": "v3.6.16" }), "without the v"),
+        (json!({ "version": "3.5.31" }), "not supported"),
+        (json!({ "version": "3.4.40" }), "not supported"),
+        (json!({ "version": "3.8.0" }), "not supported"),
+        (client("certificate", &json!({ "duration": "90d" })), "must be a duration"),
+        (client("certificate", &json!({ "duration": "" })), "must be a duration"),
+        (client("certificate", &json!({ "duration": "-5h" })), "must be a duration"),
+        (client("certificate", &json!({ "duration": "1.5h" })), "must be a duration"),
+        (client("authority", &json!({ "duration": "9999999h" })), "must be a duration"),
+        (client("certificate", &json!({ "duration": "59m" })), "at least 1h"),
+        (json!({ "tls": { "client": tls("100h", "26h") } }), "four times"),
+        (json!({ "tls": { "peer": tls("100h", "26h") } }), "four times"),
+        (client("extraSANs", &json!({ "dnsNames": ["not a name"] })), "DNS name"),
+        (client("extraSANs", &json!({ "dnsNames": ["ok", "Etcd.example.com"] })), "DNS name"),
+        (client("extraSANs", &json!({ "dnsNames": ["a.*.com"] })), "DNS name"),
+        (client("extraSANs", &json!({ "dnsNames": [format!("{long_name}.com")] })), "DNS name"),
+        (client("extraSANs", &json!({ "dnsNames": ["10.0.0.1"] })), "addresses belong in ipAddresses"),
+        (client("extraSANs", &json!({ "ipAddresses": ["etcd.example.com"] })), "IPv4 or IPv6"),
+        (client("extraSANs", &json!({ "ipAddresses": ["10.0.0.0/8"] })), "IPv4 or IPv6"),
+        (json!({ "image": { "digest": "sha256:abc" } }), "64 hexadecimal"),
+        (json!({ "image": { "repository": "" } }), "repository without tag"),
+        (json!({ "image": { "repository": "Bad Repo" } }), "repository without tag"),
+        (json!({ "image": { "repository": "example.com:5000/etcd:v3.6.16" } }), "repository without tag"),
+        (json!({ "image": { "tag": "a b" } }), "image's tag"),
+        (json!({ "storage": { "size": "big" } }), "quantity above 0"),
+        (json!({ "storage": { "size": "0" } }), "quantity above 0"),
+        (json!({ "etcd": { "quotaBackendSize": "-1Gi" } }), "quantity above 0"),
+        (json!({ "etcd": { "heartbeatInterval": "1s" } }), "five times"),
+        (json!({ "etcd": { "heartbeatInterval": "1ms" } }), "at least 10ms"),
+        (json!({ "etcd": { "electionTimeout": "1m" } }), "at most 50s"),
+        (json!({ "etcd": { "autoCompaction": { "retention": "5x" } } }), "retention must be"),
+        (json!({ "etcd": { "autoCompaction": { "mode": "Revision" } } }), "retention must be"),
+        (json!({ "etcd": { "extraArgs": { "--max-txn-ops": "1" } } }), "without the dashes"),
+    ] {
+        refused(&cluster("demo", &spec, None), part, &spec);
+    }
+    for (name, part) in [("1demo", "begin with a letter"), ("a.b", "begin with a letter"), (&sixty[..50], "49 characters")] {
+        refused(&cluster(name, &json!({}), None), part, &json!(name));
+    }
+    assert_eq!(MAX_NAME_LENGTH, 49);
+    passes(&cluster(&sixty[..MAX_NAME_LENGTH], &json!({}), None), &json!(sixty));
+}
+
+#[test]
+fn good_specs_pass() {
+    for spec in [
+        json!({ "replicas": 1 }),
+        json!({ "replicas": 7 }),
+        json!({ "version": "3.5.32" }),
+        json!({ "version": "3.5.100" }),
+        json!({ "version": "3.7.0" }),
+        client("extraSANs", &json!({ "dnsNames": ["etcd", "*.example.com"], "ipAddresses": ["203.0.113.7", "2001:db8::1"] })),
+        json!({ "tls": { "client": { "authority": { "duration": "4h" }, "certificate": { "duration": "1h" } } } }),
+        json!({ "tls": { "peer": { "certificate": { "duration": "60m" } } } }),
+        json!({ "image": { "repository": "localhost:5000/a/b_c/etcd", "tag": "v3.6.16-0" } }),
+        json!({ "image": { "repository": "[::1]:5000/etcd" } }),
+        json!({ "image": { "repository": "etcd", "digest": format!("sha256:{}", "0".repeat(64)) } }),
+        json!({ "storage": { "size": 8_589_934_592_u64, "storageClassName": "fast" } }),
+        json!({ "storage": { "size": "1.5Gi" } }),
+        json!({ "etcd": { "autoCompaction": { "retention": "0" } } }),
+        json!({ "etcd": { "autoCompaction": { "mode": "Revision", "retention": "10000" } } }),
+    ] {
+        passes(&cluster("demo", &spec, None), &spec);
+    }
+}
+
+#[test]
+fn reserved_flags_are_told_from_others() {
+    let arg = |flag: &str| json!({ "etcd": { "extraArgs": { "metrics": "basic", flag: "x" } } });
+    for flag in [
+        "name",
+        "data-dir",
+        "wal-dir",
+        "config-file",
+        "listen-client-urls",
+        "listen-metrics-urls",
+        "advertise-client-urls",
+        "initial-cluster",
+        "initial-advertise-peer-urls",
+        "cert-file",
+        "key-file",
+        "trusted-ca-file",
+        "client-cert-auth",
+        "client-crl-file",
+        "peer-cert-allowed-hostname",
+        "peer-auto-tls",
+        "auto-tls",
+        "cipher-suites",
+        "tls-min-version",
+        "force-new-cluster",
+        "unsafe-no-fsync",
+        "strict-reconfig-check",
+        "heartbeat-interval",
+        "election-timeout",
+        "quota-backend-bytes",
+        "auto-compaction-mode",
+        "auth-token",
+        "discovery-srv",
+        "experimental-peer-skip-client-san-verification",
+    ] {
+        refused(&cluster("demo", &arg(flag), None), "a flag is reserved", &json!(flag));
+    }
+    for flag in
+        ["max-txn-ops", "log-level", "max-request-bytes", "experimental-initial-corrupt-check", "namespace-x", "feature-gates"]
+    {
+        passes(&cluster("demo", &arg(flag), None), &json!(flag));
+    }
+}
+
+#[test]
+fn what_cannot_be_changed_yet_is_refused_and_the_rest_passes() {
+    let zeros = format!("sha256:{}", "0".repeat(64));
+    let base = json!({});
+    for (spec, field) in [
+        (json!({ "replicas": 5 }), "spec.replicas"),
+        (json!({ "version": "3.6.15" }), "spec.version"),
+        (json!({ "storage": { "size": "9Gi" } }), "spec.storage"),
+        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage"),
+        (json!({ "storage": { "retention": "Delete" } }), "spec.storage"),
+        (json!({ "etcd": { "quotaBackendSize": "4Gi" } }), "spec.etcd"),
+        (json!({ "etcd": { "extraArgs": { "max-txn-ops": "512" } } }), "spec.etcd"),
+        (json!({ "pod": { "labels": { "a": "b" } } }), "spec.pod"),
+        (json!({ "service": { "type": "NodePort" } }), "spec.service"),
+        (json!({ "tls": { "minVersion": "TLS1.3" } }), "spec.tls.minVersion"),
+        (client("authority", &json!({ "duration": "50000h" })), "spec.tls.client.authority"),
+        (json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } }), "spec.tls.peer.authority"),
+        (json!({ "image": { "tag": "v3.6.16" } }), "spec.image.tag"),
+        (json!({ "image": { "digest": zeros } }), "spec.image.digest"),
+    ] {
+        let part = format!("{field} cannot be changed yet");
+        refused(&cluster("demo", &spec, Some(&base)), &part, &spec);
+        refused(&cluster("demo", &base, Some(&spec)), &part, &spec);
+        passes(&cluster("demo", &spec, Some(&spec)), &spec);
+    }
+    for spec in [
+        client("certificate", &json!({ "duration": "24h" })),
+        json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
+        client("extraSANs", &json!({ "dnsNames": ["etcd.example.com"] })),
+        json!({ "paused": true }),
+        json!({ "image": { "repository": "example.com/etcd" } }),
+        json!({ "image": { "pullPolicy": "Always" } }),
+        json!({ "image": { "pullSecrets": [{ "name": "registry" }] } }),
+    ] {
+        passes(&cluster("demo", &spec, Some(&base)), &spec);
+    }
+}
+
+#[test]
+fn users_have_names_that_fit() {
+    let of = |spec: Value| {
+        let mut spec = spec;
+        spec["clusterRef"] = json!({ "name": "demo" });
+        spec
+    };
+    let long = "a".repeat(64);
+    for (name, spec, part) in [
+        ("root", json!({}), "operator's own"),
+        ("app", json!({ "commonName": "root" }), "operator's own"),
+        ("app", json!({ "commonName": "etcd-warden:peer" }), "operator's own"),
+        ("app", json!({ "commonName": "a\nb" }), "control characters"),
+        ("app", json!({ "secretName": "A_b" }), "name of a Secret"),
+        ("app", json!({ "secretName": "a..b" }), "name of a Secret"),
+        ("app", json!({ "certificate": { "duration": "5m" } }), "at least 1h"),
+        (&long, json!({}), "63 characters"),
+    ] {
+        let spec = of(spec);
+        refused(&user(name, &spec, None), part, &spec);
+    }
+    for (name, spec) in [
+        ("app", json!({})),
+        (&long[1..], json!({})),
+        ("root", json!({ "commonName": "someone" })),
+        ("app", json!({ "commonName": "Ünï Côde/1", "secretName": "a.b-c" })),
+    ] {
+        let spec = of(spec);
+        passes(&user(name, &spec, None), &spec);
+    }
+    let base = of(json!({}));
+    for field in ["commonName", "secretName"] {
+        let spec = of(json!({ field: "other" }));
+        refused(&user("app", &spec, Some(&base)), &format!("spec.{field} cannot be changed"), &spec);
+    }
+    let moved = json!({ "clusterRef": { "name": "other" } });
+    refused(&user("app", &moved, Some(&base)), "spec.clusterRef cannot be changed", &moved);
+    let shorter = of(json!({ "certificate": { "duration": "24h" } }));
+    passes(&user("app", &shorter, Some(&base)), &shorter);
+}
+
+#[test]
+fn schemas_are_such_that_the_api_server_keeps_what_we_mean() {
+    fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &str, &Value)) {
+        for (key, child) in value.as_object().into_iter().flatten() {
+            visit(path, key, child);
+            walk(child, &format!("{path}.{key}"), visit);
+        }
+        for child in value.as_array().into_iter().flatten() {
+            walk(child, &format!("{path}[]"), visit);
+        }
+    }
+    for schema in SCHEMAS.iter() {
+        walk(schema, "", &mut |path, key, value| {
+            assert!(key != "nullable", "{path} is nullable");
+            // Formats that are not Kubernetes' draw a warning at each apply.
+            if let (true, Some(format)) = (key == "format", value.as_str()) {
+                assert!(["int32", "int64", "date-time"].contains(&format), "{path} has the format {format}");
+            }
+        });
+    }
+}
