@@ -26,7 +26,8 @@ use crate::{
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        scenario!(writers_notice_nothing),
+        // Measures, so nothing else should be in the way.
+        scenario!(writers_notice_nothing).alone(),
         scenario!(every_leaf_verifies),
         scenario!(leaves_are_renewed),
         scenario!(authority_lost),
