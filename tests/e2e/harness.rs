@@ -84,6 +84,10 @@ async fn run_all(chosen: Vec<Scenario>, parallel: usize) -> Vec<Outcome> {
         stream::iter(together).map(|scenario| run_one(&client, scenario)).buffer_unordered(parallel).collect().await;
     for scenario in alone {
         outcomes.push(run_one(&client, scenario).await);
+        if outcomes.last().is_some_and(|outcome| outcome.problem.is_some()) {
+            // It may have left the operator in any state.
+            Operator::install(&[]).await;
+        }
     }
     outcomes
 }

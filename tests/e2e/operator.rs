@@ -66,8 +66,13 @@ async fn stopped_while_a_pod_dies(world: Arc<World>) {
     .await;
     let before = world.incarnation("demo-1-0").await;
     world.kill("demo-1-0").await;
+    until("the pod is another one", PATIENCE, || async {
+        let pod = world.get::<Pod>("demo-1-0").await.ok_or("it is gone")?;
+        let uid = pod.uid().unwrap_or_default();
+        if before.starts_with(&uid) { Err("it is the old one".to_owned()) } else { Ok(()) }
+    })
+    .await;
     serves_all(&world, &user).await;
-    assert_ne!(world.incarnation("demo-1-0").await, before);
     assert_eq!(user.etcdctl(["get", "a", "--print-value-only"]).await.success(), "b\n");
     scale(2).await;
     world.until_ready("demo").await;
