@@ -86,7 +86,8 @@ pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &
 /// Applies an object: makes it, or makes its fields what they should be.
 ///
 /// Server-side apply would take an object over that someone else made under the same name. So one that is not known to be ours
-/// is read first and not forced; one that is known carries its uid, with which the API server refuses another.
+/// is read first and not forced; one that is known carries its uid, with which the API server refuses another. Where applying
+/// is not enough, because of what others added to a list, a merge patch follows: it replaces lists as a whole.
 pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
     let mut body = object.body.clone();
@@ -100,12 +101,21 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
         }
         known = there.metadata.uid;
     }
-    let mut parameters = PatchParams::apply(FIELD_MANAGER);
-    parameters.force = known.is_some();
-    if let Some(known) = known {
-        body["metadata"]["uid"] = known.into();
+    let Some(known) = known else {
+        let parameters = PatchParams::apply(FIELD_MANAGER);
+        api.patch(&object.name, &parameters, &Patch::Apply(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
+        return Ok(());
+    };
+    body["metadata"]["uid"] = known.into();
+    match api.patch(&object.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await {
+        Ok(there) if object.is_held_by(&json!(there)) => return Ok(()),
+        // What somebody else put into a list, applying leaves there, and it may be what makes the object invalid.
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_invalid() => {}
+        Err(error) => return Err(WriteError::of(object.describe(), error)),
     }
-    api.patch(&object.name, &parameters, &Patch::Apply(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(&object.name, &parameters, &Patch::Merge(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
     Ok(())
 }
 

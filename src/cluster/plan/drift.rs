@@ -55,11 +55,15 @@ impl Object {
     }
 }
 
-/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own.
+/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own. But a
+/// selector is a whole, and with one more label it selects nothing.
 fn holds(there: &Value, wanted: &Value) -> bool {
     match (there, wanted) {
         (Value::Object(there), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, value)| there.get(key).map_or_else(|| is_empty(value), |there| holds(there, value)))
+            // The API server takes selectors as a whole, so what others add to one is drift.
+            let same =
+                |key: &str, there: &Value, value: &Value| if key == "selector" { there == value } else { holds(there, value) };
+            wanted.iter().all(|(key, value)| there.get(key).map_or_else(|| is_empty(value), |there| same(key, there, value)))
         }
         // Lists of objects are merged by their keys when they are applied, so what others add to them stays.
         (Value::Array(there), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
@@ -165,5 +169,8 @@ mod tests {
         }
         let port = |target: i32| json!([{"port": 2379, "target": target}]);
         assert!(!holds(&port(1), &port(2379)) && !holds(&json!([]), &port(2379)));
+        let wanted = json!({"selector": {"a": "b"}});
+        assert!(holds(&wanted, &wanted));
+        assert!(!holds(&json!({"selector": {"a": "b", "c": "d"}}), &wanted));
     }
 }
