@@ -63,7 +63,11 @@ fn a_cluster_is_founded_in_stages() {
         "PersistentVolumeClaim data-demo-2",
     ];
     assert_eq!(objects(&first), wanted);
-    assert_eq!(first.preflight.len(), wanted.len() + 3, "the StatefulSets' names are checked before anything is made");
+    assert_eq!(
+        first.preflight.len(),
+        wanted.len() + 3,
+        "the names of StatefulSets and of the ConfigMap for clients are checked before anything is made"
+    );
 
     let second = world.pass().plan;
     assert_eq!(objects(&second), ["ConfigMap demo-ca"]);
