@@ -65,7 +65,7 @@ fn a_cluster_is_founded_in_stages() {
     assert_eq!(objects(&first), wanted);
     assert_eq!(
         first.preflight.len(),
-        wanted.len() + 3,
+        wanted.len() + 4,
         "the names of StatefulSets and of the ConfigMap for clients are checked before anything is made"
     );
 
