@@ -154,7 +154,11 @@ async fn storage_class_that_is_not_there(world: Arc<World>) {
     crate::tools::until("the status names the class", PATIENCE, || async {
         let status = world.status("demo").await;
         let message = status.members.first().and_then(|member| member.message.clone()).unwrap_or_default();
-        if message.contains("nowhere") || message.contains("PersistentVolumeClaim") { Ok(()) } else { Err(message) }
+        if message.contains("PersistentVolumeClaim data-demo-0 is Pending (StorageClass nowhere)") {
+            Ok(())
+        } else {
+            Err(message)
+        }
     })
     .await;
 }
