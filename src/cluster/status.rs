@@ -245,7 +245,7 @@ pub fn event(type_: EventType, note: &Note) -> Event {
     Event { type_, reason: note.reason.into(), note: Some(truncated(&note.message)), action: note.reason.into(), secondary: None }
 }
 
-/// The same with one event for each reason: kube's `Recorder` takes a second one for a repeat of the first and drops its note.
+/// The same with one event for each reason: the notes of one pass belong together.
 fn joined(events: Vec<Event>) -> Vec<Event> {
     let mut joined: Vec<Event> = vec![];
     for event in events {

@@ -134,7 +134,7 @@ async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Re
     let name = user.name_any();
     let reference = user.object_ref(&());
     if let Some(event) = &report.done {
-        publish(&context.recorder, event, &reference).await;
+        publish(context, event, &reference).await;
     }
     if user.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdUser> = Api::namespaced(context.client.clone(), &user.namespace().unwrap_or_default());
@@ -145,7 +145,7 @@ async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Re
         }
     }
     for event in &report.events {
-        publish(&context.recorder, event, &reference).await;
+        publish(context, event, &reference).await;
     }
     Ok(false)
 }

@@ -35,8 +35,6 @@ async fn drift_is_mended(world: Arc<World>) {
     mended::<Service>(&world, "demo", json!({ "spec": { "selector": { "more": "labels" } } })).await;
     let port = json!({ "name": "etcd-client-ssl", "port": 2378, "targetPort": 2379 });
     mended::<Service>(&world, "demo", json!({ "spec": { "ports": [port] } })).await;
-    let ports = json!([{ "name": "etcd-client-ssl", "port": 2379 }, { "name": "etcd-server-ssl", "port": 2380 }, { "name": "more", "port": 9999 }]);
-    mended::<Service>(&world, "demo-peers", json!({ "spec": { "ports": ports } })).await;
     mended::<ConfigMap>(&world, "demo-ca", json!({ "data": { "ca.crt": "edited" } })).await;
     mended::<ConfigMap>(&world, "demo-bootstrap", json!({ "data": { "demo-0.state": "new" } })).await;
     mended::<StatefulSet>(&world, "demo-0", json!({ "spec": { "updateStrategy": { "type": "RollingUpdate" } } })).await;
