@@ -67,20 +67,21 @@ pub fn reason(error: &kube::Error) -> String {
     }
 }
 
-/// Whether an object may be written for the cluster with this uid; `Ok(None)` where there is none yet.
-async fn check(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<Option<DynamicObject>, WriteError> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
-    match api.get_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
-        Some(there) if !belongs(&there.metadata, uid) => {
-            Err(WriteError::Foreign { object: object.describe(), owner: owner_in_words(&there.metadata) })
-        }
-        there => Ok(there),
+/// That an object is the cluster's with this uid.
+fn check(object: &Object, there: &ObjectMeta, uid: &str) -> Result<(), WriteError> {
+    if belongs(there, uid) {
+        return Ok(());
     }
+    Err(WriteError::Foreign { object: object.describe(), owner: owner_in_words(there) })
 }
 
-/// Checks that an object is not there or is the cluster's, by a fresh read.
+/// Checks that an object is not there or is the cluster's, by a fresh read of no more than its metadata: it may be a Secret.
 pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
-    check(client, namespace, object, uid).await.map(|_| ())
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
+    match api.get_metadata_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
+        Some(there) => check(object, &there.metadata, uid),
+        None => Ok(()),
+    }
 }
 
 /// Applies an object: makes it, or makes its fields what they should be.
@@ -93,8 +94,9 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
     let mut body = object.body.clone();
     let mut known = object.uid.clone();
     if known.is_none()
-        && let Some(there) = check(client, namespace, object, uid).await?
+        && let Some(there) = api.get_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))?
     {
+        check(object, &there.metadata, uid)?;
         // Made by an earlier pass, and our watch has not told yet.
         if object.is_held_by(&json!(there)) {
             return Ok(());
