@@ -67,45 +67,57 @@ pub fn reason(error: &kube::Error) -> String {
     }
 }
 
-/// Whether an object may be written for the cluster with this uid; `Ok(None)` where there is none yet.
-async fn check(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<Option<DynamicObject>, WriteError> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
-    match api.get_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
-        Some(there) if !belongs(&there.metadata, uid) => {
-            Err(WriteError::Foreign { object: object.describe(), owner: owner_in_words(&there.metadata) })
-        }
-        there => Ok(there),
+/// That an object is the cluster's with this uid.
+fn check(object: &Object, there: &ObjectMeta, uid: &str) -> Result<(), WriteError> {
+    if belongs(there, uid) {
+        return Ok(());
     }
+    Err(WriteError::Foreign { object: object.describe(), owner: owner_in_words(there) })
 }
 
-/// Checks that an object is not there or is the cluster's, by a fresh read.
+/// Checks that an object is not there or is the cluster's, by a fresh read of no more than its metadata: it may be a Secret.
 pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
-    check(client, namespace, object, uid).await.map(|_| ())
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
+    match api.get_metadata_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
+        Some(there) => check(object, &there.metadata, uid),
+        None => Ok(()),
+    }
 }
 
 /// Applies an object: makes it, or makes its fields what they should be.
 ///
 /// Server-side apply would take an object over that someone else made under the same name. So one that is not known to be ours
-/// is read first and not forced; one that is known carries its uid, with which the API server refuses another.
+/// is read first and not forced; one that is known carries its uid, with which the API server refuses another. Where applying
+/// is not enough, because of what others added to a list, a merge patch follows: it replaces lists as a whole.
 pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
     let mut body = object.body.clone();
     let mut known = object.uid.clone();
     if known.is_none()
-        && let Some(there) = check(client, namespace, object, uid).await?
+        && let Some(there) = api.get_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))?
     {
+        check(object, &there.metadata, uid)?;
         // Made by an earlier pass, and our watch has not told yet.
         if object.is_held_by(&json!(there)) {
             return Ok(());
         }
         known = there.metadata.uid;
     }
-    let mut parameters = PatchParams::apply(FIELD_MANAGER);
-    parameters.force = known.is_some();
-    if let Some(known) = known {
-        body["metadata"]["uid"] = known.into();
+    let Some(known) = known else {
+        let parameters = PatchParams::apply(FIELD_MANAGER);
+        api.patch(&object.name, &parameters, &Patch::Apply(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
+        return Ok(());
+    };
+    body["metadata"]["uid"] = known.into();
+    match api.patch(&object.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await {
+        Ok(there) if object.is_held_by(&json!(there)) => return Ok(()),
+        // What somebody else put into a list, applying leaves there, and it may be what makes the object invalid.
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_invalid() => {}
+        Err(error) => return Err(WriteError::of(object.describe(), error)),
     }
-    api.patch(&object.name, &parameters, &Patch::Apply(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(&object.name, &parameters, &Patch::Merge(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
     Ok(())
 }
 

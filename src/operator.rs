@@ -10,7 +10,7 @@ use kube::{
     core::ObjectMeta,
     runtime::{
         controller::{self, Action, Config, applier},
-        events::{Event, EventType, Recorder, Reporter},
+        events::{Event, EventType, Reporter},
         reflector::{ObjectRef, Store},
     },
 };
@@ -86,7 +86,7 @@ impl Controllers {
             scope,
             dialer: Arc::new(etcd::Client::default()),
             identities: Identities::default(),
-            recorder: Recorder::new(options.client.clone(), reporter),
+            reporter,
             metrics: options.metrics.clone(),
             triggers,
             domain: options.cluster_domain.clone(),
@@ -212,5 +212,5 @@ async fn report_unreadable(kind: &'static str, meta: &ObjectMeta, error: &impl D
         action: "Skip".into(),
         secondary: None,
     };
-    cluster::publish(&context.recorder, &event, &reference).await;
+    cluster::publish(context, &event, &reference).await;
 }

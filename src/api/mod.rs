@@ -2,10 +2,12 @@
 //! users' reference, and every default lives here once.
 
 mod cluster;
+mod cluster_status;
 mod duration;
 mod user;
 
 pub use cluster::*;
+pub use cluster_status::*;
 pub use duration::{Duration, InvalidDuration};
 pub use user::*;
 

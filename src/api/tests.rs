@@ -189,9 +189,7 @@ fn reserved_flags_are_told_from_others() {
     ] {
         refused(&cluster("demo", &arg(flag), None), "a flag is reserved", &json!(flag));
     }
-    for flag in
-        ["max-txn-ops", "log-level", "max-request-bytes", "experimental-initial-corrupt-check", "namespace-x", "feature-gates"]
-    {
+    for flag in ["max-txn-ops", "log-level", "max-request-bytes", "experimental-initial-corrupt-check", "feature-gates"] {
         passes(&cluster("demo", &arg(flag), None), &json!(flag));
     }
 }

@@ -125,14 +125,19 @@ impl World {
     /// What would be told now, where nothing is done.
     pub fn report(&mut self) -> Report {
         let plan = self.plan();
-        let judgement = Judgement::Planned(Box::new(self.valid()), Box::new(plan));
-        status::report(&self.cluster, &self.observed, &judgement, &Acted::default(), self.now)
+        self.report_on(&plan, &Acted::default())
+    }
+
+    /// What would be told of a plan of which this came.
+    pub fn report_on(&self, plan: &Plan, acted: &Acted) -> Report {
+        let judgement = Judgement::Planned(Box::new(self.valid()), Box::new(plan.clone()));
+        status::report(&self.cluster, &self.observed, &judgement, acted, self.now)
     }
 
     /// One pass, after which a second goes by.
     pub fn pass(&mut self) -> Pass {
         let plan = self.plan();
-        let report = self.report();
+        let report = self.report_on(&plan, &Acted::default());
         if plan.refused.is_none() && !self.cluster.spec.paused {
             self.perform(&plan);
         }

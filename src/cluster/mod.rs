@@ -38,7 +38,7 @@ use crate::{
 use jiff::Timestamp;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    runtime::events::{Event, EventType, Recorder},
+    runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
 /// What a pass needs beside its object.
@@ -51,8 +51,8 @@ pub struct Context {
     pub dialer: Arc<dyn Dialer>,
     /// The operator's identities towards the clusters.
     pub identities: Identities,
-    /// Events.
-    pub recorder: Recorder,
+    /// In whose name events are published.
+    pub reporter: Reporter,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Whom to look at next.
@@ -117,7 +117,7 @@ async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report)
     let name = cluster.name_any();
     let reference = cluster.object_ref(&());
     for event in &report.done {
-        publish(&context.recorder, event, &reference).await;
+        publish(context, event, &reference).await;
     }
     if cluster.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
@@ -128,19 +128,21 @@ async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report)
         }
     }
     for event in &report.events {
-        publish(&context.recorder, event, &reference).await;
+        publish(context, event, &reference).await;
     }
     Ok(false)
 }
 
 /// Publishes an event and logs it. That an event can't be published must not stop a pass.
-pub async fn publish(recorder: &Recorder, event: &Event, reference: &k8s_openapi::api::core::v1::ObjectReference) {
+pub async fn publish(context: &Context, event: &Event, reference: &k8s_openapi::api::core::v1::ObjectReference) {
     let note = event.note.as_deref().unwrap_or_default();
     let (namespace, name) = (reference.namespace.as_deref().unwrap_or_default(), reference.name.as_deref().unwrap_or_default());
     match event.type_ {
         EventType::Normal => tracing::info!(namespace, name, reason = event.reason, "{note}"),
         EventType::Warning => tracing::warn!(namespace, name, reason = event.reason, "{note}"),
     }
+    // One that is kept takes the next event of this reason for a repeat, and drops what that one says.
+    let recorder = Recorder::new(context.client.clone(), context.reporter.clone());
     if let Err(error) = recorder.publish(event, reference).await {
         tracing::warn!(namespace, name, error = crate::k8s::reason(&error), "event not published");
     }

@@ -67,6 +67,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         Judgement::Invalid(_) => u32::try_from(members.len()).unwrap_or_default(),
     };
     let ready = members.iter().filter(|member| member.ready).count();
+    let certificates = certificates(uid, &members, observed);
     let mut status = EtcdClusterStatus {
         observed_generation: cluster.metadata.generation,
         conditions: vec![],
@@ -79,7 +80,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         cluster_id: old.cluster_id.clone().or_else(|| cluster_id(uid, observed)),
         endpoints: vec![names.endpoint()],
         members,
-        certificates: certificates(uid, observed),
+        certificates,
     };
     let findings = [
         available(&names, observed, judgement, acted),
@@ -165,7 +166,7 @@ fn first_expiry(observed: &Observed, keys: &[&str]) -> Option<Timestamp> {
     observed.members.values().filter_map(|member| expiry(member.secret.as_ref()?, keys)).min()
 }
 
-fn certificates(uid: &str, observed: &Observed) -> Option<CertificatesStatus> {
+fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Option<CertificatesStatus> {
     let old = observed.status.certificates.clone().unwrap_or_default();
     let domain = |secret: &Option<SecretView>, old: Option<DomainStatus>, keys: &[&str]| {
         let expires = first_expiry(observed, keys).map(|at| at.to_string());
@@ -177,7 +178,8 @@ fn certificates(uid: &str, observed: &Observed) -> Option<CertificatesStatus> {
         Some(DomainStatus { active: authority(&authorities.active), next: authority(&authorities.next), expires })
     };
     let status = CertificatesStatus {
-        expires: first_expiry(observed, &LEAVES).map(|at| at.to_string()),
+        // All in UTC and of one form, so the first text is the first moment.
+        expires: members.iter().filter_map(|member| member.certificate_expires.clone()).min(),
         client: domain(&observed.client_authority, old.client, &[member_key::SERVER_CRT, member_key::CLIENT_CRT]),
         peer: domain(&observed.peer_authority, old.peer, &[member_key::PEER_CRT]),
     };
@@ -243,7 +245,7 @@ pub fn event(type_: EventType, note: &Note) -> Event {
     Event { type_, reason: note.reason.into(), note: Some(truncated(&note.message)), action: note.reason.into(), secondary: None }
 }
 
-/// The same with one event for each reason: kube's `Recorder` takes a second one for a repeat of the first and drops its note.
+/// The same with one event for each reason: the notes of one pass belong together.
 fn joined(events: Vec<Event>) -> Vec<Event> {
     let mut joined: Vec<Event> = vec![];
     for event in events {

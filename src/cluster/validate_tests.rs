@@ -1,1 +1,208 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::cluster::fixtures::cluster;
+
+fn check(spec: &str) -> Result<ValidatedCluster, Invalid> {
+    validate(&cluster(spec), "cluster.local")
+}
+
+/// What is wrong with a spec, which must be one thing.
+fn wrong(spec: &str) -> String {
+    let Invalid(problems) = check(spec).expect_err(spec);
+    assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
+    problems[0].clone()
+}
+
+#[test]
+fn every_default_is_valid() {
+    let valid = check("{}").unwrap();
+    assert_eq!((valid.replicas, valid.version.to_string().as_str()), (3, "3.6.16"));
+    assert_eq!(valid.image, "gcr.io/etcd-development/etcd:v3.6.16");
+    assert_eq!(valid.client, Lives { authority: SignedDuration::from_hours(43_800), leaf: SignedDuration::from_hours(2160) });
+    assert_eq!(valid.client, valid.peer);
+    assert_eq!((valid.etcd.heartbeat_interval, valid.etcd.election_timeout, valid.etcd.quota), (100, 1000, 2 << 30));
+    assert!(valid.retains() && !valid.paused);
+}
+
+#[test]
+fn every_wrong_value_is_named_with_what_to_do() {
+    let long = format!("{}.example", "a".repeat(64));
+    let long = format!("{{tls: {{client: {{extraSANs: {{dnsNames: [{long}]}}}}}}}}");
+    let cases = [
+        ("{replicas: 0}", "spec.replicas", "must be 1, 3, 5 or 7"),
+        ("{replicas: 2}", "spec.replicas", "must be 1, 3, 5 or 7"),
+        ("{replicas: 8}", "spec.replicas", "must be 1, 3, 5 or 7"),
+        ("{replicas: -1}", "spec.replicas", "must be 1, 3, 5 or 7"),
+        ("{version: latest}", "spec.version", "three numbers, like 3.6.16"),
+        ("{version: ''}", "spec.version", "three numbers, like 3.6.16"),
+        ("{version: '3.6'}", "spec.version", "three numbers, like 3.6.16"),
+        ("{version: 3.6.16-rc.1}", "spec.version", "three numbers, like 3.6.16"),
+        ("{version: v3.6.16}", "spec.version", "without the v"),
+        ("{version: 3.5.31}", "spec.version", "3.5.32 or newer"),
+        ("{version: 3.4.40}", "spec.version", "3.5.32 or newer"),
+        ("{version: 3.8.0}", "spec.version", "up to 3.7"),
+        ("{version: 4.0.0}", "spec.version", "up to 3.7"),
+        ("{storage: {size: big}}", "spec.storage.size", "like 8Gi"),
+        ("{storage: {size: '0'}}", "spec.storage.size", "like 8Gi"),
+        ("{storage: {size: -1Gi}}", "spec.storage.size", "like 8Gi"),
+        ("{tls: {client: {certificate: {duration: 90d}}}}", "spec.tls.client.certificate.duration", "write it like 2160h"),
+        ("{tls: {client: {certificate: {duration: ''}}}}", "spec.tls.client.certificate.duration", "write it like 2160h"),
+        ("{tls: {client: {certificate: {duration: 59m}}}}", "spec.tls.client.certificate.duration", "at least 1h"),
+        ("{tls: {peer: {certificate: {duration: 0s}}}}", "spec.tls.peer.certificate.duration", "at least 1h"),
+        ("{tls: {peer: {authority: {duration: soon}}}}", "spec.tls.peer.authority.duration", "write it like 2160h"),
+        ("{tls: {peer: {authority: {duration: 8639h}}}}", "spec.tls.peer.authority.duration", "at least four times"),
+        ("{tls: {client: {authority: {duration: 876001h}}}}", "spec.tls.client.authority.duration", "a hundred years at most"),
+        ("{tls: {client: {extraSANs: {dnsNames: [Etcd.example]}}}}", "extraSANs.dnsNames", "a DNS name in lower case"),
+        ("{tls: {client: {extraSANs: {dnsNames: ['a b']}}}}", "extraSANs.dnsNames", "a DNS name in lower case"),
+        ("{tls: {client: {extraSANs: {dnsNames: ['']}}}}", "extraSANs.dnsNames", "a DNS name in lower case"),
+        ("{tls: {client: {extraSANs: {dnsNames: ['a.*.example']}}}}", "extraSANs.dnsNames", "a DNS name in lower case"),
+        (&long, "extraSANs.dnsNames", "a DNS name in lower case"),
+        ("{tls: {client: {extraSANs: {dnsNames: [192.0.2.1]}}}}", "extraSANs.dnsNames", "write it into ipAddresses"),
+        ("{tls: {client: {extraSANs: {ipAddresses: [192.0.2.256]}}}}", "extraSANs.ipAddresses", "not an IP address"),
+        ("{tls: {client: {extraSANs: {ipAddresses: [192.0.2.0/24]}}}}", "extraSANs.ipAddresses", "not an IP address"),
+        ("{etcd: {heartbeatInterval: fast}}", "spec.etcd.heartbeatInterval", "write it like"),
+        ("{etcd: {heartbeatInterval: 9ms}}", "spec.etcd.electionTimeout", "heartbeatInterval at least 10ms"),
+        ("{etcd: {electionTimeout: 499ms}}", "spec.etcd.electionTimeout", "at least five times"),
+        ("{etcd: {electionTimeout: 51s}}", "spec.etcd.electionTimeout", "at most 50s"),
+        ("{etcd: {quotaBackendSize: much}}", "spec.etcd.quotaBackendSize", "like 2Gi"),
+        ("{etcd: {autoCompaction: {retention: often}}}", "spec.etcd.autoCompaction.retention", "such as 5m"),
+        (
+            "{etcd: {autoCompaction: {mode: Revision, retention: 5m}}}",
+            "spec.etcd.autoCompaction.retention",
+            "number of revisions",
+        ),
+        ("{etcd: {extraArgs: {--max-txn-ops: '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
+        ("{etcd: {extraArgs: {'': '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
+        ("{etcd: {extraArgs: {'max-txn-ops=1 --name': x}}}", "spec.etcd.extraArgs", "not a flag's name"),
+    ];
+    for (spec, field, what_to_do) in cases {
+        let message = wrong(spec);
+        assert!(message.contains(field) && message.contains(what_to_do), "{spec}: {message}");
+    }
+}
+
+#[test]
+fn flags_that_are_the_operators_own_are_reserved() {
+    for flag in [
+        "name",
+        "data-dir",
+        "listen-client-urls",
+        "initial-cluster-state",
+        "force-new-cluster",
+        "trusted-ca-file",
+        "cert-file",
+        "client-cert-auth",
+        "peer-auto-tls",
+        "unsafe-no-fsync",
+        "tls-min-version",
+        "quota-backend-bytes",
+        "cipher-suites",
+        "experimental-peer-skip-client-san-verification",
+        "discovery",
+        "auth-token",
+        "config-file",
+    ] {
+        let message = wrong(&format!("{{etcd: {{extraArgs: {{{flag}: x}}}}}}"));
+        assert!(message.contains(&format!("{flag} is reserved")), "{message}");
+    }
+    for flag in ["max-txn-ops", "snapshot-catchup-entries", "log-level", "metrics"] {
+        let valid = check(&format!("{{etcd: {{extraArgs: {{{flag}: x}}}}}}")).unwrap();
+        assert_eq!(valid.etcd.extra_args[flag], "x");
+    }
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let Invalid(problems) = check("{replicas: 2, version: v3, storage: {size: x}}").unwrap_err();
+    assert_eq!(problems.len(), 3);
+    assert_eq!(Invalid(problems).to_string().matches("; ").count(), 2);
+}
+
+#[test]
+fn names_that_cannot_be_those_of_services_are_refused() {
+    let named = |name: &str| {
+        let mut cluster = cluster("{}");
+        cluster.metadata.name = Some(name.into());
+        validate(&cluster, "cluster.local").map(drop).map_err(|invalid| invalid.to_string())
+    };
+    for name in ["1demo", "de.mo", "Demo", "demo-", "", "-demo", "d\u{e9}mo"] {
+        assert!(named(name).unwrap_err().contains("must begin with a letter"), "{name}");
+    }
+    assert_eq!(named(&"d".repeat(49)), Ok(()));
+    assert!(named(&"d".repeat(50)).unwrap_err().contains("49 characters at most"));
+    assert_eq!(named("d"), Ok(()));
+}
+
+#[test]
+fn limits_themselves_are_allowed() {
+    for spec in [
+        "{version: 3.5.32}",
+        "{version: 3.7.0}",
+        "{tls: {peer: {authority: {duration: 4h}, certificate: {duration: 1h}}}}",
+        "{tls: {client: {authority: {duration: 876000h}}}}",
+        "{tls: {client: {extraSANs: {dnsNames: ['*.example.com', localhost], ipAddresses: ['2001:db8::1']}}}}",
+        "{etcd: {heartbeatInterval: 10ms, electionTimeout: 50ms}}",
+        "{etcd: {electionTimeout: 50s}}",
+        "{etcd: {autoCompaction: {retention: '0'}}}",
+        "{etcd: {autoCompaction: {mode: Revision, retention: '10000'}}}",
+        "{storage: {size: 1.5Gi}}",
+    ] {
+        assert!(check(spec).is_ok(), "{spec}: {:?}", check(spec).err());
+    }
+}
+
+#[test]
+fn images_are_named_by_tag_and_digest() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let image = |spec: &str| check(spec).unwrap().image;
+    assert_eq!(image("{image: {repository: r.example:5000/etcd}}"), "r.example:5000/etcd:v3.6.16");
+    assert_eq!(image("{image: {repository: e, tag: mine}}"), "e:mine");
+    assert_eq!(image(&format!("{{image: {{repository: e, digest: '{digest}'}}}}")), format!("e:v3.6.16@{digest}"));
+}
+
+#[test]
+fn versions_are_ordered_by_number() {
+    let version = |text| Version::parse(text).unwrap();
+    assert!(version("3.10.0") > version("3.9.9") && version("3.6.16") > version("3.6.9"));
+    for text in ["3", "3.6.", "3.6.1.2", "3.6.-1", "3.6.+1", " 3.6.1", "3.6.99999"] {
+        assert_eq!(Version::parse(text), None, "{text:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_spec_makes_it_panic(
+        replicas in any::<i32>(),
+        texts in prop::collection::vec(prop_oneof![any::<String>(), "[0-9]{0,20}(\\.[0-9]{0,12})?(h|m|s|ms|Ki|Gi|Pi|m|k)?", "v?[0-9]{1,5}\\.[0-9]\\.[0-9]{1,11}"], 16),
+    ) {
+        let mut cluster = cluster("{}");
+        let spec = &mut cluster.spec;
+        spec.replicas = replicas;
+        let mut text = texts.into_iter();
+        let mut next = || text.next().unwrap_or_default();
+        spec.version = next();
+        spec.storage.size.0 = next();
+        spec.etcd.quota_backend_size.0 = next();
+        for duration in [
+            &mut spec.etcd.heartbeat_interval,
+            &mut spec.etcd.election_timeout,
+            &mut spec.tls.client.authority.duration,
+            &mut spec.tls.client.certificate.duration,
+            &mut spec.tls.peer.authority.duration,
+            &mut spec.tls.peer.certificate.duration,
+        ] {
+            duration.0 = next();
+        }
+        spec.tls.client.extra_sans.dns_names = vec![next()];
+        spec.tls.client.extra_sans.ip_addresses = vec![next()];
+        spec.etcd.auto_compaction.retention = next();
+        spec.etcd.extra_args = [(next(), next())].into();
+        cluster.metadata.name = Some(next());
+        if let Err(Invalid(problems)) = validate(&cluster, "cluster.local") {
+            prop_assert!(!problems.is_empty());
+        }
+    }
+}

@@ -16,7 +16,13 @@ pub use status::{Outcome, Report, report};
 
 use crate::{
     api::EtcdUser,
-    cluster::{Context, act::expected_authority, observed::SecretView, plan::SecretChange, publish},
+    cluster::{
+        Context,
+        act::expected_authority,
+        observed::SecretView,
+        plan::{Note, SecretChange},
+        publish,
+    },
     issuing::{self, IssueError, Target},
     k8s::WriteError,
     names::Names,
@@ -37,14 +43,15 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
         Plan::Issue(change) => issue(context, user, &observed, change, now).await,
         Plan::Nothing => Outcome::Ready,
     };
-    let again = matches!(outcome, Outcome::Issued(_) | Outcome::Conflict);
     let report = report(user, &observed, &outcome, now);
     let stale = write_report(context, user, &report).await?;
-    Ok(if again || stale {
-        Duration::from_millis(500)
-    } else {
+    Ok(match (&outcome, &plan) {
+        (Outcome::Issued(_) | Outcome::Conflict, _) => Duration::from_millis(500),
+        _ if stale => Duration::from_millis(500),
+        // It was tried. What was in the way may be nothing that is watched.
+        (_, Plan::Issue(_)) => Duration::from_secs(10),
         // A renewal is due after hours at the earliest, and whatever a user waits for triggers a pass of its own.
-        Duration::from_secs(60)
+        _ => Duration::from_secs(60),
     })
 }
 
@@ -77,6 +84,7 @@ async fn issue(context: &Context, user: &EtcdUser, observed: &Observed, change: 
             Outcome::Issued(change.leaves.first().map(|leaf| leaf.why.to_string()))
         }
         Ok(false) | Err(IssueError::AuthorityChanged(_) | IssueError::Write(WriteError::Conflict(_))) => Outcome::Conflict,
+        Err(IssueError::Write(error @ WriteError::Foreign { .. })) => Outcome::Refused(Note::new("NameTaken", error.to_string())),
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }
@@ -126,7 +134,7 @@ async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Re
     let name = user.name_any();
     let reference = user.object_ref(&());
     if let Some(event) = &report.done {
-        publish(&context.recorder, event, &reference).await;
+        publish(context, event, &reference).await;
     }
     if user.status.as_ref() != Some(&report.status) {
         let api: Api<EtcdUser> = Api::namespaced(context.client.clone(), &user.namespace().unwrap_or_default());
@@ -137,7 +145,7 @@ async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Re
         }
     }
     for event in &report.events {
-        publish(&context.recorder, event, &reference).await;
+        publish(context, event, &reference).await;
     }
     Ok(false)
 }

@@ -78,7 +78,7 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
     }
     let authorities = match authority(there, observed) {
         Ok(authorities) => authorities,
-        Err(plan) => return plan,
+        Err(plan) => return *plan,
     };
     let uid = user.uid().unwrap_or_default();
     if let Some(secret) = &observed.secret
@@ -114,16 +114,18 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
     if change.leaves.is_empty() && change.files.is_empty() { Plan::Nothing } else { Plan::Issue(change) }
 }
 
-fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Authorities, Plan> {
+fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Authorities, Box<Plan>> {
     let reported = cluster.status.as_ref().and_then(|status| status.certificates.as_ref()?.client.as_ref());
     let uid = cluster.uid().unwrap_or_default();
     match authority_of(observed.authority.as_ref(), &observed.names.client_authority(), reported, &uid, false) {
         AuthorityState::Ready(authorities) => Ok(*authorities),
         AuthorityState::Absent => {
             let message = format!("EtcdCluster {} has no certificate authority yet", cluster.name_any());
-            Err(Plan::Waiting(Note::new("ClusterNotReady", message)))
+            Err(Box::new(Plan::Waiting(Note::new("ClusterNotReady", message))))
         }
-        AuthorityState::Lost(problem) => Err(Plan::Held(Note::new("AuthorityLost", format!("{problem}; nothing can be issued")))),
+        AuthorityState::Lost(problem) => {
+            Err(Box::new(Plan::Held(Note::new("AuthorityLost", format!("{problem}; nothing can be issued")))))
+        }
     }
 }
 

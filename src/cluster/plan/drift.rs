@@ -55,11 +55,19 @@ impl Object {
     }
 }
 
-/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own.
+/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own. But a
+/// selector is a whole, and with one more label it selects nothing.
 fn holds(there: &Value, wanted: &Value) -> bool {
     match (there, wanted) {
         (Value::Object(there), Value::Object(wanted)) => {
-            wanted.iter().all(|(key, value)| there.get(key).map_or_else(|| is_empty(value), |there| holds(there, value)))
+            // The API server takes selectors as a whole, so what others add to one is drift.
+            let same =
+                |key: &str, there: &Value, value: &Value| if key == "selector" { there == value } else { holds(there, value) };
+            wanted.iter().all(|(key, value)| there.get(key).map_or_else(|| is_empty(value), |there| same(key, there, value)))
+        }
+        // Lists of objects are merged by their keys when they are applied, so what others add to them stays.
+        (Value::Array(there), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
+            wanted.iter().all(|wanted| there.iter().any(|there| holds(there, wanted)))
         }
         (Value::Array(there), Value::Array(wanted)) => {
             there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
@@ -95,15 +103,56 @@ pub fn owner(meta: &ObjectMeta) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
+    fn values() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[0-9a-zGi.]{0,4}".prop_map(Value::from)
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-c]", inner, 0..4).prop_map(|map| map.into_iter().collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_is_there_as_wanted_is_held(value in values()) {
+            prop_assert!(holds(&value, &value));
+        }
+
+        #[test]
+        fn what_is_added_to_an_object_is_no_drift(value in values(), more in values()) {
+            let mut there = json!({ "wanted": value });
+            let wanted = there.clone();
+            there["more"] = more;
+            prop_assert!(holds(&there, &wanted));
+        }
+    }
+
+    #[test]
+    fn what_the_server_drops_or_writes_otherwise_is_no_drift() {
+        assert!(holds(&json!({}), &json!({"key": "", "list": [], "map": {"a": null}})));
+        assert!(!holds(&json!({"key": "x"}), &json!({"key": ""})), "empty is wanted and something is there");
+        assert!(holds(&json!({"memory": "1536Mi"}), &json!({"memory": "1.5Gi"})));
+    }
+
     #[test]
     fn what_others_add_is_no_drift() {
-        let wanted =
-            json!({"spec": {"replicas": 1, "template": {"containers": [{"name": "a", "cpu": "0.5"}], "tolerations": []}}});
-        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {"containers": [{"name": "a", "cpu": "500m", "image": "x"}]}}});
+        let wanted = json!({"spec": {"replicas": 1, "template": {
+            "containers": [{"name": "a", "cpu": "0.5", "env": ""}], "tolerations": []}}});
+        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {
+            "containers": [{"name": "injected"}, {"name": "a", "cpu": "500m", "image": "x"}]}}});
         assert!(holds(&there, &wanted));
     }
 
@@ -118,5 +167,10 @@ mod tests {
         ] {
             assert!(!holds(&there, &wanted), "{there}");
         }
+        let port = |target: i32| json!([{"port": 2379, "target": target}]);
+        assert!(!holds(&port(1), &port(2379)) && !holds(&json!([]), &port(2379)));
+        let wanted = json!({"selector": {"a": "b"}});
+        assert!(holds(&wanted, &wanted));
+        assert!(!holds(&json!({"selector": {"a": "b", "c": "d"}}), &wanted));
     }
 }

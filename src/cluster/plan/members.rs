@@ -207,6 +207,7 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
     plan.objects.extend(objects.into_iter().flatten());
     if !is_founded(cluster, observed) {
         let later = members.keys().map(|member| Object::new(&build::stateful_set(cluster, member, "")));
+        let later = later.chain([Object::new(&build::ca_config(cluster, String::new()))]);
         plan.preflight = plan.objects.iter().cloned().chain(later).collect();
     }
 }

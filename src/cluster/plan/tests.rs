@@ -1,21 +1,743 @@
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+use k8s_openapi::api::{
+    apps::v1::StatefulSetStatus,
+    core::v1::{ContainerState, ContainerStateWaiting, PersistentVolumeClaim},
+};
+use proptest::prelude::*;
+
 use super::*;
-use crate::cluster::fixtures::World;
+use crate::{
+    cluster::{
+        fixtures::{self, CLUSTER_ID, SECOND, World, locked, names},
+        observed::{Answer, SecretView},
+    },
+    names::{annotation, authority_key, bootstrap_key, member_key},
+    pki::{Authority, Ledger},
+};
+
+const ONE: &str = "replicas: 1";
+
+/// What somebody or something does to a world.
+type Change = fn(&mut World);
+/// The leaves of a change: the Secret and the keys of the certificates.
+type Leaves = Vec<(String, Vec<&'static str>)>;
+
+fn objects(plan: &Plan) -> Vec<String> {
+    plan.objects.iter().map(Object::describe).collect()
+}
+
+fn leaves(plan: &Plan) -> Leaves {
+    plan.secrets.iter().map(|change| (change.name.clone(), change.leaves.iter().map(|leaf| leaf.keys[0]).collect())).collect()
+}
+
+fn reasons(notes: &[Note]) -> Vec<&'static str> {
+    notes.iter().map(|note| note.reason).collect()
+}
+
+fn states(world: &World) -> Vec<String> {
+    let data = world.observed.bootstrap.as_ref().unwrap().data.as_ref().unwrap();
+    data.iter().filter(|(key, _)| key.ends_with(bootstrap_key::STATE_SUFFIX)).map(|(_, state)| state.clone()).collect()
+}
+
+fn days(days: i64) -> SignedDuration {
+    SignedDuration::from_hours(24 * days)
+}
+
+// Founding.
+
 #[test]
-fn a_cluster_is_founded() {
+fn a_cluster_is_founded_in_stages() {
     let mut world = World::new("{}");
-    for _ in 0..8 {
-        let pass = world.pass();
-        println!(
-            "{:?}\n{:#?}",
-            pass.report.status.conditions.iter().map(|c| (&c.type_, &c.status, &c.reason, &c.message)).collect::<Vec<_>>(),
-            (
-                pass.plan.authorities.len(),
-                pass.plan.secrets.len(),
-                pass.plan.objects.iter().map(Object::describe).collect::<Vec<_>>(),
-                &pass.plan.pods,
-                &pass.plan.step
-            )
-        );
+    let first = world.pass().plan;
+    assert_eq!(first.authorities.len(), 2);
+    assert!(first.secrets.is_empty() && first.step.is_none());
+    let wanted = [
+        "ConfigMap demo-bootstrap",
+        "Service demo-peers",
+        "Service demo",
+        "PodDisruptionBudget demo",
+        "PersistentVolumeClaim data-demo-0",
+        "PersistentVolumeClaim data-demo-1",
+        "PersistentVolumeClaim data-demo-2",
+    ];
+    assert_eq!(objects(&first), wanted);
+    assert_eq!(
+        first.preflight.len(),
+        wanted.len() + 4,
+        "the names of StatefulSets and of the ConfigMap for clients are checked before anything is made"
+    );
+
+    let second = world.pass().plan;
+    assert_eq!(objects(&second), ["ConfigMap demo-ca"]);
+    let all = vec![member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
+    let mut wanted = vec![("demo-operator-tls".to_owned(), vec!["tls.crt"])];
+    wanted.extend((0..3).map(|ordinal| (format!("demo-{ordinal}-tls"), all.clone())));
+    assert_eq!(leaves(&second), wanted);
+    assert!(second.authorities.is_empty() && second.preflight.is_empty());
+
+    let third = world.pass().plan;
+    assert_eq!(objects(&third), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
+
+    let fourth = world.pass().plan;
+    let Some(Step::LockBootstrap { cluster_id: CLUSTER_ID, members }) = &fourth.step else { panic!("{:?}", fourth.step) };
+    assert_eq!(members.len(), 3);
+    assert_eq!(fourth.pods.len(), 3, "all serve what is in their Secrets");
+    assert_eq!(states(&world), ["new"; 3]);
+
+    assert_eq!(objects(&world.pass().plan), ["ConfigMap demo-bootstrap"]);
+    assert_eq!(states(&world), ["existing"; 3]);
+    assert!(world.plan().is_empty());
+}
+
+#[test]
+fn no_stateful_set_comes_before_its_secret() {
+    let mut world = World::new("{}");
+    world.pass();
+    world.pass();
+    world.member(1).secret = None;
+    assert_eq!(objects(&world.plan()), ["StatefulSet demo-0", "StatefulSet demo-2"]);
+}
+
+#[test]
+fn a_converged_cluster_stays_as_it_is_until_a_renewal_is_due() {
+    let mut world = World::founded("{}");
+    for _ in 0..5 {
+        world.now += days(11);
+        let plan = world.plan();
+        assert!(plan.is_empty() && plan.waits.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(), "{plan:?}");
+        assert_eq!(plan.next_check, IDLE);
     }
+    world.now += days(6);
+    assert_eq!(world.plan().secrets.len(), 4, "after two thirds of 90 days all are due");
     world.settle();
+    assert!(world.plan().is_empty());
+}
+
+// What must not be touched.
+
+/// A world in which a cluster of the same name, another object, has left what `keep` leaves.
+fn after_another(keep: impl FnOnce(&mut World)) -> World {
+    let mut world = World::founded(ONE);
+    world.cluster.metadata.uid = Some("another".into());
+    world.cluster.status = None;
+    world.observed.status = crate::api::EtcdClusterStatus::default();
+    world.kubelet = false;
+    keep(&mut world);
+    world
+}
+
+fn only_retained(world: &mut World) {
+    let claim = world.member(0).claim.take();
+    let retained = crate::cluster::observed::Observed {
+        client_authority: world.observed.client_authority.take(),
+        peer_authority: world.observed.peer_authority.take(),
+        ..crate::cluster::observed::Observed::default()
+    };
+    world.observed = retained;
+    let member = crate::cluster::observed::ObservedMember { claim, ..Default::default() };
+    world.observed.members.insert(names().member(0), member);
+}
+
+#[test]
+fn data_that_is_left_is_refused_and_stays_refused() {
+    let mut world = after_another(only_retained);
+    for _ in 0..3 {
+        let pass = world.pass();
+        let refused = pass.plan.refused.expect("the claims are somebody's data");
+        assert_eq!(refused.reason, "DataLeft");
+        for word in ["data-demo-0", "demo-client-ca", "demo-peer-ca", "kubectl -n ns delete pvc,secret"] {
+            assert!(refused.message.contains(word), "{word}: {}", refused.message);
+        }
+        assert!(pass.report.status.cluster_id.is_none() && pass.report.status.certificates.is_none());
+        assert_eq!(pass.report.status.members, vec![]);
+    }
+}
+
+#[test]
+fn a_predecessor_that_is_still_being_deleted_is_not_taken_over() {
+    let mut world = after_another(|_| {});
+    for _ in 0..3 {
+        let pass = world.pass();
+        assert_eq!(pass.plan.refused.map(|note| note.reason), Some("DataLeft"));
+    }
+}
+
+#[test]
+fn names_that_are_taken_are_refused() {
+    let mut world = after_another(|world| {
+        let service = world.observed.client_service.take();
+        world.observed =
+            crate::cluster::observed::Observed { client_service: service, ..crate::cluster::observed::Observed::default() };
+    });
+    let refused = world.plan().refused.unwrap();
+    assert_eq!(refused.reason, "NameTaken");
+    assert!(
+        refused.message.starts_with("Service demo cannot be used: it belongs to EtcdCluster demo (uid"),
+        "{}",
+        refused.message
+    );
+}
+
+#[test]
+fn a_running_cluster_leaves_alone_what_is_anothers() {
+    let mut world = World::founded(ONE);
+    let other = |meta: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+        meta.owner_references = None;
+        meta.annotations = Some([(annotation::CLUSTER_UID.to_owned(), "another".to_owned())].into());
+    };
+    other(&mut world.observed.client_service.as_mut().unwrap().metadata);
+    other(&mut world.observed.ca_config.as_mut().unwrap().metadata);
+    other(&mut world.member(0).claim.as_mut().unwrap().metadata);
+    other(&mut world.member(0).stateful_set.as_mut().unwrap().metadata);
+    let plan = world.plan();
+    assert!(plan.objects.is_empty(), "{:?}", objects(&plan));
+    assert_eq!(reasons(&plan.problems), ["NameTaken"]);
+    for object in ["Service demo ", "ConfigMap demo-ca ", "PersistentVolumeClaim data-demo-0 ", "StatefulSet demo-0 "] {
+        assert!(plan.problems[0].message.contains(object), "{object}: {}", plan.problems[0].message);
+    }
+}
+
+// Drift.
+
+#[test]
+fn what_is_changed_or_deleted_by_hand_is_mended() {
+    let changes: [(&str, Change); 12] = [
+        ("Service demo", |w| w.observed.client_service = None),
+        ("Service demo", |w| w.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().type_ = Some("NodePort".into())),
+        ("Service demo-peers", |w| w.observed.peer_service = None),
+        ("Service demo-peers", |w| w.observed.peer_service.as_mut().unwrap().spec.as_mut().unwrap().selector = None),
+        ("PodDisruptionBudget demo", |w| w.observed.disruption_budget = None),
+        ("PodDisruptionBudget demo", |w| w.observed.disruption_budget.as_mut().unwrap().metadata.owner_references = None),
+        ("ConfigMap demo-ca", |w| w.observed.ca_config = None),
+        ("ConfigMap demo-bootstrap", |w| {
+            w.observed.bootstrap.as_mut().unwrap().data.as_mut().unwrap().insert("demo-1.state".into(), "new".into());
+        }),
+        ("StatefulSet demo-1", |w| w.member(1).stateful_set = None),
+        ("StatefulSet demo-1", |w| w.member(1).stateful_set.as_mut().unwrap().spec.replicas = Some(0)),
+        ("StatefulSet demo-1", |w| {
+            let pod = w.member(1).stateful_set.as_mut().unwrap().spec.template.spec.as_mut().unwrap();
+            pod.containers[0].args.as_mut().unwrap().push("--force-new-cluster".into());
+        }),
+        ("PersistentVolumeClaim data-demo-1", |w| {
+            w.member(1).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(annotation::APPLIED);
+        }),
+    ];
+    for (object, change) in changes {
+        let mut world = World::founded("{}");
+        change(&mut world);
+        // Some are put in place of what they were, others are no longer known to be ours and left alone.
+        let plan = world.plan();
+        if object == "PodDisruptionBudget demo" && world.observed.disruption_budget.is_some() {
+            assert_eq!(reasons(&plan.problems), ["NameTaken"], "without its owner it may be anybody's");
+            continue;
+        }
+        assert_eq!(objects(&plan), [object]);
+        world.settle();
+        assert!(world.plan().is_empty());
+    }
+}
+
+#[test]
+fn a_field_that_is_no_longer_wanted_is_noticed() {
+    let mut world = World::founded("{replicas: 1, image: {pullSecrets: [{name: registry}]}}");
+    world.cluster.spec.image.pull_secrets.clear();
+    assert_eq!(objects(&world.plan()), ["StatefulSet demo-0"]);
+    world.settle();
+    let pod = world.member(0).stateful_set.as_ref().unwrap().spec.template.spec.as_ref().unwrap();
+    assert_eq!(pod.image_pull_secrets, None);
+}
+
+#[test]
+fn what_the_api_server_adds_is_no_drift() {
+    let mut world = World::founded(ONE);
+    let set = world.member(0).stateful_set.as_mut().unwrap();
+    set.metadata.labels.as_mut().unwrap().insert("added".into(), "by somebody".into());
+    set.spec.template.spec.as_mut().unwrap().dns_policy = Some("ClusterFirst".into());
+    world.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().cluster_ip = Some("10.0.0.1".into());
+    assert!(world.plan().is_empty());
+}
+
+// Members.
+
+#[test]
+fn a_claim_that_is_lost_is_never_made_anew() {
+    let mut world = World::founded("{}");
+    world.member(1).claim = None;
+    for _ in 0..3 {
+        let plan = world.pass().plan;
+        assert!(plan.is_empty(), "{:?}", objects(&plan));
+        assert_eq!(reasons(&plan.problems), ["ClaimLost"]);
+        assert!(plan.problems[0].message.contains("data-demo-1 is gone"), "{}", plan.problems[0].message);
+    }
+    assert_eq!(states(&world), ["existing"; 3]);
+}
+
+#[test]
+fn a_claim_that_is_being_deleted_is_told_of() {
+    let mut world = World::founded("{}");
+    world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+    let plan = world.plan();
+    assert!(plan.is_empty());
+    assert!(plan.problems[0].message.contains("data-demo-1 is being deleted"), "{}", plan.problems[0].message);
+}
+
+#[test]
+fn a_member_that_lost_everything_is_not_forgotten() {
+    let mut world = World::founded("{}");
+    world.observed.bootstrap = None;
+    *world.member(1) = crate::cluster::observed::ObservedMember::default();
+    let plan = world.plan();
+    assert_eq!(objects(&plan)[0], "ConfigMap demo-bootstrap");
+    assert_eq!(reasons(&plan.problems), ["ClaimLost"]);
+    world.pass();
+    assert_eq!(states(&world), ["existing"; 3]);
+}
+
+#[test]
+fn a_bootstrap_config_that_was_deleted_is_rebuilt_and_never_goes_back_to_new() {
+    for passes in [4, 5, 9] {
+        let mut world = World::new("{}");
+        for _ in 0..passes {
+            world.pass();
+        }
+        assert!(world.observed.members.values().all(locked));
+        world.observed.bootstrap = None;
+        world.pass();
+        assert_eq!(states(&world), ["existing"; 3], "after {passes} passes");
+    }
+    let mut world = World::new("{}");
+    world.pass();
+    world.observed.bootstrap = None;
+    world.pass();
+    assert_eq!(states(&world), ["new"; 3], "nobody has started yet");
+}
+
+#[test]
+fn each_entry_of_a_started_member_names_itself_alone() {
+    let world = World::founded("{}");
+    let data = world.observed.bootstrap.unwrap().data.unwrap();
+    assert_eq!(data["demo-1.cluster"], "demo-1=https://demo-1-0.demo-peers.ns.svc:2380");
+    assert_eq!(data[bootstrap_key::TOKEN], fixtures::UID);
+}
+
+/// A world before its bootstrap is locked.
+fn about_to_lock() -> World {
+    let mut world = World::new("{}");
+    for _ in 0..3 {
+        world.pass();
+    }
+    world
+}
+
+fn to_lock(world: &mut World, change: impl FnOnce(&mut Observed)) -> BTreeSet<String> {
+    world.plan();
+    let mut observed = world.observed.clone();
+    change(&mut observed);
+    match plan(&world.valid(), &observed, world.now).step {
+        Some(Step::LockBootstrap { members, .. }) => members.iter().map(|(name, ..)| name.to_string()).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+#[test]
+fn only_members_that_are_listed_with_a_name_and_answer_under_their_id_are_written_down() {
+    let mut world = about_to_lock();
+    let all: BTreeSet<_> = ["demo-0", "demo-1", "demo-2"].map(str::to_owned).into();
+    let others: BTreeSet<_> = ["demo-1", "demo-2"].map(str::to_owned).into();
+    let list = |observed: &mut Observed| observed.list.as_ref().unwrap().clone();
+    assert_eq!(to_lock(&mut world, |_| {}), all);
+    let unnamed = |observed: &mut Observed| {
+        let mut list = list(observed);
+        list.members[0].name.clear();
+        observed.list = Ok(list);
+    };
+    assert_eq!(to_lock(&mut world, unnamed), others);
+    let elsewhere = |observed: &mut Observed| {
+        let mut list = list(observed);
+        list.members[0].id = 7;
+        observed.list = Ok(list);
+    };
+    assert_eq!(to_lock(&mut world, elsewhere), others);
+    let silent = |observed: &mut Observed| {
+        observed.members.get_mut(&names().member(0)).unwrap().etcd = Answer::Unreachable("refused".into());
+    };
+    assert_eq!(to_lock(&mut world, silent), others);
+    assert_eq!(to_lock(&mut world, |observed| observed.list = Err("no quorum".into())), BTreeSet::new());
+    let second = |observed: &mut Observed| observed.status.cluster_id = Some("bad".into());
+    assert_eq!(to_lock(&mut world, second), BTreeSet::new(), "a second cluster is a fault and not a fact to be written down");
+}
+
+#[test]
+fn members_that_start_later_are_written_down_later() {
+    let mut world = about_to_lock();
+    world.silent.insert(names().member(2));
+    world.pass();
+    world.pass();
+    assert_eq!(states(&world), ["existing", "existing", "new"]);
+    world.silent.clear();
+    world.settle();
+    assert_eq!(states(&world), ["existing"; 3]);
+}
+
+/// A member whose image could not be pulled, after its StatefulSet has changed.
+fn unstarted() -> World {
+    let mut world = World::new(ONE);
+    for _ in 0..3 {
+        world.pass();
+    }
+    world.plan();
+    world.kubelet = false;
+    let member = world.member(0);
+    let set = member.stateful_set.as_mut().unwrap();
+    set.metadata.generation = Some(2);
+    set.status = Some(StatefulSetStatus {
+        observed_generation: Some(2),
+        update_revision: Some("new".into()),
+        ..StatefulSetStatus::default()
+    });
+    let pod = member.pod.as_mut().unwrap();
+    pod.metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "old".into());
+    let status = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+    let waiting = ContainerStateWaiting { reason: Some("ImagePullBackOff".into()), message: None };
+    status.state = Some(ContainerState { waiting: Some(waiting), ..ContainerState::default() });
+    world
+}
+
+fn restarts(world: &mut World) -> bool {
+    matches!(world.plan().step, Some(Step::RestartMember { .. }))
+}
+
+#[test]
+fn a_pod_that_never_started_is_made_anew_from_what_has_changed() {
+    assert!(restarts(&mut unstarted()));
+    let changes: [(&str, Change); 5] = [
+        ("the template is the same", |w| {
+            w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
+        }),
+        ("its controller has not seen the change", |w| {
+            w.member(0).stateful_set.as_mut().unwrap().metadata.generation = Some(3);
+        }),
+        ("it has run before", |w| {
+            w.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
+        }),
+        ("it is going", |w| {
+            w.pod(0).metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(w.now));
+        }),
+        ("the StatefulSet is about to change", |w| w.member(0).stateful_set.as_mut().unwrap().spec.replicas = Some(0)),
+    ];
+    for (why_not, change) in changes {
+        let mut world = unstarted();
+        change(&mut world);
+        assert!(!restarts(&mut world), "{why_not}");
+    }
+}
+
+// Authorities.
+
+#[test]
+fn an_authority_that_is_lost_is_never_made_anew() {
+    type Loss = fn(&mut Option<SecretView>);
+    let losses: [(&str, Loss); 6] = [
+        ("is gone", |secret| *secret = None),
+        ("active.crt is missing", |secret| secret.as_mut().unwrap().data.clear()),
+        ("active.key is missing", |secret| drop(secret.as_mut().unwrap().data.remove(authority_key::ACTIVE_KEY))),
+        ("next.crt", |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::NEXT_CRT.into(), b"edited".to_vec()))),
+        ("is not this cluster's", |secret| secret.as_mut().unwrap().meta.annotations = None),
+        ("holds other authorities", |secret| {
+            let now = "2026-03-01T12:00:00Z".parse().unwrap();
+            let other = Authority::create("other", SignedDuration::from_hours(9999), now).unwrap();
+            let data = &mut secret.as_mut().unwrap().data;
+            data.insert(authority_key::ACTIVE_CRT.into(), other.certificate().pem().into());
+            data.insert(authority_key::ACTIVE_KEY.into(), other.certificate().key_digest().to_hex().into());
+        }),
+    ];
+    for domain in [Domain::Client, Domain::Peer] {
+        for (problem, lose) in losses {
+            let mut world = World::founded("{}");
+            lose(world.authority_secret(domain));
+            world.now += days(61);
+            let plan = world.plan();
+            assert!(plan.authorities.is_empty());
+            let lost: Vec<_> = plan.certificates.iter().filter(|note| note.reason == "AuthorityLost").collect();
+            assert_eq!(lost.len(), 1, "{problem}");
+            assert!(lost[0].message.contains(problem), "{problem}: {}", lost[0].message);
+            let domains: BTreeSet<_> = plan.secrets.iter().flat_map(|change| &change.leaves).map(|leaf| leaf.domain).collect();
+            let other = if domain == Domain::Client { Domain::Peer } else { Domain::Client };
+            assert_eq!(domains, [other].into(), "the other domain goes on");
+        }
+    }
+}
+
+#[test]
+fn no_authority_is_made_while_anybody_may_trust_another() {
+    let mut world = World::founded(ONE);
+    world.observed.client_authority = None;
+    world.observed.status.certificates = None;
+    world.cluster.status = None;
+    let plan = world.plan();
+    assert!(plan.authorities.is_empty(), "the members' Secrets are there");
+    assert!(reasons(&plan.certificates).contains(&"AuthorityLost"));
+}
+
+// Leaves.
+
+#[test]
+fn exactly_the_leaf_that_will_not_do_is_issued() {
+    let server = member_key::SERVER_CRT;
+    let all_server = vec![("demo-0-tls".to_owned(), vec![server])];
+    let changes: [(&str, Change, Leaves); 6] = [
+        ("gone", |w| drop(w.member(0).secret.as_mut().unwrap().data.remove(member_key::SERVER_CRT)), all_server.clone()),
+        (
+            "unreadable",
+            |w| drop(w.member(0).secret.as_mut().unwrap().data.insert(member_key::SERVER_CRT.into(), b"x".to_vec())),
+            all_server.clone(),
+        ),
+        (
+            "another key",
+            |w| {
+                let data = &mut w.member(0).secret.as_mut().unwrap().data;
+                let other = data[member_key::PEER_KEY].clone();
+                data.insert(member_key::SERVER_KEY.into(), other);
+            },
+            all_server.clone(),
+        ),
+        ("other names", |w| w.cluster.spec.tls.client.extra_sans.dns_names = vec!["etcd.example.com".into()], all_server.clone()),
+        (
+            "shortened",
+            |w| w.cluster.spec.tls.peer.certificate.duration = crate::api::Duration("24h".into()),
+            vec![("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])],
+        ),
+        (
+            "operator's",
+            |w| drop(w.observed.operator.as_mut().unwrap().data.remove("tls.key")),
+            vec![("demo-operator-tls".to_owned(), vec!["tls.crt"])],
+        ),
+    ];
+    for (what, change, wanted) in changes {
+        let mut world = World::founded(ONE);
+        change(&mut world);
+        assert_eq!(leaves(&world.plan()), wanted, "{what}");
+        world.settle();
+        assert!(world.plan().is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn leaves_of_different_lives_are_renewed_each_at_its_time() {
+    let mut world = World::founded("{replicas: 1, tls: {peer: {certificate: {duration: 24h}}}}");
+    world.now += SignedDuration::from_hours(17);
+    assert_eq!(leaves(&world.plan()), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
+    world.now += days(100);
+    let expired: Vec<_> = world.plan().secrets.iter().flat_map(|c| c.leaves.clone()).map(|leaf| leaf.why).collect();
+    assert_eq!(expired, [Stale::Expired, Stale::Expired, Stale::Expired, Stale::Expired]);
+    world.settle();
+}
+
+#[test]
+fn a_longer_life_takes_effect_at_the_renewal() {
+    let mut world = World::founded(ONE);
+    world.cluster.spec.tls.client.certificate.duration = crate::api::Duration("4320h".into());
+    assert!(world.plan().is_empty());
+}
+
+#[test]
+fn a_member_secret_that_was_deleted_is_made_whole_again() {
+    let mut world = World::founded(ONE);
+    world.member(0).secret = None;
+    let plan = world.plan();
+    assert_eq!(plan.secrets.len(), 1);
+    assert_eq!((plan.secrets[0].leaves.len(), plan.secrets[0].files.len(), plan.secrets[0].version.as_ref()), (3, 4, None));
+    world.settle();
+}
+
+// Confirmation.
+
+fn annotations(plan: &Plan) -> Vec<&str> {
+    plan.pods.iter().flat_map(|note| note.annotations.keys().map(String::as_str)).collect()
+}
+
+/// A member whose Secret was renewed while its kubelet sleeps.
+fn renewed() -> World {
+    let mut world = World::founded(ONE);
+    world.kubelet = false;
+    world.cluster.spec.tls.client.extra_sans.dns_names = vec!["etcd.example.com".into()];
+    assert_eq!(world.pass().plan.secrets.len(), 1);
+    world
+}
+
+#[test]
+fn a_renewed_leaf_is_touched_touched_again_and_confirmed() {
+    let mut world = renewed();
+    let touch = world.pass().plan;
+    assert_eq!(annotations(&touch), [annotation::TLS_TOUCHED]);
+    assert_eq!(touch.next_check, CONFIRMING);
+    assert_eq!(reasons(&touch.certificates), ["NotServedYet"]);
+    for _ in 0..4 {
+        assert!(world.pass().plan.is_empty(), "the kubelet has 5 s");
+    }
+    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED]);
+    world.kubelet = true;
+    for _ in 0..4 {
+        world.pass();
+    }
+    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED], "this time it listens");
+    let confirmed = world.pass().plan;
+    assert_eq!(annotations(&confirmed), [annotation::TLS_CONFIRMED]);
+    assert!(confirmed.certificates.is_empty());
+    let idle = world.plan();
+    assert!(idle.is_empty());
+    assert_eq!(idle.next_check, IDLE);
+}
+
+#[test]
+fn a_member_whose_peer_port_cannot_be_asked_is_told_once() {
+    let mut world = renewed();
+    let deaf = |world: &mut World| {
+        world.plan();
+        let mut observed = world.observed.clone();
+        let member = observed.members.get_mut(&names().member(0)).unwrap();
+        let secret = member.secret.as_ref().unwrap();
+        let served = secret.certificate(member_key::SERVER_CRT).unwrap().unwrap().der().to_vec();
+        let Answer::Reached(_, status) = member.etcd.clone() else { panic!() };
+        member.etcd = Answer::Reached(served, status);
+        member.peer_leaf = Some(Err("timed out".into()));
+        plan(&world.valid(), &observed, world.now)
+    };
+    assert_eq!(annotations(&deaf(&mut world)), [annotation::TLS_TOUCHED]);
+    world.pass();
+    world.now += SECOND * 60;
+    let plan = deaf(&mut world);
+    assert!(plan.is_empty());
+    assert!(plan.certificates[0].message.contains("timed out"), "{}", plan.certificates[0].message);
+}
+
+#[test]
+fn a_member_that_cannot_be_reached_is_told_once() {
+    let mut world = renewed();
+    world.silent.insert(names().member(0));
+    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED], "its leaf may have expired");
+    world.now += SECOND * 60;
+    let plan = world.plan();
+    assert!(plan.is_empty());
+    assert_eq!(plan.next_check, AWAITING);
+}
+
+// Revocation.
+
+/// A cluster that has issued a certificate to a user.
+fn with_user(uid: &str) -> World {
+    let mut world = World::founded(ONE);
+    let leaf = LeafRequest {
+        domain: Domain::Client,
+        spec: LeafSpec {
+            common_name: "app".into(),
+            dns_names: BTreeSet::new(),
+            ip_addresses: BTreeSet::new(),
+            usage: crate::pki::Usage::Client,
+            duration: days(90),
+        },
+        keys: ["tls.crt", "tls.key"],
+        holder: Holder::User { name: "app".into(), uid: uid.into() },
+        why: Stale::Missing,
+    };
+    let change = SecretChange {
+        name: "app-etcd-tls".into(),
+        version: None,
+        type_: "kubernetes.io/tls",
+        labels: BTreeMap::new(),
+        leaves: vec![leaf],
+        files: BTreeMap::new(),
+    };
+    world.issue(&mut SecretView::default(), &change);
+    world
+}
+
+#[test]
+fn certificates_of_users_who_are_gone_are_revoked_and_the_list_reaches_the_members() {
+    let mut world = with_user("u1");
+    world.observed.users = ["u1".to_owned()].into();
+    assert!(world.plan().is_empty(), "the user is there");
+    // The same name, but another object.
+    world.observed.users = ["u2".to_owned()].into();
+    let Some(Step::Revoke { users }) = world.pass().plan.step else { panic!() };
+    assert_eq!(users, [("app".to_owned(), "u1".to_owned())]);
+
+    let written = world.pass().plan;
+    assert_eq!(leaves(&written), [("demo-0-tls".to_owned(), vec![])], "the list is written and no leaf is made");
+    assert_eq!(written.secrets[0].files.keys().collect::<Vec<_>>(), [member_key::CLIENT_CRL]);
+    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED]);
+    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_CONFIRMED]);
+    assert!(world.plan().is_empty());
+    let listed = crate::pki::crl_serials(&world.member(0).secret.as_ref().unwrap().data[member_key::CLIENT_CRL]).unwrap();
+    let secret = world.observed.client_authority.as_ref().unwrap();
+    let ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).unwrap();
+    assert_eq!(listed, ledger.revoked().map(|(serial, _)| serial).collect());
+    assert_eq!(listed.len(), 1);
+}
+
+#[test]
+fn nothing_is_revoked_while_the_authority_is_lost() {
+    let mut world = with_user("u1");
+    world.observed.client_authority = None;
+    assert_eq!(world.plan().step, None);
+}
+
+#[test]
+fn there_is_one_step_at_a_time() {
+    let mut world = about_to_lock();
+    world.plan();
+    let mut user = with_user("u1");
+    // A founded cluster with a user who is gone, and a claim that has lost what was written on it.
+    let claim: &mut PersistentVolumeClaim = user.member(0).claim.as_mut().unwrap();
+    claim.metadata.annotations.as_mut().unwrap().remove(annotation::MEMBER_ID);
+    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("Revoke"));
+    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("LockBootstrap"));
+}
+
+// Properties.
+
+prop_compose! {
+    fn specs()(
+        replicas in prop::sample::select(vec![1, 3, 5, 7]),
+        minor in 5..8_u32,
+        leaf in 1..200_u32,
+        factor in 4..40_u32,
+        retain in any::<bool>(),
+        names in prop::collection::vec("[a-z]{1,8}\\.example", 0..3),
+        addresses in prop::collection::vec(any::<std::net::IpAddr>(), 0..3),
+        tolerate in prop::collection::vec("[a-z]{0,5}", 0..2),
+        cpu in prop::option::of(prop::sample::select(vec!["0.5", "500m", "2", "1.25"])),
+    ) -> serde_json::Value {
+        let tolerations: Vec<_> = tolerate.iter().map(|key| serde_json::json!({"key": key, "operator": "Exists"})).collect();
+        let certificates = serde_json::json!({
+            "authority": {"duration": format!("{}h", leaf * factor)},
+            "certificate": {"duration": format!("{leaf}h")},
+        });
+        let mut client = certificates.clone();
+        client["extraSANs"] = serde_json::json!({"dnsNames": names, "ipAddresses": addresses});
+        serde_json::json!({
+            "replicas": replicas,
+            "version": format!("3.{minor}.40"),
+            "storage": {"retention": if retain { "Retain" } else { "Delete" }},
+            "tls": {"client": client, "peer": certificates},
+            "pod": {"tolerations": tolerations, "resources": {"requests": cpu.map(|cpu| serde_json::json!({"cpu": cpu}))}},
+        })
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_valid_cluster_is_as_wanted_within_six_passes_and_stays(spec in specs()) {
+        let mut world = World::new(&spec.to_string());
+        let busy = world.settle();
+        prop_assert!(busy <= 6, "{busy} passes");
+        for _ in 0..3 {
+            prop_assert!(world.pass().plan.is_empty());
+        }
+    }
 }

@@ -1,0 +1,110 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator last saw of the cluster.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdClusterStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Available`: a quorum of voters serves. `Progressing`: something is being done or awaited. `Degraded`: something needs
+    /// attention though the cluster may serve. `CertificatesReady`: every member serves the certificates that it should.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Members that serve, of those wanted, such as `3/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    /// The number of members that serve.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// The number of members.
+    #[serde(default)]
+    pub replicas: i32,
+    /// A label selector for the members' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// etcd's own ID of the cluster, in hexadecimal, as `etcdctl` prints it. It is set once the cluster has come up and never
+    /// changes.
+    #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// The URLs for clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// Each member.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub members: Vec<MemberStatus>,
+    /// The certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesStatus>,
+}
+
+/// One member.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its name, which is also that of its StatefulSet.
+    pub name: String,
+    /// etcd's ID of the member, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `Leader`, `Follower` or `Learner`; absent when the member does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Whether it serves: its pod is ready and it answers the operator over TLS with the certificate that it should have.
+    #[serde(default)]
+    pub ready: bool,
+    /// Why it does not serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The version that it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The size of its database, rounded up to a power of two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub db_size: Option<String>,
+    /// When the first of its certificates expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
+}
+
+/// The certificates of a cluster.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificatesStatus {
+    /// When the first certificate of any member expires, if it were not renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Port 2379.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<DomainStatus>,
+    /// Port 2380.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<DomainStatus>,
+}
+
+/// One domain of trust.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainStatus {
+    /// The authority that signs.
+    pub active: AuthorityStatus,
+    /// The authority that is trusted already and signs next.
+    pub next: AuthorityStatus,
+    /// When the first leaf of this domain that a member serves expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+}
+
+/// A certificate authority.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityStatus {
+    /// The common name of its subject.
+    pub name: String,
+    /// Its subject key identifier in hexadecimal, as in the authority key identifier of the certificates that it signed.
+    pub key_id: String,
+    /// When its certificate expires.
+    pub expires: String,
+}

@@ -1,0 +1,255 @@
+//! What the API server takes and what it refuses, by the rules in the custom resources' definitions.
+
+use axum::http::{Method, Request};
+use etcd_warden::api::EtcdClusterSpec;
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+/// Asks the API server for an object or a change that it checks and does not keep.
+async fn ask(world: &World<'_>, method: Method, plural: &str, name: &str, spec: &Value) -> Result<Value, String> {
+    let collection = format!("/apis/etcd-warden.dev/v1alpha1/namespaces/{}/{plural}", world.namespace);
+    let (path, media) = match method {
+        Method::POST => (collection, "application/json"),
+        _ => (format!("{collection}/{name}"), "application/merge-patch+json"),
+    };
+    let kind = if plural == "etcdusers" { "EtcdUser" } else { "EtcdCluster" };
+    let body = json!({ "apiVersion": "etcd-warden.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec });
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{path}?dryRun=All&fieldValidation=Strict"))
+        .header("content-type", media)
+        .body(body.to_string().into_bytes())
+        .unwrap();
+    world.client.request(request).await.map_err(|error| match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => panic!("{other}"),
+    })
+}
+
+async fn create_cluster(world: &World<'_>, name: &str, spec: &Value) -> Result<Value, String> {
+    ask(world, Method::POST, "etcdclusters", name, spec).await
+}
+
+async fn create_user(world: &World<'_>, name: &str, spec: &Value) -> Result<Value, String> {
+    ask(world, Method::POST, "etcdusers", name, spec).await
+}
+
+#[track_caller]
+fn refused(answer: Result<Value, String>, part: &str, what: &Value) {
+    let message = answer.expect_err(&format!("{what} was to be refused: {part}"));
+    assert!(message.contains(part), "{what}: {part:?} was expected, the API server says {message:?}");
+}
+
+#[track_caller]
+fn taken(answer: Result<Value, String>, what: &Value) {
+    answer.unwrap_or_else(|message| panic!("{what}: {message}"));
+}
+
+fn client(field: &str, value: &Value) -> Value {
+    json!({ "tls": { "client": { field: value } } })
+}
+
+#[tokio::test]
+async fn an_empty_spec_is_filled_in() {
+    let world = World::new("defaults").await;
+    let made = create_cluster(&world, "demo", &json!({})).await.unwrap();
+    assert_eq!(made["spec"], serde_json::to_value(EtcdClusterSpec::default()).unwrap());
+    let nulls = json!({ "replicas": null, "tls": null, "storage": { "size": null }, "pod": null });
+    assert_eq!(create_cluster(&world, "demo", &nulls).await.unwrap()["spec"], made["spec"]);
+    let user = create_user(&world, "app", &json!({ "clusterRef": { "name": "demo" } })).await.unwrap();
+    assert_eq!(user["spec"], json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "2160h" } }));
+    refused(create_user(&world, "app", &json!({})).await, "spec.clusterRef: Required value", &json!({}));
+    refused(create_cluster(&world, "demo", &Value::Null).await, "spec: Required value", &Value::Null);
+}
+
+#[tokio::test]
+async fn bad_clusters_are_refused_in_words() {
+    let world = World::new("bad").await;
+    let lives =
+        |authority: &str, leaf: &str| json!({ "authority": { "duration": authority }, "certificate": { "duration": leaf } });
+    let arg = |flag: &str| json!({ "etcd": { "extraArgs": { "metrics": "basic", flag: "x" } } });
+    for (spec, part) in [
+        (json!({ "replicas": 0 }), "must be 1, 3, 5 or 7"),
+        (json!({ "replicas": 2 }), "must be 1, 3, 5 or 7"),
+        (json!({ "replicas": 8 }), "must be 1, 3, 5 or 7"),
+        (json!({ "replicas": -1 }), "must be 1, 3, 5 or 7"),
+        (json!({ "replicas": "3" }), "must be of type integer"),
+        (json!({ "version": "latest" }), "must be a version of three numbers"),
+        (json!({ "version": "3.6" }), "must be a version of three numbers"),
+        (json!({ "version": "3.6.0-rc.1" }), "must be a version of three numbers"),
+        (json!({ "version": "v3.6.16" }), "write the version without the v"),
+        (json!({ "version": "3.5.31" }), "is not supported: 3.5.32 or newer"),
+        (json!({ "version": "3.8.0" }), "is not supported: 3.5.32 or newer"),
+        (client("certificate", &json!({ "duration": "90d" })), "must be a duration such as 2160h"),
+        (client("certificate", &json!({ "duration": "" })), "must be a duration such as 2160h"),
+        (client("certificate", &json!({ "duration": "-5h" })), "must be a duration such as 2160h"),
+        (client("certificate", &json!({ "duration": 5 })), "must be of type string"),
+        (client("authority", &json!({ "duration": "9999999h" })), "must be a duration such as 2160h"),
+        (client("certificate", &json!({ "duration": "59m" })), "must be at least 1h"),
+        (json!({ "tls": { "client": lives("100h", "26h") } }), "at least four times certificate.duration"),
+        (json!({ "tls": { "peer": lives("100h", "26h") } }), "at least four times certificate.duration"),
+        (client("extraSANs", &json!({ "dnsNames": ["not a name"] })), "each must be a DNS name in lower case"),
+        (client("extraSANs", &json!({ "dnsNames": ["10.0.0.1"] })), "addresses belong in ipAddresses"),
+        (client("extraSANs", &json!({ "ipAddresses": ["etcd.example.com"] })), "each must be an IPv4 or IPv6 address"),
+        (client("clientAuth", &json!("None")), "unknown field \"spec.tls.client.clientAuth\""),
+        (json!({ "tls": { "minVersion": "TLS1.1" } }), "supported values: \"TLS1.2\", \"TLS1.3\""),
+        (json!({ "image": { "digest": "sha256:abc" } }), "64 hexadecimal digits"),
+        (json!({ "image": { "repository": "etcd:v3.6.16" } }), "repository without tag"),
+        (json!({ "storage": { "size": "big" } }), "quantity above 0"),
+        (json!({ "storage": { "size": 0 } }), "quantity above 0"),
+        (json!({ "storage": { "emptyDir": {} } }), "unknown field \"spec.storage.emptyDir\""),
+        (json!({ "etcd": { "electionTimeout": "400ms" } }), "at least five times heartbeatInterval"),
+        (json!({ "etcd": { "electionTimeout": "1m" } }), "must be at most 50s"),
+        (json!({ "etcd": { "autoCompaction": { "mode": "Revision" } } }), "retention must be a duration such as 5m"),
+        (arg("--max-txn-ops"), "without the dashes in front"),
+        (arg("initial-cluster"), "a flag is reserved"),
+        (arg("client-cert-auth"), "a flag is reserved"),
+        (arg("peer-crl-file"), "a flag is reserved"),
+        (arg("force-new-cluster"), "a flag is reserved"),
+        (arg("data-dir"), "a flag is reserved"),
+    ] {
+        refused(create_cluster(&world, "demo", &spec).await, part, &spec);
+    }
+    let long = "a".repeat(50);
+    for (name, part) in [
+        (long.as_str(), "metadata.name is too long for the objects made from it: 49 characters at most"),
+        ("1demo", "it must begin with a letter"),
+        ("a.b", "it must begin with a letter"),
+        ("Demo", "lowercase RFC 1123 subdomain"),
+    ] {
+        refused(create_cluster(&world, name, &json!({})).await, part, &json!(name));
+    }
+    taken(create_cluster(&world, &long[1..], &json!({})).await, &json!(long));
+}
+
+#[tokio::test]
+async fn good_clusters_are_taken() {
+    let world = World::new("good").await;
+    for spec in [
+        json!({ "replicas": 1, "version": "3.5.32" }),
+        json!({ "replicas": 7, "version": "3.7.0" }),
+        client("extraSANs", &json!({ "dnsNames": ["etcd", "*.example.com"], "ipAddresses": ["203.0.113.7", "2001:db8::1"] })),
+        json!({ "tls": { "peer": { "authority": { "duration": "4h" }, "certificate": { "duration": "60m" } } } }),
+        json!({ "image": { "repository": "[::1]:5000/etcd", "digest": format!("sha256:{}", "0".repeat(64)) } }),
+        json!({ "storage": { "size": 8_589_934_592_u64, "storageClassName": "fast", "retention": "Delete" } }),
+        json!({ "etcd": { "autoCompaction": { "mode": "Revision", "retention": "10000" }, "extraArgs": { "max-txn-ops": "512" } } }),
+        json!({ "pod": { "tolerations": [{ "operator": "Exists" }], "resources": { "limits": { "memory": "1Gi" } } } }),
+    ] {
+        taken(create_cluster(&world, "demo", &spec).await, &spec);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_yet_is_refused_and_the_rest_is_taken() {
+    let world = World::new("change").await;
+    world.cluster("demo", json!({})).await;
+    let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdclusters", "demo", spec).await;
+    for (spec, field) in [
+        (json!({ "replicas": 5 }), "spec.replicas"),
+        (json!({ "version": "3.6.15" }), "spec.version"),
+        (json!({ "storage": { "size": "9Gi" } }), "spec.storage"),
+        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage"),
+        (json!({ "storage": { "retention": "Delete" } }), "spec.storage"),
+        (json!({ "etcd": { "quotaBackendSize": "4Gi" } }), "spec.etcd"),
+        (json!({ "etcd": { "extraArgs": { "max-txn-ops": "512" } } }), "spec.etcd"),
+        (json!({ "pod": { "labels": { "a": "b" } } }), "spec.pod"),
+        (json!({ "pod": { "resources": { "limits": { "memory": "1Gi" } } } }), "spec.pod"),
+        (json!({ "service": { "type": "NodePort" } }), "spec.service"),
+        (json!({ "tls": { "minVersion": "TLS1.3" } }), "spec.tls.minVersion"),
+        (client("authority", &json!({ "duration": "50000h" })), "spec.tls.client.authority"),
+        (json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } }), "spec.tls.peer.authority"),
+        (json!({ "image": { "tag": "v3.6.16" } }), "spec.image.tag"),
+        (json!({ "image": { "digest": format!("sha256:{}", "0".repeat(64)) } }), "spec.image.digest"),
+    ] {
+        refused(change(&spec).await, &format!("{field} cannot be changed yet"), &spec);
+    }
+    for spec in [
+        client("certificate", &json!({ "duration": "24h" })),
+        json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
+        client("extraSANs", &json!({ "dnsNames": ["etcd.example.com"], "ipAddresses": ["203.0.113.7"] })),
+        json!({ "paused": true }),
+        json!({ "image": { "repository": "example.com/etcd", "pullPolicy": "Always", "pullSecrets": [{ "name": "registry" }] } }),
+        // The same, said otherwise.
+        json!({ "replicas": 3, "storage": { "size": "8Gi" }, "pod": {} }),
+    ] {
+        taken(change(&spec).await, &spec);
+    }
+}
+
+#[tokio::test]
+async fn users_are_checked_likewise() {
+    let world = World::new("users").await;
+    let of = |field: &str, value: Value| json!({ "clusterRef": { "name": "demo" }, field: value });
+    let long = "a".repeat(64);
+    for (name, spec, part) in [
+        ("root", of("certificate", json!({})), "the common name root is the operator's own"),
+        ("app", of("commonName", json!("root")), "are the operator's own: choose another commonName"),
+        ("app", of("commonName", json!("etcd-warden:peer")), "are the operator's own: choose another commonName"),
+        ("app", of("commonName", json!("a\nb")), "must be without control characters"),
+        ("app", of("commonName", json!("")), "should be at least 1 chars long"),
+        ("app", of("commonName", json!(format!("{long}a"))), "may not be more than 64"),
+        ("app", of("secretName", json!("A_b")), "must be the name of a Secret"),
+        ("app", of("certificate", json!({ "duration": "59m" })), "must be at least 1h"),
+        ("app", of("certificate", json!({ "duration": "soon" })), "must be a duration such as 2160h"),
+        ("app", of("permissions", json!([])), "unknown field \"spec.permissions\""),
+        (&long, of("certificate", json!({})), "63 characters at most"),
+    ] {
+        refused(create_user(&world, name, &spec).await, part, &spec);
+    }
+    for (name, spec) in [
+        (&long[1..], of("certificate", json!({ "duration": "1h" }))),
+        ("root", of("commonName", json!("someone"))),
+        ("0.a", of("secretName", json!("a.b-c"))),
+    ] {
+        taken(create_user(&world, name, &spec).await, &spec);
+    }
+    world.user("app", of("certificate", json!({}))).await;
+    let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdusers", "app", spec).await;
+    for (spec, field) in [
+        (json!({ "commonName": "other" }), "spec.commonName"),
+        (json!({ "secretName": "other" }), "spec.secretName"),
+        (json!({ "clusterRef": { "name": "other" } }), "spec.clusterRef"),
+    ] {
+        refused(change(&spec).await, &format!("{field} cannot be changed: create another EtcdUser"), &spec);
+    }
+    let shorter = json!({ "certificate": { "duration": "24h" } });
+    taken(change(&shorter).await, &shorter);
+}
+
+#[tokio::test]
+async fn tables_say_what_matters() {
+    let world = World::new("tables").await;
+    world.cluster("demo", json!({})).await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    let operator = world.operator();
+    world.user_reports("app", "Issued").await;
+    world.reports("demo", "Progressing", "WaitingForMembers").await;
+    operator.stop().await;
+    // By their short names, as people do.
+    let rows = |kind: &str, more: &[&str]| {
+        let table = world.server.kubectl(&[&["-n", &world.namespace, "get", kind], more].concat());
+        let rows: Vec<Vec<_>> = table
+            .lines()
+            .map(|line| line.split("  ").map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect())
+            .collect();
+        rows
+    };
+    let year = (jiff::Zoned::now().year()).to_string();
+    let clusters = rows("etcd", &["-o", "wide"]);
+    assert_eq!(clusters[0], ["NAME", "READY", "AVAILABLE", "VERSION", "CERTS", "AGE", "REASON", "MESSAGE"]);
+    assert_eq!(clusters[1][..4], ["demo", "0/3", "False", "3.6.16"]);
+    assert!(clusters[1][4].ends_with('Z') && clusters[1][4][..4] >= *year, "{clusters:?}");
+    assert_eq!(clusters[1][6], "Starting");
+    assert!(clusters[1][7].contains("demo-0: it has no pod yet"), "{clusters:?}");
+    assert_eq!(rows("etcd", &[])[0].len(), 6);
+    let users = rows("etcduser", &[]);
+    assert_eq!(users[0], ["NAME", "CLUSTER", "READY", "SECRET", "EXPIRES", "AGE"]);
+    assert_eq!(users[1][..4], ["app", "demo", "True", "app-etcd-tls"]);
+    assert!(users[1][4].ends_with('Z'), "{users:?}");
+    // Everything of the operator's, and a cluster among all that a namespace has.
+    assert!(world.server.kubectl(&["-n", &world.namespace, "get", "etcd-warden"]).contains("etcduser"));
+    assert!(world.server.kubectl(&["-n", &world.namespace, "get", "all"]).contains("etcdcluster.etcd-warden.dev/demo"));
+    let explained = world.server.kubectl(&["explain", "etcdcluster.spec.storage.retention"]);
+    assert!(explained.contains("What becomes of the volumes"), "{explained}");
+}

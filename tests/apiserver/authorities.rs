@@ -1,0 +1,81 @@
+//! An authority that was tampered with is reported and never made anew, and what it issued stays in use.
+
+use etcd_warden::names::authority_key;
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    state::whole,
+    world::{World, until},
+};
+
+#[tokio::test]
+async fn a_lost_authority_is_reported_and_healed_by_its_backup() {
+    let world = World::new("authority").await;
+    let operator = world.operator();
+    let data = |key: &str, value: Value| json!({ "data": { key: value } });
+    let cases: [(&str, &str, Option<Value>, &str); 7] = [
+        ("deleted", "client-ca", None, "is gone"),
+        ("emptied", "peer-ca", Some(json!({ "data": null })), "active.crt is missing"),
+        ("keyless", "client-ca", Some(data(authority_key::ACTIVE_KEY, Value::Null)), "active.key is missing"),
+        ("edited", "client-ca", Some(data(authority_key::ACTIVE_CRT, json!("bWluZQ=="))), "active.crt: "),
+        ("ledgerless", "client-ca", Some(data(authority_key::LEDGER, Value::Null)), "issued.json: "),
+        ("listless", "peer-ca", Some(data(authority_key::CRL, json!("bWluZQ=="))), "ca.crl: "),
+        ("other", "peer-ca", Some(json!("the client domain's")), "other authorities than the members trust"),
+    ];
+    for (name, ..) in &cases {
+        world.cluster(name, json!({ "replicas": 1 })).await;
+    }
+    for (name, ..) in &cases {
+        world.founded(name).await;
+    }
+    operator.quiet(7).await;
+    join_all(cases.map(|(name, authority, change, problem)| {
+        let world = &world;
+        async move {
+            let secrets = world.api::<Secret>();
+            let authority = format!("{name}-{authority}");
+            let mut backup = secrets.get(&authority).await.unwrap();
+            let member = secrets.get(&format!("{name}-0-tls")).await.unwrap();
+            match &change {
+                None => world.delete::<Secret>(&authority).await,
+                Some(Value::String(_)) => {
+                    let other = secrets.get(&format!("{name}-client-ca")).await.unwrap();
+                    let patch = Patch::Merge(json!({ "data": other.data }));
+                    secrets.patch(&authority, &PatchParams::default(), &patch).await.map(|_| ()).unwrap();
+                }
+                Some(patch) => {
+                    secrets.patch(&authority, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).unwrap();
+                }
+            }
+            let lost = world.reports(name, "CertificatesReady", "AuthorityLost").await;
+            assert!(lost.message.contains(&format!("Secret {authority}")) && lost.message.contains(problem), "{}", lost.message);
+            world.reports(name, "Degraded", "AuthorityLost").await;
+            let now = secrets.get(&format!("{name}-0-tls")).await.unwrap();
+            assert_eq!(now.resource_version(), member.resource_version(), "{name}");
+            assert_eq!(secrets.get_opt(&authority).await.unwrap().is_none(), change.is_none(), "{name}");
+
+            backup.metadata.resource_version = None;
+            backup.metadata.uid = None;
+            if change.is_none() {
+                secrets.create(&PostParams::default(), &backup).await.map(|_| ()).unwrap();
+            } else {
+                until("the backup is there again", async || {
+                    secrets.replace(&authority, &PostParams::default(), &backup).await.ok()
+                })
+                .await;
+            }
+            world.founded(name).await;
+            whole(world, name).await;
+            let now = secrets.get(&format!("{name}-0-tls")).await.unwrap();
+            assert_eq!(now.resource_version(), member.resource_version(), "{name}");
+        }
+    }))
+    .await;
+    operator.stop().await;
+}

@@ -1,0 +1,178 @@
+//! Objects of a cluster's names that are somebody else's are reported and never touched, whatever else is there.
+
+use std::collections::BTreeMap;
+
+use etcd_warden::names::label;
+use kube::{
+    Api, ResourceExt,
+    api::{DynamicObject, ObjectMeta, PostParams},
+    core::ApiResource,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    state::{everything, kinds, whole},
+    world::{World, until},
+};
+
+/// Kind, and the name in a cluster `x`, of every object that the operator makes.
+const OBJECTS: [(&str, &str); 11] = [
+    ("ConfigMap", "x-bootstrap"),
+    ("ConfigMap", "x-ca"),
+    ("PersistentVolumeClaim", "data-x-0"),
+    ("PodDisruptionBudget", "x"),
+    ("Secret", "x-0-tls"),
+    ("Secret", "x-client-ca"),
+    ("Secret", "x-operator-tls"),
+    ("Secret", "x-peer-ca"),
+    ("Service", "x"),
+    ("Service", "x-peers"),
+    ("StatefulSet", "x-0"),
+];
+
+/// A cluster for each of the objects, and the name of the object in it.
+fn clusters() -> impl Iterator<Item = (String, &'static str, String)> {
+    OBJECTS.iter().enumerate().map(|(n, (kind, name))| {
+        let cluster = format!("c{n}");
+        let object = name.replacen('x', &cluster, 1);
+        (cluster, *kind, object)
+    })
+}
+
+fn api(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
+    let resource = kinds().into_iter().find(|resource| resource.kind == kind).unwrap();
+    Api::namespaced_with(world.client.clone(), &world.namespace, &resource)
+}
+
+/// Makes somebody else's object; with the labels of the operator's own for `cluster` it is among what the operator watches.
+async fn make(world: &World<'_>, kind: &str, name: &str, cluster: Option<&str>) -> DynamicObject {
+    let selector = json!({ "matchLabels": { "a": "b" } });
+    let data: Value = match kind {
+        "ConfigMap" => json!({ "data": { "mine": "mine" } }),
+        "Secret" => json!({ "type": "Opaque", "data": { "mine": "bWluZQ==" } }),
+        "Service" => json!({ "spec": { "ports": [{ "port": 80 }] } }),
+        "PodDisruptionBudget" => json!({ "spec": { "minAvailable": 1, "selector": selector } }),
+        "PersistentVolumeClaim" => {
+            json!({ "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } } })
+        }
+        _ => json!({ "spec": { "serviceName": "mine", "selector": selector, "template": {
+            "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "mine", "image": "mine" }] } } } }),
+    };
+    let labels = cluster.map(|cluster| {
+        let labels = [(label::MANAGED_BY, "etcd-warden"), (label::INSTANCE, cluster), (label::MEMBER, &format!("{cluster}-0"))];
+        labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    });
+    let metadata = ObjectMeta { name: Some(name.into()), labels, ..ObjectMeta::default() };
+    let resource: ApiResource = kinds().into_iter().find(|resource| resource.kind == kind).unwrap();
+    let mut object = DynamicObject::new(name, &resource).data(data);
+    object.metadata = metadata;
+    api(world, kind).create(&PostParams::default(), &object).await.unwrap()
+}
+
+/// Deletes an object at once, also where a controller would have to agree that is not there.
+async fn remove(world: &World<'_>, kind: &str, name: &str) {
+    let api = api(world, kind);
+    let patch = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    api.patch(name, &kube::api::PatchParams::default(), &patch).await.unwrap();
+    api.delete(name, &kube::api::DeleteParams::default()).await.unwrap();
+    until("it is gone", async || api.get_opt(name).await.unwrap().is_none().then_some(())).await;
+}
+
+fn versions(objects: &BTreeMap<(String, String), DynamicObject>) -> BTreeMap<&(String, String), Option<String>> {
+    objects.iter().map(|(id, object)| (id, object.resource_version())).collect()
+}
+
+async fn before_the_cluster(labelled: bool) {
+    let world = World::new("foreign").await;
+    for (cluster, kind, object) in clusters() {
+        make(&world, kind, &object, labelled.then_some(&cluster)).await;
+    }
+    let before = everything(&world).await;
+    for (cluster, ..) in clusters() {
+        world.cluster(&cluster, json!({})).await;
+    }
+    let operator = world.operator();
+    for (cluster, kind, object) in clusters() {
+        let data =
+            labelled && (kind == "PersistentVolumeClaim" || object.ends_with("-client-ca") || object.ends_with("-peer-ca"));
+        let reason = if data { "DataLeft" } else { "NameTaken" };
+        let message = world.reports(&cluster, "Degraded", reason).await.message;
+        assert!(message.contains(&format!("{kind} {object}")), "{message}");
+        assert!(data || message.contains("etcd-warden did not make it"), "{message}");
+    }
+    operator.quiet(22).await;
+    let now = everything(&world).await;
+    assert_eq!(versions(&now), versions(&before), "nothing is half made");
+
+    // Once they are gone there is nothing in the way.
+    for (_, kind, object) in clusters() {
+        remove(&world, kind, &object).await;
+    }
+    for (cluster, ..) in clusters() {
+        world.founded(&cluster).await;
+        whole(&world, &cluster).await;
+    }
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn before_the_cluster_and_unknown_to_the_watch() {
+    before_the_cluster(false).await;
+}
+
+#[tokio::test]
+async fn before_the_cluster_and_labelled_like_ours() {
+    before_the_cluster(true).await;
+}
+
+async fn after_the_cluster(labelled: bool) {
+    let world = World::new("usurped").await;
+    let operator = world.operator();
+    for (cluster, ..) in clusters() {
+        world.cluster(&cluster, json!({})).await;
+    }
+    for (cluster, ..) in clusters() {
+        world.founded(&cluster).await;
+    }
+    operator.quiet(11).await;
+    operator.stop().await;
+    for (cluster, kind, object) in clusters() {
+        remove(&world, kind, &object).await;
+        make(&world, kind, &object, labelled.then_some(&cluster)).await;
+    }
+    let before = everything(&world).await;
+
+    let operator = world.operator();
+    for (cluster, kind, object) in clusters() {
+        let authority = object.ends_with("-client-ca") || object.ends_with("-peer-ca");
+        let reason = if authority { "AuthorityLost" } else { "NameTaken" };
+        let message = world.reports(&cluster, "Degraded", reason).await.message;
+        let there = if authority { format!("Secret {object}") } else { format!("{kind} {object} cannot be used") };
+        assert!(message.contains(&there), "{message}");
+    }
+    operator.quiet(22).await;
+    let now = everything(&world).await;
+    assert_eq!(versions(&now), versions(&before));
+
+    for (cluster, kind, object) in clusters() {
+        remove(&world, kind, &object).await;
+        if object.ends_with("-client-ca") || object.ends_with("-peer-ca") {
+            // Made anew it would cut off whoever trusts the old one.
+            world.reports(&cluster, "CertificatesReady", "AuthorityLost").await;
+        } else {
+            world.founded(&cluster).await;
+            whole(&world, &cluster).await;
+        }
+    }
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn in_the_place_of_ours_and_unknown_to_the_watch() {
+    after_the_cluster(false).await;
+}
+
+#[tokio::test]
+async fn in_the_place_of_ours_and_labelled_like_ours() {
+    after_the_cluster(true).await;
+}

@@ -1,0 +1,197 @@
+//! A cluster is founded with what it needs, nothing is written twice, and what others change is put right.
+
+use etcd_warden::api::EtcdCluster;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
+    core::ApiResource,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    state::{Written, certificate, everything, whole},
+    world::{World, until, until_ok},
+};
+
+#[tokio::test]
+async fn what_is_there_is_not_written_again() {
+    let world = World::new("twice").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({})).await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    world.founded("demo").await;
+    world.user_reports("app", "Issued").await;
+    operator.quiet(2).await;
+    // Two for each member, one for the operator and one for the user; nothing was issued in vain.
+    assert_eq!(whole(&world, "demo").await, Written { client: 8, peer: 3 });
+    operator.stop().await;
+
+    let restarted = world.operator();
+    restarted.quiet(4).await;
+    assert!(restarted.tap.writes().is_empty(), "{:#?}", restarted.tap.writes());
+    restarted.stop().await;
+}
+
+/// With every field set in a way of its own, of which the API server keeps some otherwise than they were written.
+#[tokio::test]
+async fn neither_is_what_the_api_server_writes_otherwise() {
+    let world = World::new("otherwise").await;
+    let operator = world.operator();
+    let spec = json!({
+        "replicas": 5,
+        "version": "3.5.35",
+        "storage": { "size": 10_737_418_240_u64, "storageClassName": "fast", "retention": "Delete" },
+        "image": { "repository": "example.com/etcd", "tag": "x", "pullPolicy": "Always", "pullSecrets": [{ "name": "registry" }] },
+        "tls": { "minVersion": "TLS1.3", "client": { "extraSANs": { "dnsNames": ["etcd.example.com"], "ipAddresses": ["2001:DB8::1"] } } },
+        "etcd": { "quotaBackendSize": "2147483648", "extraArgs": { "max-txn-ops": "512" } },
+        "pod": {
+            "resources": { "requests": { "cpu": 0.5, "memory": "1024Mi" }, "limits": { "cpu": "1000m" } },
+            "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+                { "matchExpressions": [{ "key": "disk", "operator": "In", "values": ["ssd"] }] }] } } },
+            "nodeSelector": { "a": "b" },
+            "tolerations": [{ "operator": "Exists" }, { "key": "k", "value": "", "effect": "NoExecute", "tolerationSeconds": 0 }],
+            "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": {} }],
+            "priorityClassName": "high",
+            "labels": { "team": "" }, "annotations": { "note": "" },
+        },
+        "service": { "type": "LoadBalancer", "annotations": { "a": "" } },
+    });
+    world.cluster("demo", spec).await;
+    world.founded("demo").await;
+    operator.quiet(1).await;
+    whole(&world, "demo").await;
+    operator.stop().await;
+    let restarted = world.operator();
+    restarted.quiet(2).await;
+    assert!(restarted.tap.writes().is_empty(), "{:#?}", restarted.tap.writes());
+    restarted.stop().await;
+}
+
+#[tokio::test]
+async fn what_others_change_or_delete_is_put_right() {
+    let world = World::new("drift").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({})).await;
+    world.founded("demo").await;
+    operator.quiet(1).await;
+    let before = everything(&world).await;
+
+    change::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
+    change::<Service>(&world, "demo-peers", json!({ "spec": { "publishNotReadyAddresses": false } })).await;
+    change::<ConfigMap>(&world, "demo-bootstrap", json!({ "data": { "demo-0.state": "existing", "token": "x" } })).await;
+    change::<PodDisruptionBudget>(&world, "demo", json!({ "spec": { "minAvailable": 0 } })).await;
+    change::<StatefulSet>(&world, "demo-0", json!({ "spec": { "replicas": 0 } })).await;
+    // Without its labels the operator does not see it any more.
+    change::<StatefulSet>(&world, "demo-1", json!({ "metadata": { "labels": null } })).await;
+    change::<PersistentVolumeClaim>(&world, "data-demo-1", json!({ "metadata": { "labels": null } })).await;
+    change::<Secret>(&world, "demo-1-tls", json!({ "metadata": { "labels": null }, "data": { "server.key": null } })).await;
+    change::<Secret>(&world, "demo-operator-tls", json!({ "data": { "tls.crt": "AAAA", "ca.crt": null } })).await;
+    world.delete::<ConfigMap>("demo-ca").await;
+    world.delete::<StatefulSet>("demo-2").await;
+    world.delete::<Secret>("demo-2-tls").await;
+
+    until_ok(async || {
+        let now = everything(&world).await;
+        let differs = before.iter().find(|(id, object)| now.get(id).map(essence) != Some(essence(object)));
+        match differs {
+            Some((id, object)) => Err(format!("{id:?} is as it was: {:#?}, {:#?}", now.get(id).map(essence), essence(object))),
+            None => Ok(()),
+        }
+    })
+    .await;
+    operator.quiet(1).await;
+    // Member 1 and the operator lost one, member 2 three.
+    assert_eq!(whole(&world, "demo").await, Written { client: 11, peer: 4 });
+    operator.stop().await;
+}
+
+/// A webhook or another controller may add to lists; taking it away again would never end.
+#[tokio::test]
+async fn what_others_add_stays() {
+    let world = World::new("added").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.founded("demo").await;
+    operator.quiet(1).await;
+    let port = json!({ "name": "etcd-client-ssl", "port": 2379 });
+    let added = json!({ "name": "added", "port": 1 });
+    change::<Service>(&world, "demo", json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "ports": [port, added] } }))
+        .await;
+    let mut set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    let mut sidecar = set.spec.template.spec.as_ref().unwrap().containers[0].clone();
+    sidecar.name = "sidecar".into();
+    set.spec.template.spec.as_mut().unwrap().containers.insert(0, sidecar);
+    world.api().replace("demo-0", &PostParams::default(), &set).await.unwrap();
+    operator.quiet(2).await;
+    let writes = operator.tap.writes().len();
+    operator.quiet(2).await;
+    assert_eq!(operator.tap.writes().len(), writes);
+    assert_eq!(world.api::<Service>().get("demo").await.unwrap().spec.unwrap().ports.unwrap().len(), 2);
+    let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    assert_eq!(set.spec.template.spec.unwrap().containers.len(), 2);
+    operator.stop().await;
+}
+
+/// Changes a part of an object as a user would who forces it.
+async fn change<K>(world: &World<'_>, name: &str, patch: Value)
+where
+    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+{
+    let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &ApiResource::erase::<K>(&()));
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+}
+
+/// What an object is, without what differs each time that it is made.
+fn essence(object: &DynamicObject) -> Value {
+    let mut data = object.data.clone();
+    for volatile in ["/data", "/status", "/spec/clusterIP", "/spec/clusterIPs"] {
+        if let Some(value) = data.pointer_mut(volatile) {
+            // Of what is issued only that it is there.
+            *value = value.as_object().map(|map| map.keys().cloned().collect::<Value>()).unwrap_or_default();
+        }
+    }
+    json!({ "labels": object.metadata.labels, "owners": object.metadata.owner_references, "data": data })
+}
+
+#[tokio::test]
+async fn what_can_be_changed_takes_effect() {
+    let world = World::new("change").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.founded("demo").await;
+    operator.quiet(1).await;
+    let names = async || certificate(&world.api::<Secret>().get("demo-0-tls").await.unwrap(), "server.crt").dns_names().clone();
+    let before = whole(&world, "demo").await;
+    assert!(!names().await.contains("etcd.example.com"));
+
+    // A paused cluster is let alone.
+    let patch = json!({ "spec": {
+        "paused": true,
+        "image": { "repository": "example.com/etcd" },
+        "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } }, "peer": { "certificate": { "duration": "24h" } } },
+    } });
+    change::<EtcdCluster>(&world, "demo", patch).await;
+    world.reports("demo", "Progressing", "Paused").await;
+    assert_eq!(whole(&world, "demo").await, before);
+    change::<EtcdCluster>(&world, "demo", json!({ "spec": { "paused": false } })).await;
+
+    until("the certificate has the new name", async || names().await.contains("etcd.example.com").then_some(())).await;
+    until("the image is the new one", async || {
+        let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+        let image = set.spec.template.spec?.containers.first()?.image.clone()?;
+        (image == "example.com/etcd:v3.6.16").then_some(())
+    })
+    .await;
+    operator.quiet(1).await;
+    // A server and a peer certificate; the in-pod client's and the operator's are as they should be.
+    assert_eq!(whole(&world, "demo").await, Written { client: before.client + 1, peer: before.peer + 1 });
+    let peer = certificate(&world.api::<Secret>().get("demo-0-tls").await.unwrap(), "peer.crt");
+    assert!(peer.not_after() < jiff::Timestamp::now() + jiff::SignedDuration::from_hours(25));
+    operator.stop().await;
+}

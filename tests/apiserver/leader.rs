@@ -1,0 +1,132 @@
+//! Leader election on a real Lease.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use etcd_warden::{
+    http::Readiness,
+    leader::{DEADLINE, Elector, LEASE, Leadership},
+};
+use futures::future::join_all;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client, api::PostParams};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    server,
+    world::{World, until},
+};
+
+/// The lease's name.
+const NAME: &str = "etcd-warden";
+
+/// Waits until a candidate leads.
+async fn lead(client: Client, namespace: &str, identity: &str) -> Leadership {
+    let readiness = Readiness::default();
+    let elector = Elector::new(client, namespace, NAME, identity);
+    elector.acquire(&CancellationToken::new(), &readiness.gate("lease")).await.unwrap()
+}
+
+fn leases(world: &World<'_>) -> Api<Lease> {
+    world.api()
+}
+
+async fn holder(world: &World<'_>) -> Option<String> {
+    leases(world).get(NAME).await.unwrap().spec?.holder_identity
+}
+
+/// Has another process take the lease without asking.
+async fn steal(world: &World<'_>) {
+    until("the lease is stolen", async || {
+        let mut lease = leases(world).get(NAME).await.unwrap();
+        lease.spec.as_mut().unwrap().holder_identity = Some("thief".into());
+        leases(world).replace(NAME, &PostParams::default(), &lease).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_leads_at_a_time_and_hands_over_quickly() {
+    let world = World::new("election").await;
+    let leading = AtomicU32::new(0);
+    // Each leads twice, and lets go.
+    join_all(["a", "b", "c"].map(|name| {
+        let (world, leading) = (&world, &leading);
+        async move {
+            for _ in 0..2 {
+                let leadership = lead(world.server.client(), &world.namespace, name).await;
+                assert_eq!(leading.fetch_add(1, Ordering::SeqCst), 0, "two lead");
+                assert_eq!(holder(world).await.as_deref(), Some(name));
+                assert_eq!(leading.fetch_sub(1, Ordering::SeqCst), 1, "two lead");
+                leadership.release().await;
+            }
+        }
+    }))
+    .await;
+    let lease = leases(&world).get(NAME).await.unwrap().spec.unwrap();
+    assert_eq!((lease.holder_identity, lease.lease_transitions), (None, Some(5)));
+}
+
+#[tokio::test]
+async fn who_waits_leads_within_seconds_of_a_release() {
+    let world = World::new("release").await;
+    let first = lead(world.client.clone(), &world.namespace, "first").await;
+    let readiness = Readiness::default();
+    let standby = readiness.gate("lease");
+    let second = Elector::new(world.server.client(), &world.namespace, NAME, "second");
+    let stop = CancellationToken::new();
+    let waiting = second.acquire(&stop, &standby);
+    tokio::pin!(waiting);
+    tokio::select! {
+        _ = &mut waiting => panic!("two lead"),
+        () = until("the second stands by", async || readiness.awaited().is_empty().then_some(())) => {}
+    }
+    first.release().await;
+    let released = Instant::now();
+    let second = waiting.await.unwrap();
+    assert!(released.elapsed() < Duration::from_secs(5), "{:?}", released.elapsed());
+    assert_eq!(holder(&world).await.as_deref(), Some("second"));
+    second.release().await;
+}
+
+#[tokio::test]
+async fn a_stolen_lease_is_lost_and_let_alone() {
+    let world = World::new("stolen").await;
+    let leadership = lead(world.client.clone(), &world.namespace, "robbed").await;
+    steal(&world).await;
+    let stolen = Instant::now();
+    leadership.lost().await;
+    assert!(stolen.elapsed() < DEADLINE, "{:?}", stolen.elapsed());
+    leadership.release().await;
+    assert_eq!(holder(&world).await.as_deref(), Some("thief"));
+}
+
+#[tokio::test]
+async fn a_deleted_lease_is_lost() {
+    let world = World::new("deleted").await;
+    let leadership = lead(world.client.clone(), &world.namespace, "robbed").await;
+    world.delete::<Lease>(NAME).await;
+    leadership.lost().await;
+    assert!(leases(&world).get_opt(NAME).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_cannot_reach_the_api_server_has_ended_before_another_begins() {
+    let server = server::isolated().await;
+    let world = World::on(&server, "silence").await;
+    let first = lead(world.client.clone(), &world.namespace, "first").await;
+    let began = Instant::now();
+    server.signal("STOP");
+    first.lost().await;
+    let lost = Instant::now();
+    server.signal("CONT");
+    assert!(lost - began < DEADLINE + Duration::from_secs(1), "{:?}", lost - began);
+    assert!(lost - began > DEADLINE - Duration::from_secs(2), "a short silence is survived: {:?}", lost - began);
+    // Who comes now has not seen how old the lease is.
+    let came = Instant::now();
+    let second = lead(server.client(), &world.namespace, "second").await;
+    assert!(came.elapsed() >= LEASE, "{:?}", came.elapsed());
+    second.release().await;
+}

@@ -1,0 +1,81 @@
+//! The rights that the chart gives are enough, and nothing beyond them is had.
+
+use std::{path::Path, process::Command};
+
+use etcd_warden::{api::EtcdUser, http::Readiness, leader::Elector};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, api::ListParams, client::ClientBuilder, config::AuthInfo};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    server::{self, program},
+    state::whole,
+    tap::Tap,
+    world::{Operator, World, until},
+};
+
+/// Installs what the chart gives the operator in this namespace, and returns a client with the operator's token.
+async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/etcd-warden");
+    let version = world.client.apiserver_version().await.unwrap().git_version;
+    let rendered = Command::new(program("helm"))
+        .args(["template", "etcd-warden", &chart.display().to_string(), "--namespace", &world.namespace])
+        .args(["--show-only=templates/rbac.yaml", "--show-only=templates/serviceaccount.yaml"])
+        .args(["--kube-version", &version])
+        .args(values)
+        .output()
+        .unwrap();
+    assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), rendered.stdout).unwrap();
+    world.server.kubectl(&["-n", &world.namespace, "apply", "-f", &file.path().display().to_string()]);
+    let token = world.server.kubectl(&["-n", &world.namespace, "create", "token", "etcd-warden"]);
+    let mut config = world.server.config();
+    config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };
+    ClientBuilder::try_from(config).unwrap().with_layer(tap).build()
+}
+
+/// Has the operator lead, found a cluster, serve a user and revoke it.
+async fn works(world: &World<'_>, client: Client, tap: Tap, namespaces: Vec<String>) {
+    let elector = Elector::new(client.clone(), &world.namespace, "etcd-warden", "test");
+    let leadership = elector.acquire(&CancellationToken::new(), &Readiness::default().gate("lease")).await.unwrap();
+    let operator = Operator::start(client, tap, namespaces);
+    world.cluster("demo", json!({})).await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    world.founded("demo").await;
+    world.user_reports("app", "Issued").await;
+    whole(world, "demo").await;
+    world.delete::<EtcdUser>("app").await;
+    until("it is revoked", async || {
+        let revoked = crate::state::Issuing::read(world, "demo", etcd_warden::pki::Domain::Client).await.revoked;
+        (revoked.len() == 1).then_some(())
+    })
+    .await;
+    operator.quiet(1).await;
+    let forbidden = operator.tap.answered(403);
+    assert!(forbidden.is_empty(), "{forbidden:#?}");
+    operator.stop().await;
+    leadership.release().await;
+}
+
+#[tokio::test]
+async fn the_whole_cluster_can_be_served() {
+    let server = server::isolated().await;
+    let world = World::on(&server, "everywhere").await;
+    let tap = Tap::default();
+    let client = install(&world, &tap, &[]).await;
+    works(&world, client, tap, vec![]).await;
+}
+
+#[tokio::test]
+async fn one_namespace_can_be_served_and_no_other_is_seen() {
+    let world = World::new("here").await;
+    let tap = Tap::default();
+    let client = install(&world, &tap, &["--set", &format!("watchNamespaces={{{}}}", world.namespace)]).await;
+    works(&world, client.clone(), tap, vec![world.namespace.clone()]).await;
+    for secrets in [Api::<Secret>::namespaced(client.clone(), "kube-system"), Api::all(client)] {
+        let answer = secrets.list(&ListParams::default()).await.err();
+        assert!(matches!(&answer, Some(kube::Error::Api(status)) if status.code == 403), "{answer:?}");
+    }
+}

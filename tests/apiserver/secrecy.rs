@@ -1,0 +1,124 @@
+//! Private keys are in Secrets and nowhere else.
+
+use std::{
+    fs::File,
+    process::{Command, Stdio},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use etcd_warden::{api::EtcdCluster, cache, pki::digest_of_private_pem};
+use k8s_openapi::{
+    ByteString,
+    api::{core::v1::Secret, events::v1::Event},
+};
+use kube::{ResourceExt, api::ListParams};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    state::everything,
+    world::{World, until},
+};
+
+/// Every private key of the namespace, as PEM.
+async fn keys(world: &World<'_>) -> Vec<Vec<u8>> {
+    let secrets = world.api::<Secret>().list(&ListParams::default()).await.unwrap();
+    let keys = secrets.into_iter().flat_map(|secret| secret.data.unwrap_or_default());
+    keys.filter(|(name, _)| name.ends_with(".key")).map(|(_, ByteString(value))| value).collect()
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_secret_has_no_key() {
+    let world = World::new("kept").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    world.founded("demo").await;
+    world.user_reports("app", "Issued").await;
+    operator.stop().await;
+
+    let ((clusters, _clusters), (users, _users)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    let stop = CancellationToken::new();
+    let scope = cache::start(&world.client, Some(&world.namespace), &cache::Triggers { clusters, users }, &stop).await;
+    // Read once, and then told of a change.
+    let patch = kube::api::Patch::Merge(json!({ "metadata": { "annotations": { "a": "b" } } }));
+    for secret in ["demo-0-tls", "demo-client-ca"] {
+        world.api::<Secret>().patch(secret, &kube::api::PatchParams::default(), &patch).await.map(|_| ()).unwrap();
+    }
+    until("the changes are seen", async || {
+        let changed = scope.secrets.state().iter().filter(|secret| secret.annotations().contains_key("a")).count();
+        (changed == 2).then_some(())
+    })
+    .await;
+    let digests: Vec<_> = keys(&world).await.iter().map(|key| digest_of_private_pem(key).unwrap().to_hex()).collect();
+    // Two of each authority, three of the member, the operator's and the user's.
+    assert_eq!(digests.len(), 9);
+    let mut kept = 0;
+    for secret in scope.secrets.state() {
+        for (name, ByteString(value)) in secret.data.iter().flatten() {
+            let text = String::from_utf8_lossy(value);
+            assert!(!text.contains("PRIVATE"), "{}: {name}", secret.name_any());
+            if name.ends_with(".key") {
+                assert!(digests.iter().any(|digest| *digest == text), "{}: {name}", secret.name_any());
+                kept += 1;
+            }
+        }
+    }
+    assert_eq!(kept, 9);
+    stop.cancel();
+}
+
+/// With the program as it is, its logs as loud as they get.
+#[tokio::test]
+async fn no_key_is_in_a_log_or_in_an_object() {
+    for format in ["json", "text"] {
+        let world = World::new("log").await;
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_etcd-warden"))
+            .args(["run", "--leader-elect=false", "--http-address=127.0.0.1:0", "--log-filter=trace"])
+            .args(["--log-format", format, "--watch-namespaces", &world.namespace])
+            .env("KUBECONFIG", world.server.kubeconfig())
+            .stdin(Stdio::null())
+            .stderr(File::create(log.path()).unwrap())
+            .spawn()
+            .unwrap();
+        world.cluster("demo", json!({ "replicas": 1 })).await;
+        world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+        world.founded("demo").await;
+        world.user_reports("app", "Issued").await;
+        world.delete::<Secret>("app-etcd-tls").await;
+        world.reports("demo", "Progressing", "WaitingForMembers").await;
+        assert!(Command::new("kill").arg(program.id().to_string()).status().unwrap().success());
+        let ended = until("the program ends", async || program.try_wait().unwrap()).await;
+        assert!(ended.success(), "{ended}");
+
+        let log = std::fs::read_to_string(log.path()).unwrap();
+        assert!(log.contains("leading") || log.contains("everything has been read once"), "{log}");
+        assert!(log.contains("TRACE"), "it is as loud as it gets");
+        let mut texts = vec![log];
+        for ((kind, _), object) in everything(&world).await {
+            if kind != "Secret" {
+                texts.push(serde_json::to_string(&object).unwrap());
+            }
+        }
+        let cluster = world.api::<EtcdCluster>().get("demo").await.unwrap();
+        texts.push(serde_json::to_string(&cluster).unwrap());
+        for event in world.api::<Event>().list(&ListParams::default()).await.unwrap() {
+            texts.push(serde_json::to_string(&event).unwrap());
+        }
+        let mut traces = vec!["PRIVATE KEY".to_owned(), BASE64.encode("-----BEGIN PRIVATE")];
+        for key in keys(&world).await {
+            // The middle of the key: as PEM has it, as the API has the PEM, and as bytes are printed.
+            let pem = String::from_utf8(key.clone()).unwrap();
+            traces.push(pem.lines().nth(1).unwrap()[20..60].to_owned());
+            traces.push(BASE64.encode(&key)[60..120].to_owned());
+            traces.push(key[60..80].iter().map(u8::to_string).collect::<Vec<_>>().join(", "));
+        }
+        for text in &texts {
+            for trace in &traces {
+                assert!(!text.contains(trace), "{trace}: {text}");
+            }
+        }
+    }
+}

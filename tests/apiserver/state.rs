@@ -1,0 +1,189 @@
+//! Whether what the operator made is whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use etcd_warden::{
+    api::{EtcdCluster, EtcdUser},
+    names::{MemberName, Names, authority_key, bootstrap_key, member_key, tls_key},
+    pki::{Authority, Certificate, Domain, Holder, Ledger, PrivateKey, Serial, crl_serials, read_bundle},
+    user,
+};
+use k8s_openapi::{
+    ByteString,
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+};
+use kube::{
+    Resource, ResourceExt,
+    api::{DynamicObject, ListParams},
+    core::{ApiResource, NamespaceResourceScope},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::world::World;
+
+/// The authorities of one domain and what they issued.
+pub struct Issuing {
+    pub active: Authority,
+    pub next: Authority,
+    pub ledger: Ledger,
+    pub revoked: BTreeSet<Serial>,
+    pub crl: Vec<u8>,
+}
+
+impl Issuing {
+    /// As it is in its Secret.
+    pub async fn read(world: &World<'_>, cluster: &str, domain: Domain) -> Self {
+        let names = names(world, cluster);
+        let name = if domain == Domain::Client { names.client_authority() } else { names.peer_authority() };
+        let secret: Secret = world.api().get(&name).await.unwrap();
+        let authority = |crt, key| Authority::load(bytes(&secret, crt), bytes(&secret, key)).unwrap();
+        let crl = bytes(&secret, authority_key::CRL).to_vec();
+        Self {
+            active: authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY),
+            next: authority(authority_key::NEXT_CRT, authority_key::NEXT_KEY),
+            ledger: Ledger::from_json(bytes(&secret, authority_key::LEDGER)).unwrap(),
+            revoked: crl_serials(&crl).unwrap(),
+            crl,
+        }
+    }
+
+    /// How many certificates were written down.
+    pub fn written(&self) -> usize {
+        self.ledger.entries().count()
+    }
+
+    fn bundle(&self) -> Vec<Certificate> {
+        vec![self.active.certificate().clone(), self.next.certificate().clone()]
+    }
+
+    /// Checks a leaf, its key, and that it was written down for its holder.
+    #[track_caller]
+    fn check(&self, secret: &Secret, [crt, key]: [&str; 2], holder: &Holder) {
+        let name = secret.name_any();
+        let leaf = certificate(secret, crt);
+        assert!(leaf.is_signed_by(self.active.certificate()), "{name}: {crt}");
+        let key = PrivateKey::from_pem(bytes(secret, key)).unwrap();
+        assert!(key.public_digest() == leaf.key_digest(), "{name}: {crt} is not the key's");
+        let written = self.ledger.entries().find(|issued| issued.serial == leaf.serial());
+        let written = written.unwrap_or_else(|| panic!("{name}: {crt} is not in the ledger"));
+        assert_eq!((&written.holder, written.revoked), (holder, None), "{name}: {crt}");
+    }
+}
+
+/// The names of a cluster's objects.
+pub fn names(world: &World<'_>, cluster: &str) -> Names {
+    Names::new(cluster, &world.namespace, "cluster.local")
+}
+
+/// The contents of a Secret under a key.
+pub fn bytes<'a>(secret: &'a Secret, key: &str) -> &'a [u8] {
+    secret.data.as_ref().and_then(|data| data.get(key)).map(|ByteString(value)| value.as_slice()).unwrap_or_default()
+}
+
+/// The certificate under a key.
+#[track_caller]
+pub fn certificate(secret: &Secret, key: &str) -> Certificate {
+    Certificate::from_pem(bytes(secret, key)).unwrap_or_else(|error| panic!("{}: {key}: {error}", secret.name_any()))
+}
+
+/// How many certificates each domain has written down.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    pub client: usize,
+    pub peer: usize,
+}
+
+/// Checks that a cluster and its users have all they need, each from the right authority and in its ledger, with an owner that
+/// lets the garbage collector do its work. Returns how many certificates were written down.
+pub async fn whole(world: &World<'_>, cluster: &str) -> Written {
+    let names = names(world, cluster);
+    let object: EtcdCluster = world.api().get(cluster).await.unwrap();
+    let uid = object.uid().unwrap();
+    let members: Vec<MemberName> = (0..u32::try_from(object.spec.replicas).unwrap()).map(|n| names.member(n)).collect();
+    let client = Issuing::read(world, cluster, Domain::Client).await;
+    let peer = Issuing::read(world, cluster, Domain::Peer).await;
+    let founders: Vec<_> = members.iter().map(|member| format!("{member}={}", names.peer_url(member))).collect();
+
+    let bootstrap: ConfigMap = owned(world, &names.bootstrap_config(), &uid).await;
+    let bootstrap = bootstrap.data.unwrap();
+    assert_eq!(bootstrap[bootstrap_key::TOKEN], uid);
+    assert_eq!(bootstrap.len(), 1 + 2 * members.len());
+    let ca: ConfigMap = owned(world, &names.ca_config(), &uid).await;
+    assert_eq!(read_bundle(ca.data.unwrap()[tls_key::CA].as_bytes()).unwrap(), client.bundle());
+    owned::<Service>(world, &names.client_service(), &uid).await;
+    owned::<Service>(world, &names.peer_service(), &uid).await;
+    let budget = world.api::<PodDisruptionBudget>().get_opt(&names.disruption_budget()).await.unwrap();
+    assert_eq!(budget.is_some(), members.len() > 1);
+
+    for member in &members {
+        assert_eq!(bootstrap[&bootstrap_key::cluster(member)], founders.join(","));
+        assert_eq!(bootstrap[&bootstrap_key::state(member)], "new");
+        let claim: PersistentVolumeClaim = world.api().get(&names.claim(member)).await.unwrap();
+        assert_eq!(claim.metadata.annotations.unwrap()["etcd-warden.dev/cluster-uid"], uid);
+        owned::<StatefulSet>(world, &member.to_string(), &uid).await;
+        let secret: Secret = owned(world, &names.member_secret(member), &uid).await;
+        let holder = Holder::Member { name: member.to_string() };
+        client.check(&secret, [member_key::SERVER_CRT, member_key::SERVER_KEY], &holder);
+        client.check(&secret, [member_key::CLIENT_CRT, member_key::CLIENT_KEY], &holder);
+        peer.check(&secret, [member_key::PEER_CRT, member_key::PEER_KEY], &holder);
+        for (domain, ca, crl) in
+            [(&client, member_key::CLIENT_CA, member_key::CLIENT_CRL), (&peer, member_key::PEER_CA, member_key::PEER_CRL)]
+        {
+            assert_eq!(read_bundle(bytes(&secret, ca)).unwrap(), domain.bundle());
+            assert_eq!(bytes(&secret, crl), domain.crl);
+            let revoked = domain.ledger.revoked().map(|(serial, _)| serial).collect();
+            assert_eq!(domain.revoked, revoked);
+        }
+    }
+    let secret: Secret = owned(world, &names.operator_secret(), &uid).await;
+    client.check(&secret, [tls_key::CRT, tls_key::KEY], &Holder::Operator);
+    for user in world.api::<EtcdUser>().list(&ListParams::default()).await.unwrap() {
+        if user.spec.cluster_ref.name == cluster {
+            let uid = user.uid().unwrap();
+            let secret: Secret = owned(world, &user::secret_name(&user), &uid).await;
+            assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/tls"));
+            assert_eq!(bytes(&secret, tls_key::ENDPOINTS), names.endpoint().as_bytes());
+            assert_eq!(read_bundle(bytes(&secret, tls_key::CA)).unwrap(), client.bundle());
+            client.check(&secret, [tls_key::CRT, tls_key::KEY], &Holder::User { name: user.name_any(), uid });
+        }
+    }
+    Written { client: client.written(), peer: peer.written() }
+}
+
+/// An object that is controlled by whoever has this uid.
+async fn owned<K>(world: &World<'_>, name: &str, uid: &str) -> K
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let object: K = world.api().get(name).await.unwrap();
+    assert!(object.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid), "{name}");
+    object
+}
+
+/// Every kind of which the operator makes objects.
+pub fn kinds() -> [ApiResource; 6] {
+    [
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<PersistentVolumeClaim>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<Secret>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<StatefulSet>(&()),
+    ]
+}
+
+/// Every object in the namespace of a kind that the operator makes, by kind and name.
+pub async fn everything(world: &World<'_>) -> BTreeMap<(String, String), DynamicObject> {
+    let mut all = BTreeMap::new();
+    for resource in kinds() {
+        let api: kube::Api<DynamicObject> = kube::Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+        for object in api.list(&ListParams::default()).await.unwrap() {
+            all.insert((resource.kind.clone(), object.name_any()), object);
+        }
+    }
+    all
+}

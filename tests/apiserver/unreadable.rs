@@ -1,0 +1,130 @@
+//! An object that this version cannot read, or that an older definition let through, is reported and does no harm to others.
+
+use etcd_warden::{
+    api,
+    names::tls_key,
+    pki::{Domain, Holder},
+};
+use k8s_openapi::{
+    api::{core::v1::Secret, events::v1::Event},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    server::{self, Server},
+    state::{Issuing, certificate, everything, whole},
+    world::{World, until},
+};
+
+/// Lets everything through, as if each definition were another version's.
+async fn loosen(server: &Server) {
+    for mut crd in api::crds().unwrap() {
+        let anything = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+        crd.spec.versions[0].schema = Some(serde_json::from_value(json!({ "openAPIV3Schema": anything })).unwrap());
+        let crds: Api<CustomResourceDefinition> = Api::all(server.client());
+        crds.patch(&crd.name_any(), &PatchParams::apply("tests").force(), &Patch::Apply(&crd)).await.unwrap();
+    }
+}
+
+/// Any object of ours, which may be one that cannot be read.
+fn any(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
+    let plural = format!("{}s", kind.to_lowercase());
+    let resource = ApiResource {
+        group: api::GROUP.into(),
+        version: "v1alpha1".into(),
+        api_version: format!("{}/v1alpha1", api::GROUP),
+        kind: kind.into(),
+        plural,
+    };
+    Api::namespaced_with(world.client.clone(), &world.namespace, &resource)
+}
+
+/// Creates an object as soon as the definition lets it through.
+async fn smuggle(world: &World<'_>, kind: &str, name: &str, spec: Value) {
+    let object: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": format!("{}/v1alpha1", api::GROUP), "kind": kind, "metadata": { "name": name }, "spec": spec,
+    }))
+    .unwrap();
+    until("it is let through", async || any(world, kind).create(&PostParams::default(), &object).await.ok()).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
+    let server = server::isolated().await;
+    let world = World::on(&server, "unreadable").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    for user in ["app", "other"] {
+        world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
+        world.user_reports(user, "Issued").await;
+    }
+    world.founded("demo").await;
+    operator.quiet(1).await;
+    operator.stop().await;
+
+    loosen(&server).await;
+    smuggle(&world, "EtcdCluster", "strange", json!({ "replicas": 1, "image": { "pullPolicy": "Sometimes" } })).await;
+    smuggle(&world, "EtcdUser", "odd", json!({ "clusterRef": "demo" })).await;
+    smuggle(&world, "EtcdUser", "admin", json!({ "clusterRef": { "name": "demo" }, "commonName": "root" })).await;
+    smuggle(&world, "EtcdUser", "brief", json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "5m" } })).await;
+    smuggle(&world, "EtcdCluster", "even", json!({ "replicas": 2, "version": "v3" })).await;
+    smuggle(&world, "EtcdCluster", "1st", json!({})).await;
+    let patch = Patch::Merge(json!({ "spec": { "certificate": { "duration": 7 } } }));
+    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &patch).await.unwrap();
+    server.install().await;
+
+    let before = everything(&world).await;
+    let operator = world.operator();
+    for name in ["strange", "odd", "app"] {
+        let event = until(&format!("there is an event about {name}"), async || {
+            let events = world.api::<Event>().list(&ListParams::default()).await.unwrap();
+            let about = |event: &Event| event.regarding.as_ref().and_then(|it| it.name.as_deref()) == Some(name);
+            events.into_iter().find(|event| about(event) && event.reason.as_deref() == Some("Unreadable"))
+        })
+        .await;
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+        assert!(event.note.unwrap().contains("cannot read the object, which is left as it is"));
+    }
+    let invalid = world.reports("even", "Degraded", "InvalidSpec").await.message;
+    assert!(invalid.contains("spec.replicas is 2") && invalid.contains("without the v"), "{invalid}");
+    world.reports("even", "Available", "Starting").await;
+    let invalid = world.reports("1st", "Degraded", "InvalidSpec").await.message;
+    assert!(invalid.contains("must begin with a letter"), "{invalid}");
+    let invalid = world.user_reports("admin", "InvalidSpec").await.message;
+    assert!(invalid.contains("the operator's own"), "{invalid}");
+    let invalid = world.user_reports("brief", "InvalidSpec").await.message;
+    assert!(invalid.contains("at least 1h"), "{invalid}");
+
+    // The others go on.
+    world.cluster("next", json!({ "replicas": 1 })).await;
+    world.user("late", json!({ "clusterRef": { "name": "demo" } })).await;
+    world.founded("next").await;
+    world.user_reports("late", "Issued").await;
+    whole(&world, "next").await;
+    operator.quiet(4).await;
+    let now = everything(&world).await;
+    let of =
+        |name: &str| now.values().filter(|o| o.labels().get("app.kubernetes.io/instance").is_some_and(|i| i == name)).count();
+    assert_eq!([of("strange"), of("even"), of("1st")], [0, 0, 0]);
+    assert!(before.keys().all(|id| now.contains_key(id)));
+    // Who cannot be read is not gone, and keeps what it has.
+    let client = Issuing::read(&world, "demo", Domain::Client).await;
+    let leaf = certificate(&world.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
+    let written = client.ledger.entries().find(|issued| issued.serial == leaf.serial()).unwrap();
+    assert!(matches!(&written.holder, Holder::User { name, .. } if name == "app"));
+    assert!(client.revoked.is_empty());
+
+    // Mended, it is as any other.
+    let mended = Patch::Merge(json!({ "spec": { "image": { "pullPolicy": "Always" } } }));
+    any(&world, "EtcdCluster").patch("strange", &PatchParams::default(), &mended).await.unwrap();
+    let mended = Patch::Merge(json!({ "spec": { "certificate": { "duration": "7h" } } }));
+    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &mended).await.unwrap();
+    world.founded("strange").await;
+    world.user_reports("app", "Issued").await;
+    operator.stop().await;
+}

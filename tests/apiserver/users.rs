@@ -1,0 +1,155 @@
+//! Users wait, are refused, are served, and are revoked when they go.
+
+use etcd_warden::{
+    api::EtcdUser,
+    names::{member_key, tls_key},
+    pki::{Domain, Serial, crl_serials},
+};
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use crate::{
+    state::{Issuing, bytes, certificate, whole},
+    world::{World, until},
+};
+
+fn of(field: &str, value: &str) -> Value {
+    json!({ "clusterRef": { "name": "demo" }, field: value })
+}
+
+async fn serial(world: &World<'_>, secret: &str) -> Serial {
+    certificate(&world.api::<Secret>().get(secret).await.unwrap(), tls_key::CRT).serial()
+}
+
+#[tokio::test]
+async fn a_user_waits_for_its_cluster() {
+    let world = World::new("waits").await;
+    let operator = world.operator();
+    world.user("app", of("commonName", "Some App")).await;
+    let waits = world.user_reports("app", "ClusterNotFound").await;
+    assert!(waits.message.contains("there is no EtcdCluster demo in this namespace"), "{}", waits.message);
+    operator.quiet(0).await;
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.user_reports("app", "Issued").await;
+    world.founded("demo").await;
+    whole(&world, "demo").await;
+    let user = world.api::<EtcdUser>().get("app").await.unwrap().status.unwrap();
+    let leaf = certificate(&world.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
+    assert_eq!(leaf.common_name(), "Some App");
+    assert_eq!(user.common_name.as_deref(), Some("Some App"));
+    assert_eq!(user.secret_name.as_deref(), Some("app-etcd-tls"));
+    assert_eq!(user.serial, Some(leaf.serial().to_string()));
+    assert!(leaf.client_auth() && !leaf.server_auth() && leaf.dns_names().is_empty() && !leaf.is_ca());
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn names_are_given_once() {
+    let world = World::new("names").await;
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    let operator = world.operator();
+    world.user_reports("app", "Issued").await;
+    // A name is taken by who came first, and times are whole seconds.
+    until("another second has begun", async || {
+        let made = world.api::<EtcdUser>().get("app").await.unwrap().creation_timestamp().unwrap().0;
+        (jiff::Timestamp::now().as_second() > made.as_second()).then_some(())
+    })
+    .await;
+    world.user("same-name", of("commonName", "app")).await;
+    let mut same = of("commonName", "other");
+    same["secretName"] = "app-etcd-tls".into();
+    world.user("same-secret", same).await;
+    world.user("authority", of("secretName", "demo-client-ca")).await;
+    let taken = world.user_reports("same-name", "CommonNameTaken").await;
+    assert!(taken.message.contains("EtcdUser app has the common name app already"), "{}", taken.message);
+    let taken = world.user_reports("same-secret", "SecretNameTaken").await;
+    assert!(taken.message.contains("EtcdUser app has the Secret app-etcd-tls already"), "{}", taken.message);
+    let taken = world.user_reports("authority", "NameTaken").await;
+    assert!(taken.message.contains("Secret demo-client-ca cannot be used"), "{}", taken.message);
+    let secrets = world.api::<Secret>().list_metadata(&kube::api::ListParams::default()).await.unwrap();
+    assert_eq!(secrets.items.len(), 5);
+    let kept = serial(&world, "app-etcd-tls").await;
+    operator.quiet(4).await;
+    assert_eq!(serial(&world, "app-etcd-tls").await, kept);
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_of_somebody_elses_is_never_overwritten() {
+    let world = World::new("theirs").await;
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    let data = json!({ "type": "Opaque", "stringData": { "mine": "mine" } });
+    let mut labelled = data.clone();
+    labelled["metadata"] = json!({ "labels": {
+        "app.kubernetes.io/managed-by": "etcd-warden", "app.kubernetes.io/instance": "demo", "etcd-warden.dev/user": "b",
+    } });
+    let theirs: [Secret; 2] =
+        [world.create("a-etcd-tls", data).await.unwrap(), world.create("b-etcd-tls", labelled).await.unwrap()];
+    let operator = world.operator();
+    world.founded("demo").await;
+    for user in ["a", "b"] {
+        world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
+    }
+    for user in ["a", "b"] {
+        let taken = world.user_reports(user, "NameTaken").await;
+        assert!(taken.message.contains(&format!("Secret {user}-etcd-tls cannot be used")), "{}", taken.message);
+    }
+    operator.quiet(2).await;
+    for secret in theirs {
+        let now: Secret = world.api().get(&secret.name_any()).await.unwrap();
+        assert_eq!(now.resource_version(), secret.resource_version());
+        world.delete::<Secret>(&secret.name_any()).await;
+    }
+    for user in ["a", "b"] {
+        world.user_reports(user, "Issued").await;
+    }
+    whole(&world, "demo").await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn who_goes_is_revoked_and_who_comes_after_is_another() {
+    let world = World::new("revoked").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    for user in ["app", "stays"] {
+        world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
+        world.user_reports(user, "Issued").await;
+    }
+    world.founded("demo").await;
+    let (old, other) = (serial(&world, "app-etcd-tls").await, serial(&world, "stays-etcd-tls").await);
+
+    world.delete::<EtcdUser>("app").await;
+    let member = async || world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    until("it is on the list that the member reads", async || {
+        crl_serials(bytes(&member().await, member_key::CLIENT_CRL)).unwrap().contains(&old).then_some(())
+    })
+    .await;
+    // The Secret is the garbage collector's, which is not here.
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    let taken = world.user_reports("app", "NameTaken").await;
+    assert!(taken.message.contains("it belongs to EtcdUser app"), "{}", taken.message);
+    world.delete::<Secret>("app-etcd-tls").await;
+    world.user_reports("app", "Issued").await;
+    operator.quiet(1).await;
+    whole(&world, "demo").await;
+
+    let issuing = Issuing::read(&world, "demo", Domain::Client).await;
+    let new = serial(&world, "app-etcd-tls").await;
+    assert_ne!(new, old);
+    assert_eq!(issuing.revoked, [old].into());
+    assert_eq!(serial(&world, "stays-etcd-tls").await, other);
+    operator.stop().await;
+
+    // While no operator runs, as well.
+    world.delete::<EtcdUser>("stays").await;
+    let operator = world.operator();
+    until("it is revoked", async || {
+        let revoked = Issuing::read(&world, "demo", Domain::Client).await.revoked;
+        (revoked == [old, other].into()).then_some(())
+    })
+    .await;
+    operator.stop().await;
+}

@@ -1,0 +1,250 @@
+//! What makes no sense is refused in words that say what to do, and nothing is lost or half made.
+
+use std::sync::Arc;
+
+use etcd_warden::{api::EtcdCluster, names::FIELD_MANAGER};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service},
+};
+use kube::{
+    Api,
+    api::{DynamicObject, ListParams, PostParams},
+    core::ApiResource,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::Scenario,
+    world::{PATIENCE, World, merge},
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario!(refused_at_apply),
+        scenario!(cannot_be_changed_yet),
+        scenario!(image_that_cannot_be_pulled),
+        scenario!(storage_class_that_is_not_there),
+        scenario!(names_that_are_taken),
+    ]
+}
+
+/// `kubectl apply` of each fails with these words.
+async fn refused_at_apply(world: Arc<World>) {
+    let long = "a".repeat(50);
+    let tls = |domain: &str, field: Value| json!({ "tls": { domain: field } });
+    let sans = |field: &str, value: &str| json!({ "tls": { "client": { "extraSANs": { field: [value] } } } });
+    let leaf = |duration: &str| tls("client", json!({ "certificate": { "duration": duration } }));
+    let duration = "must be a duration such as 2160h, 90m or 1h30m";
+    let cases: Vec<(&str, Value, &str)> = vec![
+        ("demo", json!({ "replicas": 0 }), "must be 1, 3, 5 or 7"),
+        ("demo", json!({ "replicas": 2 }), "must be 1, 3, 5 or 7"),
+        ("demo", json!({ "replicas": 8 }), "must be 1, 3, 5 or 7"),
+        ("demo", json!({ "replicas": -1 }), "must be 1, 3, 5 or 7"),
+        ("demo", json!({ "version": "latest" }), "must be a version of three numbers, like 3.6.16"),
+        ("demo", json!({ "version": "3.6" }), "must be a version of three numbers, like 3.6.16"),
+        ("demo", json!({ "version": "3.5.31" }), "is not supported: 3.5.32 or newer"),
+        ("demo", json!({ "version": "3.4.40" }), "is not supported: 3.5.32 or newer"),
+        ("demo", json!({ "version": "v3.6.16" }), "write the version without the v, like 3.6.16"),
+        ("demo", leaf("90 days"), duration),
+        ("demo", leaf(""), duration),
+        ("demo", tls("peer", json!({ "certificate": { "duration": "1d" } })), duration),
+        ("demo", tls("peer", json!({ "authority": { "duration": "long" } })), duration),
+        ("demo", json!({ "etcd": { "heartbeatInterval": "fast" } }), duration),
+        ("demo", leaf("59m"), "must be at least 1h"),
+        ("demo", leaf("12000h"), "authority.duration must be at least four times certificate.duration"),
+        (
+            "demo",
+            tls("peer", json!({ "authority": { "duration": "3h" }, "certificate": { "duration": "1h" } })),
+            "authority.duration must be at least four times certificate.duration",
+        ),
+        ("demo", sans("dnsNames", "not a name"), "each must be a DNS name in lower case"),
+        ("demo", sans("dnsNames", "Upper.example.com"), "each must be a DNS name in lower case"),
+        ("demo", sans("dnsNames", "192.0.2.1"), "addresses belong in ipAddresses"),
+        ("demo", sans("ipAddresses", "etcd.example.com"), "each must be an IPv4 or IPv6 address"),
+        ("demo", sans("ipAddresses", "192.0.2.300"), "each must be an IPv4 or IPv6 address"),
+        (&long, json!({}), "is too long for the objects made from it: 49 characters at most"),
+        ("1demo", json!({}), "it must begin with a letter and hold only lower case letters, digits and -"),
+        ("de.mo", json!({}), "it must begin with a letter and hold only lower case letters, digits and -"),
+        ("demo", json!({ "etcd": { "extraArgs": { "data-dir": "/tmp" } } }), "is reserved"),
+        ("demo", json!({ "etcd": { "extraArgs": { "client-cert-auth": "false" } } }), "is reserved"),
+        ("demo", json!({ "etcd": { "extraArgs": { "--max-txn-ops": "5" } } }), "without the dashes in front"),
+        ("demo", json!({ "unknown": 1 }), "unknown field \"spec.unknown\""),
+    ];
+    for (name, spec, words) in cases {
+        let manifest = manifest("EtcdCluster", name, &spec);
+        let complaint = world.apply(&manifest).await.failure();
+        assert!(complaint.contains(words), "{name} {spec}: {complaint}");
+    }
+    for (name, spec, words) in [
+        ("root", json!({}), "the common name root is the operator's own"),
+        ("app", json!({ "commonName": "root" }), "are the operator's own: choose another commonName"),
+        ("app", json!({ "commonName": "etcd-warden:peer" }), "are the operator's own: choose another commonName"),
+        ("app", json!({ "secretName": "No_Secret" }), "must be the name of a Secret"),
+        ("app", json!({ "certificate": { "duration": "1m" } }), "must be at least 1h"),
+        (&"u".repeat(65), json!({}), "63 characters at most"),
+    ] {
+        let mut spec = spec;
+        merge(&mut spec, json!({ "clusterRef": { "name": "demo" } }));
+        let complaint = world.apply(&manifest("EtcdUser", name, &spec)).await.failure();
+        assert!(complaint.contains(words), "{name} {spec}: {complaint}");
+    }
+    nothing_is_made(&world).await;
+}
+
+fn manifest(kind: &str, name: &str, spec: &Value) -> String {
+    json!({ "apiVersion": "etcd-warden.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec }).to_string()
+}
+
+async fn nothing_is_made(world: &World) {
+    let listed = world.kubectl(["get", "statefulset,pod,pvc,secret,service,pdb,etcd", "-o", "name"]).await.success();
+    assert_eq!(listed, "");
+    let maps = world.kubectl(["get", "configmap", "-o", "name"]).await.success();
+    assert_eq!(maps, "configmap/kube-root-ca.crt\n");
+}
+
+/// What can't be changed on a running cluster yet says so, and what can goes through.
+async fn cannot_be_changed_yet(world: Arc<World>) {
+    // Paused, so that nothing has to come up.
+    world.create_cluster("demo", 1, json!({ "paused": true })).await;
+    for (field, change) in [
+        ("spec.replicas", json!({ "replicas": 3 })),
+        ("spec.version", json!({ "version": "3.7.3" })),
+        ("spec.storage", json!({ "storage": { "size": "2Gi" } })),
+        ("spec.storage", json!({ "storage": { "retention": "Retain" } })),
+        ("spec.etcd", json!({ "etcd": { "quotaBackendSize": "64Mi" } })),
+        ("spec.pod", json!({ "pod": { "labels": { "a": "b" } } })),
+        ("spec.service", json!({ "service": { "type": "NodePort" } })),
+        ("spec.tls.minVersion", json!({ "tls": { "minVersion": "TLS1.3" } })),
+        ("spec.tls.client.authority", json!({ "tls": { "client": { "authority": { "duration": "50000h" } } } })),
+        ("spec.tls.peer.authority", json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } })),
+        ("spec.image.tag", json!({ "image": { "tag": "latest" } })),
+    ] {
+        let patch = json!({ "spec": change }).to_string();
+        let complaint = world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.failure();
+        assert!(complaint.contains(&format!("{field} cannot be changed yet")), "{change}: {complaint}");
+    }
+    for change in [
+        json!({ "tls": { "client": { "certificate": { "duration": "1000h" }, "extraSANs": { "dnsNames": ["a.example.com"] } } } }),
+        json!({ "image": { "repository": "example.com/etcd", "pullPolicy": "Never", "pullSecrets": [{ "name": "x" }] } }),
+        json!({ "paused": true }),
+    ] {
+        let patch = json!({ "spec": change }).to_string();
+        world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.success();
+    }
+}
+
+/// The status says that the image can't be pulled; once the spec is mended, the cluster comes up by itself.
+async fn image_that_cannot_be_pulled(world: Arc<World>) {
+    world.create_cluster("demo", 1, json!({ "image": { "repository": "example.invalid/etcd" } })).await;
+    let message = world.until_condition("demo", "Progressing", "True", "WaitingForMembers", PATIENCE).await;
+    assert!(message.contains("demo-0"), "{message}");
+    crate::tools::until("the status names the image", PATIENCE, || async {
+        let status = world.status("demo").await;
+        let message = status.members.first().and_then(|member| member.message.clone()).unwrap_or_default();
+        if message.contains("image example.invalid/etcd:v3.6.16 cannot be pulled") { Ok(()) } else { Err(message) }
+    })
+    .await;
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "image": { "repository": "gcr.io/etcd-development/etcd" } } })).await;
+    world.until_ready("demo").await;
+}
+
+async fn storage_class_that_is_not_there(world: Arc<World>) {
+    world.create_cluster("demo", 1, json!({ "storage": { "storageClassName": "nowhere" } })).await;
+    crate::tools::until("the status names the class", PATIENCE, || async {
+        let status = world.status("demo").await;
+        let message = status.members.first().and_then(|member| member.message.clone()).unwrap_or_default();
+        if message.contains("PersistentVolumeClaim data-demo-0 is Pending (StorageClass nowhere)") {
+            Ok(())
+        } else {
+            Err(message)
+        }
+    })
+    .await;
+}
+
+/// An object of a cluster's name that is somebody else's is never written, and nothing is made beside it. Once it is out of
+/// the way, the cluster comes up.
+async fn names_that_are_taken(world: Arc<World>) {
+    let metadata = |name: &str| json!({ "name": name, "labels": { "mine": "yes" } });
+    let service = json!({ "metadata": metadata("one"), "spec": { "ports": [{ "port": 80 }] } });
+    let secret = json!({ "metadata": metadata("two-0-tls"), "stringData": { "server.crt": "mine" } });
+    let config = json!({ "metadata": metadata("three-bootstrap"), "data": { "token": "mine" } });
+    let selector = json!({ "app": "mine" });
+    let set = json!({
+        "metadata": metadata("four-0"),
+        "spec": {
+            "replicas": 0,
+            "selector": { "matchLabels": selector },
+            "serviceName": "mine",
+            "template": { "metadata": { "labels": selector }, "spec": { "containers": [{ "name": "a", "image": "a" }] } },
+        },
+    });
+    let claim = json!({
+        "metadata": metadata("data-five-0"),
+        "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } },
+    });
+    // As if it were the operator's, by its labels alone.
+    let mut authority = json!({ "metadata": metadata("six-client-ca"), "stringData": { "active.crt": "mine" } });
+    authority["metadata"]["labels"] =
+        json!({ "app.kubernetes.io/managed-by": "etcd-warden", "app.kubernetes.io/instance": "six" });
+    let taken = [
+        ("one", "Service one", create::<Service>(&world, &service).await),
+        ("two", "Secret two-0-tls", create::<Secret>(&world, &secret).await),
+        ("three", "ConfigMap three-bootstrap", create::<ConfigMap>(&world, &config).await),
+        ("four", "StatefulSet four-0", create::<StatefulSet>(&world, &set).await),
+        ("five", "PersistentVolumeClaim data-five-0", create::<PersistentVolumeClaim>(&world, &claim).await),
+        ("six", "Secret six-client-ca", create::<Secret>(&world, &authority).await),
+    ];
+    for (cluster, ..) in &taken {
+        world.create_cluster(cluster, 1, json!({})).await;
+    }
+    for (cluster, object, before) in &taken {
+        let message = world.until_condition(cluster, "Degraded", "True", "", PATIENCE).await;
+        assert!(message.contains(object), "{cluster}: {message}");
+        world.until_condition(cluster, "Available", "False", "", PATIENCE).await;
+        before.is_untouched(&world).await;
+        let of_cluster = ListParams::default().labels(&format!("app.kubernetes.io/instance={cluster},mine!=yes"));
+        assert_eq!(world.api::<Secret>().list(&of_cluster).await.unwrap().items.len(), usize::from(*cluster == "six"));
+        assert_eq!(world.api::<StatefulSet>().list(&of_cluster).await.unwrap().items.len(), 0);
+        assert_eq!(world.api::<PersistentVolumeClaim>().list(&of_cluster).await.unwrap().items.len(), 0);
+        assert_eq!(world.api::<Service>().list(&of_cluster).await.unwrap().items.len(), 0);
+        assert_eq!(world.api::<ConfigMap>().list(&of_cluster).await.unwrap().items.len(), 0);
+    }
+    for (cluster, _, object) in taken.iter().take(2) {
+        object.remove(&world).await;
+        world.until_ready(cluster).await;
+    }
+}
+
+/// An object that is somebody else's.
+struct Foreign {
+    resource: ApiResource,
+    name: String,
+    uid: Option<String>,
+}
+
+async fn create<K: kube::Resource<DynamicType = ()>>(world: &World, object: &Value) -> Foreign {
+    let resource = ApiResource::erase::<K>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+    let mut object = object.clone();
+    merge(&mut object, json!({ "apiVersion": resource.api_version, "kind": resource.kind }));
+    let made = api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    Foreign { resource, name: made.metadata.name.unwrap(), uid: made.metadata.uid }
+}
+
+impl Foreign {
+    fn api(&self, world: &World) -> Api<DynamicObject> {
+        Api::namespaced_with(world.client.clone(), &world.namespace, &self.resource)
+    }
+    /// It is the same object, and the operator has written no field of it. Kubernetes' own controllers may have.
+    async fn is_untouched(&self, world: &World) {
+        let meta = self.api(world).get(&self.name).await.unwrap().metadata;
+        assert_eq!(meta.uid, self.uid, "{} is another one", self.name);
+        let managers: Vec<_> = meta.managed_fields.into_iter().flatten().filter_map(|entry| entry.manager).collect();
+        assert!(!managers.contains(&FIELD_MANAGER.to_owned()), "{} was written: {managers:?}", self.name);
+    }
+    async fn remove(&self, world: &World) {
+        drop(self.api(world).delete(&self.name, &kube::api::DeleteParams::default()).await.unwrap());
+    }
+}

@@ -1,0 +1,297 @@
+//! Certificates are right, stay right, and change without anybody noticing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+
+use etcd_warden::{
+    api::{EtcdCluster, EtcdUser},
+    names::{authority_key, member_key, tls_key},
+    pki::{Authority, Certificate, LeafSpec, Usage},
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::api::PostParams;
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    tools::{openssl, until},
+    world::{Identity, PATIENCE, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        // Measures, so nothing else should be in the way.
+        scenario!(writers_notice_nothing).alone(),
+        scenario!(every_leaf_verifies),
+        scenario!(leaves_are_renewed),
+        scenario!(authority_lost),
+    ]
+}
+
+/// As `openssl` sees them: every leaf verifies against the bundle of its domain and not against the other one, with its
+/// revocation list; every key fits its certificate and is nobody else's.
+async fn every_leaf_verifies(world: Arc<World>) {
+    world.cluster_and_user("demo", 3, json!({})).await;
+    let mut keys = BTreeSet::new();
+    let mut held = vec![];
+    for name in ["demo-0-tls", "demo-1-tls", "demo-2-tls"] {
+        let folder = world.write(name, &world.secret(name).await);
+        for (crt, key, domain, purpose) in [
+            (member_key::SERVER_CRT, member_key::SERVER_KEY, "client", "sslserver"),
+            (member_key::PEER_CRT, member_key::PEER_KEY, "peer", "sslserver"),
+            (member_key::PEER_CRT, member_key::PEER_KEY, "peer", "sslclient"),
+            (member_key::CLIENT_CRT, member_key::CLIENT_KEY, "client", "sslclient"),
+        ] {
+            let other = if domain == "client" { "peer" } else { "client" };
+            verify(&folder, crt, domain, purpose).await.unwrap();
+            verify(&folder, crt, other, purpose).await.expect_err("verifies in the other domain");
+            held.push(fits(&folder.join(crt), &folder.join(key)).await);
+        }
+        held.dedup();
+        for pem in world.secret(name).await.values() {
+            let text = String::from_utf8_lossy(pem);
+            assert!(text.matches("PRIVATE KEY").count() <= 2, "more than one key in an entry of {name}");
+        }
+    }
+    let bundle = world.write("demo-0-tls", &BTreeMap::new());
+    for name in ["app-etcd-tls", "demo-operator-tls"] {
+        let folder = world.write(name, &world.secret(name).await);
+        let ca = bundle.join(member_key::CLIENT_CA).display().to_string();
+        openssl(["verify", "-purpose", "sslclient", "-CAfile", &ca, &folder.join(tls_key::CRT).display().to_string()])
+            .await
+            .success();
+        held.push(fits(&folder.join(tls_key::CRT), &folder.join(tls_key::KEY)).await);
+        assert_eq!(world.secret(name).await[tls_key::CA], std::fs::read(&ca).unwrap());
+    }
+    for key in &held {
+        assert!(keys.insert(key.clone()), "two leaves have one key");
+    }
+    assert_eq!(held.len(), 3 * 3 + 2);
+}
+
+/// Verifies a leaf against a domain's bundle and revocation list.
+async fn verify(folder: &Path, crt: &str, domain: &str, purpose: &str) -> Result<String, String> {
+    let path = |name: String| folder.join(name).display().to_string();
+    let (bundle, crl) = (path(format!("{domain}-ca.crt")), path(format!("{domain}.crl")));
+    let pem = path(format!("{domain}.crl.pem"));
+    openssl(["crl", "-inform", "DER", "-in", &crl, "-out", &pem]).await.success();
+    let flags = ["verify", "-x509_strict", "-crl_check", "-purpose", purpose, "-CAfile", &bundle, "-CRLfile", &pem];
+    openssl(flags.into_iter().map(str::to_owned).chain([path(crt.into())])).await.result()
+}
+
+/// The public key of a pair whose parts belong together.
+async fn fits(crt: &Path, key: &Path) -> String {
+    let of_crt = openssl(["x509", "-noout", "-pubkey", "-in", crt.to_str().unwrap()]).await.success();
+    let of_key = openssl(["pkey", "-pubout", "-in", key.to_str().unwrap()]).await.success();
+    assert_eq!(of_crt, of_key, "{}", crt.display());
+    of_crt
+}
+
+/// Whatever is wrong with a leaf, another one is issued and served, and no container restarts for it.
+async fn leaves_are_renewed(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    let incarnation = world.incarnation("demo-0-0").await;
+
+    let before = served(&world, &user).await;
+    due(&world, "demo-0-tls", member_key::SERVER_CRT, member_key::SERVER_KEY).await;
+    renewed(&world, &user, &before, "due").await;
+
+    let before = served(&world, &user).await;
+    world.delete::<Secret>("demo-0-tls").await;
+    renewed(&world, &user, &before, "Secret deleted").await;
+
+    let before = served(&world, &user).await;
+    world.patch::<Secret>("demo-0-tls", json!({ "stringData": { "server.key": "edited" } })).await;
+    renewed(&world, &user, &before, "key edited").await;
+
+    let before = served(&world, &user).await;
+    let tls = |field| json!({ "spec": { "tls": { "client": field } } });
+    world.patch::<EtcdCluster>("demo", tls(json!({ "certificate": { "duration": "48h" } }))).await;
+    renewed(&world, &user, &before, "shorter life").await;
+    let leaf = served(&world, &user).await;
+    assert!(leaf.not_after().duration_since(leaf.not_before()) < SignedDuration::from_hours(49));
+
+    let sans = json!({ "extraSANs": { "dnsNames": ["etcd.example.com"], "ipAddresses": ["203.0.113.7"] } });
+    world.patch::<EtcdCluster>("demo", tls(sans)).await;
+    renewed(&world, &user, &leaf, "other names").await;
+    let leaf = served(&world, &user).await;
+    assert!(leaf.dns_names().contains("etcd.example.com") && leaf.ip_addresses().contains(&"203.0.113.7".parse().unwrap()));
+    assert_eq!(world.incarnation("demo-0-0").await, incarnation, "the container was restarted");
+    let events = world.events("demo").await;
+    let issued = events.iter().filter(|(reason, _)| reason == "CertificatesIssued").count();
+    assert!(issued >= 6, "{events:?}");
+
+    // The user's, too.
+    let crt = world.secret("app-etcd-tls").await[tls_key::CRT].clone();
+    world.delete::<Secret>("app-etcd-tls").await;
+    user_secret_heals(&world, &crt).await;
+    let crt = world.secret("app-etcd-tls").await[tls_key::CRT].clone();
+    world.patch::<Secret>("app-etcd-tls", json!({ "stringData": { "tls.crt": "edited", "ca.crt": "edited" } })).await;
+    user_secret_heals(&world, &crt).await;
+    let crt = world.secret("app-etcd-tls").await[tls_key::CRT].clone();
+    world.patch::<EtcdUser>("app", json!({ "spec": { "certificate": { "duration": "2h" } } })).await;
+    user_secret_heals(&world, &crt).await;
+    // etcd looks at a certificate when it is shown, so what the user held before is good until it expires.
+    assert_eq!(user.accepted(&world.names("demo").client_host()).await, Ok(()));
+}
+
+async fn served(world: &World, user: &Identity) -> Certificate {
+    let names = world.names("demo");
+    Certificate::from_der(&user.ask(&names.member_host(&names.member(0))).await.unwrap().served).unwrap()
+}
+
+/// Waits until the member serves another leaf, which is the one in its Secret, and measures that.
+async fn renewed(world: &World, user: &Identity, before: &Certificate, why: &str) {
+    let began = Instant::now();
+    until(&format!("another leaf is served: {why}"), PATIENCE, || async {
+        let now = served(world, user).await;
+        if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    let took = began.elapsed().as_secs_f32();
+    world.until_ready("demo").await;
+    let secret = world.secret("demo-0-tls").await;
+    assert_eq!(secret[member_key::SERVER_CRT], served(world, user).await.pem().as_bytes());
+    world.measure(format!("{why}: served after {took:.1} s"));
+}
+
+/// Puts a leaf in a Secret that the operator's own authority has signed, and of whose life more than two thirds are over.
+async fn due(world: &World, secret: &str, crt: &str, key: &str) {
+    let now = Timestamp::now();
+    let authority = world.secret("demo-client-ca").await;
+    let authority = Authority::load(&authority[authority_key::ACTIVE_CRT], &authority[authority_key::ACTIVE_KEY]).unwrap();
+    let old = Certificate::from_pem(&world.secret(secret).await[crt]).unwrap();
+    let spec = LeafSpec {
+        common_name: old.common_name().into(),
+        dns_names: old.dns_names().clone(),
+        ip_addresses: old.ip_addresses().clone(),
+        usage: if old.server_auth() { Usage::Server } else { Usage::Client },
+        // The start is five minutes back, so this one has lived five of its seven minutes.
+        duration: SignedDuration::from_mins(2),
+    };
+    let leaf = authority.issue(&spec, now).unwrap();
+    let (leaf, private) = (leaf.certificate.pem().to_owned(), String::from_utf8(leaf.key.pem().to_vec()).unwrap());
+    world.patch::<Secret>(secret, json!({ "stringData": { crt: leaf, key: private } })).await;
+}
+
+async fn user_secret_heals(world: &World, before: &[u8]) {
+    until("the user has another certificate", PATIENCE, || async {
+        let Some(secret) = world.get::<Secret>("app-etcd-tls").await else { return Err("no Secret".to_owned()) };
+        let data = secret.data.unwrap_or_default();
+        let crt = data.get(tls_key::CRT).map(|crt| crt.0.clone()).unwrap_or_default();
+        if crt == before {
+            Err("the old one is there".to_owned())
+        } else {
+            Certificate::from_pem(&crt).map(drop).map_err(|e| e.to_string())
+        }
+    })
+    .await;
+    let user = world.identity("app-etcd-tls").await;
+    assert_eq!(user.accepted(&world.names("demo").client_host()).await, Ok(()));
+}
+
+/// An authority that was deleted or emptied is reported and never made anew; from its backup everything heals.
+async fn authority_lost(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    let status = world.status("demo").await.certificates;
+    for domain in ["client", "peer"] {
+        let name = format!("demo-{domain}-ca");
+        let backup = world.get::<Secret>(&name).await.unwrap();
+        let leaves = world.secret("demo-0-tls").await;
+
+        world.delete::<Secret>(&name).await;
+        lost(&world, &user, &format!("Secret {name} is gone")).await;
+        assert!(world.get::<Secret>(&name).await.is_none(), "a new one was made");
+
+        restore(&world, &name, &backup, true).await;
+        world.until_ready("demo").await;
+
+        let empty = json!({ "data": { "active.crt": null, "active.key": null } });
+        world.patch::<Secret>(&name, empty).await;
+        lost(&world, &user, &format!("Secret {name}: active.crt is missing")).await;
+        restore(&world, &name, &backup, false).await;
+        world.until_ready("demo").await;
+
+        // Another authority, whole and of the right form, is not the one that members trust.
+        let other = Authority::create("another", SignedDuration::from_hours(48), Timestamp::now()).unwrap();
+        let pair = json!({ "stringData": { "active.crt": other.certificate().pem(), "active.key": String::from_utf8_lossy(other.key_pem()) } });
+        world.patch::<Secret>(&name, pair).await;
+        lost(&world, &user, "holds other authorities than the members trust").await;
+        restore(&world, &name, &backup, false).await;
+        world.until_ready("demo").await;
+        assert_eq!(world.secret("demo-0-tls").await, leaves, "leaves are kept");
+        assert_eq!(world.secret(&name).await, world_data(&backup));
+    }
+    let after = world.status("demo").await.certificates;
+    assert_eq!(after, status, "the authorities are the same");
+}
+
+async fn lost(world: &World, user: &Identity, words: &str) {
+    let message = until("the loss is reported", PATIENCE, || async {
+        let conditions = world.status("demo").await.conditions;
+        let found = etcd_warden::api::condition(&conditions, "CertificatesReady").unwrap();
+        let told = found.status == "False" && found.reason == "AuthorityLost" && found.message.contains(words);
+        if told { Ok(found.message.clone()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    assert!(message.contains("Restore the Secret from a backup"), "{message}");
+    user.etcdctl(["put", "while", "lost"]).await.success();
+    world.until_condition("demo", "Available", "True", "", PATIENCE).await;
+}
+
+/// As `kubectl apply` of a backup would.
+async fn restore(world: &World, name: &str, backup: &Secret, gone: bool) {
+    let mut secret = backup.clone();
+    secret.metadata.resource_version = None;
+    secret.metadata.uid = None;
+    secret.metadata.managed_fields = None;
+    let api = world.api::<Secret>();
+    if gone {
+        api.create(&PostParams::default(), &secret).await.unwrap();
+    } else {
+        api.replace(name, &PostParams::default(), &secret).await.unwrap();
+    }
+}
+
+fn world_data(secret: &Secret) -> BTreeMap<String, Vec<u8>> {
+    secret.data.iter().flatten().map(|(key, ByteString(value))| (key.clone(), value.clone())).collect()
+}
+
+/// Clients write without pause, one over one connection and one over a new one each time, while every leaf is renewed and
+/// another user is revoked. No write fails.
+async fn writers_notice_nothing(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    world.create_user("other", "demo").await;
+    world.user_identity("other").await;
+    let pods = ["demo-0-0", "demo-1-0", "demo-2-0"];
+    let mut incarnations = vec![];
+    for pod in pods {
+        incarnations.push(world.incarnation(pod).await);
+    }
+    let writers = Writers::start(&user).await;
+    let before = served(&world, &user).await;
+    let shorter = json!({ "certificate": { "duration": "1000h" } });
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
+    renewed(&world, &user, &before, "all leaves of three members under writers").await;
+    world.delete::<EtcdUser>("other").await;
+    until("the other user is revoked", PATIENCE, || async {
+        let events = world.events("demo").await;
+        if events.iter().any(|(reason, _)| reason == "Revoke") { Ok(()) } else { Err("no event".to_owned()) }
+    })
+    .await;
+    world.until_ready("demo").await;
+    let figures = writers.stop().await;
+    world.measure(figures.to_string());
+    assert_eq!(figures.failed, 0, "{figures}");
+    assert!(figures.written > 20, "{figures}");
+    figures.nothing_is_lost(&user).await;
+    for (pod, before) in pods.into_iter().zip(incarnations) {
+        assert_eq!(world.incarnation(pod).await, before);
+    }
+}

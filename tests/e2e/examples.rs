@@ -1,0 +1,66 @@
+//! The files that users begin with work as they are.
+
+use std::{fs, sync::Arc};
+
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    tools::{root, run, until},
+    world::{PATIENCE, World},
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(first_use), scenario!(every_field), scenario!(go_client).long()]
+}
+
+async fn apply(world: &World, file: &str) {
+    let manifest = fs::read_to_string(root().join("examples").join(file)).unwrap();
+    world.apply(&manifest).await.success();
+}
+
+/// A cluster, a user, and a pod that writes and reads with its Secret, all applied at once; every pod is one that the profile
+/// `restricted` admits.
+async fn first_use(world: Arc<World>) {
+    apply(&world, "client-pod.yaml").await;
+    apply(&world, "user.yaml").await;
+    apply(&world, "cluster.yaml").await;
+    world.kubectl(["wait", "--for=condition=Available", "--timeout=140s", "etcdcluster/demo"]).await.success();
+    world.kubectl(["wait", "--for=condition=Ready", "--timeout=60s", "etcduser/app"]).await.success();
+    world.kubectl(["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=140s", "pod/etcdctl"]).await.success();
+    assert_eq!(world.kubectl(["logs", "etcdctl"]).await.success(), "greeting\nhello\n");
+}
+
+async fn every_field(world: Arc<World>) {
+    apply(&world, "cluster-full.yaml").await;
+    world.until_ready("full").await;
+    world.create_user("app", "full").await;
+    let user = world.user_identity("app").await;
+    user.etcdctl(["put", "a", "b"]).await.success();
+    // Its minVersion.
+    let (crt, key) = user.pair.as_ref().unwrap();
+    let url = format!("{}/version", user.endpoint);
+    let old = ["-sS", "--tls-max", "1.2", "--cacert", user.ca.to_str().unwrap(), "--cert", crt.to_str().unwrap()];
+    let refusal = run("curl", old.into_iter().chain(["--key", key.to_str().unwrap(), &url])).await.failure();
+    assert!(refusal.contains("protocol version"), "{refusal}");
+    let set = world.get::<k8s_openapi::api::apps::v1::StatefulSet>("full-0").await.unwrap();
+    let pod = set.spec.template;
+    assert_eq!(pod.metadata.unwrap().labels.unwrap()["example.com/team"], "storage");
+    let container = pod.spec.unwrap().containers.remove(0);
+    let args = container.args.unwrap();
+    assert!(args.contains(&"--max-txn-ops=512".to_owned()) && args.contains(&"--quota-backend-bytes=536870912".to_owned()));
+    let before = serde_json::to_string(&world.status("full").await).unwrap();
+    // Applied again, it changes nothing.
+    apply(&world, "cluster-full.yaml").await;
+    assert_eq!(serde_json::to_string(&world.until_ready("full").await).unwrap(), before);
+}
+
+/// The example in Go builds, and follows its Secret.
+async fn go_client(world: Arc<World>) {
+    world.cluster_and_user("demo", 1, json!({})).await;
+    let folder = world.write("app-etcd-tls", &world.secret("app-etcd-tls").await);
+    let program = folder.join("client");
+    let source = root().join("examples/go-client");
+    run("go", ["build", "-C", source.to_str().unwrap(), "-o", program.to_str().unwrap(), "."]).await.success();
+    until("the client has done its work", PATIENCE, || async { run(&program, [&folder]).await.result() }).await;
+}

@@ -1,0 +1,145 @@
+//! What breaks heals, and the status says how it stands.
+
+use std::{process::Command, sync::Arc, time::Instant};
+
+use etcd_warden::api::EtcdClusterStatus;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    tools::{process, until},
+    world::{PATIENCE, World},
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(all_pods_killed), scenario!(claim_lost), scenario!(member_that_hangs)]
+}
+
+const PODS: [&str; 3] = ["demo-0-0", "demo-1-0", "demo-2-0"];
+
+/// All members die at once, twice. What was written is there, in the same cluster.
+async fn all_pods_killed(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let id = world.status("demo").await.cluster_id;
+    for round in ["first", "second"] {
+        user.etcdctl(["put", round, "kept"]).await.success();
+        let began = Instant::now();
+        futures::future::join_all(PODS.map(|pod| world.kill(pod))).await;
+        until("no pod is as it was", PATIENCE, || async {
+            let status = world.status("demo").await;
+            if status.ready.as_deref() == Some("3/3") { Err("the status says 3/3".to_owned()) } else { Ok(()) }
+        })
+        .await;
+        world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
+        world.until_ready("demo").await;
+        world.measure(format!("all members killed ({round}): everything is well after {:.1} s", began.elapsed().as_secs_f32()));
+        for written in ["first", "second"].into_iter().take_while(|written| *written <= round) {
+            assert_eq!(user.etcdctl(["get", written, "--print-value-only"]).await.success(), "kept\n");
+        }
+    }
+    assert_eq!(world.status("demo").await.cluster_id, id);
+}
+
+/// A killed member comes back with its data. One whose claim is lost stays out, says so, and the others serve.
+async fn claim_lost(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let began = Instant::now();
+    world.kill("demo-2-0").await;
+    let status = told(&world, "a member was killed", |status| status.ready.as_deref() != Some("3/3")).await;
+    world.measure(format!("a killed member is in the status after {:.1} s", began.elapsed().as_secs_f32()));
+    assert!(status.members[2].message.is_some(), "{:?}", status.members[2]);
+    world.until_ready("demo").await;
+
+    user.etcdctl(["put", "before", "kept"]).await.success();
+    let volume = world.get::<PersistentVolumeClaim>("data-demo-1").await.unwrap().spec.unwrap().volume_name.unwrap();
+    // The claim is only marked while a pod uses it.
+    world.delete::<PersistentVolumeClaim>("data-demo-1").await;
+    let began = Instant::now();
+    let message = world.until_condition("demo", "Degraded", "True", "ClaimLost", PATIENCE).await;
+    assert!(message.contains("PersistentVolumeClaim data-demo-1 is being deleted"), "{message}");
+    world.measure(format!("a claim that is being deleted is in the status after {:.1} s", began.elapsed().as_secs_f32()));
+    world.kill("demo-1-0").await;
+    let began = Instant::now();
+    until("the loss is in the status", PATIENCE, || async {
+        let conditions = world.status("demo").await.conditions;
+        let message = &etcd_warden::api::condition(&conditions, "Degraded").unwrap().message;
+        if message.contains("PersistentVolumeClaim data-demo-1 is gone") { Ok(()) } else { Err(message.clone()) }
+    })
+    .await;
+    let took = began.elapsed();
+    world.measure(format!("a lost claim is in the status after {:.1} s", took.as_secs_f32()));
+    assert!(took.as_secs() < 30, "{took:?}");
+    let status = told(&world, "two of three serve", |status| status.ready.as_deref() == Some("2/3")).await;
+    assert!(!status.members[1].ready);
+    world.until_condition("demo", "Available", "True", "", PATIENCE).await;
+
+    // A few more passes of the operator make no new claim, and no empty member.
+    world.patch::<etcd_warden::api::EtcdCluster>("demo", json!({ "spec": { "image": { "pullPolicy": "Never" } } })).await;
+    until("the pod waits for its claim", PATIENCE, || async {
+        let pod = world.get::<Pod>("demo-1-0").await.ok_or("no pod")?;
+        let status = pod.status.as_ref().ok_or("no status")?;
+        let told = status.conditions.iter().flatten().any(|c| c.message.as_ref().is_some_and(|m| m.contains("data-demo-1")));
+        if status.phase.as_deref() == Some("Pending") && told { Ok(()) } else { Err(format!("{:?}", status.phase)) }
+    })
+    .await;
+    assert!(world.get::<PersistentVolumeClaim>("data-demo-1").await.is_none(), "another claim was made; {volume} was lost");
+    user.etcdctl(["put", "after", "kept"]).await.success();
+    assert_eq!(user.etcdctl(["get", "before", "--print-value-only"]).await.success(), "kept\n");
+}
+
+/// A process that hangs answers nobody, and its pod is ready for a while yet. The status knows better.
+async fn member_that_hangs(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    // Rather one that does not lead, so that nothing else is in the way.
+    let status = world.status("demo").await;
+    let follower = status.members.iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap().name.clone();
+    let uid = world.get::<Pod>(&format!("{follower}-0")).await.unwrap().uid().unwrap();
+    let process = process("etcd", &uid);
+    let began = Instant::now();
+    let stopped = Stopped::new(process);
+    let status = told(&world, "a member hangs", |status| status.ready.as_deref() == Some("2/3")).await;
+    let took = began.elapsed();
+    world.measure(format!("a member that hangs is in the status after {:.1} s", took.as_secs_f32()));
+    let sick = status.members.iter().find(|member| member.name == follower).unwrap();
+    world.measure(format!("it says: {}", sick.message.as_deref().unwrap_or_default()));
+    // For as long as Kubernetes takes the pod for ready, a client may be led to it, and then to another one.
+    until("a put succeeds", PATIENCE, || async {
+        user.etcdctl(["put", "while", "it hangs", "--command-timeout=2s"]).await.result()
+    })
+    .await;
+    world.until_condition("demo", "Available", "True", "", PATIENCE).await;
+    world.until_condition("demo", "Degraded", "True", "MemberDown", PATIENCE).await;
+    drop(stopped);
+    world.until_ready("demo").await;
+    assert!(took.as_secs() < 30, "{took:?}");
+}
+
+/// Waits for the status to tell something.
+async fn told(world: &World, what: &str, is: impl Fn(&EtcdClusterStatus) -> bool) -> EtcdClusterStatus {
+    until(&format!("the status tells that {what}"), PATIENCE, || async {
+        let status = world.status("demo").await;
+        if is(&status) { Ok(status) } else { Err(format!("{:?} {:?}", status.ready, status.members)) }
+    })
+    .await
+}
+
+/// A process that does nothing until this is dropped.
+struct Stopped(String);
+
+impl Stopped {
+    fn new(process: String) -> Self {
+        Self::signal("-STOP", &process);
+        Self(process)
+    }
+    fn signal(signal: &str, process: &str) {
+        assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        Self::signal("-CONT", &self.0);
+    }
+}

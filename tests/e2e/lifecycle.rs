@@ -1,0 +1,159 @@
+//! Deleting, creating again, and leaving alone.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use etcd_warden::{api::EtcdCluster, names::label};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Secret, Service},
+};
+use kube::{ResourceExt, api::ListParams};
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    tools::until,
+    world::{PATIENCE, World},
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario!(deleted_with_its_data),
+        scenario!(deleted_without_its_data),
+        scenario!(created_again_at_once),
+        scenario!(paused),
+    ]
+}
+
+/// What `Retain` keeps of one member.
+const KEPT: [&str; 3] = ["persistentvolumeclaim/data-demo-0", "secret/demo-client-ca", "secret/demo-peer-ca"];
+const KINDS: &str = "statefulset,pod,pvc,secret,service,configmap,pdb";
+
+async fn what_is_there(world: &World) -> Vec<String> {
+    let selector = format!("--selector={}", label::MANAGED);
+    let listed = world.kubectl(["get", KINDS, "-o", "name", &selector]).await.success();
+    listed.lines().map(str::to_owned).collect()
+}
+
+async fn deleted_with_its_data(world: Arc<World>) {
+    world.create_cluster("demo", 1, json!({})).await;
+    world.until_ready("demo").await;
+    world.delete::<EtcdCluster>("demo").await;
+    until("nothing is left", PATIENCE, || async {
+        let left = what_is_there(&world).await;
+        if left.is_empty() { Ok(()) } else { Err(left.join(" ")) }
+    })
+    .await;
+    // So another one of the name can come.
+    world.create_cluster("demo", 1, json!({})).await;
+    world.until_ready("demo").await;
+}
+
+/// With `Retain`, the default, data and authorities stay, and a new cluster of that name touches neither.
+async fn deleted_without_its_data(world: Arc<World>) {
+    world.create_cluster("demo", 1, json!({ "storage": { "retention": "Retain" } })).await;
+    world.until_ready("demo").await;
+    world.delete::<EtcdCluster>("demo").await;
+    until("only data and authorities are left", PATIENCE, || async {
+        let left = what_is_there(&world).await;
+        if left == KEPT { Ok(()) } else { Err(left.join(" ")) }
+    })
+    .await;
+    let before = versions(&world).await;
+
+    world.create_cluster("demo", 1, json!({})).await;
+    left_alone(&world, &before).await;
+    // Also while what is to go with a deleted cluster is still on its way.
+    world.kubectl(["delete", "etcd", "demo"]).await.success();
+    world.create_cluster("demo", 1, json!({})).await;
+    left_alone(&world, &before).await;
+    // What the message says to do is enough.
+    let selector = "--selector=app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance=demo";
+    world.kubectl(["delete", "pvc,secret", selector]).await.success();
+    world.until_ready("demo").await;
+}
+
+/// The cluster is refused, and stays so whatever passes over it.
+async fn left_alone(world: &World, before: &BTreeMap<String, Option<String>>) {
+    let message = world.until_condition("demo", "Available", "False", "DataLeft", PATIENCE).await;
+    for name in ["data-demo-0", "demo-client-ca", "demo-peer-ca", "kubectl"] {
+        assert!(message.contains(name), "{message}");
+    }
+    let poke = json!({ "spec": { "image": { "pullPolicy": "Never" } } });
+    world.patch::<EtcdCluster>("demo", poke).await;
+    let generation = world.get::<EtcdCluster>("demo").await.unwrap().metadata.generation;
+    until("a pass has seen the change", PATIENCE, || async {
+        let seen = world.status("demo").await.observed_generation;
+        if seen == generation { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    world.until_condition("demo", "Available", "False", "DataLeft", PATIENCE).await;
+    assert_eq!(what_is_there(world).await, KEPT);
+    assert_eq!(versions(world).await, *before);
+}
+
+async fn versions(world: &World) -> BTreeMap<String, Option<String>> {
+    let managed = ListParams::default().labels(label::MANAGED);
+    let claims = world.api::<PersistentVolumeClaim>().list(&managed).await.unwrap().items;
+    let secrets = world.api::<Secret>().list(&managed).await.unwrap().items;
+    let claims = claims.into_iter().map(|claim| (claim.name_any(), claim.resource_version()));
+    claims.chain(secrets.into_iter().map(|secret| (secret.name_any(), secret.resource_version()))).collect()
+}
+
+/// A cluster that is made anew in the moment in which one of its name is deleted never takes that one's data over.
+async fn created_again_at_once(world: Arc<World>) {
+    let retained = json!({ "storage": { "retention": "Retain" } });
+    world.create_cluster("demo", 1, retained.clone()).await;
+    world.until_ready("demo").await;
+    let before = versions(&world).await;
+    world.delete::<EtcdCluster>("demo").await;
+    world.create_cluster("demo", 1, retained).await;
+    world.until_condition("demo", "Available", "False", "DataLeft", PATIENCE).await;
+    until("only data and authorities are left", PATIENCE, || async {
+        let left = what_is_there(&world).await;
+        if left == KEPT { Ok(()) } else { Err(left.join(" ")) }
+    })
+    .await;
+    let kept = versions(&world).await;
+    assert!(
+        kept.iter().all(|(name, version)| before.get(name) == Some(version) || name.starts_with("data-")),
+        "{kept:?} was {before:?}"
+    );
+    left_alone(&world, &kept).await;
+}
+
+/// While it is paused a cluster keeps what it has, whatever happens to it; after that everything is made good.
+async fn paused(world: Arc<World>) {
+    world.create_cluster("demo", 1, json!({})).await;
+    world.until_ready("demo").await;
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": true } })).await;
+    world.until_condition("demo", "Progressing", "False", "Paused", PATIENCE).await;
+
+    world
+        .patch::<Service>(
+            "demo",
+            json!({ "spec": { "ports": [{ "name": "etcd-client-ssl", "port": 2378, "targetPort": 2379 }] } }),
+        )
+        .await;
+    world.delete::<Service>("demo-peers").await;
+    let sans = json!({ "spec": { "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } } });
+    world.patch::<EtcdCluster>("demo", sans).await;
+    let secret = world.secret("demo-0-tls").await;
+    // Its status goes on: it is about this generation, so a pass has been over all of this.
+    let generation = world.get::<EtcdCluster>("demo").await.unwrap().metadata.generation;
+    until("the status is of the newest generation", PATIENCE, || async {
+        let status = world.status("demo").await;
+        if status.observed_generation == generation { Ok(()) } else { Err(format!("{:?}", status.observed_generation)) }
+    })
+    .await;
+    let service = world.get::<Service>("demo").await.unwrap();
+    assert_eq!(service.spec.unwrap().ports.unwrap()[0].port, 2378);
+    assert!(world.get::<Service>("demo-peers").await.is_none());
+    assert_eq!(world.secret("demo-0-tls").await, secret);
+    assert!(world.get::<StatefulSet>("demo-0").await.is_some());
+
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": false } })).await;
+    world.until_ready("demo").await;
+    assert!(world.get::<Service>("demo-peers").await.is_some());
+    assert_ne!(world.secret("demo-0-tls").await["server.crt"], secret["server.crt"]);
+}

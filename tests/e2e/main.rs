@@ -1,0 +1,51 @@
+//! One scenario for each promise, on a real Kubernetes with the operator installed by its chart.
+//!
+//! It runs inside the cluster's network (`hack/cluster/enter`), after `hack/image` and `hack/cluster/load-tar`; `make e2e` does all
+//! of it. Arguments are parts of the names of scenarios to run; without any, all run. `E2E_FULL=1` adds the long ones,
+//! `E2E_PARALLEL` is how many run side by side.
+//!
+//! Each scenario has a namespace of its own, which enforces the Pod Security Standard `restricted`. Of one that fails the
+//! namespace stays, and what can be known is written to `target/e2e/`. Scenarios that touch the operator run last and alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "it says how far it is")]
+
+/// A [`harness::Scenario`] of an async function that takes its [`World`].
+macro_rules! scenario {
+    ($function:path) => {
+        $crate::harness::Scenario::new(module_path!(), stringify!($function), |world| Box::pin($function(world)))
+    };
+}
+
+mod access;
+mod bad_input;
+mod certificates;
+mod drift;
+mod examples;
+mod faults;
+mod harness;
+mod lifecycle;
+mod operator;
+mod tools;
+mod users;
+mod world;
+mod writer;
+
+use harness::Scenario;
+
+fn main() -> std::process::ExitCode {
+    // What takes longest begins first.
+    let themes = [
+        certificates::scenarios(),
+        access::scenarios(),
+        faults::scenarios(),
+        examples::scenarios(),
+        bad_input::scenarios(),
+        lifecycle::scenarios(),
+        users::scenarios(),
+        drift::scenarios(),
+        operator::scenarios(),
+    ];
+    let scenarios: Vec<Scenario> = themes.into_iter().flatten().collect();
+    harness::run(scenarios)
+}

@@ -1,0 +1,255 @@
+//! The operator itself: its chart, its end, its return. Nothing else runs beside these.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    coordination::v1::Lease,
+    core::v1::{Namespace, Pod},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::Scenario,
+    tools::{kubectl, run, until},
+    world::{Identity, Operator, PATIENCE, World},
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario!(restarted_writes_nothing).alone(),
+        scenario!(stopped_while_a_pod_dies).alone(),
+        scenario!(leader_killed).alone(),
+        scenario!(upgraded_and_uninstalled).alone(),
+        scenario!(limited_to_namespaces).alone().long(),
+    ]
+}
+
+const NAMESPACE: &str = Operator::NAMESPACE;
+
+/// Another start of the operator finds everything as it should be and writes nothing at all.
+async fn restarted_writes_nothing(world: Arc<World>) {
+    world.cluster_and_user("demo", 3, json!({})).await;
+    let before = versions(&world).await;
+    kubectl(["-n", NAMESPACE, "rollout", "restart", "deployment/etcd-warden"]).await.success();
+    kubectl(["-n", NAMESPACE, "rollout", "status", "deployment/etcd-warden", "--timeout=120s"]).await.success();
+    let leader = until_leader(&world, None).await;
+    // The new leader has been over the cluster once its metrics tell of it.
+    until("the new leader has looked at the cluster", PATIENCE, || async {
+        let metrics = metrics(&world, &leader).await?;
+        let told = metrics.lines().any(|line| line.contains(&format!("namespace=\"{}\"", world.namespace)));
+        if told { Ok(()) } else { Err("its metrics do not name it".to_owned()) }
+    })
+    .await;
+    assert_eq!(versions(&world).await, before);
+    let answers = metrics(&world, &leader).await.unwrap();
+    assert!(!answers.contains("PRIVATE"), "no key in the metrics");
+}
+
+/// With nobody to look after them clusters go on, and Kubernetes restarts what dies.
+async fn stopped_while_a_pod_dies(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    user.etcdctl(["put", "a", "b"]).await.success();
+    scale(0).await;
+    until("no operator runs", PATIENCE, || async {
+        let pods = operator_pods(&world).await;
+        if pods.is_empty() { Ok(()) } else { Err(format!("{} pods", pods.len())) }
+    })
+    .await;
+    let before = world.incarnation("demo-1-0").await;
+    world.kill("demo-1-0").await;
+    until("the pod is another one", PATIENCE, || async {
+        let pod = world.get::<Pod>("demo-1-0").await.ok_or("it is gone")?;
+        let uid = pod.uid().unwrap_or_default();
+        if before.starts_with(&uid) { Err("it is the old one".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    serves_all(&world, &user).await;
+    assert_eq!(user.etcdctl(["get", "a", "--print-value-only"]).await.success(), "b\n");
+    scale(2).await;
+    world.until_ready("demo").await;
+}
+
+/// The leader dies without a word. Another one takes over, and at no time are there two.
+async fn leader_killed(world: Arc<World>) {
+    world.create_cluster("demo", 1, json!({})).await;
+    world.until_ready("demo").await;
+    let first = until_leader(&world, None).await;
+    let transitions = lease(&world).await.and_then(|lease| lease.spec?.lease_transitions);
+    let process = process_of(&world, &first).await;
+    let began = Instant::now();
+    run("kill", ["-9", &process]).await.success();
+    // The container that is started again has the same name, and may only wait like any other.
+    let mut holders = vec![first.clone()];
+    until("somebody acts", PATIENCE, || {
+        let seen = holders.last().cloned();
+        let world = &world;
+        async move {
+            let holder = holder(world).await;
+            match holder {
+                Some(holder) if Some(&holder) != seen.as_ref() => Ok(holder),
+                other => Err(format!("{other:?}")),
+            }
+        }
+    })
+    .await;
+    let took = began.elapsed();
+    let second = holder(&world).await.unwrap();
+    holders.push(second.clone());
+    world.measure(format!("a killed leader is replaced after {:.1} s", took.as_secs_f32()));
+    assert!(took >= Duration::from_secs(5), "taken from a leader that may have acted: {took:?}");
+    assert!(took < Duration::from_secs(25), "{took:?}");
+    let now = lease(&world).await.and_then(|lease| lease.spec?.lease_transitions);
+    assert_eq!(now, transitions.map(|count| count + 1), "the lease went from {first} to {second} and nowhere else");
+    // It does the work.
+    world.delete::<k8s_openapi::api::core::v1::Service>("demo-peers").await;
+    until("the Service is back", PATIENCE, || async {
+        world.get::<k8s_openapi::api::core::v1::Service>("demo-peers").await.map(drop).ok_or_else(|| "it is gone".to_owned())
+    })
+    .await;
+}
+
+/// Values change and clusters do not notice; uninstalled, the clusters and the CRDs stay, and a later release takes them over.
+async fn upgraded_and_uninstalled(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    let before = versions(&world).await;
+    let crd = [
+        "get",
+        "crd",
+        "etcdclusters.etcd-warden.dev",
+        "-o",
+        "jsonpath={.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.paused.type}",
+    ];
+    // As a release before this one might have left it.
+    let older = json!({ "metadata": { "annotations": { "example.com/of": "an older release" } } }).to_string();
+    kubectl(["patch", "crd", "etcdclusters.etcd-warden.dev", "--type=merge", "-p", &older]).await.success();
+    let drop_column = json!([{ "op": "remove", "path": "/spec/versions/0/additionalPrinterColumns/0" }]).to_string();
+    kubectl(["patch", "crd", "etcdclusters.etcd-warden.dev", "--type=json", "-p", &drop_column]).await.success();
+    let columns =
+        ["get", "crd", "etcdclusters.etcd-warden.dev", "-o", "jsonpath={.spec.versions[0].additionalPrinterColumns[*].name}"];
+    assert!(!kubectl(columns).await.success().starts_with("Ready"));
+
+    Operator::install(&["--set=replicaCount=1,logLevel=debug,resources.requests.cpu=11m,metrics.service.enabled=true"]).await;
+    assert!(kubectl(columns).await.success().starts_with("Ready"), "the upgrade did not bring its CRD");
+    assert_eq!(kubectl(crd).await.success(), "boolean");
+    let deployment = operator_deployment(&world).await;
+    assert_eq!(deployment.spec.replicas, Some(1));
+    assert!(serde_json::to_string(&deployment).unwrap().contains("11m"));
+    until_leader(&world, None).await;
+
+    run("helm", ["uninstall", "etcd-warden", "--namespace", NAMESPACE, "--wait", "--timeout=2m"]).await.success();
+    assert_eq!(kubectl(crd).await.success(), "boolean", "the CRDs are kept");
+    user.etcdctl(["put", "without", "operator"]).await.success();
+    assert_eq!(versions(&world).await, before, "neither the upgrade nor the end of the operator wrote anything");
+    let left =
+        kubectl(["get", "clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/instance=etcd-warden", "-o", "name"]).await;
+    assert_eq!(left.success(), "", "roles are left");
+
+    Operator::install(&[]).await;
+    world.delete::<k8s_openapi::api::core::v1::Service>("demo-peers").await;
+    world.until_ready("demo").await;
+    until("the new release works", PATIENCE, || async {
+        world.get::<k8s_openapi::api::core::v1::Service>("demo-peers").await.map(drop).ok_or_else(|| "no Service".to_owned())
+    })
+    .await;
+}
+
+/// A release for one namespace serves that one alone, and may not read another's Secrets.
+async fn limited_to_namespaces(world: Arc<World>) {
+    run("helm", ["uninstall", "etcd-warden", "--namespace", NAMESPACE, "--wait", "--timeout=2m"]).await.success();
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    let other = World::create(world.client.clone(), "operator::limited_to_namespaces_other").await;
+    let watch = format!("--set=watchNamespaces={{{}}}", world.namespace);
+    Operator::install(&[&watch]).await;
+    world.create_cluster("demo", 1, json!({})).await;
+    other.create_cluster("demo", 1, json!({})).await;
+    world.until_ready("demo").await;
+    assert!(other.get::<etcd_warden::api::EtcdCluster>("demo").await.unwrap().status.is_none());
+    let account = format!("--as=system:serviceaccount:{NAMESPACE}:etcd-warden");
+    let may = async |namespace: &str| kubectl(["auth", "can-i", "get", "secrets", "-n", namespace, &account]).await.out;
+    assert_eq!(may(&world.namespace).await, "yes\n");
+    assert_eq!(may(&other.namespace).await, "no\n");
+    namespaces.delete(&other.namespace, &DeleteParams::default()).await.unwrap();
+    run("helm", ["uninstall", "etcd-warden", "--namespace", NAMESPACE, "--wait", "--timeout=2m"]).await.success();
+    Operator::install(&[]).await;
+}
+
+/// The resourceVersions of everything in the namespace.
+async fn versions(world: &World) -> BTreeMap<String, String> {
+    let kinds =
+        "etcdclusters,etcdusers,statefulsets,pods,services,configmaps,secrets,persistentvolumeclaims,poddisruptionbudgets";
+    let listed: Value = serde_json::from_str(&world.kubectl(["get", kinds, "-o", "json"]).await.success()).unwrap();
+    let of = |object: &Value| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (format!("{} {}", text(&object["kind"]), text(&object["metadata"]["name"])), text(&object["metadata"]["resourceVersion"]))
+    };
+    listed["items"].as_array().unwrap().iter().map(of).collect()
+}
+
+async fn operator_deployment(world: &World) -> Deployment {
+    Api::namespaced(world.client.clone(), NAMESPACE).get("etcd-warden").await.unwrap()
+}
+
+async fn operator_pods(world: &World) -> Vec<Pod> {
+    let api: Api<Pod> = Api::namespaced(world.client.clone(), NAMESPACE);
+    api.list(&ListParams::default().labels("app.kubernetes.io/name=etcd-warden")).await.unwrap().items
+}
+
+async fn scale(replicas: u32) {
+    let replicas = format!("--replicas={replicas}");
+    kubectl(["-n", NAMESPACE, "scale", "deployment/etcd-warden", &replicas]).await.success();
+}
+
+async fn lease(world: &World) -> Option<Lease> {
+    Api::<Lease>::namespaced(world.client.clone(), NAMESPACE).get_opt("etcd-warden").await.unwrap()
+}
+
+async fn holder(world: &World) -> Option<String> {
+    lease(world).await?.spec?.holder_identity.filter(|holder| !holder.is_empty())
+}
+
+/// Waits until one of the pods that there are leads, other than `not`.
+async fn until_leader(world: &World, not: Option<&str>) -> String {
+    until("an operator leads", PATIENCE, || async {
+        let pods: Vec<_> = operator_pods(world).await.iter().map(ResourceExt::name_any).collect();
+        match holder(world).await {
+            Some(holder) if pods.contains(&holder) && Some(holder.as_str()) != not => Ok(holder),
+            other => Err(format!("{other:?} leads of {pods:?}")),
+        }
+    })
+    .await
+}
+
+/// What an operator's pod tells at /metrics.
+async fn metrics(world: &World, pod: &str) -> Result<String, String> {
+    let api: Api<Pod> = Api::namespaced(world.client.clone(), NAMESPACE);
+    let address = api.get(pod).await.map_err(|e| e.to_string())?.status.and_then(|status| status.pod_ip).ok_or("no address")?;
+    let host = if address.contains(':') { format!("[{address}]") } else { address };
+    run("curl", ["-sS", "--max-time", "5", &format!("http://{host}:8080/metrics")]).await.result()
+}
+
+/// The operator's process in a pod.
+async fn process_of(world: &World, pod: &str) -> String {
+    let api: Api<Pod> = Api::namespaced(world.client.clone(), NAMESPACE);
+    let uid = api.get(pod).await.unwrap().uid().unwrap();
+    crate::tools::process("etcd-warden", &uid)
+}
+
+/// Every member serves, as etcd itself tells.
+async fn serves_all(world: &World, user: &Identity) {
+    let names = world.names("demo");
+    let members: Vec<_> = (0..3).map(|ordinal| names.client_url(&names.member(ordinal))).collect();
+    let all = user.at(members.join(","));
+    until("every member serves", PATIENCE, || async {
+        all.etcdctl(["endpoint", "health", "--command-timeout=3s"]).await.result()
+    })
+    .await;
+}

@@ -1,0 +1,72 @@
+//! Clients with certificates of their own.
+
+use std::sync::Arc;
+
+use etcd_warden::{api::EtcdUser, pki::Certificate};
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    tools::until,
+    world::{PATIENCE, World},
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(waiting_and_conflicts)]
+}
+
+/// A user waits for its cluster. Of two that want one name the older has it, and the younger gets it when it is free.
+async fn waiting_and_conflicts(world: Arc<World>) {
+    world.create_user("app", "demo").await;
+    let message = world.until_user("app", "False", "ClusterNotFound").await;
+    assert!(message.contains("there is no EtcdCluster demo"), "{message}");
+    world.create_cluster("demo", 1, json!({})).await;
+    world.until_user("app", "True", "Issued").await;
+
+    let of_demo = |more: serde_json::Value| {
+        let mut spec = json!({ "clusterRef": { "name": "demo" } });
+        crate::world::merge(&mut spec, more);
+        spec
+    };
+    world.try_create::<EtcdUser>("same-name", of_demo(json!({ "commonName": "app" }))).await.unwrap();
+    let message = world.until_user("same-name", "False", "CommonNameTaken").await;
+    assert!(message.contains("EtcdUser app has the common name app already"), "{message}");
+    world.try_create::<EtcdUser>("same-secret", of_demo(json!({ "secretName": "app-etcd-tls" }))).await.unwrap();
+    let message = world.until_user("same-secret", "False", "SecretNameTaken").await;
+    assert!(message.contains("EtcdUser app has the Secret app-etcd-tls already"), "{message}");
+
+    let foreign: Secret =
+        serde_json::from_value(json!({ "metadata": { "name": "mine" }, "stringData": { "tls.key": "x" } })).unwrap();
+    let foreign = world.api::<Secret>().create(&kube::api::PostParams::default(), &foreign).await.unwrap();
+    world.try_create::<EtcdUser>("taker", of_demo(json!({ "secretName": "mine" }))).await.unwrap();
+    let message = world.until_user("taker", "False", "").await;
+    assert!(message.contains("Secret mine cannot be used: etcd-warden did not make it"), "{message}");
+    let after = world.get::<Secret>("mine").await.unwrap();
+    assert_eq!(after.metadata.resource_version, foreign.metadata.resource_version);
+
+    // With a name and a Secret of its own choice.
+    world
+        .try_create::<EtcdUser>(
+            "other",
+            of_demo(json!({ "commonName": "payments", "secretName": "etcd", "certificate": { "duration": "2h" } })),
+        )
+        .await
+        .unwrap();
+    world.until_user("other", "True", "Issued").await;
+    let leaf = Certificate::from_pem(&world.secret("etcd").await["tls.crt"]).unwrap();
+    assert_eq!(leaf.common_name(), "payments");
+    assert!(leaf.client_auth() && !leaf.server_auth());
+    world.until_ready("demo").await;
+    world.identity("etcd").await.etcdctl(["put", "a", "b"]).await.success();
+
+    let refused = world.user_identity("app").await;
+    world.delete::<EtcdUser>("app").await;
+    world.until_user("same-name", "True", "Issued").await;
+    let host = world.names("demo").client_host();
+    until("the old certificate is refused", PATIENCE, || async {
+        if refused.accepted(&host).await.is_err() { Ok(()) } else { Err("accepted".into()) }
+    })
+    .await;
+    assert_eq!(world.user_identity("same-name").await.accepted(&host).await, Ok(()), "of the same name and not revoked");
+}

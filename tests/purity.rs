@@ -1,0 +1,110 @@
+//! The stages that decide know no client, no runtime and no clock; and no file grows beyond what one reads at a sitting.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Files and folders whose code decides without asking or touching anything.
+const PURE: [&str; 11] = [
+    "src/api",
+    "src/cluster/build",
+    "src/cluster/observed.rs",
+    "src/cluster/plan",
+    "src/cluster/status.rs",
+    "src/cluster/validate.rs",
+    "src/names.rs",
+    "src/pki",
+    "src/quantity.rs",
+    "src/user/plan.rs",
+    "src/user/status.rs",
+];
+/// What such code must not mention.
+const FORBIDDEN: [&str; 11] = [
+    "kube::Client",
+    "kube::Api",
+    "Api<",
+    "Api::",
+    "tokio",
+    "async ",
+    "Timestamp::now",
+    "SystemTime",
+    "Instant::now",
+    "std::fs",
+    "std::env",
+];
+/// The most lines of a file, tests not counted.
+const LONGEST: usize = 600;
+
+fn sources(under: &Path) -> Vec<PathBuf> {
+    if under.is_file() {
+        return vec![under.to_owned()];
+    }
+    let entries = fs::read_dir(under).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.flat_map(|path| sources(&path)).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "rs"));
+    files
+}
+
+fn is_test(path: &Path) -> bool {
+    let name = path.file_stem().unwrap().to_str().unwrap();
+    name == "tests" || name == "fixtures" || name.ends_with("_tests")
+}
+
+/// The code before the tests at the end of a file, without comments.
+fn code(path: &Path) -> Vec<(usize, String)> {
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned()));
+    let lines: Vec<_> = lines.take_while(|(_, line)| line != "mod tests {").collect();
+    lines.into_iter().filter(|(_, line)| !line.trim_start().starts_with("//")).collect()
+}
+
+/// What an import of several items from kube brings in, which no line shows in one piece.
+fn imports_client(code: &[(usize, String)]) -> Option<usize> {
+    let mut inside = false;
+    for (at, line) in code {
+        inside |= line.starts_with("use kube::");
+        let mut words = line.split(|c: char| !c.is_alphanumeric());
+        if inside && words.any(|word| word == "Client" || word == "Api") {
+            return Some(*at);
+        }
+        inside &= !line.ends_with(';');
+    }
+    None
+}
+
+#[test]
+fn what_decides_knows_no_client_no_runtime_and_no_clock() {
+    let mut found = vec![];
+    for path in PURE.iter().flat_map(|path| sources(Path::new(path))).filter(|path| !is_test(path)) {
+        let code = code(&path);
+        for (at, line) in &code {
+            let forbidden = FORBIDDEN.iter().filter(|word| line.contains(*word));
+            found.extend(forbidden.map(|word| format!("{}:{at}: {word}", path.display())));
+        }
+        found.extend(imports_client(&code).map(|at| format!("{}:{at}: a client of kube's", path.display())));
+    }
+    let found = found.join("\n");
+    assert!(
+        found.is_empty(),
+        "these files must stay pure; pass in what they need, or move the code to a stage that acts:\n{found}"
+    );
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let long: Vec<_> = sources(Path::new("src"))
+        .into_iter()
+        .filter(|path| !is_test(path))
+        .map(|path| (fs::read_to_string(&path).unwrap().lines().take_while(|line| *line != "mod tests {").count(), path))
+        .filter(|(lines, _)| *lines > LONGEST)
+        .map(|(lines, path)| format!("{}: {lines} lines", path.display()))
+        .collect();
+    assert!(
+        long.is_empty(),
+        "a file has {LONGEST} lines at most, tests not counted; split by what each part knows:\n{}",
+        long.join("\n")
+    );
+}
