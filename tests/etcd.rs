@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use etcd_warden::etcd::{Answer, Class, Client, DialError, Dialer, EtcdError, MemberList, Target, Tls, TlsFault};
+use etcd_warden::etcd::{Answer, Change, Class, Client, DialError, Dialer, EtcdError, MemberList, Target, Tls, TlsFault};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
@@ -181,6 +181,64 @@ async fn a_learner_tells_its_status_and_no_list() {
     let error = Client::default().members(&learner.client(), &tls).await.unwrap_err();
     assert_eq!(error.class(), Class::NotSupportedForLearner, "{error}");
     cluster.members.push(learner);
+}
+
+#[tokio::test]
+async fn a_member_is_added_promoted_made_the_leader_and_removed() {
+    let mut cluster = Cluster::start(1).await;
+    let (client, tls) = (Client::default(), cluster.tls());
+    let first = cluster.members[0].client();
+    let change = async |target: &Target, change: Change| client.change(target, &tls, &change).await;
+    let list = async || client.members(&first, &tls).await.unwrap().members;
+    let [client_port, peer_port] = free_ports();
+    let peer_url = format!("https://127.0.0.1:{peer_port}");
+    let add = || Change::AddLearner { peer_url: peer_url.clone() };
+
+    change(&first, add()).await.unwrap();
+    let added = list().await.into_iter().find(|m| m.is_learner).unwrap();
+    assert_eq!((added.name.as_str(), &added.peer_urls), ("", &vec![peer_url.clone()]));
+    // The same again, as after an answer that was lost: nothing is added twice, and what there is keeps its ID.
+    let again = change(&first, add()).await.unwrap_err().class();
+    assert!(matches!(again, Class::PeerUrlExists | Class::TooManyLearners), "{again:?}");
+    let other = Change::AddLearner { peer_url: "https://127.0.0.1:1".into() };
+    assert_eq!(change(&first, other).await.unwrap_err().class(), Class::TooManyLearners);
+    assert_eq!(list().await.iter().map(|m| m.id).filter(|id| *id == added.id).count(), 1);
+    assert_eq!(list().await.len(), 2);
+
+    let promote = || Change::Promote { id: added.id };
+    assert_eq!(change(&first, promote()).await.unwrap_err().class(), Class::LearnerNotReady, "it has not even started");
+    let founder = ask(&cluster.members[0], &tls).await.status.unwrap().member_id;
+    assert_eq!(change(&first, Change::MoveLeader { to: added.id }).await.unwrap_err().class(), Class::BadLeader);
+
+    let initial = format!("m0=https://127.0.0.1:{},m1={peer_url}", cluster.members[0].peer_port);
+    let joined = Etcd::spawn(cluster.dir.path(), "m1", client_port, peer_port, &initial, &["--initial-cluster-state=existing"]);
+    let second = joined.client();
+    cluster.members.push(joined);
+    until("the learner is promoted", async || match change(&first, promote()).await {
+        Ok(()) => Some(()),
+        Err(error) => {
+            assert_eq!(error.class(), Class::LearnerNotReady, "{error}");
+            None
+        }
+    })
+    .await;
+    assert_eq!(change(&first, promote()).await.unwrap_err().class(), Class::NotLearner, "as after an answer that was lost");
+    assert!(list().await.iter().all(|m| !m.is_learner));
+    cluster.healthy().await;
+
+    let lead = |to: u64| Change::MoveLeader { to };
+    assert_eq!(change(&second, lead(added.id)).await.unwrap_err().class(), Class::NotLeader);
+    change(&first, lead(added.id)).await.unwrap();
+    assert_eq!(ask(&cluster.members[1], &tls).await.status.unwrap().leader, added.id);
+    change(&second, lead(founder)).await.unwrap();
+
+    change(&first, Change::Remove { id: added.id }).await.unwrap();
+    assert_eq!(change(&first, Change::Remove { id: added.id }).await.unwrap_err().class(), Class::MemberNotFound);
+    assert_eq!(list().await.iter().map(|m| m.id).collect::<Vec<_>>(), [founder]);
+    // Its name is free at once, and what takes it is another member.
+    change(&first, add()).await.unwrap();
+    let next = list().await.into_iter().find(|m| m.is_learner).unwrap();
+    assert_ne!(next.id, added.id);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A small world for tests: a Kubernetes that remembers what a plan asks for, a kubelet, and members that answer.
 //!
-//! Authorities and leaves are real. Time moves only when a test says so.
+//! Authorities and leaves are real. Time moves only when a test says so. Of etcd there are the rules by which members come, start
+//! and go, and every pass is checked against what must never happen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{
     act::Acted,
     build,
-    observed::{Answer, Observed, ObservedMember, SecretView, annotation},
+    observed::{Answer, Observed, ObservedMember, SecretView, StartState, annotation, running_since, start_state},
     plan::{self, AuthorityRequest, Object, Plan, SecretChange, Step},
     status::{self, Judgement, Report},
     validate::{ValidatedCluster, validate},
@@ -71,8 +72,29 @@ pub struct World {
     pub now: Timestamp,
     /// Members that run and do not answer.
     pub silent: BTreeSet<MemberName>,
+    /// Members whose pods are not started.
+    pub down: BTreeSet<MemberName>,
     /// Whether kubelets start pods and refresh files.
     pub kubelet: bool,
+    /// The members, as a quorum of them knows.
+    pub etcd: Vec<etcd::Member>,
+    /// The ID of the leader.
+    pub leader: u64,
+    /// The steps that were taken, by name and member.
+    pub taken: Vec<String>,
+    /// How many passes a learner takes to catch up.
+    pub catching_up: u32,
+    /// Whether the next step gets lost on its way.
+    pub lossy: bool,
+    /// Which member runs in a pod: the pod's uid and, if its process came up, etcd's ID of it and since how many passes.
+    running: BTreeMap<MemberName, (String, Option<u64>, u32)>,
+    /// Whose data is on a claim, by the claim's uid.
+    data: BTreeMap<String, u64>,
+    /// Members of which the operator sees no trace.
+    hidden: BTreeMap<MemberName, ObservedMember>,
+    /// Members whose data is lost.
+    lost: BTreeSet<u64>,
+    added: u64,
     /// The files that each pod sees.
     mounted: BTreeMap<MemberName, SecretView>,
     authorities: BTreeMap<Domain, Authority>,
@@ -87,7 +109,18 @@ impl World {
             observed: Observed::default(),
             now: "2026-03-01T12:00:00Z".parse().unwrap(),
             silent: BTreeSet::new(),
+            down: BTreeSet::new(),
             kubelet: true,
+            etcd: vec![],
+            leader: 0,
+            taken: vec![],
+            catching_up: 2,
+            lossy: false,
+            running: BTreeMap::new(),
+            data: BTreeMap::new(),
+            hidden: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            added: 0,
             mounted: BTreeMap::new(),
             authorities: BTreeMap::new(),
             writes: 0,
@@ -141,6 +174,9 @@ impl World {
         if plan.refused.is_none() && !self.cluster.spec.paused {
             self.perform(&plan);
         }
+        if self.observed.list.is_ok() && self.cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some()) {
+            assert!(self.has_quorum() || self.voters() < 3, "quorum was lost by {:?}", self.taken.last());
+        }
         self.observed.status = report.status.clone();
         self.cluster.status = Some(report.status.clone());
         self.now += SECOND;
@@ -150,7 +186,7 @@ impl World {
     /// Passes until nothing is planned and the status stays, and says how many of them planned something.
     pub fn settle(&mut self) -> usize {
         let mut busy = 0;
-        for _ in 0..20 {
+        for _ in 0..150 {
             let before = self.observed.status.clone();
             let pass = self.pass();
             if pass.plan.is_empty() && pass.report.status == before {
@@ -163,35 +199,318 @@ impl World {
 
     /// What the watches, the kubelets and the members tell at the moment.
     fn look(&mut self) {
-        let names = names();
-        let written = self.observed.bootstrap.iter().flat_map(|config| config.data.iter().flatten());
-        let written: Vec<_> =
-            written.filter_map(|(key, _)| names.parse_member(key.strip_suffix(bootstrap_key::STATE_SUFFIX)?)).collect();
-        for name in written {
-            self.observed.members.entry(name).or_default();
-        }
+        self.trace();
+        self.run();
+        let (quorum, leader) = (self.has_quorum(), self.leader);
         for (name, member) in &mut self.observed.members {
-            if self.kubelet {
-                start_pod(&names, name, member, &mut self.mounted, self.now);
+            let id = self.running.get(name).and_then(|(_, id, _)| *id);
+            if let Some(pod) = &mut member.pod {
+                let voter = self.etcd.iter().any(|m| Some(m.id) == id && !m.is_learner);
+                let ready = if voter { "True" } else { "False" };
+                if let Some(condition) = pod.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten()).next() {
+                    condition.status = ready.into();
+                }
             }
-            let answer = |mounted: &SecretView| {
+            let answer = |mounted: &SecretView, id: u64| {
                 let leaf = |key: &str| mounted.certificate(key).unwrap().unwrap().der().to_vec();
                 if self.silent.contains(name) {
                     return (Answer::Unreachable("connection refused".into()), None);
                 }
-                (Answer::Reached(leaf(member_key::SERVER_CRT), Ok(etcd_status(name))), Some(Ok(leaf(member_key::PEER_CRT))))
+                let is_learner = self.etcd.iter().any(|m| m.id == id && m.is_learner);
+                let status = etcd::MemberStatus { is_learner, leader, ..etcd_status(id) };
+                (Answer::Reached(leaf(member_key::SERVER_CRT), Ok(status)), Some(Ok(leaf(member_key::PEER_CRT))))
             };
-            (member.etcd, member.peer_leaf) = match (&member.pod, self.mounted.get(name)) {
-                (Some(pod), Some(mounted)) if super::observed::running_since(pod).is_some() => answer(mounted),
+            (member.etcd, member.peer_leaf) = match (&member.pod, self.mounted.get(name), id) {
+                (Some(pod), Some(mounted), Some(id)) if running_since(pod).is_some() => answer(mounted, id),
                 _ => (Answer::default(), None),
             };
         }
-        let answering = self.observed.members.values().filter(|member| member.etcd.status().is_some()).count();
-        self.observed.list = if answering > self.observed.members.len() / 2 {
-            Ok(etcd::MemberList { cluster_id: CLUSTER_ID, members: self.observed.members.keys().map(listed).collect() })
+        self.observed.list = if quorum {
+            Ok(etcd::MemberList { cluster_id: CLUSTER_ID, members: self.etcd.clone() })
         } else {
             Err("no member answers".into())
         };
+        for listed in self.observed.list.iter().flat_map(|list| &list.members) {
+            if let Some(name) = listed.peer_urls.first().and_then(|url| names().member_at(url)) {
+                let hidden = self.hidden.remove(&name).unwrap_or_default();
+                self.observed.members.entry(name).or_insert(hidden);
+            }
+        }
+    }
+
+    /// The operator sees only members of which there is a trace.
+    fn trace(&mut self) {
+        let names = names();
+        let written = self.observed.bootstrap.iter().flat_map(|config| config.data.iter().flatten());
+        let mut traced: BTreeSet<_> =
+            written.filter_map(|(key, _)| names.parse_member(key.strip_suffix(bootstrap_key::STATE_SUFFIX)?)).collect();
+        traced.extend(self.observed.status.members.iter().filter_map(|member| names.parse_member(&member.name)));
+        let mut all = std::mem::take(&mut self.observed.members);
+        all.append(&mut self.hidden);
+        for name in &traced {
+            all.entry(name.clone()).or_default();
+        }
+        let has_trace =
+            |name: &MemberName, m: &ObservedMember| traced.contains(name) || m.claim.is_some() || m.stateful_set.is_some();
+        for (name, member) in all {
+            let into = if has_trace(&name, &member) { &mut self.observed.members } else { &mut self.hidden };
+            into.insert(name, member);
+        }
+    }
+
+    /// What kubelets and etcd do by themselves.
+    fn run(&mut self) {
+        let names = names();
+        for (name, member) in &mut self.observed.members {
+            if self.kubelet {
+                if member.stateful_set.is_none() {
+                    member.pod = None;
+                }
+                if !self.down.contains(name) {
+                    start_pod(&names, name, member, &mut self.mounted, self.now);
+                }
+            }
+            let pod = member.pod.as_ref().and_then(|pod| pod.metadata.uid.clone());
+            let runs = self.running.get(name).map(|(uid, ..)| uid.clone());
+            match pod {
+                None => drop(self.running.remove(name)),
+                Some(uid) if runs.as_ref() == Some(&uid) => {}
+                Some(uid) => drop(self.running.insert(name.clone(), (uid, None, 0))),
+            }
+        }
+        let members = &self.observed.members;
+        self.running.retain(|name, _| members.contains_key(name));
+        let starting: Vec<_> = self.running.iter().filter(|(_, (_, id, _))| id.is_none()).map(|(name, _)| name.clone()).collect();
+        for name in starting {
+            let id = self.boot(&name);
+            self.running.get_mut(&name).unwrap().1 = id;
+        }
+        for (_, id, since) in self.running.values_mut() {
+            *since += 1;
+            // A member that is removed stops.
+            if !self.etcd.iter().any(|m| Some(m.id) == *id) {
+                *id = None;
+            }
+        }
+        if self.has_quorum() {
+            for member in &mut self.etcd {
+                let name = names.member_at(&member.peer_urls[0]);
+                let runs = name.as_ref().and_then(|name| self.running.get(name)).is_some_and(|(_, id, _)| *id == Some(member.id));
+                if let Some(name) = name.filter(|_| runs) {
+                    member.name = name.to_string();
+                }
+            }
+            let voters: Vec<_> = self.serving();
+            if !voters.contains(&self.leader) {
+                self.leader = voters[0];
+            }
+        }
+    }
+
+    /// Starts a member as etcd does, and says under which ID it runs, if it does.
+    fn boot(&mut self, name: &MemberName) -> Option<u64> {
+        let claim = self.observed.members[name].claim.as_ref()?.metadata.uid.clone()?;
+        let url = names().peer_url(name);
+        let listed = |etcd: &[etcd::Member]| etcd.iter().find(|m| m.peer_urls == [url.clone()]).cloned();
+        if let Some(id) = self.data.get(&claim) {
+            let here = listed(&self.etcd);
+            assert!(
+                here.as_ref().is_none_or(|here| here.id == *id),
+                "{name} was removed and added again, and starts with the data that it had"
+            );
+            return here.map(|here| here.id);
+        }
+        let config = self.observed.bootstrap.as_ref()?;
+        let entries = config.data.as_ref()?.get(&bootstrap_key::cluster(name))?;
+        let urls: BTreeSet<_> = entries.split(',').filter_map(|entry| Some(entry.split_once('=')?.1.to_owned())).collect();
+        match start_state(config, name, &names().initial_entry(name))? {
+            StartState::New => {
+                let founders = urls.iter().filter_map(|url| names().member_at(url));
+                if self.etcd.is_empty() {
+                    self.etcd = founders.map(|name| founder(&name)).collect();
+                }
+            }
+            StartState::Joining(_) | StartState::Existing => {
+                let there: BTreeSet<_> = self.etcd.iter().flat_map(|m| m.peer_urls.clone()).collect();
+                // A member that is alone finds nobody to ask.
+                if urls != there || urls.len() == 1 {
+                    return None;
+                }
+            }
+        }
+        let here = listed(&self.etcd)?;
+        assert!(!self.data.values().any(|id| *id == here.id), "{name} starts under its old ID without its data");
+        assert!(!self.lost.contains(&here.id), "{name} starts under its old ID without its data");
+        self.data.insert(claim, here.id);
+        Some(here.id)
+    }
+
+    /// The voters that serve.
+    fn serving(&self) -> Vec<u64> {
+        let voters = self.etcd.iter().filter(|member| !member.is_learner);
+        let up = |member: &&etcd::Member| {
+            let name = names().member_at(&member.peer_urls[0]);
+            let runs = |name: &MemberName| {
+                let pod = self.observed.members.get(name).and_then(|member| member.pod.as_ref());
+                !self.silent.contains(name)
+                    && pod.is_some_and(|pod| running_since(pod).is_some())
+                    && self.running.get(name).is_some_and(|(_, id, _)| *id == Some(member.id))
+            };
+            name.is_some_and(|name| runs(&name))
+        };
+        voters.filter(up).map(|member| member.id).collect()
+    }
+
+    fn voters(&self) -> usize {
+        self.etcd.iter().filter(|member| !member.is_learner).count()
+    }
+
+    /// Whether a quorum serves.
+    pub fn has_quorum(&self) -> bool {
+        self.serving().len() > self.voters() / 2
+    }
+
+    /// The ordinals of the voters, in order.
+    pub fn ordinals(&self) -> Vec<u32> {
+        let voters = self.etcd.iter().filter(|member| !member.is_learner);
+        let mut ordinals: Vec<_> = voters.filter_map(|m| Some(names().member_at(&m.peer_urls[0])?.ordinal())).collect();
+        ordinals.sort_unstable();
+        ordinals
+    }
+
+    /// etcd's ID of the member with an ordinal.
+    pub fn id(&self, ordinal: u32) -> u64 {
+        let url = names().peer_url(&names().member(ordinal));
+        self.etcd.iter().find(|member| member.peer_urls == [url.clone()]).unwrap().id
+    }
+
+    /// Its claim is lost, and its pod with it.
+    pub fn lose(&mut self, ordinal: u32) {
+        let member = self.member(ordinal);
+        member.pod = None;
+        if let Some(claim) = member.claim.take() {
+            let id = self.data.remove(&claim.metadata.uid.unwrap());
+            self.lost.extend(id);
+        }
+        self.running.remove(&names().member(ordinal));
+    }
+
+    /// Its pod is gone, and none is started until it is up again.
+    pub fn stop(&mut self, ordinal: u32) {
+        self.member(ordinal).pod = None;
+        self.down.insert(names().member(ordinal));
+    }
+
+    fn take(&mut self, step: &Step) {
+        let of = match step {
+            Step::AddLearner { member }
+            | Step::Promote { member, .. }
+            | Step::RemoveMember { member, .. }
+            | Step::MoveLeader { member, .. }
+            | Step::DeleteStatefulSet { member, .. }
+            | Step::DeleteClaim { member, .. }
+            | Step::RestartMember { member, .. } => format!(" {member}"),
+            Step::LockBootstrap { .. } | Step::Revoke { .. } | Step::DeleteBudget { .. } => String::new(),
+        };
+        if self.try_to_take(step) {
+            self.taken.push(format!("{}{of}", step.name()));
+        }
+        assert!(self.etcd.iter().filter(|member| member.is_learner).count() <= 1, "two learners");
+    }
+
+    /// Takes a step as Kubernetes and etcd do, and says whether they did.
+    fn try_to_take(&mut self, step: &Step) -> bool {
+        let serving = self.serving();
+        let voters = self.voters();
+        match step {
+            Step::LockBootstrap { cluster_id, members } => {
+                for (name, id, uid) in members {
+                    let claim = self.observed.members.get_mut(name).unwrap().claim.as_mut().unwrap();
+                    assert_eq!(claim.metadata.uid.as_ref(), Some(uid));
+                    let written = [(key::CLUSTER_ID, format!("{cluster_id:x}")), (key::MEMBER_ID, format!("{id:x}"))];
+                    let written = written.map(|(key, value)| (key.to_owned(), value));
+                    claim.metadata.annotations.get_or_insert_default().extend(written);
+                }
+            }
+            Step::Revoke { domain, holders } => self.revoke(*domain, holders),
+            Step::AddLearner { member } => {
+                let url = names().peer_url(member);
+                assert!(!self.etcd.iter().any(|m| m.peer_urls == [url.clone()]), "{member} is there");
+                assert_eq!(serving.len(), voters, "one that is down comes first");
+                let there = self.observed.members.get(member).or_else(|| self.hidden.get(member));
+                assert!(there.is_none_or(|there| there.claim.is_none()), "there is a claim before {member} was added");
+                self.added += 1;
+                let id = 0x1000 + self.added;
+                self.etcd.push(etcd::Member {
+                    id,
+                    name: String::new(),
+                    client_urls: vec![],
+                    is_learner: true,
+                    ..founder(member)
+                });
+            }
+            Step::Promote { member, id } => {
+                let caught_up = self.running.get(member).is_some_and(|(_, of, n)| of == &Some(*id) && *n > self.catching_up);
+                if !caught_up {
+                    return false;
+                }
+                self.etcd.iter_mut().find(|m| m.id == *id).unwrap().is_learner = false;
+            }
+            Step::RemoveMember { member, id } => {
+                let listed = self.etcd.iter().find(|m| m.id == *id).unwrap();
+                if !listed.is_learner {
+                    let is_up = serving.contains(id);
+                    let others = serving.len() - usize::from(is_up);
+                    assert!(others > (voters - 1) / 2, "without {member} there is no quorum");
+                    assert!(!is_up || serving.len() == voters, "{member} is healthy and another is down");
+                    assert!(!is_up || self.leader != *id, "{member} leads");
+                }
+                self.etcd.retain(|m| m.id != *id);
+            }
+            Step::MoveLeader { from, to, .. } => {
+                assert!(serving.contains(to) && *from == self.leader);
+                self.leader = *to;
+            }
+            Step::DeleteBudget { .. } => self.observed.disruption_budget = None,
+            Step::DeleteStatefulSet { member, .. } => {
+                assert!(!self.is_listed(member));
+                self.observed.members.get_mut(member).unwrap().stateful_set = None;
+            }
+            Step::DeleteClaim { member, uid } => {
+                let there = self.observed.members.get_mut(member).unwrap();
+                assert!(there.pod.is_none() && there.stateful_set.is_none(), "somebody may write to it");
+                assert_eq!(there.claim.take().unwrap().metadata.uid.as_ref(), Some(uid));
+                assert!(!self.is_listed(member));
+                self.data.remove(uid);
+            }
+            Step::RestartMember { member, pod_uid } => {
+                let id = self.running.get(member).and_then(|(_, id, _)| *id);
+                let is_up = id.is_some_and(|id| serving.contains(&id));
+                if is_up {
+                    let budget =
+                        self.observed.disruption_budget.as_ref().and_then(|budget| budget.spec.as_ref()?.min_available.clone());
+                    let kept = match budget {
+                        Some(k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(kept)) => {
+                            usize::try_from(kept).unwrap()
+                        }
+                        _ => 0,
+                    };
+                    if serving.len() <= kept {
+                        return false;
+                    }
+                    assert!(voters < 3 || serving.len() == voters, "another is down");
+                    assert!(voters < 2 || Some(self.leader) != id, "the leader is moved first");
+                }
+                let there = self.observed.members.get_mut(member).unwrap();
+                assert_eq!(there.pod.take().unwrap().metadata.uid.as_ref(), Some(pod_uid));
+                self.running.remove(member);
+            }
+        }
+        true
+    }
+
+    fn is_listed(&self, member: &MemberName) -> bool {
+        self.etcd.iter().any(|m| m.peer_urls == [names().peer_url(member)])
     }
 
     fn perform(&mut self, plan: &Plan) {
@@ -213,19 +532,11 @@ impl World {
                 self.mounted.insert(name.clone(), member.secret.clone().unwrap());
             }
         }
-        match &plan.step {
-            None => {}
-            Some(Step::LockBootstrap { cluster_id, members }) => {
-                for (name, id, uid) in members {
-                    let claim = self.observed.members.get_mut(name).unwrap().claim.as_mut().unwrap();
-                    assert_eq!(claim.metadata.uid.as_ref(), Some(uid));
-                    let written = [(key::CLUSTER_ID, format!("{cluster_id:x}")), (key::MEMBER_ID, format!("{id:x}"))];
-                    let written = written.map(|(key, value)| (key.to_owned(), value));
-                    claim.metadata.annotations.get_or_insert_default().extend(written);
-                }
-            }
-            Some(Step::Revoke { users }) => self.revoke(users),
-            Some(Step::RestartMember { member, .. }) => self.observed.members.get_mut(member).unwrap().pod = None,
+        if plan.replaced {
+            self.cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
+        }
+        if let Some(step) = plan.step.as_ref().filter(|_| !std::mem::take(&mut self.lossy)) {
+            self.take(step);
         }
     }
 
@@ -312,10 +623,9 @@ impl World {
         }
     }
 
-    fn revoke(&mut self, users: &[(String, String)]) {
+    fn revoke(&mut self, domain: Domain, holders: &[Holder]) {
         let now = self.now;
-        let meant = |holder: &Holder| matches!(holder, Holder::User { uid, .. } if users.iter().any(|(_, gone)| gone == uid));
-        self.with_ledger(Domain::Client, |_, ledger| ledger.revoke(|issued| meant(&issued.holder), now));
+        self.with_ledger(domain, |_, ledger| ledger.revoke(|issued| holders.contains(&issued.holder), now));
     }
 
     fn apply(&mut self, object: &Object) {
@@ -375,11 +685,11 @@ fn start_pod(
     mounted.insert(name.clone(), secret.clone());
 }
 
-fn etcd_status(name: &MemberName) -> etcd::MemberStatus {
+fn etcd_status(id: u64) -> etcd::MemberStatus {
     etcd::MemberStatus {
         cluster_id: CLUSTER_ID,
-        member_id: member_id(name),
-        leader: 0xa0,
+        member_id: id,
+        leader: 0,
         raft_term: 2,
         raft_index: 10,
         raft_applied_index: 10,
@@ -390,10 +700,10 @@ fn etcd_status(name: &MemberName) -> etcd::MemberStatus {
     }
 }
 
-fn listed(name: &MemberName) -> etcd::Member {
+fn founder(name: &MemberName) -> etcd::Member {
     etcd::Member {
         id: member_id(name),
-        name: name.to_string(),
+        name: String::new(),
         peer_urls: vec![names().peer_url(name)],
         client_urls: vec![names().client_url(name)],
         is_learner: false,

@@ -158,16 +158,18 @@ fn labelled<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, n
 /// under the half minute in which a status must tell what has happened.
 const LIST: Duration = Duration::from_secs(6);
 
-/// A pod that has just started is silent on its client port until there is a quorum; asking it would only cost time.
+/// While a cluster is founded, a pod that has just started is silent on its client port until there is a quorum; asking it would
+/// only cost time. Later it may be a learner, which is never ready.
 const STARTING: SignedDuration = SignedDuration::from_secs(15);
 
 /// Asks every member that can answer, all at once.
 async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {
+    let founding = observed.status.cluster_id.is_none();
     let answers = observed.members.iter().map(|(name, member)| async move {
         let Some(pod) = &member.pod else { return (Answer::default(), None) };
         match running_since(pod) {
             None => return (Answer::NotAsked("its container does not run".into()), None),
-            Some(since) if !pod_ready(pod) && now.duration_since(since) < STARTING => {
+            Some(since) if founding && !pod_ready(pod) && now.duration_since(since) < STARTING => {
                 return (Answer::NotAsked("it is starting".into()), None);
             }
             Some(_) => {}

@@ -124,7 +124,15 @@ fn members(names: &Names, uid: &str, observed: &Observed) -> Vec<MemberStatus> {
         let set = member.stateful_set.as_ref().map(|set| &set.metadata);
         claim.into_iter().chain(set).any(|meta| !belongs(meta, uid))
     };
-    let members = observed.members.iter().filter(|(_, member)| !foreign(member));
+    // One that was removed and of which nothing is left is a member no longer.
+    let known = observed.status.cluster_id.as_deref();
+    let list = observed.list.as_ref().ok().filter(|list| known.is_some_and(|known| format!("{:x}", list.cluster_id) == known));
+    let is_past = |name: &MemberName, member: &ObservedMember| {
+        let nothing = member.claim.is_none() && member.stateful_set.is_none() && member.pod.is_none();
+        let url = names.peer_url(name);
+        nothing && list.is_some_and(|list| !list.members.iter().any(|m| m.peer_urls.contains(&url)))
+    };
+    let members = observed.members.iter().filter(|(name, member)| !foreign(member) && !is_past(name, member));
     members.map(|(name, member)| member_status(names, name, member, observed)).collect()
 }
 
@@ -293,7 +301,8 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
             let voters: Vec<_> = list.members.iter().filter(|voter| !voter.is_learner).collect();
             let serving = voters.iter().filter(|v| member(&v.peer_urls).is_some_and(|(_, member)| member.serves())).count();
             if serving > voters.len() / 2 {
-                return finding(true, "QuorumServes", format!("{serving} of {} voters serve", voters.len()), Some(false));
+                let message = format!("{serving} of {} voters serve{}", voters.len(), even(judgement));
+                return finding(true, "QuorumServes", message, Some(false));
             }
             let unknown = voters.iter().filter(|voter| member(&voter.peer_urls).is_none());
             silent.extend(unknown.map(|voter| format!("etcd lists a member {:x} that is not known here", voter.id)));
@@ -309,6 +318,16 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
         return finding(false, "Starting", format!("the cluster has not come up yet: {why}"), None);
     }
     finding(false, "NoQuorum", format!("fewer than a quorum of voters serve: {why}"), Some(true))
+}
+
+/// What an even number of members costs.
+fn even(judgement: &Judgement) -> String {
+    match judgement {
+        Judgement::Planned(cluster, _) if cluster.replicas.is_multiple_of(2) => {
+            format!("; {} members survive no more failures than {}", cluster.replicas, cluster.replicas - 1)
+        }
+        _ => String::new(),
+    }
 }
 
 /// What there is to say of a member that does not serve.

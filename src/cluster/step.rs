@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PersistentVolumeClaim, Pod},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Resource,
@@ -64,6 +65,7 @@ impl Taking<'_> {
             Step::Promote { member, id } => self.promote(member, *id).await,
             Step::RemoveMember { member, id } => self.remove(member, *id).await,
             Step::MoveLeader { member, from, to } => self.move_leader(member, *from, *to).await,
+            Step::DeleteBudget { uid } => self.delete_budget(uid).await,
             Step::DeleteStatefulSet { member, uid } => {
                 let sets: Api<StatefulSet> = self.namespaced();
                 self.delete(member, &sets, &member.to_string(), uid).await
@@ -222,13 +224,15 @@ impl Taking<'_> {
         if list.members.iter().any(|m| m.peer_urls.contains(&url)) {
             return Ok(None);
         }
-        let kind = K::kind(&());
-        let preconditions = Preconditions { uid: Some(uid.into()), resource_version: None };
-        match api.delete(name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
-            Err(error) => Err(WriteError::of(format!("{kind} {name}"), error).into()),
-            Ok(_) => Ok(Some(format!("deleted {kind} {name} of {member}, which has been removed"))),
-        }
+        let deleted = delete(api, name, uid).await?;
+        Ok(deleted.then(|| format!("deleted {} {name} of {member}, which has been removed", K::kind(&()))))
+    }
+
+    async fn delete_budget(&self, uid: &str) -> Taken {
+        let budgets: Api<PodDisruptionBudget> = self.namespaced();
+        let name = self.actor.cluster.names.disruption_budget();
+        let deleted = delete(&budgets, &name, uid).await?;
+        Ok(deleted.then(|| format!("deleted PodDisruptionBudget {name}: with fewer than 3 members there is no redundancy")))
     }
 
     /// Lets a pod be made anew. It is evicted and not deleted, so the disruption budget has the last word.
@@ -252,5 +256,18 @@ impl Taking<'_> {
             "a restart was asked for"
         };
         Ok(Some(format!("the pod of {member} is made anew: {why}")))
+    }
+}
+
+/// Deletes the object with this uid, and says whether it was there.
+async fn delete<K>(api: &Api<K>, name: &str, uid: &str) -> Result<bool, WriteError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let preconditions = Preconditions { uid: Some(uid.into()), resource_version: None };
+    match api.delete(name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        Err(error) => Err(WriteError::of(format!("{} {name}", K::kind(&())), error)),
+        Ok(_) => Ok(true),
     }
 }

@@ -72,7 +72,7 @@ async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
     smuggle(&world, "EtcdUser", "odd", json!({ "clusterRef": "demo" })).await;
     smuggle(&world, "EtcdUser", "admin", json!({ "clusterRef": { "name": "demo" }, "commonName": "root" })).await;
     smuggle(&world, "EtcdUser", "brief", json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "5m" } })).await;
-    smuggle(&world, "EtcdCluster", "even", json!({ "replicas": 2, "version": "v3" })).await;
+    smuggle(&world, "EtcdCluster", "many", json!({ "replicas": 10, "version": "v3" })).await;
     smuggle(&world, "EtcdCluster", "1st", json!({})).await;
     let patch = Patch::Merge(json!({ "spec": { "certificate": { "duration": 7 } } }));
     any(&world, "EtcdUser").patch("app", &PatchParams::default(), &patch).await.unwrap();
@@ -91,7 +91,7 @@ async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
         assert!(event.note.unwrap().contains("cannot read the object, which is left as it is"));
     }
     let invalid = world.reports("even", "Degraded", "InvalidSpec").await.message;
-    assert!(invalid.contains("spec.replicas is 2") && invalid.contains("without the v"), "{invalid}");
+    assert!(invalid.contains("spec.replicas is 10") && invalid.contains("without the v"), "{invalid}");
     world.reports("even", "Available", "Starting").await;
     let invalid = world.reports("1st", "Degraded", "InvalidSpec").await.message;
     assert!(invalid.contains("must begin with a letter"), "{invalid}");

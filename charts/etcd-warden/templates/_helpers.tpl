@@ -31,11 +31,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
 {{- end }}
 
-{{/* What the operator may do in the namespaces that it serves. Nothing it makes is deleted by the operator itself but
-disruption budgets: owner references and Kubernetes' garbage collection do that. */}}
+{{/* What the operator may do in the namespaces that it serves. It deletes what a removed member leaves, its StatefulSet and its
+claim, and a disruption budget that has no use any more; for the rest owner references and Kubernetes' garbage collection do. */}}
 {{- define "etcd-warden.rules" -}}
+# Patch: the wish to replace a member is taken off its cluster when it is fulfilled.
 - apiGroups: [etcd-warden.dev]
-  resources: [etcdclusters, etcdusers]
+  resources: [etcdclusters]
+  verbs: [get, list, watch, patch]
+- apiGroups: [etcd-warden.dev]
+  resources: [etcdusers]
   verbs: [get, list, watch]
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters/status, etcdusers/status]
@@ -50,8 +54,11 @@ disruption budgets: owner references and Kubernetes' garbage collection do that.
   resources: [secrets]
   verbs: [get, list, watch, create, update]
 - apiGroups: [""]
-  resources: [configmaps, services, persistentvolumeclaims]
+  resources: [configmaps, services]
   verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create, patch, delete]
 # Patching a pod's annotation makes the kubelet refresh its mounted certificates at once.
 - apiGroups: [""]
   resources: [pods]

@@ -79,10 +79,11 @@ pub fn claim(cluster: &ValidatedCluster, member: &MemberName) -> PersistentVolum
 }
 
 /// The disruption budget for `voters` members: as many as a quorum stay, and a pod that is not ready is in nobody's way.
-/// One for a single member would only make its node impossible to drain.
+/// Of one member, or of two where no more are wanted, none can be spared; a budget would only make nodes impossible to drain.
 pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> Option<PodDisruptionBudget> {
     let quorum = i32::try_from(voters / 2 + 1).ok()?;
-    (voters > 1).then(|| PodDisruptionBudget {
+    let redundant = voters > 2 || (voters == 2 && cluster.replicas > 2);
+    redundant.then(|| PodDisruptionBudget {
         metadata: owned(cluster, cluster.names.disruption_budget()),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(quorum)),

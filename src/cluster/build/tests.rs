@@ -114,6 +114,7 @@ fn a_budget_keeps_a_quorum() {
     let cluster = valid("{}");
     let kept = |voters| disruption_budget(&cluster, voters)?.spec?.min_available;
     assert_eq!(kept(1), None);
+    assert_eq!(disruption_budget(&valid("{replicas: 2}"), 2), None, "neither can be spared, and that is how it stays");
     for (voters, quorum) in [(2, 2), (3, 2), (4, 3), (5, 3), (7, 4)] {
         assert_eq!(kept(voters), Some(IntOrString::Int(quorum)));
     }

@@ -149,15 +149,18 @@ fn start(
         return StartState::Existing;
     }
     if let (Some(roster), Ok(list)) = (roster, &observed.list)
-        && roster.learners.contains_key(name)
+        && let Some(learner) = roster.learners.get(name)
     {
-        return StartState::Joining(joining(cluster, list));
+        // One that has published its name has started, and without its data it must not start again.
+        let joins = learner.listed.name.is_empty();
+        return if joins { StartState::Joining(joining(cluster, list)) } else { StartState::Existing };
     }
     // Where nothing is known of a member any more, not starting is the one mistake that can be mended.
-    let lost = observed.status.cluster_id.is_some() && claim.is_none();
+    let founded = observed.status.cluster_id.is_some();
     match written(cluster, observed, name) {
-        Some(StartState::New) | None if !lost => StartState::New,
-        Some(StartState::Joining(list)) => StartState::Joining(list),
+        Some(StartState::New) if !founded || claim.is_some() => StartState::New,
+        None if !founded => StartState::New,
+        Some(StartState::Joining(list)) if roster.is_none() => StartState::Joining(list),
         _ => StartState::Existing,
     }
 }
@@ -185,8 +188,13 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         Object::unless_applied(&build::peer_service(cluster), observed.peer_service.as_ref()),
         Object::unless_applied(&build::client_service(cluster), observed.client_service.as_ref()),
     ];
-    let voters = observed.list.as_ref().map_or(members.len(), |list| list.members.iter().filter(|m| !m.is_learner).count());
-    if let Some(budget) = build::disruption_budget(cluster, voters) {
+    // Without a list that a quorum confirms, a budget that is there stays as it is.
+    let voters = match (&observed.list, &observed.disruption_budget) {
+        (Ok(list), _) => Some(list.members.iter().filter(|m| !m.is_learner).count()),
+        (Err(_), None) => Some(members.len()),
+        (Err(_), Some(_)) => None,
+    };
+    if let Some(budget) = voters.and_then(|voters| build::disruption_budget(cluster, voters)) {
         objects.push(Object::unless_applied(&budget, observed.disruption_budget.as_ref()));
     }
     for (name, state) in members {
@@ -198,7 +206,7 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
             let how = if going { "is being deleted" } else { "is gone" };
             plan.problems.push(Note::new(
                 "ClaimLost",
-                format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. The other members go on; replacing a member is not possible yet"),
+                format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced, if the others are a quorum without it"),
             ));
         } else {
             objects.push(Object::unless_applied(&build::claim(cluster, name), there));
@@ -317,6 +325,14 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
         })
         .collect();
     (!members.is_empty()).then_some(Step::LockBootstrap { cluster_id: list.cluster_id, members })
+}
+
+/// A disruption budget that a cluster without redundancy has no use for: it would keep its nodes from ever being drained.
+pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
+    let budget = &observed.disruption_budget.as_ref().filter(|budget| belongs(&budget.metadata, &cluster.uid))?.metadata;
+    let voters = observed.list.as_ref().ok()?.members.iter().filter(|m| !m.is_learner).count();
+    let wanted = build::disruption_budget(cluster, voters).is_some() || budget.deletion_timestamp.is_some();
+    (!wanted).then(|| Step::DeleteBudget { uid: budget.uid.clone().unwrap_or_default() })
 }
 
 /// A member whose pod has never started its container and was made from a template that has changed since: the user has mended

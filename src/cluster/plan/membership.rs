@@ -45,6 +45,11 @@ impl Entry<'_> {
         self.member.serves() && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
     }
 
+    /// Whether its user wants it replaced.
+    fn is_named(&self, cluster: &ValidatedCluster, name: &MemberName) -> bool {
+        cluster.replace.as_deref() == Some(name.to_string().as_str())
+    }
+
     fn leads(&self) -> bool {
         self.member.etcd.status().is_some_and(|status| status.leader == self.listed.id)
     }
@@ -127,11 +132,12 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, plan: &mut Plan) ->
 
 /// Whether the wish to replace a member is over: the member has been removed. One that names no member is reported.
 fn is_settled(cluster: &ValidatedCluster, roster: &Roster, name: &str, plan: &mut Plan) -> bool {
-    let Some(member) = cluster.names.parse_member(name).filter(|member| !roster.voters.contains_key(member)) else {
+    let member = cluster.names.parse_member(name);
+    if member.as_ref().is_some_and(|member| roster.voters.contains_key(member) || roster.learners.contains_key(member)) {
         return false;
-    };
-    let traced = roster.unlisted.contains_key(&member) || roster.learners.contains_key(&member);
-    let removed = traced || roster.voters.len() < cluster.replicas as usize;
+    }
+    let traced = |member| roster.unlisted.contains_key(&member) || member.ordinal() < cluster.replicas;
+    let removed = member.is_some_and(|member| traced(member));
     if !removed {
         plan.problems.push(Note::new("NoSuchMember", format!("annotation {} names {name}, which is no member", key::REPLACE)));
     }
@@ -172,10 +178,12 @@ fn learner(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     let id = learner.listed.id;
     // Its claim is made after it was added, so that there is none yet says nothing.
     let lost = learner.has_lost_its_data() && learner.member.stateful_set.is_some();
-    if lost || roster.votes() >= cluster.replicas as usize {
+    if lost || learner.is_named(cluster, name) || roster.voters.len() >= cluster.replicas as usize {
         return Some(Step::RemoveMember { member: name.clone(), id });
     }
-    if learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner) {
+    // It gets its vote only once it is written down who it is: an empty voter must not come back under its ID.
+    let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
+    if answers && learner.member.has_started() {
         plan.waits.push(Note::new("CatchingUp", format!("{name} is a learner and catches up; it gets its vote when it has")));
         return Some(Step::Promote { member: name.clone(), id });
     }
@@ -186,10 +194,9 @@ fn learner(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
 /// A voter that can't come back is removed, so that another takes its name: if the healthy are a quorum without it.
 fn replace(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     let (name, voter, why) = roster.voters.iter().find_map(|(name, voter)| {
-        let named = cluster.replace.as_deref() == Some(name.to_string().as_str());
         if voter.has_lost_its_data() && !voter.serves() {
             Some((name, voter, "it has lost its data"))
-        } else if named {
+        } else if voter.is_named(cluster, name) {
             Some((name, voter, "its user asked for it"))
         } else {
             None
@@ -243,6 +250,12 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
     if roster.voters.len() >= cluster.replicas as usize || !roster.learners.is_empty() {
         return None;
     }
+    // etcd has one learner at most, and this one is not ours to remove.
+    if let Some(stranger) = roster.strangers.iter().find(|member| member.is_learner) {
+        let message = format!("etcd takes no learner beside {:x}, which the operator did not add", stranger.id);
+        plan.problems.push(Note::new("CannotGrow", message));
+        return None;
+    }
     let name = (0..).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
     plan.waits
         .push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
@@ -289,8 +302,9 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
         return None;
     }
     if voter.serves() {
-        // The one before must serve again, with the certificates that it should, before the next one goes.
-        if !roster.all_serve() || !plan.certificates.is_empty() || !plan.pods.is_empty() {
+        // A change of the members is over first, and the one before must serve again, with the certificates that it should.
+        let changing = !roster.learners.is_empty() || roster.voters.len() != cluster.replicas as usize;
+        if changing || !roster.all_serve() || !plan.certificates.is_empty() || !plan.pods.is_empty() {
             return None;
         }
         if voter.leads() && roster.voters.len() > 1 {
@@ -299,3 +313,7 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     }
     Some(Step::RestartMember { member: (*name).clone(), pod_uid: pod(voter)? })
 }
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

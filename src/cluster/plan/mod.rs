@@ -204,6 +204,11 @@ pub enum Step {
         /// etcd's ID of the next leader.
         to: u64,
     },
+    /// Delete the disruption budget, which a cluster without redundancy has no use for.
+    DeleteBudget {
+        /// Its uid.
+        uid: String,
+    },
     /// Delete the StatefulSet of a member that etcd does not list any more.
     DeleteStatefulSet {
         /// The member.
@@ -237,6 +242,7 @@ impl Step {
             Self::Promote { .. } => "Promote",
             Self::RemoveMember { .. } => "RemoveMember",
             Self::MoveLeader { .. } => "MoveLeader",
+            Self::DeleteBudget { .. } => "DeleteBudget",
             Self::DeleteStatefulSet { .. } => "DeleteStatefulSet",
             Self::DeleteClaim { .. } => "DeleteClaim",
             Self::RestartMember { .. } => "RestartMember",
@@ -258,6 +264,7 @@ impl Step {
             Self::Promote { member, .. } => format!("giving {member} its vote, once it has caught up"),
             Self::RemoveMember { member, .. } => format!("removing {member} from the members"),
             Self::MoveLeader { member, to, .. } => format!("making {to:x} the leader in place of {member}"),
+            Self::DeleteBudget { .. } => "deleting the disruption budget, as there is no redundancy to guard".into(),
             Self::DeleteStatefulSet { member, .. } => format!("deleting the StatefulSet of {member}, which has been removed"),
             Self::DeleteClaim { member, .. } => format!("deleting the claim of {member}, which has been removed"),
             Self::RestartMember { member, .. } => format!("making anew the pod of {member}"),
@@ -288,6 +295,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::note_waits(observed, &members, &mut plan);
     plan.step = certificates::revoke(cluster, observed)
         .or_else(|| members::lock_bootstrap(cluster, observed))
+        .or_else(|| members::delete_budget(cluster, observed))
         .or_else(|| members::restart_unstarted(observed, &plan))
         .or_else(|| membership::step(cluster, observed, &mut plan));
     if !plan.is_empty() || !plan.waits.is_empty() {

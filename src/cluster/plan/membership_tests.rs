@@ -1,0 +1,518 @@
+//! Members come, go, are replaced and restarted in a world with etcd's rules. What must never happen is checked by the world
+//! itself, at every step.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    cluster::{
+        fixtures::{World, names},
+        observed::Authorities,
+        plan::Plan,
+    },
+    names::{annotation, bootstrap_key, member_key},
+    pki::{Holder, crl_serials},
+};
+
+fn founded(replicas: i32) -> World {
+    let mut world = World::founded(&format!("replicas: {replicas}"));
+    world.taken.clear();
+    world
+}
+
+fn scale(world: &mut World, replicas: i32) {
+    world.cluster.spec.replicas = replicas;
+}
+
+fn annotate(world: &mut World, key: &str, value: &str) {
+    world.cluster.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
+}
+
+/// Passes until a step is taken.
+fn until(world: &mut World, step: &str) {
+    for _ in 0..60 {
+        world.pass();
+        if world.taken.last().is_some_and(|last| last == step) {
+            return;
+        }
+    }
+    let plan = world.plan();
+    panic!("{step} was never taken, but {:?}: {plan:#?}", world.taken);
+}
+
+/// The steps that were taken and change who is a member, leads or runs.
+fn changes(world: &World) -> Vec<&str> {
+    let others = ["LockBootstrap", "Revoke"];
+    world.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
+}
+
+/// Everything is as wanted, and nothing is left of those that went.
+fn is_as_wanted(world: &mut World) {
+    let plan = world.plan();
+    assert!(plan.is_empty() && plan.waits.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(), "{plan:#?}");
+    let wanted = usize::try_from(world.cluster.spec.replicas).unwrap();
+    assert_eq!(world.ordinals().len(), wanted);
+    assert_eq!(world.etcd.len(), wanted, "no learner is left");
+    let names: Vec<_> = world.ordinals().into_iter().map(|ordinal| names().member(ordinal)).collect();
+    assert_eq!(world.observed.members.keys().cloned().collect::<Vec<_>>(), names);
+    assert!(world.observed.members.values().all(|member| member.serves() && member.has_started()));
+    let status = world.report().status;
+    let replicas = world.cluster.spec.replicas;
+    assert_eq!((status.replicas, status.ready_replicas), (replicas, replicas));
+    let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
+    assert_eq!(data.len(), 2 * wanted + 1);
+    for name in names {
+        assert_eq!((data[&bootstrap_key::state(&name)].as_str()), "existing");
+        assert!(!data[&bootstrap_key::cluster(&name)].contains(','), "{name} would join again");
+    }
+    let budget = world.observed.disruption_budget.as_ref().map(|budget| budget.spec.clone().unwrap().min_available.unwrap());
+    let quorum = i32::try_from(wanted / 2 + 1).unwrap();
+    assert_eq!(budget, (wanted > 2).then_some(IntOrString::Int(quorum)));
+    // What was issued to those who are gone is revoked, and what members have is not.
+    let authorities = Authorities::read(world.observed.client_authority.as_ref().unwrap()).unwrap();
+    for issued in authorities.ledger.entries() {
+        if let Holder::Member { name } = &issued.holder {
+            let listed = world.ordinals().iter().any(|ordinal| format!("demo-{ordinal}") == *name);
+            assert!(listed || issued.revoked.is_some(), "{name} could still come in");
+        }
+    }
+    for member in world.observed.members.values() {
+        let leaf = member.secret.as_ref().unwrap().certificate(member_key::SERVER_CRT).unwrap().unwrap();
+        assert!(!authorities.ledger.is_revoked(leaf.serial()));
+    }
+}
+
+fn to(world: &mut World, replicas: i32) {
+    scale(world, replicas);
+    world.settle();
+    is_as_wanted(world);
+}
+
+fn notes(notes: &[Note], reason: &str) -> Vec<String> {
+    notes.iter().filter(|note| note.reason == reason).map(|note| note.message.clone()).collect()
+}
+
+// Growing and shrinking.
+
+#[test]
+fn one_grows_to_three_by_one_learner_after_the_other() {
+    let mut world = founded(1);
+    to(&mut world, 3);
+    assert_eq!(changes(&world), ["AddLearner demo-1", "Promote demo-1", "AddLearner demo-2", "Promote demo-2"]);
+}
+
+#[test]
+fn a_learner_starts_with_the_list_that_etcd_has_and_gets_its_vote_when_it_is_written_down() {
+    let mut world = founded(1);
+    scale(&mut world, 3);
+    until(&mut world, "AddLearner demo-1");
+    world.pass();
+    let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
+    let url = |ordinal| names().initial_entry(&names().member(ordinal));
+    assert_eq!(data["demo-1.cluster"], format!("{},{}", url(0), url(1)));
+    assert_eq!((data["demo-1.state"].as_str(), data["demo-0.cluster"].clone()), ("existing", url(0)));
+    until(&mut world, "Promote demo-1");
+    let before = world.taken.iter().position(|step| step == "LockBootstrap").unwrap();
+    let vote = world.taken.iter().position(|step| step == "Promote demo-1").unwrap();
+    assert!(before < vote, "{:?}", world.taken);
+}
+
+#[test]
+fn every_number_of_members_becomes_every_other() {
+    for path in [vec![1, 3, 5, 3, 1], vec![3, 1], vec![1, 7, 1], vec![2, 3, 2, 1, 2], vec![4, 9, 4], vec![3, 4, 5, 2]] {
+        let mut world = founded(path[0]);
+        is_as_wanted(&mut world);
+        for replicas in &path[1..] {
+            to(&mut world, *replicas);
+        }
+    }
+}
+
+#[test]
+fn the_last_goes_first_and_the_leader_gives_up_its_place_before() {
+    let mut world = founded(3);
+    world.leader = world.id(2);
+    to(&mut world, 1);
+    let wanted = [
+        "MoveLeader demo-2",
+        "RemoveMember demo-2",
+        "DeleteStatefulSet demo-2",
+        "DeleteClaim demo-2",
+        "RemoveMember demo-1",
+        "DeleteBudget",
+        "DeleteStatefulSet demo-1",
+        "DeleteClaim demo-1",
+    ];
+    assert_eq!(changes(&world).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(wanted));
+    assert_eq!(changes(&world)[..2], wanted[..2]);
+    assert_eq!(world.ordinals(), [0]);
+}
+
+#[test]
+fn a_sick_member_goes_before_healthy_ones() {
+    let mut world = founded(5);
+    world.stop(1);
+    scale(&mut world, 3);
+    for _ in 0..40 {
+        world.pass();
+    }
+    assert_eq!(world.ordinals(), [0, 2, 3]);
+    assert_eq!(changes(&world)[0], "RemoveMember demo-1");
+    world.down.clear();
+    to(&mut world, 4);
+    assert_eq!(world.ordinals(), [0, 1, 2, 3], "the lowest free name is taken");
+}
+
+#[test]
+fn an_edit_in_the_middle_takes_effect_at_the_next_step() {
+    for passes in 0..30 {
+        for wanted in [1, 2, 3, 5] {
+            let mut world = founded(3);
+            scale(&mut world, 5);
+            for _ in 0..passes {
+                world.pass();
+            }
+            to(&mut world, wanted);
+        }
+    }
+    let mut world = founded(3);
+    scale(&mut world, 5);
+    until(&mut world, "AddLearner demo-3");
+    to(&mut world, 3);
+    assert_eq!(changes(&world), ["AddLearner demo-3", "RemoveMember demo-3"], "nothing had been made for it");
+}
+
+#[test]
+fn nobody_comes_or_goes_while_a_member_is_down_that_is_to_stay() {
+    let mut world = founded(3);
+    world.stop(0);
+    scale(&mut world, 5);
+    for _ in 0..10 {
+        let plan = world.pass().plan;
+        assert_eq!(plan.step, None);
+        assert_eq!(notes(&plan.problems, "CannotGrow").len(), 1);
+    }
+    world.down.clear();
+    world.settle();
+    is_as_wanted(&mut world);
+}
+
+// Replacing.
+
+#[test]
+fn a_member_that_lost_its_claim_is_replaced_and_what_it_had_is_revoked() {
+    for (lost, leads) in [(1, 0), (0, 0), (2, 1)] {
+        let mut world = founded(3);
+        world.leader = world.id(leads);
+        let old = world.member(lost).secret.clone().unwrap();
+        let id = world.id(lost);
+        world.lose(lost);
+        world.settle();
+        is_as_wanted(&mut world);
+        assert_ne!(world.id(lost), id);
+        let wanted = ["RemoveMember", "DeleteStatefulSet", "AddLearner", "Promote"].map(|step| format!("{step} demo-{lost}"));
+        assert_eq!(changes(&world), wanted);
+        assert_eq!(world.taken.iter().filter(|step| *step == "Revoke").count(), 2, "one domain, then the other");
+        for (keys, crl) in [
+            ([member_key::SERVER_CRT, member_key::CLIENT_CRT].as_slice(), member_key::CLIENT_CRL),
+            ([member_key::PEER_CRT].as_slice(), member_key::PEER_CRL),
+        ] {
+            for ordinal in 0..3 {
+                let listed = crl_serials(&world.member(ordinal).secret.as_ref().unwrap().data[crl]).unwrap();
+                for key in keys {
+                    assert!(listed.contains(&old.certificate(key).unwrap().unwrap().serial()), "{key} is not on {crl}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_of_five_are_replaced() {
+    let mut world = founded(5);
+    world.lose(1);
+    world.lose(3);
+    world.settle();
+    is_as_wanted(&mut world);
+    assert_eq!(world.ordinals(), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn where_quorum_is_lost_nothing_is_done() {
+    let mut world = founded(3);
+    world.lose(1);
+    world.lose(2);
+    for _ in 0..10 {
+        let pass = world.pass();
+        assert!(pass.plan.is_empty(), "{:?}", pass.plan);
+        assert_eq!(notes(&pass.plan.problems, "ClaimLost").len(), 2);
+        let available = crate::api::condition(&pass.report.status.conditions, "Available").unwrap();
+        assert_eq!((available.status.as_str(), available.reason.as_str()), ("False", "NoQuorum"));
+    }
+    assert_eq!(changes(&world), Vec::<&str>::new());
+}
+
+#[test]
+fn a_member_is_not_replaced_where_that_would_cost_quorum() {
+    // Three of five serve: the dead one that lost its data may go, a healthy one that its user names may not.
+    let mut world = founded(5);
+    world.stop(1);
+    world.stop(2);
+    annotate(&mut world, annotation::REPLACE, "demo-3");
+    for _ in 0..5 {
+        let plan = world.pass().plan;
+        assert_eq!(plan.step, None);
+        assert_eq!(notes(&plan.problems, "CannotReplace").len(), 1);
+    }
+    let mut world = founded(1);
+    annotate(&mut world, annotation::REPLACE, "demo-0");
+    let plan = world.pass().plan;
+    assert_eq!((plan.step, notes(&plan.problems, "CannotReplace").len()), (None, 1));
+}
+
+#[test]
+fn a_member_is_replaced_when_its_user_asks_and_only_once() {
+    for member in ["demo-0", "demo-2"] {
+        let mut world = founded(3);
+        world.pass();
+        annotate(&mut world, annotation::REPLACE, member);
+        world.settle();
+        is_as_wanted(&mut world);
+        assert_eq!(world.cluster.metadata.annotations.as_ref().and_then(|a| a.get(annotation::REPLACE)), None);
+        assert_eq!(world.taken.iter().filter(|step| step.starts_with("RemoveMember")).count(), 1);
+    }
+}
+
+#[test]
+fn a_learner_that_can_not_start_is_replaced_when_its_user_asks() {
+    let mut world = founded(1);
+    scale(&mut world, 2);
+    world.down.insert(names().member(1));
+    until(&mut world, "AddLearner demo-1");
+    for _ in 0..5 {
+        world.pass();
+    }
+    annotate(&mut world, annotation::REPLACE, "demo-1");
+    until(&mut world, "RemoveMember demo-1");
+    world.down.clear();
+    world.settle();
+    is_as_wanted(&mut world);
+}
+
+#[test]
+fn a_wish_that_names_no_member_is_told() {
+    for name in ["demo-7", "nonsense", "other-0"] {
+        let mut world = founded(3);
+        annotate(&mut world, annotation::REPLACE, name);
+        let plan = world.pass().plan;
+        assert!(plan.is_empty() && !plan.replaced);
+        let told = notes(&plan.problems, "NoSuchMember");
+        assert!(told.len() == 1 && told[0].contains(name), "{told:?}");
+    }
+}
+
+#[test]
+fn a_member_that_was_removed_by_hand_is_replaced_and_never_starts_with_its_data() {
+    let mut world = founded(3);
+    let id = world.id(1);
+    world.etcd.retain(|member| member.id != id);
+    world.settle();
+    is_as_wanted(&mut world);
+    assert_eq!(changes(&world), ["DeleteStatefulSet demo-1", "DeleteClaim demo-1", "AddLearner demo-1", "Promote demo-1"]);
+}
+
+#[test]
+fn an_unknown_member_is_told_of_and_left() {
+    for is_learner in [false, true] {
+        let mut world = founded(3);
+        let stranger = etcd::Member {
+            id: 0xbad,
+            name: "theirs".into(),
+            peer_urls: vec!["https://elsewhere:2380".into()],
+            client_urls: vec![],
+            is_learner,
+        };
+        world.etcd.push(stranger);
+        scale(&mut world, 4);
+        for _ in 0..10 {
+            let plan = world.pass().plan;
+            assert_eq!(plan.step, None);
+            assert!(notes(&plan.problems, "UnknownMember")[0].contains("bad (theirs) at https://elsewhere:2380"));
+            assert_eq!(notes(&plan.problems, "CannotGrow").len(), 1);
+        }
+        assert_eq!(world.etcd.len(), 4);
+    }
+}
+
+// Restarting.
+
+#[test]
+fn a_restart_takes_the_sick_first_and_the_leader_last() {
+    let mut world = founded(3);
+    world.leader = world.id(0);
+    world.silent.insert(names().member(2));
+    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    until(&mut world, "RestartMember demo-2");
+    for _ in 0..10 {
+        world.pass();
+    }
+    assert_eq!(changes(&world), ["RestartMember demo-2"], "it does not serve yet, and the others wait");
+    world.silent.clear();
+    world.settle();
+    is_as_wanted(&mut world);
+    assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
+}
+
+#[test]
+fn each_is_confirmed_before_the_next_is_restarted() {
+    let mut world = founded(5);
+    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    for _ in 0..60 {
+        let before = world.taken.len();
+        let plan = world.plan();
+        world.pass();
+        if world.taken.len() > before && world.taken[before].starts_with("RestartMember") {
+            assert!(plan.certificates.is_empty() && plan.pods.is_empty() && plan.objects.is_empty(), "{plan:#?}");
+        }
+    }
+    is_as_wanted(&mut world);
+    assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 5);
+    let pods = world.observed.members.values().map(|m| m.pod.as_ref().unwrap().metadata.annotations.clone().unwrap());
+    assert!(pods.into_iter().all(|annotations| annotations[annotation::RESTARTED_AT] == "now"));
+}
+
+#[test]
+fn clusters_without_redundancy_are_restarted_too() {
+    for replicas in [1, 2] {
+        let mut world = founded(replicas);
+        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        world.settle();
+        is_as_wanted(&mut world);
+        assert_eq!(
+            world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(),
+            usize::try_from(replicas).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_restart_waits_for_a_change_of_the_members() {
+    let mut world = founded(3);
+    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    scale(&mut world, 4);
+    world.settle();
+    is_as_wanted(&mut world);
+    let promoted = world.taken.iter().position(|step| step == "Promote demo-3").unwrap();
+    let restarted = world.taken.iter().position(|step| step.starts_with("RestartMember")).unwrap();
+    assert!(promoted < restarted);
+    assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "demo-3 was new");
+}
+
+// Everything at once.
+
+#[derive(Clone, Debug)]
+enum Fault {
+    Scale(i32),
+    Lose(usize),
+    Stop(usize),
+    Silence(usize),
+    Mend,
+    Restart(u8),
+    Replace(u32),
+    RemoveByHand(usize),
+    LoseStep,
+    Pass(usize),
+}
+
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let fault = prop_oneof![
+        3 => (1..6).prop_map(Fault::Scale),
+        2 => (0..9_usize).prop_map(Fault::Lose),
+        2 => (0..9_usize).prop_map(Fault::Stop),
+        1 => (0..9_usize).prop_map(Fault::Silence),
+        2 => Just(Fault::Mend),
+        1 => any::<u8>().prop_map(Fault::Restart),
+        1 => (0..6_u32).prop_map(Fault::Replace),
+        1 => (0..9_usize).prop_map(Fault::RemoveByHand),
+        2 => Just(Fault::LoseStep),
+        8 => (1..8_usize).prop_map(Fault::Pass),
+    ];
+    prop::collection::vec(fault, 1..14)
+}
+
+/// The voter at a place, if the others are a quorum without it, of those that have their data and of those that serve.
+fn victim(world: &World, place: usize) -> Option<u32> {
+    let voters = world.ordinals();
+    let ordinal = *voters.get(place)?;
+    let keeps = |ordinal: &u32| {
+        let member = &world.observed.members.get(&names().member(*ordinal));
+        member.is_some_and(|member| member.claim.is_some())
+    };
+    let others = voters.iter().filter(|other| **other != ordinal && keeps(other)).count();
+    (others > voters.len() / 2).then_some(ordinal)
+}
+
+fn strike(world: &mut World, fault: &Fault) {
+    match fault {
+        Fault::Scale(replicas) => scale(world, *replicas),
+        Fault::Lose(place) => {
+            if let Some(ordinal) = victim(world, *place) {
+                world.lose(ordinal);
+            }
+        }
+        Fault::Stop(place) => {
+            if let Some(ordinal) = world.ordinals().get(*place).copied() {
+                world.stop(ordinal);
+            }
+        }
+        Fault::Silence(place) => {
+            if let Some(ordinal) = world.ordinals().get(*place).copied() {
+                world.silent.insert(names().member(ordinal));
+            }
+        }
+        Fault::Mend => {
+            world.down.clear();
+            world.silent.clear();
+        }
+        Fault::Restart(at) => annotate(world, annotation::RESTARTED_AT, &at.to_string()),
+        Fault::Replace(ordinal) => annotate(world, annotation::REPLACE, &format!("demo-{ordinal}")),
+        Fault::RemoveByHand(place) => {
+            if let Some(ordinal) = victim(world, *place).filter(|_| world.has_quorum()) {
+                let id = world.id(ordinal);
+                world.etcd.retain(|member| member.id != id);
+            }
+        }
+        Fault::LoseStep => world.lossy = true,
+        Fault::Pass(passes) => {
+            for _ in 0..*passes {
+                world.pass();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_members_become_as_wanted(replicas in 1..6, faults in faults()) {
+        let mut world = founded(replicas);
+        for fault in &faults {
+            strike(&mut world, fault);
+        }
+        strike(&mut world, &Fault::Mend);
+        world.lossy = false;
+        // A wish that names no member stays, and is told of.
+        world.settle();
+        if let Some(annotations) = &mut world.cluster.metadata.annotations {
+            annotations.remove(annotation::REPLACE);
+        }
+        world.settle();
+        is_as_wanted(&mut world);
+        let idle: Plan = world.pass().plan;
+        prop_assert!(idle.is_empty());
+    }
+}
