@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
+    api::apps::v1::StatefulSetStatus,
     api::core::v1::{ContainerState, ContainerStateRunning, ContainerStatus, Pod, PodCondition, PodStatus},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
@@ -633,7 +634,14 @@ impl World {
         let observed = &mut self.observed;
         let member = names().parse_member(object.name.trim_start_matches("data-"));
         match object.resource.kind.as_str() {
-            "StatefulSet" => put(&mut observed.members.entry(member.unwrap()).or_default().stateful_set, object, &version),
+            "StatefulSet" => {
+                let set = &mut observed.members.entry(member.unwrap()).or_default().stateful_set;
+                put(set, object, &version);
+                // Its controller sees it at once.
+                let status = StatefulSetStatus { observed_generation: Some(1), ..StatefulSetStatus::default() };
+                let set = set.as_mut().unwrap();
+                (set.metadata.generation, set.status) = (Some(1), Some(status));
+            }
             "PersistentVolumeClaim" => put(&mut observed.members.entry(member.unwrap()).or_default().claim, object, &version),
             "PodDisruptionBudget" => put(&mut observed.disruption_budget, object, &version),
             "Service" if object.name == names().peer_service() => put(&mut observed.peer_service, object, &version),

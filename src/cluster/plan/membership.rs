@@ -113,7 +113,8 @@ impl<'a> Roster<'a> {
     fn successor(&self, leaver: &MemberName) -> Option<u64> {
         let others = self.voters.iter().filter(|(name, voter)| *name != leaver && voter.serves());
         let advanced = |voter: &Entry| voter.member.etcd.status().map(|status| status.raft_applied_index);
-        others.map(|(_, voter)| voter).max_by_key(|voter| advanced(voter)).map(|voter| voter.listed.id)
+        // Of equals the first, as it is the last that would go.
+        others.map(|(_, voter)| voter).rev().max_by_key(|voter| advanced(voter)).map(|voter| voter.listed.id)
     }
 }
 
