@@ -218,7 +218,7 @@ impl World {
                     return (Answer::Unreachable("connection refused".into()), None);
                 }
                 let is_learner = self.etcd.iter().any(|m| m.id == id && m.is_learner);
-                let status = etcd::MemberStatus { is_learner, leader, ..etcd_status(id) };
+                let status = etcd::MemberStatus { leader, is_learner, ..etcd_status(id) };
                 (Answer::Reached(leaf(member_key::SERVER_CRT), Ok(status)), Some(Ok(leaf(member_key::PEER_CRT))))
             };
             (member.etcd, member.peer_leaf) = match (&member.pod, self.mounted.get(name), id) {

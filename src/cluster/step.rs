@@ -154,7 +154,7 @@ impl Taking<'_> {
         let Some(expected) = expected_authority(secret) else { return Ok(None) };
         let meant = |issued: &Issued| gone.contains(&&issued.holder);
         let count = issuing::revoke(&self.actor.secrets(), &name, &expected, meant, self.now()).await?;
-        let names: Vec<_> = gone.iter().map(|holder| holder.to_string()).collect();
+        let names: Vec<_> = gone.iter().map(ToString::to_string).collect();
         Ok((count > 0).then(|| format!("revoked {count} certificates of the {domain} domain; gone: {}", names.join(", "))))
     }
 

@@ -25,6 +25,7 @@ mod examples;
 mod faults;
 mod harness;
 mod lifecycle;
+mod members;
 mod operator;
 mod tools;
 mod users;
@@ -36,6 +37,7 @@ use harness::Scenario;
 fn main() -> std::process::ExitCode {
     // What takes longest begins first.
     let themes = [
+        members::scenarios(),
         certificates::scenarios(),
         access::scenarios(),
         faults::scenarios(),

@@ -45,11 +45,6 @@ impl Entry<'_> {
         self.member.serves() && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
     }
 
-    /// Whether its user wants it replaced.
-    fn is_named(&self, cluster: &ValidatedCluster, name: &MemberName) -> bool {
-        cluster.replace.as_deref() == Some(name.to_string().as_str())
-    }
-
     fn leads(&self) -> bool {
         self.member.etcd.status().is_some_and(|status| status.leader == self.listed.id)
     }
@@ -122,13 +117,18 @@ impl<'a> Roster<'a> {
 pub fn step(cluster: &ValidatedCluster, observed: &Observed, plan: &mut Plan) -> Option<Step> {
     let roster = Roster::read(cluster, observed)?;
     note_strangers(&roster, plan);
-    plan.replaced = cluster.replace.as_ref().filter(|name| is_settled(cluster, &roster, name, plan)).is_some();
+    plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
     teardown(cluster, &roster)
         .or_else(|| learner(cluster, &roster, plan))
         .or_else(|| replace(cluster, &roster, plan))
         .or_else(|| shrink(cluster, &roster, plan))
         .or_else(|| grow(cluster, &roster, plan))
         .or_else(|| restart(cluster, &roster, plan))
+}
+
+/// Whether a member's user wants it replaced.
+fn is_named(cluster: &ValidatedCluster, name: &MemberName) -> bool {
+    cluster.replace.as_deref() == Some(name.to_string().as_str())
 }
 
 /// Whether the wish to replace a member is over: the member has been removed. One that names no member is reported.
@@ -138,7 +138,7 @@ fn is_settled(cluster: &ValidatedCluster, roster: &Roster, name: &str, plan: &mu
         return false;
     }
     let traced = |member| roster.unlisted.contains_key(&member) || member.ordinal() < cluster.replicas;
-    let removed = member.is_some_and(|member| traced(member));
+    let removed = member.is_some_and(traced);
     if !removed {
         plan.problems.push(Note::new("NoSuchMember", format!("annotation {} names {name}, which is no member", key::REPLACE)));
     }
@@ -179,7 +179,7 @@ fn learner(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     let id = learner.listed.id;
     // Its claim is made after it was added, so that there is none yet says nothing.
     let lost = learner.has_lost_its_data() && learner.member.stateful_set.is_some();
-    if lost || learner.is_named(cluster, name) || roster.voters.len() >= cluster.replicas as usize {
+    if lost || is_named(cluster, name) || roster.voters.len() >= cluster.replicas as usize {
         return Some(Step::RemoveMember { member: name.clone(), id });
     }
     // It gets its vote only once it is written down who it is: an empty voter must not come back under its ID.
@@ -197,7 +197,7 @@ fn replace(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     let (name, voter, why) = roster.voters.iter().find_map(|(name, voter)| {
         if voter.has_lost_its_data() && !voter.serves() {
             Some((name, voter, "it has lost its data"))
-        } else if voter.is_named(cluster, name) {
+        } else if is_named(cluster, name) {
             Some((name, voter, "its user asked for it"))
         } else {
             None
@@ -257,7 +257,8 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
         plan.problems.push(Note::new("CannotGrow", message));
         return None;
     }
-    let name = (0..).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
+    let name =
+        (0..cluster.replicas).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
     plan.waits
         .push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
     if !roster.all_serve() {
@@ -268,7 +269,7 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
         return None;
     }
     // What the member that had this name before has left is deleted first, and the wish to replace it is over.
-    let settled = !roster.unlisted.contains_key(&name) && cluster.replace.as_deref() != Some(name.to_string().as_str());
+    let settled = !roster.unlisted.contains_key(&name) && !is_named(cluster, &name);
     settled.then_some(Step::AddLearner { member: name })
 }
 
