@@ -93,7 +93,7 @@ async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
     }
     let invalid = world.reports("even", "Degraded", "InvalidSpec").await.message;
     assert!(invalid.contains("spec.replicas is 2") && invalid.contains("without the v"), "{invalid}");
-    world.reports("even", "Available", "Starting").await;
+    world.reports("even", "Available", "InvalidSpec").await;
     let invalid = world.user_reports("admin", "InvalidSpec").await.message;
     assert!(invalid.contains("the operator's own"), "{invalid}");
     let invalid = world.user_reports("brief", "InvalidSpec").await.message;
