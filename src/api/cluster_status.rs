@@ -54,7 +54,7 @@ pub struct MemberStatus {
     /// `Leader`, `Follower` or `Learner`; absent when the member does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Whether it serves: its pod is ready and it answers the operator over TLS with the certificate that it should have.
+    /// Whether it serves: its pod is ready and it answers the operator over TLS.
     #[serde(default)]
     pub ready: bool,
     /// Why it does not serve.

@@ -223,7 +223,8 @@ async fn tables_say_what_matters() {
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
     let operator = world.operator();
     world.user_reports("app", "Issued").await;
-    world.reports("demo", "Progressing", "WaitingForMembers").await;
+    // All certificates are there, and no pod to serve them.
+    world.reports("demo", "CertificatesReady", "NotConfirmed").await;
     operator.stop().await;
     // By their short names, as people do.
     let rows = |kind: &str, more: &[&str]| {

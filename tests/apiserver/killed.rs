@@ -19,18 +19,18 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_a_write() {
-    at_every_write(Death::Before, "before").await;
+    at_every_write(Death::Before, "before", 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_write() {
-    at_every_write(Death::After, "after").await;
+    at_every_write(Death::After, "after", 1).await;
 }
 
 /// Founds a cluster for each of the writes that this takes.
-async fn at_every_write(death: fn(usize) -> Death, name: &str) {
+async fn at_every_write(death: fn(usize) -> Death, name: &str, replicas: i32) {
     let world = World::new(&format!("{name}-none")).await;
-    let operator = found(&world, Tap::default()).await;
+    let operator = found(&world, Tap::default(), replicas).await;
     let writes = operator.tap.writes().len();
     operator.stop().await;
     assert!(writes > 20, "{writes} writes");
@@ -40,7 +40,7 @@ async fn at_every_write(death: fn(usize) -> Death, name: &str) {
             let tap = Tap::mortal(death(count));
             // It may be done with fewer writes this time.
             let first = tokio::select! {
-                operator = found(&world, tap.clone()) => operator,
+                operator = found(&world, tap.clone(), replicas) => operator,
                 () = tap.dead() => return go_on(&world, None).await,
             };
             go_on(&world, Some(first)).await;
@@ -49,8 +49,8 @@ async fn at_every_write(death: fn(usize) -> Death, name: &str) {
 }
 
 /// Has a cluster founded with one user.
-async fn found(world: &World<'_>, tap: Tap) -> Operator {
-    world.cluster("demo", json!({})).await;
+async fn found(world: &World<'_>, tap: Tap, replicas: i32) -> Operator {
+    world.cluster("demo", json!({ "replicas": replicas })).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
     let operator = world.operator_with(tap);
     world.founded("demo").await;

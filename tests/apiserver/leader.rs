@@ -123,7 +123,7 @@ async fn who_cannot_reach_the_api_server_has_ended_before_another_begins() {
     let lost = Instant::now();
     server.signal("CONT");
     assert!(lost - began < DEADLINE + Duration::from_secs(1), "{:?}", lost - began);
-    assert!(lost - began > DEADLINE - Duration::from_secs(2), "a short silence is survived: {:?}", lost - began);
+    assert!(lost - began > DEADLINE / 2, "a short silence is survived: {:?}", lost - began);
     // Who comes now has not seen how old the lease is.
     let came = Instant::now();
     let second = lead(server.client(), &world.namespace, "second").await;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use etcd_warden::{api::EtcdCluster, cache, pki::digest_of_private_pem};
+use etcd_warden::{api::EtcdCluster, cache, cluster::observed::is_private, pki::digest_of_private_pem};
 use k8s_openapi::{
     ByteString,
     api::{core::v1::Secret, events::v1::Event},
@@ -25,7 +25,7 @@ use crate::{
 async fn keys(world: &World<'_>) -> Vec<Vec<u8>> {
     let secrets = world.api::<Secret>().list(&ListParams::default()).await.unwrap();
     let keys = secrets.into_iter().flat_map(|secret| secret.data.unwrap_or_default());
-    keys.filter(|(name, _)| name.ends_with(".key")).map(|(_, ByteString(value))| value).collect()
+    keys.filter(|(name, _)| is_private(name)).map(|(_, ByteString(value))| value).collect()
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn what_is_kept_of_a_secret_has_no_key() {
         for (name, ByteString(value)) in secret.data.iter().flatten() {
             let text = String::from_utf8_lossy(value);
             assert!(!text.contains("PRIVATE"), "{}: {name}", secret.name_any());
-            if name.ends_with(".key") {
+            if is_private(name) {
                 assert!(digests.iter().any(|digest| *digest == text), "{}: {name}", secret.name_any());
                 kept += 1;
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_warden::{
     api::{EtcdCluster, EtcdUser},
+    cache::Guarded,
     names::{MemberName, Names, authority_key, bootstrap_key, member_key, tls_key},
     pki::{Authority, Certificate, Domain, Holder, Ledger, PrivateKey, Serial, crl_serials, read_bundle},
     user,
@@ -141,7 +142,8 @@ pub async fn whole(world: &World<'_>, cluster: &str) -> Written {
     }
     let secret: Secret = owned(world, &names.operator_secret(), &uid).await;
     client.check(&secret, [tls_key::CRT, tls_key::KEY], &Holder::Operator);
-    for user in world.api::<EtcdUser>().list(&ListParams::default()).await.unwrap() {
+    let users = world.api::<Guarded<EtcdUser>>().list(&ListParams::default()).await.unwrap();
+    for user in users.into_iter().filter_map(|user| user.0.ok()) {
         if user.spec.cluster_ref.name == cluster {
             let uid = user.uid().unwrap();
             let secret: Secret = owned(world, &user::secret_name(&user), &uid).await;

@@ -29,7 +29,6 @@ async fn a_user_waits_for_its_cluster() {
     world.user("app", of("commonName", "Some App")).await;
     let waits = world.user_reports("app", "ClusterNotFound").await;
     assert!(waits.message.contains("there is no EtcdCluster demo in this namespace"), "{}", waits.message);
-    operator.quiet(0).await;
     world.cluster("demo", json!({ "replicas": 1 })).await;
     world.user_reports("app", "Issued").await;
     world.founded("demo").await;

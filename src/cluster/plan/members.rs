@@ -84,8 +84,7 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
     all.extend(observed.ca_config.as_ref().map(|o| ("ConfigMap", &o.metadata)));
     all.extend(observed.bootstrap.as_ref().map(|o| ("ConfigMap", &o.metadata)));
     all.extend(observed.operator.as_ref().map(|o| ("Secret", &o.meta)));
-    all.extend(observed.client_authority.as_ref().map(|o| ("Secret", &o.meta)));
-    all.extend(observed.peer_authority.as_ref().map(|o| ("Secret", &o.meta)));
+    // An authority's Secret that is another's is a lost authority, and told as that.
     for member in observed.members.values() {
         all.extend(member.claim.as_ref().map(|o| ("PersistentVolumeClaim", &o.metadata)));
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
