@@ -200,7 +200,7 @@ async fn a_member_is_added_promoted_made_the_leader_and_removed() {
     // The same again, as after an answer that was lost: nothing is added twice, and what there is keeps its ID.
     // An ID is made of the URL and the second, so within the same one it is the ID that exists.
     let again = change(&first, add()).await.unwrap_err();
-    let exists = again.to_string().contains("ID exists");
+    let exists = again.to_string().contains("member ID already exist");
     assert!(exists || matches!(again.class(), Class::PeerUrlExists | Class::TooManyLearners), "{again}");
     let other = Change::AddLearner { peer_url: "https://127.0.0.1:1".into() };
     assert_eq!(change(&first, other).await.unwrap_err().class(), Class::TooManyLearners);
