@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{
     act::{Actor, expected_authority},
     observe::{self, Identity},
-    observed::Observed,
+    observed::{Observed, annotation},
     plan::{Step, never_started},
 };
 use crate::{
@@ -242,6 +242,11 @@ impl Taking<'_> {
         let refused = |e| WriteError::of(format!("Pod {name}"), e);
         let pod = pods.get_opt(&name).await.map_err(refused)?;
         let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid)) else { return Ok(None) };
+        let wanted = self.actor.cluster.restarted_at.as_deref();
+        let asked = wanted.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
+        if !asked && !never_started(&pod) {
+            return Ok(None);
+        }
         let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
         let delete_options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let parameters = EvictParams { delete_options: Some(delete_options), ..EvictParams::default() };
