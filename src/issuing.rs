@@ -99,19 +99,20 @@ impl Opened {
         Ok(Self { secret, active, ledger })
     }
 
+    /// Whether the revocation list has the serials that are revoked, and no others.
+    fn lists_the_revoked(&self) -> bool {
+        let revoked = self.ledger.revoked().map(|(serial, _)| serial).collect();
+        crl_serials(self.secret.bytes(authority_key::CRL)).is_ok_and(|listed| listed == revoked)
+    }
+
     /// Writes the ledger back, and a new revocation list if other serials are on it now.
     async fn write(mut self, secrets: &Api<Secret>, now: Timestamp) -> Result<(), IssueError> {
         let name = self.secret.0.metadata.name.clone().unwrap_or_default();
         let pki = |source| IssueError::Pki { name: name.clone(), source };
         self.ledger.prune(now);
-        let revoked: std::collections::BTreeSet<_> = self.ledger.revoked().map(|(serial, _)| serial).collect();
-        let listed = crl_serials(self.secret.bytes(authority_key::CRL));
         let ledger = self.ledger.to_json().map_err(pki)?;
-        let crl = if listed.is_ok_and(|listed| listed == revoked) {
-            None
-        } else {
-            Some(self.active.sign_crl(self.ledger.revoked(), now).map_err(pki)?)
-        };
+        let crl =
+            if self.lists_the_revoked() { None } else { Some(self.active.sign_crl(self.ledger.revoked(), now).map_err(pki)?) };
         let data = self.secret.0.data.get_or_insert_default();
         data.insert(authority_key::LEDGER.into(), ByteString(ledger));
         if let Some(crl) = crl {
@@ -147,7 +148,8 @@ pub async fn issue(
     }
 }
 
-/// Revokes everything that `meant` tells; returns how many certificates that were.
+/// Revokes everything that `meant` tells, and makes the list anew if it lacks who was revoked before; returns how many
+/// certificates were revoked.
 pub async fn revoke(
     secrets: &Api<Secret>,
     name: &str,
@@ -159,7 +161,7 @@ pub async fn revoke(
     loop {
         let mut opened = Opened::read(secrets, name, expected).await?;
         let count = opened.ledger.revoke(&meant, now);
-        if count == 0 {
+        if count == 0 && opened.lists_the_revoked() {
             return Ok(0);
         }
         match opened.write(secrets, now).await {

@@ -7,6 +7,7 @@ use kube::{
     Api,
     api::{DeleteParams, EvictParams, Preconditions},
 };
+use serde_json::json;
 
 use super::{
     Context, build,
@@ -208,7 +209,9 @@ impl Actor<'_> {
 
     async fn annotate_pods(&self, plan: &Plan, acted: &mut Acted) {
         let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), self.namespace);
-        let results = join_all(plan.pods.iter().map(|note| k8s::annotate(&pods, &note.pod, &note.uid, &note.annotations))).await;
+        let results =
+            join_all(plan.pods.iter().map(|note| k8s::annotate(&pods, &note.pod, &note.uid, &note.labels, &note.annotations)))
+                .await;
         for (note, result) in plan.pods.iter().zip(results) {
             match result {
                 Err(kube::Error::Api(status)) if status.is_not_found() => acted.again = true,
@@ -257,9 +260,8 @@ impl Actor<'_> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), self.namespace);
         for (name, id, uid) in members {
             let claim = self.cluster.names.claim(name);
-            let annotations =
-                serde_json::json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
-            k8s::annotate(&claims, &claim, uid, &annotations)
+            let annotations = json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
+            k8s::annotate(&claims, &claim, uid, &json!({}), &annotations)
                 .await
                 .map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
         }

@@ -63,7 +63,7 @@ pub fn authority_of(
 ) -> AuthorityState {
     let Some(secret) = secret else {
         return if trusted || reported.is_some() {
-            AuthorityState::Lost(format!("Secret {name} is gone"))
+            AuthorityState::Lost(format!("Secret {name} is gone, or without its labels"))
         } else {
             AuthorityState::Absent
         };
@@ -309,6 +309,7 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
         plan.pods.extend(note.map(|(annotation, value)| PodNote {
             pod: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
+            labels: std::collections::BTreeMap::new(),
             annotations: [(annotation.to_owned(), value)].into(),
         }));
     }
@@ -326,7 +327,7 @@ fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Result<boo
     }
 }
 
-/// Certificates of users who are gone.
+/// Certificates of users who are gone, or of whom the list does not tell.
 pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let AuthorityState::Ready(authorities) = authority_state(cluster, observed, Domain::Client) else { return None };
     let gone: BTreeSet<_> = authorities
@@ -338,5 +339,8 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
             _ => None,
         })
         .collect();
-    (!gone.is_empty()).then(|| Step::Revoke { users: gone.into_iter().collect() })
+    // A list that was edited or restored from a backup would let in who was revoked.
+    let revoked = authorities.ledger.revoked().map(|(serial, _)| serial).collect();
+    let listed = pki::crl_serials(&authorities.crl).is_ok_and(|listed| listed == revoked);
+    (!gone.is_empty() || !listed).then(|| Step::Revoke { users: gone.into_iter().collect() })
 }

@@ -143,13 +143,15 @@ impl LeafRequest {
     }
 }
 
-/// Annotations to be written to a pod.
+/// Labels and annotations to be written to a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodNote {
     /// The pod.
     pub pod: String,
     /// Its uid.
     pub uid: String,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
     /// The annotations.
     pub annotations: BTreeMap<String, String>,
 }
@@ -165,7 +167,7 @@ pub enum Step {
         /// The members, etcd's IDs of them, and the uids of their claims.
         members: Vec<(MemberName, u64, String)>,
     },
-    /// Put every certificate of these users, who are gone, on the revocation list.
+    /// Put every certificate of these users, who are gone, on the revocation list, and whoever else is missing there.
     Revoke {
         /// Names and uids.
         users: Vec<(String, String)>,
@@ -196,6 +198,7 @@ impl Step {
             Self::LockBootstrap { members, .. } => {
                 format!("writing down that {} started", list(members.iter().map(|(name, ..)| name as &dyn Display).collect()))
             }
+            Self::Revoke { users } if users.is_empty() => "making the revocation list anew, which is not as written down".into(),
             Self::Revoke { users } => format!(
                 "revoking the certificates of users who are gone: {}",
                 list(users.iter().map(|(name, _)| name as &dyn Display).collect())
@@ -225,6 +228,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::plan_stateful_sets(cluster, observed, &members, &mut plan);
     members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
+    members::plan_pod_labels(cluster, observed, &mut plan);
     members::note_waits(observed, &members, &mut plan);
     plan.step = certificates::revoke(cluster, observed)
         .or_else(|| members::lock_bootstrap(cluster, observed))

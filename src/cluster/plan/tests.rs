@@ -285,6 +285,17 @@ fn a_claim_that_is_being_deleted_is_told_of() {
 }
 
 #[test]
+fn a_pod_gets_its_labels_back() {
+    let mut world = World::founded("{}");
+    let labels = |world: &mut World| world.member(1).pod.as_ref().unwrap().metadata.labels.clone().unwrap();
+    let before = labels(&mut world);
+    world.member(1).pod.as_mut().unwrap().metadata.labels.as_mut().unwrap().remove(crate::names::label::INSTANCE);
+    assert_eq!(world.pass().plan.pods.len(), 1);
+    assert_eq!(labels(&mut world), before);
+    assert!(world.plan().is_empty());
+}
+
+#[test]
 fn a_member_that_lost_everything_is_not_forgotten() {
     let mut world = World::founded("{}");
     world.observed.bootstrap = None;
@@ -676,6 +687,24 @@ fn certificates_of_users_who_are_gone_are_revoked_and_the_list_reaches_the_membe
     let ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).unwrap();
     assert_eq!(listed, ledger.revoked().map(|(serial, _)| serial).collect());
     assert_eq!(listed.len(), 1);
+}
+
+#[test]
+fn a_list_that_differs_from_what_is_written_down_is_made_anew() {
+    let mut world = World::founded("{}");
+    let now = world.now;
+    let other = Authority::create("other", SignedDuration::from_hours(9999), now).unwrap();
+    let spec = crate::pki::LeafSpec {
+        common_name: "any".into(),
+        dns_names: [].into(),
+        ip_addresses: [].into(),
+        usage: crate::pki::Usage::Client,
+        duration: SignedDuration::from_hours(1),
+    };
+    let serial = other.issue(&spec, now).unwrap().certificate.serial();
+    let list = other.sign_crl([(serial, now)], now).unwrap();
+    world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), list);
+    assert_eq!(world.plan().step, Some(Step::Revoke { users: vec![] }));
 }
 
 #[test]
