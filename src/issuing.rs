@@ -37,17 +37,18 @@ pub enum IssueError {
 }
 
 /// Makes the authorities of a domain, the active and the next one, in a Secret of their own. If the Secret is there already, made
-/// by an earlier pass that our watch has not told of yet, nothing is done.
+/// by an earlier pass that our watch has not told of yet, nothing is done. Returns whether they were made.
 pub async fn create_authorities(
     secrets: &Api<Secret>,
     request: &AuthorityRequest,
     metadata: ObjectMeta,
     uid: &str,
     now: Timestamp,
-) -> Result<(), IssueError> {
+) -> Result<bool, IssueError> {
     let pki = |source| IssueError::Pki { name: request.secret.clone(), source };
     if let Some(there) = KeySecret::get(secrets, &request.secret).await? {
-        return check_owner(&there, uid).map_err(IssueError::Write);
+        check_owner(&there, uid)?;
+        return Ok(false);
     }
     let [active, next] = &request.common_names;
     let active = Authority::create(active, request.duration, now).map_err(pki)?;
@@ -64,7 +65,8 @@ pub async fn create_authorities(
     ];
     let data = data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
     let secret = KeySecret(Secret { metadata, data: Some(data), type_: Some("Opaque".into()), ..Secret::default() });
-    Ok(secret.create(secrets).await?)
+    secret.create(secrets).await?;
+    Ok(true)
 }
 
 fn check_owner(secret: &KeySecret, uid: &str) -> Result<(), WriteError> {

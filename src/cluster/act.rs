@@ -132,7 +132,8 @@ impl Actor<'_> {
         let results = join_all(creating).await;
         for (request, result) in plan.authorities.iter().zip(results) {
             match result {
-                Ok(()) => acted.done.push(Note::new(
+                Ok(false) => acted.again = true,
+                Ok(true) => acted.done.push(Note::new(
                     "AuthoritiesCreated",
                     format!("made the {} authorities in Secret {}", request.domain, request.secret),
                 )),
