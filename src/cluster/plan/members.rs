@@ -154,7 +154,7 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
                 format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. The other members go on; replacing a member is not possible yet"),
             ));
         } else {
-            objects.push(Object::unless_applied(&build::claim(cluster, name), there));
+            objects.push(Object::unless_applied(&build::claim(cluster, name, there), there));
         }
     }
     plan.objects.extend(objects.into_iter().flatten());

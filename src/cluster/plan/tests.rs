@@ -1,9 +1,12 @@
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::{
-    apps::v1::StatefulSetStatus,
-    core::v1::{ContainerState, ContainerStateWaiting, PersistentVolumeClaim},
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSetStatus,
+        core::v1::{ContainerState, ContainerStateWaiting, PersistentVolumeClaim},
+    },
+    apimachinery::pkg::api::resource::Quantity,
 };
 use proptest::prelude::*;
 
@@ -247,6 +250,18 @@ fn a_field_that_is_no_longer_wanted_is_noticed() {
     world.settle();
     let pod = world.member(0).stateful_set.as_ref().unwrap().spec.template.spec.as_ref().unwrap();
     assert_eq!(pod.image_pull_secrets, None);
+}
+
+#[test]
+fn a_claim_that_was_grown_by_hand_stays_as_large() {
+    let mut world = World::founded(ONE);
+    let request = |size: &str| Some([("storage".to_owned(), Quantity(size.into()))].into());
+    let there = world.member(0).claim.as_mut().unwrap().spec.as_mut().unwrap();
+    there.resources.as_mut().unwrap().requests = request("100Gi");
+    world.settle();
+    let there = world.member(0).claim.as_ref().unwrap().spec.as_ref().unwrap();
+    assert_eq!(there.resources.as_ref().unwrap().requests, request("100Gi"));
+    assert!(world.plan().is_empty());
 }
 
 #[test]
