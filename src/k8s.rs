@@ -45,7 +45,8 @@ impl WriteError {
     /// The error of a request about `object`.
     pub fn of(object: impl Into<String>, source: kube::Error) -> Self {
         match &source {
-            kube::Error::Api(status) if status.is_conflict() => Self::Conflict(object.into()),
+            // Made by another operator, or by a pass of ours that the watch has not told of yet.
+            kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => Self::Conflict(object.into()),
             _ => Self::Refused { object: object.into(), source: Box::new(source) },
         }
     }

@@ -31,15 +31,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
 {{- end }}
 
-{{/* What the operator may do in the namespaces that it serves. Nothing it makes is deleted by the operator itself but
-disruption budgets: owner references and Kubernetes' garbage collection do that. */}}
+{{/* What the operator may do in the namespaces that it serves. Nothing that it makes is deleted by the operator itself:
+owner references and Kubernetes' garbage collection do that. */}}
 {{- define "etcd-warden.rules" -}}
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters, etcdusers]
   verbs: [get, list, watch]
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters/status, etcdusers/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Where the admission plugin OwnerReferencesPermissionEnforcement is on, owner references that block the owner's deletion
 # need it.
 - apiGroups: [etcd-warden.dev]
@@ -65,8 +65,8 @@ disruption budgets: owner references and Kubernetes' garbage collection do that.
   verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
