@@ -3,6 +3,8 @@
 //! The order is always: sign, write down what was signed in the authority's Secret, hand it out. So whatever anyone holds is
 //! in the ledger and can be revoked, wherever the operator died.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, core::ObjectMeta};
@@ -14,7 +16,7 @@ use crate::{
     },
     k8s::{KeySecret, WriteError},
     names::authority_key,
-    pki::{Authority, Issued, Leaf, Ledger, PkiError, crl_serials},
+    pki::{Authority, Issued, Leaf, Ledger, PkiError, Serial, crl_serials},
 };
 
 /// Why nothing was issued.
@@ -101,23 +103,31 @@ impl Opened {
         Ok(Self { secret, active, ledger })
     }
 
-    /// Whether the revocation list has the serials that are revoked, and no others.
-    fn lists_the_revoked(&self) -> bool {
-        let revoked = self.ledger.revoked().map(|(serial, _)| serial).collect();
-        crl_serials(self.secret.bytes(authority_key::CRL)).is_ok_and(|listed| listed == revoked)
+    /// The serials on the revocation list.
+    fn listed(&self) -> BTreeSet<Serial> {
+        crl_serials(self.secret.bytes(authority_key::CRL)).unwrap_or_default()
     }
 
-    /// Writes the ledger back, and a new revocation list if other serials are on it now.
+    /// Whether everything that is revoked is on the revocation list.
+    fn lists_the_revoked(&self) -> bool {
+        let listed = self.listed();
+        self.ledger.revoked().all(|(serial, _)| listed.contains(&serial))
+    }
+
+    /// Writes the ledger back, and a new revocation list if other serials are to be on it now.
     async fn write(mut self, secrets: &Api<Secret>, now: Timestamp) -> Result<(), IssueError> {
         let name = self.secret.0.metadata.name.clone().unwrap_or_default();
         let pki = |source| IssueError::Pki { name: name.clone(), source };
+        let listed = self.listed();
+        // A serial that the ledger never knew stays revoked: somebody may have edited the ledger.
+        let unknown: Vec<_> = listed.iter().filter(|serial| !self.ledger.knows(**serial)).map(|serial| (*serial, now)).collect();
         self.ledger.prune(now);
+        let wanted: BTreeMap<_, _> = unknown.into_iter().chain(self.ledger.revoked()).collect();
         let ledger = self.ledger.to_json().map_err(pki)?;
-        let crl =
-            if self.lists_the_revoked() { None } else { Some(self.active.sign_crl(self.ledger.revoked(), now).map_err(pki)?) };
         let data = self.secret.0.data.get_or_insert_default();
         data.insert(authority_key::LEDGER.into(), ByteString(ledger));
-        if let Some(crl) = crl {
+        if !wanted.keys().eq(&listed) {
+            let crl = self.active.sign_crl(wanted, now).map_err(pki)?;
             data.insert(authority_key::CRL.into(), ByteString(crl));
         }
         Ok(self.secret.replace(secrets).await?)

@@ -86,6 +86,11 @@ impl Ledger {
         self.entries().filter_map(|issued| Some((issued.serial, issued.revoked?)))
     }
 
+    /// Whether a certificate with this serial was written down.
+    pub fn knows(&self, serial: Serial) -> bool {
+        self.0.contains_key(&serial)
+    }
+
     /// Everything, ordered by serial.
     pub fn entries(&self) -> impl Iterator<Item = &Issued> {
         self.0.values()

@@ -340,7 +340,7 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
         })
         .collect();
     // A list that was edited or restored from a backup would let in who was revoked.
-    let revoked = authorities.ledger.revoked().map(|(serial, _)| serial).collect();
-    let listed = pki::crl_serials(&authorities.crl).is_ok_and(|listed| listed == revoked);
+    let revoked = |listed: &BTreeSet<_>| authorities.ledger.revoked().all(|(serial, _)| listed.contains(&serial));
+    let listed = pki::crl_serials(&authorities.crl).is_ok_and(|listed| revoked(&listed));
     (!gone.is_empty() || !listed).then(|| Step::Revoke { users: gone.into_iter().collect() })
 }
