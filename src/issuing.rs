@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, core::ObjectMeta};
+use kube::{Api, api::PostParams, core::ObjectMeta};
 
 use crate::{
     cluster::{
         observed::{belongs, hex},
         plan::{AuthorityRequest, LeafRequest, SecretChange, owner_in_words},
     },
-    k8s::{KeySecret, WriteError},
+    k8s::{KeySecret, WriteError, post},
     names::authority_key,
     pki::{Authority, Issued, Leaf, Ledger, PkiError, Serial, crl_serials},
 };
@@ -134,6 +134,12 @@ impl Opened {
     }
 }
 
+/// Checks that the active authority in the Secret `name` is the one with the subject key identifier `expected` and can sign now.
+pub async fn check(secrets: &Api<Secret>, name: &str, expected: &str, now: Timestamp) -> Result<(), IssueError> {
+    let opened = Opened::read(secrets, name, expected).await?;
+    opened.active.check_valid(now).map_err(|source| IssueError::Pki { name: name.into(), source })
+}
+
 /// Issues leaves from the active authority in the Secret `name`, whose subject key identifier must be `expected`, and writes
 /// them down.
 pub async fn issue(
@@ -194,8 +200,51 @@ pub enum Target {
     Done,
 }
 
-/// Reads the Secret that a change is about, so that nothing is issued in vain or for someone else's Secret.
-pub async fn target(secrets: &Api<Secret>, change: &SecretChange, uid: &str) -> Result<Target, WriteError> {
+/// Reads the Secret that a change is about, or that is to be made with this metadata, so that nothing is issued for someone
+/// else's Secret or in vain.
+pub async fn target(
+    secrets: &Api<Secret>,
+    change: &SecretChange,
+    metadata: &ObjectMeta,
+    uid: &str,
+) -> Result<Target, WriteError> {
+    let target = find(secrets, change, uid).await?;
+    if !change.leaves.is_empty() {
+        rehearse(secrets, change, metadata, &target).await?;
+    }
+    Ok(target)
+}
+
+/// Asks the API server whether it would take the Secret, and writes nothing. What was signed stays in the ledger until it expires;
+/// signed in each pass for a Secret that a quota or a policy refuses, it would soon fill the authority's Secret for good.
+async fn rehearse(
+    secrets: &Api<Secret>,
+    change: &SecretChange,
+    metadata: &ObjectMeta,
+    target: &Target,
+) -> Result<(), WriteError> {
+    let parameters = PostParams { dry_run: true, ..post() };
+    let made = match target {
+        Target::Done => return Ok(()),
+        Target::Make => {
+            let mut secret = new_secret(change, metadata.clone());
+            let data = secret.0.data.get_or_insert_default();
+            data.extend(change.leaves.iter().flat_map(|leaf| leaf.keys).map(|key| (key.to_owned(), ByteString(vec![]))));
+            secrets.create(&parameters, &secret.0).await
+        }
+        Target::Change(secret) => secrets.replace(&change.name, &parameters, &secret.0).await,
+    };
+    drop(KeySecret(made.map_err(|e| WriteError::of(format!("Secret {}", change.name), e))?));
+    Ok(())
+}
+
+/// A Secret as it is to be made, without its leaves.
+fn new_secret(change: &SecretChange, mut metadata: ObjectMeta) -> KeySecret {
+    metadata.labels.get_or_insert_default().extend(change.labels.clone());
+    KeySecret(Secret { metadata, type_: Some(change.type_.into()), ..Secret::default() })
+}
+
+async fn find(secrets: &Api<Secret>, change: &SecretChange, uid: &str) -> Result<Target, WriteError> {
     let Some(there) = KeySecret::get(secrets, &change.name).await? else {
         // One that we saw and that is gone is made anew by the next pass, which knows it.
         return if change.version.is_some() {
@@ -225,7 +274,7 @@ pub async fn write(
 ) -> Result<(), WriteError> {
     let (mut secret, make) = match target {
         Target::Done => return Ok(()),
-        Target::Make => (KeySecret(Secret { metadata, type_: Some(change.type_.into()), ..Secret::default() }), true),
+        Target::Make => (new_secret(change, metadata), true),
         Target::Change(secret) => (*secret, false),
     };
     secret.0.metadata.labels.get_or_insert_default().extend(change.labels.clone());

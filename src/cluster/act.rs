@@ -146,7 +146,9 @@ impl Actor<'_> {
     async fn change_secrets(&self, observed: &Observed, plan: &Plan, acted: &mut Acted) {
         let secrets = self.secrets();
         let uid = &self.cluster.uid;
-        let targets = join_all(plan.secrets.iter().map(|change| issuing::target(&secrets, change, uid))).await;
+        let metadata = |change: &SecretChange| build::owned(self.cluster, change.name.clone());
+        let target = async |change| issuing::target(&secrets, change, &metadata(change), uid).await;
+        let targets = join_all(plan.secrets.iter().map(target)).await;
         let mut writing = vec![];
         for (change, target) in plan.secrets.iter().zip(targets) {
             match target {
@@ -156,9 +158,17 @@ impl Actor<'_> {
             }
         }
         let mut issued: Vec<(&LeafRequest, Leaf)> = vec![];
-        for domain in [Domain::Client, Domain::Peer] {
-            let requests: Vec<&LeafRequest> =
-                writing.iter().flat_map(|(change, _)| &change.leaves).filter(|leaf| leaf.domain == domain).collect();
+        let requests = [Domain::Client, Domain::Peer].map(|domain| {
+            let leaves = writing.iter().flat_map(|(change, _)| &change.leaves);
+            (domain, leaves.filter(|leaf| leaf.domain == domain).collect::<Vec<&LeafRequest>>())
+        });
+        // Both first: what one has signed would be in its ledger for nothing if the other can't.
+        for (domain, requests) in &requests {
+            if let Err(error) = self.can_issue(observed, *domain, requests).await {
+                return acted.note_issue(&error);
+            }
+        }
+        for (domain, requests) in requests {
             match self.issue(observed, domain, &requests).await {
                 Ok(leaves) => issued.extend(requests.into_iter().zip(leaves)),
                 // Without its leaves no Secret is written: it is made or changed as a whole.
@@ -172,8 +182,7 @@ impl Actor<'_> {
                 Some(issued.swap_remove(position).1)
             });
             let leaves = leaves.collect();
-            let metadata = build::owned(self.cluster, change.name.clone());
-            issuing::write(&secrets, change, target, leaves, metadata)
+            issuing::write(&secrets, change, target, leaves, metadata(change))
         };
         let names: Vec<_> = writing.iter().map(|(change, _)| *change).collect();
         let writes: Vec<_> = writing.into_iter().map(write).collect();
@@ -190,6 +199,15 @@ impl Actor<'_> {
                 acted.done.push(Note::new("CertificatesIssued", message));
             }
         }
+    }
+
+    async fn can_issue(&self, observed: &Observed, domain: Domain, requests: &[&LeafRequest]) -> Result<(), IssueError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let (secret, name) = self.authority(observed, domain);
+        let expected = expected_authority(secret).ok_or_else(|| IssueError::AuthorityChanged(name.clone()))?;
+        issuing::check(&self.secrets(), &name, &expected, self.now).await
     }
 
     async fn issue(&self, observed: &Observed, domain: Domain, requests: &[&LeafRequest]) -> Result<Vec<Leaf>, IssueError> {

@@ -101,8 +101,14 @@ async fn try_issue(
     let users: Api<EtcdUser> = Api::namespaced(context.client.clone(), &namespace);
     let name = user.name_any();
     let uid = user.uid().unwrap_or_default();
+    let metadata = ObjectMeta {
+        name: Some(change.name.clone()),
+        namespace: Some(namespace),
+        owner_references: user.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
     // A certificate for a user who is gone would have to be revoked at once.
-    let (target, there) = join(issuing::target(&secrets, change, &uid), users.get_metadata_opt(&name)).await;
+    let (target, there) = join(issuing::target(&secrets, change, &metadata, &uid), users.get_metadata_opt(&name)).await;
     let there = there.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
     if there.and_then(|there| there.metadata.uid).as_ref() != Some(&uid) {
         return Ok(false);
@@ -119,12 +125,6 @@ async fn try_issue(
             expected_authority(observed.authority.as_ref()).ok_or_else(|| IssueError::AuthorityChanged(authority.clone()))?;
         let requests: Vec<_> = change.leaves.iter().collect();
         issuing::issue(&secrets, &authority, &expected, &requests, now).await?
-    };
-    let metadata = ObjectMeta {
-        name: Some(change.name.clone()),
-        namespace: Some(namespace),
-        owner_references: user.controller_owner_ref(&()).map(|owner| vec![owner]),
-        ..ObjectMeta::default()
     };
     issuing::write(&secrets, change, target, leaves, metadata).await?;
     Ok(true)
