@@ -1,7 +1,8 @@
 //! The one place where keys are made and authorities sign.
 //!
 //! The order is always: sign, write down what was signed in the authority's Secret, hand it out. So whatever anyone holds is
-//! in the ledger and can be revoked, wherever the operator died.
+//! in the ledger and can be revoked, wherever the operator died. Before that the API server is asked whether it would take the
+//! Secret, for what is in the ledger stays there until it expires.
 
 use std::collections::{BTreeMap, BTreeSet};
 
