@@ -230,8 +230,9 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::plan_pod_labels(cluster, observed, &mut plan);
     members::note_waits(observed, &members, &mut plan);
-    plan.step = certificates::revoke(cluster, observed)
-        .or_else(|| members::lock_bootstrap(cluster, observed))
+    // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
+    plan.step = members::lock_bootstrap(cluster, observed)
+        .or_else(|| certificates::revoke(cluster, observed))
         .or_else(|| members::restart_unstarted(observed, &plan));
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);
