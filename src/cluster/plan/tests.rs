@@ -724,14 +724,12 @@ fn nothing_is_revoked_while_the_authority_is_lost() {
 
 #[test]
 fn there_is_one_step_at_a_time() {
-    let mut world = about_to_lock();
-    world.plan();
     let mut user = with_user("u1");
     // A founded cluster with a user who is gone, and a claim that has lost what was written on it.
     let claim: &mut PersistentVolumeClaim = user.member(0).claim.as_mut().unwrap();
     claim.metadata.annotations.as_mut().unwrap().remove(annotation::MEMBER_ID);
+    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("LockBootstrap"), "what guards data comes first");
     assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("Revoke"));
-    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("LockBootstrap"));
 }
 
 // Properties.
