@@ -1,20 +1,23 @@
 //! The one place where keys are made and authorities sign.
 //!
 //! The order is always: sign, write down what was signed in the authority's Secret, hand it out. So whatever anyone holds is
-//! in the ledger and can be revoked, wherever the operator died.
+//! in the ledger and can be revoked, wherever the operator died. Before that the API server is asked whether it would take the
+//! Secret, for what is in the ledger stays there until it expires.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::{Api, core::ObjectMeta};
+use kube::{Api, api::PostParams, core::ObjectMeta};
 
 use crate::{
     cluster::{
         observed::{belongs, hex},
         plan::{AuthorityRequest, LeafRequest, SecretChange, owner_in_words},
     },
-    k8s::{KeySecret, WriteError},
+    k8s::{KeySecret, WriteError, post},
     names::authority_key,
-    pki::{Authority, Issued, Leaf, Ledger, PkiError, crl_serials},
+    pki::{Authority, Issued, Leaf, Ledger, PkiError, Serial, crl_serials},
 };
 
 /// Why nothing was issued.
@@ -37,17 +40,18 @@ pub enum IssueError {
 }
 
 /// Makes the authorities of a domain, the active and the next one, in a Secret of their own. If the Secret is there already, made
-/// by an earlier pass that our watch has not told of yet, nothing is done.
+/// by an earlier pass that our watch has not told of yet, nothing is done. Returns whether they were made.
 pub async fn create_authorities(
     secrets: &Api<Secret>,
     request: &AuthorityRequest,
     metadata: ObjectMeta,
     uid: &str,
     now: Timestamp,
-) -> Result<(), IssueError> {
+) -> Result<bool, IssueError> {
     let pki = |source| IssueError::Pki { name: request.secret.clone(), source };
     if let Some(there) = KeySecret::get(secrets, &request.secret).await? {
-        return check_owner(&there, uid).map_err(IssueError::Write);
+        check_owner(&there, uid)?;
+        return Ok(false);
     }
     let [active, next] = &request.common_names;
     let active = Authority::create(active, request.duration, now).map_err(pki)?;
@@ -64,7 +68,8 @@ pub async fn create_authorities(
     ];
     let data = data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
     let secret = KeySecret(Secret { metadata, data: Some(data), type_: Some("Opaque".into()), ..Secret::default() });
-    Ok(secret.create(secrets).await?)
+    secret.create(secrets).await?;
+    Ok(true)
 }
 
 fn check_owner(secret: &KeySecret, uid: &str) -> Result<(), WriteError> {
@@ -99,26 +104,41 @@ impl Opened {
         Ok(Self { secret, active, ledger })
     }
 
-    /// Writes the ledger back, and a new revocation list if other serials are on it now.
+    /// The serials on the revocation list.
+    fn listed(&self) -> BTreeSet<Serial> {
+        crl_serials(self.secret.bytes(authority_key::CRL)).unwrap_or_default()
+    }
+
+    /// Whether everything that is revoked is on the revocation list.
+    fn lists_the_revoked(&self) -> bool {
+        let listed = self.listed();
+        self.ledger.revoked().all(|(serial, _)| listed.contains(&serial))
+    }
+
+    /// Writes the ledger back, and a new revocation list if other serials are to be on it now.
     async fn write(mut self, secrets: &Api<Secret>, now: Timestamp) -> Result<(), IssueError> {
         let name = self.secret.0.metadata.name.clone().unwrap_or_default();
         let pki = |source| IssueError::Pki { name: name.clone(), source };
+        let listed = self.listed();
+        // A serial that the ledger never knew stays revoked: somebody may have edited the ledger.
+        let unknown: Vec<_> = listed.iter().filter(|serial| !self.ledger.knows(**serial)).map(|serial| (*serial, now)).collect();
         self.ledger.prune(now);
-        let revoked: std::collections::BTreeSet<_> = self.ledger.revoked().map(|(serial, _)| serial).collect();
-        let listed = crl_serials(self.secret.bytes(authority_key::CRL));
+        let wanted: BTreeMap<_, _> = unknown.into_iter().chain(self.ledger.revoked()).collect();
         let ledger = self.ledger.to_json().map_err(pki)?;
-        let crl = if listed.is_ok_and(|listed| listed == revoked) {
-            None
-        } else {
-            Some(self.active.sign_crl(self.ledger.revoked(), now).map_err(pki)?)
-        };
         let data = self.secret.0.data.get_or_insert_default();
         data.insert(authority_key::LEDGER.into(), ByteString(ledger));
-        if let Some(crl) = crl {
+        if !wanted.keys().eq(&listed) {
+            let crl = self.active.sign_crl(wanted, now).map_err(pki)?;
             data.insert(authority_key::CRL.into(), ByteString(crl));
         }
         Ok(self.secret.replace(secrets).await?)
     }
+}
+
+/// Checks that the active authority in the Secret `name` is the one with the subject key identifier `expected` and can sign now.
+pub async fn check(secrets: &Api<Secret>, name: &str, expected: &str, now: Timestamp) -> Result<(), IssueError> {
+    let opened = Opened::read(secrets, name, expected).await?;
+    opened.active.check_valid(now).map_err(|source| IssueError::Pki { name: name.into(), source })
 }
 
 /// Issues leaves from the active authority in the Secret `name`, whose subject key identifier must be `expected`, and writes
@@ -147,7 +167,8 @@ pub async fn issue(
     }
 }
 
-/// Revokes everything that `meant` tells; returns how many certificates that were.
+/// Revokes everything that `meant` tells, and makes the list anew if it lacks who was revoked before; returns how many
+/// certificates were revoked.
 pub async fn revoke(
     secrets: &Api<Secret>,
     name: &str,
@@ -159,7 +180,7 @@ pub async fn revoke(
     loop {
         let mut opened = Opened::read(secrets, name, expected).await?;
         let count = opened.ledger.revoke(&meant, now);
-        if count == 0 {
+        if count == 0 && opened.lists_the_revoked() {
             return Ok(0);
         }
         match opened.write(secrets, now).await {
@@ -180,8 +201,51 @@ pub enum Target {
     Done,
 }
 
-/// Reads the Secret that a change is about, so that nothing is issued in vain or for someone else's Secret.
-pub async fn target(secrets: &Api<Secret>, change: &SecretChange, uid: &str) -> Result<Target, WriteError> {
+/// Reads the Secret that a change is about, or that is to be made with this metadata, so that nothing is issued for someone
+/// else's Secret or in vain.
+pub async fn target(
+    secrets: &Api<Secret>,
+    change: &SecretChange,
+    metadata: &ObjectMeta,
+    uid: &str,
+) -> Result<Target, WriteError> {
+    let target = find(secrets, change, uid).await?;
+    if !change.leaves.is_empty() {
+        rehearse(secrets, change, metadata, &target).await?;
+    }
+    Ok(target)
+}
+
+/// Asks the API server whether it would take the Secret, and writes nothing. What was signed stays in the ledger until it expires;
+/// signed in each pass for a Secret that a quota or a policy refuses, it would soon fill the authority's Secret for good.
+async fn rehearse(
+    secrets: &Api<Secret>,
+    change: &SecretChange,
+    metadata: &ObjectMeta,
+    target: &Target,
+) -> Result<(), WriteError> {
+    let parameters = PostParams { dry_run: true, ..post() };
+    let made = match target {
+        Target::Done => return Ok(()),
+        Target::Make => {
+            let mut secret = new_secret(change, metadata.clone());
+            let data = secret.0.data.get_or_insert_default();
+            data.extend(change.leaves.iter().flat_map(|leaf| leaf.keys).map(|key| (key.to_owned(), ByteString(vec![]))));
+            secrets.create(&parameters, &secret.0).await
+        }
+        Target::Change(secret) => secrets.replace(&change.name, &parameters, &secret.0).await,
+    };
+    drop(KeySecret(made.map_err(|e| WriteError::of(format!("Secret {}", change.name), e))?));
+    Ok(())
+}
+
+/// A Secret as it is to be made, without its leaves.
+fn new_secret(change: &SecretChange, mut metadata: ObjectMeta) -> KeySecret {
+    metadata.labels.get_or_insert_default().extend(change.labels.clone());
+    KeySecret(Secret { metadata, type_: Some(change.type_.into()), ..Secret::default() })
+}
+
+async fn find(secrets: &Api<Secret>, change: &SecretChange, uid: &str) -> Result<Target, WriteError> {
     let Some(there) = KeySecret::get(secrets, &change.name).await? else {
         // One that we saw and that is gone is made anew by the next pass, which knows it.
         return if change.version.is_some() {
@@ -211,7 +275,7 @@ pub async fn write(
 ) -> Result<(), WriteError> {
     let (mut secret, make) = match target {
         Target::Done => return Ok(()),
-        Target::Make => (KeySecret(Secret { metadata, type_: Some(change.type_.into()), ..Secret::default() }), true),
+        Target::Make => (new_secret(change, metadata), true),
         Target::Change(secret) => (*secret, false),
     };
     secret.0.metadata.labels.get_or_insert_default().extend(change.labels.clone());

@@ -45,7 +45,8 @@ impl WriteError {
     /// The error of a request about `object`.
     pub fn of(object: impl Into<String>, source: kube::Error) -> Self {
         match &source {
-            kube::Error::Api(status) if status.is_conflict() => Self::Conflict(object.into()),
+            // Made by another operator, or by a pass of ours that the watch has not told of yet.
+            kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => Self::Conflict(object.into()),
             _ => Self::Refused { object: object.into(), source: Box::new(source) },
         }
     }
@@ -121,14 +122,21 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
     Ok(())
 }
 
-/// Merges annotations into an object that must still be the one with this uid.
-pub async fn annotate<K>(api: &Api<K>, name: &str, uid: &str, annotations: &impl serde::Serialize) -> Result<(), kube::Error>
+/// Merges labels and annotations into an object that must still be the one with this uid.
+pub async fn annotate<K>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+    labels: &impl serde::Serialize,
+    annotations: &impl serde::Serialize,
+) -> Result<(), kube::Error>
 where
     K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
 {
     let patch = ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() };
     let patch: PartialObjectMeta<K> = patch.into_request_partial::<K>();
     let mut patch = json!(patch);
+    patch["metadata"]["labels"] = json!(labels);
     patch["metadata"]["annotations"] = json!(annotations);
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await?;

@@ -23,7 +23,7 @@ use etcd_warden::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tower::util::MapRequestLayer;
+use tower::{timeout::TimeoutLayer, util::MapRequestLayer};
 
 /// How long the controllers may take to stop. With the lease's release, under four seconds, it makes less than ten.
 const STOP: Duration = Duration::from_secs(6);
@@ -191,6 +191,10 @@ fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
+/// How long the API server may take to begin its answer; as long as it takes itself for a request before it gives up. Without
+/// a limit, a connection whose other end is gone without a word would hold up an object's passes for ever.
+const ANSWER: Duration = Duration::from_secs(60);
+
 /// A client of the API server whose requests are counted.
 async fn client(metrics: &Arc<Metrics>) -> Result<kube::Client, Error> {
     let config = kube::Config::infer().await.map_err(|error| Error::Config(kube::Error::InferConfig(error)))?;
@@ -199,7 +203,8 @@ async fn client(metrics: &Arc<Metrics>) -> Result<kube::Client, Error> {
         metrics.requested(request.method());
         request
     });
-    Ok(kube::client::ClientBuilder::try_from(config).map_err(Error::Config)?.with_layer(&count).build())
+    let builder = kube::client::ClientBuilder::try_from(config).map_err(Error::Config)?;
+    Ok(builder.with_layer(&TimeoutLayer::new(ANSWER)).with_layer(&count).build())
 }
 
 async fn lost(leadership: Option<&Leadership>) {

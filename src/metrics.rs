@@ -151,7 +151,7 @@ impl Metrics {
         text
     }
 
-    /// Notes a pass over an object of `kind`; `outcome` is `ok`, `waiting` or a class of error.
+    /// Notes a pass over an object of `kind`; `outcome` is `ok` or `error`.
     pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
         self.reconciles.get_or_create(&ReconcileLabels { kind, outcome }).inc();
         self.reconcile_seconds.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());

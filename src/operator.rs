@@ -132,7 +132,7 @@ async fn control<K, F>(
     let queue = triggers.take_until(stop.clone().cancelled_owned()).map(Ok::<_, std::convert::Infallible>);
     let backoff: Arc<Backoff<ObjectRef<Guarded<K>>>> = Arc::default();
     let pass = Arc::new(pass);
-    let failures = backoff.clone();
+    let (failures, forgotten) = (backoff.clone(), backoff.clone());
     applier(
         move |object: Arc<Guarded<K>>, context: Arc<Context>| {
             let (pass, backoff) = (pass.clone(), backoff.clone());
@@ -162,6 +162,7 @@ async fn control<K, F>(
     .for_each(|result| {
         // Triggered by its own end.
         if let Err(controller::Error::ObjectNotFound(gone)) = result {
+            forgotten.succeeded(&ObjectRef::new(&gone.name).within(gone.namespace.as_deref().unwrap_or_default()));
             forget(&gone);
         }
         std::future::ready(())

@@ -139,7 +139,8 @@ impl Actor<'_> {
         let results = join_all(creating).await;
         for (request, result) in plan.authorities.iter().zip(results) {
             match result {
-                Ok(()) => acted.done.push(Note::new(
+                Ok(false) => acted.again = true,
+                Ok(true) => acted.done.push(Note::new(
                     "AuthoritiesCreated",
                     format!("made the {} authorities in Secret {}", request.domain, request.secret),
                 )),
@@ -152,7 +153,9 @@ impl Actor<'_> {
     async fn change_secrets(&self, observed: &Observed, plan: &Plan, acted: &mut Acted) {
         let secrets = self.secrets();
         let uid = &self.cluster.uid;
-        let targets = join_all(plan.secrets.iter().map(|change| issuing::target(&secrets, change, uid))).await;
+        let metadata = |change: &SecretChange| build::owned(self.cluster, change.name.clone());
+        let target = async |change| issuing::target(&secrets, change, &metadata(change), uid).await;
+        let targets = join_all(plan.secrets.iter().map(target)).await;
         let mut writing = vec![];
         for (change, target) in plan.secrets.iter().zip(targets) {
             match target {
@@ -162,9 +165,17 @@ impl Actor<'_> {
             }
         }
         let mut issued: Vec<(&LeafRequest, Leaf)> = vec![];
-        for domain in [Domain::Client, Domain::Peer] {
-            let requests: Vec<&LeafRequest> =
-                writing.iter().flat_map(|(change, _)| &change.leaves).filter(|leaf| leaf.domain == domain).collect();
+        let requests = [Domain::Client, Domain::Peer].map(|domain| {
+            let leaves = writing.iter().flat_map(|(change, _)| &change.leaves);
+            (domain, leaves.filter(|leaf| leaf.domain == domain).collect::<Vec<&LeafRequest>>())
+        });
+        // Both first: what one has signed would be in its ledger for nothing if the other can't.
+        for (domain, requests) in &requests {
+            if let Err(error) = self.can_issue(observed, *domain, requests).await {
+                return acted.note_issue(&error);
+            }
+        }
+        for (domain, requests) in requests {
             match self.issue(observed, domain, &requests).await {
                 Ok(leaves) => issued.extend(requests.into_iter().zip(leaves)),
                 // Without its leaves no Secret is written: it is made or changed as a whole.
@@ -178,8 +189,7 @@ impl Actor<'_> {
                 Some(issued.swap_remove(position).1)
             });
             let leaves = leaves.collect();
-            let metadata = build::owned(self.cluster, change.name.clone());
-            issuing::write(&secrets, change, target, leaves, metadata)
+            issuing::write(&secrets, change, target, leaves, metadata(change))
         };
         let names: Vec<_> = writing.iter().map(|(change, _)| *change).collect();
         let writes: Vec<_> = writing.into_iter().map(write).collect();
@@ -196,6 +206,15 @@ impl Actor<'_> {
                 acted.done.push(Note::new("CertificatesIssued", message));
             }
         }
+    }
+
+    async fn can_issue(&self, observed: &Observed, domain: Domain, requests: &[&LeafRequest]) -> Result<(), IssueError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let (secret, name) = self.authority(observed, domain);
+        let expected = expected_authority(secret).ok_or_else(|| IssueError::AuthorityChanged(name.clone()))?;
+        issuing::check(&self.secrets(), &name, &expected, self.now).await
     }
 
     async fn issue(&self, observed: &Observed, domain: Domain, requests: &[&LeafRequest]) -> Result<Vec<Leaf>, IssueError> {
@@ -217,7 +236,9 @@ impl Actor<'_> {
 
     async fn annotate_pods(&self, plan: &Plan, acted: &mut Acted) {
         let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), self.namespace);
-        let results = join_all(plan.pods.iter().map(|note| k8s::annotate(&pods, &note.pod, &note.uid, &note.annotations))).await;
+        let results =
+            join_all(plan.pods.iter().map(|note| k8s::annotate(&pods, &note.pod, &note.uid, &note.labels, &note.annotations)))
+                .await;
         for (note, result) in plan.pods.iter().zip(results) {
             match result {
                 Err(kube::Error::Api(status)) if status.is_not_found() => acted.again = true,
@@ -232,7 +253,7 @@ impl Actor<'_> {
         let clusters: Api<EtcdCluster> = Api::namespaced(self.context.client.clone(), self.namespace);
         let name = self.cluster.names.cluster();
         let none = serde_json::json!({ key::REPLACE: null });
-        match k8s::annotate(&clusters, name, &self.cluster.uid, &none).await {
+        match k8s::annotate(&clusters, name, &self.cluster.uid, &serde_json::json!({}), &none).await {
             Ok(()) => acted.again = true,
             Err(error) => acted.note(&WriteError::of(format!("EtcdCluster {name}"), error)),
         }

@@ -528,6 +528,7 @@ impl World {
             let (name, member) = self.observed.members.iter_mut().find(|(name, _)| names().pod(name) == note.pod).unwrap();
             let pod = member.pod.as_mut().unwrap();
             assert_eq!(pod.metadata.uid.as_ref(), Some(&note.uid));
+            pod.metadata.labels.get_or_insert_default().extend(note.labels.clone());
             pod.metadata.annotations.get_or_insert_default().extend(note.annotations.clone());
             if self.kubelet && note.annotations.contains_key(key::TLS_TOUCHED) {
                 self.mounted.insert(name.clone(), member.secret.clone().unwrap());

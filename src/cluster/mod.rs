@@ -21,6 +21,7 @@ pub mod validate;
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -38,6 +39,7 @@ use crate::{
 use jiff::Timestamp;
 use kube::{
     Api, Client, Resource, ResourceExt,
+    core::NamespaceResourceScope,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
@@ -92,7 +94,7 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     };
     let report = status::report(cluster, &observed, &judgement, &acted, now);
     context.metrics.cluster(&namespace, &name, status::metrics(&report.status, &observed));
-    let stale = write_report(context, cluster, &report).await?;
+    let stale = write_report(context, cluster, cluster.status.as_ref(), &report).await?;
     // Users may wait for an authority that was made just now.
     if !acted.done.is_empty() {
         for user in context.scope.users.state() {
@@ -113,15 +115,18 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
 
 /// Publishes what was done, writes the status if it differs, then publishes what changed in it. Returns whether the object was
 /// newer than what the pass saw: then nothing was written, and the next pass reports on what it is now.
-async fn write_report(context: &Context, cluster: &EtcdCluster, report: &Report) -> Result<bool, WriteError> {
-    let name = cluster.name_any();
-    let reference = cluster.object_ref(&());
+pub async fn write_report<K, S>(context: &Context, object: &K, old: Option<&S>, report: &Report<S>) -> Result<bool, WriteError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
+    S: PartialEq + Serialize,
+{
+    let reference = object.object_ref(&());
     for event in &report.done {
         publish(context, event, &reference).await;
     }
-    if cluster.status.as_ref() != Some(&report.status) {
-        let api: Api<EtcdCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
-        match crate::k8s::apply_status(&api, &name, &cluster.metadata.resource_version, &report.status).await {
+    if old != Some(&report.status) {
+        let api: Api<K> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+        match crate::k8s::apply_status(&api, &object.name_any(), &object.meta().resource_version, &report.status).await {
             Ok(()) => {}
             Err(WriteError::Conflict(_)) => return Ok(true),
             Err(error) => return Err(error),

@@ -48,7 +48,7 @@ pub struct Observed {
     pub members: BTreeMap<MemberName, ObservedMember>,
     /// What etcd says of its members, from a read that a quorum confirmed; or why there is none.
     pub list: Result<etcd::MemberList, String>,
-    /// The uids of the `EtcdUser`s that refer to the cluster.
+    /// The uids of all `EtcdUser`s in the namespace: who of them holds a certificate of the cluster is in its ledger.
     pub users: BTreeSet<String>,
 }
 

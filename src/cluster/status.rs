@@ -44,9 +44,9 @@ pub enum Judgement {
 }
 
 /// What is to be told.
-pub struct Report {
+pub struct Report<S = EtcdClusterStatus> {
     /// The status.
-    pub status: EtcdClusterStatus,
+    pub status: S,
     /// What has changed in it, to be published once it is written.
     pub events: Vec<Event>,
     /// What was done, to be published in any case.

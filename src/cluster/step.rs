@@ -12,6 +12,7 @@ use kube::{
     api::{DeleteParams, EvictParams, Preconditions},
 };
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::{
     act::{Actor, expected_authority},
@@ -120,8 +121,8 @@ impl Taking<'_> {
         for (name, id, uid) in members {
             let claim = names.claim(name);
             let annotations =
-                serde_json::json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
-            let written = k8s::annotate(&claims, &claim, uid, &annotations).await;
+                json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
+            let written = k8s::annotate(&claims, &claim, uid, &json!({}), &annotations).await;
             written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
         }
         let names: Vec<_> = members.iter().map(|(name, ..)| name.to_string()).collect();

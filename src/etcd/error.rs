@@ -233,6 +233,10 @@ impl EtcdError {
             Class::MemberNotFound => "knows no such member".to_owned(),
             Class::NotSupportedForLearner => "is a learner and does not serve this".to_owned(),
             Class::Auth => format!("does not let the operator in: {detail}"),
+            // etcd reads the authorities that it trusts only when it starts.
+            Class::CertificateRefused if detail == "UnknownCA" => {
+                "refuses the operator's certificate: it started with other authorities; delete its pod".to_owned()
+            }
             Class::CertificateRefused => format!("refuses the operator's certificate: {detail}"),
             Class::Corrupt => "has raised the alarm CORRUPT".to_owned(),
             Class::NoSpace => "has no space left in its database".to_owned(),

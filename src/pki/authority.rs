@@ -151,7 +151,8 @@ impl Authority {
         Ok(Leaf { certificate, key })
     }
 
-    pub(super) fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
+    /// Whether it is valid now, without which it signs nothing.
+    pub fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
         let (not_before, not_after) = (self.certificate.not_before(), self.certificate.not_after());
         if now < not_before || now >= not_after {
             return Err(PkiError::AuthorityNotValid { not_before, not_after });

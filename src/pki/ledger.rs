@@ -104,6 +104,11 @@ impl Ledger {
         self.0.get(&serial).is_some_and(|issued| issued.revoked.is_some())
     }
 
+    /// Whether a certificate with this serial was written down.
+    pub fn knows(&self, serial: Serial) -> bool {
+        self.0.contains_key(&serial)
+    }
+
     /// Everything, ordered by serial.
     pub fn entries(&self) -> impl Iterator<Item = &Issued> {
         self.0.values()

@@ -36,13 +36,6 @@ pub enum Stale {
     Due,
 }
 
-impl Stale {
-    /// Whether it cannot serve as it is: a peer would refuse it, or take its holder for another one.
-    pub fn urgent(&self) -> bool {
-        !matches!(self, Self::Due | Self::TooLong)
-    }
-}
-
 impl fmt::Display for Stale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

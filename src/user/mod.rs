@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt, core::ObjectMeta, runtime::reflector::ObjectRef};
 
 pub use plan::{Observed, Plan, common_name, plan, secret_name};
-pub use status::{Outcome, Report, report};
+pub use status::{Outcome, report};
 
 use crate::{
     api::EtcdUser,
@@ -21,7 +21,7 @@ use crate::{
         act::expected_authority,
         observed::SecretView,
         plan::{Note, SecretChange},
-        publish,
+        write_report,
     },
     issuing::{self, IssueError, Target},
     k8s::WriteError,
@@ -44,7 +44,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
         Plan::Nothing => Outcome::Ready,
     };
     let report = report(user, &observed, &outcome, now);
-    let stale = write_report(context, user, &report).await?;
+    let stale = write_report(context, user, user.status.as_ref(), &report).await?;
     Ok(match (&outcome, &plan) {
         (Outcome::Issued(_) | Outcome::Conflict, _) => Duration::from_millis(500),
         _ if stale => Duration::from_millis(500),
@@ -101,8 +101,14 @@ async fn try_issue(
     let users: Api<EtcdUser> = Api::namespaced(context.client.clone(), &namespace);
     let name = user.name_any();
     let uid = user.uid().unwrap_or_default();
+    let metadata = ObjectMeta {
+        name: Some(change.name.clone()),
+        namespace: Some(namespace),
+        owner_references: user.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
     // A certificate for a user who is gone would have to be revoked at once.
-    let (target, there) = join(issuing::target(&secrets, change, &uid), users.get_metadata_opt(&name)).await;
+    let (target, there) = join(issuing::target(&secrets, change, &metadata, &uid), users.get_metadata_opt(&name)).await;
     let there = there.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
     if there.and_then(|there| there.metadata.uid).as_ref() != Some(&uid) {
         return Ok(false);
@@ -120,32 +126,6 @@ async fn try_issue(
         let requests: Vec<_> = change.leaves.iter().collect();
         issuing::issue(&secrets, &authority, &expected, &requests, now).await?
     };
-    let metadata = ObjectMeta {
-        name: Some(change.name.clone()),
-        namespace: Some(namespace),
-        owner_references: user.controller_owner_ref(&()).map(|owner| vec![owner]),
-        ..ObjectMeta::default()
-    };
     issuing::write(&secrets, change, target, leaves, metadata).await?;
     Ok(true)
-}
-
-async fn write_report(context: &Context, user: &EtcdUser, report: &Report) -> Result<bool, WriteError> {
-    let name = user.name_any();
-    let reference = user.object_ref(&());
-    if let Some(event) = &report.done {
-        publish(context, event, &reference).await;
-    }
-    if user.status.as_ref() != Some(&report.status) {
-        let api: Api<EtcdUser> = Api::namespaced(context.client.clone(), &user.namespace().unwrap_or_default());
-        match crate::k8s::apply_status(&api, &name, &user.metadata.resource_version, &report.status).await {
-            Ok(()) => {}
-            Err(WriteError::Conflict(_)) => return Ok(true),
-            Err(error) => return Err(error),
-        }
-    }
-    for event in &report.events {
-        publish(context, event, &reference).await;
-    }
-    Ok(false)
 }

@@ -4,9 +4,13 @@ use kube::runtime::events::EventType;
 
 use super::*;
 use crate::{
-    cluster::fixtures::{World, names},
+    api::EtcdUserStatus,
+    cluster::{
+        fixtures::{World, names},
+        status::Report,
+    },
     pki::Stale,
-    user::status::{Outcome, READY, Report, report},
+    user::status::{Outcome, READY, report},
 };
 
 fn user(name: &str, spec: &str) -> EtcdUser {
@@ -193,7 +197,7 @@ fn what_is_not_there_yet_is_waited_for() {
 
 // What is told.
 
-fn told(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Timestamp) -> (String, String, Report) {
+fn told(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Timestamp) -> (String, String, Report<EtcdUserStatus>) {
     let report = report(user, observed, outcome, now);
     let condition = crate::api::condition(&report.status.conditions, READY).unwrap();
     (condition.status.clone(), condition.reason.clone(), report)
@@ -206,9 +210,12 @@ fn a_user_is_ready_once_the_secret_holds_a_certificate() {
     let (status, reason, report) = told(&user, &new, &Outcome::Issued(Some("does not exist".into())), world.now);
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Issuing"));
     assert!(report.events.is_empty());
-    let done = report.done.unwrap();
+    let [done] = report.done.as_slice() else { panic!("one thing was done") };
     assert_eq!(done.reason, "CertificateIssued");
-    assert_eq!(done.note.unwrap(), "issued a certificate for app in Secret app-etcd-tls: the certificate does not exist");
+    assert_eq!(
+        done.note.as_deref().unwrap(),
+        "issued a certificate for app in Secret app-etcd-tls: the certificate does not exist"
+    );
 
     user.status = Some(report.status);
     let (status, reason, report) = told(&user, &observed, &Outcome::Ready, world.now);
@@ -219,7 +226,7 @@ fn a_user_is_ready_once_the_secret_holds_a_certificate() {
     user.status = Some(report.status.clone());
     let (.., again) = told(&user, &observed, &Outcome::Ready, world.now + SignedDuration::from_hours(100));
     assert_eq!(again.status, report.status, "an idle pass writes nothing");
-    assert!(again.events.is_empty() && again.done.is_none());
+    assert!(again.events.is_empty() && again.done.is_empty());
 }
 
 #[test]

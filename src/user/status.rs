@@ -1,7 +1,7 @@
 //! What came of a pass -> status and events. Pure.
 
 use jiff::Timestamp;
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::EventType;
 
 use super::{Observed, common_name, secret_name};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     cluster::{
         observed::{belongs, hex},
         plan::Note,
-        status::{Finding, event},
+        status::{Finding, Report, event},
     },
     names::tls_key,
     pki::Certificate,
@@ -34,21 +34,11 @@ pub enum Outcome {
     Ready,
 }
 
-/// What is to be told.
-pub struct Report {
-    /// The status.
-    pub status: EtcdUserStatus,
-    /// What has changed in it, to be published once it is written.
-    pub events: Vec<Event>,
-    /// What was done, to be published in any case.
-    pub done: Option<Event>,
-}
-
 /// The type of the one condition.
 pub const READY: &str = "Ready";
 
 /// What is to be told of a pass.
-pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Timestamp) -> Report {
+pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Timestamp) -> Report<EtcdUserStatus> {
     let old = user.status.clone().unwrap_or_default();
     let uid = user.metadata.uid.as_deref().unwrap_or_default();
     let ours = observed.secret.as_ref().filter(|secret| belongs(&secret.meta, uid));
@@ -72,9 +62,9 @@ pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Time
     let events = finding.change(before).into_iter().collect();
     let done = if let Outcome::Issued(Some(why)) = outcome {
         let message = format!("issued a certificate for {} in Secret {secret}: the certificate {why}", common_name(user));
-        Some(event(EventType::Normal, &Note::new("CertificateIssued", message)))
+        vec![event(EventType::Normal, &Note::new("CertificateIssued", message))]
     } else {
-        None
+        vec![]
     };
     let status = EtcdUserStatus {
         observed_generation: user.metadata.generation,

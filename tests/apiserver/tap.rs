@@ -19,6 +19,8 @@ pub struct Seen {
     pub method: Method,
     /// The path, without the query.
     pub path: String,
+    /// Whether the API server was asked what it would do, and not to do it.
+    pub dry_run: bool,
     /// The answer's status; `None` where there was none.
     pub status: Option<u16>,
 }
@@ -26,7 +28,7 @@ pub struct Seen {
 impl Seen {
     /// Whether it asks for a change.
     pub fn writes(&self) -> bool {
-        self.method != Method::GET
+        self.method != Method::GET && !self.dry_run
     }
 }
 
@@ -75,7 +77,12 @@ impl Tap {
         if self.dead.is_cancelled() {
             return None;
         }
-        let new = Seen { method: request.method().clone(), path: request.uri().path().to_owned(), status: None };
+        let new = Seen {
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            dry_run: request.uri().query().is_some_and(|query| query.contains("dryRun=All")),
+            status: None,
+        };
         let nth = seen.iter().filter(|seen| seen.writes()).count() + usize::from(new.writes());
         let writes = new.writes();
         let arrives = match self.death {

@@ -5,8 +5,11 @@ use etcd_warden::{
     names::{member_key, tls_key},
     pki::{Domain, Serial, crl_serials},
 };
-use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use kube::{
+    ResourceExt,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -104,6 +107,43 @@ async fn a_secret_of_somebody_elses_is_never_overwritten() {
     for user in ["a", "b"] {
         world.user_reports(user, "Issued").await;
     }
+    whole(&world, "demo").await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_quota_refuses_is_not_signed_in_vain() {
+    let world = World::new("quota").await;
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    let operator = world.operator();
+    world.founded("demo").await;
+    // Admission reads the status, which no controller writes here.
+    let none = json!({ "hard": { "secrets": "0" }, "used": { "secrets": "0" } });
+    world.create::<ResourceQuota>("none", json!({ "spec": { "hard": { "secrets": "0" } } })).await.unwrap();
+    let patch = Patch::Merge(json!({ "status": none }));
+    world.api::<ResourceQuota>().patch_status("none", &PatchParams::default(), &patch).await.unwrap();
+    let written = async || {
+        let client = Issuing::read(&world, "demo", Domain::Client).await.written();
+        (client, Issuing::read(&world, "demo", Domain::Peer).await.written())
+    };
+    // The quota is in force once admission's own watch has it.
+    until("secrets are refused", async || {
+        let secret = Secret { metadata: ObjectMeta { name: Some("probe".into()), ..ObjectMeta::default() }, ..Secret::default() };
+        world.api().create(&PostParams { dry_run: true, ..PostParams::default() }, &secret).await.err()
+    })
+    .await;
+    let before = written().await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    world.delete::<Secret>("demo-0-tls").await;
+    let refused = world.user_reports("app", "IssuingFailed").await;
+    assert!(refused.message.contains("exceeded quota: none"), "{}", refused.message);
+    let refused = world.reports("demo", "Degraded", "KubernetesRefused").await;
+    assert!(refused.message.contains("exceeded quota: none"), "{}", refused.message);
+    operator.passed(3).await;
+    assert_eq!(written().await, before);
+    world.delete::<ResourceQuota>("none").await;
+    world.user_reports("app", "Issued").await;
+    world.founded("demo").await;
     whole(&world, "demo").await;
     operator.stop().await;
 }

@@ -225,6 +225,12 @@ impl Operator {
         counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
 
+    /// Waits until it has made `count` passes more.
+    pub async fn passed(&self, count: u64) {
+        let since = self.passes();
+        until("passes", async || (self.passes() >= since + count).then_some(())).await;
+    }
+
     /// Waits until it has made `count` passes in a row without a write.
     pub async fn quiet(&self, count: u64) {
         let (mut writes, mut since) = (self.tap.writes().len(), self.passes());

@@ -43,7 +43,7 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
   verbs: [get, list, watch]
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters/status, etcdusers/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Where the admission plugin OwnerReferencesPermissionEnforcement is on, owner references that block the owner's deletion
 # need it.
 - apiGroups: [etcd-warden.dev]
@@ -72,8 +72,8 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}

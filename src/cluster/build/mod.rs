@@ -21,7 +21,10 @@ pub use services::{client_service, peer_service};
 pub use stateful_set::stateful_set;
 
 use super::validate::ValidatedCluster;
-use crate::names::{MemberName, annotation, label};
+use crate::{
+    names::{MemberName, annotation, label},
+    quantity,
+};
 
 /// The labels that select the pods of a cluster.
 pub fn selector(cluster: &str) -> BTreeMap<String, String> {
@@ -59,8 +62,10 @@ pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     meta
 }
 
-/// The claim of a member.
-pub fn claim(cluster: &ValidatedCluster, member: &MemberName) -> PersistentVolumeClaim {
+/// The claim of a member. One that is there and was made larger by hand stays as large: a claim can't shrink.
+pub fn claim(cluster: &ValidatedCluster, member: &MemberName, there: Option<&PersistentVolumeClaim>) -> PersistentVolumeClaim {
+    let requested = there.and_then(|claim| claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let grown = requested.filter(|size| quantity::milli(&size.0) > quantity::milli(&cluster.storage.size.0));
     let mut metadata = retained(cluster, cluster.names.claim(member));
     metadata.labels = Some(member_labels(cluster.names.cluster(), member));
     PersistentVolumeClaim {
@@ -68,7 +73,7 @@ pub fn claim(cluster: &ValidatedCluster, member: &MemberName) -> PersistentVolum
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".into()]),
             resources: Some(VolumeResourceRequirements {
-                requests: Some([("storage".to_owned(), cluster.storage.size.clone())].into()),
+                requests: Some([("storage".to_owned(), grown.unwrap_or(&cluster.storage.size).clone())].into()),
                 ..VolumeResourceRequirements::default()
             }),
             storage_class_name: cluster.storage.storage_class_name.clone(),

@@ -65,7 +65,7 @@ fn all(cluster: &ValidatedCluster) -> BTreeMap<String, Value> {
     }
     // The others differ in the name alone.
     let first = cluster.names.member(0);
-    put("PersistentVolumeClaim", &claim(cluster, &first));
+    put("PersistentVolumeClaim", &claim(cluster, &first, None));
     put("StatefulSet", &stateful_set(cluster, &first, "digest"));
     objects
 }
@@ -103,7 +103,7 @@ fn objects_of_a_spec_that_sets_everything() {
 fn what_holds_data_has_an_owner_only_where_it_is_to_be_deleted() {
     for (retention, owned) in [("Retain", false), ("Delete", true)] {
         let cluster = valid(&format!("{{storage: {{retention: {retention}}}}}"));
-        let meta = claim(&cluster, &cluster.names.member(0)).metadata;
+        let meta = claim(&cluster, &cluster.names.member(0), None).metadata;
         assert_eq!(meta.owner_references.is_some(), owned, "{retention}");
         assert_eq!(meta.annotations.unwrap()[annotation::CLUSTER_UID], cluster.uid);
     }

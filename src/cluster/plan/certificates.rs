@@ -66,7 +66,7 @@ pub fn authority_of(
 ) -> AuthorityState {
     let Some(secret) = secret else {
         return if trusted || reported.is_some() {
-            AuthorityState::Lost(format!("Secret {name} is gone"))
+            AuthorityState::Lost(format!("Secret {name} is gone, or without its labels"))
         } else {
             AuthorityState::Absent
         };
@@ -317,6 +317,7 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
         plan.pods.extend(note.map(|(annotation, value)| PodNote {
             pod: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
+            labels: std::collections::BTreeMap::new(),
             annotations: [(annotation.to_owned(), value)].into(),
         }));
     }
@@ -334,15 +335,12 @@ fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Result<boo
     }
 }
 
-/// Certificates of users who are gone, and of members that have been removed.
+/// Certificates of users who are gone and of members that have been removed, and what the list lacks of those revoked before.
 pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let roster = Roster::read(cluster, observed);
     let removed = |name: &str| {
         let member = cluster.names.parse_member(name);
-        roster
-            .as_ref()
-            .zip(member)
-            .is_some_and(|(roster, m)| !roster.voters.contains_key(&m) && !roster.learners.contains_key(&m))
+        roster.as_ref().zip(member).is_some_and(|(roster, member)| roster.is_gone(&member))
     };
     let gone = |holder: &Holder| match holder {
         Holder::User { uid, .. } => !observed.users.contains(uid),
@@ -352,9 +350,10 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     [Domain::Client, Domain::Peer].into_iter().find_map(|domain| {
         let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
         let live = authorities.ledger.entries().filter(|issued| issued.revoked.is_none()).map(|issued| &issued.holder);
-        let mut holders: Vec<_> = live.filter(|holder| gone(holder)).cloned().collect();
-        holders.sort();
-        holders.dedup();
-        (!holders.is_empty()).then_some(Step::Revoke { domain, holders })
+        let holders: BTreeSet<_> = live.filter(|holder| gone(holder)).cloned().collect();
+        // A list that was edited or restored from a backup would let in who was revoked.
+        let revoked = |listed: &BTreeSet<_>| authorities.ledger.revoked().all(|(serial, _)| listed.contains(&serial));
+        let listed = pki::crl_serials(&authorities.crl).is_ok_and(|listed| revoked(&listed));
+        (!holders.is_empty() || !listed).then(|| Step::Revoke { domain, holders: holders.into_iter().collect() })
     })
 }

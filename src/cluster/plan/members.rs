@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{Note, Object, Plan, Step, drift, membership::Roster};
+use super::{Note, Object, Plan, PodNote, Step, drift, membership::Roster};
 use crate::{
     cluster::{
         build,
@@ -202,13 +202,13 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         // An empty claim would be taken for the member's data: a member that has started never gets a new one by itself.
         if (there.is_none() || going) && *state == StartState::Existing {
             let claim = cluster.names.claim(name);
-            let how = if going { "is being deleted" } else { "is gone" };
+            let how = if going { "is being deleted" } else { "is gone, or without its labels" };
             plan.problems.push(Note::new(
                 "ClaimLost",
                 format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced, if the others are a quorum without it"),
             ));
         } else {
-            objects.push(Object::unless_applied(&build::claim(cluster, name), there));
+            objects.push(Object::unless_applied(&build::claim(cluster, name, there), there));
         }
     }
     plan.objects.extend(objects.into_iter().flatten());
@@ -228,6 +228,25 @@ pub fn plan_stateful_sets(cluster: &ValidatedCluster, observed: &Observed, membe
         let [(_, Some(_)), (_, Some(_))] = bundles else { continue };
         let digest = observed::fingerprint(bundles.iter().filter_map(|(key, pem)| Some((*key, pem.as_ref()?.as_slice()))));
         plan.objects.extend(Object::unless_applied(&build::stateful_set(cluster, name, &digest), member.stateful_set.as_ref()));
+    }
+}
+
+/// Gives pods back the labels that they have lost: without them Services and the disruption budget leave them out, and their
+/// StatefulSet lets them go.
+pub fn plan_pod_labels(cluster: &ValidatedCluster, observed: &Observed, plan: &mut Plan) {
+    for (name, member) in &observed.members {
+        let Some(pod) = member.pod.as_ref().filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { continue };
+        let there = |key: &String| pod.metadata.labels.as_ref()?.get(key);
+        let mut labels = build::member_labels(cluster.names.cluster(), name);
+        labels.retain(|key, value| there(key) != Some(value));
+        if !labels.is_empty() {
+            plan.pods.push(PodNote {
+                pod: pod.metadata.name.clone().unwrap_or_default(),
+                uid: pod.metadata.uid.clone().unwrap_or_default(),
+                labels,
+                annotations: BTreeMap::new(),
+            });
+        }
     }
 }
 

@@ -91,6 +91,11 @@ impl<'a> Roster<'a> {
         Some(roster)
     }
 
+    /// Whether etcd does not list a member of this name: it has been removed, or has never been added.
+    pub fn is_gone(&self, member: &MemberName) -> bool {
+        !self.voters.contains_key(member) && !self.learners.contains_key(member)
+    }
+
     /// All members with a vote, strangers too.
     fn votes(&self) -> usize {
         self.voters.len() + self.strangers.iter().filter(|member| !member.is_learner).count()
@@ -134,7 +139,7 @@ fn is_named(cluster: &ValidatedCluster, name: &MemberName) -> bool {
 /// Whether the wish to replace a member is over: the member has been removed. One that names no member is reported.
 fn is_settled(cluster: &ValidatedCluster, roster: &Roster, name: &str, plan: &mut Plan) -> bool {
     let member = cluster.names.parse_member(name);
-    if member.as_ref().is_some_and(|member| roster.voters.contains_key(member) || roster.learners.contains_key(member)) {
+    if member.as_ref().is_some_and(|member| !roster.is_gone(member)) {
         return false;
     }
     let traced = |member| roster.unlisted.contains_key(&member) || member.ordinal() < cluster.replicas;

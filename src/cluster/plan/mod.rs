@@ -147,13 +147,15 @@ impl LeafRequest {
     }
 }
 
-/// Annotations to be written to a pod.
+/// Labels and annotations to be written to a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodNote {
     /// The pod.
     pub pod: String,
     /// Its uid.
     pub uid: String,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
     /// The annotations.
     pub annotations: BTreeMap<String, String>,
 }
@@ -169,7 +171,7 @@ pub enum Step {
         /// The members, etcd's IDs of them, and the uids of their claims.
         members: Vec<(MemberName, u64, String)>,
     },
-    /// Put every certificate of these holders, who are gone, on the revocation list.
+    /// Put every certificate of these holders, who are gone, on the revocation list, and whoever else is missing there.
     Revoke {
         /// The domain.
         domain: Domain,
@@ -256,6 +258,9 @@ impl Step {
             Self::LockBootstrap { members, .. } => {
                 format!("writing down that {} started", list(members.iter().map(|(name, ..)| name as &dyn Display).collect()))
             }
+            Self::Revoke { domain, holders } if holders.is_empty() => {
+                format!("making the revocation list of the {domain} domain anew, which is not as written down")
+            }
             Self::Revoke { holders, .. } => format!(
                 "revoking the certificates of those who are gone: {}",
                 list(holders.iter().map(|holder| holder as &dyn Display).collect())
@@ -292,9 +297,11 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::plan_stateful_sets(cluster, observed, &members, &mut plan);
     members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
+    members::plan_pod_labels(cluster, observed, &mut plan);
     members::note_waits(observed, &members, &mut plan);
-    plan.step = certificates::revoke(cluster, observed)
-        .or_else(|| members::lock_bootstrap(cluster, observed))
+    // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
+    plan.step = members::lock_bootstrap(cluster, observed)
+        .or_else(|| certificates::revoke(cluster, observed))
         .or_else(|| members::delete_budget(cluster, observed))
         .or_else(|| members::restart_unstarted(observed, &plan))
         .or_else(|| membership::step(cluster, observed, &mut plan));

@@ -1,9 +1,12 @@
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::{
-    apps::v1::StatefulSetStatus,
-    core::v1::{ContainerState, ContainerStateWaiting, PersistentVolumeClaim},
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSetStatus,
+        core::v1::{ContainerState, ContainerStateWaiting, PersistentVolumeClaim},
+    },
+    apimachinery::pkg::api::resource::Quantity,
 };
 use proptest::prelude::*;
 
@@ -250,6 +253,18 @@ fn a_field_that_is_no_longer_wanted_is_noticed() {
 }
 
 #[test]
+fn a_claim_that_was_grown_by_hand_stays_as_large() {
+    let mut world = World::founded(ONE);
+    let request = |size: &str| Some([("storage".to_owned(), Quantity(size.into()))].into());
+    let there = world.member(0).claim.as_mut().unwrap().spec.as_mut().unwrap();
+    there.resources.as_mut().unwrap().requests = request("100Gi");
+    world.settle();
+    let there = world.member(0).claim.as_ref().unwrap().spec.as_ref().unwrap();
+    assert_eq!(there.resources.as_ref().unwrap().requests, request("100Gi"));
+    assert!(world.plan().is_empty());
+}
+
+#[test]
 fn what_the_api_server_adds_is_no_drift() {
     let mut world = World::founded(ONE);
     let set = world.member(0).stateful_set.as_mut().unwrap();
@@ -282,6 +297,17 @@ fn a_claim_that_is_being_deleted_is_told_of() {
     let plan = world.plan();
     assert!(plan.is_empty());
     assert!(plan.problems[0].message.contains("data-demo-1 is being deleted"), "{}", plan.problems[0].message);
+}
+
+#[test]
+fn a_pod_gets_its_labels_back() {
+    let mut world = World::founded("{}");
+    let labels = |world: &mut World| world.member(1).pod.as_ref().unwrap().metadata.labels.clone().unwrap();
+    let before = labels(&mut world);
+    world.member(1).pod.as_mut().unwrap().metadata.labels.as_mut().unwrap().remove(crate::names::label::INSTANCE);
+    assert_eq!(world.pass().plan.pods.len(), 1);
+    assert_eq!(labels(&mut world), before);
+    assert!(world.plan().is_empty());
 }
 
 #[test]
@@ -679,6 +705,17 @@ fn certificates_of_users_who_are_gone_are_revoked_and_the_list_reaches_the_membe
 }
 
 #[test]
+fn a_list_that_lacks_who_was_revoked_is_made_anew() {
+    let mut world = with_user("u1");
+    world.observed.users = ["u2".to_owned()].into();
+    let before = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
+    world.settle();
+    // As from a backup.
+    world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), before);
+    assert_eq!(world.plan().step, Some(Step::Revoke { domain: Domain::Client, holders: vec![] }));
+}
+
+#[test]
 fn nothing_is_revoked_while_the_authority_is_lost() {
     let mut world = with_user("u1");
     world.observed.client_authority = None;
@@ -687,14 +724,12 @@ fn nothing_is_revoked_while_the_authority_is_lost() {
 
 #[test]
 fn there_is_one_step_at_a_time() {
-    let mut world = about_to_lock();
-    world.plan();
     let mut user = with_user("u1");
     // A founded cluster with a user who is gone, and a claim that has lost what was written on it.
     let claim: &mut PersistentVolumeClaim = user.member(0).claim.as_mut().unwrap();
     claim.metadata.annotations.as_mut().unwrap().remove(annotation::MEMBER_ID);
+    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("LockBootstrap"), "what guards data comes first");
     assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("Revoke"));
-    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("LockBootstrap"));
 }
 
 // Properties.
