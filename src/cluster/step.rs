@@ -4,12 +4,13 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{PersistentVolumeClaim, Pod},
+    core::v1::{PersistentVolumeClaim, Pod, Secret},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Resource,
     api::{DeleteParams, EvictParams, Preconditions},
+    core::ObjectMeta,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -18,11 +19,11 @@ use super::{
     act::{Actor, expected_authority},
     observe::{self, Identity},
     observed::{Observed, annotation},
-    plan::{Step, never_started},
+    plan::{Left, Step, never_started},
 };
 use crate::{
     api::EtcdUser,
-    etcd::{Change, EtcdError, MemberList},
+    etcd::{Change, EtcdError, Member, MemberList},
     issuing::{self, IssueError},
     k8s::{self, WriteError},
     names::{CLIENT_PORT, MemberName, annotation as key},
@@ -62,9 +63,11 @@ impl Taking<'_> {
         match step {
             Step::LockBootstrap { cluster_id, members } => self.lock_bootstrap(*cluster_id, members).await,
             Step::Revoke { domain, holders } => self.revoke(*domain, holders).await,
+            Step::TakeOver { objects, from } => self.take_over(objects, from).await,
             Step::AddLearner { member } => self.add_learner(member).await,
             Step::Promote { member, id } => self.promote(member, *id).await,
             Step::RemoveMember { member, id } => self.remove(member, *id).await,
+            Step::RemoveUnstarted { id } => self.remove_unstarted(*id).await,
             Step::MoveLeader { member, from, to } => self.move_leader(member, *from, *to).await,
             Step::DeleteBudget { uid } => self.delete_budget(uid).await,
             Step::DeleteStatefulSet { member, uid } => {
@@ -158,6 +161,43 @@ impl Taking<'_> {
         Ok((count > 0).then(|| format!("revoked {count} certificates of the {domain} domain; gone: {}", names.join(", "))))
     }
 
+    /// Makes each object the cluster's, if it is still the deleted cluster's.
+    async fn take_over(&self, objects: &[Left], from: &str) -> Taken {
+        let (claims, secrets): (Api<PersistentVolumeClaim>, Api<Secret>) = (self.namespaced(), self.namespaced());
+        for left in objects {
+            let taken = if left.claim {
+                self.take_over_one(&claims, left, from).await?
+            } else {
+                self.take_over_one(&secrets, left, from).await?
+            };
+            if !taken {
+                return Ok(None);
+            }
+        }
+        let names: Vec<_> = objects.iter().map(Left::describe).collect();
+        Ok(Some(format!("took over what a deleted EtcdCluster of this name had left: {}", names.join(", "))))
+    }
+
+    async fn take_over_one<K>(&self, api: &Api<K>, left: &Left, from: &str) -> Result<bool, StepError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let refused = |e| WriteError::of(left.describe(), e);
+        let there = api.get_metadata_opt(&left.name).await.map_err(refused)?;
+        let is_as_seen = |meta: &ObjectMeta| {
+            meta.uid.as_ref() == Some(&left.uid)
+                && annotation(meta, key::CLUSTER_UID) == Some(from)
+                && meta.deletion_timestamp.is_none()
+                && meta.owner_references.iter().flatten().next().is_none()
+        };
+        if !there.is_some_and(|there| is_as_seen(&there.metadata)) {
+            return Ok(false);
+        }
+        let ours = json!({ key::CLUSTER_UID: self.actor.cluster.uid });
+        k8s::annotate(api, &left.name, &left.uid, &json!({}), &ours).await.map_err(refused)?;
+        Ok(true)
+    }
+
     async fn add_learner(&self, member: &MemberName) -> Taken {
         let peer_url = self.actor.cluster.names.peer_url(member);
         let Some(list) = self.list().await else { return Ok(None) };
@@ -185,11 +225,20 @@ impl Taking<'_> {
 
     /// Removes a member, if those that remain and serve are a quorum without it, as they answer now.
     async fn remove(&self, member: &MemberName, id: u64) -> Taken {
+        let url = self.actor.cluster.names.peer_url(member);
+        let done = self.remove_if(id, |listed| listed.peer_urls.contains(&url)).await?;
+        Ok(done.then(|| format!("removed {member} ({id:x}) from the members")))
+    }
+
+    async fn remove_unstarted(&self, id: u64) -> Taken {
+        let done = self.remove_if(id, |listed| listed.name.is_empty()).await?;
+        Ok(done.then(|| format!("removed member {id:x}, which was added by somebody else and has never started")))
+    }
+
+    async fn remove_if(&self, id: u64, is_right: impl Fn(&Member) -> bool) -> Result<bool, StepError> {
         let names = &self.actor.cluster.names;
-        let (Some(list), Some(identity)) = (self.list().await, self.identity) else { return Ok(None) };
-        let url = names.peer_url(member);
-        let listed = list.members.iter().find(|m| m.id == id && m.peer_urls.contains(&url));
-        let Some(listed) = listed else { return Ok(None) };
+        let (Some(list), Some(identity)) = (self.list().await, self.identity) else { return Ok(false) };
+        let Some(listed) = list.members.iter().find(|m| m.id == id && is_right(m)) else { return Ok(false) };
         let others: Vec<_> = list.members.iter().filter(|m| !m.is_learner && m.id != id).collect();
         let answers = others.iter().map(|other| async {
             let name = other.peer_urls.first().and_then(|url| names.member_at(url))?;
@@ -199,10 +248,9 @@ impl Taking<'_> {
         });
         let serving = join_all(answers).await.into_iter().flatten().count();
         if !listed.is_learner && serving <= others.len() / 2 {
-            return Ok(None);
+            return Ok(false);
         }
-        let done = self.change(&Change::Remove { id }).await?;
-        Ok(done.then(|| format!("removed {member} ({id:x}) from the members")))
+        self.change(&Change::Remove { id }).await
     }
 
     async fn move_leader(&self, member: &MemberName, from: u64, to: u64) -> Taken {

@@ -18,27 +18,13 @@ use crate::{
 /// How each member starts if it finds no data.
 pub type Members = BTreeMap<MemberName, StartState>;
 
-/// Why a cluster may not be founded: there are objects of its names that are not its own, or data that may be someone's.
+/// Why a cluster may not be founded: there are objects of its names that are not its own.
 pub fn refuse(cluster: &ValidatedCluster, observed: &Observed) -> Option<Note> {
     if is_founded(cluster, observed) {
         return None;
     }
-    let names = &cluster.names;
-    let left: Vec<_> = left_behind(cluster, observed);
-    if !left.is_empty() {
-        return Some(Note::new(
-            "DataLeft",
-            format!(
-                "a deleted EtcdCluster of this name has left {}. Nothing was touched. Taking them over is not possible yet: \
-                 copy the data that you need, then remove them with `kubectl -n {} delete pvc,secret -l \
-                 app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance={}`, or choose another name",
-                left.join(", "),
-                names.namespace(),
-                names.cluster(),
-            ),
-        ));
-    }
-    let foreign = foreign(cluster, observed);
+    // Claims are judged by whether they can be taken over.
+    let foreign: Vec<_> = foreign(cluster, observed).into_iter().filter(|other| other.kind != "PersistentVolumeClaim").collect();
     (!foreign.is_empty()).then(|| {
         let message = format!("{}. Nothing was touched: remove it, or choose another name for the cluster", in_words(&foreign));
         Note::new("NameTaken", message)
@@ -56,17 +42,6 @@ fn is_founded(cluster: &ValidatedCluster, observed: &Observed) -> bool {
     observed.status.cluster_id.is_some()
         || observed.bootstrap.as_ref().is_some_and(|config| begun(&config.metadata))
         || observed.members.values().any(started)
-}
-
-fn left_behind(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
-    let claims = observed.members.values().filter_map(|member| Some(("PersistentVolumeClaim", &member.claim.as_ref()?.metadata)));
-    let authorities = [&observed.client_authority, &observed.peer_authority];
-    let secrets = authorities.into_iter().filter_map(|secret| Some(("Secret", &secret.as_ref()?.meta)));
-    claims
-        .chain(secrets)
-        .filter(|(_, meta)| !belongs(meta, &cluster.uid))
-        .map(|(kind, meta)| format!("{kind} {}", meta.name.as_deref().unwrap_or_default()))
-        .collect()
 }
 
 /// An object of one of our names that is another's though it carries the operator's label.
@@ -256,7 +231,10 @@ pub fn note_waits(observed: &Observed, members: &Members, plan: &mut Plan) {
     for name in members.keys() {
         let member = observed.members.get(name).unwrap_or(&nobody);
         if !member.serves() {
-            plan.waits.push(Note::new("WaitingForMembers", format!("{name}: {}", why_not_ready(member))));
+            let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
+            let since = reported.and_then(|reported| reported.since.as_ref()).map(|since| format!(" (since {since})"));
+            let message = format!("{name}: {}{}", why_not_ready(member), since.unwrap_or_default());
+            plan.waits.push(Note::new("WaitingForMembers", message));
         }
     }
 }
