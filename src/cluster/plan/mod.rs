@@ -7,6 +7,7 @@ mod certificates;
 mod drift;
 mod members;
 mod membership;
+mod recheck;
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
@@ -14,6 +15,7 @@ pub use certificates::{AuthorityState, authority_of, changed_files, member_leave
 pub use drift::{Object, owner as owner_in_words};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{never_started, why_not_ready};
+pub use recheck::{Fresh, NotNow, change, leader, recheck};
 
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
