@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::EtcdCluster,
-    etcd::{MemberList, Target, Tls},
+    etcd::{MemberList, MemberStatus, Target, Tls},
     k8s::KeySecret,
     names::{CLIENT_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key},
 };
@@ -80,7 +80,7 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
         Ok(identity) => {
             ask(context, &names, &mut observed, identity, now).await;
             find_homes(context, &mut observed).await;
-            let list = timeout(LIST, member_list(context, &names, &observed, identity)).await;
+            let list = timeout(LIST, member_list(context, &names, answering(&observed), identity)).await;
             observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
             // A member may be listed before there is anything else of it.
             for listed in observed.list.iter().flat_map(|list| &list.members) {
@@ -286,22 +286,22 @@ pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target 
     }
 }
 
-/// The member list as a quorum knows it, from the first member that can give it, the leader before others.
+/// The members that answer, with their pods.
+fn answering(observed: &Observed) -> impl Iterator<Item = (&MemberName, &Pod, &MemberStatus)> {
+    observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_ref()?, member.etcd.status()?)))
+}
+
+/// The member list as a quorum knows it, from the first of those answering that can give it, the leader before others.
 ///
 /// # Errors
 /// What kept the last one from answering.
-pub async fn member_list(
+pub async fn member_list<'a>(
     context: &Context,
     names: &Names,
-    observed: &Observed,
+    answering: impl Iterator<Item = (&'a MemberName, &'a Pod, &'a MemberStatus)>,
     identity: &Identity,
 ) -> Result<MemberList, String> {
-    let mut answering: Vec<_> = observed
-        .members
-        .iter()
-        .filter_map(|(name, member)| Some((name, member.pod.as_ref()?, member.etcd.status()?)))
-        .filter(|(_, _, status)| !status.is_learner)
-        .collect();
+    let mut answering: Vec<_> = answering.filter(|(_, _, status)| !status.is_learner).collect();
     answering.sort_by_key(|(_, _, status)| status.leader != status.member_id);
     let mut problem = "no member answers".to_owned();
     for (name, pod, _) in answering {

@@ -50,6 +50,11 @@ impl Left {
     }
 }
 
+/// Whether an object stays: one with an owner, or that is being deleted, will be gone soon.
+pub fn is_left(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_none() && meta.owner_references.iter().flatten().next().is_none()
+}
+
 /// Judges what is there under the cluster's names before the cluster has begun.
 pub fn judge(cluster: &ValidatedCluster, observed: &Observed) -> Verdict {
     let begun = observed.bootstrap.as_ref().is_some_and(|config| belongs(&config.metadata, &cluster.uid));
@@ -144,7 +149,7 @@ fn whose(cluster: &ValidatedCluster, all: &[(bool, &ObjectMeta)]) -> Result<Stri
         let Some(uid) = annotation(meta, key::CLUSTER_UID) else {
             return Err(format!("{what} is not of an EtcdCluster"));
         };
-        if meta.deletion_timestamp.is_some() || meta.owner_references.iter().flatten().next().is_some() {
+        if !is_left(meta) {
             return Err(format!("{what} is being deleted with the cluster that it was of"));
         }
         uids.insert(uid);

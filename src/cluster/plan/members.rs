@@ -331,9 +331,9 @@ pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<
     (!wanted).then(|| Step::DeleteBudget { uid: budget.uid.clone().unwrap_or_default() })
 }
 
-/// A member whose pod has never started its container and was made from a template that has changed since: the user has mended
-/// what kept it from starting.
-pub fn restart_unstarted(observed: &Observed, plan: &Plan) -> Option<Step> {
+/// A member whose pod can't start and was made from a template that has changed since: the user has mended what keeps it from
+/// starting, or has taken back what does.
+pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let status = set.status.as_ref()?;
@@ -342,13 +342,24 @@ pub fn restart_unstarted(observed: &Observed, plan: &Plan) -> Option<Step> {
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();
-        (current && outdated && !going && never_started(pod))
+        (current && outdated && !going && is_stuck(pod))
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }
 
+/// Whether a pod's container has never run, or has ended again and does not run at the moment.
+pub fn is_stuck(pod: &Pod) -> bool {
+    let ends = |pod: &Pod| {
+        pod.status
+            .iter()
+            .flat_map(|status| status.container_statuses.iter().flatten())
+            .any(|container| container.restart_count > 0 && container.state.as_ref().is_none_or(|state| state.running.is_none()))
+    };
+    never_started(pod) || ends(pod)
+}
+
 /// Whether no container of this pod has ever run.
-pub fn never_started(pod: &Pod) -> bool {
+fn never_started(pod: &Pod) -> bool {
     let started = |pod: &Pod| {
         pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|container| {
             let state = container.state.as_ref();

@@ -9,6 +9,7 @@ mod drift;
 mod evidence;
 mod members;
 mod membership;
+mod recheck;
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
@@ -17,7 +18,8 @@ use adoption::Verdict;
 pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Object, owner as owner_in_words};
 use jiff::{SignedDuration, Timestamp};
-pub use members::{never_started, why_not_ready};
+pub use members::{is_stuck, why_not_ready};
+pub use recheck::{Fresh, NotNow, change, leader, recheck};
 
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
@@ -341,7 +343,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     plan.step = members::lock_bootstrap(cluster, observed)
         .or_else(|| certificates::revoke(cluster, observed))
         .or_else(|| members::delete_budget(cluster, observed))
-        .or_else(|| members::restart_unstarted(observed, &plan))
+        .or_else(|| members::restart_stuck(observed, &plan))
         .or_else(|| membership::step(cluster, observed, now, &mut plan));
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);
