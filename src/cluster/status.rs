@@ -99,7 +99,8 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         events.extend(finding.change(before));
         status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
     }
-    let done = acted.done.iter().map(|note| event(EventType::Normal, note)).collect();
+    let warned = acted.warned.iter().map(|note| event(EventType::Warning, note));
+    let done = warned.chain(acted.done.iter().map(|note| event(EventType::Normal, note))).collect();
     Report { status, events: joined(events), done: joined(done) }
 }
 

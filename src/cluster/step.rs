@@ -26,7 +26,7 @@ use crate::{
     api::EtcdUser,
     etcd::{Change, EtcdError},
     issuing::{self, IssueError},
-    k8s::{self, WriteError},
+    k8s::{self, KeySecret, WriteError},
     names::{CLIENT_PORT, MemberName, annotation as key, label},
     pki::{Domain, Holder, Issued},
 };
@@ -189,18 +189,31 @@ impl Taking<'_> {
 
     /// Makes each object the cluster's.
     async fn take_over(&self, objects: &[Left]) -> Taken {
-        let (claims, secrets): (Api<PersistentVolumeClaim>, Api<Secret>) = (self.namespaced(), self.namespaced());
+        let claims: Api<PersistentVolumeClaim> = self.namespaced();
         let ours = json!({ key::CLUSTER_UID: self.actor.cluster.uid });
         for left in objects {
-            let taken = if left.claim {
-                k8s::annotate(&claims, &left.name, &left.uid, &json!({}), &ours).await
-            } else {
-                k8s::annotate(&secrets, &left.name, &left.uid, &json!({}), &ours).await
-            };
-            taken.map_err(|e| WriteError::of(left.describe(), e))?;
+            if left.claim {
+                let taken = k8s::annotate(&claims, &left.name, &left.uid, &json!({}), &ours).await;
+                taken.map_err(|e| WriteError::of(left.describe(), e))?;
+            } else if !self.take_over_secret(left).await? {
+                return Ok(None);
+            }
         }
         let names: Vec<_> = objects.iter().map(Left::describe).collect();
         Ok(Some(format!("took over what a deleted EtcdCluster of this name had left: {}", names.join(", "))))
+    }
+
+    /// Keys are replaced as they were read, and never patched.
+    async fn take_over_secret(&self, left: &Left) -> Result<bool, StepError> {
+        let secrets = self.actor.secrets();
+        let secret = KeySecret::get(&secrets, &left.name).await?;
+        let Some(mut secret) = secret.filter(|secret| secret.0.metadata.uid.as_ref() == Some(&left.uid)) else {
+            return Ok(false);
+        };
+        let annotations = secret.0.metadata.annotations.get_or_insert_default();
+        annotations.insert(key::CLUSTER_UID.into(), self.actor.cluster.uid.clone());
+        secret.replace(&secrets).await?;
+        Ok(true)
     }
 
     /// Deletes what is left of a member, if the object is the one that was seen.

@@ -332,6 +332,21 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     Some(Step::RestartMember { member: (*name).clone(), pod_uid: pod(voter)? })
 }
 
+/// What a step costs clients, if it is one without which the members that remain are no quorum: with one or two voters that is
+/// every restart.
+pub fn outage(step: &Step, observed: &Observed) -> Option<Note> {
+    let Step::RestartMember { member, .. } = step else { return None };
+    let voters = observed.list.as_ref().ok()?.members.iter().filter(|member| !member.is_learner).count();
+    let serves = observed.members.get(member).is_some_and(ObservedMember::serves);
+    (serves && voters < 3).then(|| {
+        let of = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };
+        Note::new(
+            "NoRedundancy",
+            format!("{member} is {of}: the cluster does not serve until its pod is back. With 3 members it would"),
+        )
+    })
+}
+
 #[cfg(test)]
 #[path = "membership_tests.rs"]
 mod tests;

@@ -19,6 +19,7 @@ pub use certificates::{AuthorityState, authority_of, changed_files, member_leave
 pub use drift::{Object, owner as owner_in_words};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{is_stuck, why_not_ready};
+pub use membership::outage;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 
 use super::{observed::Observed, validate::ValidatedCluster};
