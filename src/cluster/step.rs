@@ -120,8 +120,7 @@ impl Taking<'_> {
         let claims: Api<PersistentVolumeClaim> = self.namespaced();
         for (name, id, uid) in members {
             let claim = names.claim(name);
-            let annotations =
-                json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
+            let annotations = json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
             let written = k8s::annotate(&claims, &claim, uid, &json!({}), &annotations).await;
             written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
         }

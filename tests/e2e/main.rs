@@ -22,8 +22,10 @@ mod bad_input;
 mod certificates;
 mod drift;
 mod examples;
+mod failpoint;
 mod faults;
 mod harness;
+mod killed;
 mod lifecycle;
 mod members;
 mod operator;
@@ -46,6 +48,7 @@ fn main() -> std::process::ExitCode {
         lifecycle::scenarios(),
         users::scenarios(),
         drift::scenarios(),
+        killed::scenarios(),
         operator::scenarios(),
     ];
     let scenarios: Vec<Scenario> = themes.into_iter().flatten().collect();

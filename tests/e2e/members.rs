@@ -88,13 +88,14 @@ async fn claims_lost(world: Arc<World>) {
     figures.nothing_is_lost(&user).await;
 }
 
-async fn incarnations(world: &World) -> BTreeSet<String> {
+/// What tells the pods from those that came before them.
+pub async fn incarnations(world: &World) -> BTreeSet<String> {
     let pods = world.api::<Pod>().list(&kube::api::ListParams::default()).await.unwrap();
     pods.into_iter().filter_map(|pod| pod.uid()).collect()
 }
 
 /// etcd itself has so many voters, and no learner.
-async fn voters(user: &Identity, count: usize) {
+pub async fn voters(user: &Identity, count: usize) {
     let list = user.etcdctl(["member", "list"]).await.success();
     assert_eq!(list.lines().filter(|line| line.ends_with("false") && line.contains("started")).count(), count, "{list}");
     assert_eq!(list.lines().count(), count, "{list}");
