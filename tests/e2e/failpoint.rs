@@ -25,6 +25,8 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
+use crate::world::Operator;
+
 /// Where operators have died.
 #[derive(Default)]
 pub struct Deaths {
@@ -69,7 +71,7 @@ pub async fn kill_everywhere(namespace: &str, done: impl Future<Output = ()>) ->
 pub async fn operate_until<T>(namespace: &str, done: impl Future<Output = T>) -> T {
     let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
-    let client = kube::Client::try_default().await.unwrap();
+    let client = kube::Client::try_from(config().await).unwrap();
     tokio::select! {
         done = done => done,
         () = operator::run(options(namespace, client, Arc::new(etcd::Client::default()), stop)) => unreachable!("nobody stops it"),
@@ -80,11 +82,18 @@ async fn operate(namespace: &str, life: &Life) {
     // What it watches with are tasks of their own.
     let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
-    let client = ClientBuilder::try_from(Config::infer().await.unwrap()).unwrap().with_layer(life).build();
+    let client = ClientBuilder::try_from(config().await).unwrap().with_layer(life).build();
     tokio::select! {
         () = operator::run(options(namespace, client, Arc::new(life.clone()), stop)) => {}
         () = life.dead.cancelled() => {}
     }
+}
+
+/// The API server, with the rights that the chart gives.
+async fn config() -> Config {
+    let mut config = Config::infer().await.unwrap();
+    config.auth_info.impersonate = Some(format!("system:serviceaccount:{0}:etcd-warden", Operator::NAMESPACE));
+    config
 }
 
 fn options(namespace: &str, client: kube::Client, dialer: Arc<dyn Dialer>, stop: CancellationToken) -> operator::Options {
