@@ -27,6 +27,7 @@ mod faults;
 mod harness;
 mod killed;
 mod lifecycle;
+mod meddled;
 mod members;
 mod operator;
 mod tools;
@@ -40,6 +41,7 @@ fn main() -> std::process::ExitCode {
     // What takes longest begins first.
     let themes = [
         members::scenarios(),
+        meddled::scenarios(),
         certificates::scenarios(),
         access::scenarios(),
         faults::scenarios(),
