@@ -14,7 +14,7 @@ use std::{
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use etcd_warden::{
-    api,
+    api, etcd,
     http::{self, Readiness},
     leader::{Elector, Leadership},
     metrics::Metrics,
@@ -168,8 +168,15 @@ async fn run(args: RunArgs) -> Result<(), Error> {
     };
     metrics.leading(true);
     let namespaces = args.watch_namespaces.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
-    let operator =
-        operator::run(operator::Options { client, namespaces, cluster_domain, metrics, readiness, stop: stop.clone() });
+    let operator = operator::run(operator::Options {
+        client,
+        dialer: Arc::new(etcd::Client::default()),
+        namespaces,
+        cluster_domain,
+        metrics,
+        readiness,
+        stop: stop.clone(),
+    });
     tokio::select! {
         // The lease first: without it nothing else matters.
         biased;

@@ -22,7 +22,7 @@ use crate::{
     backoff::{Backoff, spread},
     cache::{self, Guarded, Scope, Triggers},
     cluster::{self, Context, observe::Identities},
-    etcd,
+    etcd::Dialer,
     http::Readiness,
     k8s::WriteError,
     metrics::Metrics,
@@ -34,6 +34,8 @@ use crate::{
 pub struct Options {
     /// The API server.
     pub client: Client,
+    /// How members are asked and changed.
+    pub dialer: Arc<dyn Dialer>,
     /// The namespaces that are watched; all when empty.
     pub namespaces: Vec<String>,
     /// The DNS domain of the Kubernetes cluster, `cluster.local`.
@@ -84,7 +86,7 @@ impl Controllers {
         let context = Context {
             client: options.client.clone(),
             scope,
-            dialer: Arc::new(etcd::Client::default()),
+            dialer: options.dialer.clone(),
             identities: Identities::default(),
             reporter,
             metrics: options.metrics.clone(),

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     api::EtcdCluster,
-    etcd::Class,
     issuing::{self, IssueError, Target},
     k8s::{self, WriteError},
     names::annotation as key,
@@ -29,6 +28,8 @@ pub struct Acted {
     pub done: Vec<Note>,
     /// What was done that costs clients something.
     pub warned: Vec<Note>,
+    /// What keeps the step from being taken for a moment.
+    pub waits: Vec<Note>,
     /// What could not be done.
     pub failed: Vec<Note>,
     /// Whether something changed under the plan, so that the next pass should come soon.
@@ -273,8 +274,11 @@ impl Actor<'_> {
             Ok(None) => acted.again = true,
             Err(StepError::Write(error)) => acted.note(&error),
             Err(StepError::Issue(error)) => acted.note_issue(&error),
-            // A learner that has not caught up yet is what is being waited for.
-            Err(StepError::Etcd(error)) if error.class() == Class::LearnerNotReady => {}
+            // A learner that has not caught up yet, or connections that are not 5 s old, are what is being waited for.
+            Err(StepError::Etcd(error)) if error.class().passes() => {
+                acted.again = true;
+                acted.waits.push(Note::new(step.name(), format!("etcd {error}")));
+            }
             Err(StepError::Etcd(error)) => acted.failed.push(Note::new("EtcdRefused", format!("{}: {error}", step.name()))),
         }
     }

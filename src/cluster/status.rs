@@ -89,7 +89,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
     };
     let findings = [
         available(&names, observed, judgement, acted),
-        progressing(judgement),
+        progressing(judgement, acted),
         degraded(observed, judgement, acted),
         certificates_ready(observed, judgement),
     ];
@@ -369,7 +369,7 @@ fn messages(notes: &[Note]) -> String {
     notes.iter().map(|note| note.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-fn progressing(judgement: &Judgement) -> Finding {
+fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
     let finding = |holds, note, warns| Finding { kind: kind::PROGRESSING, holds, note, warns };
     match judgement {
         Judgement::Invalid(invalid) => finding(false, Note::new("InvalidSpec", invalid.to_string()), None),
@@ -379,7 +379,7 @@ fn progressing(judgement: &Judgement) -> Finding {
         Judgement::Planned(cluster, _) if cluster.paused => {
             finding(false, Note::new("Paused", "spec.paused is true: nothing is changed, certificates included"), Some(false))
         }
-        Judgement::Planned(_, plan) => match ongoing(plan) {
+        Judgement::Planned(_, plan) => match ongoing(plan, acted) {
             Some(note) => finding(true, note, None),
             None => finding(false, Note::new("AsWanted", "nothing is being done or awaited"), None),
         },
@@ -387,9 +387,10 @@ fn progressing(judgement: &Judgement) -> Finding {
 }
 
 /// What is being done or awaited. What lasts longest comes first, so that the reason does not change with every pass.
-fn ongoing(plan: &Plan) -> Option<Note> {
-    if let Some(first) = plan.waits.first() {
-        return Some(Note::new(first.reason, messages(&plan.waits)));
+fn ongoing(plan: &Plan, acted: &Acted) -> Option<Note> {
+    let waits: Vec<_> = plan.waits.iter().chain(&acted.waits).cloned().collect();
+    if let Some(first) = waits.first() {
+        return Some(Note::new(first.reason, messages(&waits)));
     }
     if let Some(step) = &plan.step {
         return Some(Note::new(step.name(), step.in_words()));

@@ -288,6 +288,7 @@ fn what_was_done_is_one_event_for_each_reason() {
         ],
         failed: vec![Note::new("KubernetesRefused", "no"), Note::new("KubernetesRefused", "not so")],
         again: false,
+        ..Acted::default()
     };
     let report = world.report_on(&plan, &acted);
     assert_eq!(reasons(&report.done), ["CertificatesIssued", "Revoke"]);

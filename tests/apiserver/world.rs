@@ -11,6 +11,7 @@ use std::{
 
 use etcd_warden::{
     api::{self, EtcdCluster, EtcdUser},
+    etcd,
     http::Readiness,
     metrics::Metrics,
     names::label,
@@ -195,6 +196,7 @@ impl Operator {
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let options = operator::Options {
             client,
+            dialer: Arc::new(etcd::Client::default()),
             namespaces,
             cluster_domain: "cluster.local".into(),
             metrics: metrics.clone(),

@@ -2,19 +2,30 @@
 
 use std::{process::Command, sync::Arc, time::Instant};
 
-use etcd_warden::api::EtcdClusterStatus;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt;
+use etcd_warden::api::{EtcdClusterStatus, MemberStatus};
+use k8s_openapi::api::{
+    core::v1::{PersistentVolumeClaim, Pod},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{ResourceExt, api::EvictParams};
 use serde_json::json;
 
 use crate::{
     harness::Scenario,
+    members::kill_processes,
     tools::{process, until},
     world::{PATIENCE, World},
+    writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(all_pods_killed), scenario!(claim_lost), scenario!(member_that_hangs)]
+    vec![
+        scenario!(drained_while_a_member_is_down),
+        scenario!(all_pods_killed),
+        scenario!(processes_killed),
+        scenario!(claim_lost),
+        scenario!(member_that_hangs),
+    ]
 }
 
 const PODS: [&str; 3] = ["demo-0-0", "demo-1-0", "demo-2-0"];
@@ -40,6 +51,65 @@ async fn all_pods_killed(world: Arc<World>) {
         }
     }
     assert_eq!(world.status("demo").await.cluster_id, id);
+}
+
+/// The process of the leader is killed, and then all at once. Nothing that was acknowledged is lost.
+async fn processes_killed(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&user).await;
+    for count in [1, 3] {
+        let mut members = world.until_ready("demo").await.members;
+        members.sort_by_key(|member| member.role.as_deref() != Some("Leader"));
+        let killed: Vec<_> = members.iter().take(count).map(|member| member.name.as_str()).collect();
+        let began = Instant::now();
+        kill_processes(&world, &killed).await;
+        let now = world.until_ready("demo").await;
+        world.measure(format!("{count} of 3 processes killed: everything is well after {:.1} s", began.elapsed().as_secs_f32()));
+        let same = |member: &MemberStatus| now.members.iter().any(|now| now.id == member.id);
+        assert!(members.iter().all(same), "{members:?} and now {now:?}");
+    }
+    let figures = writers.stop().await;
+    world.measure(format!("the leader killed, then all: {figures}"));
+    figures.nothing_is_lost(&user).await;
+}
+
+/// Who drains nodes evicts every pod as soon as Kubernetes lets it. While a member is down, no other one goes.
+async fn drained_while_a_member_is_down(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&user).await;
+    let uid = async |pod: &str| world.get::<Pod>(pod).await.unwrap().uid().unwrap();
+    let stopped = Stopped::new(process("etcd", &uid("demo-2-0").await));
+    until("the budget has noticed", PATIENCE, || async {
+        let status = world.get::<PodDisruptionBudget>("demo").await.and_then(|budget| budget.status).unwrap();
+        if status.current_healthy == Some(2) { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    let before = [uid("demo-0-0").await, uid("demo-1-0").await];
+    for _ in 0..10 {
+        for pod in &PODS[..2] {
+            let refused = evict(&world, pod).await.unwrap_err();
+            assert!(refused.contains("disruption budget"), "{pod}: {refused}");
+        }
+
+        user.etcdctl(["put", "while", "one is down", "--command-timeout=5s"]).await.success();
+    }
+    assert_eq!([uid("demo-0-0").await, uid("demo-1-0").await], before);
+    drop(stopped);
+    world.until_ready("demo").await;
+
+    // With all well, each may go in its turn, and never two.
+    for pod in PODS {
+        until("the eviction is allowed", PATIENCE, || evict(&world, pod)).await;
+    }
+    world.until_ready("demo").await;
+    let figures = writers.stop().await;
+    world.measure(format!("a drain, at first with one member down: {figures}"));
+    figures.nothing_is_lost(&user).await;
+}
+
+/// Evicts a pod as `kubectl drain` does, or says why not.
+async fn evict(world: &World, pod: &str) -> Result<(), String> {
+    world.api::<Pod>().evict(pod, &EvictParams::default()).await.map(drop).map_err(|e| e.to_string())
 }
 
 /// A killed member comes back with its data. One whose claim is being deleted goes on, and says so; without it another takes its

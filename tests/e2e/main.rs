@@ -22,9 +22,12 @@ mod bad_input;
 mod certificates;
 mod drift;
 mod examples;
+mod failpoint;
 mod faults;
 mod harness;
+mod killed;
 mod lifecycle;
+mod meddled;
 mod members;
 mod operator;
 mod tools;
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
     // What takes longest begins first.
     let themes = [
         members::scenarios(),
+        meddled::scenarios(),
         certificates::scenarios(),
         access::scenarios(),
         faults::scenarios(),
@@ -46,6 +50,7 @@ fn main() -> std::process::ExitCode {
         lifecycle::scenarios(),
         users::scenarios(),
         drift::scenarios(),
+        killed::scenarios(),
         operator::scenarios(),
     ];
     let scenarios: Vec<Scenario> = themes.into_iter().flatten().collect();

@@ -2,45 +2,71 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use etcd_warden::api::EtcdCluster;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use etcd_warden::api::{self, EtcdCluster, EtcdClusterStatus, MemberStatus};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::ResourceExt;
 use serde_json::json;
 
 use crate::{
     harness::Scenario,
-    tools::until,
+    tools::{kubectl, process, run, until},
     world::{Identity, PATIENCE, World},
     writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(grown_and_shrunk), scenario!(restarted), scenario!(claims_lost)]
+    vec![
+        scenario!(one_to_seven_and_back).long(),
+        scenario!(two_of_five_lost).long(),
+        scenario!(grown_and_shrunk),
+        scenario!(claims_lost),
+        scenario!(growing_taken_back),
+        scenario!(restarted),
+        scenario!(quorum_lost),
+    ]
 }
 
 /// One member becomes three, five, three and one again.
 async fn grown_and_shrunk(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    through(&world, &[1, 3, 5, 3, 1]).await;
+}
+
+/// One edit, six members more; another, and they are gone.
+async fn one_to_seven_and_back(world: Arc<World>) {
+    through(&world, &[1, 7, 1]).await;
+}
+
+/// Takes a cluster from one number of members to the next.
+async fn through(world: &World, numbers: &[i32]) {
+    let user = world.cluster_and_user("demo", numbers[0].unsigned_abs(), json!({})).await;
     let id = world.status("demo").await.cluster_id;
     let writers = Writers::start(&user).await;
-    let mut from = 1;
-    for to in [3, 5, 3, 1] {
+    for pair in numbers.windows(2) {
+        let (from, to) = (pair[0], pair[1]);
         let began = Instant::now();
-        world.kubectl(["scale", "etcd", "demo", &format!("--replicas={to}")]).await.success();
+        scale(world, to).await;
         let status = world.until_ready("demo").await;
         world.measure(format!("{from} -> {to} members in {:.1} s", began.elapsed().as_secs_f32()));
-        let names: Vec<_> = status.members.iter().map(|member| member.name.clone()).collect();
-        assert_eq!(names, (0..to).map(|ordinal| format!("demo-{ordinal}")).collect::<Vec<_>>());
+        assert_eq!(status.members.iter().map(|member| member.name.clone()).collect::<Vec<_>>(), names(to));
         assert_eq!((status.replicas, status.cluster_id.as_ref()), (to, id.as_ref()));
-        voters(&user, usize::try_from(to).unwrap()).await;
-        from = to;
+        voters(&user, to.unsigned_abs() as usize).await;
+        let claims = world.kubectl(["get", "pvc", "-o", "name"]).await.success();
+        let wanted: Vec<_> = names(to).iter().map(|name| format!("persistentvolumeclaim/data-{name}")).collect();
+        assert_eq!(claims.lines().collect::<Vec<_>>(), wanted);
     }
     let figures = writers.stop().await;
-    world.measure(format!("1 -> 3 -> 5 -> 3 -> 1: {figures}"));
+    world.measure(format!("{numbers:?} members: {figures}"));
     figures.nothing_is_lost(&user).await;
     assert_eq!(figures.failed, 0, "{figures}");
-    let claims = world.kubectl(["get", "pvc", "-o", "name"]).await.success();
-    assert_eq!(claims, "persistentvolumeclaim/data-demo-0\n");
+}
+
+async fn scale(world: &World, to: i32) {
+    world.kubectl(["scale", "etcd", "demo", &format!("--replicas={to}")]).await.success();
+}
+
+fn names(count: i32) -> Vec<String> {
+    (0..count).map(|ordinal| format!("demo-{ordinal}")).collect()
 }
 
 /// Every member is restarted once, the leader last.
@@ -71,15 +97,8 @@ async fn claims_lost(world: Arc<World>) {
         let status = world.status("demo").await;
         let member = status.members.into_iter().find(|member| member.role.as_deref() == Some(role)).unwrap();
         let began = Instant::now();
-        world.delete::<PersistentVolumeClaim>(&format!("data-{}", member.name)).await;
-        world.kill(&format!("{}-0", member.name)).await;
-        until("another member has its name", PATIENCE, || async {
-            let status = world.status("demo").await;
-            let now = status.members.into_iter().find(|other| other.name == member.name).ok_or("it is gone")?;
-            if now.id != member.id && now.ready { Ok(()) } else { Err(format!("{now:?}")) }
-        })
-        .await;
-        world.until_ready("demo").await;
+        lose(&world, &member.name).await;
+        until_replaced(&world, &[member]).await;
         world.measure(format!("the claim of the {role} lost: as wanted after {:.1} s", began.elapsed().as_secs_f32()));
         voters(&user, 3).await;
     }
@@ -88,13 +107,169 @@ async fn claims_lost(world: Arc<World>) {
     figures.nothing_is_lost(&user).await;
 }
 
-async fn incarnations(world: &World) -> BTreeSet<String> {
+/// Two of five members are killed, the leader among them, and come back. Then their disks are lost at the same time, and one is
+/// replaced after the other.
+async fn two_of_five_lost(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 5, json!({})).await;
+    let writers = Writers::start(&user).await;
+    let status = world.status("demo").await;
+    let (leaders, others): (Vec<_>, Vec<_>) =
+        status.members.into_iter().partition(|member| member.role.as_deref() == Some("Leader"));
+    let two: Vec<_> = leaders.into_iter().chain(others).take(2).collect();
+    let names: Vec<_> = two.iter().map(|member| member.name.as_str()).collect();
+    kill_processes(&world, &names).await;
+    let back = world.until_ready("demo").await;
+    assert_eq!(back.members.iter().filter(|member| two.iter().any(|of| of.id == member.id)).count(), 2);
+
+    let began = Instant::now();
+    for member in &two {
+        lose(&world, &member.name).await;
+    }
+    until_replaced(&world, &two).await;
+    world.measure(format!("two of five disks lost: as wanted after {:.1} s", began.elapsed().as_secs_f32()));
+    voters(&user, 5).await;
+    let figures = writers.stop().await;
+    world.measure(format!("two of five killed, then lost: {figures}"));
+    figures.nothing_is_lost(&user).await;
+}
+
+/// Growing is undone by shrinking back, where it can't get on and in its middle.
+async fn growing_taken_back(world: Arc<World>) {
+    // A class of which volumes can be had at first and then no more.
+    let class = |provisioner: &str| {
+        format!(
+            "{{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {{name: {}}}, provisioner: {provisioner}, \
+             volumeBindingMode: WaitForFirstConsumer}}",
+            world.namespace
+        )
+    };
+    let remove_class = async || kubectl(["delete", "storageclass", &world.namespace]).await.success();
+    world.apply(&class("rancher.io/local-path")).await.success();
+    let user = world.cluster_and_user("demo", 3, json!({ "storage": { "storageClassName": world.namespace } })).await;
+    let before = world.status("demo").await;
+    let writers = Writers::start(&user).await;
+    remove_class().await;
+    world.apply(&class("kubernetes.io/no-provisioner")).await.success();
+    scale(&world, 5).await;
+    let says = until("the status says what is awaited", PATIENCE, || async {
+        let status = world.status("demo").await;
+        let progressing = api::condition(&status.conditions, "Progressing").cloned().ok_or("nothing")?;
+        let wait = "PersistentVolumeClaim data-demo-3 is Pending";
+        if progressing.message.contains(wait) { Ok(progressing.message) } else { Err(progressing.message) }
+    })
+    .await;
+    world.measure(format!("a volume that binds never: {says}"));
+    remove_class().await;
+    scale(&world, 3).await;
+    assert_eq!(world.until_ready("demo").await.members.len(), 3);
+    voters(&user, 3).await;
+
+    // A claim that is refused.
+    let quota = json!({ "hard": { "persistentvolumeclaims": "3" } });
+    world.try_create::<ResourceQuota>("three", quota).await.unwrap();
+    scale(&world, 4).await;
+    let says = world.until_condition("demo", "Degraded", "True", "KubernetesRefused", PATIENCE).await;
+    assert!(says.contains("exceeded quota: three"), "{says}");
+    scale(&world, 3).await;
+    assert_eq!(world.until_ready("demo").await.members.len(), 3);
+    world.delete::<ResourceQuota>("three").await;
+
+    world.apply(&class("rancher.io/local-path")).await.success();
+    scale(&world, 5).await;
+    until("the fourth member is added", PATIENCE, || async {
+        let list = user.etcdctl(["member", "list"]).await.result()?;
+        if list.lines().count() == 4 { Ok(()) } else { Err(list) }
+    })
+    .await;
+    scale(&world, 3).await;
+    let after = world.until_ready("demo").await;
+    remove_class().await;
+    voters(&user, 3).await;
+    let id = |status: &EtcdClusterStatus| status.members.iter().map(|member| member.id.clone()).collect::<Vec<_>>();
+    assert_eq!(id(&after), id(&before));
+    let claims = world.kubectl(["get", "pvc", "-o", "name"]).await.success();
+    assert_eq!(claims.lines().count(), 3, "{claims}");
+    let figures = writers.stop().await;
+    world.measure(format!("3 -> 5 taken back three times: {figures}"));
+    figures.nothing_is_lost(&user).await;
+    assert_eq!(figures.failed, 0, "{figures}");
+}
+
+/// Without quorum nothing is guessed at: neither a number nor a wish changes anything, and the status says why.
+async fn quorum_lost(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    user.etcdctl(["put", "before", "kept"]).await.success();
+    lose(&world, "demo-1").await;
+    lose(&world, "demo-2").await;
+    let says = world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
+    world.measure(format!("quorum lost: {says}"));
+    let before = world.status("demo").await;
+    let kept = world.get::<PersistentVolumeClaim>("data-demo-0").await.unwrap().uid();
+    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { "etcd-warden.dev/replace": "demo-1" } } })).await;
+    for to in [5, 1] {
+        scale(&world, to).await;
+        until("the status is about the new number", PATIENCE, || async {
+            let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
+            let status = cluster.status.unwrap();
+            let seen = status.observed_generation == cluster.metadata.generation;
+            let waits = api::condition(&status.conditions, "Degraded").is_some_and(|c| c.status == "True");
+            if seen && waits { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+        })
+        .await;
+    }
+    let now = world.status("demo").await;
+    world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
+    let members = |status: &EtcdClusterStatus| {
+        status.members.iter().map(|member| (member.name.clone(), member.id.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!((members(&now), now.cluster_id), (members(&before), before.cluster_id));
+    let claims = world.kubectl(["get", "pvc", "-o", "name"]).await.success();
+    assert_eq!(claims, "persistentvolumeclaim/data-demo-0\n");
+    assert_eq!(world.get::<PersistentVolumeClaim>("data-demo-0").await.unwrap().uid(), kept);
+    let sets = world.kubectl(["get", "statefulset", "-o", "name"]).await.success();
+    assert_eq!(sets.lines().count(), 3, "{sets}");
+}
+
+/// Deletes a member's claim and ends its pod, so that the volume goes.
+async fn lose(world: &World, member: &str) {
+    world.delete::<PersistentVolumeClaim>(&format!("data-{member}")).await;
+    world.kill(&format!("{member}-0")).await;
+}
+
+/// Waits until other members have the names of these, and all is well.
+async fn until_replaced(world: &World, lost: &[MemberStatus]) {
+    until("other members have their names", 2 * PATIENCE, || async {
+        let status = world.ready("demo").await?;
+        let same = status.members.iter().find(|now| lost.iter().any(|of| of.id == now.id));
+        same.map_or(Ok(()), |same| Err(format!("{same:?}")))
+    })
+    .await;
+}
+
+/// Kills the processes of members, and waits until their containers have been started again.
+pub async fn kill_processes(world: &World, members: &[&str]) {
+    let pods: Vec<_> = members.iter().map(|member| format!("{member}-0")).collect();
+    let before = join_all(pods.iter().map(|pod| world.incarnation(pod))).await;
+    for pod in &pods {
+        let uid = world.get::<Pod>(pod).await.unwrap().uid().unwrap();
+        run("kill", ["-9", &process("etcd", &uid)]).await.success();
+    }
+    until("their containers are others", PATIENCE, || async {
+        let now = join_all(pods.iter().map(|pod| world.incarnation(pod))).await;
+        let same = before.iter().zip(&now).any(|(before, now)| before == now);
+        if same { Err(format!("{now:?}")) } else { Ok(()) }
+    })
+    .await;
+}
+
+/// What tells the pods from those that came before them.
+pub async fn incarnations(world: &World) -> BTreeSet<String> {
     let pods = world.api::<Pod>().list(&kube::api::ListParams::default()).await.unwrap();
     pods.into_iter().filter_map(|pod| pod.uid()).collect()
 }
 
 /// etcd itself has so many voters, and no learner.
-async fn voters(user: &Identity, count: usize) {
+pub async fn voters(user: &Identity, count: usize) {
     let list = user.etcdctl(["member", "list"]).await.success();
     assert_eq!(list.lines().filter(|line| line.ends_with("false") && line.contains("started")).count(), count, "{list}");
     assert_eq!(list.lines().count(), count, "{list}");

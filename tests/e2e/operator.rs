@@ -58,12 +58,7 @@ async fn restarted_writes_nothing(world: Arc<World>) {
 async fn stopped_while_a_pod_dies(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     user.etcdctl(["put", "a", "b"]).await.success();
-    scale(0).await;
-    until("no operator runs", PATIENCE, || async {
-        let pods = operator_pods(&world).await;
-        if pods.is_empty() { Ok(()) } else { Err(format!("{} pods", pods.len())) }
-    })
-    .await;
+    stop(&world).await;
     let before = world.incarnation("demo-1-0").await;
     world.kill("demo-1-0").await;
     until("the pod is another one", PATIENCE, || async {
@@ -203,7 +198,17 @@ async fn operator_pods(world: &World) -> Vec<Pod> {
     api.list(&ListParams::default().labels("app.kubernetes.io/name=etcd-warden")).await.unwrap().items
 }
 
-async fn scale(replicas: u32) {
+/// Ends the operators, and waits for their end.
+pub async fn stop(world: &World) {
+    scale(0).await;
+    until("no operator runs", PATIENCE, || async {
+        let pods = operator_pods(world).await;
+        if pods.is_empty() { Ok(()) } else { Err(format!("{} pods", pods.len())) }
+    })
+    .await;
+}
+
+pub async fn scale(replicas: u32) {
     let replicas = format!("--replicas={replicas}");
     kubectl(["-n", NAMESPACE, "scale", "deployment/etcd-warden", &replicas]).await.success();
 }

@@ -216,28 +216,30 @@ impl World {
         async move { until(&format!("{what} ({at})"), within, waiting).await }
     }
 
-    /// Waits until every member serves, everything is as it should be, and nothing is being done.
+    /// The status, if every member serves, everything is as it should be, and nothing is being done; else what is the matter.
+    pub async fn ready(&self, cluster: &str) -> Result<EtcdClusterStatus, String> {
+        let cluster = self.get::<EtcdCluster>(cluster).await.ok_or("it is gone")?;
+        let status = cluster.status.unwrap_or_default();
+        let is = |kind: &str, wanted: &str| api::condition(&status.conditions, kind).is_some_and(|c| c.status == wanted);
+        let all = status.ready.as_deref() == Some(&format!("{0}/{0}", cluster.spec.replicas));
+        let current = status.observed_generation == cluster.metadata.generation;
+        if all
+            && current
+            && is("Available", "True")
+            && is("CertificatesReady", "True")
+            && is("Progressing", "False")
+            && is("Degraded", "False")
+        {
+            return Ok(status);
+        }
+        Err(format!("{:?} {}", status.ready, conditions_in_words(&status.conditions)))
+    }
+
+    /// Waits until [`World::ready`].
     #[track_caller]
     pub fn until_ready(&self, cluster: &str) -> impl Future<Output = EtcdClusterStatus> {
         let at = std::panic::Location::caller();
-        let waiting = move || async move {
-            let cluster = self.get::<EtcdCluster>(cluster).await.ok_or("it is gone")?;
-            let status = cluster.status.unwrap_or_default();
-            let is = |kind: &str, wanted: &str| api::condition(&status.conditions, kind).is_some_and(|c| c.status == wanted);
-            let all = status.ready.as_deref() == Some(&format!("{0}/{0}", cluster.spec.replicas));
-            let current = status.observed_generation == cluster.metadata.generation;
-            if all
-                && current
-                && is("Available", "True")
-                && is("CertificatesReady", "True")
-                && is("Progressing", "False")
-                && is("Degraded", "False")
-            {
-                return Ok(status);
-            }
-            Err(format!("{:?} {}", status.ready, conditions_in_words(&status.conditions)))
-        };
-        async move { until(&format!("{cluster} is as wanted ({at})"), PATIENCE, waiting).await }
+        async move { until(&format!("{cluster} is as wanted ({at})"), PATIENCE, || self.ready(cluster)).await }
     }
 
     /// Waits until the one condition of a user has this status, and this reason if one is given; returns its message.

@@ -1,0 +1,221 @@
+//! The operator dies before and after everything that it changes, while members come, go, are restarted and are replaced.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use etcd_warden::{
+    api::{EtcdCluster, EtcdClusterStatus},
+    names::{authority_key, bootstrap_key, member_key},
+    pki::{Certificate, Holder, Ledger, Serial, crl_serials},
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod},
+    },
+};
+use kube::{Resource, ResourceExt, api::ListParams};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::{
+    failpoint::{kill_everywhere, operate_until},
+    harness::Scenario,
+    members::{incarnations, voters},
+    operator,
+    tools::until,
+    world::World,
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(before_and_after_everything).alone()]
+}
+
+/// Each death costs the start of an operator.
+const PATIENCE: Duration = Duration::from_secs(350);
+
+/// A change of the members.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Grow,
+    Shrink,
+    Restart,
+    Replace,
+}
+
+impl Change {
+    fn members(self) -> (u32, u32) {
+        match self {
+            Self::Grow => (1, 3),
+            Self::Shrink => (3, 1),
+            Self::Restart | Self::Replace => (3, 3),
+        }
+    }
+
+    /// The changes by the operator without which it is not done.
+    fn parts(self) -> &'static [&'static str] {
+        const JOINING: &[&str] = &[
+            "etcd AddLearner",
+            "apply configmaps",
+            "apply persistentvolumeclaims",
+            "replace secrets",
+            "apply statefulsets",
+            "merge persistentvolumeclaims",
+            "merge pods",
+            "etcd Promote",
+            "apply etcdclusters/status",
+        ];
+        match self {
+            Self::Grow => JOINING,
+            Self::Shrink => &[
+                "etcd Remove",
+                "delete statefulsets",
+                "delete persistentvolumeclaims",
+                "delete poddisruptionbudgets",
+                "replace secrets",
+                "apply configmaps",
+                "apply etcdclusters/status",
+            ],
+            Self::Restart => &["apply statefulsets", "create pods/eviction", "etcd MoveLeader", "merge pods"],
+            Self::Replace => &[
+                "etcd MoveLeader",
+                "etcd Remove",
+                "delete statefulsets",
+                "delete persistentvolumeclaims",
+                "merge etcdclusters",
+                "etcd AddLearner",
+                "apply persistentvolumeclaims",
+                "replace secrets",
+                "apply statefulsets",
+                "merge persistentvolumeclaims",
+                "etcd Promote",
+            ],
+        }
+    }
+}
+
+/// The four changes side by side, each by operators of its own.
+async fn before_and_after_everything(world: Arc<World>) {
+    operator::stop(&world).await;
+    let changes = [Change::Grow, Change::Shrink, Change::Restart, Change::Replace].map(|change| {
+        let world = Arc::clone(&world);
+        async move {
+            let name = format!("killed::{change:?}").to_lowercase();
+            let own = Arc::new(World::create(world.client.clone(), &name).await);
+            let ended = tokio::spawn(dies_during(change, Arc::clone(&own))).await;
+            match &ended {
+                Ok(figures) => {
+                    world.measure(figures.clone());
+                    own.remove().await;
+                }
+                Err(_) => own.dump().await,
+            }
+            ended.map(drop).map_err(|_| format!("{change:?}: see target/e2e/{name}"))
+        }
+    });
+    let ended: Result<Vec<()>, String> = futures::future::join_all(changes).await.into_iter().collect();
+    ended.unwrap();
+    operator::scale(2).await;
+}
+
+/// Has the operator killed all through a change, and checks that it came to the same end.
+async fn dies_during(change: Change, world: Arc<World>) -> String {
+    let (from, to) = change.members();
+    let user = operate_until(&world.namespace, world.cluster_and_user("demo", from, json!({}))).await;
+    let before = world.status("demo").await;
+    let leader = before.members.iter().find(|member| member.role.as_deref() == Some("Leader")).unwrap().name.clone();
+    let pods = incarnations(&world).await;
+    let certificates = certificates(&world, &before).await;
+    let annotate = async |key: &str, value: &str| {
+        let patch = json!({ "metadata": { "annotations": { format!("etcd-warden.dev/{key}"): value } } });
+        world.patch::<EtcdCluster>("demo", patch).await;
+    };
+    let writers = Writers::start(&user).await;
+    match change {
+        Change::Grow | Change::Shrink => world.patch::<EtcdCluster>("demo", json!({ "spec": { "replicas": to } })).await,
+        Change::Restart => annotate("restarted-at", "now").await,
+        Change::Replace => annotate("replace", &leader).await,
+    }
+    let began = Instant::now();
+    let done = async || {
+        let status = world.ready("demo").await?;
+        let other = match change {
+            Change::Grow | Change::Shrink => true,
+            Change::Restart => incarnations(&world).await.is_disjoint(&pods),
+            Change::Replace => ids(&before).get(&leader) != ids(&status).get(&leader),
+        };
+        if other { Ok(()) } else { Err("nothing has been done yet".to_owned()) }
+    };
+    let deaths = kill_everywhere(&world.namespace, until(&format!("{change:?}"), PATIENCE, done)).await;
+    let took = began.elapsed();
+    let figures = writers.stop().await;
+
+    let after = world.status("demo").await;
+    let wanted: BTreeSet<String> = (0..to).map(|ordinal| format!("demo-{ordinal}")).collect();
+    assert_eq!(after.members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>(), wanted);
+    assert_eq!(after.cluster_id, before.cluster_id);
+    voters(&user, wanted.len()).await;
+    figures.nothing_is_lost(&user).await;
+    assert_eq!(figures.failed, 0, "{figures}");
+
+    // Of members that are gone there is nothing, and what certified them is revoked.
+    assert_eq!(names::<StatefulSet>(&world).await, wanted);
+    assert_eq!(names::<PersistentVolumeClaim>(&world).await, wanted.iter().map(|name| format!("data-{name}")).collect());
+    assert_eq!(names::<Pod>(&world).await, wanted.iter().map(|name| format!("{name}-0")).collect());
+    let bootstrap = world.get::<ConfigMap>("demo-bootstrap").await.unwrap().data.unwrap();
+    let written = bootstrap.keys().filter_map(|key| key.strip_suffix(bootstrap_key::STATE_SUFFIX)).map(str::to_owned);
+    assert_eq!(written.collect::<BTreeSet<_>>(), wanted);
+    let gone: BTreeSet<_> = match change {
+        Change::Replace => [leader].into(),
+        _ => certificates.keys().filter(|name| !wanted.contains(*name)).cloned().collect(),
+    };
+    for (authority, list) in [("demo-client-ca", member_key::CLIENT_CRL), ("demo-peer-ca", member_key::PEER_CRL)] {
+        let secret = world.secret(authority).await;
+        let ledger = Ledger::from_json(&secret[authority_key::LEDGER]).unwrap();
+        let read = crl_serials(&world.secret("demo-0-tls").await[list]).unwrap();
+        for issued in ledger.entries() {
+            let Holder::Member { name } = &issued.holder else { continue };
+            let is_gone = !wanted.contains(name)
+                || certificates.get(name).is_some_and(|of| gone.contains(name) && of.contains(&issued.serial));
+            assert!(issued.revoked.is_some() || !is_gone, "{issued:?} of {authority} is in force");
+            assert!(read.contains(&issued.serial) || !is_gone, "{issued:?} is not on the list that members read");
+            // Nobody else lost what certifies it.
+            let of_others = certificates.get(name).is_some_and(|of| !gone.contains(name) && of.contains(&issued.serial));
+            assert!(issued.revoked.is_none() || !of_others, "{issued:?} is revoked");
+        }
+    }
+
+    assert!(deaths.total() >= 2 * u32::try_from(change.parts().len()).unwrap(), "{}", deaths.in_words());
+    for part in change.parts() {
+        assert!(deaths.at(part), "no death at {part}; {}", deaths.in_words());
+    }
+    format!("{change:?} in {:.0} s, {}; {figures}", took.as_secs_f32(), deaths.in_words())
+}
+
+fn ids(status: &EtcdClusterStatus) -> BTreeMap<String, Option<String>> {
+    status.members.iter().map(|member| (member.name.clone(), member.id.clone())).collect()
+}
+
+/// The serials that each member has.
+async fn certificates(world: &World, status: &EtcdClusterStatus) -> BTreeMap<String, BTreeSet<Serial>> {
+    let mut all = BTreeMap::new();
+    for member in &status.members {
+        let secret = world.secret(&format!("{}-tls", member.name)).await;
+        let leaves = [member_key::SERVER_CRT, member_key::CLIENT_CRT, member_key::PEER_CRT];
+        let serials = leaves.map(|key| Certificate::from_pem(&secret[key]).unwrap().serial());
+        all.insert(member.name.clone(), serials.into());
+    }
+    all
+}
+
+async fn names<K>(world: &World) -> BTreeSet<String>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    world.api::<K>().list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect()
+}

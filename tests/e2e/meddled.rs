@@ -1,0 +1,96 @@
+//! Users change etcd's members by hand, or wish for what can't be. It is told, and nothing of theirs is undone.
+
+use std::sync::Arc;
+
+use etcd_warden::api::{self, EtcdCluster};
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    members::voters,
+    tools::until,
+    world::{PATIENCE, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(members_changed_by_hand), scenario!(wishes_that_cannot_be)]
+}
+
+/// A learner and a voter that somebody added and never started are reported and stay; a member that somebody removed is replaced.
+async fn members_changed_by_hand(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&user).await;
+    for added in [["--learner=true", "https://192.0.2.1:2380"], ["--learner=false", "https://192.0.2.2:2380"]] {
+        let [learner, url] = added;
+        until("etcd adds it", PATIENCE, || async {
+            user.etcdctl(["member", "add", "mine", learner, &format!("--peer-urls={url}")]).await.result()
+        })
+        .await;
+        let says = world.until_condition("demo", "Degraded", "True", "UnknownMember", PATIENCE).await;
+        assert!(says.contains(url) && says.contains("never started"), "{says}");
+        world.kubectl(["scale", "etcd", "demo", "--replicas=4"]).await.success();
+        // It would be in the way of growing, and says so.
+        let says = until_says(&world, "Degraded", "the operator did not add").await;
+        world.measure(format!("{url} added by hand: {says}"));
+        let list = user.etcdctl(["member", "list"]).await.success();
+        assert_eq!(list.lines().count(), 4, "{list}");
+        world.kubectl(["scale", "etcd", "demo", "--replicas=3"]).await.success();
+        let stranger = list.lines().find(|line| line.contains(url)).and_then(|line| line.split(',').next()).unwrap();
+        user.etcdctl(["member", "remove", stranger]).await.success();
+        world.until_ready("demo").await;
+    }
+
+    let before = world.status("demo").await;
+    let removed = before.members.iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap();
+    user.etcdctl(["member", "remove", removed.id.as_deref().unwrap()]).await.success();
+    until("another member has its name", PATIENCE, || async {
+        let status = world.ready("demo").await?;
+        let same = status.members.iter().any(|member| member.id == removed.id);
+        if same { Err("it is the same".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    voters(&user, 3).await;
+    let figures = writers.stop().await;
+    world.measure(format!("members changed by hand: {figures}"));
+    figures.nothing_is_lost(&user).await;
+    assert_eq!(figures.failed, 0, "{figures}");
+}
+
+/// No members at all, and another one in place of a member that is none.
+async fn wishes_that_cannot_be(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    for none in [["scale", "etcd", "demo", "--replicas=0"], ["scale", "etcd", "demo", "--replicas=10"]] {
+        let refused = world.kubectl(none).await.failure();
+        assert!(refused.contains("must be 1 to 9"), "{refused}");
+    }
+    let wish = async |member: Option<&str>| {
+        let annotations = json!({ "etcd-warden.dev/replace": member });
+        world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": annotations } })).await;
+    };
+    for nobody in ["demo-7", "demo", "demo-0-0", ""] {
+        wish(Some(nobody)).await;
+        let says = until_says(&world, "Degraded", &format!("names {nobody}, which is no member")).await;
+        world.until_condition("demo", "Degraded", "True", "NoSuchMember", PATIENCE).await;
+        world.measure(format!("replace {nobody:?}: {says}"));
+    }
+    // Nor one without which there would be none.
+    let before = world.status("demo").await.members;
+    wish(Some("demo-0")).await;
+    let says = world.until_condition("demo", "Degraded", "True", "CannotReplace", PATIENCE).await;
+    world.measure(format!("replace the only member: {says}"));
+    wish(None).await;
+    let after = world.until_ready("demo").await.members;
+    assert_eq!(after[0].id, before[0].id);
+    voters(&user, 1).await;
+}
+
+/// Waits until the message of a condition contains something.
+async fn until_says(world: &World, kind: &str, words: &str) -> String {
+    until(&format!("{kind} says {words}"), PATIENCE, || async {
+        let conditions = world.status("demo").await.conditions;
+        let message = api::condition(&conditions, kind).map(|condition| condition.message.clone()).unwrap_or_default();
+        if message.contains(words) { Ok(message) } else { Err(message) }
+    })
+    .await
+}
