@@ -32,6 +32,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
     doc = "A secured etcd cluster. The operator issues every certificate from authorities of its own, starts the members with TLS on every port that clients and peers use, and keeps them as this object says.",
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Members that serve, of those wanted"}"#,
     printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum serves"}"#,
+    printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.conditions[?(@.type==\"Progressing\")].reason","description":"What is being done or awaited"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".spec.version"}"#,
     printcolumn = r#"{"name":"Certs","type":"string","jsonPath":".status.certificates.expires","description":"When the first certificate expires, if it were not renewed"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
@@ -87,6 +88,9 @@ pub struct EtcdClusterSpec {
     /// The Service for clients. It cannot be changed yet.
     #[serde(default)]
     pub service: ServiceSpec,
+    /// When a member that does not come back by itself is given up and replaced.
+    #[serde(default)]
+    pub repair: RepairSpec,
     /// While true the operator changes nothing of this cluster, certificates included; it goes on reporting its state.
     #[serde(default)]
     pub paused: bool,
@@ -415,6 +419,36 @@ pub struct ServiceSpec {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// When a member is given up and replaced by a new one under its name, which copies all data from the others. It takes evidence
+/// that the member cannot come back, as its data is deleted with it; that a pod is slow, or cannot be scheduled, is none. However
+/// long these are, a member is replaced only while the others that serve are a quorum without it, one at a time. A claim or a volume
+/// that is lost needs no time.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairSpec {
+    /// How long a member must have been down, its container ending again and again though another member serves with the same
+    /// settings: what is left to be at fault is its data. It should be longer than a full disk or a short outage of the volume's
+    /// storage lasts, as those end a container too.
+    #[serde(default = "default_crash_loop")]
+    #[x_kube(validation = repair_time())]
+    pub crash_loop: Duration,
+    /// How long a member must have been down whose volume is on a node that is gone: the Node was deleted, or has the taint
+    /// `node.kubernetes.io/out-of-service`. Both are said by someone who knows that the node will not be back, so this only
+    /// leaves a moment to take a mistake back.
+    #[serde(default = "default_lost_node")]
+    #[x_kube(validation = repair_time())]
+    pub lost_node: Duration,
+    /// How long a member that somebody else added may stay without ever starting, before it is removed again: as a voter it
+    /// counts against the quorum, as a learner it keeps others from being added. One that has started is never removed.
+    #[serde(default = "default_unstarted")]
+    #[x_kube(validation = repair_time())]
+    pub unstarted: Duration,
+}
+
+fn repair_time() -> Rule {
+    duration_rule(&["self"], "duration(self) >= duration('10s')").message("must be at least 10s")
+}
+
 /// How a Service is reached.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
@@ -454,6 +488,15 @@ fn default_election_timeout() -> Duration {
 fn default_quota() -> Quantity {
     Quantity("2Gi".into())
 }
+fn default_crash_loop() -> Duration {
+    Duration("10m".into())
+}
+fn default_lost_node() -> Duration {
+    Duration("1m".into())
+}
+fn default_unstarted() -> Duration {
+    Duration("10m".into())
+}
 fn default_compaction_retention() -> String {
     "5m".into()
 }
@@ -469,6 +512,7 @@ impl Default for EtcdClusterSpec {
             etcd: EtcdSpec::default(),
             pod: PodSpec::default(),
             service: ServiceSpec::default(),
+            repair: RepairSpec::default(),
             paused: false,
         }
     }
@@ -508,6 +552,11 @@ impl Default for EtcdSpec {
             auto_compaction: AutoCompaction::default(),
             extra_args: BTreeMap::new(),
         }
+    }
+}
+impl Default for RepairSpec {
+    fn default() -> Self {
+        Self { crash_loop: default_crash_loop(), lost_node: default_lost_node(), unstarted: default_unstarted() }
     }
 }
 impl Default for AutoCompaction {

@@ -37,9 +37,29 @@ pub struct EtcdClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub members: Vec<MemberStatus>,
+    /// Members that etcd lists and that the operator did not add.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
+    pub unknown_members: Vec<UnknownMemberStatus>,
     /// The certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
+}
+
+/// A member that etcd lists and that the operator did not add.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnknownMemberStatus {
+    /// etcd's ID of the member, in hexadecimal.
+    pub id: String,
+    /// Its name, empty until it has started.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Its URL for other members.
+    #[serde(default)]
+    pub peer_url: String,
+    /// Since when it has been seen.
+    pub since: String,
 }
 
 /// One member.
@@ -57,6 +77,9 @@ pub struct MemberStatus {
     /// Whether it serves: its pod is ready and it answers the operator over TLS.
     #[serde(default)]
     pub ready: bool,
+    /// Since when it serves, or does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     /// Why it does not serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

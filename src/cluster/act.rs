@@ -9,7 +9,7 @@ use super::{
     Context, build,
     observe::Identity,
     observed::{Authorities, Observed, SecretView, hex},
-    plan::{AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step},
+    plan::{self, AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step},
     step::{StepError, Taking},
     validate::ValidatedCluster,
 };
@@ -27,6 +27,8 @@ use crate::{
 pub struct Acted {
     /// What was done that a user may want to know of.
     pub done: Vec<Note>,
+    /// What was done that costs clients something.
+    pub warned: Vec<Note>,
     /// What could not be done.
     pub failed: Vec<Note>,
     /// Whether something changed under the plan, so that the next pass should come soon.
@@ -266,6 +268,7 @@ impl Actor<'_> {
                 self.context.metrics.step(step.name());
                 acted.again = true;
                 acted.done.push(Note::new(step.name(), message));
+                acted.warned.extend(plan::outage(step, observed));
             }
             Ok(None) => acted.again = true,
             Err(StepError::Write(error)) => acted.note(&error),

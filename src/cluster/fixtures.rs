@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::apps::v1::StatefulSetStatus,
-    api::core::v1::{ContainerState, ContainerStateRunning, ContainerStatus, Pod, PodCondition, PodStatus},
+    api::core::v1::{
+        ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
+        PodCondition, PodStatus,
+    },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::Resource;
@@ -18,7 +21,7 @@ use super::{
     act::Acted,
     build,
     observed::{Answer, Observed, ObservedMember, SecretView, StartState, annotation, running_since, start_state},
-    plan::{self, AuthorityRequest, Object, Plan, SecretChange, Step},
+    plan::{self, AuthorityRequest, Left, Object, Plan, SecretChange, Step},
     status::{self, Judgement, Report},
     validate::{ValidatedCluster, validate},
 };
@@ -402,6 +405,20 @@ impl World {
         self.down.insert(names().member(ordinal));
     }
 
+    /// Its container ends again and again, so that it does not serve.
+    pub fn crash(&mut self, ordinal: u32) {
+        let name = names().member(ordinal);
+        let status = self.pod(ordinal).status.as_mut().unwrap();
+        let container = &mut status.container_statuses.as_mut().unwrap()[0];
+        let waiting = ContainerStateWaiting { reason: Some("CrashLoopBackOff".into()), message: None };
+        let ended =
+            ContainerStateTerminated { exit_code: 2, reason: Some("Error".into()), ..ContainerStateTerminated::default() };
+        container.restart_count = 5;
+        container.state = Some(ContainerState { waiting: Some(waiting), ..ContainerState::default() });
+        container.last_state = Some(ContainerState { terminated: Some(ended), ..ContainerState::default() });
+        self.silent.insert(name);
+    }
+
     fn take(&mut self, step: &Step) {
         let of = match step {
             Step::AddLearner { member }
@@ -411,7 +428,8 @@ impl World {
             | Step::DeleteStatefulSet { member, .. }
             | Step::DeleteClaim { member, .. }
             | Step::RestartMember { member, .. } => format!(" {member}"),
-            Step::LockBootstrap { .. } | Step::Revoke { .. } | Step::DeleteBudget { .. } => String::new(),
+            Step::RemoveUnstarted { id } => format!(" {id:x}"),
+            Step::LockBootstrap { .. } | Step::Revoke { .. } | Step::DeleteBudget { .. } | Step::TakeOver { .. } => String::new(),
         };
         if self.try_to_take(step) {
             self.taken.push(format!("{}{of}", step.name()));
@@ -468,6 +486,13 @@ impl World {
                 }
                 self.etcd.retain(|m| m.id != *id);
             }
+            Step::RemoveUnstarted { id } => {
+                let listed = self.etcd.iter().find(|m| m.id == *id).unwrap();
+                assert!(listed.name.is_empty(), "it has started");
+                assert!(listed.is_learner || serving.len() > (voters - 1) / 2, "without it there is no quorum");
+                self.etcd.retain(|m| m.id != *id);
+            }
+            Step::TakeOver { objects, from } => self.take_over(objects, from),
             Step::MoveLeader { from, to, .. } => {
                 assert!(serving.contains(to) && *from == self.leader);
                 self.leader = *to;
@@ -508,6 +533,19 @@ impl World {
             }
         }
         true
+    }
+
+    fn take_over(&mut self, objects: &[Left], from: &str) {
+        let uid = self.cluster.metadata.uid.clone().unwrap();
+        for left in objects {
+            let claims = self.observed.members.values_mut().filter_map(|member| member.claim.as_mut());
+            let secrets = [&mut self.observed.client_authority, &mut self.observed.peer_authority];
+            let secrets = secrets.into_iter().flatten().map(|secret| &mut secret.meta);
+            let mut metas = secrets.chain(claims.map(|claim| &mut claim.metadata));
+            let meta = metas.find(|meta| meta.name.as_ref() == Some(&left.name)).unwrap();
+            let before = meta.annotations.get_or_insert_default().insert(key::CLUSTER_UID.into(), uid.clone());
+            assert_eq!(before.as_deref(), Some(from));
+        }
     }
 
     fn is_listed(&self, member: &MemberName) -> bool {
@@ -690,7 +728,8 @@ fn start_pod(
     };
     let ready = PodCondition { type_: "Ready".into(), status: "True".into(), ..PodCondition::default() };
     let status = PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() };
-    member.pod = Some(Pod { metadata: meta, status: Some(status), ..Pod::default() });
+    let spec = set.spec.template.spec.clone();
+    member.pod = Some(Pod { metadata: meta, spec, status: Some(status) });
     mounted.insert(name.clone(), secret.clone());
 }
 

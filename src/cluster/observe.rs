@@ -8,9 +8,10 @@ use std::{
 
 use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::{
     Api, Resource, ResourceExt,
+    api::ListParams,
     runtime::reflector::{ObjectRef, Store},
 };
 
@@ -18,11 +19,11 @@ use tokio::time::timeout;
 
 use super::{
     Context,
-    observed::{Answer, Observed, ObservedMember, SecretView, annotation, pod_ready, running_since},
+    observed::{Answer, Home, Observed, ObservedMember, SecretView, annotation, is_unscheduled, pod_ready, running_since},
 };
 use crate::{
     api::EtcdCluster,
-    etcd::{MemberList, Target, Tls},
+    etcd::{MemberList, MemberStatus, Target, Tls},
     k8s::KeySecret,
     names::{CLIENT_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key},
 };
@@ -69,6 +70,7 @@ impl Identities {
 pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -> (Observed, Option<Identity>) {
     let names = Names::new(&cluster.name_any(), &cluster.namespace().unwrap_or_default(), &context.domain);
     let mut observed = read(context, cluster, &names);
+    find_claims(context, &names, &mut observed).await;
     let identity = match &observed.operator {
         None => Err("the operator has no certificate for it yet".to_owned()),
         Some(secret) => context.identities.of(context, &names, secret).await,
@@ -77,7 +79,8 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
         Err(problem) => observed.list = Err(problem.clone()),
         Ok(identity) => {
             ask(context, &names, &mut observed, identity, now).await;
-            let list = timeout(LIST, member_list(context, &names, &observed, identity)).await;
+            find_homes(context, &mut observed).await;
+            let list = timeout(LIST, member_list(context, &names, answering(&observed), identity)).await;
             observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
             // A member may be listed before there is anything else of it.
             for listed in observed.list.iter().flat_map(|list| &list.members) {
@@ -141,6 +144,70 @@ fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
 
 fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
     store.get(&ObjectRef::new(name).within(namespace)).map(|object| K::clone(&object))
+}
+
+/// Reads claims that are missing from what is kept of Kubernetes though their members have been reported: one that has lost its
+/// labels is not among what is watched, and must not be taken for lost data.
+async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), names.namespace());
+    let reported = |name: &MemberName| observed.status.members.iter().any(|member| member.name == name.to_string());
+    let missing = |(name, member): &(&MemberName, &ObservedMember)| member.claim.is_none() && reported(name);
+    let missing: Vec<_> = observed.members.iter().filter(missing).map(|(name, _)| name.clone()).collect();
+    for name in missing {
+        if let (Ok(found), Some(member)) = (claims.get_opt(&names.claim(&name)).await, observed.members.get_mut(&name)) {
+            member.claim = found;
+        }
+    }
+}
+
+/// Looks where the volumes of members can be used whose pods no node takes.
+async fn find_homes(context: &Context, observed: &mut Observed) {
+    let homeless = observed.members.values_mut().filter(|member| member.pod.as_ref().is_some_and(is_unscheduled));
+    join_all(homeless.map(|member| async {
+        let volume = member.claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
+        if let Some(volume) = volume {
+            // Whoever may not read volumes or nodes has no evidence, and that is no error.
+            member.home = find_home(context, &volume).await.unwrap_or_default();
+        }
+    }))
+    .await;
+}
+
+/// Where a volume can be used, if it is on one node. One that is bound to a zone may be used again when the zone has nodes.
+async fn find_home(context: &Context, volume: &str) -> Result<Home, kube::Error> {
+    let Some(volume) = Api::<PersistentVolume>::all(context.client.clone()).get_opt(volume).await? else {
+        return Ok(Home::Unknown);
+    };
+    let Some(host) = the_host(&volume) else { return Ok(Home::Unknown) };
+    let labelled = ListParams::default().labels(&format!("{HOSTNAME}={host}"));
+    let nodes = Api::<Node>::all(context.client.clone()).list(&labelled).await?.items;
+    let is_out = |node: &Node| {
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
+    };
+    Ok(if nodes.is_empty() {
+        Home::Gone(format!("its volume is on node {host}, which was deleted"))
+    } else if nodes.iter().all(is_out) {
+        Home::Gone(format!("its volume is on node {host}, which has the taint {OUT_OF_SERVICE}"))
+    } else {
+        Home::There
+    })
+}
+
+/// The label by which local volumes name their node.
+const HOSTNAME: &str = "kubernetes.io/hostname";
+/// The taint by which an administrator says that a node is shut down for good (Kubernetes, non-graceful node shutdown).
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// The one host on which a volume can be used, if its node affinity says so.
+fn the_host(volume: &PersistentVolume) -> Option<String> {
+    let terms = &volume.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref()?.node_selector_terms;
+    let [term] = terms.as_slice() else { return None };
+    let is_host = |wanted: &&NodeSelectorRequirement| wanted.key == HOSTNAME && wanted.operator == "In";
+    match term.match_expressions.iter().flatten().find(is_host)?.values.as_deref()? {
+        [host] => Some(host.clone()),
+        _ => None,
+    }
 }
 
 /// The members named by the labels of the objects of a cluster.
@@ -219,22 +286,22 @@ pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target 
     }
 }
 
-/// The member list as a quorum knows it, from the first member that can give it, the leader before others.
+/// The members that answer, with their pods.
+fn answering(observed: &Observed) -> impl Iterator<Item = (&MemberName, &Pod, &MemberStatus)> {
+    observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_ref()?, member.etcd.status()?)))
+}
+
+/// The member list as a quorum knows it, from the first of those answering that can give it, the leader before others.
 ///
 /// # Errors
 /// What kept the last one from answering.
-pub async fn member_list(
+pub async fn member_list<'a>(
     context: &Context,
     names: &Names,
-    observed: &Observed,
+    answering: impl Iterator<Item = (&'a MemberName, &'a Pod, &'a MemberStatus)>,
     identity: &Identity,
 ) -> Result<MemberList, String> {
-    let mut answering: Vec<_> = observed
-        .members
-        .iter()
-        .filter_map(|(name, member)| Some((name, member.pod.as_ref()?, member.etcd.status()?)))
-        .filter(|(_, _, status)| !status.is_learner)
-        .collect();
+    let mut answering: Vec<_> = answering.filter(|(_, _, status)| !status.is_learner).collect();
     answering.sort_by_key(|(_, _, status)| status.leader != status.member_id);
     let mut problem = "no member answers".to_owned();
     for (name, pod, _) in answering {

@@ -87,6 +87,20 @@ pub struct ObservedMember {
     pub etcd: Answer,
     /// The leaf that it serves on 2380; asked only until its pod is confirmed.
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
+    /// Where its volume can be used; asked only while no node takes its pod.
+    pub home: Home,
+}
+
+/// Where a member's volume can be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Home {
+    /// That was not asked, could not be read, or is more than one node.
+    #[default]
+    Unknown,
+    /// On a node that is there.
+    There,
+    /// On a node that is gone for good, as these words tell.
+    Gone(String),
 }
 
 /// What a member answered.
@@ -142,6 +156,13 @@ impl ObservedMember {
 pub fn pod_ready(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Whether no node takes a pod.
+pub fn is_unscheduled(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.into_iter().any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
 }
 
 /// The time at which a pod's container started, if it runs.

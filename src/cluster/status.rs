@@ -17,7 +17,11 @@ use super::{
     validate::{Invalid, ValidatedCluster},
 };
 use crate::{
-    api::{self, AuthorityStatus, CertificatesStatus, DomainStatus, EtcdCluster, EtcdClusterStatus, MemberStatus},
+    api::{
+        self, AuthorityStatus, CertificatesStatus, DomainStatus, EtcdCluster, EtcdClusterStatus, MemberStatus,
+        UnknownMemberStatus,
+    },
+    etcd,
     metrics::ClusterState,
     names::{MemberName, Names, annotation as key, member_key},
     pki::Certificate,
@@ -61,7 +65,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
     let uid = cluster.metadata.uid.as_deref().unwrap_or_default();
     let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
     // What another cluster of this name has left is no member of this one.
-    let members = if refused { vec![] } else { members(&names, uid, observed) };
+    let members = if refused { vec![] } else { members(&names, uid, observed, now) };
     let wanted = match judgement {
         Judgement::Planned(validated, _) => validated.replicas,
         Judgement::Invalid(_) => u32::try_from(members.len()).unwrap_or_default(),
@@ -80,6 +84,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         cluster_id: old.cluster_id.clone().or_else(|| cluster_id(uid, observed)),
         endpoints: vec![names.endpoint()],
         members,
+        unknown_members: unknown_members(&names, observed, now),
         certificates,
     };
     let findings = [
@@ -94,7 +99,8 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         events.extend(finding.change(before));
         status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
     }
-    let done = acted.done.iter().map(|note| event(EventType::Normal, note)).collect();
+    let warned = acted.warned.iter().map(|note| event(EventType::Warning, note));
+    let done = warned.chain(acted.done.iter().map(|note| event(EventType::Normal, note))).collect();
     Report { status, events: joined(events), done: joined(done) }
 }
 
@@ -118,7 +124,7 @@ pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState 
     }
 }
 
-fn members(names: &Names, uid: &str, observed: &Observed) -> Vec<MemberStatus> {
+fn members(names: &Names, uid: &str, observed: &Observed, now: Timestamp) -> Vec<MemberStatus> {
     let foreign = |member: &ObservedMember| {
         let claim = member.claim.as_ref().map(|claim| &claim.metadata);
         let set = member.stateful_set.as_ref().map(|set| &set.metadata);
@@ -133,10 +139,29 @@ fn members(names: &Names, uid: &str, observed: &Observed) -> Vec<MemberStatus> {
         nothing && list.is_some_and(|list| !list.members.iter().any(|m| m.peer_urls.contains(&url)))
     };
     let members = observed.members.iter().filter(|(name, member)| !foreign(member) && !is_past(name, member));
-    members.map(|(name, member)| member_status(names, name, member, observed)).collect()
+    members.map(|(name, member)| member_status(names, name, member, observed, now)).collect()
 }
 
-fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, observed: &Observed) -> MemberStatus {
+/// Members that etcd lists at URLs which are not this cluster's.
+fn unknown_members(names: &Names, observed: &Observed, now: Timestamp) -> Vec<UnknownMemberStatus> {
+    let Ok(list) = &observed.list else { return observed.status.unknown_members.clone() };
+    let is_unknown = |url: Option<&String>| url.and_then(|url| names.member_at(url)).is_none();
+    let unknown = |listed: &etcd::Member| {
+        let id = format!("{:x}", listed.id);
+        let before = observed.status.unknown_members.iter().find(|before| before.id == id);
+        UnknownMemberStatus {
+            name: listed.name.clone(),
+            peer_url: listed.peer_urls.join(","),
+            since: before.map_or_else(|| seconds(now).to_string(), |before| before.since.clone()),
+            id,
+        }
+    };
+    let mut all: Vec<_> = list.members.iter().filter(|listed| is_unknown(listed.peer_urls.first())).map(unknown).collect();
+    all.sort_by(|one, other| one.id.cmp(&other.id));
+    all
+}
+
+fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, observed: &Observed, now: Timestamp) -> MemberStatus {
     let etcd = member.etcd.status();
     let url = names.peer_url(name);
     let listed = observed.list.iter().flat_map(|list| &list.members).find(|m| m.peer_urls.contains(&url));
@@ -146,11 +171,16 @@ fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, obse
         status if status.leader == status.member_id => "Leader",
         _ => "Follower",
     });
+    let id = listed.map(|m| m.id).or(etcd.map(|status| status.member_id)).map(|id| format!("{id:x}")).or(written);
+    let before = observed.status.members.iter().find(|before| before.name == name.to_string());
+    // Of another incarnation, what was before says nothing.
+    let unchanged = before.filter(|before| before.ready == member.serves() && (before.id == id || id.is_none()));
     MemberStatus {
         name: name.to_string(),
-        id: listed.map(|m| m.id).or(etcd.map(|status| status.member_id)).map(|id| format!("{id:x}")).or(written),
+        id,
         role: role.map(str::to_owned),
         ready: member.serves(),
+        since: unchanged.and_then(|before| before.since.clone()).or_else(|| Some(seconds(now).to_string())),
         message: (!member.serves()).then(|| why_not_ready(member)),
         version: etcd.map(|status| status.version.clone()),
         db_size: etcd.map(|status| rounded(status.db_size)),

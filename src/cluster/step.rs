@@ -1,31 +1,33 @@
-//! Steps: each is checked again on fresh reads, then taken.
+//! Steps: each is checked again on fresh reads, by [`plan::recheck`], then taken.
+
+use std::collections::BTreeMap;
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{PersistentVolumeClaim, Pod},
+    core::v1::{PersistentVolumeClaim, Pod, Secret},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Resource,
-    api::{DeleteParams, EvictParams, Preconditions},
+    api::{DeleteParams, EvictParams, ListParams, Preconditions},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{
     act::{Actor, expected_authority},
+    build,
     observe::{self, Identity},
-    observed::{Observed, annotation},
-    plan::{Step, never_started},
+    observed::Observed,
+    plan::{self, Fresh, Left, NotNow, Step, recheck},
 };
 use crate::{
     api::EtcdUser,
-    etcd::{Change, EtcdError, MemberList},
+    etcd::{Change, EtcdError},
     issuing::{self, IssueError},
-    k8s::{self, WriteError},
-    names::{CLIENT_PORT, MemberName, annotation as key},
+    k8s::{self, KeySecret, WriteError},
+    names::{CLIENT_PORT, MemberName, annotation as key, label},
     pki::{Domain, Holder, Issued},
 };
 
@@ -57,15 +59,25 @@ pub struct Taking<'a> {
 type Taken = Result<Option<String>, StepError>;
 
 impl Taking<'_> {
-    /// Takes a step.
+    /// Takes a step, or what of it is still right.
     pub async fn take(&self, step: &Step) -> Taken {
-        match step {
+        let fresh = self.read(step).await?;
+        let cluster = self.actor.cluster;
+        let step = match recheck(step, cluster, self.observed.status.cluster_id.as_deref(), &fresh) {
+            Ok(step) => step,
+            Err(NotNow::Changed(why)) => {
+                tracing::info!(step = step.name(), why, "not taken");
+                return Ok(None);
+            }
+            Err(NotNow::InTheWay { object, owner }) => return Err(WriteError::Foreign { object, owner }.into()),
+        };
+        if let Some(change) = plan::change(&step, cluster) {
+            return self.change(&fresh, &step, &change).await;
+        }
+        match &step {
             Step::LockBootstrap { cluster_id, members } => self.lock_bootstrap(*cluster_id, members).await,
             Step::Revoke { domain, holders } => self.revoke(*domain, holders).await,
-            Step::AddLearner { member } => self.add_learner(member).await,
-            Step::Promote { member, id } => self.promote(member, *id).await,
-            Step::RemoveMember { member, id } => self.remove(member, *id).await,
-            Step::MoveLeader { member, from, to } => self.move_leader(member, *from, *to).await,
+            Step::TakeOver { objects, .. } => self.take_over(objects).await,
             Step::DeleteBudget { uid } => self.delete_budget(uid).await,
             Step::DeleteStatefulSet { member, uid } => {
                 let sets: Api<StatefulSet> = self.namespaced();
@@ -73,9 +85,14 @@ impl Taking<'_> {
             }
             Step::DeleteClaim { member, uid } => {
                 let claims: Api<PersistentVolumeClaim> = self.namespaced();
-                self.delete(member, &claims, &self.actor.cluster.names.claim(member), uid).await
+                self.delete(member, &claims, &cluster.names.claim(member), uid).await
             }
-            Step::RestartMember { member, pod_uid } => self.restart(member, pod_uid).await,
+            Step::RestartMember { member, pod_uid } => self.restart(&fresh, member, pod_uid).await,
+            Step::AddLearner { .. }
+            | Step::Promote { .. }
+            | Step::RemoveMember { .. }
+            | Step::RemoveUnstarted { .. }
+            | Step::MoveLeader { .. } => Ok(None),
         }
     }
 
@@ -83,43 +100,75 @@ impl Taking<'_> {
         Api::namespaced(self.actor.context.client.clone(), self.actor.namespace)
     }
 
-    fn now(&self) -> Timestamp {
-        self.actor.now
-    }
-
-    /// The members as a quorum knows them now, if it is the cluster that was founded.
-    async fn list(&self) -> Option<MemberList> {
-        let names = &self.actor.cluster.names;
-        let list = observe::member_list(self.actor.context, names, self.observed, self.identity?).await.ok()?;
-        let known = self.observed.status.cluster_id.as_ref();
-        known.is_none_or(|known| *known == format!("{:x}", list.cluster_id)).then_some(list)
-    }
-
-    /// Sends a change to the leader, who alone can judge learners and give up its place.
-    async fn change(&self, change: &Change) -> Result<bool, StepError> {
-        let Some(identity) = self.identity else { return Ok(false) };
-        let leads = |status: &crate::etcd::MemberStatus| status.leader == status.member_id;
-        let leader = self.observed.members.iter().find(|(_, member)| member.etcd.status().is_some_and(leads));
-        let Some((name, Some(pod))) = leader.map(|(name, member)| (name, member.pod.as_ref())) else { return Ok(false) };
-        let target = observe::target(&self.actor.cluster.names, name, pod, CLIENT_PORT);
-        self.actor.context.dialer.change(&target, &identity.0, change).await?;
-        Ok(true)
-    }
-
-    /// Writes on the claims who their members are, if a quorum says so now.
-    async fn lock_bootstrap(&self, cluster_id: u64, members: &[(MemberName, u64, String)]) -> Taken {
-        let names = &self.actor.cluster.names;
-        let Some(list) = self.list().await else { return Ok(None) };
-        let still = |(name, id, _): &(MemberName, u64, String)| {
-            let url = names.peer_url(name);
-            list.members.iter().any(|m| m.id == *id && !m.name.is_empty() && m.peer_urls.contains(&url))
-        };
-        if list.cluster_id != cluster_id || !members.iter().all(still) {
-            return Ok(None);
+    /// Reads what tells whether a step is still right.
+    async fn read(&self, step: &Step) -> Result<Fresh, StepError> {
+        let (context, names) = (self.actor.context, &self.actor.cluster.names);
+        let pods: Api<Pod> = self.namespaced();
+        let labels = build::selector(names.cluster()).into_iter().map(|(key, value)| format!("{key}={value}"));
+        let ours = ListParams::default().labels(&labels.collect::<Vec<_>>().join(","));
+        let pods = pods.list(&ours).await.map_err(|e| WriteError::of("the pods", e))?;
+        let member = |pod: &Pod| names.parse_member(pod.metadata.labels.as_ref()?.get(label::MEMBER)?);
+        let mut fresh = Fresh::default();
+        fresh.pods.extend(pods.items.into_iter().filter_map(|pod| Some((member(&pod)?, pod))));
+        if let Some(identity) = self.identity {
+            let asking = fresh.pods.iter().map(|(name, pod)| async move {
+                let target = observe::target(names, name, pod, CLIENT_PORT);
+                Some((name.clone(), context.dialer.ask(&target, &identity.0).await.ok()?.status.ok()?))
+            });
+            let answers: BTreeMap<_, _> = join_all(asking).await.into_iter().flatten().collect();
+            let answering = answers.iter().filter_map(|(name, status)| Some((name, fresh.pods.get(name)?, status)));
+            fresh.list = observe::member_list(context, names, answering, identity).await.ok();
+            fresh.answers = answers;
         }
+        if let Step::AddLearner { member } = step {
+            let claims: Api<PersistentVolumeClaim> = self.namespaced();
+            let claim = names.claim(member);
+            let there = claims.get_metadata_opt(&claim).await;
+            fresh.claim = there.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?.map(|it| it.metadata);
+        }
+        if let Step::TakeOver { objects, .. } = step {
+            let (claims, secrets): (Api<PersistentVolumeClaim>, Api<Secret>) = (self.namespaced(), self.namespaced());
+            for left in objects {
+                let there = if left.claim {
+                    claims.get_metadata_opt(&left.name).await.map(|there| there.map(|there| there.metadata))
+                } else {
+                    secrets.get_metadata_opt(&left.name).await.map(|there| there.map(|there| there.metadata))
+                };
+                let there = there.map_err(|e| WriteError::of(left.describe(), e))?;
+                fresh.left.extend(there);
+            }
+        }
+        if let Step::Revoke { holders, .. } = step {
+            let users: Api<EtcdUser> = self.namespaced();
+            for holder in holders {
+                let Holder::User { name, .. } = holder else { continue };
+                let there = users.get_metadata_opt(name).await.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
+                fresh.users.extend(there.and_then(|there| there.metadata.uid));
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Sends a change of the members to the leader.
+    async fn change(&self, fresh: &Fresh, step: &Step, change: &Change) -> Taken {
+        let leader = plan::leader(fresh).and_then(|leader| Some((leader, fresh.pods.get(leader)?)));
+        let (Some(identity), Some((leader, pod))) = (self.identity, leader) else { return Ok(None) };
+        let target = observe::target(&self.actor.cluster.names, leader, pod, CLIENT_PORT);
+        self.actor.context.dialer.change(&target, &identity.0, change).await?;
+        Ok(Some(match step {
+            Step::AddLearner { member } => format!("added {member} as a learner"),
+            Step::Promote { member, .. } => format!("{member} has caught up and has a vote now"),
+            Step::RemoveMember { member, id } => format!("removed {member} ({id:x}) from the members"),
+            Step::MoveLeader { member, to, .. } => format!("{to:x} leads in place of {member}"),
+            _ => step.in_words(),
+        }))
+    }
+
+    /// Writes on the claims who their members are.
+    async fn lock_bootstrap(&self, cluster_id: u64, members: &[(MemberName, u64, String)]) -> Taken {
         let claims: Api<PersistentVolumeClaim> = self.namespaced();
         for (name, id, uid) in members {
-            let claim = names.claim(name);
+            let claim = self.actor.cluster.names.claim(name);
             let annotations = json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
             let written = k8s::annotate(&claims, &claim, uid, &json!({}), &annotations).await;
             written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
@@ -128,102 +177,50 @@ impl Taking<'_> {
         Ok(Some(format!("{} started in cluster {cluster_id:x}; without their data they will not start again", names.join(", "))))
     }
 
-    /// Revokes what holders had who are gone, if they are gone now.
-    async fn revoke(&self, domain: Domain, holders: &[Holder]) -> Taken {
-        let users: Api<EtcdUser> = self.namespaced();
-        let list = self.list().await;
-        let mut gone = vec![];
-        for holder in holders {
-            let is_gone = match holder {
-                Holder::User { name, uid } => {
-                    let there = users.get_metadata_opt(name).await.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
-                    there.is_none_or(|there| there.metadata.uid.as_ref() != Some(uid))
-                }
-                Holder::Member { name } => {
-                    let names = &self.actor.cluster.names;
-                    let url = names.parse_member(name).map(|member| names.peer_url(&member));
-                    list.as_ref().zip(url).is_some_and(|(list, url)| !list.members.iter().any(|m| m.peer_urls.contains(&url)))
-                }
-                Holder::Operator => false,
-            };
-            if is_gone {
-                gone.push(holder);
-            }
-        }
+    /// Revokes what holders had who are gone.
+    async fn revoke(&self, domain: Domain, gone: &[Holder]) -> Taken {
         let (secret, name) = self.actor.authority(self.observed, domain);
         let Some(expected) = expected_authority(secret) else { return Ok(None) };
-        let meant = |issued: &Issued| gone.contains(&&issued.holder);
-        let count = issuing::revoke(&self.actor.secrets(), &name, &expected, meant, self.now()).await?;
+        let meant = |issued: &Issued| gone.contains(&issued.holder);
+        let count = issuing::revoke(&self.actor.secrets(), &name, &expected, meant, self.actor.now).await?;
         let names: Vec<_> = gone.iter().map(ToString::to_string).collect();
         Ok((count > 0).then(|| format!("revoked {count} certificates of the {domain} domain; gone: {}", names.join(", "))))
     }
 
-    async fn add_learner(&self, member: &MemberName) -> Taken {
-        let peer_url = self.actor.cluster.names.peer_url(member);
-        let Some(list) = self.list().await else { return Ok(None) };
-        // It may have been added by a call that seemed to fail.
-        if list.members.iter().any(|m| m.is_learner || m.peer_urls.contains(&peer_url)) {
-            return Ok(None);
-        }
-        // A claim that is there would be taken for the new member's data.
+    /// Makes each object the cluster's.
+    async fn take_over(&self, objects: &[Left]) -> Taken {
         let claims: Api<PersistentVolumeClaim> = self.namespaced();
-        let claim = self.actor.cluster.names.claim(member);
-        let there =
-            claims.get_metadata_opt(&claim).await.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
-        if there.is_some() {
-            let object = format!("PersistentVolumeClaim {claim}");
-            return Err(WriteError::Foreign { object, owner: format!("it is there before {member} was added") }.into());
+        let ours = json!({ key::CLUSTER_UID: self.actor.cluster.uid });
+        for left in objects {
+            if left.claim {
+                let taken = k8s::annotate(&claims, &left.name, &left.uid, &json!({}), &ours).await;
+                taken.map_err(|e| WriteError::of(left.describe(), e))?;
+            } else if !self.take_over_secret(left).await? {
+                return Ok(None);
+            }
         }
-        let done = self.change(&Change::AddLearner { peer_url }).await?;
-        Ok(done.then(|| format!("added {member} as a learner")))
+        let names: Vec<_> = objects.iter().map(Left::describe).collect();
+        Ok(Some(format!("took over what a deleted EtcdCluster of this name had left: {}", names.join(", "))))
     }
 
-    async fn promote(&self, member: &MemberName, id: u64) -> Taken {
-        let done = self.change(&Change::Promote { id }).await?;
-        Ok(done.then(|| format!("{member} has caught up and has a vote now")))
+    /// Keys are replaced as they were read, and never patched.
+    async fn take_over_secret(&self, left: &Left) -> Result<bool, StepError> {
+        let secrets = self.actor.secrets();
+        let secret = KeySecret::get(&secrets, &left.name).await?;
+        let Some(mut secret) = secret.filter(|secret| secret.0.metadata.uid.as_ref() == Some(&left.uid)) else {
+            return Ok(false);
+        };
+        let annotations = secret.0.metadata.annotations.get_or_insert_default();
+        annotations.insert(key::CLUSTER_UID.into(), self.actor.cluster.uid.clone());
+        secret.replace(&secrets).await?;
+        Ok(true)
     }
 
-    /// Removes a member, if those that remain and serve are a quorum without it, as they answer now.
-    async fn remove(&self, member: &MemberName, id: u64) -> Taken {
-        let names = &self.actor.cluster.names;
-        let (Some(list), Some(identity)) = (self.list().await, self.identity) else { return Ok(None) };
-        let url = names.peer_url(member);
-        let listed = list.members.iter().find(|m| m.id == id && m.peer_urls.contains(&url));
-        let Some(listed) = listed else { return Ok(None) };
-        let others: Vec<_> = list.members.iter().filter(|m| !m.is_learner && m.id != id).collect();
-        let answers = others.iter().map(|other| async {
-            let name = other.peer_urls.first().and_then(|url| names.member_at(url))?;
-            let pod = self.observed.members.get(&name)?.pod.as_ref()?;
-            let target = observe::target(names, &name, pod, CLIENT_PORT);
-            self.actor.context.dialer.ask(&target, &identity.0).await.ok()?.status.ok()
-        });
-        let serving = join_all(answers).await.into_iter().flatten().count();
-        if !listed.is_learner && serving <= others.len() / 2 {
-            return Ok(None);
-        }
-        let done = self.change(&Change::Remove { id }).await?;
-        Ok(done.then(|| format!("removed {member} ({id:x}) from the members")))
-    }
-
-    async fn move_leader(&self, member: &MemberName, from: u64, to: u64) -> Taken {
-        let leads = |status: &crate::etcd::MemberStatus| status.leader == from;
-        if !self.observed.members.get(member).is_some_and(|m| m.etcd.status().is_some_and(leads)) {
-            return Ok(None);
-        }
-        let done = self.change(&Change::MoveLeader { to }).await?;
-        Ok(done.then(|| format!("{to:x} leads in place of {member}")))
-    }
-
-    /// Deletes what is left of a member, if etcd does not list it now and the object is the one that was seen.
+    /// Deletes what is left of a member, if the object is the one that was seen.
     async fn delete<K>(&self, member: &MemberName, api: &Api<K>, name: &str, uid: &str) -> Taken
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
-        let url = self.actor.cluster.names.peer_url(member);
-        let Some(list) = self.list().await else { return Ok(None) };
-        if list.members.iter().any(|m| m.peer_urls.contains(&url)) {
-            return Ok(None);
-        }
         let deleted = delete(api, name, uid).await?;
         Ok(deleted.then(|| format!("deleted {} {name} of {member}, which has been removed", K::kind(&()))))
     }
@@ -236,31 +233,25 @@ impl Taking<'_> {
     }
 
     /// Lets a pod be made anew. It is evicted and not deleted, so the disruption budget has the last word.
-    async fn restart(&self, member: &MemberName, pod_uid: &str) -> Taken {
+    async fn restart(&self, fresh: &Fresh, member: &MemberName, pod_uid: &str) -> Taken {
         let name = self.actor.cluster.names.pod(member);
         let pods: Api<Pod> = self.namespaced();
-        let refused = |e| WriteError::of(format!("Pod {name}"), e);
-        let pod = pods.get_opt(&name).await.map_err(refused)?;
-        let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid)) else { return Ok(None) };
-        let wanted = self.actor.cluster.restarted_at.as_deref();
-        let asked = wanted.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        if !asked && !never_started(&pod) {
-            return Ok(None);
-        }
         let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
         let delete_options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let parameters = EvictParams { delete_options: Some(delete_options), ..EvictParams::default() };
         match pods.evict(&name, &parameters).await {
+            Ok(_) => {
+                let why = if fresh.pods.get(member).is_some_and(plan::is_stuck) {
+                    "it cannot start, and what it was made from has changed"
+                } else {
+                    "a restart was asked for"
+                };
+                Ok(Some(format!("the pod of {member} is made anew: {why}")))
+            }
             // The budget says not now.
-            Err(kube::Error::Api(status)) if status.code == 429 => return Ok(None),
-            result => result.map_err(refused)?,
-        };
-        let why = if never_started(&pod) {
-            "it has never started, and what it was made from has changed"
-        } else {
-            "a restart was asked for"
-        };
-        Ok(Some(format!("the pod of {member} is made anew: {why}")))
+            Err(kube::Error::Api(status)) if status.code == 429 => Ok(None),
+            Err(error) => Err(WriteError::of(format!("Pod {name}"), error).into()),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use kube::{Resource, ResourceExt};
 use crate::{
     api::{
         AutoCompaction, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
-        RESERVED_FLAGS, Retention, ServiceSpec, StorageSpec, TlsVersion,
+        RESERVED_FLAGS, RepairSpec, Retention, ServiceSpec, StorageSpec, TlsVersion,
     },
     names::{Names, annotation},
     quantity,
@@ -55,6 +55,8 @@ pub struct ValidatedCluster {
     pub pod: PodSpec,
     /// The Service for clients.
     pub service: ServiceSpec,
+    /// When members are given up.
+    pub repair: Repair,
     /// Whether nothing is to be changed.
     pub paused: bool,
     /// The value with which every pod is to have been made.
@@ -77,6 +79,17 @@ pub struct Lives {
     pub authority: SignedDuration,
     /// A leaf.
     pub leaf: SignedDuration,
+}
+
+/// How long a member must have been down before evidence against it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Its container ends again and again.
+    pub crash_loop: SignedDuration,
+    /// The node of its volume is gone.
+    pub lost_node: SignedDuration,
+    /// Somebody else added it, and it never started.
+    pub unstarted: SignedDuration,
 }
 
 /// etcd's settings, as its flags want them.
@@ -157,12 +170,13 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
     let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, &mut wrong);
     let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, &mut wrong);
     let etcd = check_etcd(spec, &mut wrong);
+    let repair = check_repair(&spec.repair, &mut wrong);
     if quantity::bytes(&spec.storage.size).is_none() {
         wrong.say(format!("spec.storage.size {:?} is no size: write it like 8Gi", spec.storage.size.0));
     }
     let owner = cluster.controller_owner_ref(&());
-    let (Some(version), Some(client), Some(peer), Some(etcd), Some(owner), Some(uid), []) =
-        (version, client, peer, etcd, owner, cluster.metadata.uid.clone(), wrong.0.as_slice())
+    let (Some(version), Some(client), Some(peer), Some(etcd), Some(repair), Some(owner), Some(uid), []) =
+        (version, client, peer, etcd, repair, owner, cluster.metadata.uid.clone(), wrong.0.as_slice())
     else {
         return Err(Invalid(wrong.0));
     };
@@ -184,6 +198,7 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         etcd,
         pod: spec.pod.clone(),
         service: spec.service.clone(),
+        repair,
         paused: spec.paused,
         restarted_at: cluster.annotations().get(annotation::RESTARTED_AT).cloned(),
         replace: cluster.annotations().get(annotation::REPLACE).cloned(),
@@ -261,6 +276,24 @@ fn check_lives(domain: &str, authority: &Duration, leaf: &Duration, wrong: &mut 
         wrong.say(format!("{field} is {authority}: a hundred years at most"));
     }
     Some(lives)
+}
+
+/// Less than a container or a node takes to come up again would make a fault of what is none.
+const SHORTEST_REPAIR: SignedDuration = SignedDuration::from_secs(10);
+
+fn check_repair(spec: &RepairSpec, wrong: &mut Problems) -> Option<Repair> {
+    let mut check = |name: &str, duration: &Duration| {
+        let field = format!("spec.repair.{name}");
+        let length = check_duration(&field, duration, wrong)?;
+        if length < SHORTEST_REPAIR {
+            wrong.say(format!("{field} is {duration}: it must be at least 10s"));
+        }
+        Some(length)
+    };
+    let crash_loop = check("crashLoop", &spec.crash_loop);
+    let lost_node = check("lostNode", &spec.lost_node);
+    let unstarted = check("unstarted", &spec.unstarted);
+    Some(Repair { crash_loop: crash_loop?, lost_node: lost_node?, unstarted: unstarted? })
 }
 
 fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {

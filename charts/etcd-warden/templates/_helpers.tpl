@@ -77,3 +77,14 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
   resources: [events]
   verbs: [create]
 {{- end }}
+
+{{/* What the operator may read of the whole cluster: whether the node is gone that a member's volume is bound to. Without it,
+such a member is replaced only when its user asks. */}}
+{{- define "etcd-warden.evidenceRules" -}}
+- apiGroups: [""]
+  resources: [persistentvolumes]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list]
+{{- end }}

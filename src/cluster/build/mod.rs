@@ -62,10 +62,11 @@ pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     meta
 }
 
-/// The claim of a member. One that is there and was made larger by hand stays as large: a claim can't shrink.
+/// The claim of a member. One that is there keeps its class, and if it was made larger by hand, its size: a claim can't shrink.
 pub fn claim(cluster: &ValidatedCluster, member: &MemberName, there: Option<&PersistentVolumeClaim>) -> PersistentVolumeClaim {
     let requested = there.and_then(|claim| claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage"));
     let grown = requested.filter(|size| quantity::milli(&size.0) > quantity::milli(&cluster.storage.size.0));
+    let class = there.and_then(|claim| claim.spec.as_ref()?.storage_class_name.as_ref());
     let mut metadata = retained(cluster, cluster.names.claim(member));
     metadata.labels = Some(member_labels(cluster.names.cluster(), member));
     PersistentVolumeClaim {
@@ -76,7 +77,7 @@ pub fn claim(cluster: &ValidatedCluster, member: &MemberName, there: Option<&Per
                 requests: Some([("storage".to_owned(), grown.unwrap_or(&cluster.storage.size).clone())].into()),
                 ..VolumeResourceRequirements::default()
             }),
-            storage_class_name: cluster.storage.storage_class_name.clone(),
+            storage_class_name: class.or(cluster.storage.storage_class_name.as_ref()).cloned(),
             ..PersistentVolumeClaimSpec::default()
         }),
         status: None,

@@ -18,27 +18,13 @@ use crate::{
 /// How each member starts if it finds no data.
 pub type Members = BTreeMap<MemberName, StartState>;
 
-/// Why a cluster may not be founded: there are objects of its names that are not its own, or data that may be someone's.
+/// Why a cluster may not be founded: there are objects of its names that are not its own.
 pub fn refuse(cluster: &ValidatedCluster, observed: &Observed) -> Option<Note> {
     if is_founded(cluster, observed) {
         return None;
     }
-    let names = &cluster.names;
-    let left: Vec<_> = left_behind(cluster, observed);
-    if !left.is_empty() {
-        return Some(Note::new(
-            "DataLeft",
-            format!(
-                "a deleted EtcdCluster of this name has left {}. Nothing was touched. Taking them over is not possible yet: \
-                 copy the data that you need, then remove them with `kubectl -n {} delete pvc,secret -l \
-                 app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance={}`, or choose another name",
-                left.join(", "),
-                names.namespace(),
-                names.cluster(),
-            ),
-        ));
-    }
-    let foreign = foreign(cluster, observed);
+    // Claims are judged by whether they can be taken over.
+    let foreign: Vec<_> = foreign(cluster, observed).into_iter().filter(|other| other.kind != "PersistentVolumeClaim").collect();
     (!foreign.is_empty()).then(|| {
         let message = format!("{}. Nothing was touched: remove it, or choose another name for the cluster", in_words(&foreign));
         Note::new("NameTaken", message)
@@ -56,17 +42,6 @@ fn is_founded(cluster: &ValidatedCluster, observed: &Observed) -> bool {
     observed.status.cluster_id.is_some()
         || observed.bootstrap.as_ref().is_some_and(|config| begun(&config.metadata))
         || observed.members.values().any(started)
-}
-
-fn left_behind(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
-    let claims = observed.members.values().filter_map(|member| Some(("PersistentVolumeClaim", &member.claim.as_ref()?.metadata)));
-    let authorities = [&observed.client_authority, &observed.peer_authority];
-    let secrets = authorities.into_iter().filter_map(|secret| Some(("Secret", &secret.as_ref()?.meta)));
-    claims
-        .chain(secrets)
-        .filter(|(_, meta)| !belongs(meta, &cluster.uid))
-        .map(|(kind, meta)| format!("{kind} {}", meta.name.as_deref().unwrap_or_default()))
-        .collect()
 }
 
 /// An object of one of our names that is another's though it carries the operator's label.
@@ -256,7 +231,10 @@ pub fn note_waits(observed: &Observed, members: &Members, plan: &mut Plan) {
     for name in members.keys() {
         let member = observed.members.get(name).unwrap_or(&nobody);
         if !member.serves() {
-            plan.waits.push(Note::new("WaitingForMembers", format!("{name}: {}", why_not_ready(member))));
+            let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
+            let since = reported.and_then(|reported| reported.since.as_ref()).map(|since| format!(" (since {since})"));
+            let message = format!("{name}: {}{}", why_not_ready(member), since.unwrap_or_default());
+            plan.waits.push(Note::new("WaitingForMembers", message));
         }
     }
 }
@@ -353,9 +331,9 @@ pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<
     (!wanted).then(|| Step::DeleteBudget { uid: budget.uid.clone().unwrap_or_default() })
 }
 
-/// A member whose pod has never started its container and was made from a template that has changed since: the user has mended
-/// what kept it from starting.
-pub fn restart_unstarted(observed: &Observed, plan: &Plan) -> Option<Step> {
+/// A member whose pod can't start and was made from a template that has changed since: the user has mended what keeps it from
+/// starting, or has taken back what does.
+pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let status = set.status.as_ref()?;
@@ -364,13 +342,24 @@ pub fn restart_unstarted(observed: &Observed, plan: &Plan) -> Option<Step> {
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();
-        (current && outdated && !going && never_started(pod))
+        (current && outdated && !going && is_stuck(pod))
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }
 
+/// Whether a pod's container has never run, or has ended again and does not run at the moment.
+pub fn is_stuck(pod: &Pod) -> bool {
+    let ends = |pod: &Pod| {
+        pod.status
+            .iter()
+            .flat_map(|status| status.container_statuses.iter().flatten())
+            .any(|container| container.restart_count > 0 && container.state.as_ref().is_none_or(|state| state.running.is_none()))
+    };
+    never_started(pod) || ends(pod)
+}
+
 /// Whether no container of this pod has ever run.
-pub fn never_started(pod: &Pod) -> bool {
+fn never_started(pod: &Pod) -> bool {
     let started = |pod: &Pod| {
         pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|container| {
             let state = container.state.as_ref();

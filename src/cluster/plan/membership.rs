@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Note, Plan, Step};
+use super::{Note, Plan, Step, evidence};
 use crate::{
     cluster::{
         observed::{Observed, ObservedMember, annotation, belongs},
@@ -47,18 +48,6 @@ impl Entry<'_> {
 
     fn leads(&self) -> bool {
         self.member.etcd.status().is_some_and(|status| status.leader == self.listed.id)
-    }
-
-    /// Whether its claim was written by another incarnation of it, or is gone though it had been written.
-    fn has_lost_its_data(&self) -> bool {
-        let id = format!("{:x}", self.listed.id);
-        match &self.member.claim {
-            None => true,
-            Some(claim) => {
-                claim.metadata.deletion_timestamp.is_some()
-                    || annotation(&claim.metadata, key::MEMBER_ID).is_some_and(|written| written != id)
-            }
-        }
     }
 }
 
@@ -119,13 +108,18 @@ impl<'a> Roster<'a> {
 }
 
 /// The next step towards the members that are wanted, and what is to be said about it.
-pub fn step(cluster: &ValidatedCluster, observed: &Observed, plan: &mut Plan) -> Option<Step> {
+pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, plan: &mut Plan) -> Option<Step> {
     let roster = Roster::read(cluster, observed)?;
     note_strangers(&roster, plan);
+    let why = |name: &MemberName, entry: &Entry| {
+        let asked = is_named(cluster, name).then(|| "its user asks for it".to_owned());
+        asked.or_else(|| evidence::of_loss(cluster, observed, &roster, (name, entry), now))
+    };
     plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
     teardown(cluster, &roster)
-        .or_else(|| learner(cluster, &roster, plan))
-        .or_else(|| replace(cluster, &roster, plan))
+        .or_else(|| unstarted(cluster, observed, &roster, now))
+        .or_else(|| learner(cluster, &roster, &why, plan))
+        .or_else(|| replace(&roster, &why, plan))
         .or_else(|| shrink(cluster, &roster, plan))
         .or_else(|| grow(cluster, &roster, plan))
         .or_else(|| restart(cluster, &roster, plan))
@@ -178,13 +172,36 @@ fn teardown(cluster: &ValidatedCluster, roster: &Roster) -> Option<Step> {
     })
 }
 
+/// A member that somebody else added long ago and that has never started goes again: it may count against the quorum, and
+/// keeps others from being added.
+fn unstarted(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: Timestamp) -> Option<Step> {
+    let since =
+        |id: &str| observed.status.unknown_members.iter().find(|unknown| unknown.id == id)?.since.parse::<Timestamp>().ok();
+    let is_old = |stranger: &&&etcd::Member| {
+        let since = since(&format!("{:x}", stranger.id));
+        stranger.name.is_empty() && since.is_some_and(|since| now.duration_since(since) >= cluster.repair.unstarted)
+    };
+    let stranger = roster.strangers.iter().find(is_old)?;
+    let remaining = roster.votes() - 1;
+    let safe = stranger.is_learner || roster.serving() > remaining / 2;
+    safe.then_some(Step::RemoveUnstarted { id: stranger.id })
+}
+
 /// A learner becomes a voter, or goes if it is not wanted any more or can never join.
-fn learner(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+fn learner(
+    cluster: &ValidatedCluster,
+    roster: &Roster,
+    why: &impl Fn(&MemberName, &Entry) -> Option<String>,
+    plan: &mut Plan,
+) -> Option<Step> {
     let (name, learner) = roster.learners.iter().next()?;
     let id = learner.listed.id;
     // Its claim is made after it was added, so that there is none yet says nothing.
-    let lost = learner.has_lost_its_data() && learner.member.stateful_set.is_some();
-    if lost || is_named(cluster, name) || roster.voters.len() >= cluster.replicas as usize {
+    let lost = why(name, learner).filter(|_| is_named(cluster, name) || learner.member.stateful_set.is_some());
+    if let Some(why) = &lost {
+        plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}")));
+    }
+    if lost.is_some() || roster.voters.len() >= cluster.replicas as usize {
         return Some(Step::RemoveMember { member: name.clone(), id });
     }
     // It gets its vote only once it is written down who it is: an empty voter must not come back under its ID.
@@ -198,16 +215,10 @@ fn learner(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
 }
 
 /// A voter that can't come back is removed, so that another takes its name: if the healthy are a quorum without it.
-fn replace(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
-    let (name, voter, why) = roster.voters.iter().find_map(|(name, voter)| {
-        if voter.has_lost_its_data() && !voter.serves() {
-            Some((name, voter, "it has lost its data"))
-        } else if is_named(cluster, name) {
-            Some((name, voter, "its user asked for it"))
-        } else {
-            None
-        }
-    })?;
+fn replace(roster: &Roster, why: &impl Fn(&MemberName, &Entry) -> Option<String>, plan: &mut Plan) -> Option<Step> {
+    // One that is down before one that its user names.
+    let lost: Vec<_> = roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why(name, voter)?))).collect();
+    let (name, voter, why) = lost.iter().find(|(_, voter, _)| !voter.serves()).or_else(|| lost.first())?;
     let others = roster.serving() - usize::from(voter.serves());
     let remaining = roster.votes() - 1;
     if remaining == 0 || others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {
@@ -319,6 +330,21 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
         }
     }
     Some(Step::RestartMember { member: (*name).clone(), pod_uid: pod(voter)? })
+}
+
+/// What a step costs clients, if it is one without which the members that remain are no quorum: with one or two voters that is
+/// every restart.
+pub fn outage(step: &Step, observed: &Observed) -> Option<Note> {
+    let Step::RestartMember { member, .. } = step else { return None };
+    let voters = observed.list.as_ref().ok()?.members.iter().filter(|member| !member.is_learner).count();
+    let serves = observed.members.get(member).is_some_and(ObservedMember::serves);
+    (serves && voters < 3).then(|| {
+        let of = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };
+        Note::new(
+            "NoRedundancy",
+            format!("{member} is {of}: the cluster does not serve until its pod is back. With 3 members it would"),
+        )
+    })
 }
 
 #[cfg(test)]

@@ -3,17 +3,24 @@
 //! A plan holds only what differs from what there is: of a cluster that is as it should be, it is empty. Everything in it may
 //! be done again without harm but the one [`Step`], which is checked again on fresh reads before it is taken.
 
+mod adoption;
 mod certificates;
 mod drift;
+mod evidence;
 mod members;
 mod membership;
+mod recheck;
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
+pub use adoption::Left;
+use adoption::Verdict;
 pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Object, owner as owner_in_words};
 use jiff::{SignedDuration, Timestamp};
-pub use members::{never_started, why_not_ready};
+pub use members::{is_stuck, why_not_ready};
+pub use membership::outage;
+pub use recheck::{Fresh, NotNow, change, leader, recheck};
 
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
@@ -178,6 +185,13 @@ pub enum Step {
         /// Users or members.
         holders: Vec<Holder>,
     },
+    /// Make what a deleted cluster of this name has left the cluster's own.
+    TakeOver {
+        /// The objects, in the order in which they are taken over.
+        objects: Vec<Left>,
+        /// The uid of the deleted cluster.
+        from: String,
+    },
     /// Add a member without a vote.
     AddLearner {
         /// The member.
@@ -194,6 +208,11 @@ pub enum Step {
     RemoveMember {
         /// The member.
         member: MemberName,
+        /// etcd's ID of it.
+        id: u64,
+    },
+    /// Remove a member that somebody else added and that has never started.
+    RemoveUnstarted {
         /// etcd's ID of it.
         id: u64,
     },
@@ -240,9 +259,11 @@ impl Step {
         match self {
             Self::LockBootstrap { .. } => "LockBootstrap",
             Self::Revoke { .. } => "Revoke",
+            Self::TakeOver { .. } => "TakeOver",
             Self::AddLearner { .. } => "AddLearner",
             Self::Promote { .. } => "Promote",
             Self::RemoveMember { .. } => "RemoveMember",
+            Self::RemoveUnstarted { .. } => "RemoveUnstarted",
             Self::MoveLeader { .. } => "MoveLeader",
             Self::DeleteBudget { .. } => "DeleteBudget",
             Self::DeleteStatefulSet { .. } => "DeleteStatefulSet",
@@ -265,9 +286,16 @@ impl Step {
                 "revoking the certificates of those who are gone: {}",
                 list(holders.iter().map(|holder| holder as &dyn Display).collect())
             ),
+            Self::TakeOver { objects, .. } => format!(
+                "taking over what a deleted EtcdCluster of this name has left: {}",
+                objects.iter().map(Left::describe).collect::<Vec<_>>().join(", ")
+            ),
             Self::AddLearner { member } => format!("adding {member} as a learner"),
             Self::Promote { member, .. } => format!("giving {member} its vote, once it has caught up"),
             Self::RemoveMember { member, .. } => format!("removing {member} from the members"),
+            Self::RemoveUnstarted { id } => {
+                format!("removing member {id:x}, which was added by somebody else and has never started")
+            }
             Self::MoveLeader { member, to, .. } => format!("making {to:x} the leader in place of {member}"),
             Self::DeleteBudget { .. } => "deleting the disruption budget, as there is no redundancy to guard".into(),
             Self::DeleteStatefulSet { member, .. } => format!("deleting the StatefulSet of {member}, which has been removed"),
@@ -291,6 +319,19 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
         plan.refused = Some(refusal);
         return plan;
     }
+    match adoption::judge(cluster, observed) {
+        Verdict::Nothing => {}
+        Verdict::Refused(refusal) => {
+            plan.refused = Some(refusal);
+            return plan;
+        }
+        Verdict::Fits(step) => {
+            plan.waits.push(Note::new("TakingOver", step.in_words()));
+            plan.step = Some(step);
+            plan.next_check = AWAITING;
+            return plan;
+        }
+    }
     let members = members::known(cluster, observed);
     members::plan_objects(cluster, observed, &members, &mut plan);
     certificates::plan(cluster, observed, &members, now, &mut plan);
@@ -303,8 +344,8 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     plan.step = members::lock_bootstrap(cluster, observed)
         .or_else(|| certificates::revoke(cluster, observed))
         .or_else(|| members::delete_budget(cluster, observed))
-        .or_else(|| members::restart_unstarted(observed, &plan))
-        .or_else(|| membership::step(cluster, observed, &mut plan));
+        .or_else(|| members::restart_stuck(observed, &plan))
+        .or_else(|| membership::step(cluster, observed, now, &mut plan));
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);
     }

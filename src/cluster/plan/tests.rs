@@ -131,39 +131,12 @@ fn after_another(keep: impl FnOnce(&mut World)) -> World {
     world
 }
 
-fn only_retained(world: &mut World) {
-    let claim = world.member(0).claim.take();
-    let retained = crate::cluster::observed::Observed {
-        client_authority: world.observed.client_authority.take(),
-        peer_authority: world.observed.peer_authority.take(),
-        ..crate::cluster::observed::Observed::default()
-    };
-    world.observed = retained;
-    let member = crate::cluster::observed::ObservedMember { claim, ..Default::default() };
-    world.observed.members.insert(names().member(0), member);
-}
-
-#[test]
-fn data_that_is_left_is_refused_and_stays_refused() {
-    let mut world = after_another(only_retained);
-    for _ in 0..3 {
-        let pass = world.pass();
-        let refused = pass.plan.refused.expect("the claims are somebody's data");
-        assert_eq!(refused.reason, "DataLeft");
-        for word in ["data-demo-0", "demo-client-ca", "demo-peer-ca", "kubectl -n ns delete pvc,secret"] {
-            assert!(refused.message.contains(word), "{word}: {}", refused.message);
-        }
-        assert!(pass.report.status.cluster_id.is_none() && pass.report.status.certificates.is_none());
-        assert_eq!(pass.report.status.members, vec![]);
-    }
-}
-
 #[test]
 fn a_predecessor_that_is_still_being_deleted_is_not_taken_over() {
     let mut world = after_another(|_| {});
     for _ in 0..3 {
         let pass = world.pass();
-        assert_eq!(pass.plan.refused.map(|note| note.reason), Some("DataLeft"));
+        assert_eq!(pass.plan.refused.map(|note| note.reason), Some("NameTaken"));
     }
 }
 

@@ -1,0 +1,175 @@
+use jiff::SignedDuration;
+use k8s_openapi::{
+    api::core::v1::{ContainerStateRunning, PersistentVolumeClaimStatus, PodCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use crate::{
+    cluster::{
+        fixtures::{SECOND, World, names},
+        observed::Home,
+    },
+    etcd,
+};
+
+fn founded(spec: &str) -> World {
+    let mut world = World::founded(spec);
+    world.taken.clear();
+    world
+}
+
+fn removals(world: &World) -> Vec<&str> {
+    world.taken.iter().map(String::as_str).filter(|step| step.starts_with("Remove")).collect()
+}
+
+/// Passes for this long, now and then.
+fn live(world: &mut World, time: SignedDuration) {
+    for _ in 0..20 {
+        world.pass();
+        world.now += time / 20 - SECOND;
+    }
+}
+
+const MINUTE: SignedDuration = SignedDuration::from_mins(1);
+
+#[test]
+fn one_whose_container_ends_again_and_again_is_replaced_after_the_time_given() {
+    for (spec, limit) in [("{}", 10), ("repair: { crashLoop: 3m }", 3)] {
+        let mut world = founded(spec);
+        world.crash(1);
+        live(&mut world, MINUTE * (limit - 1));
+        assert_eq!(removals(&world), Vec::<&str>::new());
+        live(&mut world, MINUTE * 2);
+        assert_eq!(removals(&world), ["RemoveMember demo-1"]);
+        world.silent.clear();
+        world.settle();
+        assert_eq!(world.ordinals(), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn one_that_could_be_ended_by_something_else_is_not_given_up() {
+    type Change = fn(&mut World);
+    let changes: [Change; 5] = [
+        // Out of memory.
+        |world| {
+            let status = world.pod(1).status.as_mut().unwrap();
+            let container = &mut status.container_statuses.as_mut().unwrap()[0];
+            let last = container.last_state.as_mut().unwrap().terminated.as_mut().unwrap();
+            last.reason = Some("OOMKilled".into());
+        },
+        // It has other settings than those that serve.
+        |world| world.pod(1).spec.as_mut().unwrap().containers[0].image = Some("newer".into()),
+        |world| {
+            let arguments = world.pod(1).spec.as_mut().unwrap().containers[0].args.as_mut().unwrap();
+            arguments.push("--nonsense".into());
+        },
+        // It runs at the moment.
+        |world| {
+            let status = world.pod(1).status.as_mut().unwrap();
+            let container = &mut status.container_statuses.as_mut().unwrap()[0];
+            container.state.as_mut().unwrap().running = Some(ContainerStateRunning::default());
+        },
+        |world| {
+            let status = world.pod(1).status.as_mut().unwrap();
+            status.container_statuses.as_mut().unwrap()[0].restart_count = 2;
+        },
+    ];
+    for change in changes {
+        let mut world = founded("{}");
+        world.crash(1);
+        change(&mut world);
+        live(&mut world, MINUTE * 30);
+        assert_eq!(removals(&world), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn one_that_is_merely_down_stays_for_ever() {
+    let mut world = founded("{}");
+    world.stop(1);
+    live(&mut world, MINUTE * 600);
+    world.stop(1);
+    world.silent.insert(names().member(1));
+    live(&mut world, MINUTE * 600);
+    assert_eq!(removals(&world), Vec::<&str>::new());
+}
+
+#[test]
+fn the_time_begins_anew_when_it_serves_in_between() {
+    let mut world = founded("{}");
+    for _ in 0..4 {
+        world.crash(1);
+        live(&mut world, MINUTE * 6);
+        world.silent.clear();
+        world.pod(1).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state.as_mut().unwrap().running =
+            Some(ContainerStateRunning { started_at: Some(Time(world.now)) });
+        live(&mut world, MINUTE);
+    }
+    assert_eq!(removals(&world), Vec::<&str>::new());
+}
+
+/// No node takes its pod.
+fn homeless(world: &mut World, ordinal: u32, home: Home) {
+    let unscheduled = PodCondition { type_: "PodScheduled".into(), status: "False".into(), ..PodCondition::default() };
+    let status = world.pod(ordinal).status.as_mut().unwrap();
+    status.container_statuses = None;
+    status.conditions.as_mut().unwrap().push(unscheduled);
+    world.silent.insert(names().member(ordinal));
+    world.member(ordinal).home = home;
+}
+
+#[test]
+fn one_whose_node_is_gone_is_replaced_and_one_whose_node_is_there_is_not() {
+    for (home, removed) in [(Home::Gone("its node is gone".into()), true), (Home::There, false), (Home::Unknown, false)] {
+        let mut world = founded("{}");
+        homeless(&mut world, 2, home);
+        live(&mut world, SECOND * 50);
+        assert_eq!(removals(&world), Vec::<&str>::new(), "the minute is not over");
+        live(&mut world, MINUTE);
+        assert_eq!(removals(&world).len(), usize::from(removed));
+    }
+}
+
+#[test]
+fn of_two_whose_node_is_gone_none_is_removed_that_the_quorum_needs() {
+    let mut world = founded("{}");
+    for ordinal in [1, 2] {
+        homeless(&mut world, ordinal, Home::Gone("its node is gone".into()));
+    }
+    live(&mut world, MINUTE * 60);
+    assert_eq!(removals(&world), Vec::<&str>::new());
+}
+
+#[test]
+fn one_whose_volume_is_gone_is_replaced_once_it_stops() {
+    let mut world = founded("{}");
+    let status = PersistentVolumeClaimStatus { phase: Some("Lost".into()), ..PersistentVolumeClaimStatus::default() };
+    world.member(0).claim.as_mut().unwrap().status = Some(status);
+    live(&mut world, MINUTE);
+    assert_eq!(removals(&world), Vec::<&str>::new(), "it serves");
+    world.stop(0);
+    live(&mut world, MINUTE);
+    assert_eq!(removals(&world), ["RemoveMember demo-0"]);
+}
+
+#[test]
+fn one_that_somebody_added_and_that_never_starts_goes_after_the_time_given() {
+    for (is_learner, name, removed) in [(false, "", true), (true, "", true), (false, "theirs", false), (true, "theirs", false)] {
+        let mut world = founded("repair: { unstarted: 5m }");
+        world.etcd.push(etcd::Member {
+            id: 0xbad,
+            name: name.into(),
+            peer_urls: vec!["https://elsewhere:2380".into()],
+            client_urls: vec![],
+            is_learner,
+        });
+        live(&mut world, MINUTE * 4);
+        assert_eq!(removals(&world), Vec::<&str>::new());
+        let unknown = &world.observed.status.unknown_members;
+        assert_eq!((unknown.len(), unknown[0].id.as_str(), unknown[0].name.as_str()), (1, "bad", name));
+        live(&mut world, MINUTE * 60);
+        assert_eq!(removals(&world).len(), usize::from(removed));
+        assert_eq!(world.observed.status.unknown_members.len(), usize::from(!removed));
+    }
+}

@@ -1,0 +1,146 @@
+//! Each step against what may have changed since it was planned.
+
+use super::*;
+use crate::cluster::fixtures::{World, names};
+
+/// A world, its cluster, and what a fresh read of all of it gives.
+fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
+    world.plan();
+    let observed = &world.observed;
+    let with = |of: &MemberName| observed.members[of].etcd.status().map(|status| (of.clone(), status.clone()));
+    let fresh = Fresh {
+        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.clone()?))).collect(),
+        answers: observed.members.keys().filter_map(with).collect(),
+        list: observed.list.clone().ok(),
+        ..Fresh::default()
+    };
+    (world.valid(), fresh)
+}
+
+fn why(step: &Step, (cluster, fresh): &(ValidatedCluster, Fresh)) -> String {
+    recheck(step, cluster, Some("c1"), fresh).map_or_else(|not| not.to_string(), |_| "right".into())
+}
+
+fn founded(spec: &str) -> World {
+    World::founded(spec)
+}
+
+#[test]
+fn a_voter_that_serves_is_removed_only_where_that_is_wanted_and_all_others_serve() {
+    let mut world = founded("replicas: 3");
+    let step = |world: &World, ordinal| Step::RemoveMember { member: names().member(ordinal), id: world.id(ordinal) };
+    assert_eq!(why(&step(&world, 2), &fresh(&mut world)), "demo-2 serves");
+    world.cluster.spec.replicas = 2;
+    assert_eq!(why(&step(&world, 2), &fresh(&mut world)), "right");
+    let leader = world.leader;
+    world.leader = world.id(2);
+    assert_eq!(why(&step(&world, 2), &fresh(&mut world)), "demo-2 leads");
+    world.leader = leader;
+    let wrong = Step::RemoveMember { member: names().member(2), id: 7 };
+    assert_eq!(why(&wrong, &fresh(&mut world)), "demo-2 is not the member 7");
+    world.silent.insert(names().member(1));
+    assert_eq!(why(&step(&world, 2), &fresh(&mut world)), "only 1 of the 2 others serve");
+    assert_eq!(why(&step(&world, 1), &fresh(&mut world)), "right");
+    world.silent.insert(names().member(0));
+    assert_eq!(why(&step(&world, 1), &fresh(&mut world)), "no quorum says who the members are");
+}
+
+#[test]
+fn a_restart_waits_for_the_others() {
+    let mut world = founded("replicas: 3");
+    let annotations = world.cluster.metadata.annotations.get_or_insert_default();
+    annotations.insert(key::RESTARTED_AT.into(), "now".into());
+    let step = |world: &mut World, ordinal| Step::RestartMember {
+        member: names().member(ordinal),
+        pod_uid: world.pod(ordinal).metadata.uid.clone().unwrap(),
+    };
+    let (leader, follower) = (step(&mut world, 0), step(&mut world, 1));
+    world.leader = world.id(0);
+    assert_eq!(why(&follower, &fresh(&mut world)), "right");
+    assert_eq!(why(&leader, &fresh(&mut world)), "demo-0 leads");
+    world.silent.insert(names().member(2));
+    assert_eq!(why(&follower, &fresh(&mut world)), "only 1 of the 2 others serve");
+    let sick = step(&mut world, 2);
+    assert_eq!(why(&sick, &fresh(&mut world)), "right");
+    let other = Step::RestartMember { member: names().member(2), pod_uid: "another".into() };
+    assert_eq!(why(&other, &fresh(&mut world)), "the pod of demo-2 is another one");
+    world.cluster.metadata.annotations = None;
+    assert_eq!(why(&sick, &fresh(&mut world)), "demo-2 has been restarted");
+}
+
+#[test]
+fn a_learner_is_added_only_where_none_is_and_all_serve() {
+    let mut world = founded("replicas: 3");
+    let step = Step::AddLearner { member: names().member(3) };
+    assert_eq!(why(&step, &fresh(&mut world)), "there are 3 voters");
+    world.cluster.spec.replicas = 4;
+    let (cluster, mut read) = fresh(&mut world);
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "right");
+    read.claim = Some(ObjectMeta::default());
+    let found = why(&step, &(cluster, read));
+    assert_eq!(found, "PersistentVolumeClaim data-demo-3 cannot be used: it is there before demo-3 was added");
+    let again = Step::AddLearner { member: names().member(2) };
+    assert_eq!(why(&again, &fresh(&mut world)), "demo-2 is a member");
+    world.silent.insert(names().member(2));
+    assert_eq!(why(&step, &fresh(&mut world)), "only 2 of 3 voters serve");
+    world.silent.clear();
+    world.etcd[1].is_learner = true;
+    assert_eq!(why(&step, &fresh(&mut world)), "there is a learner");
+}
+
+#[test]
+fn a_vote_is_given_only_to_the_learner_that_answers() {
+    let mut world = founded("replicas: 3");
+    let step = Step::Promote { member: names().member(2), id: world.id(2) };
+    assert_eq!(why(&step, &fresh(&mut world)), format!("demo-2 is not the learner {:x}", world.id(2)));
+    world.etcd[2].is_learner = true;
+    assert_eq!(why(&step, &fresh(&mut world)), "right");
+    world.silent.insert(names().member(2));
+    assert_eq!(why(&step, &fresh(&mut world)), "demo-2 does not answer");
+}
+
+#[test]
+fn leadership_goes_from_the_leader_to_a_voter_that_serves() {
+    let mut world = founded("replicas: 3");
+    world.leader = world.id(0);
+    let step = |world: &World, from: u32, to: u32| Step::MoveLeader {
+        member: names().member(from),
+        from: world.id(from),
+        to: world.id(to),
+    };
+    assert_eq!(why(&step(&world, 0, 1), &fresh(&mut world)), "right");
+    assert_eq!(why(&step(&world, 1, 2), &fresh(&mut world)), "demo-1 does not lead");
+    world.silent.insert(names().member(1));
+    assert_eq!(why(&step(&world, 0, 1), &fresh(&mut world)), "the next leader does not serve");
+}
+
+#[test]
+fn what_is_left_goes_only_if_etcd_does_not_list_its_member() {
+    let mut world = founded("replicas: 3");
+    let claim = |ordinal| Step::DeleteClaim { member: names().member(ordinal), uid: String::new() };
+    let set = |ordinal| Step::DeleteStatefulSet { member: names().member(ordinal), uid: String::new() };
+    assert_eq!(why(&claim(2), &fresh(&mut world)), "demo-2 is a member");
+    assert_eq!(why(&set(2), &fresh(&mut world)), "demo-2 is a member");
+    assert_eq!(why(&claim(3), &fresh(&mut world)), "right");
+    let (cluster, mut read) = fresh(&mut world);
+    read.pods.insert(names().member(3), Pod::default());
+    assert_eq!(why(&claim(3), &(cluster.clone(), read.clone())), "demo-3 has a pod, which may write to it");
+    read.list.as_mut().unwrap().cluster_id = 0xbad;
+    assert_eq!(why(&set(3), &(cluster, read)), "no quorum says who the members are");
+    assert_eq!(why(&Step::DeleteBudget { uid: String::new() }, &fresh(&mut world)), "there are 3 voters now");
+}
+
+#[test]
+fn only_those_who_are_gone_are_revoked() {
+    let mut world = founded("replicas: 3");
+    let member = |ordinal: u32| Holder::Member { name: names().member(ordinal).to_string() };
+    let user = |uid: &str| Holder::User { name: "app".into(), uid: uid.into() };
+    let holders = vec![member(2), member(3), user("old"), user("new"), Holder::Operator];
+    let (cluster, mut read) = fresh(&mut world);
+    read.users.insert("new".into());
+    let step = Step::Revoke { domain: crate::pki::Domain::Client, holders };
+    let of = |list: Vec<Holder>| Ok(Step::Revoke { domain: crate::pki::Domain::Client, holders: list });
+    assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![member(3), user("old")]));
+    read.list = None;
+    assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![user("old")]));
+}
