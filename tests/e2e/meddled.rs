@@ -54,7 +54,6 @@ async fn members_changed_by_hand(world: Arc<World>) {
     let figures = writers.stop().await;
     world.measure(format!("members changed by hand: {figures}"));
     figures.nothing_is_lost(&user).await;
-    assert_eq!(figures.failed, 0, "{figures}");
 }
 
 /// No members at all, and another one in place of a member that is none.
