@@ -6,12 +6,12 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
-    tools::{root, run, until},
+    tools::{kubectl, root, run, until},
     world::{PATIENCE, World},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(first_use), scenario!(every_field), scenario!(go_client).long()]
+    vec![scenario!(first_use), scenario!(every_field), scenario!(go_client).long(), scenario!(readme)]
 }
 
 async fn apply(world: &World, file: &str) {
@@ -63,4 +63,33 @@ async fn go_client(world: Arc<World>) {
     let source = root().join("examples/go-client");
     run("go", ["build", "-C", source.to_str().unwrap(), "-o", program.to_str().unwrap(), "."]).await.success();
     until("the client has done its work", PATIENCE, || async { run(&program, [&folder]).await.result() }).await;
+}
+
+/// The commands that the README shows, as they are, in a namespace of their own.
+async fn readme(world: Arc<World>) {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let kubeconfig = world.write("kubeconfig", &[("config".to_owned(), own_context(&world).await.into_bytes())].into());
+    for section in ["First use", "Members", "When it does not work"] {
+        let (_, text) = readme.split_once(&format!("\n## {section}\n")).unwrap();
+        let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
+        let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+        let mut script = format!("export KUBECONFIG={}/config\ncd {}\n", kubeconfig.display(), root().display());
+        // What is built beforehand, because registries are not reached from here, has been.
+        script.extend(blocks.filter(|block| !block.starts_with("go -C")));
+        assert!(script.contains("kubectl "), "{section}");
+        let said = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
+        world.measure(format!("README, {section}: {} lines", said.lines().count()));
+        assert!(section != "First use" || said.contains("greeting"), "{said}");
+    }
+    assert_eq!(world.until_ready("demo").await.members.len(), 5);
+}
+
+/// A kubeconfig for whom the scenario's namespace is the default.
+async fn own_context(world: &World) -> String {
+    let config = kubectl(["config", "view", "--raw", "--flatten", "-o", "json"]).await.success();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    for context in config["contexts"].as_array_mut().unwrap() {
+        context["context"]["namespace"] = world.namespace.as_str().into();
+    }
+    config.to_string()
 }
