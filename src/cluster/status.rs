@@ -89,8 +89,8 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
     };
     let findings = [
         available(&names, observed, judgement, acted),
-        progressing(judgement),
-        degraded(observed, judgement, acted),
+        progressing(judgement, acted),
+        degraded(observed, judgement, acted, now),
         certificates_ready(observed, judgement),
     ];
     let mut events = vec![];
@@ -369,7 +369,7 @@ fn messages(notes: &[Note]) -> String {
     notes.iter().map(|note| note.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-fn progressing(judgement: &Judgement) -> Finding {
+fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
     let finding = |holds, note, warns| Finding { kind: kind::PROGRESSING, holds, note, warns };
     match judgement {
         Judgement::Invalid(invalid) => finding(false, Note::new("InvalidSpec", invalid.to_string()), None),
@@ -379,7 +379,7 @@ fn progressing(judgement: &Judgement) -> Finding {
         Judgement::Planned(cluster, _) if cluster.paused => {
             finding(false, Note::new("Paused", "spec.paused is true: nothing is changed, certificates included"), Some(false))
         }
-        Judgement::Planned(_, plan) => match ongoing(plan) {
+        Judgement::Planned(_, plan) => match ongoing(plan, acted) {
             Some(note) => finding(true, note, None),
             None => finding(false, Note::new("AsWanted", "nothing is being done or awaited"), None),
         },
@@ -387,9 +387,10 @@ fn progressing(judgement: &Judgement) -> Finding {
 }
 
 /// What is being done or awaited. What lasts longest comes first, so that the reason does not change with every pass.
-fn ongoing(plan: &Plan) -> Option<Note> {
+fn ongoing(plan: &Plan, acted: &Acted) -> Option<Note> {
     if let Some(first) = plan.waits.first() {
-        return Some(Note::new(first.reason, messages(&plan.waits)));
+        let waits: Vec<_> = plan.waits.iter().chain(&acted.awaited).cloned().collect();
+        return Some(Note::new(first.reason, messages(&waits)));
     }
     if let Some(step) = &plan.step {
         return Some(Note::new(step.name(), step.in_words()));
@@ -405,7 +406,7 @@ fn ongoing(plan: &Plan) -> Option<Note> {
     (!changes.is_empty()).then(|| Note::new("Applying", format!("bringing up to date: {}", changes.join(", "))))
 }
 
-fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
+fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted, now: Timestamp) -> Finding {
     let mut problems: Vec<Note> = vec![];
     match judgement {
         Judgement::Invalid(invalid) => problems.push(Note::new("InvalidSpec", invalid.to_string())),
@@ -416,9 +417,9 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
         }
     }
     problems.extend(acted.failed.clone());
-    // One that has never started is not down; what it waits for is in Progressing.
+    // One that has never started is not down, nor one that is about to be ready; what it waits for is in Progressing.
     let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
-    let started = observed.members.iter().filter(|(_, member)| !refused && member.has_started());
+    let started = observed.members.iter().filter(|(_, member)| !refused && member.has_started() && !member.is_coming(now));
     problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
     problems.extend(complaints(observed));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)

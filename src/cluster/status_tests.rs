@@ -287,7 +287,7 @@ fn what_was_done_is_one_event_for_each_reason() {
             Note::new("CertificatesIssued", "issued b"),
         ],
         failed: vec![Note::new("KubernetesRefused", "no"), Note::new("KubernetesRefused", "not so")],
-        again: false,
+        ..Acted::default()
     };
     let report = world.report_on(&plan, &acted);
     assert_eq!(reasons(&report.done), ["CertificatesIssued", "Revoke"]);
