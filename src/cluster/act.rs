@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     api::EtcdCluster,
-    etcd::Class,
     issuing::{self, IssueError, Target},
     k8s::{self, WriteError},
     names::annotation as key,
@@ -29,8 +28,8 @@ pub struct Acted {
     pub done: Vec<Note>,
     /// What was done that costs clients something.
     pub warned: Vec<Note>,
-    /// What etcd has yet to be ready for, which comes by itself.
-    pub awaited: Vec<Note>,
+    /// What keeps the step from being taken for a moment.
+    pub waits: Vec<Note>,
     /// What could not be done.
     pub failed: Vec<Note>,
     /// Whether something changed under the plan, so that the next pass should come soon.
@@ -275,9 +274,10 @@ impl Actor<'_> {
             Ok(None) => acted.again = true,
             Err(StepError::Write(error)) => acted.note(&error),
             Err(StepError::Issue(error)) => acted.note_issue(&error),
-            // A learner has to catch up, and members that started a moment ago have to stay connected for a while.
-            Err(StepError::Etcd(error)) if matches!(error.class(), Class::LearnerNotReady | Class::Unhealthy) => {
-                acted.awaited.push(Note::new(step.name(), format!("{}: etcd says that it {error}", step.in_words())));
+            // A learner that has not caught up yet, or connections that are not 5 s old, are what is being waited for.
+            Err(StepError::Etcd(error)) if error.class().passes() => {
+                acted.again = true;
+                acted.waits.push(Note::new(step.name(), format!("etcd {error}")));
             }
             Err(StepError::Etcd(error)) => acted.failed.push(Note::new("EtcdRefused", format!("{}: {error}", step.name()))),
         }

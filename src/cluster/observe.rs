@@ -175,23 +175,26 @@ async fn find_homes(context: &Context, observed: &mut Observed) {
 
 /// Where a volume can be used, if it is on one node. One that is bound to a zone may be used again when the zone has nodes.
 async fn find_home(context: &Context, volume: &str) -> Result<Home, kube::Error> {
-    let Some(volume) = Api::<PersistentVolume>::all(context.client.clone()).get_opt(volume).await? else {
-        return Ok(Home::Unknown);
-    };
-    let Some(host) = the_host(&volume) else { return Ok(Home::Unknown) };
+    let volume = Api::<PersistentVolume>::all(context.client.clone()).get_opt(volume).await?;
+    let Some(host) = volume.as_ref().and_then(the_host) else { return Ok(Home::Unknown) };
     let labelled = ListParams::default().labels(&format!("{HOSTNAME}={host}"));
     let nodes = Api::<Node>::all(context.client.clone()).list(&labelled).await?.items;
+    Ok(home(&host, &nodes))
+}
+
+/// What the nodes that bear a host's label say of a volume that is on this host.
+fn home(host: &str, nodes: &[Node]) -> Home {
     let is_out = |node: &Node| {
         let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
         taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
     };
-    Ok(if nodes.is_empty() {
+    if nodes.is_empty() {
         Home::Gone(format!("its volume is on node {host}, which was deleted"))
     } else if nodes.iter().all(is_out) {
         Home::Gone(format!("its volume is on node {host}, which has the taint {OUT_OF_SERVICE}"))
     } else {
         Home::There
-    })
+    }
 }
 
 /// The label by which local volumes name their node.
@@ -311,4 +314,42 @@ pub async fn member_list<'a>(
         }
     }
     Err(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(affinity: &str) -> PersistentVolume {
+        serde_saphyr::from_str(&format!("{{ spec: {{ nodeAffinity: {affinity} }} }}")).unwrap()
+    }
+
+    #[test]
+    fn a_volume_of_one_host_names_it() {
+        let on = |terms: &str| the_host(&volume(&format!("{{ required: {{ nodeSelectorTerms: {terms} }} }}")));
+        assert_eq!(
+            on("[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [a] }] }]").as_deref(),
+            Some("a")
+        );
+        for elsewhere in [
+            "[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [a, b] }] }]",
+            "[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: NotIn, values: [a] }] }]",
+            "[{ matchExpressions: [{ key: topology.kubernetes.io/zone, operator: In, values: [a] }] }]",
+            "[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [a] }] }, {}]",
+        ] {
+            assert_eq!(on(elsewhere), None, "{elsewhere}");
+        }
+        assert_eq!(the_host(&volume("{}")), None);
+    }
+
+    #[test]
+    fn only_a_node_that_somebody_gave_up_is_gone() {
+        let node = |taints: &str| -> Node { serde_saphyr::from_str(&format!("{{ spec: {{ taints: {taints} }} }}")).unwrap() };
+        let out = || node("[{ key: node.kubernetes.io/out-of-service, value: nodeshutdown, effect: NoExecute }]");
+        let unreachable = || node("[{ key: node.kubernetes.io/unreachable, effect: NoExecute }]");
+        assert!(matches!(home("a", &[]), Home::Gone(words) if words.contains("node a, which was deleted")));
+        assert!(matches!(home("a", &[out()]), Home::Gone(words) if words.contains("out-of-service")));
+        assert_eq!(home("a", &[unreachable()]), Home::There);
+        assert_eq!(home("a", &[out(), node("[]")]), Home::There);
+    }
 }

@@ -388,8 +388,8 @@ fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
 
 /// What is being done or awaited. What lasts longest comes first, so that the reason does not change with every pass.
 fn ongoing(plan: &Plan, acted: &Acted) -> Option<Note> {
-    if let Some(first) = plan.waits.first() {
-        let waits: Vec<_> = plan.waits.iter().chain(&acted.awaited).cloned().collect();
+    let waits: Vec<_> = plan.waits.iter().chain(&acted.waits).cloned().collect();
+    if let Some(first) = waits.first() {
         return Some(Note::new(first.reason, messages(&waits)));
     }
     if let Some(step) = &plan.step {

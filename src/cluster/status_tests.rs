@@ -198,14 +198,14 @@ fn another_cluster_id_is_a_fault() {
 
 #[test]
 fn a_spec_that_makes_no_sense_is_told_and_the_cluster_still_reported() {
-    let invalid = || Judgement::Invalid(Invalid(vec!["spec.replicas is 2: it must be 1, 3, 5 or 7".into()]));
+    let invalid = || Judgement::Invalid(Invalid(vec!["spec.replicas is 2: it must be 1 to 9".into()]));
     let mut world = World::new(THREE);
     let fresh = report(&world.cluster, &world.observed, &invalid(), &Acted::default(), world.now);
     assert_eq!(
         conditions(&fresh),
         [("False", "InvalidSpec"), ("False", "InvalidSpec"), ("True", "InvalidSpec"), ("False", "InvalidSpec")]
     );
-    assert!(condition(&fresh, kind::AVAILABLE).message.contains("must be 1, 3, 5 or 7"));
+    assert!(condition(&fresh, kind::AVAILABLE).message.contains("must be 1 to 9"));
     assert_eq!(reasons(&fresh.events), ["InvalidSpec"]);
     world = World::founded(THREE);
     let running = report(&world.cluster, &world.observed, &invalid(), &Acted::default(), world.now);
@@ -220,8 +220,8 @@ fn a_refusal_is_told_once_and_claims_nothing_that_is_left() {
     world.cluster.status = None;
     world.observed.status = EtcdClusterStatus::default();
     let refused = world.pass().report;
-    assert_eq!(conditions(&refused), [("False", "DataLeft"), ("False", "Refused"), ("True", "DataLeft"), ("False", "Refused")]);
-    assert_eq!(reasons(&refused.events), ["DataLeft"], "one event, not one for each condition");
+    assert_eq!(conditions(&refused), [("False", "NameTaken"), ("False", "Refused"), ("True", "NameTaken"), ("False", "Refused")]);
+    assert_eq!(reasons(&refused.events), ["NameTaken"], "one event, not one for each condition");
     let status = &refused.status;
     assert_eq!((&status.cluster_id, &status.certificates, status.members.len()), (&None, &None, 0));
     assert_eq!(reasons(&world.pass().report.events), Vec::<&str>::new());
@@ -287,6 +287,7 @@ fn what_was_done_is_one_event_for_each_reason() {
             Note::new("CertificatesIssued", "issued b"),
         ],
         failed: vec![Note::new("KubernetesRefused", "no"), Note::new("KubernetesRefused", "not so")],
+        again: false,
         ..Acted::default()
     };
     let report = world.report_on(&plan, &acted);

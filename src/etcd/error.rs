@@ -152,6 +152,14 @@ pub enum Class {
     Other,
 }
 
+impl Class {
+    /// Whether a change that was refused like this is to be tried again, or was made by somebody else: the next look tells. Of
+    /// anything else a user must know.
+    pub fn passes(self) -> bool {
+        !matches!(self, Self::Auth | Self::CertificateRefused | Self::Corrupt | Self::NoSpace | Self::Other)
+    }
+}
+
 /// What a member answered in place of what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.words())]

@@ -21,6 +21,7 @@ mod access;
 mod bad_input;
 mod certificates;
 mod drift;
+mod evidence;
 mod examples;
 mod failpoint;
 mod faults;
@@ -41,6 +42,7 @@ fn main() -> std::process::ExitCode {
     // What takes longest begins first.
     let themes = [
         members::scenarios(),
+        evidence::scenarios(),
         meddled::scenarios(),
         certificates::scenarios(),
         access::scenarios(),

@@ -218,7 +218,6 @@ fn learner(
     // It gets its vote only once it is written down who it is: an empty voter must not come back under its ID.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
     if answers && learner.member.has_started() {
-        plan.next_check = plan.next_check.min(CONFIRMING);
         plan.waits.push(Note::new("CatchingUp", format!("{name} is a learner and catches up; it gets its vote when it has")));
         return Some(Step::Promote { member: name.clone(), id });
     }
@@ -292,7 +291,6 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
         (0..cluster.replicas).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
     plan.waits
         .push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
-    plan.next_check = plan.next_check.min(CONFIRMING);
     // The one that came last has its vote, and the kubelet may have yet to see that its pod is ready.
     if !roster.all_answer() {
         plan.problems.push(Note::new(

@@ -410,8 +410,11 @@ fn restarts(world: &mut World) -> bool {
 }
 
 #[test]
-fn a_pod_that_never_started_is_made_anew_from_what_has_changed() {
+fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
     assert!(restarts(&mut unstarted()));
+    let mut ending = unstarted();
+    ending.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
+    assert!(restarts(&mut ending), "its container ends again and again");
     let changes: [(&str, Change); 5] = [
         ("the template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
@@ -419,8 +422,10 @@ fn a_pod_that_never_started_is_made_anew_from_what_has_changed() {
         ("its controller has not seen the change", |w| {
             w.member(0).stateful_set.as_mut().unwrap().metadata.generation = Some(3);
         }),
-        ("it has run before", |w| {
-            w.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
+        ("it runs", |w| {
+            let running = k8s_openapi::api::core::v1::ContainerStateRunning::default();
+            let container = &mut w.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+            container.state.as_mut().unwrap().running = Some(running);
         }),
         ("it is going", |w| {
             w.pod(0).metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(w.now));

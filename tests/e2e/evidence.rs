@@ -1,0 +1,99 @@
+//! Members that cannot come back are replaced, on evidence and not before.
+
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use etcd_warden::api::MemberStatus;
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use kube::{Api, ResourceExt, api::ListParams};
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    tools::{kubectl, until},
+    world::{PATIENCE, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(data_corrupted), scenario!(node_gone).alone()]
+}
+
+async fn follower(world: &World) -> MemberStatus {
+    let members = world.status("demo").await.members;
+    members.into_iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap()
+}
+
+/// Waits until another member has its name, and all are as wanted.
+async fn until_replaced(world: &World, member: &MemberStatus) {
+    until("another member has its name", PATIENCE * 2, || async {
+        let status = world.status("demo").await;
+        let now = status.members.into_iter().find(|other| other.name == member.name).ok_or("it is gone")?;
+        if now.id != member.id && now.ready { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    world.until_ready("demo").await;
+}
+
+/// The directory of a member's volume on the node.
+async fn directory(world: &World, member: &str) -> PathBuf {
+    let claim = world.get::<PersistentVolumeClaim>(&format!("data-{member}")).await.unwrap();
+    let volumes: Api<PersistentVolume> = Api::all(world.client.clone());
+    let volume = volumes.get(&claim.spec.unwrap().volume_name.unwrap()).await.unwrap().spec.unwrap();
+    let local = volume.local.map(|local| local.path);
+    local.or(volume.host_path.map(|host| host.path)).unwrap().into()
+}
+
+/// A member whose write-ahead log is overwritten ends again and again, and is replaced after the time that the spec gives.
+async fn data_corrupted(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({ "repair": { "crashLoop": "10s" } })).await;
+    let writers = Writers::start(&user).await;
+    let member = follower(&world).await;
+    let wal = directory(&world, &member.name).await.join("member-data/member/wal");
+    for log in std::fs::read_dir(wal).unwrap() {
+        let path = log.unwrap().path();
+        let length = std::fs::metadata(&path).unwrap().len();
+        std::fs::write(&path, vec![0x5a; usize::try_from(length).unwrap().min(1 << 20)]).unwrap();
+    }
+    world.kill(&format!("{}-0", member.name)).await;
+    until_replaced(&world, &member).await;
+    let figures = writers.stop().await;
+    world.measure(format!("a member with a corrupted log replaced: {figures}"));
+    figures.nothing_is_lost(&user).await;
+    assert_eq!(figures.failed, 0, "{figures}");
+    let events = world.events("demo").await;
+    assert!(events.iter().any(|(reason, _)| reason == "RemoveMember"), "{events:?}");
+}
+
+/// A member whose volume is on a node that is gone is replaced. There is one node only, so it is the label by which the volume
+/// knows its node that goes.
+async fn node_gone(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({ "repair": { "lostNode": "10s" } })).await;
+    let writers = Writers::start(&user).await;
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    let node = nodes.list(&ListParams::default()).await.unwrap().items.remove(0);
+    let host = node.labels()["kubernetes.io/hostname"].clone();
+    let name = |host: &str| format!("kubernetes.io/hostname={host}");
+    let member = follower(&world).await;
+    kubectl(["label", "node", &node.name_any(), &name("another"), "--overwrite"]).await.success();
+    world.kill(&format!("{}-0", member.name)).await;
+    let removed = until("it is removed", PATIENCE, || async {
+        let events = world.events("demo").await;
+        let found = events.into_iter().find(|(reason, _)| reason == "RemoveMember");
+        found.ok_or_else(|| "it is a member".to_owned())
+    });
+    // Whatever comes of it, the scenarios that follow need the node.
+    let removed = AssertUnwindSafe(removed).catch_unwind().await;
+    kubectl(["label", "node", &node.name_any(), &name(&host), "--overwrite"]).await.success();
+    let (_, message) = removed.unwrap_or_else(|panic| resume_unwind(panic));
+    assert!(message.contains(&member.name), "{message}");
+    until_replaced(&world, &member).await;
+    let figures = writers.stop().await;
+    world.measure(format!("a member whose node is gone replaced: {figures}"));
+    figures.nothing_is_lost(&user).await;
+    assert_eq!(figures.failed, 0, "{figures}");
+}
