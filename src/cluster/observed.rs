@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -146,11 +146,21 @@ impl ObservedMember {
     pub fn has_started(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| annotation(&claim.metadata, annotation::MEMBER_ID).is_some())
     }
+    /// Whether it answers and its pod is about to be ready: a learner is not before it has its vote, and for others the kubelet
+    /// has yet to look.
+    pub fn is_coming(&self, now: Timestamp) -> bool {
+        let since = self.pod.as_ref().filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(running_since);
+        let starting = since.is_some_and(|since| now.duration_since(since) < STARTING);
+        self.etcd.status().is_some_and(|status| status.is_learner || starting) && !self.serves()
+    }
     /// Whether it serves: its pod is ready and it answers the operator.
     pub fn serves(&self) -> bool {
         self.pod_ready() && self.etcd.status().is_some()
     }
 }
+
+/// How long after the start of its container a pod may be not ready though its member answers: kubelets look every 2 s.
+const STARTING: SignedDuration = SignedDuration::from_secs(15);
 
 /// Whether a pod is ready and stays.
 pub fn pod_ready(pod: &Pod) -> bool {

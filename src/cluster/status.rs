@@ -90,7 +90,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
     let findings = [
         available(&names, observed, judgement, acted),
         progressing(judgement, acted),
-        degraded(observed, judgement, acted),
+        degraded(observed, judgement, acted, now),
         certificates_ready(observed, judgement),
     ];
     let mut events = vec![];
@@ -406,7 +406,7 @@ fn ongoing(plan: &Plan, acted: &Acted) -> Option<Note> {
     (!changes.is_empty()).then(|| Note::new("Applying", format!("bringing up to date: {}", changes.join(", "))))
 }
 
-fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
+fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted, now: Timestamp) -> Finding {
     let mut problems: Vec<Note> = vec![];
     match judgement {
         Judgement::Invalid(invalid) => problems.push(Note::new("InvalidSpec", invalid.to_string())),
@@ -417,9 +417,9 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Findin
         }
     }
     problems.extend(acted.failed.clone());
-    // One that has never started is not down; what it waits for is in Progressing.
+    // One that has never started is not down, nor one that is about to be ready; what it waits for is in Progressing.
     let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
-    let started = observed.members.iter().filter(|(_, member)| !refused && member.has_started());
+    let started = observed.members.iter().filter(|(_, member)| !refused && member.has_started() && !member.is_coming(now));
     problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
     problems.extend(complaints(observed));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Note, Plan, Step, evidence};
+use super::{CONFIRMING, Note, Plan, Step, evidence};
 use crate::{
     cluster::{
-        observed::{Observed, ObservedMember, annotation, belongs},
+        observed::{Observed, ObservedMember, annotation, belongs, running_since},
         validate::ValidatedCluster,
     },
     etcd,
@@ -44,6 +44,12 @@ impl Entry<'_> {
     /// Whether it serves as the member that etcd lists.
     pub fn serves(&self) -> bool {
         self.member.serves() && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
+    }
+
+    /// Whether it answers as the member that etcd lists, and its pod stays.
+    fn answers(&self) -> bool {
+        let stays = self.member.pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
+        stays && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
     }
 
     fn leads(&self) -> bool {
@@ -96,6 +102,11 @@ impl<'a> Roster<'a> {
 
     fn all_serve(&self) -> bool {
         self.serving() == self.votes()
+    }
+
+    /// Whether all serve, or will as soon as their pods are ready.
+    fn all_answer(&self) -> bool {
+        self.voters.values().filter(|voter| voter.answers()).count() == self.votes()
     }
 
     /// The voter to which leadership goes before `leaver` stops: the one whose log is longest, as it will serve first.
@@ -211,6 +222,9 @@ fn learner(
         return Some(Step::Promote { member: name.clone(), id });
     }
     plan.waits.push(Note::new("Joining", format!("{name} was added as a learner and is to start")));
+    if learner.member.pod.as_ref().and_then(running_since).is_some() {
+        plan.next_check = plan.next_check.min(CONFIRMING);
+    }
     None
 }
 
@@ -277,7 +291,8 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
         (0..cluster.replicas).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
     plan.waits
         .push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
-    if !roster.all_serve() {
+    // The one that came last has its vote, and the kubelet may have yet to see that its pod is ready.
+    if !roster.all_answer() {
         plan.problems.push(Note::new(
             "CannotGrow",
             format!("only {} of {} voters serve: a member that is down comes first", roster.serving(), roster.votes()),

@@ -309,7 +309,7 @@ impl Step {
 const IDLE: Duration = Duration::from_secs(12);
 /// When something is awaited.
 const AWAITING: Duration = Duration::from_secs(2);
-/// When a member is about to serve a new certificate.
+/// When a member is about to serve a new certificate or to join.
 const CONFIRMING: Duration = Duration::from_secs(1);
 
 /// What is to be done for a cluster.
