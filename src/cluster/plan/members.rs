@@ -162,11 +162,11 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         Object::unless_applied(&build::peer_service(cluster), observed.peer_service.as_ref()),
         Object::unless_applied(&build::client_service(cluster), observed.client_service.as_ref()),
     ];
-    // Without a list that a quorum confirms, a budget that is there stays as it is.
-    let voters = match (&observed.list, &observed.disruption_budget) {
-        (Ok(list), _) => Some(list.members.iter().filter(|m| !m.is_learner).count()),
-        (Err(_), None) => Some(members.len()),
-        (Err(_), Some(_)) => None,
+    // Once there are members, and without a list that a quorum confirms, a budget that is there stays as it is.
+    let unknown = observed.status.cluster_id.is_some() && observed.disruption_budget.is_some();
+    let voters = match &observed.list {
+        Ok(list) => Some(list.members.iter().filter(|m| !m.is_learner).count()),
+        Err(_) => (!unknown).then_some(members.len()),
     };
     if let Some(budget) = voters.and_then(|voters| build::disruption_budget(cluster, voters)) {
         objects.push(Object::unless_applied(&budget, observed.disruption_budget.as_ref()));
