@@ -87,6 +87,8 @@ pub struct ObservedMember {
     pub etcd: Answer,
     /// The leaf that it serves on 2380; asked only until its pod is confirmed.
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
+    /// How far its data goes; asked only where it runs and no quorum gives a list though the cluster was founded.
+    pub progress: Option<Result<etcd::Progress, String>>,
 }
 
 /// What a member answered.
