@@ -24,7 +24,9 @@ use crate::{
     api::EtcdCluster,
     etcd::{MemberList, Target, Tls},
     k8s::KeySecret,
-    names::{CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key},
+    names::{
+        CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key,
+    },
 };
 
 /// How the operator shows itself to the members of one cluster.

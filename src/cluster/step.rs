@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Resource,
-    api::{DeleteParams, EvictParams, Preconditions},
+    api::{DeleteParams, EvictParams, ListParams, Preconditions},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -18,14 +18,14 @@ use super::{
     act::{Actor, expected_authority},
     observe::{self, Identity},
     observed::{Observed, annotation},
-    plan::{Step, never_started},
+    plan::{Step, is_current, is_stopped, never_started, pod_bears_flag, template_bears_flag},
 };
 use crate::{
     api::EtcdUser,
     etcd::{Change, EtcdError, MemberList},
     issuing::{self, IssueError},
     k8s::{self, WriteError},
-    names::{CLIENT_PORT, MemberName, annotation as key},
+    names::{CLIENT_PORT, MemberName, annotation as key, label},
     pki::{Domain, Holder, Issued},
 };
 
@@ -75,6 +75,7 @@ impl Taking<'_> {
                 let claims: Api<PersistentVolumeClaim> = self.namespaced();
                 self.delete(member, &claims, &self.actor.cluster.names.claim(member), uid).await
             }
+            Step::GiveUp { survivor, claims } => self.give_up(survivor, claims).await,
             Step::RestartMember { member, pod_uid } => self.restart(member, pod_uid).await,
         }
     }
@@ -120,8 +121,7 @@ impl Taking<'_> {
         let claims: Api<PersistentVolumeClaim> = self.namespaced();
         for (name, id, uid) in members {
             let claim = names.claim(name);
-            let annotations =
-                json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
+            let annotations = json!({ key::CLUSTER_ID: format!("{cluster_id:x}"), key::MEMBER_ID: format!("{id:x}") });
             let written = k8s::annotate(&claims, &claim, uid, &json!({}), &annotations).await;
             written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
         }
@@ -164,6 +164,10 @@ impl Taking<'_> {
         let Some(list) = self.list().await else { return Ok(None) };
         // It may have been added by a call that seemed to fail.
         if list.members.iter().any(|m| m.is_learner || m.peer_urls.contains(&peer_url)) {
+            return Ok(None);
+        }
+        // Who is started as a cluster of one forgets everybody that was added.
+        if self.is_anyone_forced().await? {
             return Ok(None);
         }
         // A claim that is there would be taken for the new member's data.
@@ -236,6 +240,55 @@ impl Taking<'_> {
         Ok(deleted.then(|| format!("deleted PodDisruptionBudget {name}: with fewer than 3 members there is no redundancy")))
     }
 
+    /// Whether a pod starts as a cluster of one, or would, where the template of its member is as it is now.
+    async fn is_anyone_forced(&self) -> Result<bool, WriteError> {
+        let ours = ListParams::default().labels(&format!("{}={}", label::INSTANCE, self.actor.cluster.names.cluster()));
+        let (pods, sets): (Api<Pod>, Api<StatefulSet>) = (self.namespaced(), self.namespaced());
+        let pods = pods.list(&ours).await.map_err(|e| WriteError::of("Pods", e))?;
+        let sets = sets.list(&ours).await.map_err(|e| WriteError::of("StatefulSets", e))?;
+        Ok(pods.iter().any(pod_bears_flag) || sets.iter().any(template_bears_flag))
+    }
+
+    /// Why the pod of a member is to be made anew for a recovery, if it is: what it was made from does not say any more how it is to
+    /// start. A pod that is to forget the others is none as long as there is a list.
+    async fn turn_of(&self, member: &MemberName, pod: &Pod) -> Result<Option<&'static str>, WriteError> {
+        let sets: Api<StatefulSet> = self.namespaced();
+        let name = member.to_string();
+        let set = sets.get_opt(&name).await.map_err(|e| WriteError::of(format!("StatefulSet {name}"), e))?;
+        let Some(set) = set.filter(is_current) else { return Ok(None) };
+        Ok(match (pod_bears_flag(pod), template_bears_flag(&set)) {
+            (false, true) if self.list().await.is_none() => Some("it starts as a cluster of one, with the data that it has"),
+            (true, false) => Some("it has started as a cluster of one, and must not do so again"),
+            _ => None,
+        })
+    }
+
+    /// Writes on claims that their data was given up, if nobody can be using it: there is no pod and none will be made.
+    async fn give_up(&self, survivor: &MemberName, claims: &[(MemberName, String)]) -> Taken {
+        let names = &self.actor.cluster.names;
+        if self.list().await.is_some() {
+            return Ok(None);
+        }
+        let (pods, sets): (Api<Pod>, Api<StatefulSet>) = (self.namespaced(), self.namespaced());
+        for (member, _) in claims {
+            let (pod, name) = (names.pod(member), member.to_string());
+            let set = sets.get_opt(&name).await.map_err(|e| WriteError::of(format!("StatefulSet {name}"), e))?;
+            let there = pods.get_opt(&pod).await.map_err(|e| WriteError::of(format!("Pod {pod}"), e))?;
+            if there.is_some() || set.is_some_and(|set| !is_stopped(&set)) {
+                return Ok(None);
+            }
+        }
+        let api: Api<PersistentVolumeClaim> = self.namespaced();
+        let mark = json!({ key::GIVEN_UP_FOR: survivor.to_string() });
+        for (member, uid) in claims {
+            let claim = names.claim(member);
+            let written = k8s::annotate(&api, &claim, uid, &json!({}), &mark).await;
+            written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
+        }
+        let members: Vec<_> = claims.iter().map(|(member, _)| member.to_string()).collect();
+        Ok(Some(format!("the data of {} was given up for that of {survivor}", members.join(", "))))
+    }
+
     /// Lets a pod be made anew. It is evicted and not deleted, so the disruption budget has the last word.
     async fn restart(&self, member: &MemberName, pod_uid: &str) -> Taken {
         let name = self.actor.cluster.names.pod(member);
@@ -245,7 +298,8 @@ impl Taking<'_> {
         let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid)) else { return Ok(None) };
         let wanted = self.actor.cluster.restarted_at.as_deref();
         let asked = wanted.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        if !asked && !never_started(&pod) {
+        let forcing = self.turn_of(member, &pod).await?;
+        if !asked && !never_started(&pod) && forcing.is_none() {
             return Ok(None);
         }
         let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
@@ -256,7 +310,9 @@ impl Taking<'_> {
             Err(kube::Error::Api(status)) if status.code == 429 => return Ok(None),
             result => result.map_err(refused)?,
         };
-        let why = if never_started(&pod) {
+        let why = if let Some(why) = forcing {
+            why
+        } else if never_started(&pod) {
             "it has never started, and what it was made from has changed"
         } else {
             "a restart was asked for"

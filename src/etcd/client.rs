@@ -1,7 +1,10 @@
 //! The real client. One connection is made by hand, TCP, then TLS, so that the leaf can be read from it, and is then handed
 //! to the gRPC library, which would show no certificate.
 
-use super::{Answer, Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, Target, Tls, TlsFault, progress};
+use super::{
+    Answer, Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, Target, Tls, TlsFault,
+    progress,
+};
 use futures::{FutureExt, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;

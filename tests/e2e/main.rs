@@ -27,6 +27,7 @@ mod harness;
 mod lifecycle;
 mod members;
 mod operator;
+mod recovery;
 mod tools;
 mod users;
 mod world;
@@ -46,6 +47,7 @@ fn main() -> std::process::ExitCode {
         lifecycle::scenarios(),
         users::scenarios(),
         drift::scenarios(),
+        recovery::scenarios(),
         operator::scenarios(),
     ];
     let scenarios: Vec<Scenario> = themes.into_iter().flatten().collect();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Note, Plan, Step};
+use super::{Note, Plan, Step, recovery::is_given_up};
 use crate::{
     cluster::{
         observed::{Observed, ObservedMember, annotation, belongs},
@@ -56,6 +56,7 @@ impl Entry<'_> {
             None => true,
             Some(claim) => {
                 claim.metadata.deletion_timestamp.is_some()
+                    || is_given_up(self.member)
                     || annotation(&claim.metadata, key::MEMBER_ID).is_some_and(|written| written != id)
             }
         }
