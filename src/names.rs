@@ -50,6 +50,13 @@ pub mod annotation {
     pub const RESTARTED_AT: &str = "etcd-warden.dev/restarted-at";
     /// On an `EtcdCluster`, by its user: the name of a member that is to be replaced.
     pub const REPLACE: &str = "etcd-warden.dev/replace";
+    /// On an `EtcdCluster`, by its user: the name of the member from whose data alone the cluster is to be made anew, with
+    /// [`FORCE`] behind it if what others may have beside is to be lost knowingly.
+    pub const RECOVER_FROM: &str = "etcd-warden.dev/recover-from";
+    /// What ends the value of [`RECOVER_FROM`] where it is to be done in any case.
+    pub const FORCE: &str = ",force";
+    /// On a claim: the name of the member for whose data this data was given up. Its member is never started with it again.
+    pub const GIVEN_UP_FOR: &str = "etcd-warden.dev/given-up-for";
     /// On a pod: which version of its Secret it was told about, and when. Writing it makes the kubelet refresh the files at
     /// once.
     pub const TLS_TOUCHED: &str = "etcd-warden.dev/tls-touched";

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use etcd_warden::etcd::{Answer, Change, Class, Client, DialError, Dialer, EtcdError, MemberList, Target, Tls, TlsFault};
+use etcd_warden::etcd::{
+    Answer, Change, Class, Client, DialError, Dialer, EtcdError, MemberList, Progress, Target, Tls, TlsFault,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
@@ -158,6 +160,61 @@ async fn three_members_agree_and_a_lone_survivor_still_tells_its_status() {
     .await;
     let error = client.members(&survivor.client(), &tls).await.unwrap_err();
     assert_eq!((error.class(), error.to_string().as_str()), (Class::NoLeader, "sees no leader"));
+}
+
+/// What a member that has no quorum has is what it has alone: in each version, whether it ran when quorum was lost or was started
+/// without one.
+#[tokio::test]
+async fn a_survivor_tells_how_far_it_got_and_starts_alone_with_just_that() {
+    for version in ["3.5.35", "3.6.16", "3.7.3"] {
+        let mut cluster = Cluster::prepare(3);
+        cluster.version = version;
+        let metrics = free_ports::<3>();
+        let flag = |i: usize| format!("--listen-metrics-urls=http://127.0.0.1:{}", metrics[i]);
+        cluster.members = (0..3).map(|i| cluster.spawn_with(i, &[&flag(i)])).collect();
+        cluster.healthy().await;
+        let (client, tls) = (Client::default(), cluster.tls());
+        let port = |i: usize| Target::new(HOST, metrics[i]).at(LOOPBACK);
+        let progress = async |i: usize| client.progress(&port(i)).await;
+        let put = |key: &str| assert!(cluster.etcdctl(&["put", key, "value"]).status.success());
+        (0..10).for_each(|i| put(&format!("key{i}")));
+        let served = ask(&cluster.members[0], &tls).await.status.unwrap();
+        until("it has all that was written", async || {
+            let progress = progress(0).await.unwrap();
+            (progress.has_leader && !progress.is_learner && progress.revision == 11).then_some(())
+        })
+        .await;
+
+        // It ran when quorum was lost.
+        cluster.members.truncate(1);
+        let seen = until("it sees that", async || progress(0).await.ok().filter(|progress| !progress.has_leader)).await;
+        assert_eq!(seen, Progress { revision: 11, has_leader: false, is_learner: false }, "{version}");
+
+        // It is started without one: then it is silent elsewhere.
+        cluster.members.clear();
+        cluster.members.push(cluster.spawn_with(0, &[&flag(0)]));
+        let again = until("it tells how far it got", async || progress(0).await.ok()).await;
+        assert_eq!(again, seen, "{version}");
+        assert!(matches!(
+            client.ask(&cluster.members[0].client(), &tls).await,
+            Err(DialError::Refused { .. } | DialError::Silent { .. })
+        ));
+
+        // It is forced to be alone, twice, as when its container starts again, and then it is not.
+        for arguments in [&["--force-new-cluster"][..], &["--force-new-cluster"], &[]] {
+            cluster.members.clear();
+            let more: Vec<&str> = arguments.iter().copied().chain([flag(0).leak() as &str]).collect();
+            cluster.members.push(cluster.spawn_with(0, &more));
+            cluster.healthy().await;
+            let status = ask(&cluster.members[0], &tls).await.status.unwrap();
+            assert_eq!((status.cluster_id, status.member_id), (served.cluster_id, served.member_id), "{version}");
+            let list = client.members(&cluster.members[0].client(), &tls).await.unwrap();
+            assert_eq!(list.members.iter().map(|member| member.id).collect::<Vec<_>>(), [served.member_id], "{version}");
+            assert_eq!(progress(0).await.unwrap(), Progress { has_leader: true, ..seen }, "{version}");
+            let held = cluster.etcdctl(&["get", "key", "--prefix", "--keys-only"]);
+            assert_eq!(String::from_utf8(held.stdout).unwrap().lines().filter(|line| !line.is_empty()).count(), 10);
+        }
+    }
 }
 
 #[tokio::test]
@@ -379,6 +436,7 @@ struct Cluster {
     // Before `dir`: the processes end before their files go.
     members: Vec<Etcd>,
     ports: Vec<[u16; 2]>,
+    version: &'static str,
     client_ca: Authority,
     peer_ca: Authority,
     server: Leaf,
@@ -401,7 +459,7 @@ impl Cluster {
         }
         client_ca.revoke(&[]).write(dir.path());
         let ports = (0..count).map(|_| free_ports()).collect();
-        Self { members: Vec::new(), ports, client_ca, peer_ca, server, peer, operator, dir }
+        Self { members: Vec::new(), ports, version: DEFAULT, client_ca, peer_ca, server, peer, operator, dir }
     }
 
     async fn start(count: usize) -> Self {
@@ -419,7 +477,7 @@ impl Cluster {
         let urls = self.ports.iter().enumerate().map(|(i, [_, peer])| format!("m{i}=https://127.0.0.1:{peer}"));
         let initial = urls.collect::<Vec<_>>().join(",");
         let [client, peer] = self.ports[index];
-        Etcd::spawn(self.dir.path(), &format!("m{index}"), client, peer, &initial, extra)
+        Etcd::spawn_version(self.version, self.dir.path(), &format!("m{index}"), client, peer, &initial, extra)
     }
 
     /// Waits until every running member follows a leader and has a quorum behind it.
@@ -443,7 +501,7 @@ impl Cluster {
 
     fn etcdctl(&self, args: &[&str]) -> std::process::Output {
         let file = |name: &str| self.dir.path().join(name);
-        Command::new(program("etcdctl"))
+        Command::new(program(self.version, "etcdctl"))
             .arg(format!("--endpoints=https://127.0.0.1:{}", self.members[0].client_port))
             .arg(format!("--cacert={}", file("client-ca.crt").display()))
             .arg(format!("--cert={}", file("operator.crt").display()))
@@ -465,8 +523,20 @@ struct Etcd {
 
 impl Etcd {
     fn spawn(dir: &Path, name: &str, client_port: u16, peer_port: u16, initial_cluster: &str, extra: &[&str]) -> Self {
+        Self::spawn_version(DEFAULT, dir, name, client_port, peer_port, initial_cluster, extra)
+    }
+
+    fn spawn_version(
+        version: &str,
+        dir: &Path,
+        name: &str,
+        client_port: u16,
+        peer_port: u16,
+        initial_cluster: &str,
+        extra: &[&str],
+    ) -> Self {
         let log = dir.join(format!("{name}.log"));
-        let child = Command::new(program("etcd"))
+        let child = Command::new(program(version, "etcd"))
             .current_dir(dir)
             .args([
                 "--logger=zap",
@@ -525,12 +595,15 @@ impl Drop for Etcd {
     }
 }
 
-/// A program of the etcd release that the tests run.
-fn program(name: &str) -> PathBuf {
+/// The etcd release that most tests run.
+const DEFAULT: &str = "3.6.16";
+
+/// A program of an etcd release.
+fn program(version: &str, name: &str) -> PathBuf {
     let root = std::env::var_os("ETCD_WARDEN_CLUSTER")
         .filter(|v| !v.is_empty())
         .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/etcd-warden/cluster"), PathBuf::from);
-    let path = root.join("bin/etcd-3.6.16").join(name);
+    let path = root.join(format!("bin/etcd-{version}")).join(name);
     assert!(path.exists(), "{} is missing: run `make cluster-programs`", path.display());
     path
 }

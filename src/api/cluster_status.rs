@@ -83,6 +83,9 @@ pub struct MemberStatus {
     /// Why it does not serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Where no quorum serves: how far its data goes, such as `revision 1234`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
     /// The version that it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

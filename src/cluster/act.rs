@@ -77,7 +77,13 @@ pub async fn act(
     }
     actor.annotate_pods(plan, &mut acted).await;
     if plan.replaced {
-        actor.end_replacement(&mut acted).await;
+        actor.end_wish(key::REPLACE, &mut acted).await;
+    }
+    if let Some(survivor) = &plan.recovered
+        && actor.end_wish(key::RECOVER_FROM, &mut acted).await
+    {
+        let message = format!("{survivor} serves as a cluster of one, with the data that it had; what only others had is lost");
+        acted.done.push(Note::new("Recovered", message));
     }
     if let Some(step) = &plan.step {
         actor.take(step, observed, identity, &mut acted).await;
@@ -251,14 +257,20 @@ impl Actor<'_> {
         }
     }
 
-    /// Takes the wish to replace a member off the cluster, once that member has been removed.
-    async fn end_replacement(&self, acted: &mut Acted) {
+    /// Takes a wish that is over off the cluster, and says whether that was done.
+    async fn end_wish(&self, wish: &str, acted: &mut Acted) -> bool {
         let clusters: Api<EtcdCluster> = Api::namespaced(self.context.client.clone(), self.namespace);
         let name = self.cluster.names.cluster();
-        let none = serde_json::json!({ key::REPLACE: null });
+        let none = serde_json::json!({ wish: null });
         match k8s::annotate(&clusters, name, &self.cluster.uid, &serde_json::json!({}), &none).await {
-            Ok(()) => acted.again = true,
-            Err(error) => acted.note(&WriteError::of(format!("EtcdCluster {name}"), error)),
+            Ok(()) => {
+                acted.again = true;
+                true
+            }
+            Err(error) => {
+                acted.note(&WriteError::of(format!("EtcdCluster {name}"), error));
+                false
+            }
         }
     }
 

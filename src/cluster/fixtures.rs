@@ -90,6 +90,12 @@ pub struct World {
     pub catching_up: u32,
     /// Whether the next step gets lost on its way.
     pub lossy: bool,
+    /// How far each member's data goes, where it is not as far as that of most.
+    pub revisions: BTreeMap<MemberName, u64>,
+    /// Members whose pods stay when they should go: their nodes are dead.
+    pub stuck: BTreeSet<MemberName>,
+    /// Members of which a survivor that was forced to start alone knows no more: none of them must start again.
+    forgotten: BTreeSet<u64>,
     /// Which member runs in a pod: the pod's uid and, if its process came up, etcd's ID of it and since how many passes.
     running: BTreeMap<MemberName, (String, Option<u64>, u32)>,
     /// Whose data is on a claim, by the claim's uid.
@@ -120,6 +126,9 @@ impl World {
             taken: vec![],
             catching_up: 2,
             lossy: false,
+            revisions: BTreeMap::new(),
+            stuck: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             running: BTreeMap::new(),
             data: BTreeMap::new(),
             hidden: BTreeMap::new(),
@@ -210,7 +219,7 @@ impl World {
             let id = self.running.get(name).and_then(|(_, id, _)| *id);
             if let Some(pod) = &mut member.pod {
                 let voter = self.etcd.iter().any(|m| Some(m.id) == id && !m.is_learner);
-                let ready = if voter { "True" } else { "False" };
+                let ready = if voter && quorum { "True" } else { "False" };
                 if let Some(condition) = pod.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten()).next() {
                     condition.status = ready.into();
                 }
@@ -220,6 +229,9 @@ impl World {
                 if self.silent.contains(name) {
                     return (Answer::Unreachable("connection refused".into()), None);
                 }
+                if !quorum {
+                    return (Answer::Unreachable("does not answer on port 2379 yet".into()), None);
+                }
                 let is_learner = self.etcd.iter().any(|m| m.id == id && m.is_learner);
                 let status = etcd::MemberStatus { leader, is_learner, ..etcd_status(id) };
                 (Answer::Reached(leaf(member_key::SERVER_CRT), Ok(status)), Some(Ok(leaf(member_key::PEER_CRT))))
@@ -228,6 +240,13 @@ impl World {
                 (Some(pod), Some(mounted), Some(id)) if running_since(pod).is_some() => answer(mounted, id),
                 _ => (Answer::default(), None),
             };
+            let asked = !quorum && self.observed.status.cluster_id.is_some() && id.is_some();
+            member.progress = asked.then(|| {
+                let is_learner = self.etcd.iter().any(|m| Some(m.id) == id && m.is_learner);
+                let revision = self.revisions.get(name).copied().unwrap_or(100);
+                let progress = etcd::Progress { revision, has_leader: false, is_learner };
+                if self.silent.contains(name) { Err("does not listen on port 2381".into()) } else { Ok(progress) }
+            });
         }
         self.observed.list = if quorum {
             Ok(etcd::MemberList { cluster_id: CLUSTER_ID, members: self.etcd.clone() })
@@ -267,11 +286,18 @@ impl World {
         let names = names();
         for (name, member) in &mut self.observed.members {
             if self.kubelet {
-                if member.stateful_set.is_none() {
+                let wanted = member.stateful_set.as_ref().is_some_and(|set| set.spec.replicas != Some(0));
+                if !wanted && self.stuck.contains(name) {
+                    if let Some(pod) = &mut member.pod {
+                        pod.metadata.deletion_timestamp.get_or_insert(Time(self.now));
+                    }
+                } else if !wanted {
                     member.pod = None;
-                }
-                if !self.down.contains(name) {
+                } else if !self.down.contains(name) {
                     start_pod(&names, name, member, &mut self.mounted, self.now);
+                }
+                if let Some(status) = member.stateful_set.as_mut().and_then(|set| set.status.as_mut()) {
+                    status.replicas = i32::from(member.pod.is_some());
                 }
             }
             let pod = member.pod.as_ref().and_then(|pod| pod.metadata.uid.clone());
@@ -316,10 +342,15 @@ impl World {
         let claim = self.observed.members[name].claim.as_ref()?.metadata.uid.clone()?;
         let url = names().peer_url(name);
         let listed = |etcd: &[etcd::Member]| etcd.iter().find(|m| m.peer_urls == [url.clone()]).cloned();
-        if let Some(id) = self.data.get(&claim) {
+        if let Some(id) = self.data.get(&claim).copied() {
+            assert!(!self.forgotten.contains(&id), "{name} starts with data that was given up: it could be a second cluster");
+            let pod = self.observed.members[name].pod.as_ref();
+            if pod.is_some_and(|pod| build::is_forced(pod.spec.as_ref())) {
+                self.start_alone(name, id);
+            }
             let here = listed(&self.etcd);
             assert!(
-                here.as_ref().is_none_or(|here| here.id == *id),
+                here.as_ref().is_none_or(|here| here.id == id),
                 "{name} was removed and added again, and starts with the data that it had"
             );
             return here.map(|here| here.id);
@@ -347,6 +378,32 @@ impl World {
         assert!(!self.lost.contains(&here.id), "{name} starts under its old ID without its data");
         self.data.insert(claim, here.id);
         Some(here.id)
+    }
+
+    /// What `--force-new-cluster` does: whoever else there was is forgotten.
+    fn start_alone(&mut self, name: &MemberName, id: u64) {
+        let others = self.running.iter().filter(|(other, _)| *other != name);
+        assert!(others.into_iter().all(|(_, (_, id, _))| id.is_none()), "another runs while {name} is forced to be alone");
+        let url = names().peer_url(name);
+        self.forgotten.extend(self.etcd.iter().map(|m| m.id).filter(|other| *other != id));
+        self.etcd.retain(|member| member.id == id);
+        assert!(self.etcd.iter().all(|member| member.peer_urls == [url.clone()]) && self.etcd.len() == 1);
+        self.leader = id;
+    }
+
+    /// The process of a member ends and is started again in its pod.
+    pub fn restart_container(&mut self, ordinal: u32) {
+        if let Some((_, id, _)) = self.running.get_mut(&names().member(ordinal)) {
+            *id = None;
+        }
+    }
+
+    /// Whether a pod or a template starts a member alone.
+    pub fn is_anyone_forced(&self) -> bool {
+        self.observed.members.values().any(|member| {
+            member.pod.as_ref().is_some_and(|pod| build::is_forced(pod.spec.as_ref()))
+                || member.stateful_set.as_ref().is_some_and(|set| build::is_forced(set.spec.template.spec.as_ref()))
+        })
     }
 
     /// The voters that serve.
@@ -429,6 +486,7 @@ impl World {
             | Step::DeleteClaim { member, .. }
             | Step::RestartMember { member, .. } => format!(" {member}"),
             Step::RemoveUnstarted { id } => format!(" {id:x}"),
+            Step::GiveUp { survivor, .. } => format!(" for {survivor}"),
             Step::LockBootstrap { .. } | Step::Revoke { .. } | Step::DeleteBudget { .. } | Step::TakeOver { .. } => String::new(),
         };
         if self.try_to_take(step) {
@@ -454,6 +512,7 @@ impl World {
             Step::Revoke { domain, holders } => self.revoke(*domain, holders),
             Step::AddLearner { member } => {
                 let url = names().peer_url(member);
+                assert!(!self.is_anyone_forced(), "a container that starts again would forget {member}");
                 assert!(!self.etcd.iter().any(|m| m.peer_urls == [url.clone()]), "{member} is there");
                 assert_eq!(serving.len(), voters, "one that is down comes first");
                 let there = self.observed.members.get(member).or_else(|| self.hidden.get(member));
@@ -509,9 +568,11 @@ impl World {
                 assert!(!self.is_listed(member));
                 self.data.remove(uid);
             }
+            Step::GiveUp { survivor, claims } => self.give_up(survivor, claims),
             Step::RestartMember { member, pod_uid } => {
                 let id = self.running.get(member).and_then(|(_, id, _)| *id);
-                let is_up = id.is_some_and(|id| serving.contains(&id));
+                // Without quorum no pod is ready, and of one that is not the budget says nothing.
+                let is_up = self.has_quorum() && id.is_some_and(|id| serving.contains(&id));
                 if is_up {
                     let budget =
                         self.observed.disruption_budget.as_ref().and_then(|budget| budget.spec.as_ref()?.min_available.clone());
@@ -533,6 +594,16 @@ impl World {
             }
         }
         true
+    }
+
+    fn give_up(&mut self, survivor: &MemberName, claims: &[(MemberName, String)]) {
+        for (member, uid) in claims {
+            let there = self.observed.members.get_mut(member).unwrap();
+            assert!(there.pod.is_none(), "it may be in use");
+            let claim = there.claim.as_mut().unwrap();
+            assert_eq!(claim.metadata.uid.as_ref(), Some(uid));
+            claim.metadata.annotations.get_or_insert_default().insert(key::GIVEN_UP_FOR.into(), survivor.to_string());
+        }
     }
 
     fn take_over(&mut self, objects: &[Left], from: &str) {
@@ -574,6 +645,9 @@ impl World {
         }
         if plan.replaced {
             self.cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
+        }
+        if plan.recovered.is_some() {
+            self.cluster.metadata.annotations.get_or_insert_default().remove(key::RECOVER_FROM);
         }
         if let Some(step) = plan.step.as_ref().filter(|_| !std::mem::take(&mut self.lossy)) {
             self.take(step);
@@ -728,8 +802,7 @@ fn start_pod(
     };
     let ready = PodCondition { type_: "Ready".into(), status: "True".into(), ..PodCondition::default() };
     let status = PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() };
-    let spec = set.spec.template.spec.clone();
-    member.pod = Some(Pod { metadata: meta, spec, status: Some(status) });
+    member.pod = Some(Pod { metadata: meta, spec: set.spec.template.spec.clone(), status: Some(status) });
     mounted.insert(name.clone(), secret.clone());
 }
 

@@ -25,7 +25,9 @@ use crate::{
     api::EtcdCluster,
     etcd::{MemberList, MemberStatus, Target, Tls},
     k8s::KeySecret,
-    names::{CLIENT_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key},
+    names::{
+        CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key,
+    },
 };
 
 /// How the operator shows itself to the members of one cluster.
@@ -82,6 +84,9 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
             find_homes(context, &mut observed).await;
             let list = timeout(LIST, member_list(context, &names, answering(&observed), identity)).await;
             observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
+            if observed.list.is_err() && observed.status.cluster_id.is_some() {
+                ask_progress(context, &names, &mut observed).await;
+            }
             // A member may be listed before there is anything else of it.
             for listed in observed.list.iter().flat_map(|list| &list.members) {
                 if let Some(name) = listed.peer_urls.first().and_then(|url| names.member_at(url)) {
@@ -278,6 +283,18 @@ async fn ask_peer(
         Err(error) => return Some(Err(error.to_string())),
     };
     Some(context.dialer.served(&target(names, name, pod, PEER_PORT), &tls).await.map_err(|e| e.to_string()))
+}
+
+/// Asks every member that runs how far its data goes.
+async fn ask_progress(context: &Context, names: &Names, observed: &mut Observed) {
+    let answers = observed.members.iter().map(|(name, member)| async move {
+        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;
+        Some(context.dialer.progress(&target(names, name, pod, METRICS_PORT)).await.map_err(|e| e.to_string()))
+    });
+    let answers = join_all(answers).await;
+    for (member, progress) in observed.members.values_mut().zip(answers) {
+        member.progress = progress;
+    }
 }
 
 /// A port of a member, by the address that Kubernetes gives for its pod: DNS may be behind.

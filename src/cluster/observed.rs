@@ -89,6 +89,8 @@ pub struct ObservedMember {
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
     /// Where its volume can be used; asked only while no node takes its pod.
     pub home: Home,
+    /// How far its data goes; asked only where it runs and no quorum gives a list though the cluster was founded.
+    pub progress: Option<Result<etcd::Progress, String>>,
 }
 
 /// Where a member's volume can be used.

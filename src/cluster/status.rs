@@ -13,7 +13,7 @@ use super::{
     act::Acted,
     build,
     observed::{Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
-    plan::{Note, Plan, why_not_ready},
+    plan::{Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
 use crate::{
@@ -88,7 +88,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         certificates,
     };
     let findings = [
-        available(&names, observed, judgement, acted),
+        available(&names, observed, judgement, acted, now),
         progressing(judgement, acted),
         degraded(observed, judgement, acted, now),
         certificates_ready(observed, judgement),
@@ -182,6 +182,7 @@ fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, obse
         ready: member.serves(),
         since: unchanged.and_then(|before| before.since.clone()).or_else(|| Some(seconds(now).to_string())),
         message: (!member.serves()).then(|| why_not_ready(member)),
+        progress: progress_in_words(member),
         version: etcd.map(|status| status.version.clone()),
         db_size: etcd.map(|status| rounded(status.db_size)),
         certificate_expires: member.secret.as_ref().and_then(|secret| expiry(secret, &LEAVES)).map(|at| at.to_string()),
@@ -308,7 +309,7 @@ fn truncated(text: &str) -> String {
     }
 }
 
-fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
+fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &Acted, now: Timestamp) -> Finding {
     let finding =
         |holds, reason, message: String, warns| Finding { kind: kind::AVAILABLE, holds, note: Note::new(reason, message), warns };
     if let Judgement::Planned(_, plan) = judgement
@@ -347,7 +348,18 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
     if unfounded {
         return finding(false, "Starting", format!("the cluster has not come up yet: {why}"), None);
     }
-    finding(false, "NoQuorum", format!("fewer than a quorum of voters serve: {why}"), Some(true))
+    let message = match (&observed.list, taken) {
+        (Err(_), None) => {
+            // In words, because what lists print has no room for the time of a transition.
+            let before = api::condition(&observed.status.conditions, kind::AVAILABLE).filter(|before| before.status == "False");
+            let since = before.map_or_else(|| seconds(now), |before| before.last_transition_time.0);
+            let recovering =
+                matches!(judgement, Judgement::Planned(_, plan) if plan.waits.iter().any(|wait| wait.reason == RECOVERING));
+            format!("quorum is lost since {since}. {}", lost_in_words(names, observed, recovering))
+        }
+        _ => format!("fewer than a quorum of voters serve: {why}"),
+    };
+    finding(false, "NoQuorum", message, Some(true))
 }
 
 /// What an even number of members costs.

@@ -87,6 +87,7 @@ impl Taking<'_> {
                 let claims: Api<PersistentVolumeClaim> = self.namespaced();
                 self.delete(member, &claims, &cluster.names.claim(member), uid).await
             }
+            Step::GiveUp { survivor, claims } => self.give_up(survivor, claims).await,
             Step::RestartMember { member, pod_uid } => self.restart(&fresh, member, pod_uid).await,
             Step::AddLearner { .. }
             | Step::Promote { .. }
@@ -110,6 +111,17 @@ impl Taking<'_> {
         let member = |pod: &Pod| names.parse_member(pod.metadata.labels.as_ref()?.get(label::MEMBER)?);
         let mut fresh = Fresh::default();
         fresh.pods.extend(pods.items.into_iter().filter_map(|pod| Some((member(&pod)?, pod))));
+        let sets: Api<StatefulSet> = self.namespaced();
+        let sets = sets.list(&ours).await.map_err(|e| WriteError::of("the StatefulSets", e))?;
+        fresh
+            .sets
+            .extend(sets.items.into_iter().filter_map(|set| Some((names.parse_member(set.metadata.name.as_deref()?)?, set))));
+        // A pod without its labels could write to a claim too.
+        for member in step.data_of() {
+            let pod = self.namespaced::<Pod>().get_opt(&names.pod(member)).await;
+            let pod = pod.map_err(|e| WriteError::of(format!("Pod {}", names.pod(member)), e))?;
+            fresh.pods.extend(pod.map(|pod| (member.clone(), pod)));
+        }
         if let Some(identity) = self.identity {
             let asking = fresh.pods.iter().map(|(name, pod)| async move {
                 let target = observe::target(names, name, pod, CLIENT_PORT);
@@ -232,6 +244,19 @@ impl Taking<'_> {
         Ok(deleted.then(|| format!("deleted PodDisruptionBudget {name}: with fewer than 3 members there is no redundancy")))
     }
 
+    /// Writes on claims that their data was given up.
+    async fn give_up(&self, survivor: &MemberName, claims: &[(MemberName, String)]) -> Taken {
+        let api: Api<PersistentVolumeClaim> = self.namespaced();
+        let mark = json!({ key::GIVEN_UP_FOR: survivor.to_string() });
+        for (member, uid) in claims {
+            let claim = self.actor.cluster.names.claim(member);
+            let written = k8s::annotate(&api, &claim, uid, &json!({}), &mark).await;
+            written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {claim}"), e))?;
+        }
+        let members: Vec<_> = claims.iter().map(|(member, _)| member.to_string()).collect();
+        Ok(Some(format!("the data of {} was given up for that of {survivor}", members.join(", "))))
+    }
+
     /// Lets a pod be made anew. It is evicted and not deleted, so the disruption budget has the last word.
     async fn restart(&self, fresh: &Fresh, member: &MemberName, pod_uid: &str) -> Taken {
         let name = self.actor.cluster.names.pod(member);
@@ -241,10 +266,13 @@ impl Taking<'_> {
         let parameters = EvictParams { delete_options: Some(delete_options), ..EvictParams::default() };
         match pods.evict(&name, &parameters).await {
             Ok(_) => {
-                let why = if fresh.pods.get(member).is_some_and(plan::is_stuck) {
-                    "it cannot start, and what it was made from has changed"
-                } else {
-                    "a restart was asked for"
+                let pod = fresh.pods.get(member);
+                let template = fresh.sets.get(member).is_some_and(plan::template_bears_flag);
+                let why = match (pod.is_some_and(plan::pod_bears_flag), template) {
+                    (false, true) => "it starts as a cluster of one, with the data that it has",
+                    (true, false) => "it has started as a cluster of one, and must not do so again",
+                    _ if pod.is_some_and(plan::is_stuck) => "it cannot start, and what it was made from has changed",
+                    _ => "a restart was asked for",
                 };
                 Ok(Some(format!("the pod of {member} is made anew: {why}")))
             }

@@ -63,6 +63,8 @@ pub struct ValidatedCluster {
     pub restarted_at: Option<String>,
     /// The member that its user wants replaced.
     pub replace: Option<String>,
+    /// The member from whose data its user wants the cluster made anew.
+    pub recover_from: Option<String>,
 }
 
 impl ValidatedCluster {
@@ -202,6 +204,7 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         paused: spec.paused,
         restarted_at: cluster.annotations().get(annotation::RESTARTED_AT).cloned(),
         replace: cluster.annotations().get(annotation::REPLACE).cloned(),
+        recover_from: cluster.annotations().get(annotation::RECOVER_FROM).cloned(),
     })
 }
 

@@ -1,7 +1,10 @@
 //! The real client. One connection is made by hand, TCP, then TLS, so that the leaf can be read from it, and is then handed
 //! to the gRPC library, which would show no certificate.
 
-use super::{Answer, Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Target, Tls, TlsFault};
+use super::{
+    Answer, Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, Target, Tls, TlsFault,
+    progress,
+};
 use futures::{FutureExt, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -71,6 +74,14 @@ impl Dialer for Client {
         .boxed()
     }
 
+    fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>> {
+        async move {
+            let tcp = self.connect(target).await?;
+            self.within(progress::read(tcp).boxed()).await
+        }
+        .boxed()
+    }
+
     fn served<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>> {
         async move { Ok(self.handshake(target, tls).await?.0) }.boxed()
     }
@@ -81,14 +92,18 @@ impl Client {
     async fn handshake(&self, target: &Target, tls: &Tls) -> Result<(Vec<u8>, TlsStream<TcpStream>), DialError> {
         let port = target.port;
         let name = ServerName::try_from(target.host.clone()).map_err(|e| TlsFault::Other(e.to_string()))?;
-        let tcp =
-            timeout(self.connect, connect(target)).await.map_err(|_| DialError::Timeout { port, within: self.connect })??;
+        let tcp = self.connect(target).await?;
         let stream = timeout(self.handshake, TlsConnector::from(tls.config()).connect(name, tcp))
             .await
             .map_err(|_| DialError::Silent { port })?
             .map_err(|e| TlsFault::from_io(&e))?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.to_vec());
         Ok((leaf.ok_or_else(|| TlsFault::Other("it shows no certificate".to_owned()))?, stream))
+    }
+
+    async fn connect(&self, target: &Target) -> Result<TcpStream, DialError> {
+        let late = |_| DialError::Timeout { port: target.port, within: self.connect };
+        timeout(self.connect, connect(target)).await.map_err(late)?
     }
 
     async fn within<T>(&self, call: BoxFuture<'_, Result<T, EtcdError>>) -> Result<T, EtcdError> {

@@ -9,6 +9,7 @@
 
 mod client;
 mod error;
+mod progress;
 mod tls;
 
 pub use client::Client;
@@ -137,6 +138,18 @@ pub enum Change {
     },
 }
 
+/// How far a member's data goes, as the metrics tell that it shows without TLS and without quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The revision that it would serve. Of what metrics tell it is the one that lasts: the counts of proposals begin anew when
+    /// the process does, and count raft's own entries too.
+    pub revision: u64,
+    /// Whether it sees a leader, and so a quorum.
+    pub has_leader: bool,
+    /// Whether it is a learner, which has no vote.
+    pub is_learner: bool,
+}
+
 /// The ways in which the operator talks to one etcd member. Each call is a new connection, bounded in time.
 pub trait Dialer: Send + Sync + 'static {
     /// Reads the leaf that the member serves and asks for its status.
@@ -147,6 +160,10 @@ pub trait Dialer: Send + Sync + 'static {
 
     /// Changes who is a member or who leads. That the call fails does not tell that nothing changed.
     fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>>;
+
+    /// Asks how far the member's data goes, without TLS, on the port for metrics: a member that was started without quorum is
+    /// silent everywhere else.
+    fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>>;
 
     /// Reads the leaf that the member serves and says nothing more. It works without a client certificate even where the
     /// member demands one, because TLS 1.3 lets the server refuse only after it has shown its own.

@@ -12,7 +12,7 @@ use std::{
 
 use axum::http::{Method, Request, Response, header::CONTENT_TYPE};
 use etcd_warden::{
-    etcd::{self, Answer, Change, DialError, Dialer, EtcdError, MemberList, Target, Tls},
+    etcd::{self, Answer, Change, DialError, Dialer, EtcdError, MemberList, Progress, Target, Tls},
     http::Readiness,
     metrics::Metrics,
     operator,
@@ -256,6 +256,10 @@ impl Dialer for Life {
             }
             answer
         })
+    }
+
+    fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>> {
+        Box::pin(async { etcd::Client::default().progress(target).await })
     }
 
     fn served<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>> {

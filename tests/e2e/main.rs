@@ -31,6 +31,7 @@ mod lifecycle;
 mod meddled;
 mod members;
 mod operator;
+mod recovery;
 mod tools;
 mod users;
 mod world;
@@ -52,6 +53,7 @@ fn main() -> std::process::ExitCode {
         lifecycle::scenarios(),
         users::scenarios(),
         drift::scenarios(),
+        recovery::scenarios(),
         killed::scenarios(),
         operator::scenarios(),
     ];

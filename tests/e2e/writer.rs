@@ -73,6 +73,16 @@ impl Writers {
 }
 
 impl Figures {
+    /// How many of the writes that were acknowledged are not there any more: each writer's numbers count up.
+    pub async fn missing(&self, user: &Identity) -> u32 {
+        let mut missing = 0;
+        for (key, last) in &self.acknowledged {
+            let held = user.etcdctl(["get", key, "--print-value-only"]).await.success();
+            missing += last.saturating_sub(held.trim().parse().unwrap());
+        }
+        missing
+    }
+
     /// Every write that was acknowledged is there: each key holds the last one.
     pub async fn nothing_is_lost(&self, user: &Identity) {
         for (key, last) in &self.acknowledged {

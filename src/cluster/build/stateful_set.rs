@@ -50,6 +50,31 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &s
     }
 }
 
+/// The same without a pod.
+#[must_use]
+pub fn stopped(mut set: StatefulSet) -> StatefulSet {
+    set.spec.replicas = Some(0);
+    set
+}
+
+/// Makes etcd forget, as it starts, every member but itself (`etcdserver/bootstrap.go`).
+const FORCE: &str = "--force-new-cluster";
+
+/// The same whose pod starts as a cluster of one with the data that it has. It is among the arguments, which are fixed with the
+/// pod and can be seen: where no pod and no template has it, nobody starts like that.
+#[must_use]
+pub fn forced(mut set: StatefulSet) -> StatefulSet {
+    for container in set.spec.template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        container.args.get_or_insert_default().push(FORCE.into());
+    }
+    set
+}
+
+/// Whether a pod starts as a cluster of one, or those of a template do.
+pub fn is_forced(spec: Option<&PodSpec>) -> bool {
+    spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.args.iter().flatten()).any(|arg| arg == FORCE)
+}
+
 fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
     let mut labels = cluster.pod.labels.clone();
     labels.extend(member_labels(cluster.names.cluster(), member));

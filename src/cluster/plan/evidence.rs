@@ -6,7 +6,10 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::membership::{Entry, Roster};
+use super::{
+    membership::{Entry, Roster},
+    recovery::is_given_up,
+};
 use crate::{
     cluster::{
         observed::{Home, Observed, annotation},
@@ -48,6 +51,8 @@ fn lost_data(entry: &Entry) -> Option<String> {
         Some("its claim is being deleted".into())
     } else if written.is_some_and(|written| written != id) {
         Some("its claim has the data of another member".into())
+    } else if is_given_up(entry.member) {
+        Some("its data was given up in a recovery".into())
     } else if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
         Some("the volume of its claim is gone".into())
     } else {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{Note, Object, Plan, PodNote, Step, drift, membership::Roster};
+use super::{Note, Object, Plan, PodNote, Step, drift, membership::Roster, recovery::Recovery};
 use crate::{
     cluster::{
         build,
@@ -195,14 +195,30 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
 }
 
 /// The StatefulSets of members whose certificates are there.
-pub fn plan_stateful_sets(cluster: &ValidatedCluster, observed: &Observed, members: &Members, plan: &mut Plan) {
+pub fn plan_stateful_sets(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    members: &Members,
+    recovery: &Recovery,
+    plan: &mut Plan,
+) {
     for name in members.keys() {
         let Some(member) = observed.members.get(name) else { continue };
         let Some(secret) = member.secret.as_ref().filter(|secret| belongs(&secret.meta, &cluster.uid)) else { continue };
         let bundles = [member_key::CLIENT_CA, member_key::PEER_CA].map(|key| (key, secret.data.get(key)));
         let [(_, Some(_)), (_, Some(_))] = bundles else { continue };
         let digest = observed::fingerprint(bundles.iter().filter_map(|(key, pem)| Some((*key, pem.as_ref()?.as_slice()))));
-        plan.objects.extend(Object::unless_applied(&build::stateful_set(cluster, name, &digest), member.stateful_set.as_ref()));
+        let mut wanted = build::stateful_set(cluster, name, &digest);
+        if recovery.forced.as_ref() == Some(name) {
+            wanted = build::forced(wanted);
+        }
+        if recovery.stopped.contains(name) {
+            if member.stateful_set.is_none() {
+                continue;
+            }
+            wanted = build::stopped(wanted);
+        }
+        plan.objects.extend(Object::unless_applied(&wanted, member.stateful_set.as_ref()));
     }
 }
 
@@ -226,9 +242,9 @@ pub fn plan_pod_labels(cluster: &ValidatedCluster, observed: &Observed, plan: &m
 }
 
 /// Says what members wait for.
-pub fn note_waits(observed: &Observed, members: &Members, plan: &mut Plan) {
+pub fn note_waits(observed: &Observed, members: &Members, recovery: &Recovery, plan: &mut Plan) {
     let nobody = ObservedMember::default();
-    for name in members.keys() {
+    for name in members.keys().filter(|name| !recovery.stopped.contains(name)) {
         let member = observed.members.get(name).unwrap_or(&nobody);
         if !member.serves() {
             let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);

@@ -10,6 +10,7 @@ mod evidence;
 mod members;
 mod membership;
 mod recheck;
+mod recovery;
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
@@ -21,6 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 pub use members::{is_stuck, why_not_ready};
 pub use membership::outage;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
+pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
 
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
@@ -45,6 +47,8 @@ pub struct Plan {
     pub pods: Vec<PodNote>,
     /// Whether the wish to replace a member is over and its annotation is to be taken off.
     pub replaced: bool,
+    /// The member from whose data the cluster has been made anew, so that the wish for it is over.
+    pub recovered: Option<MemberName>,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
     /// What is awaited.
@@ -65,6 +69,7 @@ impl Plan {
             && self.objects.is_empty()
             && self.pods.is_empty()
             && !self.replaced
+            && self.recovered.is_none()
             && self.step.is_none()
     }
 }
@@ -244,6 +249,13 @@ pub enum Step {
         /// The uid of the claim.
         uid: String,
     },
+    /// Write on the claims of these members that their data was given up: none of them is started with it again.
+    GiveUp {
+        /// For whose data.
+        survivor: MemberName,
+        /// The members, and the uids of their claims.
+        claims: Vec<(MemberName, String)>,
+    },
     /// Let the pod of a member be made anew.
     RestartMember {
         /// The member.
@@ -268,7 +280,17 @@ impl Step {
             Self::DeleteBudget { .. } => "DeleteBudget",
             Self::DeleteStatefulSet { .. } => "DeleteStatefulSet",
             Self::DeleteClaim { .. } => "DeleteClaim",
+            Self::GiveUp { .. } => "GiveUp",
             Self::RestartMember { .. } => "RestartMember",
+        }
+    }
+
+    /// The members whose data is lost by it.
+    pub fn data_of(&self) -> Vec<&MemberName> {
+        match self {
+            Self::DeleteClaim { member, .. } => vec![member],
+            Self::GiveUp { claims, .. } => claims.iter().map(|(member, _)| member).collect(),
+            _ => vec![],
         }
     }
 
@@ -300,6 +322,10 @@ impl Step {
             Self::DeleteBudget { .. } => "deleting the disruption budget, as there is no redundancy to guard".into(),
             Self::DeleteStatefulSet { member, .. } => format!("deleting the StatefulSet of {member}, which has been removed"),
             Self::DeleteClaim { member, .. } => format!("deleting the claim of {member}, which has been removed"),
+            Self::GiveUp { survivor, claims } => format!(
+                "giving up the data of {} for that of {survivor}",
+                list(claims.iter().map(|(name, _)| name as &dyn Display).collect())
+            ),
             Self::RestartMember { member, .. } => format!("making anew the pod of {member}"),
         }
     }
@@ -332,20 +358,22 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
             return plan;
         }
     }
+    let recovery = recovery::plan(cluster, observed, now, &mut plan);
     let members = members::known(cluster, observed);
     members::plan_objects(cluster, observed, &members, &mut plan);
     certificates::plan(cluster, observed, &members, now, &mut plan);
-    members::plan_stateful_sets(cluster, observed, &members, &mut plan);
+    members::plan_stateful_sets(cluster, observed, &members, &recovery, &mut plan);
     members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::plan_pod_labels(cluster, observed, &mut plan);
-    members::note_waits(observed, &members, &mut plan);
+    members::note_waits(observed, &members, &recovery, &mut plan);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
         .or_else(|| certificates::revoke(cluster, observed))
         .or_else(|| members::delete_budget(cluster, observed))
         .or_else(|| members::restart_stuck(observed, &plan))
-        .or_else(|| membership::step(cluster, observed, now, &mut plan));
+        .or_else(|| recovery.step.clone())
+        .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, now, &mut plan) });
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);
     }

@@ -5,12 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 use super::{
     Step,
     adoption::{Left, is_left},
     members::is_stuck,
+    recovery::{is_current, is_stopped, pod_bears_flag, template_bears_flag},
 };
 use crate::{
     cluster::{
@@ -28,6 +32,8 @@ use crate::{
 pub struct Fresh {
     /// The pods, by member.
     pub pods: BTreeMap<MemberName, Pod>,
+    /// The StatefulSets, by member.
+    pub sets: BTreeMap<MemberName, StatefulSet>,
     /// What members say of themselves.
     pub answers: BTreeMap<MemberName, MemberStatus>,
     /// The members, as a quorum knows them.
@@ -92,6 +98,7 @@ pub fn recheck(step: &Step, cluster: &ValidatedCluster, known: Option<&str>, fre
             check.is_unlisted(member)?;
             ensure(!fresh.pods.contains_key(member), || format!("{member} has a pod, which may write to it"))?;
         }
+        Step::GiveUp { claims, .. } => check.give_up(claims)?,
         Step::RestartMember { member, pod_uid } => check.restart(member, pod_uid)?,
     }
     Ok(step.clone())
@@ -190,6 +197,9 @@ impl Check<'_> {
         let (voters, serving) = self.others(0)?;
         ensure(voters < self.cluster.replicas as usize, || format!("there are {voters} voters"))?;
         ensure(serving == voters, || format!("only {serving} of {voters} voters serve"))?;
+        // Who is started as a cluster of one forgets everybody that was added.
+        let forced = self.fresh.pods.values().any(pod_bears_flag) || self.fresh.sets.values().any(template_bears_flag);
+        ensure(!forced, || "a member starts as a cluster of one".into())?;
         // A claim that is there would be taken for the new member's data.
         if self.fresh.claim.is_some() {
             let object = format!("PersistentVolumeClaim {}", self.cluster.names.claim(member));
@@ -243,6 +253,27 @@ impl Check<'_> {
         ensure(to.is_some_and(|to| self.serves(to)), || "the next leader does not serve".into())
     }
 
+    /// Nobody may be using the data: there is no quorum, no pod, and none will be made.
+    fn give_up(&self, claims: &[(MemberName, String)]) -> Result<(), NotNow> {
+        ensure(self.fresh.list.is_none(), || "there is a quorum".into())?;
+        for (member, _) in claims {
+            let runs = self.fresh.pods.contains_key(member) || self.fresh.sets.get(member).is_some_and(|set| !is_stopped(set));
+            ensure(!runs, || format!("{member} is not stopped"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a pod was made from a template that has, or has lost, the flag of a recovery since. A pod that is to forget the
+    /// others is not made as long as there is a list.
+    fn is_turned(&self, member: &MemberName, pod: &Pod) -> bool {
+        let set = self.fresh.sets.get(member).filter(|set| is_current(set));
+        match (pod_bears_flag(pod), set.map(template_bears_flag)) {
+            (false, Some(true)) => self.fresh.list.is_none(),
+            (true, Some(false)) => true,
+            _ => false,
+        }
+    }
+
     /// A pod that can't start may always be made anew. Otherwise a restart was asked for, and without the member the
     /// others must be a quorum: one that does not answer the operator may still be what makes them one. With fewer than 3
     /// voters there is no such choice.
@@ -250,7 +281,7 @@ impl Check<'_> {
         let pod = self.fresh.pods.get(member);
         let pod = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid) && pod.metadata.deletion_timestamp.is_none());
         let Some(pod) = pod else { return changed(format!("the pod of {member} is another one")) };
-        if is_stuck(pod) {
+        if self.is_turned(member, pod) || is_stuck(pod) {
             return Ok(());
         }
         let wanted = self.cluster.restarted_at.as_deref();

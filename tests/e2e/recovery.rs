@@ -1,0 +1,182 @@
+//! Quorum is lost for good: the status says what is left, and one survivor becomes the cluster again.
+
+use std::{process::Command, sync::Arc, time::Instant};
+
+use etcd_warden::api::EtcdCluster;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    tools::{kubectl, process, until},
+    world::{Operator, PATIENCE, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    // The operator is killed on the way.
+    vec![scenario!(quorum_lost_and_recovered).alone(), scenario!(one_that_hangs_is_given_up)]
+}
+
+const RECOVER: &str = "etcd-warden.dev/recover-from";
+
+/// Two of three disks are lost for good. Nothing happens until the user names the survivor; then it becomes three members again,
+/// with the IDs and the data that it had.
+async fn quorum_lost_and_recovered(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let before = world.status("demo").await;
+    let writers = Writers::start(&user).await;
+    until("much was written", PATIENCE, || async {
+        let held = user.etcdctl(["get", "kept", "--print-value-only"]).await.result()?;
+        if held.trim().parse::<u32>().is_ok_and(|held| held > 100) { Ok(()) } else { Err(held) }
+    })
+    .await;
+
+    // While there is a quorum, nobody is recovered.
+    wish(&world, Some("demo-0")).await;
+    refused(&world, "there is a quorum. Take the annotation off").await;
+    wish(&world, None).await;
+    world.until_condition("demo", "Degraded", "False", "Healthy", PATIENCE).await;
+
+    // The claims of two members are lost, of which one leads, if it is not the first that does.
+    let began = Instant::now();
+    for claim in ["data-demo-1", "data-demo-2"] {
+        world.delete::<PersistentVolumeClaim>(claim).await;
+    }
+    futures::future::join_all(["demo-1-0", "demo-2-0"].map(|pod| world.kill(pod))).await;
+    let lost = until("the status says what is lost", PATIENCE, || async {
+        let message = world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
+        let all =
+            ["demo-1 has no data (PersistentVolumeClaim data-demo-1 is gone)", "data-demo-2 is gone", "demo-0 has data, up to"];
+        if all.iter().all(|words| message.contains(words)) { Ok(message) } else { Err(message) }
+    })
+    .await;
+    world.measure(format!("a lost quorum is told of in full after {:.1} s: {lost}", began.elapsed().as_secs_f32()));
+    assert!(lost.starts_with("quorum is lost since 20"), "{lost}");
+    assert!(lost.contains("Of 3 members 1 have data: those that have data are no quorum"), "{lost}");
+    assert!(
+        lost.contains(&format!("`kubectl -n {} annotate etcd demo {RECOVER}=demo-0`", world.namespace)),
+        "the command is as it can be copied: {lost}"
+    );
+    let status = world.status("demo").await;
+    assert!(status.members[0].progress.as_ref().is_some_and(|progress| progress.starts_with("revision ")), "{status:?}");
+    let figures = writers.stop().await;
+
+    for (value, why) in [
+        ("demo-7", "demo-7 is no member with data"),
+        ("demo-1", "demo-1 is no member with data"),
+        ("everyone", "everyone is no member with data"),
+    ] {
+        wish(&world, Some(value)).await;
+        refused(&world, why).await;
+    }
+    let pods = world.api::<Pod>().list(&ListParams::default()).await.unwrap();
+    assert!(pods.iter().any(|pod| pod.name_any() == "demo-1-0"), "nobody was stopped");
+
+    let began = Instant::now();
+    wish(&world, None).await;
+    world.kubectl(["annotate", "etcd", "demo", &format!("{RECOVER}=demo-0")]).await.success();
+    // The operator dies in the middle of it, again and again.
+    for phase in ["starting demo-0 alone", "serves as a cluster of one"] {
+        until(&format!("it has come to: {phase}"), PATIENCE, || async {
+            let cluster = world.get::<EtcdCluster>("demo").await.ok_or("it is gone")?;
+            let status = cluster.status.unwrap_or_default();
+            let told = status.conditions.iter().find(|condition| condition.type_ == "Progressing").map(|c| c.message.clone());
+            let over = !cluster.metadata.annotations.unwrap_or_default().contains_key(RECOVER);
+            if over || told.as_ref().is_some_and(|told| told.contains(phase)) { Ok(()) } else { Err(format!("{told:?}")) }
+        })
+        .await;
+        kill_operators(&world).await;
+    }
+    let status = world.until_ready("demo").await;
+    world.measure(format!("recovered and grown to 3 in {:.1} s", began.elapsed().as_secs_f32()));
+    assert_eq!(status.cluster_id, before.cluster_id);
+    assert_eq!(status.members[0].id, before.members[0].id, "it is the survivor");
+    assert!(status.members[1..].iter().all(|member| before.members.iter().all(|old| old.id != member.id)), "{status:?}");
+    let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
+    assert!(!cluster.annotations().contains_key(RECOVER), "the wish is over");
+    let pods = world.kubectl(["get", "pods", "-o", "yaml"]).await.success();
+    assert!(!pods.contains("force-new-cluster"), "nobody is forced any more");
+    until("it is told", PATIENCE, || async {
+        let events = world.events("demo").await;
+        let told = |reason: &str| events.iter().any(|(of, _)| of == reason);
+        if ["RecoveryRefused", "RestartMember", "NoQuorum"].into_iter().all(told) { Ok(()) } else { Err(format!("{events:?}")) }
+    })
+    .await;
+
+    let missing = figures.missing(&user).await;
+    world.measure(format!("quorum lost: {figures}; {missing} acknowledged writes are missing"));
+    user.etcdctl(["put", "after", "it"]).await.success();
+
+    // Once more, with all as it should be: nothing is touched.
+    wish(&world, Some("demo-0,force")).await;
+    refused(&world, "there is a quorum").await;
+    wish(&world, None).await;
+    let again = world.until_ready("demo").await;
+    assert_eq!(again.members, status.members);
+}
+
+/// One of three disks is lost and another member hangs: it has data, and nobody can say how much. The user goes on without it, and what
+/// it had never serves again.
+async fn one_that_hangs_is_given_up(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let before = world.status("demo").await;
+    let writers = Writers::start(&user).await;
+    world.delete::<PersistentVolumeClaim>("data-demo-2").await;
+    let uid = world.get::<Pod>("demo-1-0").await.unwrap().uid().unwrap();
+    let hangs = Command::new("kill").args(["-STOP", &process("etcd", &uid)]).status().unwrap();
+    assert!(hangs.success());
+    world.kill("demo-2-0").await;
+    let lost = until("the status says what is lost", PATIENCE, || async {
+        let message = world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
+        let all = ["demo-0 has data, up to revision", "demo-1 has data, how far is not known", "demo-2 has no data"];
+        if all.iter().all(|words| message.contains(words)) { Ok(message) } else { Err(message) }
+    })
+    .await;
+    assert!(lost.contains("with nothing lost, as soon as 2 of those that have data run"), "{lost}");
+    let figures = writers.stop().await;
+    wish(&world, Some("demo-0")).await;
+    refused(&world, "2 of 3 members run, which are a quorum as soon as they find each other").await;
+
+    let began = Instant::now();
+    wish(&world, Some("demo-0,force")).await;
+    let message = until("it is stopped first", PATIENCE, || async {
+        let message = world.until_condition("demo", "Progressing", "True", "Recovering", PATIENCE).await;
+        if message.contains("pod demo-1-0") { Ok(message) } else { Err(message) }
+    })
+    .await;
+    assert!(message.contains("stopping all members but demo-0"), "{message}");
+    let status = world.until_ready("demo").await;
+    world.measure(format!("recovered without one that hangs in {:.1} s, of which 30 are its own", began.elapsed().as_secs_f32()));
+    assert_eq!((&status.cluster_id, &status.members[0].id), (&before.cluster_id, &before.members[0].id));
+    assert_ne!(status.members[1].id, before.members[1].id, "it is another member");
+    let events = world.events("demo").await;
+    assert!(events.iter().any(|(reason, note)| reason == "GiveUp" && note.contains("the data of demo-1 ")), "{events:?}");
+    let missing = figures.missing(&user).await;
+    world.measure(format!("recovered without one that hangs: {figures}; {missing} acknowledged writes are missing"));
+}
+
+async fn wish(world: &World, value: Option<&str>) {
+    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { RECOVER: value } } })).await;
+}
+
+async fn refused(world: &World, why: &str) {
+    until(&format!("it is refused: {why}"), PATIENCE, || async {
+        let message = world.until_condition("demo", "Degraded", "True", "RecoveryRefused", PATIENCE).await;
+        if message.contains(why) { Ok(()) } else { Err(message) }
+    })
+    .await;
+}
+
+async fn kill_operators(world: &World) {
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), Operator::NAMESPACE);
+    let parameters = DeleteParams::default().grace_period(0);
+    for pod in pods.list(&ListParams::default().labels("app.kubernetes.io/name=etcd-warden")).await.unwrap() {
+        drop(pods.delete(&pod.name_any(), &parameters).await);
+    }
+    kubectl(["-n", Operator::NAMESPACE, "rollout", "status", "deployment/etcd-warden", "--timeout=120s"]).await.success();
+}
