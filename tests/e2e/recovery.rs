@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     tools::{kubectl, process, until},
-    world::{Operator, PATIENCE, World},
+    world::{Identity, Operator, PATIENCE, World},
     writer::Writers,
 };
 
@@ -30,11 +30,7 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let before = world.status("demo").await;
     let writers = Writers::start(&user).await;
-    until("much was written", PATIENCE, || async {
-        let held = user.etcdctl(["get", "kept", "--print-value-only"]).await.result()?;
-        if held.trim().parse::<u32>().is_ok_and(|held| held > 100) { Ok(()) } else { Err(held) }
-    })
-    .await;
+    much_is_written(&user).await;
 
     // While there is a quorum, nobody is recovered.
     wish(&world, Some("demo-0")).await;
@@ -126,6 +122,7 @@ async fn one_that_hangs_is_given_up(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let before = world.status("demo").await;
     let writers = Writers::start(&user).await;
+    much_is_written(&user).await;
     world.delete::<PersistentVolumeClaim>("data-demo-2").await;
     let uid = world.get::<Pod>("demo-1-0").await.unwrap().uid().unwrap();
     let hangs = Command::new("kill").args(["-STOP", &process("etcd", &uid)]).status().unwrap();
@@ -158,6 +155,14 @@ async fn one_that_hangs_is_given_up(world: Arc<World>) {
     assert!(events.iter().any(|(reason, note)| reason == "GiveUp" && note.contains("the data of demo-1 ")), "{events:?}");
     let missing = figures.missing(&user).await;
     world.measure(format!("recovered without one that hangs: {figures}; {missing} acknowledged writes are missing"));
+}
+
+async fn much_is_written(user: &Identity) {
+    until("much was written", PATIENCE, || async {
+        let held = user.etcdctl(["get", "kept", "--print-value-only"]).await.result()?;
+        if held.trim().parse::<u32>().is_ok_and(|held| held > 100) { Ok(()) } else { Err(held) }
+    })
+    .await;
 }
 
 async fn wish(world: &World, value: Option<&str>) {
