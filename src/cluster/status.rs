@@ -90,7 +90,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
     let findings = [
         available(&names, observed, judgement, acted, now),
         progressing(judgement, acted),
-        degraded(observed, judgement, acted, now),
+        degraded(&names, observed, judgement, acted, now),
         certificates_ready(observed, judgement),
     ];
     let mut events = vec![];
@@ -131,12 +131,9 @@ fn members(names: &Names, uid: &str, observed: &Observed, now: Timestamp) -> Vec
         claim.into_iter().chain(set).any(|meta| !belongs(meta, uid))
     };
     // One that was removed and of which nothing is left is a member no longer.
-    let known = observed.status.cluster_id.as_deref();
-    let list = observed.list.as_ref().ok().filter(|list| known.is_some_and(|known| format!("{:x}", list.cluster_id) == known));
     let is_past = |name: &MemberName, member: &ObservedMember| {
         let nothing = member.claim.is_none() && member.stateful_set.is_none() && member.pod.is_none();
-        let url = names.peer_url(name);
-        nothing && list.is_some_and(|list| !list.members.iter().any(|m| m.peer_urls.contains(&url)))
+        nothing && is_removed(names, observed, name)
     };
     let members = observed.members.iter().filter(|(name, member)| !foreign(member) && !is_past(name, member));
     members.map(|(name, member)| member_status(names, name, member, observed, now)).collect()
@@ -372,6 +369,14 @@ fn even(judgement: &Judgement) -> String {
     }
 }
 
+/// Whether a quorum says that this is no member any more: what is left of it is on its way out.
+fn is_removed(names: &Names, observed: &Observed, name: &MemberName) -> bool {
+    let url = names.peer_url(name);
+    let known = observed.status.cluster_id.as_deref();
+    let list = observed.list.as_ref().ok().filter(|list| known.is_some_and(|known| format!("{:x}", list.cluster_id) == known));
+    list.is_some_and(|list| !list.members.iter().any(|m| m.peer_urls.contains(&url)))
+}
+
 /// What there is to say of a member that does not serve.
 fn down(name: &MemberName, member: &ObservedMember) -> Option<String> {
     (!member.serves()).then(|| format!("{name}: {}", why_not_ready(member)))
@@ -418,7 +423,7 @@ fn ongoing(plan: &Plan, acted: &Acted) -> Option<Note> {
     (!changes.is_empty()).then(|| Note::new("Applying", format!("bringing up to date: {}", changes.join(", "))))
 }
 
-fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted, now: Timestamp) -> Finding {
+fn degraded(names: &Names, observed: &Observed, judgement: &Judgement, acted: &Acted, now: Timestamp) -> Finding {
     let mut problems: Vec<Note> = vec![];
     match judgement {
         Judgement::Invalid(invalid) => problems.push(Note::new("InvalidSpec", invalid.to_string())),
@@ -431,7 +436,9 @@ fn degraded(observed: &Observed, judgement: &Judgement, acted: &Acted, now: Time
     problems.extend(acted.failed.clone());
     // One that has never started is not down, nor one that is about to be ready; what it waits for is in Progressing.
     let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
-    let started = observed.members.iter().filter(|(_, member)| !refused && member.has_started() && !member.is_coming(now));
+    let started = observed.members.iter().filter(|(name, member)| {
+        !refused && member.has_started() && !member.is_coming(now) && !is_removed(names, observed, name)
+    });
     problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
     problems.extend(complaints(observed));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)

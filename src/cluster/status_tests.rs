@@ -124,6 +124,39 @@ fn a_member_that_is_down_is_told_of_once() {
 }
 
 #[test]
+fn a_pod_that_is_about_to_be_ready_is_no_member_that_is_down() {
+    let mut world = World::founded(THREE);
+    world.kubelet = false;
+    not_ready(&mut world, 2);
+    let status = &mut world.pod(2).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+    let running = status.state.as_mut().unwrap().running.as_mut().unwrap();
+    let since = running.started_at.as_ref().unwrap().0;
+    world.now = since + SignedDuration::from_secs(14);
+    assert_eq!(conditions(&world.report())[1..3], [("True", "WaitingForMembers"), ("False", "Healthy")]);
+    world.now = since + SignedDuration::from_secs(15);
+    assert_eq!(conditions(&world.report())[1..3], [("True", "WaitingForMembers"), ("True", "MemberDown")]);
+}
+
+#[test]
+fn growing_and_shrinking_need_no_attention() {
+    let mut world = World::founded(THREE);
+    for replicas in [5, 3, 1, 3] {
+        world.cluster.spec.replicas = replicas;
+        let ready = format!("{replicas}/{replicas}");
+        let mut passes = 0;
+        loop {
+            let report = world.pass().report;
+            assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, kind::DEGRADED).message);
+            if report.status.ready.as_ref() == Some(&ready) && conditions(&report)[1].0 == "False" {
+                break;
+            }
+            passes += 1;
+            assert!(passes < 200, "{:?}", conditions(&report));
+        }
+    }
+}
+
+#[test]
 fn without_a_quorum_nothing_is_claimed() {
     let mut world = World::founded(THREE);
     world.silent.extend([names().member(0), names().member(1)]);

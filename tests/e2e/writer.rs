@@ -19,7 +19,7 @@ use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::world::Identity;
+use crate::{tools::until, world::Identity};
 
 /// A write that has not succeeded by then has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,7 +50,10 @@ impl Writers {
         for (name, fresh) in [("kept", false), ("fresh", true)] {
             let user = user.clone();
             let stop = Arc::clone(&stop);
-            assert!(put(&mut connect(&user), name, 0).await, "the first write of {name}");
+            until("the first write", crate::world::PATIENCE, || async {
+                if put(&mut connect(&user), name, 0).await { Ok(()) } else { Err("it failed".to_owned()) }
+            })
+            .await;
             tasks.push(tokio::spawn(write(user, name, fresh, stop)));
         }
         Self { stop, tasks }
