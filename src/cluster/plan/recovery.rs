@@ -131,7 +131,8 @@ fn begin(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, recove
     }
     let left = others.iter().filter(|(_, other)| !is_given_up(other)).filter_map(|(name, other)| {
         let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, &cluster.uid))?.metadata;
-        Some(((*name).clone(), claim.uid.clone()?))
+        // No new pod gets a claim that is being deleted, and it may stay like that for long.
+        Some(((*name).clone(), claim.uid.clone()?)).filter(|_| claim.deletion_timestamp.is_none())
     });
     let left: Vec<_> = left.collect();
     if !left.is_empty() {

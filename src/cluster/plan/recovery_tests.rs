@@ -163,6 +163,16 @@ fn who_comes_back_late_does_not_start_again() {
 }
 
 #[test]
+fn a_claim_that_is_being_deleted_is_not_waited_for() {
+    let mut world = lost(3);
+    let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now);
+    world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
+    wish(&mut world, "demo-0");
+    passes(&mut world, 6);
+    assert_eq!(changes(&world)[..1], ["RestartMember demo-0"]);
+}
+
+#[test]
 fn nothing_is_forced_while_another_may_run() {
     let mut world = lost(3);
     world.down.clear();
