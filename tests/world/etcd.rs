@@ -136,6 +136,8 @@ pub struct Etcd {
     pub leader: Option<Place>,
     term: u32,
     leaderless_since: Millis,
+    /// Whom the leader has told of entries since it leads.
+    matched: Vec<Id>,
     writes: u32,
     pub acked: Vec<u32>,
     /// What went wrong that must not.
@@ -230,17 +232,22 @@ impl Etcd {
             return Boot::Ends("couldn't find local name in the initial cluster configuration");
         }
         let peers: Vec<Place> = start.list.iter().copied().filter(|peer| *peer != place).collect();
-        let peer = |of: &Self, place: &Place| of.processes.get(place).filter(|p| !p.cut).and_then(|p| of.disks.get(&p.volume)).cloned();
+        let peer =
+            |of: &Self, place: &Place| of.processes.get(place).filter(|p| !p.cut).and_then(|p| of.disks.get(&p.volume)).cloned();
         if start.new {
             let id = founder(place, start.token);
-            let bootstrapped = peers.iter().filter_map(|place| peer(self, place)).any(|disk| disk.member(id).is_some_and(|m| m.named));
+            let bootstrapped =
+                peers.iter().filter_map(|place| peer(self, place)).any(|disk| disk.member(id).is_some_and(|m| m.named));
             if bootstrapped {
                 return Boot::Ends("member has already been bootstrapped");
             }
             let mut list = start.list.clone();
             list.sort_unstable();
             let cluster = list.iter().fold(hash(&[2, start.token]), |sum, place| hash(&[sum, (*place).into()]));
-            let add = |place: &Place| Entry { term: 1, what: What::Add { id: founder(*place, start.token), place: *place, learner: false } };
+            let add = |place: &Place| Entry {
+                term: 1,
+                what: What::Add { id: founder(*place, start.token), place: *place, learner: false },
+            };
             let log: Vec<_> = list.iter().map(add).collect();
             self.begin(place, volume, id, cluster, log);
             self.processes.insert(place, run(id));
@@ -258,10 +265,10 @@ impl Etcd {
         let Some(me) = remote.members.iter().find(|member| member.place == place).copied() else {
             return Boot::Ends("no match found for existing member");
         };
-        let wiped = self.born.contains(&me.id);
+        let told = self.matched.contains(&me.id);
         self.begin(place, volume, me.id, remote.cluster, vec![]);
-        if wiped {
-            // The leader tells it of entries that it has forgotten.
+        if told {
+            // The leader goes on from entries that it has forgotten. Another leader would send it everything again.
             self.disks.remove(&volume);
             return Boot::Ends("tocommit is out of range");
         }
@@ -367,6 +374,7 @@ impl Etcd {
         self.term += 1;
         self.leader = Some(place);
         self.leaderless_since = now;
+        self.matched.clear();
         let lost = self.acked.iter().find(|write| !self.disk(place).is_some_and(|disk| disk.holds(**write)));
         if let Some(lost) = lost {
             self.broken.push(format!("the acknowledged write {lost} is lost: {place} leads without it"));
@@ -394,7 +402,11 @@ impl Etcd {
         if !lagging.is_empty() {
             let log = self.disks[&volume].log.clone();
             for (volume, _) in &lagging {
-                self.disks.get_mut(volume).expect("it is there").log.clone_from(&log);
+                let disk = self.disks.get_mut(volume).expect("it is there");
+                disk.log.clone_from(&log);
+                if !self.matched.contains(&disk.id) {
+                    self.matched.push(disk.id);
+                }
             }
         }
         self.commit(leader);
@@ -489,9 +501,9 @@ impl Etcd {
     fn connected_since(&self, place: Place, disk: &Disk, now: Millis) -> usize {
         let long = |process: &Process| now - process.since >= CONNECTED;
         let me = self.processes.get(&place);
-        let voters = disk.voters().filter(|voter| {
-            voter.place == place || (me.is_some_and(long) && self.heard(place, voter).is_some_and(long))
-        });
+        let voters = disk
+            .voters()
+            .filter(|voter| voter.place == place || (me.is_some_and(long) && self.heard(place, voter).is_some_and(long)));
         voters.count()
     }
 
@@ -501,13 +513,17 @@ impl Etcd {
         if voters > 1 && self.connected_since(at, disk, now) < (voters + 1) / 2 + 1 {
             return Err(Class::Unhealthy);
         }
+        let id = hash(&[3, place.into(), now.unsigned_abs() / 1000]);
+        if disk.member(id).is_some() {
+            // "member ID already exist"
+            return Err(Class::Other);
+        }
         if disk.members.iter().any(|m| m.place == place) {
             return Err(Class::PeerUrlExists);
         }
         if disk.members.iter().any(|m| m.learner) {
             return Err(Class::TooManyLearners);
         }
-        let id = hash(&[3, place.into(), now.unsigned_abs() / 1000]);
         let done = self.propose(What::Add { id, place, learner: true }, now);
         if done { Ok(()) } else { Err(Class::Timeout) }
     }

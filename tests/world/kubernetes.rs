@@ -334,7 +334,14 @@ impl Kubernetes {
         Ok(())
     }
 
-    pub fn annotate_pod(&mut self, place: Place, uid: &str, with: &[(&str, String)], now: Millis, rng: &mut Rng) -> Result<(), Refused> {
+    pub fn annotate_pod(
+        &mut self,
+        place: Place,
+        uid: &str,
+        with: &[(&str, String)],
+        now: Millis,
+        rng: &mut Rng,
+    ) -> Result<(), Refused> {
         let pod = self.things.pod(Slot::Pod(place)).ok_or(Refused::NotFound)?;
         let mut pod = Pod::clone(pod);
         merge(&mut pod.metadata, uid, with)?;
@@ -579,7 +586,10 @@ impl Kubernetes {
         if kept.deleting.is_some() {
             pod.metadata.deletion_timestamp = Some(Time(time(now)));
         }
-        let terminated = || ContainerState { terminated: Some(ContainerStateTerminated { exit_code: 1, ..Default::default() }), ..Default::default() };
+        let terminated = || ContainerState {
+            terminated: Some(ContainerStateTerminated { exit_code: 1, ..Default::default() }),
+            ..Default::default()
+        };
         let state = match kept.container {
             Container::Running { since } => ContainerState {
                 running: Some(ContainerStateRunning { started_at: Some(Time(time(since))) }),
@@ -602,11 +612,8 @@ impl Kubernetes {
             status: if kept.ready { "True" } else { "False" }.into(),
             ..PodCondition::default()
         };
-        pod.status = Some(PodStatus {
-            conditions: Some(vec![ready]),
-            container_statuses: Some(vec![container]),
-            ..PodStatus::default()
-        });
+        pod.status =
+            Some(PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() });
         self.put_pod(place, pod);
     }
 }
@@ -633,7 +640,11 @@ fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, versi
 }
 
 /// What is applied replaces what was, but for what others wrote.
-fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applied>(old: &Arc<K>, object: &Object, version: &str) -> Result<Arc<K>, Refused> {
+fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applied>(
+    old: &Arc<K>,
+    object: &Object,
+    version: &str,
+) -> Result<Arc<K>, Refused> {
     let was = old.meta();
     if object.uid.is_some() && object.uid != was.uid {
         return Err(Refused::Conflict);

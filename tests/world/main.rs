@@ -11,6 +11,7 @@ mod etcd;
 mod invariants;
 mod kubernetes;
 mod operator;
+mod reality;
 mod rng;
 mod run;
 mod script;
@@ -75,7 +76,11 @@ fn no_world_breaks() {
         threads.into_iter().filter_map(|thread| thread.join().expect("a world does not panic")).min_by_key(|script| script.seed)
     });
     let passes = passes.load(Ordering::Relaxed);
-    println!("{} worlds, {passes} passes in {:.1} s", next.load(Ordering::Relaxed).min(first + count) - first, began.elapsed().as_secs_f32());
+    println!(
+        "{} worlds, {passes} passes in {:.1} s",
+        next.load(Ordering::Relaxed).min(first + count) - first,
+        began.elapsed().as_secs_f32()
+    );
     if let Some(script) = broken {
         fail(script);
     }

@@ -178,8 +178,13 @@ fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observe
     let secret = |slot| things.secret(slot).map(|secret| SecretView::clone(secret));
     let bootstrap = things.config(Slot::Bootstrap).map(|it| (**it).clone());
     let mut traced = [false; PLACES as usize];
-    let mut trace = |name: &str| names.parse_member(name).into_iter().for_each(|member| traced[usize::from(place(&member))] = true);
-    for text in bootstrap.iter().flat_map(|config| config.data.iter().flatten()).filter_map(|(key, _)| key.strip_suffix(bootstrap_key::STATE_SUFFIX)) {
+    let mut trace =
+        |name: &str| names.parse_member(name).into_iter().for_each(|member| traced[usize::from(place(&member))] = true);
+    for text in bootstrap
+        .iter()
+        .flat_map(|config| config.data.iter().flatten())
+        .filter_map(|(key, _)| key.strip_suffix(bootstrap_key::STATE_SUFFIX))
+    {
         trace(text);
     }
     cluster.status.iter().flat_map(|status| &status.members).for_each(|member| trace(&member.name));
@@ -200,7 +205,10 @@ fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observe
         client_authority: secret(Slot::ClientCa),
         peer_authority: secret(Slot::PeerCa),
         operator: secret(Slot::Operator),
-        members: (0..PLACES).filter(|place| traced[usize::from(*place)] || has(*place)).map(|place| (member(place), find(place))).collect(),
+        members: (0..PLACES)
+            .filter(|place| traced[usize::from(*place)] || has(*place))
+            .map(|place| (member(place), find(place)))
+            .collect(),
         bootstrap,
         ..Observed::default()
     };
@@ -403,7 +411,8 @@ fn ledger(world: &mut World, job: &Job) -> Done {
     world.written();
     for domain in [Domain::Client, Domain::Peer] {
         let changes = job.plan.secrets.iter().filter(|change| is_current(world, change));
-        let requests: Vec<LeafRequest> = changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).cloned().collect();
+        let requests: Vec<LeafRequest> =
+            changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).cloned().collect();
         let Some(secret) = world.kubernetes.things.secret(authority(domain)).filter(|_| !requests.is_empty()) else { continue };
         let mut secret = SecretView::clone(secret);
         certificates::with_ledger(domain, &mut secret, |ledger| {

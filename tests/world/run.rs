@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
-use etcd_warden::{
-    api::EtcdCluster,
-    cluster::plan::LeafRequest,
-    names::annotation as key,
-};
+use etcd_warden::{api::EtcdCluster, cluster::plan::LeafRequest, names::annotation as key};
 
 use crate::{
     etcd::{Etcd, Listed, Millis, Place, Volume},
@@ -260,11 +256,15 @@ impl World {
                 let uid = self.kubernetes.things.budget(Slot::Budget).and_then(|budget| budget.metadata.uid.clone());
                 let _ = uid.map(|uid| self.kubernetes.delete_budget(&uid));
             }
-            Event::Lag { operator, kind, millis } => self.operator(operator, |operator| operator.cache.lag_until[kind] = now + millis),
+            Event::Lag { operator, kind, millis } => {
+                self.operator(operator, |operator| operator.cache.lag_until[kind] = now + millis)
+            }
             Event::LagAll { operator, millis } => {
                 self.operator(operator, |operator| operator.cache.lag_until.fill(now + millis));
             }
-            Event::Lose { operator, after, effective } => self.operator(operator, |operator| operator.loses = Some((after, effective))),
+            Event::Lose { operator, after, effective } => {
+                self.operator(operator, |operator| operator.loses = Some((after, effective)))
+            }
             Event::Die { operator, after } => self.operator(operator, |operator| operator.dies_after = Some(after)),
             Event::Clock { operator, off } => self.operator(operator, |operator| operator.clock = off),
             Event::Second(millis) => self.second_until = now + millis,
@@ -363,7 +363,9 @@ impl World {
                 && things.claim(Slot::Claim(place)).is_some_and(|claim| claim.metadata.deletion_timestamp.is_none())
         };
         let nothing = |place: Place| {
-            things.pod(Slot::Pod(place)).is_none() && things.set(Slot::Set(place)).is_none() && things.claim(Slot::Claim(place)).is_none()
+            things.pod(Slot::Pod(place)).is_none()
+                && things.set(Slot::Set(place)).is_none()
+                && things.claim(Slot::Claim(place)).is_none()
         };
         members.len() == wanted
             && members.iter().all(|m| !m.learner && self.is_healthy(m))
@@ -411,7 +413,14 @@ impl World {
         line(format!("members (leader at {:?}):", self.etcd.leader));
         for m in self.members() {
             let process = self.etcd.processes.get(&m.place).map(|p| (p.id == m.id, p.serving));
-            line(format!("  {} {:x} learner {} named {} process {process:?} disk {:?}", m.place, m.id, m.learner, m.named, self.lives(&m)));
+            line(format!(
+                "  {} {:x} learner {} named {} process {process:?} disk {:?}",
+                m.place,
+                m.id,
+                m.learner,
+                m.named,
+                self.lives(&m)
+            ));
         }
         for (place, kept) in &self.kubernetes.pods {
             line(format!("  pod {place} {} running {} deleting {:?}", kept.uid, kept.running(), kept.deleting));
