@@ -14,7 +14,10 @@ use x509_parser::{
     x509::AttributeTypeAndValue,
 };
 
-use super::{KeyDigest, PkiError, Serial, pem};
+use super::{KeyDigest, PkiError, Serial, pem, recent::Recent};
+
+static READ: Recent<Certificate, 512> = Recent::new();
+static VERIFIED: Recent<bool, 16_384> = Recent::new();
 
 /// A certificate: what is public of a leaf or an authority. Two are equal when their DER is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub struct Certificate {
 impl Certificate {
     /// The certificate of a text that holds one `CERTIFICATE` block and nothing else.
     pub fn from_pem(text: &[u8]) -> Result<Self, PkiError> {
-        Self::from_der(&pem::single(text, pem::CERTIFICATE)?)
+        READ.get(&[text], || Self::from_der(&pem::single(text, pem::CERTIFICATE)?))
     }
 
     /// The certificate with this DER.
@@ -159,6 +162,11 @@ impl Certificate {
 
     /// Whether an authority signed it: the names and the key identifiers agree and the signature verifies.
     pub fn is_signed_by(&self, authority: &Certificate) -> bool {
+        let verified = VERIFIED.get(&[&self.der, &authority.der], || Ok::<_, PkiError>(self.verify(authority)));
+        verified.unwrap_or_default()
+    }
+
+    fn verify(&self, authority: &Certificate) -> bool {
         let (Ok(leaf), Ok(issuer)) = (parse(&self.der), parse(&authority.der)) else { return false };
         self.authority_key_id.is_some()
             && self.authority_key_id == authority.subject_key_id

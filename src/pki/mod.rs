@@ -9,6 +9,7 @@ mod certificate;
 mod key;
 mod ledger;
 mod pem;
+mod recent;
 mod revocation;
 mod serial;
 mod stale;

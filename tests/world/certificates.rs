@@ -1,0 +1,91 @@
+//! Real authorities and leaves, made once for all worlds: making and reading them is what would cost.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
+
+use etcd_warden::{
+    cluster::{
+        observed::SecretView,
+        plan::{AuthorityRequest, LeafRequest},
+    },
+    names::authority_key,
+    pki::{Authority, Certificate, Domain, Ledger},
+};
+use jiff::Timestamp;
+
+/// When every world begins.
+pub static BEGIN: LazyLock<Timestamp> = LazyLock::new(|| "2026-03-01T12:00:00Z".parse().expect("a time"));
+
+/// A leaf as it is in a Secret.
+pub struct Leaf {
+    pub certificate: Certificate,
+    pub key_digest: String,
+}
+
+#[derive(Default)]
+struct Pool {
+    authorities: HashMap<Domain, Arc<(Authority, Authority)>>,
+    leaves: HashMap<(String, u32), Arc<Leaf>>,
+}
+
+static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
+
+fn pool() -> std::sync::MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The active and the next authority of a domain.
+fn authorities(request: &AuthorityRequest) -> Arc<(Authority, Authority)> {
+    let make = || {
+        let [active, next] =
+            request.common_names.each_ref().map(|name| Authority::create(name, request.duration, *BEGIN).expect("an authority"));
+        Arc::new((active, next))
+    };
+    pool().authorities.entry(request.domain).or_insert_with(make).clone()
+}
+
+fn authority(domain: Domain) -> Arc<(Authority, Authority)> {
+    pool().authorities[&domain].clone()
+}
+
+/// The contents of an authority's new Secret.
+pub fn authority_data(request: &AuthorityRequest) -> SecretView {
+    let both = authorities(request);
+    let digest = |authority: &Authority| authority.certificate().key_digest().to_hex().into_bytes();
+    let data = [
+        (authority_key::ACTIVE_CRT, both.0.certificate().pem().into()),
+        (authority_key::ACTIVE_KEY, digest(&both.0)),
+        (authority_key::NEXT_CRT, both.1.certificate().pem().into()),
+        (authority_key::NEXT_KEY, digest(&both.1)),
+        (authority_key::CRL, both.0.sign_crl([], *BEGIN).expect("a list")),
+        (authority_key::LEDGER, Ledger::default().to_json().expect("a ledger")),
+    ];
+    let data = data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    SecretView { type_: "Opaque".into(), data, ..SecretView::default() }
+}
+
+/// The leaf for a request, another one for each `generation`.
+pub fn leaf(request: &LeafRequest, generation: u32) -> Arc<Leaf> {
+    let key = (format!("{} {} {}", request.domain, request.holder, request.keys[0]), generation);
+    if let Some(leaf) = pool().leaves.get(&key) {
+        return leaf.clone();
+    }
+    let issued = authority(request.domain).0.issue(&request.spec, *BEGIN).expect("a leaf");
+    let made = Arc::new(Leaf { key_digest: issued.key.public_digest().to_hex(), certificate: issued.certificate });
+    // Another thread may have been first.
+    pool().leaves.entry(key).or_insert(made).clone()
+}
+
+/// Changes the ledger in an authority's Secret, and its list with it.
+pub fn with_ledger(domain: Domain, secret: &mut SecretView, change: impl FnOnce(&mut Ledger)) {
+    let mut ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).expect("a ledger");
+    let revoked: Vec<_> = ledger.revoked().collect();
+    change(&mut ledger);
+    let now: Vec<_> = ledger.revoked().collect();
+    if revoked != now {
+        secret.data.insert(authority_key::CRL.into(), authority(domain).0.sign_crl(now, *BEGIN).expect("a list"));
+    }
+    secret.data.insert(authority_key::LEDGER.into(), ledger.to_json().expect("a ledger"));
+}

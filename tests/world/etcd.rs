@@ -1,0 +1,587 @@
+//! A model of etcd: members with logs on disks, elections, the log's replication, and the rules by which members come, start
+//! and go. `reality.rs` holds it against real processes.
+//!
+//! A log is data: who has persisted which entry is known, so whether an acknowledged write survives is looked up and not
+//! assumed. Members are known by the place of their URL, which for a pod is its ordinal.
+
+use std::collections::BTreeMap;
+
+use etcd_warden::etcd::Class;
+
+use crate::rng::Rng;
+
+pub type Id = u64;
+pub type Millis = i64;
+/// Where a member listens: the ordinal of its pod.
+pub type Place = u8;
+pub type Volume = u32;
+
+/// How long members must have been connected before etcd counts on them (`HealthInterval`).
+const CONNECTED: Millis = 5_000;
+/// From the loss of a leader to the next one, at least.
+const ELECTION: Millis = 1_000;
+/// From its removal until a member stops.
+const STOPPING: Millis = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Begin,
+    Write(u32),
+    Add { id: Id, place: Place, learner: bool },
+    Promote(Id),
+    Remove(Id),
+    Publish(Id),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    term: u32,
+    what: What,
+}
+
+/// A member as a member list has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub id: Id,
+    pub place: Place,
+    pub named: bool,
+    pub learner: bool,
+}
+
+/// What is on a volume.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub id: Id,
+    pub cluster: u64,
+    log: Vec<Entry>,
+    /// How many entries of the log are committed and applied, and the members that follow from them.
+    commit: usize,
+    pub members: Vec<Listed>,
+    removed: Vec<Id>,
+}
+
+impl Disk {
+    fn apply(&mut self, commit: usize) {
+        for at in self.commit..commit {
+            match self.log[at].what {
+                What::Add { id, place, learner } => self.members.push(Listed { id, place, named: false, learner }),
+                What::Promote(id) => self.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.learner = false),
+                What::Publish(id) => self.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.named = true),
+                What::Remove(id) => {
+                    self.members.retain(|m| m.id != id);
+                    self.removed.push(id);
+                }
+                What::Begin | What::Write(_) => {}
+            }
+        }
+        self.commit = self.commit.max(commit);
+    }
+
+    fn position(&self) -> (u32, usize) {
+        (self.log.last().map_or(0, |entry| entry.term), self.log.len())
+    }
+
+    fn voters(&self) -> impl Iterator<Item = &Listed> {
+        self.members.iter().filter(|m| !m.learner)
+    }
+
+    fn quorum(&self) -> usize {
+        self.voters().count() / 2 + 1
+    }
+
+    fn member(&self, id: Id) -> Option<&Listed> {
+        self.members.iter().find(|m| m.id == id)
+    }
+
+    fn holds(&self, write: u32) -> bool {
+        self.log.iter().any(|entry| entry.what == What::Write(write))
+    }
+}
+
+/// A running process.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub id: Id,
+    pub volume: Volume,
+    pub since: Millis,
+    /// Whether it has published itself, without which its client port is silent.
+    pub serving: bool,
+    /// Until when it takes nothing from the leader.
+    pub behind_until: Millis,
+    /// Whether nobody among the members hears it.
+    pub cut: bool,
+    removed_at: Option<Millis>,
+}
+
+/// How a member is started, if it has no data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub token: u64,
+    pub list: Vec<Place>,
+    pub new: bool,
+}
+
+/// What came of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    Runs,
+    /// It ended, because of this.
+    Ends(&'static str),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Etcd {
+    pub disks: BTreeMap<Volume, Disk>,
+    pub processes: BTreeMap<Place, Process>,
+    pub leader: Option<Place>,
+    term: u32,
+    leaderless_since: Millis,
+    /// Whom the leader has told of entries since it leads.
+    matched: Vec<Id>,
+    writes: u32,
+    pub acked: Vec<u32>,
+    /// What went wrong that must not.
+    pub broken: Vec<String>,
+    /// The clusters that were founded.
+    pub founded: Vec<u64>,
+    /// Members that had data once.
+    pub born: Vec<Id>,
+    /// Members that are known by their claims, so that they must not come again without their data.
+    pub written_down: Vec<Id>,
+}
+
+fn hash(parts: &[u64]) -> u64 {
+    parts.iter().fold(0xcbf2_9ce4_8422_2325, |sum, part| Rng::new(sum ^ part.wrapping_mul(0x0100_0000_01b3)).next()).max(1)
+}
+
+/// The ID of a founder.
+fn founder(place: Place, token: u64) -> Id {
+    hash(&[1, place.into(), token])
+}
+
+impl Etcd {
+    fn disk(&self, place: Place) -> Option<&Disk> {
+        self.disks.get(&self.processes.get(&place)?.volume)
+    }
+
+    /// Whether two processes hear each other.
+    fn connected(&self, one: Place, other: Place) -> bool {
+        let up = |place| self.processes.get(&place).is_some_and(|process: &Process| one == other || !process.cut);
+        up(one) && up(other)
+    }
+
+    /// The process of a listed member, if it runs under its ID and is heard from `place`.
+    fn heard(&self, place: Place, member: &Listed) -> Option<&Process> {
+        let process = self.processes.get(&member.place).filter(|process| process.id == member.id)?;
+        self.connected(place, member.place).then_some(process)
+    }
+
+    fn heard_voters(&self, place: Place) -> usize {
+        self.disk(place).map_or(0, |disk| disk.voters().filter(|voter| self.heard(place, voter).is_some()).count())
+    }
+
+    /// The members, as a quorum knows them.
+    pub fn members(&self) -> Option<&[Listed]> {
+        let leader = self.leader?;
+        self.disk(leader).map(|disk| disk.members.as_slice())
+    }
+
+    pub fn cluster_id(&self) -> Option<u64> {
+        self.disk(self.leader?).map(|disk| disk.cluster)
+    }
+
+    /// The members as the most advanced disk has them, where there is no quorum to ask.
+    pub fn best(&self) -> &[Listed] {
+        self.disks.values().max_by_key(|disk| (disk.commit, disk.position())).map_or(&[], |disk| disk.members.as_slice())
+    }
+
+    /// Whether a member follows the leader.
+    pub fn follows(&self, place: Place) -> bool {
+        self.leader.is_some_and(|leader| {
+            self.connected(leader, place) && self.disk(place).is_some_and(|disk| disk.members.iter().any(|m| self.is(m, place)))
+        })
+    }
+
+    fn is(&self, member: &Listed, place: Place) -> bool {
+        self.processes.get(&place).is_some_and(|process| process.id == member.id)
+    }
+
+    pub fn applied(&self, place: Place) -> usize {
+        self.disk(place).map_or(0, |disk| disk.commit)
+    }
+
+    /// The disk that holds a member's data.
+    pub fn disk_of(&self, id: Id) -> Option<Volume> {
+        self.disks.iter().find(|(_, disk)| disk.id == id).map(|(volume, _)| *volume)
+    }
+
+    /// Starts a member as etcd does (`etcdserver/bootstrap.go`).
+    pub fn start(&mut self, place: Place, volume: Volume, start: &Start, now: Millis) -> Boot {
+        let run = |id| Process { id, volume, since: now, serving: false, behind_until: 0, cut: false, removed_at: None };
+        if let Some(disk) = self.disks.get(&volume) {
+            let id = disk.id;
+            // Peers answer 410 to one that they know to be removed, and it ends with code 0.
+            let told = self.processes.iter().any(|(_, peer)| !peer.cut && self.disks[&peer.volume].removed.contains(&id));
+            if told || disk.removed.contains(&id) {
+                return Boot::Ends("the member has been permanently removed");
+            }
+            self.processes.insert(place, run(id));
+            return Boot::Runs;
+        }
+        if !start.list.contains(&place) {
+            return Boot::Ends("couldn't find local name in the initial cluster configuration");
+        }
+        let peers: Vec<Place> = start.list.iter().copied().filter(|peer| *peer != place).collect();
+        let peer =
+            |of: &Self, place: &Place| of.processes.get(place).filter(|p| !p.cut).and_then(|p| of.disks.get(&p.volume)).cloned();
+        if start.new {
+            let id = founder(place, start.token);
+            let bootstrapped =
+                peers.iter().filter_map(|place| peer(self, place)).any(|disk| disk.member(id).is_some_and(|m| m.named));
+            if bootstrapped {
+                return Boot::Ends("member has already been bootstrapped");
+            }
+            let mut list = start.list.clone();
+            list.sort_unstable();
+            let cluster = list.iter().fold(hash(&[2, start.token]), |sum, place| hash(&[sum, (*place).into()]));
+            let add = |place: &Place| Entry {
+                term: 1,
+                what: What::Add { id: founder(*place, start.token), place: *place, learner: false },
+            };
+            let log: Vec<_> = list.iter().map(add).collect();
+            self.begin(place, volume, id, cluster, log);
+            self.processes.insert(place, run(id));
+            return Boot::Runs;
+        }
+        let Some(remote) = peers.iter().find_map(|place| peer(self, place)) else {
+            return Boot::Ends("could not retrieve cluster information from the given URLs");
+        };
+        if remote.members.len() != start.list.len() {
+            return Boot::Ends("member count is unequal");
+        }
+        if !remote.members.iter().all(|member| start.list.contains(&member.place)) {
+            return Boot::Ends("no match found for existing member");
+        }
+        let Some(me) = remote.members.iter().find(|member| member.place == place).copied() else {
+            return Boot::Ends("no match found for existing member");
+        };
+        let told = self.matched.contains(&me.id);
+        self.begin(place, volume, me.id, remote.cluster, vec![]);
+        if told {
+            // The leader goes on from entries that it has forgotten. Another leader would send it everything again.
+            self.disks.remove(&volume);
+            return Boot::Ends("tocommit is out of range");
+        }
+        self.processes.insert(place, run(me.id));
+        Boot::Runs
+    }
+
+    /// An empty disk becomes that of a member.
+    fn begin(&mut self, place: Place, volume: Volume, id: Id, cluster: u64, log: Vec<Entry>) {
+        if !self.founded.contains(&cluster) {
+            self.founded.push(cluster);
+        }
+        if self.founded.len() > 1 {
+            self.broken.push(format!("a second cluster is founded by {place}"));
+        }
+        if self.written_down.contains(&id) {
+            self.broken.push(format!("{place} starts under its old ID without its data"));
+        }
+        if !self.born.contains(&id) {
+            self.born.push(id);
+        }
+        let commit = log.len();
+        let mut disk = Disk { id, cluster, log, commit: 0, members: vec![], removed: vec![] };
+        disk.apply(commit);
+        self.disks.insert(volume, disk);
+    }
+
+    pub fn stop(&mut self, place: Place) {
+        self.processes.remove(&place);
+        if self.leader == Some(place) {
+            self.leader = None;
+        }
+    }
+
+    /// A volume is lost, with what is on it.
+    pub fn lose(&mut self, volume: Volume) {
+        self.disks.remove(&volume);
+        let gone: Vec<Place> = self.processes.iter().filter(|(_, p)| p.volume == volume).map(|(place, _)| *place).collect();
+        for place in gone {
+            self.stop(place);
+        }
+    }
+
+    /// What etcd does by itself. Returns the places whose process has ended because it was removed.
+    pub fn tick(&mut self, now: Millis, rng: &mut Rng) -> Vec<Place> {
+        if self.leader.is_some_and(|leader| !self.leads(leader)) {
+            self.leader = None;
+        }
+        match self.leader {
+            None if now - self.leaderless_since >= ELECTION => self.elect(now, rng),
+            None => {}
+            Some(_) => self.leaderless_since = now,
+        }
+        self.replicate(now);
+        self.publish(now);
+        let mut ended = vec![];
+        for place in self.processes.keys().copied().collect::<Vec<_>>() {
+            let process = &self.processes[&place];
+            let told = self.disks[&process.volume].removed.contains(&process.id)
+                || self.leader.is_some_and(|leader| {
+                    self.connected(leader, place) && self.disk(leader).is_some_and(|disk| disk.removed.contains(&process.id))
+                });
+            if !told {
+                continue;
+            }
+            let at = *self.processes.get_mut(&place).expect("it is there").removed_at.get_or_insert(now);
+            if now - at >= STOPPING {
+                self.stop(place);
+                ended.push(place);
+            }
+        }
+        ended
+    }
+
+    /// Whether a leader still is one: it has a quorum, and is a voter.
+    fn leads(&self, leader: Place) -> bool {
+        let Some(disk) = self.disk(leader) else { return false };
+        let id = self.processes[&leader].id;
+        disk.member(id).is_some_and(|m| !m.learner) && self.heard_voters(leader) >= disk.quorum()
+    }
+
+    fn elect(&mut self, now: Millis, rng: &mut Rng) {
+        let mut candidates: Vec<Place> = self.processes.keys().copied().collect();
+        if !candidates.is_empty() {
+            let first = usize::try_from(rng.below(candidates.len() as u64)).unwrap_or_default();
+            candidates.rotate_left(first);
+        }
+        let winner = candidates.into_iter().find(|place| {
+            let disk = self.disk(*place).expect("a process has a disk");
+            let id = self.processes[place].id;
+            let votes = disk.voters().filter(|voter| {
+                let grants = |process: &Process| self.disks[&process.volume].position() <= disk.position();
+                self.heard(*place, voter).is_some_and(grants)
+            });
+            disk.member(id).is_some_and(|m| !m.learner) && votes.count() >= disk.quorum()
+        });
+        if let Some(winner) = winner {
+            self.lead(winner, now);
+        }
+    }
+
+    fn lead(&mut self, place: Place, now: Millis) {
+        self.term += 1;
+        self.leader = Some(place);
+        self.leaderless_since = now;
+        self.matched.clear();
+        let lost = self.acked.iter().find(|write| !self.disk(place).is_some_and(|disk| disk.holds(**write)));
+        if let Some(lost) = lost {
+            self.broken.push(format!("the acknowledged write {lost} is lost: {place} leads without it"));
+        }
+        self.propose(What::Begin, now);
+    }
+
+    /// The leader's log goes to those that hear it, and what a quorum has persisted is committed.
+    fn replicate(&mut self, now: Millis) {
+        let Some(leader) = self.leader else { return };
+        let Some(source) = self.disk(leader) else { return };
+        let (length, commit, volume) = (source.log.len(), source.commit, self.processes[&leader].volume);
+        let lagging: Vec<(Volume, Place)> = source
+            .members
+            .iter()
+            .filter(|m| m.place != leader)
+            .filter_map(|m| Some((self.heard(leader, m)?, m.place)))
+            .filter(|(process, _)| process.behind_until <= now)
+            .map(|(process, place)| (process.volume, place))
+            .filter(|(volume, _)| {
+                let disk = &self.disks[volume];
+                disk.log.len() != length || disk.commit != commit || disk.log.last() != source.log.last()
+            })
+            .collect();
+        if !lagging.is_empty() {
+            let log = self.disks[&volume].log.clone();
+            for (volume, _) in &lagging {
+                let disk = self.disks.get_mut(volume).expect("it is there");
+                disk.log.clone_from(&log);
+                if !self.matched.contains(&disk.id) {
+                    self.matched.push(disk.id);
+                }
+            }
+        }
+        self.commit(leader);
+        let commit = self.disks[&volume].commit;
+        for (volume, _) in lagging {
+            self.disks.get_mut(&volume).expect("it is there").apply(commit);
+        }
+    }
+
+    fn commit(&mut self, leader: Place) {
+        loop {
+            let Some(disk) = self.disk(leader) else { return };
+            // One after the other: a change of the members counts for what follows it.
+            let next = (disk.commit + 1..=disk.log.len()).find(|at| {
+                let entry = disk.log[at - 1];
+                let has = |disk: &Disk| disk.log.get(at - 1) == Some(&entry);
+                let holders = disk.voters().filter(|voter| {
+                    let on = self.processes.get(&voter.place).filter(|p| p.id == voter.id).map(|p| p.volume);
+                    on.or_else(|| self.disk_of(voter.id)).is_some_and(|volume| has(&self.disks[&volume]))
+                });
+                entry.term == self.term && holders.count() >= disk.quorum()
+            });
+            let Some(next) = next else { return };
+            let volume = self.processes[&leader].volume;
+            let disk = self.disks.get_mut(&volume).expect("a leader has a disk");
+            // Up to the first change of the members, which may change who must hold the rest.
+            let until = (disk.commit + 1..=next)
+                .find(|at| matches!(disk.log[at - 1].what, What::Add { .. } | What::Promote(_) | What::Remove(_)))
+                .unwrap_or(next);
+            disk.apply(until);
+        }
+    }
+
+    /// Members publish themselves, and serve once they have.
+    fn publish(&mut self, now: Millis) {
+        let Some(leader) = self.leader else { return };
+        for place in self.processes.keys().copied().collect::<Vec<_>>() {
+            let process = &self.processes[&place];
+            if process.serving || process.behind_until > now || !self.connected(leader, place) {
+                continue;
+            }
+            let id = process.id;
+            let Some(listed) = self.disk(leader).and_then(|disk| disk.member(id)).copied() else { continue };
+            if self.disk(place).is_none_or(|disk| disk.member(id).is_none()) {
+                continue;
+            }
+            if listed.named || self.propose(What::Publish(id), now) {
+                self.processes.get_mut(&place).expect("it is there").serving = true;
+            }
+        }
+    }
+
+    /// Puts an entry into the leader's log, and says whether it is committed.
+    fn propose(&mut self, what: What, now: Millis) -> bool {
+        let Some(leader) = self.leader else { return false };
+        let (term, volume) = (self.term, self.processes[&leader].volume);
+        let disk = self.disks.get_mut(&volume).expect("a leader has a disk");
+        disk.log.push(Entry { term, what });
+        let at = disk.log.len();
+        self.replicate(now);
+        let committed = self.disks[&volume].commit >= at;
+        if !self.leads(leader) {
+            self.leader = None;
+        }
+        committed
+    }
+
+    /// A client writes; it is acknowledged if it is committed.
+    pub fn write(&mut self, now: Millis) -> bool {
+        if self.leader.is_none_or(|leader| !self.processes[&leader].serving) {
+            return false;
+        }
+        self.writes += 1;
+        let write = self.writes;
+        let acked = self.propose(What::Write(write), now);
+        if acked {
+            self.acked.push(write);
+        }
+        acked
+    }
+
+    // What clients ask of the leader.
+
+    fn ready(&self, place: Place) -> Result<&Disk, Class> {
+        if self.leader != Some(place) {
+            return Err(if self.leader.is_none() { Class::NoLeader } else { Class::NotLeader });
+        }
+        self.disk(place).filter(|_| self.leads(place)).ok_or(Class::Timeout)
+    }
+
+    /// The voters with which a member has been connected for long enough, itself too.
+    fn connected_since(&self, place: Place, disk: &Disk, now: Millis) -> usize {
+        let long = |process: &Process| now - process.since >= CONNECTED;
+        let me = self.processes.get(&place);
+        let voters = disk
+            .voters()
+            .filter(|voter| voter.place == place || (me.is_some_and(long) && self.heard(place, voter).is_some_and(long)));
+        voters.count()
+    }
+
+    pub fn add_learner(&mut self, at: Place, place: Place, now: Millis) -> Result<(), Class> {
+        let disk = self.ready(at)?;
+        let voters = disk.voters().count();
+        if voters > 1 && self.connected_since(at, disk, now) < (voters + 1) / 2 + 1 {
+            return Err(Class::Unhealthy);
+        }
+        let id = hash(&[3, place.into(), now.unsigned_abs() / 1000]);
+        if disk.member(id).is_some() {
+            // "member ID already exist"
+            return Err(Class::Other);
+        }
+        if disk.members.iter().any(|m| m.place == place) {
+            return Err(Class::PeerUrlExists);
+        }
+        if disk.members.iter().any(|m| m.learner) {
+            return Err(Class::TooManyLearners);
+        }
+        let done = self.propose(What::Add { id, place, learner: true }, now);
+        if done { Ok(()) } else { Err(Class::Timeout) }
+    }
+
+    pub fn promote(&mut self, at: Place, id: Id, now: Millis) -> Result<(), Class> {
+        let disk = self.ready(at)?;
+        let listed = disk.member(id).copied().ok_or(Class::MemberNotFound)?;
+        if !listed.learner {
+            return Err(Class::NotLearner);
+        }
+        let log = self.disk_of(id).map_or(0, |volume| self.disks[&volume].log.len());
+        if self.heard(at, &listed).is_none() || log * 10 < disk.log.len() * 9 {
+            return Err(Class::LearnerNotReady);
+        }
+        let started = disk.voters().filter(|m| m.named).count() + usize::from(listed.named);
+        if started < (disk.voters().count() + 1) / 2 + 1 {
+            return Err(Class::NotEnoughStarted);
+        }
+        if self.propose(What::Promote(id), now) { Ok(()) } else { Err(Class::Timeout) }
+    }
+
+    pub fn remove(&mut self, at: Place, id: Id, now: Millis) -> Result<(), Class> {
+        let disk = self.ready(at)?;
+        let listed = disk.member(id).copied().ok_or(Class::MemberNotFound)?;
+        if !listed.learner {
+            let voters = disk.voters().count();
+            let started = disk.voters().filter(|m| m.named && m.id != id).count();
+            if started < (voters - 1) / 2 + 1 {
+                return Err(Class::NotEnoughStarted);
+            }
+            let active = self.heard(at, &listed).is_some();
+            if active && self.connected_since(at, disk, now) < 2 + (voters - 1) / 2 {
+                return Err(Class::Unhealthy);
+            }
+        }
+        if self.propose(What::Remove(id), now) { Ok(()) } else { Err(Class::Timeout) }
+    }
+
+    pub fn move_leader(&mut self, at: Place, to: Id, now: Millis) -> Result<(), Class> {
+        let disk = self.ready(at)?;
+        let target = disk.member(to).filter(|m| !m.learner).copied().ok_or(Class::BadLeader)?;
+        let process = self.heard(at, &target).ok_or(Class::BadLeader)?;
+        // It must have the whole log first.
+        if process.behind_until > now || self.disks[&process.volume].position() < disk.position() {
+            return Err(Class::Timeout);
+        }
+        self.lead(target.place, now);
+        Ok(())
+    }
+
+    /// Whether the voters that run, but for those in `doomed`, are a quorum.
+    pub fn has_quorum(&self, doomed: &[Place]) -> bool {
+        let members = self.members().unwrap_or_else(|| self.best());
+        let voters = members.iter().filter(|m| !m.learner);
+        let up = |m: &&Listed| {
+            !doomed.contains(&m.place) && self.processes.get(&m.place).is_some_and(|process| process.id == m.id && !process.cut)
+        };
+        let (all, up) = voters.fold((0, 0), |(all, n), m| (all + 1, n + usize::from(up(&m))));
+        all > 0 && up > all / 2
+    }
+}

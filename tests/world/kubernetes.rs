@@ -1,0 +1,680 @@
+//! A model of Kubernetes: objects with versions and the watches that tell of them, the StatefulSet controller, kubelets, claims
+//! and their volumes, evictions and the disruption budget.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use etcd_warden::{
+    api::EtcdCluster,
+    cluster::{
+        observed::{SecretView, StartState, annotation, start_state},
+        plan::Object,
+    },
+    names::{MemberName, Names, annotation as key, bootstrap_key},
+};
+use k8s_openapi::{
+    api::{
+        apps::v1::{StatefulSet, StatefulSetStatus},
+        core::v1::{
+            ConfigMap, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+            PersistentVolumeClaim, Pod, PodCondition, PodStatus, Service,
+        },
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{ObjectMeta, Time},
+        util::intstr::IntOrString,
+    },
+};
+use kube::Resource;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    etcd::{Boot, Etcd, Millis, Place, Start, Volume},
+    rng::Rng,
+    time,
+};
+
+/// How many ordinals there are.
+pub const PLACES: Place = 10;
+
+/// Where an object is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    Cluster,
+    Bootstrap,
+    CaConfig,
+    PeerService,
+    ClientService,
+    Budget,
+    ClientCa,
+    PeerCa,
+    Operator,
+    Claim(Place),
+    Set(Place),
+    Pod(Place),
+    Secret(Place),
+}
+
+const SLOTS: usize = 9 + 4 * PLACES as usize;
+/// The kinds that are watched, each by a watch of its own.
+pub const KINDS: usize = 8;
+
+impl Slot {
+    fn index(self) -> usize {
+        let member = |kind: usize, place: Place| 9 + kind * usize::from(PLACES) + usize::from(place);
+        match self {
+            Self::Cluster => 0,
+            Self::Bootstrap => 1,
+            Self::CaConfig => 2,
+            Self::PeerService => 3,
+            Self::ClientService => 4,
+            Self::Budget => 5,
+            Self::ClientCa => 6,
+            Self::PeerCa => 7,
+            Self::Operator => 8,
+            Self::Claim(place) => member(0, place),
+            Self::Set(place) => member(1, place),
+            Self::Pod(place) => member(2, place),
+            Self::Secret(place) => member(3, place),
+        }
+    }
+
+    fn kind(self) -> usize {
+        match self {
+            Self::Cluster => 0,
+            Self::Bootstrap | Self::CaConfig => 1,
+            Self::PeerService | Self::ClientService => 2,
+            Self::Budget => 3,
+            Self::ClientCa | Self::PeerCa | Self::Operator | Self::Secret(_) => 4,
+            Self::Claim(_) => 5,
+            Self::Set(_) => 6,
+            Self::Pod(_) => 7,
+        }
+    }
+}
+
+/// An object.
+#[derive(Clone)]
+pub enum Thing {
+    Cluster(Arc<EtcdCluster>),
+    Config(Arc<ConfigMap>),
+    Service(Arc<Service>),
+    Budget(Arc<PodDisruptionBudget>),
+    Secret(Arc<SecretView>),
+    Claim(Arc<PersistentVolumeClaim>),
+    Set(Arc<StatefulSet>),
+    Pod(Arc<Pod>),
+}
+
+/// Objects by their slots: what the API server has, or what a watch has told.
+#[derive(Clone)]
+pub struct Things(Vec<Option<Thing>>);
+
+macro_rules! getter {
+    ($name:ident, $variant:ident, $type:ty) => {
+        pub fn $name(&self, slot: Slot) -> Option<&Arc<$type>> {
+            match self.0[slot.index()].as_ref()? {
+                Thing::$variant(thing) => Some(thing),
+                _ => None,
+            }
+        }
+    };
+}
+
+impl Things {
+    fn new() -> Self {
+        Self(vec![None; SLOTS])
+    }
+    getter!(cluster, Cluster, EtcdCluster);
+    getter!(config, Config, ConfigMap);
+    getter!(service, Service, Service);
+    getter!(budget, Budget, PodDisruptionBudget);
+    getter!(secret, Secret, SecretView);
+    getter!(claim, Claim, PersistentVolumeClaim);
+    getter!(set, Set, StatefulSet);
+    getter!(pod, Pod, Pod);
+}
+
+/// What a watch has told so far.
+#[derive(Clone)]
+pub struct Cache {
+    pub things: Things,
+    seen: [usize; KINDS],
+    /// Until when each watch is silent.
+    pub lag_until: [Millis; KINDS],
+}
+
+/// Why a write was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is not what it was, or is there already.
+    Conflict,
+    NotFound,
+    /// The disruption budget.
+    Budget,
+}
+
+#[derive(Clone, Debug)]
+enum Container {
+    Waiting { until: Millis },
+    Running { since: Millis },
+}
+
+/// What a kubelet knows of a pod.
+#[derive(Clone)]
+pub struct Kept {
+    pub uid: String,
+    volume: Option<Volume>,
+    container: Container,
+    crashes: u32,
+    started: bool,
+    pub deleting: Option<Millis>,
+    ready: bool,
+    probe_at: Millis,
+    /// The files that the container sees.
+    pub mounted: Option<Arc<SecretView>>,
+    refresh_at: Option<Millis>,
+}
+
+impl Kept {
+    pub fn running(&self) -> bool {
+        matches!(self.container, Container::Running { .. })
+    }
+}
+
+#[derive(Clone)]
+pub struct Kubernetes {
+    pub things: Things,
+    log: [Vec<(Slot, Option<Thing>)>; KINDS],
+    version: u64,
+    pub pods: BTreeMap<Place, Kept>,
+    /// When a controller looks at a StatefulSet next.
+    set_at: [Millis; PLACES as usize],
+    /// Nodes that are down, and until when.
+    pub down_until: [Millis; PLACES as usize],
+    volumes: BTreeMap<String, Volume>,
+    next_volume: Volume,
+}
+
+pub fn names() -> Names {
+    Names::new("demo", "ns", "cluster.local")
+}
+
+pub fn member(place: Place) -> MemberName {
+    names().member(place.into())
+}
+
+pub fn place(member: &MemberName) -> Place {
+    Place::try_from(member.ordinal()).unwrap_or(PLACES)
+}
+
+impl Kubernetes {
+    pub fn new(cluster: EtcdCluster) -> Self {
+        let mut new = Self {
+            things: Things::new(),
+            log: Default::default(),
+            version: 0,
+            pods: BTreeMap::new(),
+            set_at: [0; PLACES as usize],
+            down_until: [0; PLACES as usize],
+            volumes: BTreeMap::new(),
+            next_volume: 0,
+        };
+        new.put_cluster(cluster);
+        new
+    }
+
+    /// Everything that was told is forgotten, so that copies are small; only caches that are up to date stay valid.
+    pub fn forget(&mut self) {
+        self.log = Default::default();
+    }
+
+    fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    fn tell(&mut self, slot: Slot, thing: Option<Thing>) {
+        self.things.0[slot.index()].clone_from(&thing);
+        self.log[slot.kind()].push((slot, thing));
+    }
+
+    /// A cache that has just been filled.
+    pub fn list(&self) -> Cache {
+        Cache { things: self.things.clone(), seen: std::array::from_fn(|kind| self.log[kind].len()), lag_until: [0; KINDS] }
+    }
+
+    /// What watches tell until now, and whether there was anything.
+    pub fn watch(&self, cache: &mut Cache, now: Millis) -> bool {
+        let mut news = false;
+        for kind in 0..KINDS {
+            if cache.lag_until[kind] > now {
+                continue;
+            }
+            for (slot, thing) in &self.log[kind][cache.seen[kind]..] {
+                cache.things.0[slot.index()].clone_from(thing);
+                news = true;
+            }
+            cache.seen[kind] = self.log[kind].len();
+        }
+        news
+    }
+
+    pub fn cluster(&self) -> &EtcdCluster {
+        self.things.cluster(Slot::Cluster).expect("it is never deleted")
+    }
+
+    pub fn put_cluster(&mut self, mut cluster: EtcdCluster) {
+        cluster.metadata.resource_version = Some(self.next_version());
+        self.tell(Slot::Cluster, Some(Thing::Cluster(Arc::new(cluster))));
+    }
+
+    pub fn put_secret(&mut self, slot: Slot, mut secret: SecretView) {
+        secret.meta.resource_version = Some(self.next_version());
+        self.tell(slot, Some(Thing::Secret(Arc::new(secret))));
+    }
+
+    fn put_claim(&mut self, place: Place, mut claim: PersistentVolumeClaim) {
+        claim.metadata.resource_version = Some(self.next_version());
+        self.tell(Slot::Claim(place), Some(Thing::Claim(Arc::new(claim))));
+    }
+
+    fn put_set(&mut self, place: Place, mut set: StatefulSet) {
+        set.metadata.resource_version = Some(self.next_version());
+        self.tell(Slot::Set(place), Some(Thing::Set(Arc::new(set))));
+    }
+
+    pub fn put_pod(&mut self, place: Place, mut pod: Pod) {
+        pod.metadata.resource_version = Some(self.next_version());
+        self.tell(Slot::Pod(place), Some(Thing::Pod(Arc::new(pod))));
+    }
+
+    /// Server-side apply, as `k8s::apply` uses it.
+    pub fn apply(&mut self, object: &Object) -> Result<(), Refused> {
+        let names = names();
+        let of = |text: &str| place(&names.parse_member(text).expect("a member's object"));
+        let slot = match object.resource.kind.as_str() {
+            "StatefulSet" => Slot::Set(of(&object.name)),
+            "PersistentVolumeClaim" => Slot::Claim(of(object.name.trim_start_matches("data-"))),
+            "PodDisruptionBudget" => Slot::Budget,
+            "Service" if object.name == names.peer_service() => Slot::PeerService,
+            "Service" => Slot::ClientService,
+            "ConfigMap" if object.name == names.ca_config() => Slot::CaConfig,
+            "ConfigMap" => Slot::Bootstrap,
+            other => panic!("nobody applies a {other}"),
+        };
+        let version = self.next_version();
+        let thing = match self.things.0[slot.index()].clone() {
+            Some(Thing::Set(old)) => Thing::Set(changed(&old, object, &version)?),
+            Some(Thing::Claim(old)) => Thing::Claim(changed(&old, object, &version)?),
+            Some(Thing::Budget(old)) => Thing::Budget(changed(&old, object, &version)?),
+            Some(Thing::Service(old)) => Thing::Service(changed(&old, object, &version)?),
+            Some(Thing::Config(old)) => Thing::Config(changed(&old, object, &version)?),
+            Some(_) => panic!("{slot:?} is another kind"),
+            // With a uid nothing is made.
+            None if object.uid.is_some() => return Err(Refused::Conflict),
+            None => match slot {
+                Slot::Set(_) => Thing::Set(made(object, &version)),
+                Slot::Claim(_) => Thing::Claim(made(object, &version)),
+                Slot::Budget => Thing::Budget(made(object, &version)),
+                Slot::PeerService | Slot::ClientService => Thing::Service(made(object, &version)),
+                _ => Thing::Config(made(object, &version)),
+            },
+        };
+        self.tell(slot, Some(thing));
+        Ok(())
+    }
+
+    /// Merges annotations into a claim or a pod that must be the one with this uid.
+    pub fn annotate_claim(&mut self, place: Place, uid: &str, with: &[(&str, String)]) -> Result<(), Refused> {
+        let claim = self.things.claim(Slot::Claim(place)).ok_or(Refused::NotFound)?;
+        let mut claim = PersistentVolumeClaim::clone(claim);
+        merge(&mut claim.metadata, uid, with)?;
+        self.put_claim(place, claim);
+        Ok(())
+    }
+
+    pub fn annotate_pod(
+        &mut self,
+        place: Place,
+        uid: &str,
+        with: &[(&str, String)],
+        now: Millis,
+        rng: &mut Rng,
+    ) -> Result<(), Refused> {
+        let pod = self.things.pod(Slot::Pod(place)).ok_or(Refused::NotFound)?;
+        let mut pod = Pod::clone(pod);
+        merge(&mut pod.metadata, uid, with)?;
+        self.put_pod(place, pod);
+        // The kubelet refreshes the files of a pod that it is told about.
+        if let Some(kept) = self.pods.get_mut(&place) {
+            kept.refresh_at = Some(now + rng.between(100, 1_500));
+        }
+        Ok(())
+    }
+
+    pub fn delete_budget(&mut self, uid: &str) -> Result<(), Refused> {
+        let there = self.things.budget(Slot::Budget).ok_or(Refused::NotFound)?;
+        check(&there.metadata, uid)?;
+        self.tell(Slot::Budget, None);
+        Ok(())
+    }
+
+    pub fn delete_set(&mut self, place: Place, uid: &str) -> Result<(), Refused> {
+        let there = self.things.set(Slot::Set(place)).ok_or(Refused::NotFound)?;
+        check(&there.metadata, uid)?;
+        self.tell(Slot::Set(place), None);
+        Ok(())
+    }
+
+    /// The claim stays until no pod uses it (`pvc-protection`).
+    pub fn delete_claim(&mut self, place: Place, uid: Option<&str>, now: Millis) -> Result<(), Refused> {
+        let there = self.things.claim(Slot::Claim(place)).ok_or(Refused::NotFound)?;
+        if let Some(uid) = uid {
+            check(&there.metadata, uid)?;
+        }
+        if there.metadata.deletion_timestamp.is_none() {
+            let mut claim = PersistentVolumeClaim::clone(there);
+            claim.metadata.deletion_timestamp = Some(Time(time(now)));
+            self.put_claim(place, claim);
+        }
+        Ok(())
+    }
+
+    /// A pod is to go: its process gets its signal, and it is gone when that has ended.
+    pub fn delete_pod(&mut self, place: Place, now: Millis, rng: &mut Rng) {
+        let Some(kept) = self.pods.get_mut(&place).filter(|kept| kept.deleting.is_none()) else { return };
+        kept.deleting = Some(now + rng.between(200, 2_000));
+        kept.ready = false;
+        self.show(place, now);
+    }
+
+    /// The Eviction API (`registry/core/pod/storage/eviction.go`), where a pod that is not ready may always go.
+    pub fn evict(&mut self, place: Place, uid: Option<&str>, now: Millis, rng: &mut Rng) -> Result<(), Refused> {
+        let kept = self.pods.get(&place).filter(|kept| kept.deleting.is_none()).ok_or(Refused::NotFound)?;
+        if uid.is_some_and(|uid| kept.uid != uid) {
+            return Err(Refused::Conflict);
+        }
+        let budget = self.things.budget(Slot::Budget).and_then(|budget| budget.spec.as_ref()?.min_available.clone());
+        if let Some(IntOrString::Int(least)) = budget.filter(|_| kept.ready) {
+            let healthy = self.pods.values().filter(|kept| kept.ready && kept.deleting.is_none()).count();
+            if i32::try_from(healthy).unwrap_or_default() <= least {
+                return Err(Refused::Budget);
+            }
+        }
+        self.delete_pod(place, now, rng);
+        Ok(())
+    }
+
+    /// The volume that a member's claim is bound to.
+    pub fn volume(&self, place: Place) -> Option<Volume> {
+        self.volumes.get(self.things.claim(Slot::Claim(place))?.metadata.uid.as_deref()?).copied()
+    }
+
+    /// What controllers and kubelets do by themselves.
+    pub fn tick(&mut self, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
+        for place in 0..PLACES {
+            self.bind(place, etcd, now);
+            self.control(place, now, rng);
+            if self.pods.contains_key(&place) && self.down_until[usize::from(place)] <= now {
+                self.keep(place, etcd, now, rng);
+            } else if self.pods.contains_key(&place) {
+                etcd.stop(place);
+                self.probe(place, false, now);
+            }
+        }
+    }
+
+    /// Claims are bound when they are made, and gone when nothing uses them.
+    fn bind(&mut self, place: Place, etcd: &mut Etcd, _now: Millis) {
+        let Some(claim) = self.things.claim(Slot::Claim(place)) else { return };
+        let uid = claim.metadata.uid.clone().unwrap_or_default();
+        if claim.metadata.deletion_timestamp.is_some() && !self.pods.contains_key(&place) {
+            self.tell(Slot::Claim(place), None);
+            if let Some(volume) = self.volumes.remove(&uid) {
+                etcd.lose(volume);
+            }
+        } else if !self.volumes.contains_key(&uid) {
+            self.next_volume += 1;
+            self.volumes.insert(uid, self.next_volume);
+        }
+    }
+
+    /// The StatefulSet controller and the garbage collector.
+    fn control(&mut self, place: Place, now: Millis, rng: &mut Rng) {
+        let at = &mut self.set_at[usize::from(place)];
+        let Some(set) = self.things.set(Slot::Set(place)) else {
+            *at = 0;
+            if self.pods.contains_key(&place) {
+                self.delete_pod(place, now, rng);
+            }
+            return;
+        };
+        let current = set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation);
+        if current && self.pods.contains_key(&place) {
+            *at = 0;
+            return;
+        }
+        if *at == 0 {
+            *at = now + rng.between(50, 600);
+        }
+        if *at > now {
+            return;
+        }
+        *at = 0;
+        let set = StatefulSet::clone(set);
+        if !current {
+            let mut set = set.clone();
+            let status = set.status.get_or_insert_with(StatefulSetStatus::default);
+            status.observed_generation = set.metadata.generation;
+            status.update_revision = annotation(&set.metadata, key::APPLIED).map(str::to_owned);
+            self.put_set(place, set);
+        }
+        if !self.pods.contains_key(&place) {
+            self.make_pod(place, &set, now, rng);
+        }
+    }
+
+    fn make_pod(&mut self, place: Place, set: &StatefulSet, now: Millis, rng: &mut Rng) {
+        let uid = format!("pod-{}", self.version);
+        let mut meta = set.spec.template.metadata.clone().unwrap_or_default();
+        let revision = annotation(&set.metadata, key::APPLIED).unwrap_or_default().to_owned();
+        meta.labels.get_or_insert_default().insert("controller-revision-hash".into(), revision);
+        (meta.name, meta.uid) = (Some(names().pod(&member(place))), Some(uid.clone()));
+        self.pods.insert(
+            place,
+            Kept {
+                uid,
+                volume: None,
+                container: Container::Waiting { until: now + rng.between(200, 2_500) },
+                crashes: 0,
+                started: false,
+                deleting: None,
+                ready: false,
+                probe_at: 0,
+                mounted: None,
+                refresh_at: None,
+            },
+        );
+        self.put_pod(place, Pod { metadata: meta, ..Pod::default() });
+    }
+
+    /// A kubelet.
+    fn keep(&mut self, place: Place, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
+        let kept = self.pods.get_mut(&place).expect("it is there");
+        if let Some(gone_at) = kept.deleting {
+            etcd.stop(place);
+            if gone_at <= now {
+                self.pods.remove(&place);
+                self.tell(Slot::Pod(place), None);
+            }
+            return;
+        }
+        if kept.refresh_at.is_some_and(|at| at <= now) {
+            kept.refresh_at = None;
+            kept.mounted = self.things.secret(Slot::Secret(place)).cloned();
+        }
+        match kept.container {
+            Container::Running { since: _ } if !etcd.processes.contains_key(&place) => {
+                // The back-off of restarts, shorter than in reality.
+                kept.crashes += 1;
+                let delay = 1_000 << kept.crashes.min(5);
+                kept.container = Container::Waiting { until: now + delay };
+                kept.ready = false;
+                self.show(place, now);
+            }
+            Container::Running { .. } => {
+                let ready = etcd.processes[&place].serving && etcd.follows(place) && !is_learner(etcd, place);
+                if ready != kept.ready && kept.probe_at == 0 {
+                    kept.probe_at = now + if ready { rng.between(100, 1_500) } else { rng.between(1_000, 8_000) };
+                }
+                self.probe(place, ready, now);
+            }
+            Container::Waiting { until } if until <= now => self.start(place, etcd, now, rng),
+            Container::Waiting { .. } => {}
+        }
+    }
+
+    fn probe(&mut self, place: Place, ready: bool, now: Millis) {
+        let kept = self.pods.get_mut(&place).expect("it is there");
+        if ready == kept.ready {
+            kept.probe_at = 0;
+        } else if kept.probe_at == 0 {
+            kept.probe_at = now + 3_000;
+        } else if kept.probe_at <= now {
+            (kept.ready, kept.probe_at) = (ready, 0);
+            self.show(place, now);
+        }
+    }
+
+    fn start(&mut self, place: Place, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
+        let volume = self.things.claim(Slot::Claim(place)).filter(|claim| claim.metadata.deletion_timestamp.is_none());
+        let volume = volume.and_then(|_| self.volume(place));
+        let secret = self.things.secret(Slot::Secret(place)).cloned();
+        let env = self.env(place);
+        let kept = self.pods.get_mut(&place).expect("it is there");
+        // A pod that was started keeps its volume, whatever becomes of the claim.
+        kept.volume = kept.volume.or(volume);
+        let (Some(volume), Some(secret), Some(env)) = (kept.volume, secret, env) else {
+            kept.container = Container::Waiting { until: now + rng.between(500, 3_000) };
+            return;
+        };
+        kept.mounted = Some(kept.mounted.take().filter(|_| kept.started).unwrap_or(secret));
+        (kept.started, kept.container) = (true, Container::Running { since: now });
+        // A process that ends at once is found gone when the kubelet looks next.
+        if etcd.start(place, volume, &env, now) == Boot::Runs && kept.crashes > 0 {
+            kept.crashes = 0;
+        }
+        self.show(place, now);
+    }
+
+    /// What the container reads when it starts.
+    fn env(&self, place: Place) -> Option<Start> {
+        let config = self.things.config(Slot::Bootstrap)?;
+        let (names, member) = (names(), member(place));
+        let list = config.data.as_ref()?.get(&bootstrap_key::cluster(&member))?;
+        let of = |entry: &str| Some(crate::kubernetes::place(&names.member_at(entry.split_once('=')?.1)?));
+        let new = matches!(start_state(config, &member, &names.initial_entry(&member))?, StartState::New);
+        Some(Start { token: 1, list: list.split(',').filter_map(of).collect(), new })
+    }
+
+    /// Writes what a kubelet knows of a pod into the pod.
+    fn show(&mut self, place: Place, now: Millis) {
+        let kept = &self.pods[&place];
+        let Some(pod) = self.things.pod(Slot::Pod(place)) else { return };
+        let mut pod = Pod::clone(pod);
+        if kept.deleting.is_some() {
+            pod.metadata.deletion_timestamp = Some(Time(time(now)));
+        }
+        let terminated = || ContainerState {
+            terminated: Some(ContainerStateTerminated { exit_code: 1, ..Default::default() }),
+            ..Default::default()
+        };
+        let state = match kept.container {
+            Container::Running { since } => ContainerState {
+                running: Some(ContainerStateRunning { started_at: Some(Time(time(since))) }),
+                ..ContainerState::default()
+            },
+            Container::Waiting { .. } => ContainerState {
+                waiting: Some(ContainerStateWaiting { reason: Some("CrashLoopBackOff".into()), message: None }),
+                ..ContainerState::default()
+            },
+        };
+        let container = ContainerStatus {
+            name: "etcd".into(),
+            state: Some(state),
+            restart_count: i32::try_from(kept.crashes).unwrap_or_default(),
+            last_state: (kept.crashes > 0).then(terminated),
+            ..ContainerStatus::default()
+        };
+        let ready = PodCondition {
+            type_: "Ready".into(),
+            status: if kept.ready { "True" } else { "False" }.into(),
+            ..PodCondition::default()
+        };
+        pod.status =
+            Some(PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() });
+        self.put_pod(place, pod);
+    }
+}
+
+fn is_learner(etcd: &Etcd, place: Place) -> bool {
+    etcd.members().unwrap_or_default().iter().any(|m| m.place == place && m.learner)
+}
+
+fn check(meta: &ObjectMeta, uid: &str) -> Result<(), Refused> {
+    if meta.uid.as_deref() == Some(uid) { Ok(()) } else { Err(Refused::Conflict) }
+}
+
+fn merge(meta: &mut ObjectMeta, uid: &str, with: &[(&str, String)]) -> Result<(), Refused> {
+    check(meta, uid)?;
+    meta.annotations.get_or_insert_default().extend(with.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    Ok(())
+}
+
+fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, version: &str) -> Arc<K> {
+    let mut new: K = serde_json::from_value(object.body.clone()).expect("it is what it says");
+    let meta = new.meta_mut();
+    (meta.uid, meta.resource_version, meta.generation) = (Some(format!("uid-{version}")), Some(version.into()), Some(1));
+    Arc::new(new)
+}
+
+/// What is applied replaces what was, but for what others wrote.
+fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applied>(
+    old: &Arc<K>,
+    object: &Object,
+    version: &str,
+) -> Result<Arc<K>, Refused> {
+    let was = old.meta();
+    if object.uid.is_some() && object.uid != was.uid {
+        return Err(Refused::Conflict);
+    }
+    if object.uid.is_none() && object.is_held_by(&serde_json::to_value(&**old).expect("it is JSON")) {
+        return Ok(old.clone());
+    }
+    let mut new: K = serde_json::from_value(object.body.clone()).expect("it is what it says");
+    new.keep(old);
+    let meta = new.meta_mut();
+    (meta.uid, meta.resource_version) = (was.uid.clone(), Some(version.into()));
+    meta.generation = was.generation.map(|generation| generation + 1);
+    meta.deletion_timestamp.clone_from(&was.deletion_timestamp);
+    for (key, value) in was.annotations.iter().flatten() {
+        meta.annotations.get_or_insert_default().entry(key.clone()).or_insert_with(|| value.clone());
+    }
+    Ok(Arc::new(new))
+}
+
+/// What an object keeps when it is applied anew.
+trait Applied {
+    fn keep(&mut self, _old: &Self) {}
+}
+
+impl Applied for StatefulSet {
+    fn keep(&mut self, old: &Self) {
+        self.status.clone_from(&old.status);
+    }
+}
+impl Applied for PersistentVolumeClaim {}
+impl Applied for PodDisruptionBudget {}
+impl Applied for Service {}
+impl Applied for ConfigMap {}

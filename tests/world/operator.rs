@@ -1,0 +1,509 @@
+//! The operator: its caches, and passes whose stages are the real ones where they are pure. A pass is a list of deeds, so that
+//! anything may happen between two of them.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use etcd_warden::{
+    api::EtcdCluster,
+    cluster::{
+        act::Acted,
+        build,
+        observed::{Answer, Observed, ObservedMember, SecretView, annotation, pod_ready, running_since},
+        plan::{self, AuthorityRequest, Fresh, LeafRequest, Object, Plan, PodNote, SecretChange, Step},
+        status::{self, Judgement},
+        validate::{ValidatedCluster, validate},
+    },
+    etcd::{Change, Class, Member, MemberList, MemberStatus},
+    names::{MemberName, annotation as key, bootstrap_key, member_key},
+    pki::{Domain, Holder},
+};
+use jiff::SignedDuration;
+
+use crate::{
+    certificates,
+    etcd::{Millis, Place},
+    kubernetes::{Cache, PLACES, Refused, Slot, member, names, place},
+    run::World,
+    time,
+};
+
+/// While a cluster is founded, a pod that has just started is not asked (`observe.rs`).
+const STARTING: SignedDuration = SignedDuration::from_secs(15);
+
+/// A running operator.
+#[derive(Clone)]
+pub struct Operator {
+    pub cache: Cache,
+    next: Millis,
+    /// How far its clock is off.
+    pub clock: Millis,
+    job: Option<Arc<Job>>,
+    queue: VecDeque<Deed>,
+    /// After how many more deeds it dies.
+    pub dies_after: Option<u8>,
+    /// After how many more deeds one of them gets lost, and whether it has taken effect.
+    pub loses: Option<(u8, bool)>,
+}
+
+/// What a pass goes on.
+struct Job {
+    cluster: EtcdCluster,
+    valid: ValidatedCluster,
+    observed: Observed,
+    plan: Plan,
+}
+
+#[derive(Clone)]
+enum Deed {
+    Authorities(usize),
+    Ledger,
+    Secret(usize),
+    Object(usize),
+    Note(usize),
+    EndReplacement,
+    Read,
+    Take(Box<Step>, Option<MemberName>),
+    Report,
+}
+
+/// What came of a deed.
+#[derive(Clone, Copy)]
+enum Done {
+    Yes,
+    /// The pass goes on, and the next one comes soon.
+    No,
+}
+
+impl Operator {
+    pub fn new(cache: Cache, now: Millis) -> Self {
+        Self { cache, next: now, clock: 0, job: None, queue: VecDeque::new(), dies_after: None, loses: None }
+    }
+
+    pub fn idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+/// Lets an operator go on. Returns whether it is still alive.
+pub fn advance(world: &mut World, index: usize) -> bool {
+    let now = world.now;
+    let mut operator = std::mem::take(&mut world.operators[index]).expect("it runs");
+    if world.kubernetes.watch(&mut operator.cache, now) {
+        operator.next = operator.next.min(now);
+    }
+    if operator.queue.is_empty() && operator.next <= now {
+        begin(world, &mut operator);
+    }
+    while let Some(deed) = operator.queue.pop_front() {
+        if operator.dies_after.as_mut().is_some_and(|left| left.checked_sub(1).map(|less| *left = less).is_none()) {
+            world.note(|| format!("operator {index} dies"));
+            return false;
+        }
+        let lost = operator.loses.as_mut().and_then(|(left, after)| match left.checked_sub(1) {
+            Some(less) => {
+                *left = less;
+                None
+            }
+            None => Some(*after),
+        });
+        if lost.is_some() {
+            operator.loses = None;
+        }
+        let job = operator.job.clone().expect("deeds have a job");
+        let done = match lost {
+            Some(false) if !matches!(deed, Deed::Read) => {
+                world.note(|| format!("operator {index}: a deed gets lost"));
+                Done::No
+            }
+            _ => act(world, &mut operator, &job, &deed),
+        };
+        let done = if lost == Some(true) { Done::No } else { done };
+        if matches!(done, Done::No) {
+            operator.next = operator.next.min(now + 500);
+        }
+        // What was not written down is not handed out.
+        if matches!((deed, done), (Deed::Ledger, Done::No)) {
+            operator.queue.retain(|deed| !matches!(deed, Deed::Secret(_)));
+        }
+        if world.interleaves() {
+            break;
+        }
+    }
+    world.operators[index] = Some(operator);
+    true
+}
+
+/// Observes, validates and plans.
+fn begin(world: &mut World, operator: &mut Operator) {
+    let now = time(world.now + operator.clock);
+    let Some(cluster) = operator.cache.things.cluster(Slot::Cluster).map(|cluster| EtcdCluster::clone(cluster)) else { return };
+    let valid = validate(&cluster, "cluster.local").expect("the spec is a good one");
+    let observed = observe(world, operator, &cluster);
+    let plan = plan::plan(&valid, &observed, now);
+    world.passes += 1;
+    world.note(|| {
+        let objects: Vec<_> = plan.objects.iter().map(Object::describe).collect();
+        let step = plan.step.as_ref().map(Step::in_words);
+        let said: Vec<_> = plan.waits.iter().chain(&plan.problems).map(|note| note.message.as_str()).collect();
+        format!("pass: {objects:?} {} secrets {} notes; {step:?}; {said:?}", plan.secrets.len(), plan.pods.len())
+    });
+    operator.next = world.now + Millis::try_from(plan.next_check.as_millis()).unwrap_or_default();
+    let mut queue = VecDeque::new();
+    if plan.refused.is_none() && !valid.paused {
+        queue.extend((0..plan.authorities.len()).map(Deed::Authorities));
+        let is_set = |at: &usize| plan.objects[*at].resource.kind == "StatefulSet";
+        queue.extend((0..plan.objects.len()).filter(|at| !is_set(at)).map(Deed::Object));
+        if plan.secrets.iter().any(|change| !change.leaves.is_empty()) {
+            queue.push_back(Deed::Ledger);
+        }
+        queue.extend((0..plan.secrets.len()).map(Deed::Secret));
+        queue.extend((0..plan.objects.len()).filter(is_set).map(Deed::Object));
+        queue.extend((0..plan.pods.len()).map(Deed::Note));
+        if plan.replaced {
+            queue.push_back(Deed::EndReplacement);
+        }
+        if plan.step.is_some() {
+            queue.push_back(Deed::Read);
+        }
+    }
+    queue.push_back(Deed::Report);
+    operator.queue = queue;
+    operator.job = Some(Arc::new(Job { cluster, valid, observed, plan }));
+}
+
+/// What `observe.rs` gathers: objects from the caches, and what members answer.
+fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observed {
+    let things = &operator.cache.things;
+    let names = names();
+    let secret = |slot| things.secret(slot).map(|secret| SecretView::clone(secret));
+    let bootstrap = things.config(Slot::Bootstrap).map(|it| (**it).clone());
+    let mut traced = [false; PLACES as usize];
+    let mut trace =
+        |name: &str| names.parse_member(name).into_iter().for_each(|member| traced[usize::from(place(&member))] = true);
+    for text in bootstrap
+        .iter()
+        .flat_map(|config| config.data.iter().flatten())
+        .filter_map(|(key, _)| key.strip_suffix(bootstrap_key::STATE_SUFFIX))
+    {
+        trace(text);
+    }
+    cluster.status.iter().flat_map(|status| &status.members).for_each(|member| trace(&member.name));
+    let find = |place: Place| ObservedMember {
+        claim: things.claim(Slot::Claim(place)).map(|it| (**it).clone()),
+        stateful_set: things.set(Slot::Set(place)).map(|it| (**it).clone()),
+        pod: things.pod(Slot::Pod(place)).map(|it| (**it).clone()),
+        secret: secret(Slot::Secret(place)),
+        ..ObservedMember::default()
+    };
+    let has = |place: Place| things.claim(Slot::Claim(place)).is_some() || things.set(Slot::Set(place)).is_some();
+    let mut observed = Observed {
+        status: cluster.status.clone().unwrap_or_default(),
+        client_service: things.service(Slot::ClientService).map(|it| (**it).clone()),
+        peer_service: things.service(Slot::PeerService).map(|it| (**it).clone()),
+        disruption_budget: things.budget(Slot::Budget).map(|it| (**it).clone()),
+        ca_config: things.config(Slot::CaConfig).map(|it| (**it).clone()),
+        client_authority: secret(Slot::ClientCa),
+        peer_authority: secret(Slot::PeerCa),
+        operator: secret(Slot::Operator),
+        members: (0..PLACES)
+            .filter(|place| traced[usize::from(*place)] || has(*place))
+            .map(|place| (member(place), find(place)))
+            .collect(),
+        bootstrap,
+        ..Observed::default()
+    };
+    if observed.operator.is_none() {
+        observed.list = Err("the operator has no certificate for it yet".into());
+        return observed;
+    }
+    let founding = observed.status.cluster_id.is_none();
+    let now = time(world.now + operator.clock);
+    for (name, member) in &mut observed.members {
+        let Some(pod) = &member.pod else { continue };
+        match running_since(pod) {
+            None => member.etcd = Answer::NotAsked("its container does not run".into()),
+            Some(since) if founding && !pod_ready(pod) && now.duration_since(since) < STARTING => {
+                member.etcd = Answer::NotAsked("it is starting".into());
+            }
+            Some(_) => {
+                let place = place(name);
+                let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                member.etcd = ask(world, place, uid);
+                let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED).map(str::to_owned);
+                let secret = member.secret.as_ref().map(SecretView::fingerprint);
+                if secret.is_some() && secret != confirmed {
+                    member.peer_leaf = Some(served(world, place, uid, member_key::PEER_CRT));
+                }
+            }
+        }
+    }
+    let answers = observed.members.values().filter_map(|member| member.etcd.status());
+    observed.list = list(world, answers);
+    for listed in observed.list.iter().flat_map(|list| &list.members).filter_map(|m| names.member_at(m.peer_urls.first()?)) {
+        let place = place(&listed);
+        observed.members.entry(listed).or_insert_with(|| find(place));
+    }
+    observed
+}
+
+/// The leaf that a pod serves, if it is the one that runs.
+fn served(world: &World, place: Place, uid: &str, key: &str) -> Result<Vec<u8>, String> {
+    let kept = world.kubernetes.pods.get(&place).filter(|kept| kept.uid == uid && kept.running());
+    let kept = kept.filter(|_| world.etcd.processes.contains_key(&place) && world.silent_until[usize::from(place)] <= world.now);
+    let mounted = kept.and_then(|kept| kept.mounted.as_ref()).ok_or("no connection within 2.5 s")?;
+    Ok(mounted.certificate(key).ok_or("nothing")?.map_err(|e| e.to_string())?.der().to_vec())
+}
+
+fn ask(world: &World, place: Place, uid: &str) -> Answer {
+    match (served(world, place, uid, member_key::SERVER_CRT), world.etcd.processes.get(&place)) {
+        (Ok(leaf), Some(process)) if process.serving => {
+            let best = world.etcd.members().unwrap_or_else(|| world.etcd.best());
+            let follows = world.etcd.follows(place);
+            let leader = world.etcd.leader.filter(|_| follows).and_then(|leader| Some(world.etcd.processes.get(&leader)?.id));
+            let applied = world.etcd.applied(place) as u64;
+            let status = MemberStatus {
+                cluster_id: world.etcd.disks[&process.volume].cluster,
+                member_id: process.id,
+                leader: leader.unwrap_or_default(),
+                raft_term: 2,
+                raft_index: applied,
+                raft_applied_index: applied,
+                is_learner: best.iter().any(|m| m.id == process.id && m.learner),
+                version: "3.6.16".into(),
+                db_size: 20_480,
+                errors: vec![],
+            };
+            Answer::Reached(leaf, Ok(status))
+        }
+        (Ok(_), _) => Answer::Unreachable("does not answer on port 2379 yet".into()),
+        (Err(problem), _) => Answer::Unreachable(problem),
+    }
+}
+
+/// A list from the first voter that a quorum stands behind.
+fn list<'a>(world: &World, mut answers: impl Iterator<Item = &'a MemberStatus>) -> Result<MemberList, String> {
+    let asked = answers.any(|status| !status.is_learner && status.leader != 0);
+    let members = world.etcd.members().filter(|_| asked).ok_or("no member answers")?;
+    let members = members.iter().map(|listed| {
+        let name = member(listed.place);
+        Member {
+            id: listed.id,
+            name: if listed.named { name.to_string() } else { String::new() },
+            peer_urls: vec![names().peer_url(&name)],
+            client_urls: if listed.named { vec![names().client_url(&name)] } else { vec![] },
+            is_learner: listed.learner,
+        }
+    });
+    Ok(MemberList { cluster_id: world.etcd.cluster_id().unwrap_or_default(), members: members.collect() })
+}
+
+/// What `step.rs` reads before a step.
+fn read(world: &World, step: &Step) -> Fresh {
+    let mut fresh = Fresh::default();
+    for place in 0..PLACES {
+        let Some(pod) = world.kubernetes.things.pod(Slot::Pod(place)) else { continue };
+        fresh.pods.insert(member(place), (**pod).clone());
+        if let Answer::Reached(_, Ok(status)) = ask(world, place, pod.metadata.uid.as_deref().unwrap_or_default()) {
+            fresh.answers.insert(member(place), status);
+        }
+    }
+    fresh.list = list(world, fresh.answers.values()).ok();
+    if let Step::AddLearner { member } = step {
+        fresh.claim = world.kubernetes.things.claim(Slot::Claim(place(member))).map(|claim| claim.metadata.clone());
+    }
+    fresh
+}
+
+fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Done {
+    let now = time(world.now + operator.clock);
+    match deed {
+        Deed::Authorities(at) => create(world, &job.valid, &job.plan.authorities[*at]),
+        Deed::Object(at) => {
+            world.written();
+            of(world.kubernetes.apply(&job.plan.objects[*at]))
+        }
+        Deed::Ledger => ledger(world, job),
+        Deed::Secret(at) => change_secret(world, &job.valid, &job.plan.secrets[*at]),
+        Deed::Note(at) => annotate(world, &job.plan.pods[*at]),
+        Deed::EndReplacement => {
+            world.written();
+            let mut cluster = world.kubernetes.cluster().clone();
+            cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
+            world.kubernetes.put_cluster(cluster);
+            Done::No
+        }
+        Deed::Read => {
+            let step = job.plan.step.as_ref().expect("it is planned");
+            let fresh = read(world, step);
+            match plan::recheck(step, &job.valid, job.observed.status.cluster_id.as_deref(), &fresh) {
+                Err(why) => world.note(|| format!("not taken: {}: {why}", step.in_words())),
+                Ok(step) => {
+                    world.judge(&step);
+                    let leader = plan::leader(&fresh).cloned();
+                    operator.queue.push_front(Deed::Take(Box::new(step), leader));
+                    return Done::Yes;
+                }
+            }
+            Done::No
+        }
+        Deed::Take(step, leader) => {
+            world.written();
+            let before = world.has_quorum();
+            let taken = take(world, &job.valid, step, leader.as_ref());
+            world.note(|| format!("{}: {taken:?}", step.in_words()));
+            world.after(step, before);
+            Done::No
+        }
+        Deed::Report => {
+            let judgement = Judgement::Planned(Box::new(job.valid.clone()), Box::new(job.plan.clone()));
+            let report = status::report(&job.cluster, &job.observed, &judgement, &Acted::default(), now);
+            if job.cluster.status.as_ref() == Some(&report.status) {
+                return Done::Yes;
+            }
+            let mut cluster = world.kubernetes.cluster().clone();
+            if cluster.metadata.resource_version != job.cluster.metadata.resource_version {
+                return Done::No;
+            }
+            world.written();
+            cluster.status = Some(report.status);
+            world.kubernetes.put_cluster(cluster);
+            Done::Yes
+        }
+    }
+}
+
+fn of(result: Result<(), Refused>) -> Done {
+    if result.is_ok() { Done::Yes } else { Done::No }
+}
+
+fn create(world: &mut World, valid: &ValidatedCluster, request: &AuthorityRequest) -> Done {
+    let slot = authority(request.domain);
+    if world.kubernetes.things.secret(slot).is_some() {
+        return Done::No;
+    }
+    world.written();
+    let mut secret = certificates::authority_data(request);
+    secret.meta = build::retained(valid, request.secret.clone());
+    world.kubernetes.put_secret(slot, secret);
+    Done::Yes
+}
+
+fn authority(domain: Domain) -> Slot {
+    match domain {
+        Domain::Client => Slot::ClientCa,
+        Domain::Peer => Slot::PeerCa,
+    }
+}
+
+fn slot_of(change: &SecretChange) -> Slot {
+    let member = change.name.strip_suffix("-tls").and_then(|name| names().parse_member(name));
+    member.map_or(Slot::Operator, |member| Slot::Secret(place(&member)))
+}
+
+/// Whether a Secret is still what a change was planned on.
+fn is_current(world: &World, change: &SecretChange) -> bool {
+    let there = world.kubernetes.things.secret(slot_of(change)).and_then(|secret| secret.meta.resource_version.as_ref());
+    there == change.version.as_ref()
+}
+
+/// Everything that is issued in a pass is written down before it is handed out.
+fn ledger(world: &mut World, job: &Job) -> Done {
+    world.written();
+    for domain in [Domain::Client, Domain::Peer] {
+        let changes = job.plan.secrets.iter().filter(|change| is_current(world, change));
+        let requests: Vec<LeafRequest> =
+            changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).cloned().collect();
+        let Some(secret) = world.kubernetes.things.secret(authority(domain)).filter(|_| !requests.is_empty()) else { continue };
+        let mut secret = SecretView::clone(secret);
+        certificates::with_ledger(domain, &mut secret, |ledger| {
+            for request in &requests {
+                let generation = world.issue(request);
+                ledger.record(&certificates::leaf(request, generation).certificate, request.holder.clone());
+            }
+        });
+        world.kubernetes.put_secret(authority(domain), secret);
+    }
+    Done::Yes
+}
+
+fn change_secret(world: &mut World, valid: &ValidatedCluster, change: &SecretChange) -> Done {
+    let slot = slot_of(change);
+    if !is_current(world, change) {
+        return Done::No;
+    }
+    world.written();
+    let new = || SecretView { meta: build::owned(valid, change.name.clone()), ..SecretView::default() };
+    let mut secret = world.kubernetes.things.secret(slot).map_or_else(new, |secret| SecretView::clone(secret));
+    secret.meta.labels.get_or_insert_default().extend(change.labels.clone());
+    secret.type_ = change.type_.into();
+    secret.data.extend(change.files.clone());
+    for request in &change.leaves {
+        let leaf = certificates::leaf(request, world.issued(request));
+        secret.data.insert(request.keys[0].into(), leaf.certificate.pem().into());
+        secret.data.insert(request.keys[1].into(), leaf.key_digest.clone().into());
+    }
+    world.kubernetes.put_secret(slot, secret);
+    Done::Yes
+}
+
+fn annotate(world: &mut World, note: &PodNote) -> Done {
+    world.written();
+    let Some(member) = note.pod.strip_suffix("-0").and_then(|name| names().parse_member(name)) else { return Done::No };
+    let with: Vec<_> = note.annotations.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+    of(world.kubernetes.annotate_pod(place(&member), &note.uid, &with, world.now, &mut world.rng))
+}
+
+fn take(world: &mut World, valid: &ValidatedCluster, step: &Step, leader: Option<&MemberName>) -> Result<(), String> {
+    let now = world.now;
+    if let Some(change) = plan::change(step, valid) {
+        let leader = place(leader.ok_or("no member leads")?);
+        // What the operator reaches is the process in the leader's pod of the moment before.
+        let reached = world.etcd.processes.get(&leader).is_some_and(|process| process.serving);
+        if !reached || world.silent_until[usize::from(leader)] > now {
+            return Err(format!("{:?}", Class::Unavailable));
+        }
+        let etcd = &mut world.etcd;
+        let done = match change {
+            Change::AddLearner { peer_url } => {
+                let member = names().member_at(&peer_url).expect("a member's URL");
+                etcd.add_learner(leader, place(&member), now)
+            }
+            Change::Promote { id } => etcd.promote(leader, id, now),
+            Change::Remove { id } => etcd.remove(leader, id, now),
+            Change::MoveLeader { to } => etcd.move_leader(leader, to, now),
+        };
+        return done.map_err(|class| format!("{class:?}"));
+    }
+    let kubernetes = &mut world.kubernetes;
+    let done = match step {
+        Step::LockBootstrap { cluster_id, members } => {
+            let mut done = Ok(());
+            for (name, id, uid) in members {
+                let with = [(key::CLUSTER_ID, format!("{cluster_id:x}")), (key::MEMBER_ID, format!("{id:x}"))];
+                done = done.and(kubernetes.annotate_claim(place(name), uid, &with));
+                world.etcd.written_down.push(*id);
+            }
+            done
+        }
+        Step::Revoke { domain, holders } => {
+            revoke(world, *domain, holders);
+            Ok(())
+        }
+        Step::DeleteBudget { uid } => kubernetes.delete_budget(uid),
+        Step::DeleteStatefulSet { member, uid } => kubernetes.delete_set(place(member), uid),
+        Step::DeleteClaim { member, uid } => kubernetes.delete_claim(place(member), Some(uid), now),
+        Step::RestartMember { member, pod_uid } => kubernetes.evict(place(member), Some(pod_uid), now, &mut world.rng),
+        _ => Ok(()),
+    };
+    done.map_err(|why| format!("{why:?}"))
+}
+
+fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) {
+    let Some(secret) = world.kubernetes.things.secret(authority(domain)) else { return };
+    let mut secret = SecretView::clone(secret);
+    let now = time(world.now);
+    certificates::with_ledger(domain, &mut secret, |ledger| {
+        ledger.revoke(|issued| holders.contains(&issued.holder), now);
+    });
+    world.kubernetes.put_secret(authority(domain), secret);
+}

@@ -1,0 +1,435 @@
+//! A world and its time: what happens to it, what goes on by itself, and whether it becomes as wanted in the end.
+
+use std::{collections::BTreeMap, sync::OnceLock};
+
+use etcd_warden::{api::EtcdCluster, cluster::plan::LeafRequest, names::annotation as key};
+
+use crate::{
+    etcd::{Etcd, Listed, Millis, Place, Volume},
+    kubernetes::{Kubernetes, PLACES, Slot, member},
+    operator::{self, Operator},
+    rng::Rng,
+    script::{Event, Script},
+};
+
+/// How often everything is looked at.
+const TICK: Millis = 250;
+/// How long a world is given to become as wanted once nothing more happens to it.
+const PATIENCE: Millis = 1_800_000;
+/// How long nothing must happen before a world counts as done.
+const QUIET: Millis = 25_000;
+/// After what time in which it was as wanted a world must not be written to any more.
+const RESTLESS: Millis = 120_000;
+
+#[derive(Clone)]
+pub struct World {
+    pub now: Millis,
+    pub kubernetes: Kubernetes,
+    pub etcd: Etcd,
+    /// Each runs or is dead.
+    pub operators: Vec<Option<Operator>>,
+    /// When a dead operator is started again; the second one, only until then.
+    starts_at: Millis,
+    second_until: Millis,
+    pub silent_until: [Millis; PLACES as usize],
+    cut_until: [Millis; PLACES as usize],
+    pub rng: Rng,
+    generations: BTreeMap<(String, &'static str), u32>,
+    pub passes: u64,
+    /// When an operator wrote last.
+    written_at: Millis,
+    /// How much has happened that no operator could know of.
+    pub surprises: u64,
+    decided: (Millis, u64),
+    pub broken: Vec<String>,
+    pub trace: Option<Vec<String>>,
+    calm: bool,
+}
+
+fn cluster(replicas: u8) -> EtcdCluster {
+    let spec = serde_saphyr::from_str(&format!("replicas: {replicas}")).expect("a spec");
+    let mut cluster = EtcdCluster::new("demo", spec);
+    let meta = &mut cluster.metadata;
+    meta.namespace = Some("ns".into());
+    meta.uid = Some("0a1b2c3d-0000-4000-8000-000000000001".into());
+    meta.generation = Some(1);
+    cluster
+}
+
+/// A world with a cluster that is as wanted, made once for each number of members.
+fn founded(replicas: u8) -> World {
+    static FOUNDED: [OnceLock<World>; 10] = [const { OnceLock::new() }; 10];
+    FOUNDED[usize::from(replicas)]
+        .get_or_init(|| {
+            let mut world = World::new(replicas, 0);
+            world.calm = true;
+            world.heal();
+            assert_eq!(world.broken, Vec::<String>::new(), "a cluster of {replicas} can be founded");
+            world.kubernetes.forget();
+            world.operators[0] = Some(Operator::new(world.kubernetes.list(), world.now));
+            world
+        })
+        .clone()
+}
+
+impl World {
+    fn new(replicas: u8, seed: u64) -> Self {
+        let kubernetes = Kubernetes::new(cluster(replicas));
+        let first = Operator::new(kubernetes.list(), 0);
+        Self {
+            now: 0,
+            kubernetes,
+            etcd: Etcd::default(),
+            operators: vec![Some(first), None],
+            starts_at: 0,
+            second_until: 0,
+            silent_until: [0; PLACES as usize],
+            cut_until: [0; PLACES as usize],
+            rng: Rng::new(seed),
+            generations: BTreeMap::new(),
+            passes: 0,
+            written_at: 0,
+            surprises: 0,
+            decided: (0, 0),
+            broken: vec![],
+            trace: None,
+            calm: false,
+        }
+    }
+
+    /// Runs a script to its end and until the world is as wanted.
+    pub fn run(script: &Script, traced: bool) -> Self {
+        let mut world = if script.unfounded { Self::new(script.replicas, 0) } else { founded(script.replicas) };
+        world.rng = Rng::new(script.seed ^ 0x5eed);
+        world.calm = false;
+        world.trace = traced.then(Vec::new);
+        for (gap, event) in &script.events {
+            world.go(*gap);
+            if !world.broken.is_empty() {
+                return world;
+            }
+            world.note(|| format!("--- {event:?}"));
+            world.strike(event);
+        }
+        let after = world.rng.between(0, 8_000);
+        world.go(after);
+        world.heal();
+        world
+    }
+
+    pub fn note(&mut self, text: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>8.2} s  {}", now as f64 / 1000.0, text()));
+        }
+    }
+
+    /// Whether something else goes on between this deed of an operator and the next.
+    pub fn interleaves(&mut self) -> bool {
+        !self.calm && self.rng.one_in(6)
+    }
+
+    /// An operator writes.
+    pub fn written(&mut self) {
+        self.written_at = self.now;
+    }
+
+    /// The next leaf for a holder; which one that was is told by [`World::issued`].
+    pub fn issue(&mut self, request: &LeafRequest) -> u32 {
+        let generation = self.generations.entry((request.holder.to_string(), request.keys[0])).or_default();
+        *generation += 1;
+        *generation
+    }
+
+    pub fn issued(&self, request: &LeafRequest) -> u32 {
+        self.generations.get(&(request.holder.to_string(), request.keys[0])).copied().unwrap_or_default()
+    }
+
+    /// Time passes.
+    fn go(&mut self, millis: Millis) {
+        let until = self.now + millis;
+        while self.now < until && self.broken.is_empty() {
+            self.now += TICK;
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now;
+        for place in 0..PLACES {
+            let cut = self.cut_until[usize::from(place)] > now;
+            if let Some(process) = self.etcd.processes.get_mut(&place)
+                && process.cut != cut
+            {
+                process.cut = cut;
+                process.since = now;
+            }
+        }
+        self.kubernetes.tick(&mut self.etcd, now, &mut self.rng);
+        for place in self.etcd.tick(now, &mut self.rng) {
+            self.note(|| format!("{place} has been removed and ends"));
+        }
+        if now % 1_000 == 0 {
+            self.etcd.write(now);
+        }
+        for index in 0..self.operators.len() {
+            if index == 1 && self.second_until <= now {
+                self.operators[1] = None;
+            } else if self.operators[index].is_none() {
+                if self.starts_at <= now {
+                    self.operators[index] = Some(Operator::new(self.kubernetes.list(), now));
+                }
+            } else if !operator::advance(self, index) {
+                self.starts_at = now + self.rng.between(500, 4_000);
+            }
+        }
+        self.broken.append(&mut self.etcd.broken);
+        let learners = self.etcd.members().unwrap_or_default().iter().filter(|m| m.learner).count();
+        if learners > 1 {
+            self.broken.push("there are two learners".into());
+        }
+    }
+
+    fn members(&self) -> Vec<Listed> {
+        self.etcd.members().unwrap_or_else(|| self.etcd.best()).to_vec()
+    }
+
+    /// The volume with a member's data, unless it is about to go.
+    fn lives(&self, listed: &Listed) -> Option<Volume> {
+        let volume = self.etcd.disk_of(listed.id)?;
+        let claim = self.kubernetes.things.claim(Slot::Claim(listed.place))?;
+        (self.kubernetes.volume(listed.place) == Some(volume) && claim.metadata.deletion_timestamp.is_none()).then_some(volume)
+    }
+
+    /// Whether a majority of the voters' disks lives without this one.
+    fn can_spare(&self, place: Place) -> bool {
+        let voters: Vec<_> = self.members().into_iter().filter(|m| !m.learner).collect();
+        let left = voters.iter().filter(|m| m.place != place && self.lives(m).is_some()).count();
+        left > voters.len() / 2
+    }
+
+    /// Something happens.
+    fn strike(&mut self, event: &Event) {
+        self.surprises += 1;
+        let now = self.now;
+        match *event {
+            Event::Scale(replicas) => self.edit(|cluster| {
+                cluster.spec.replicas = replicas.into();
+                cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
+            }),
+            Event::Restart(at) => self.wish(key::RESTARTED_AT, Some(at.to_string())),
+            Event::Replace(place) => self.wish(key::REPLACE, Some(member(place).to_string())),
+            Event::KillPod(place) => self.kubernetes.delete_pod(place, now, &mut self.rng),
+            Event::KillAllPods => (0..PLACES).for_each(|place| self.kubernetes.delete_pod(place, now, &mut self.rng)),
+            Event::Crash(place) => self.etcd.stop(place),
+            Event::Drain(place) => drop(self.kubernetes.evict(place, None, now, &mut self.rng)),
+            Event::LoseClaim(place) => {
+                if self.can_spare(place) && self.kubernetes.delete_claim(place, None, now).is_ok() {
+                    self.kubernetes.delete_pod(place, now, &mut self.rng);
+                }
+            }
+            Event::Wipe(place) => {
+                if let Some(volume) = self.kubernetes.volume(place).filter(|_| self.can_spare(place)) {
+                    self.etcd.lose(volume);
+                }
+            }
+            Event::NodeDown(place, millis) => {
+                self.kubernetes.down_until[usize::from(place)] = now + millis;
+                self.etcd.stop(place);
+            }
+            Event::Silence(place, millis) => self.silent_until[usize::from(place)] = now + millis,
+            Event::Cut(place, millis) => self.cut_until[usize::from(place)] = now + millis,
+            Event::Behind(place, millis) => {
+                if let Some(process) = self.etcd.processes.get_mut(&place) {
+                    process.behind_until = now + millis;
+                }
+            }
+            Event::RemoveByHand(place) => {
+                let listed = self.members().into_iter().find(|m| m.place == place);
+                if let (Some(listed), Some(leader)) = (listed, self.etcd.leader)
+                    && self.can_spare(place)
+                {
+                    let _ = self.etcd.remove(leader, listed.id, now);
+                }
+            }
+            Event::LoseBudget => {
+                let uid = self.kubernetes.things.budget(Slot::Budget).and_then(|budget| budget.metadata.uid.clone());
+                let _ = uid.map(|uid| self.kubernetes.delete_budget(&uid));
+            }
+            Event::Lag { operator, kind, millis } => {
+                self.operator(operator, |operator| operator.cache.lag_until[kind] = now + millis)
+            }
+            Event::LagAll { operator, millis } => {
+                self.operator(operator, |operator| operator.cache.lag_until.fill(now + millis));
+            }
+            Event::Lose { operator, after, effective } => {
+                self.operator(operator, |operator| operator.loses = Some((after, effective)))
+            }
+            Event::Die { operator, after } => self.operator(operator, |operator| operator.dies_after = Some(after)),
+            Event::Clock { operator, off } => self.operator(operator, |operator| operator.clock = off),
+            Event::Second(millis) => self.second_until = now + millis,
+        }
+    }
+
+    fn operator(&mut self, index: u8, change: impl FnOnce(&mut Operator)) {
+        if let Some(operator) = &mut self.operators[usize::from(index)] {
+            change(operator);
+        }
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut EtcdCluster)) {
+        let mut cluster = self.kubernetes.cluster().clone();
+        change(&mut cluster);
+        self.kubernetes.put_cluster(cluster);
+    }
+
+    fn wish(&mut self, key: &str, value: Option<String>) {
+        self.edit(|cluster| {
+            let annotations = cluster.metadata.annotations.get_or_insert_default();
+            match value {
+                Some(value) => drop(annotations.insert(key.into(), value)),
+                None => drop(annotations.remove(key)),
+            }
+        });
+    }
+
+    /// Nothing more happens to the world, and it has to become as wanted and stay so.
+    fn heal(&mut self) {
+        self.note(|| "--- nothing more happens".into());
+        self.second_until = 0;
+        self.silent_until.fill(0);
+        self.cut_until.fill(0);
+        self.kubernetes.down_until.fill(0);
+        self.etcd.processes.values_mut().for_each(|process| process.behind_until = 0);
+        if let Some(operator) = &mut self.operators[0] {
+            operator.cache.lag_until.fill(0);
+            (operator.loses, operator.dies_after, operator.clock) = (None, None, 0);
+        }
+        let end = self.now + PATIENCE;
+        let mut good_since = self.now;
+        let mut asked_at = self.now;
+        while self.broken.is_empty() {
+            self.go(TICK);
+            if !self.is_as_wanted() {
+                good_since = self.now;
+            }
+            if self.now - good_since.max(self.written_at) >= QUIET {
+                return;
+            }
+            if self.now - good_since >= RESTLESS {
+                self.broken.push("it is as wanted for long, and still written to".into());
+            }
+            if self.now - asked_at >= 15_000 {
+                asked_at = self.now;
+                self.ask();
+            }
+            if self.now > end {
+                self.broken.push("it does not become as wanted".into());
+            }
+        }
+    }
+
+    /// What only a user can do: name the member whose volume came back empty, and take back a wish that names nobody.
+    fn ask(&mut self) {
+        let members = self.members();
+        let wish = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
+        let named = |m: &Listed| Some(member(m.place).to_string()) == wish;
+        if wish.is_some() && !members.iter().any(named) {
+            self.wish(key::REPLACE, None);
+        } else if wish.is_none() {
+            let born = |m: &&Listed| self.etcd.born.contains(&m.id);
+            let wiped = members.iter().filter(born).find(|m| self.etcd.disk_of(m.id).is_none()).copied();
+            if let Some(wiped) = wiped {
+                self.note(|| format!("the user asks for {} to be replaced", wiped.place));
+                self.wish(key::REPLACE, Some(member(wiped.place).to_string()));
+            }
+        }
+    }
+
+    /// Whether the members are those that are wanted, all of them serve, and nothing is left of others.
+    fn is_as_wanted(&self) -> bool {
+        let Some(members) = self.etcd.members() else { return false };
+        let cluster = self.kubernetes.cluster();
+        let wanted = usize::try_from(cluster.spec.replicas).unwrap_or_default();
+        let here = |place: Place| members.iter().any(|m| m.place == place);
+        let things = &self.kubernetes.things;
+        let restarted = cluster.metadata.annotations.as_ref().and_then(|all| all.get(key::RESTARTED_AT));
+        let complete = |place: Place| {
+            let pod = things.pod(Slot::Pod(place));
+            let made = pod.and_then(|pod| pod.metadata.annotations.as_ref()?.get(key::RESTARTED_AT));
+            pod.is_some_and(|pod| etcd_warden::cluster::observed::pod_ready(pod))
+                && (restarted.is_none() || made == restarted)
+                && things.set(Slot::Set(place)).is_some()
+                && things.claim(Slot::Claim(place)).is_some_and(|claim| claim.metadata.deletion_timestamp.is_none())
+        };
+        let nothing = |place: Place| {
+            things.pod(Slot::Pod(place)).is_none()
+                && things.set(Slot::Set(place)).is_none()
+                && things.claim(Slot::Claim(place)).is_none()
+        };
+        members.len() == wanted
+            && members.iter().all(|m| !m.learner && self.is_healthy(m))
+            && (0..PLACES).all(|place| if here(place) { complete(place) } else { nothing(place) })
+            && self.operators[0].as_ref().is_some_and(Operator::idle)
+    }
+
+    /// Whether a member serves, as an operator could see if it looked now.
+    pub fn is_healthy(&self, listed: &Listed) -> bool {
+        let process = self.etcd.processes.get(&listed.place).filter(|process| process.id == listed.id);
+        let kept = self.kubernetes.pods.get(&listed.place);
+        process.is_some_and(|process| process.serving)
+            && self.etcd.follows(listed.place)
+            && kept.is_some_and(|kept| kept.deleting.is_none())
+            && self.silent_until[usize::from(listed.place)] <= self.now
+    }
+
+    /// Members whose process is about to end.
+    fn doomed(&self) -> Vec<Place> {
+        self.kubernetes.pods.iter().filter(|(_, kept)| kept.deleting.is_some()).map(|(place, _)| *place).collect()
+    }
+
+    /// Whether those that will go on are a quorum.
+    pub fn has_quorum(&self) -> bool {
+        self.etcd.has_quorum(&self.doomed())
+    }
+
+    /// An operator has decided, on what it read in this very moment.
+    pub fn decide(&mut self) {
+        self.decided = (self.now, self.surprises);
+    }
+
+    /// Whether nothing can have happened since.
+    pub fn is_as_decided(&self) -> bool {
+        self.decided == (self.now, self.surprises)
+    }
+
+    /// Everything there is to tell of a world that went wrong.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        let mut line = |what: String| {
+            text.push_str(&what);
+            text.push('\n');
+        };
+        line(format!("members (leader at {:?}):", self.etcd.leader));
+        for m in self.members() {
+            let process = self.etcd.processes.get(&m.place).map(|p| (p.id == m.id, p.serving));
+            line(format!(
+                "  {} {:x} learner {} named {} process {process:?} disk {:?}",
+                m.place,
+                m.id,
+                m.learner,
+                m.named,
+                self.lives(&m)
+            ));
+        }
+        for (place, kept) in &self.kubernetes.pods {
+            line(format!("  pod {place} {} running {} deleting {:?}", kept.uid, kept.running(), kept.deleting));
+        }
+        let cluster = self.kubernetes.cluster();
+        line(format!("wanted {} {:?}", cluster.spec.replicas, cluster.metadata.annotations));
+        for condition in cluster.status.iter().flat_map(|status| &status.conditions) {
+            line(format!("  {} {} {}: {}", condition.type_, condition.status, condition.reason, condition.message));
+        }
+        text
+    }
+}

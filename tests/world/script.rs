@@ -1,0 +1,113 @@
+//! What happens to a world from outside, as data: so that a run can be replayed, and shrunk by leaving things out.
+
+use crate::{
+    etcd::{Millis, Place},
+    kubernetes::KINDS,
+    rng::Rng,
+};
+
+/// A run: a world of so many members, and what happens to it.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub seed: u64,
+    /// Whether the cluster is still to be founded when it begins.
+    pub unfounded: bool,
+    pub replicas: u8,
+    /// What happens, and how long after what came before.
+    pub events: Vec<(Millis, Event)>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// `spec.replicas`.
+    Scale(u8),
+    /// The annotation `restarted-at`.
+    Restart(u8),
+    /// The annotation `replace`.
+    Replace(Place),
+    /// A pod is deleted.
+    KillPod(Place),
+    /// All of them are.
+    KillAllPods,
+    /// A process dies.
+    Crash(Place),
+    /// A pod is evicted, as when a node is drained.
+    Drain(Place),
+    /// A claim and its pod are deleted, and the volume with them.
+    LoseClaim(Place),
+    /// A volume comes back empty.
+    Wipe(Place),
+    /// A node is down for so long.
+    NodeDown(Place, Millis),
+    /// The operator cannot reach a member.
+    Silence(Place, Millis),
+    /// The members do not hear one of them.
+    Cut(Place, Millis),
+    /// A member takes nothing from the leader.
+    Behind(Place, Millis),
+    /// A member is removed with etcdctl.
+    RemoveByHand(Place),
+    /// The disruption budget is deleted.
+    LoseBudget,
+    /// A watch tells nothing.
+    Lag { operator: u8, kind: usize, millis: Millis },
+    /// All watches tell nothing.
+    LagAll { operator: u8, millis: Millis },
+    /// A write or a call gets lost, before or after it has taken effect.
+    Lose { operator: u8, after: u8, effective: bool },
+    /// The operator dies between two deeds.
+    Die { operator: u8, after: u8 },
+    /// Its clock is off.
+    Clock { operator: u8, off: Millis },
+    /// A second operator acts too, for so long.
+    Second(Millis),
+}
+
+impl Script {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let replicas = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5]);
+        let unfounded = rng.one_in(16);
+        let count = rng.between(1, 9);
+        let gap = |rng: &mut Rng| match rng.below(4) {
+            0 => 0,
+            1 => rng.between(0, 1_500),
+            2 => rng.between(0, 6_000),
+            _ => rng.between(2_000, 20_000),
+        };
+        let events = (0..count).map(|_| (gap(&mut rng), Event::any(&mut rng))).collect();
+        Self { seed, unfounded, replicas, events }
+    }
+}
+
+impl Event {
+    fn any(rng: &mut Rng) -> Self {
+        let place = |rng: &mut Rng| Place::try_from(rng.below(5)).unwrap_or_default();
+        let short = |rng: &mut Rng| rng.between(500, 12_000);
+        let long = |rng: &mut Rng| rng.between(2_000, 60_000);
+        let byte = |rng: &mut Rng, end| u8::try_from(rng.below(end)).unwrap_or_default();
+        match rng.below(36) {
+            0..=5 => Self::Scale(rng.pick(&[1, 2, 3, 3, 4, 5, 5, 7])),
+            6..=8 => Self::Restart(byte(rng, 200)),
+            9..=10 => Self::Replace(place(rng)),
+            11..=12 => Self::KillPod(place(rng)),
+            13 => Self::KillAllPods,
+            14 => Self::Crash(place(rng)),
+            15 => Self::Drain(place(rng)),
+            16..=17 => Self::LoseClaim(place(rng)),
+            18 => Self::Wipe(place(rng)),
+            19..=20 => Self::NodeDown(place(rng), long(rng)),
+            21 => Self::Silence(place(rng), long(rng)),
+            22 => Self::Cut(place(rng), long(rng)),
+            23 => Self::Behind(place(rng), long(rng)),
+            24 => Self::RemoveByHand(place(rng)),
+            25 => Self::LoseBudget,
+            26..=27 => Self::Lag { operator: byte(rng, 2), kind: usize::from(byte(rng, KINDS as u64)), millis: long(rng) },
+            28 => Self::LagAll { operator: byte(rng, 2), millis: short(rng) },
+            29..=30 => Self::Lose { operator: byte(rng, 2), after: byte(rng, 12), effective: rng.one_in(2) },
+            31..=32 => Self::Die { operator: byte(rng, 2), after: byte(rng, 12) },
+            33 => Self::Clock { operator: byte(rng, 2), off: rng.between(-240_000, 3_600_000) },
+            _ => Self::Second(long(rng)),
+        }
+    }
+}
