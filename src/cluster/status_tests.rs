@@ -126,15 +126,13 @@ fn a_member_that_is_down_is_told_of_once() {
 #[test]
 fn a_pod_that_is_about_to_be_ready_is_no_member_that_is_down() {
     let mut world = World::founded(THREE);
-    world.kubelet = false;
+    let plan = world.plan();
     not_ready(&mut world, 2);
-    let status = &mut world.pod(2).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
-    let running = status.state.as_mut().unwrap().running.as_mut().unwrap();
-    let since = running.started_at.as_ref().unwrap().0;
-    world.now = since + SignedDuration::from_secs(14);
-    assert_eq!(conditions(&world.report())[1..3], [("True", "WaitingForMembers"), ("False", "Healthy")]);
-    world.now = since + SignedDuration::from_secs(15);
-    assert_eq!(conditions(&world.report())[1..3], [("True", "WaitingForMembers"), ("True", "MemberDown")]);
+    let since = crate::cluster::observed::running_since(world.pod(2)).unwrap();
+    for (seconds, degraded) in [(14, ("False", "Healthy")), (15, ("True", "MemberDown"))] {
+        world.now = since + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&world.report_on(&plan, &Acted::default()))[2], degraded, "after {seconds} s");
+    }
 }
 
 #[test]

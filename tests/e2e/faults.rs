@@ -78,12 +78,16 @@ async fn drained_while_a_member_is_down(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&user).await;
     let uid = async |pod: &str| world.get::<Pod>(pod).await.unwrap().uid().unwrap();
+    let counted = async |healthy: i32| {
+        until(&format!("the budget counts {healthy}"), PATIENCE, || async {
+            let status = world.get::<PodDisruptionBudget>("demo").await.and_then(|budget| budget.status).unwrap();
+            if status.current_healthy == Some(healthy) { Ok(()) } else { Err(format!("{status:?}")) }
+        })
+        .await;
+    };
+    counted(3).await;
     let stopped = Stopped::new(process("etcd", &uid("demo-2-0").await));
-    until("the budget has noticed", PATIENCE, || async {
-        let status = world.get::<PodDisruptionBudget>("demo").await.and_then(|budget| budget.status).unwrap();
-        if status.current_healthy == Some(2) { Ok(()) } else { Err(format!("{status:?}")) }
-    })
-    .await;
+    counted(2).await;
     let before = [uid("demo-0-0").await, uid("demo-1-0").await];
     for _ in 0..10 {
         for pod in &PODS[..2] {
@@ -179,16 +183,17 @@ struct Stopped(String);
 
 impl Stopped {
     fn new(process: String) -> Self {
-        Self::signal("-STOP", &process);
+        assert!(Self::signal("-STOP", &process));
         Self(process)
     }
-    fn signal(signal: &str, process: &str) {
-        assert!(Command::new("kill").args([signal, process]).status().unwrap().success());
+    fn signal(signal: &str, process: &str) -> bool {
+        Command::new("kill").args([signal, process]).status().unwrap().success()
     }
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
+        // Kubernetes may have ended it meanwhile.
         Self::signal("-CONT", &self.0);
     }
 }
