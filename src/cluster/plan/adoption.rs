@@ -105,6 +105,9 @@ fn fits(cluster: &ValidatedCluster, observed: &Observed, all: &[(bool, &ObjectMe
     let (mut clusters, mut ids) = (BTreeSet::new(), BTreeSet::new());
     for (_, meta) in &claims {
         let name = meta.name.as_deref().unwrap_or_default();
+        if let Some(survivor) = annotation(meta, key::GIVEN_UP_FOR) {
+            return Err(format!("the data of PersistentVolumeClaim {name} was given up for that of {survivor}: delete it"));
+        }
         let written = annotation(meta, key::CLUSTER_ID).zip(annotation(meta, key::MEMBER_ID));
         let (of, id) = written.ok_or_else(|| format!("it is not written on PersistentVolumeClaim {name} whose data it has"))?;
         clusters.insert(of);

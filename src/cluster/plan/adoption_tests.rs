@@ -113,7 +113,7 @@ fn anything_else_is_refused_in_words() {
         }
         put(world, ordinal, changed);
     };
-    let changes: [(&str, Change); 10] = [
+    let changes: [(&str, Change); 11] = [
         ("only 1 of the 3 members that it had have their claims; missing are data-demo-0, data-demo-2", &|world| {
             world.observed.members.remove(&names().member(0));
             world.observed.members.remove(&names().member(2));
@@ -136,6 +136,9 @@ fn anything_else_is_refused_in_words() {
         }),
         ("PersistentVolumeClaim data-demo-2 is not of an EtcdCluster", &|world| annotated(world, 2, key::CLUSTER_UID, None)),
         ("they are of different clusters", &|world| annotated(world, 2, key::CLUSTER_UID, Some("third"))),
+        ("the data of PersistentVolumeClaim data-demo-1 was given up for that of demo-0", &|world| {
+            annotated(world, 1, key::GIVEN_UP_FOR, Some("demo-0"));
+        }),
         ("the data of different clusters", &|world| annotated(world, 0, key::CLUSTER_ID, Some("beef"))),
         ("it is not written on PersistentVolumeClaim data-demo-0", &|world| annotated(world, 0, key::MEMBER_ID, None)),
     ];
