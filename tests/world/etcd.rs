@@ -510,7 +510,7 @@ impl Etcd {
     pub fn add_learner(&mut self, at: Place, place: Place, now: Millis) -> Result<(), Class> {
         let disk = self.ready(at)?;
         let voters = disk.voters().count();
-        if voters > 1 && self.connected_since(at, disk, now) < (voters + 1) / 2 + 1 {
+        if voters > 1 && self.connected_since(at, disk, now) < voters.div_ceil(2) + 1 {
             return Err(Class::Unhealthy);
         }
         let id = hash(&[3, place.into(), now.unsigned_abs() / 1000]);
@@ -539,7 +539,7 @@ impl Etcd {
             return Err(Class::LearnerNotReady);
         }
         let started = disk.voters().filter(|m| m.named).count() + usize::from(listed.named);
-        if started < (disk.voters().count() + 1) / 2 + 1 {
+        if started < disk.voters().count().div_ceil(2) + 1 {
             return Err(Class::NotEnoughStarted);
         }
         if self.propose(What::Promote(id), now) { Ok(()) } else { Err(Class::Timeout) }

@@ -257,13 +257,13 @@ impl World {
                 let _ = uid.map(|uid| self.kubernetes.delete_budget(&uid));
             }
             Event::Lag { operator, kind, millis } => {
-                self.operator(operator, |operator| operator.cache.lag_until[kind] = now + millis)
+                self.operator(operator, |operator| operator.cache.lag_until[kind] = now + millis);
             }
             Event::LagAll { operator, millis } => {
                 self.operator(operator, |operator| operator.cache.lag_until.fill(now + millis));
             }
             Event::Lose { operator, after, effective } => {
-                self.operator(operator, |operator| operator.loses = Some((after, effective)))
+                self.operator(operator, |operator| operator.loses = Some((after, effective)));
             }
             Event::Die { operator, after } => self.operator(operator, |operator| operator.dies_after = Some(after)),
             Event::Clock { operator, off } => self.operator(operator, |operator| operator.clock = off),
