@@ -64,6 +64,8 @@ impl Disk {
     fn apply(&mut self, commit: usize) {
         for at in self.commit..commit {
             match self.log[at].what {
+                // Judged again when it is applied: one that was committed late may come after another.
+                What::Add { place, learner, .. } if self.members.iter().any(|m| m.place == place || (learner && m.learner)) => {}
                 What::Add { id, place, learner } => self.members.push(Listed { id, place, named: false, learner }),
                 What::Promote(id) => self.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.learner = false),
                 What::Publish(id) => self.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.named = true),
