@@ -64,6 +64,8 @@ impl Disk {
     fn apply(&mut self, commit: usize) {
         for at in self.commit..commit {
             match self.log[at].what {
+                // Judged again when it is applied: one that was committed late may come after another.
+                What::Add { place, learner, .. } if self.members.iter().any(|m| m.place == place || (learner && m.learner)) => {}
                 What::Add { id, place, learner } => self.members.push(Listed { id, place, named: false, learner }),
                 What::Promote(id) => self.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.learner = false),
                 What::Publish(id) => self.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.named = true),
@@ -510,7 +512,7 @@ impl Etcd {
     pub fn add_learner(&mut self, at: Place, place: Place, now: Millis) -> Result<(), Class> {
         let disk = self.ready(at)?;
         let voters = disk.voters().count();
-        if voters > 1 && self.connected_since(at, disk, now) < (voters + 1) / 2 + 1 {
+        if voters > 1 && self.connected_since(at, disk, now) < voters.div_ceil(2) + 1 {
             return Err(Class::Unhealthy);
         }
         let id = hash(&[3, place.into(), now.unsigned_abs() / 1000]);
@@ -539,7 +541,7 @@ impl Etcd {
             return Err(Class::LearnerNotReady);
         }
         let started = disk.voters().filter(|m| m.named).count() + usize::from(listed.named);
-        if started < (disk.voters().count() + 1) / 2 + 1 {
+        if started < disk.voters().count().div_ceil(2) + 1 {
             return Err(Class::NotEnoughStarted);
         }
         if self.propose(What::Promote(id), now) { Ok(()) } else { Err(Class::Timeout) }

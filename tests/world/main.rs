@@ -3,7 +3,7 @@
 //! `make world` runs worlds of random seeds, `SEED=... make world` one of them with everything that happens. A run that fails
 //! is shrunk before it is shown.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::unwrap_in_result, clippy::panic, reason = "a test fails by panicking")]
 #![allow(missing_docs, clippy::cast_precision_loss, reason = "nobody else uses it")]
 
 mod certificates;

@@ -257,13 +257,13 @@ impl World {
                 let _ = uid.map(|uid| self.kubernetes.delete_budget(&uid));
             }
             Event::Lag { operator, kind, millis } => {
-                self.operator(operator, |operator| operator.cache.lag_until[kind] = now + millis)
+                self.operator(operator, |operator| operator.cache.lag_until[kind] = now + millis);
             }
             Event::LagAll { operator, millis } => {
                 self.operator(operator, |operator| operator.cache.lag_until.fill(now + millis));
             }
             Event::Lose { operator, after, effective } => {
-                self.operator(operator, |operator| operator.loses = Some((after, effective)))
+                self.operator(operator, |operator| operator.loses = Some((after, effective)));
             }
             Event::Die { operator, after } => self.operator(operator, |operator| operator.dies_after = Some(after)),
             Event::Clock { operator, off } => self.operator(operator, |operator| operator.clock = off),
@@ -334,15 +334,16 @@ impl World {
         let members = self.members();
         let wish = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
         let named = |m: &Listed| Some(member(m.place).to_string()) == wish;
-        if wish.is_some() && !members.iter().any(named) {
-            self.wish(key::REPLACE, None);
-        } else if wish.is_none() {
-            let born = |m: &&Listed| self.etcd.born.contains(&m.id);
-            let wiped = members.iter().filter(born).find(|m| self.etcd.disk_of(m.id).is_none()).copied();
-            if let Some(wiped) = wiped {
+        let born = |m: &&Listed| self.etcd.born.contains(&m.id);
+        let wiped = members.iter().filter(born).find(|m| self.etcd.disk_of(m.id).is_none()).copied();
+        match wiped {
+            // There is one wish at a time, and this one is needed.
+            Some(wiped) if !named(&wiped) => {
                 self.note(|| format!("the user asks for {} to be replaced", wiped.place));
                 self.wish(key::REPLACE, Some(member(wiped.place).to_string()));
             }
+            None if wish.is_some() && !members.iter().any(named) => self.wish(key::REPLACE, None),
+            _ => {}
         }
     }
 
