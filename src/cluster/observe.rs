@@ -151,12 +151,14 @@ fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namesp
     store.get(&ObjectRef::new(name).within(namespace)).map(|object| K::clone(&object))
 }
 
-/// Reads claims that are missing from what is kept of Kubernetes though their members have been reported: one that has lost its
+/// Reads claims that are missing from what is kept of Kubernetes though there is more of their members: one that has lost its
 /// labels is not among what is watched, and must not be taken for lost data.
 async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), names.namespace());
     let reported = |name: &MemberName| observed.status.members.iter().any(|member| member.name == name.to_string());
-    let missing = |(name, member): &(&MemberName, &ObservedMember)| member.claim.is_none() && reported(name);
+    let missing = |(name, member): &(&MemberName, &ObservedMember)| {
+        member.claim.is_none() && (reported(name) || member.stateful_set.is_some())
+    };
     let missing: Vec<_> = observed.members.iter().filter(missing).map(|(name, _)| name.clone()).collect();
     for name in missing {
         if let (Ok(found), Some(member)) = (claims.get_opt(&names.claim(&name)).await, observed.members.get_mut(&name)) {

@@ -129,6 +129,12 @@ fn start(
         let joins = learner.listed.name.is_empty();
         return if joins { StartState::Joining(joining(cluster, list)) } else { StartState::Existing };
     }
+    // One of the founders that a quorum knows as never started: nothing has been promised in its name. What is written of it may be
+    // wrong, where it was written without knowing this.
+    let is_unstarted = |roster: &Roster| roster.voters.get(name).is_some_and(|voter| voter.listed.name.is_empty());
+    if claim.is_some() && roster.is_some_and(is_unstarted) {
+        return StartState::New;
+    }
     // Where nothing is known of a member any more, not starting is the one mistake that can be mended.
     let founded = observed.status.cluster_id.is_some();
     match written(cluster, observed, name) {

@@ -118,6 +118,30 @@ fn a_converged_cluster_stays_as_it_is_until_a_renewal_is_due() {
     assert!(world.plan().is_empty());
 }
 
+#[test]
+fn a_founder_that_has_never_started_stays_one_whatever_is_not_seen() {
+    for seen in [true, false] {
+        let mut world = World::new("{}");
+        world.down.insert(names().member(2));
+        while world.observed.status.cluster_id.is_none() {
+            world.pass();
+        }
+        let url = names().peer_url(&names().member(2));
+        assert!(world.etcd.iter().any(|member| member.peer_urls == [url.clone()] && member.name.is_empty()));
+        if !seen {
+            // A watch that is behind, or somebody who deleted it.
+            world.observed.bootstrap = None;
+        }
+        world.pass();
+        let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
+        assert_eq!((data["demo-2.state"].as_str(), data["demo-0.state"].as_str()), ("new", "existing"));
+        assert_eq!(data["demo-2.cluster"].split(',').count(), 3);
+        world.down.clear();
+        world.settle();
+        assert_eq!(world.ordinals(), [0, 1, 2]);
+    }
+}
+
 // What must not be touched.
 
 /// A world in which a cluster of the same name, another object, has left what `keep` leaves.
