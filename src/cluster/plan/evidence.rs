@@ -71,16 +71,21 @@ fn lost_node(entry: &Entry) -> Option<String> {
 /// Restarts of a container after which it is no accident any more.
 const RESTARTS: i32 = 3;
 
+/// The exit codes of a process that no signal has ended.
+const BY_ITSELF: std::ops::RangeInclusive<i32> = 1..=127;
+
 /// etcd ends again and again, though it serves elsewhere with the same settings: the data with which it starts is at fault. That
-/// memory ran out is not.
+/// memory ran out is not, nor an end by a signal, as the kubelet gives to what is slow to start. And a container may not start for
+/// other reasons long after it has ended: its image cannot be pulled, or its volume is not attached.
 fn crash_loop(roster: &Roster, name: &MemberName, entry: &Entry) -> Option<String> {
     let pod = entry.member.pod.as_ref().filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
     let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
     let state = container.state.as_ref()?;
     let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     let ended = state.terminated.as_ref().or(last)?;
-    let looping = container.restart_count >= RESTARTS && state.running.is_none();
-    if !looping || ended.reason.as_deref() == Some("OOMKilled") {
+    let waits = state.waiting.as_ref().is_none_or(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
+    let looping = container.restart_count >= RESTARTS && state.running.is_none() && waits;
+    if !looping || ended.reason.as_deref() == Some("OOMKilled") || !BY_ITSELF.contains(&ended.exit_code) {
         return None;
     }
     let settings = settings(pod, name)?;

@@ -47,10 +47,25 @@ fn one_whose_container_ends_again_and_again_is_replaced_after_the_time_given() {
     }
 }
 
+fn waits_for(world: &mut World, reason: &str) {
+    let status = world.pod(1).status.as_mut().unwrap();
+    let container = &mut status.container_statuses.as_mut().unwrap()[0];
+    container.state.as_mut().unwrap().waiting.as_mut().unwrap().reason = Some(reason.into());
+}
+
 #[test]
 fn one_that_could_be_ended_by_something_else_is_not_given_up() {
     type Change = fn(&mut World);
-    let changes: [Change; 5] = [
+    let changes: [Change; 8] = [
+        // Its image cannot be pulled, or its volume is not attached: it ended long ago.
+        |world| waits_for(world, "ImagePullBackOff"),
+        |world| waits_for(world, "ContainerCreating"),
+        // The kubelet ended it, as it was slow to start.
+        |world| {
+            let status = world.pod(1).status.as_mut().unwrap();
+            let container = &mut status.container_statuses.as_mut().unwrap()[0];
+            container.last_state.as_mut().unwrap().terminated.as_mut().unwrap().exit_code = 137;
+        },
         // Out of memory.
         |world| {
             let status = world.pod(1).status.as_mut().unwrap();

@@ -130,7 +130,7 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
         .or_else(|| learner(cluster, &roster, &why, plan))
-        .or_else(|| replace(&roster, &why, plan))
+        .or_else(|| replace(cluster, &roster, &why, plan))
         .or_else(|| shrink(cluster, &roster, plan))
         .or_else(|| grow(cluster, &roster, plan))
         .or_else(|| restart(cluster, &roster, plan))
@@ -229,10 +229,21 @@ fn learner(
 }
 
 /// A voter that can't come back is removed, so that another takes its name: if the healthy are a quorum without it.
-fn replace(roster: &Roster, why: &impl Fn(&MemberName, &Entry) -> Option<String>, plan: &mut Plan) -> Option<Step> {
+fn replace(
+    cluster: &ValidatedCluster,
+    roster: &Roster,
+    why: &impl Fn(&MemberName, &Entry) -> Option<String>,
+    plan: &mut Plan,
+) -> Option<Step> {
     // One that is down before one that its user names.
     let lost: Vec<_> = roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why(name, voter)?))).collect();
     let (name, voter, why) = lost.iter().find(|(_, voter, _)| !voter.serves()).or_else(|| lost.first())?;
+    // One that serves waits until the change before is over: two at once could leave a single copy of the data.
+    if voter.serves() && (!roster.learners.is_empty() || roster.voters.len() < cluster.replicas as usize) {
+        let wanted = cluster.replicas;
+        plan.waits.push(Note::new("Replacing", format!("{name} is to be replaced ({why}) as soon as there are {wanted} voters")));
+        return None;
+    }
     let others = roster.serving() - usize::from(voter.serves());
     let remaining = roster.votes() - 1;
     if remaining == 0 || others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {

@@ -293,6 +293,21 @@ fn a_member_is_replaced_when_its_user_asks_and_only_once() {
 }
 
 #[test]
+fn one_that_serves_is_not_replaced_before_another_has_been() {
+    let mut world = founded(3);
+    world.lose(2);
+    annotate(&mut world, annotation::REPLACE, "demo-1");
+    for _ in 0..60 {
+        world.pass();
+        assert!(world.ordinals().len() > 1, "{:?}", world.taken);
+    }
+    world.settle();
+    is_as_wanted(&mut world);
+    let removed: Vec<_> = world.taken.iter().filter(|step| step.starts_with("RemoveMember")).collect();
+    assert_eq!(removed, ["RemoveMember demo-2", "RemoveMember demo-1"]);
+}
+
+#[test]
 fn a_learner_that_can_not_start_is_replaced_when_its_user_asks() {
     let mut world = founded(1);
     scale(&mut world, 2);

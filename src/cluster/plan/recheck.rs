@@ -230,7 +230,10 @@ impl Check<'_> {
             return Ok(());
         }
         let named = self.cluster.replace.as_deref() == Some(member.to_string().as_str());
-        ensure(named || others >= self.cluster.replicas as usize, || format!("{member} serves"))?;
+        let (voters, wanted) = (others + 1, self.cluster.replicas as usize);
+        ensure(voters > wanted || named, || format!("{member} serves"))?;
+        let whole = voters >= wanted && !self.list()?.members.iter().any(|m| m.is_learner);
+        ensure(voters > wanted || whole, || format!("{member} serves, and another change is not over"))?;
         ensure(serving == others, || format!("{member} serves, and only {serving} of the {others} others do"))?;
         ensure(!self.leads(id), || format!("{member} leads"))
     }
