@@ -11,7 +11,7 @@ use k8s_openapi::{
     ByteString,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service},
+        core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, Secret, Service},
         policy::v1::PodDisruptionBudget,
     },
 };
@@ -228,16 +228,39 @@ fn redact(secret: &mut Secret) {
     }
 }
 
-/// Takes out of a pod what is not needed: there are as many as members, and their specs are those of their StatefulSets.
+/// Takes out of a pod what is not needed: there are as many as members. With what it starts etcd tells whether it is as wanted, and
+/// whether others start with the same.
 fn slim(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
-        *spec = k8s_openapi::api::core::v1::PodSpec { node_name: spec.node_name.take(), ..Default::default() };
+        let start = |container: Container| Container {
+            name: container.name,
+            image: container.image,
+            args: container.args,
+            env: container.env,
+            ..Container::default()
+        };
+        *spec = PodSpec {
+            node_name: spec.node_name.take(),
+            containers: std::mem::take(&mut spec.containers).into_iter().map(start).collect(),
+            ..PodSpec::default()
+        };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_pods_that_is_kept_which_is_decided_by() {
+        let spec = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], workingDir: / }], volumes: [{ name: v }] }";
+        let kept = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }] }] }";
+        let read = |spec: &str| -> Option<PodSpec> { serde_saphyr::from_str(spec).ok() };
+        let mut pod = Pod { spec: read(spec), ..Pod::default() };
+        slim(&mut pod);
+        assert!(pod.spec.is_some());
+        assert_eq!(pod.spec, read(kept));
+    }
 
     #[test]
     fn no_private_key_is_kept() -> Result<(), pki::PkiError> {

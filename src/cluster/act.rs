@@ -2,13 +2,13 @@
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::Api;
 
 use super::{
     Context, build,
     observe::Identity,
-    observed::{Authorities, Observed, SecretView, hex},
+    observed::{Authorities, Observed, SecretView, belongs, hex},
     plan::{self, AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step},
     step::{StepError, Taking},
     validate::ValidatedCluster,
@@ -85,6 +85,11 @@ pub async fn act(
         let message = format!("{survivor} serves as a cluster of one, with the data that it had; what only others had is lost");
         acted.done.push(Note::new("Recovered", message));
     }
+    if let Some(why) = &plan.unwished
+        && actor.end_wish(key::RECOVER_FROM, &mut acted).await
+    {
+        acted.warned.push(why.clone());
+    }
     if let Some(step) = &plan.step {
         actor.take(step, observed, identity, &mut acted).await;
     }
@@ -121,7 +126,17 @@ impl Actor<'_> {
                 acted.note(&error);
             }
         }
+        // The members may have started with the list that is there, and the watch has not told: the next pass goes on from it.
+        if !names.is_empty() && acted.failed.is_empty() {
+            acted.again |= self.is_begun().await.unwrap_or(true);
+        }
         acted.failed.is_empty() && !acted.again
+    }
+
+    async fn is_begun(&self) -> Result<bool, kube::Error> {
+        let configs: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), self.namespace);
+        let there = configs.get_metadata_opt(&self.cluster.names.bootstrap_config()).await?;
+        Ok(there.is_some_and(|there| belongs(&there.metadata, &self.cluster.uid)))
     }
 
     fn secret_names(&self) -> Vec<Object> {
@@ -284,6 +299,10 @@ impl Actor<'_> {
                 acted.warned.extend(plan::outage(step, observed));
             }
             Ok(None) => acted.again = true,
+            Err(StepError::NotNow(why)) => {
+                acted.again = true;
+                acted.waits.push(Note::new(step.name(), format!("not yet: {why}")));
+            }
             Err(StepError::Write(error)) => acted.note(&error),
             Err(StepError::Issue(error)) => acted.note_issue(&error),
             // A learner that has not caught up yet, or connections that are not 5 s old, are what is being waited for.

@@ -646,7 +646,7 @@ impl World {
         if plan.replaced {
             self.cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
         }
-        if plan.recovered.is_some() {
+        if plan.recovered.is_some() || plan.unwished.is_some() {
             self.cluster.metadata.annotations.get_or_insert_default().remove(key::RECOVER_FROM);
         }
         if let Some(step) = plan.step.as_ref().filter(|_| !std::mem::take(&mut self.lossy)) {

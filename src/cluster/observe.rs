@@ -161,8 +161,10 @@ async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) 
     };
     let missing: Vec<_> = observed.members.iter().filter(missing).map(|(name, _)| name.clone()).collect();
     for name in missing {
-        if let (Ok(found), Some(member)) = (claims.get_opt(&names.claim(&name)).await, observed.members.get_mut(&name)) {
-            member.claim = found;
+        let found = claims.get_opt(&names.claim(&name)).await;
+        if let Some(member) = observed.members.get_mut(&name) {
+            member.claim_unread = found.is_err();
+            member.claim = found.unwrap_or_default();
         }
     }
 }

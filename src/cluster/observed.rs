@@ -77,6 +77,8 @@ impl Default for Observed {
 pub struct ObservedMember {
     /// Its claim.
     pub claim: Option<PersistentVolumeClaim>,
+    /// Whether it could not be read that there is no claim.
+    pub claim_unread: bool,
     /// Its StatefulSet.
     pub stateful_set: Option<StatefulSet>,
     /// Its pod.

@@ -34,6 +34,9 @@ use crate::{
 /// Why a step was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
+    /// It is not right at the moment.
+    #[error("{0}")]
+    NotNow(String),
     /// Kubernetes.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -67,7 +70,7 @@ impl Taking<'_> {
             Ok(step) => step,
             Err(NotNow::Changed(why)) => {
                 tracing::info!(step = step.name(), why, "not taken");
-                return Ok(None);
+                return Err(StepError::NotNow(why));
             }
             Err(NotNow::InTheWay { object, owner }) => return Err(WriteError::Foreign { object, owner }.into()),
         };
@@ -121,6 +124,9 @@ impl Taking<'_> {
             let pod = self.namespaced::<Pod>().get_opt(&names.pod(member)).await;
             let pod = pod.map_err(|e| WriteError::of(format!("Pod {}", names.pod(member)), e))?;
             fresh.pods.extend(pod.map(|pod| (member.clone(), pod)));
+            let set = self.namespaced::<StatefulSet>().get_opt(&member.to_string()).await;
+            let set = set.map_err(|e| WriteError::of(format!("StatefulSet {member}"), e))?;
+            fresh.sets.extend(set.map(|set| (member.clone(), set)));
         }
         if let Some(identity) = self.identity {
             let asking = fresh.pods.iter().map(|(name, pod)| async move {
@@ -276,8 +282,9 @@ impl Taking<'_> {
                 };
                 Ok(Some(format!("the pod of {member} is made anew: {why}")))
             }
-            // The budget says not now.
-            Err(kube::Error::Api(status)) if status.code == 429 => Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 429 => {
+                Err(StepError::NotNow(format!("the disruption budget does not allow a disruption of {member}")))
+            }
             Err(error) => Err(WriteError::of(format!("Pod {name}"), error).into()),
         }
     }

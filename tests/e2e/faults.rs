@@ -89,12 +89,12 @@ async fn drained_while_a_member_is_down(world: Arc<World>) {
     let stopped = Stopped::new(process("etcd", &uid("demo-2-0").await));
     counted(2).await;
     let before = [uid("demo-0-0").await, uid("demo-1-0").await];
-    for _ in 0..10 {
+    // Not for long: after a minute and a half the kubelet ends the member that hangs, and it comes back.
+    for _ in 0..3 {
         for pod in &PODS[..2] {
             let refused = evict(&world, pod).await.unwrap_err();
             assert!(refused.contains("disruption budget"), "{pod}: {refused}");
         }
-
         user.etcdctl(["put", "while", "one is down", "--command-timeout=5s"]).await.success();
     }
     assert_eq!([uid("demo-0-0").await, uid("demo-1-0").await], before);

@@ -34,7 +34,7 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
 
     // While there is a quorum, nobody is recovered.
     wish(&world, Some("demo-0")).await;
-    refused(&world, "there is a quorum. Take the annotation off").await;
+    taken_off(&world).await;
     wish(&world, None).await;
     world.until_condition("demo", "Degraded", "False", "Healthy", PATIENCE).await;
 
@@ -110,8 +110,7 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
 
     // Once more, with all as it should be: nothing is touched.
     wish(&world, Some("demo-0,force")).await;
-    refused(&world, "there is a quorum").await;
-    wish(&world, None).await;
+    taken_off(&world).await;
     let again = world.until_ready("demo").await;
     assert_eq!(again.members, status.members);
 }
@@ -173,6 +172,17 @@ async fn refused(world: &World, why: &str) {
     until(&format!("it is refused: {why}"), PATIENCE, || async {
         let message = world.until_condition("demo", "Degraded", "True", "RecoveryRefused", PATIENCE).await;
         if message.contains(why) { Ok(()) } else { Err(message) }
+    })
+    .await;
+}
+
+/// Where there is a quorum, the wish is taken off and that is told.
+async fn taken_off(world: &World) {
+    until("the wish is taken off", PATIENCE, || async {
+        let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
+        let told = world.events("demo").await;
+        let told = told.iter().any(|(reason, note)| reason == "RecoveryRefused" && note.contains("there is a quorum"));
+        if told && !cluster.annotations().contains_key(RECOVER) { Ok(()) } else { Err(format!("{:?}", cluster.annotations())) }
     })
     .await;
 }

@@ -35,8 +35,9 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// How many worlds there are in `make test`.
-const WORLDS: u64 = 100_000;
+/// How many worlds there are in `make test`, and the first of their seeds: what it says must not depend on the day.
+const WORLDS: u64 = 1_000;
+const FIRST: u64 = 1;
 
 #[test]
 fn no_world_breaks() {
@@ -49,8 +50,9 @@ fn no_world_breaks() {
         }
         fail(script);
     }
+    let today = || Timestamp::now().as_second().unsigned_abs() * 1_000_000;
     let count = number("N").unwrap_or(WORLDS);
-    let first = number("FIRST").unwrap_or_else(|| Timestamp::now().as_second().unsigned_abs() * 1_000_000);
+    let first = number("FIRST").unwrap_or_else(|| if number("N").is_some() { today() } else { FIRST });
     println!("seeds {first} to {}", first + count - 1);
     let (next, passes, found) = (AtomicU64::new(first), AtomicU64::new(0), AtomicBool::new(false));
     let began = Instant::now();

@@ -44,7 +44,9 @@ fn down_for(observed: &Observed, name: &MemberName, now: Timestamp) -> SignedDur
 
 /// Its claim is gone, is another incarnation's, or has lost its volume.
 fn lost_data(entry: &Entry) -> Option<String> {
-    let Some(claim) = &entry.member.claim else { return Some("its claim is gone".into()) };
+    let Some(claim) = &entry.member.claim else {
+        return (!entry.member.claim_unread).then(|| "its claim is gone".into());
+    };
     let id = format!("{:x}", entry.listed.id);
     let written = annotation(&claim.metadata, key::MEMBER_ID);
     if claim.metadata.deletion_timestamp.is_some() {

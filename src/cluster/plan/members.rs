@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 use super::{Note, Object, Plan, PodNote, Step, drift, membership::Roster, recovery::Recovery};
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
         validate::ValidatedCluster,
     },
     etcd,
-    names::{MemberName, annotation as key, member_key},
+    names::{MemberName, annotation as key, bootstrap_key, member_key},
 };
 
 /// How each member starts if it finds no data.
@@ -160,11 +163,26 @@ fn joining(cluster: &ValidatedCluster, list: &etcd::MemberList) -> String {
     entries.join(",")
 }
 
+/// How members start. A founder that has not started keeps the list that it was given, whoever has gone since: etcd takes the
+/// cluster's ID from it.
+fn bootstrap(cluster: &ValidatedCluster, observed: &Observed, members: &Members) -> ConfigMap {
+    let mut config = build::bootstrap(cluster, members);
+    let there = observed.bootstrap.as_ref().filter(|there| belongs(&there.metadata, &cluster.uid));
+    let given = |name: &MemberName| there?.data.as_ref()?.get(&bootstrap_key::cluster(name)).cloned();
+    for (name, _) in members.iter().filter(|(_, state)| **state == StartState::New) {
+        // Itself alone is what was written of it by mistake, and no founders' list but of a cluster of one.
+        if let Some(list) = given(name).filter(|list| *list != cluster.names.initial_entry(name)) {
+            config.data.get_or_insert_default().insert(bootstrap_key::cluster(name), list);
+        }
+    }
+    config
+}
+
 /// Everything but StatefulSets and what depends on authorities.
 pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &Members, plan: &mut Plan) {
     let nobody = ObservedMember::default();
     let mut objects = vec![
-        Object::unless_applied(&build::bootstrap(cluster, members), observed.bootstrap.as_ref()),
+        Object::unless_applied(&bootstrap(cluster, observed, members), observed.bootstrap.as_ref()),
         Object::unless_applied(&build::peer_service(cluster), observed.peer_service.as_ref()),
         Object::unless_applied(&build::client_service(cluster), observed.client_service.as_ref()),
     ];
@@ -178,7 +196,11 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         objects.push(Object::unless_applied(&budget, observed.disruption_budget.as_ref()));
     }
     for (name, state) in members {
-        let there = observed.members.get(name).unwrap_or(&nobody).claim.as_ref();
+        let member = observed.members.get(name).unwrap_or(&nobody);
+        if member.claim_unread {
+            continue;
+        }
+        let there = member.claim.as_ref();
         let going = there.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
         // An empty claim would be taken for the member's data: a member that has started never gets a new one by itself.
         if (there.is_none() || going) && *state == StartState::Existing {

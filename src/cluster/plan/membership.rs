@@ -40,6 +40,12 @@ pub struct Entry<'a> {
     pub member: &'a ObservedMember,
 }
 
+/// The member of this cluster that etcd lists: by its URL, or, where somebody has changed that, by the name that it bears.
+pub fn name_of(cluster: &ValidatedCluster, listed: &etcd::Member) -> Option<MemberName> {
+    let at = listed.peer_urls.iter().find_map(|url| cluster.names.member_at(url));
+    at.or_else(|| cluster.names.parse_member(&listed.name))
+}
+
 impl Entry<'_> {
     /// Whether it serves as the member that etcd lists.
     pub fn serves(&self) -> bool {
@@ -72,7 +78,7 @@ impl<'a> Roster<'a> {
             unlisted: observed.members.iter().map(|(name, member)| (name.clone(), member)).collect(),
         };
         for listed in &list.members {
-            let name = listed.peer_urls.first().and_then(|url| cluster.names.member_at(url));
+            let name = name_of(cluster, listed);
             match name.and_then(|name| Some((roster.unlisted.remove(&name)?, name))) {
                 None => roster.strangers.push(listed),
                 Some((member, name)) if listed.is_learner => {
@@ -126,6 +132,9 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
         let asked = is_named(cluster, name).then(|| "its user asks for it".to_owned());
         asked.or_else(|| evidence::of_loss(cluster, observed, &roster, (name, entry), now))
     };
+    for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_left(cluster, member)) {
+        plan.waits.push(Note::new("Removing", format!("{name} has been removed; its pod, its StatefulSet and its claim go")));
+    }
     plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
@@ -167,6 +176,13 @@ fn note_strangers(roster: &Roster, plan: &mut Plan) {
             ),
         ));
     }
+}
+
+/// Whether there is something left of a member that etcd has removed.
+fn has_left(cluster: &ValidatedCluster, member: &ObservedMember) -> bool {
+    let set = member.stateful_set.as_ref().map(|set| &set.metadata);
+    let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+    set.into_iter().chain(claim).any(|meta| belongs(meta, &cluster.uid))
 }
 
 /// What is left of a member that etcd has removed: its StatefulSet, then, when no pod can write to it any more, its claim.

@@ -49,6 +49,8 @@ pub struct Plan {
     pub replaced: bool,
     /// The member from whose data the cluster has been made anew, so that the wish for it is over.
     pub recovered: Option<MemberName>,
+    /// Why the wish for a recovery is taken off unfulfilled.
+    pub unwished: Option<Note>,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
     /// What is awaited.
@@ -70,6 +72,7 @@ impl Plan {
             && self.pods.is_empty()
             && !self.replaced
             && self.recovered.is_none()
+            && self.unwished.is_none()
             && self.step.is_none()
     }
 }

@@ -14,6 +14,7 @@ use super::{
     Step,
     adoption::{Left, is_left},
     members::is_stuck,
+    membership::name_of,
     recovery::{is_current, is_stopped, pod_bears_flag, template_bears_flag},
 };
 use crate::{
@@ -138,8 +139,7 @@ impl Check<'_> {
 
     /// The member of this name that etcd lists.
     fn listed(&self, member: &MemberName) -> Result<Option<&etcd::Member>, NotNow> {
-        let url = self.cluster.names.peer_url(member);
-        Ok(self.list()?.members.iter().find(|m| m.peer_urls.contains(&url)))
+        Ok(self.list()?.members.iter().find(|listed| name_of(self.cluster, listed).as_ref() == Some(member)))
     }
 
     fn is_unlisted(&self, member: &MemberName) -> Result<(), NotNow> {
@@ -148,8 +148,7 @@ impl Check<'_> {
 
     /// Whether a voter answers under its ID and is in touch with a leader.
     fn serves(&self, voter: &etcd::Member) -> bool {
-        let name = voter.peer_urls.first().and_then(|url| self.cluster.names.member_at(url));
-        let answer = name.and_then(|name| self.fresh.answers.get(&name));
+        let answer = name_of(self.cluster, voter).and_then(|name| self.fresh.answers.get(&name));
         answer.is_some_and(|status| status.member_id == voter.id && status.leader != 0 && !status.is_learner)
     }
 

@@ -78,14 +78,21 @@ type Course = Result<Option<String>, String>;
 /// forced.
 fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery, plan: &mut Plan) -> Course {
     let wish = cluster.recover_from.as_deref().map(Wish::read);
-    let quorum_exists = || Err("there is a quorum. Take the annotation off".to_owned());
+    // It must not wait for the day on which quorum is lost.
+    let unwish = |plan: &mut Plan| {
+        let wish = cluster.recover_from.as_deref().unwrap_or_default();
+        let message =
+            format!("there is a quorum, so nothing was touched, and annotation {}={wish} is taken off", key::RECOVER_FROM);
+        plan.unwished = Some(Note::new("RecoveryRefused", message));
+        Ok(None)
+    };
     let Some((name, member)) = observed.members.iter().find(|(_, member)| bears_flag(member)) else {
-        return if wish.is_some() { quorum_exists() } else { Ok(None) };
+        return if wish.is_some() { unwish(plan) } else { Ok(None) };
     };
     recovery.is_exclusive = true;
     if let Some(wish) = wish {
         if wish.survivor != name.to_string() {
-            return quorum_exists();
+            return unwish(plan);
         }
         // First of all: without the wish nobody is forced again.
         plan.recovered = Some(name.clone());
@@ -184,6 +191,10 @@ fn reasons_against(
     }
     if progress(member).is_some_and(|progress| progress.is_learner) {
         return Err(format!("{survivor} is a learner, which never had a vote"));
+    }
+    // A kubelet's look at a member is a read that a quorum confirms, whatever the operator can reach.
+    if let Some((name, _)) = observed.members.iter().find(|(_, member)| member.pod_ready()) {
+        return Err(format!("the pod of {name} is ready, which it is with a quorum only"));
     }
     if wish.is_forced {
         return Ok(());
