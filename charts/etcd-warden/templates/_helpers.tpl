@@ -34,7 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
 {{/* What the operator may do in the namespaces that it serves. It deletes what a removed member leaves, its StatefulSet and its
 claim, and a disruption budget that has no use any more; for the rest owner references and Kubernetes' garbage collection do. */}}
 {{- define "etcd-warden.rules" -}}
-# Patch: the wish to replace a member is taken off its cluster when it is fulfilled.
+# Patch: wishes that are annotations, to replace a member or to recover from one, are taken off when they are fulfilled.
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters]
   verbs: [get, list, watch, patch]
