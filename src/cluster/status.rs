@@ -168,10 +168,12 @@ fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, obse
         status if status.leader == status.member_id => "Leader",
         _ => "Follower",
     });
-    let id = listed.map(|m| m.id).or(etcd.map(|status| status.member_id)).map(|id| format!("{id:x}")).or(written);
     let before = observed.status.members.iter().find(|before| before.name == name.to_string());
+    // Without a list, who has lost everything is still the member that it was.
+    let known = || written.or_else(|| before?.id.clone());
+    let id = listed.map(|m| m.id).or(etcd.map(|status| status.member_id)).map(|id| format!("{id:x}")).or_else(known);
     // Of another incarnation, what was before says nothing.
-    let unchanged = before.filter(|before| before.ready == member.serves() && (before.id == id || id.is_none()));
+    let unchanged = before.filter(|before| before.ready == member.serves() && before.id == id);
     MemberStatus {
         name: name.to_string(),
         id,
