@@ -204,7 +204,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// A client of the API server whose requests are counted.
 async fn client(metrics: &Arc<Metrics>) -> Result<kube::Client, Error> {
-    let config = kube::Config::infer().await.map_err(|error| Error::Config(kube::Error::InferConfig(error)))?;
+    let mut config = kube::Config::infer().await.map_err(|error| Error::Config(kube::Error::InferConfig(error)))?;
+    // A pass comes again by itself, on what there then is. An eviction that a budget refuses would hold it up for many seconds.
+    config.default_retry = false;
     let metrics = metrics.clone();
     let count = MapRequestLayer::new(move |request: ::http::Request<kube::client::Body>| {
         metrics.requested(request.method());

@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolumeClaim, Pod},
     policy::v1::PodDisruptionBudget,
 };
-use kube::{ResourceExt, api::EvictParams};
+use kube::{Api, ResourceExt, api::EvictParams};
 use serde_json::json;
 
 use crate::{
@@ -113,7 +113,11 @@ async fn drained_while_a_member_is_down(world: Arc<World>) {
 
 /// Evicts a pod as `kubectl drain` does, or says why not.
 async fn evict(world: &World, pod: &str) -> Result<(), String> {
-    world.api::<Pod>().evict(pod, &EvictParams::default()).await.map(drop).map_err(|e| e.to_string())
+    // A client that tries again by itself would hide the refusal.
+    let mut config = kube::Config::infer().await.unwrap();
+    config.default_retry = false;
+    let pods: Api<Pod> = Api::namespaced(kube::Client::try_from(config).unwrap(), &world.namespace);
+    pods.evict(pod, &EvictParams::default()).await.map(drop).map_err(|e| e.to_string())
 }
 
 /// A killed member comes back with its data. One whose claim is being deleted goes on, and says so; without it another takes its
