@@ -55,7 +55,7 @@ async fn one_member(world: Arc<World>) {
     put_get_watch(&user).await;
     let listed = world.kubectl(["get", "etcd"]).await.success();
     let row: Vec<_> = listed.lines().last().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(row[..4], ["demo", "1/1", "True", "3.6.16"], "{listed}");
+    assert_eq!(row[..5], ["demo", "1/1", "True", "AsWanted", "3.6.16"], "{listed}");
 }
 
 async fn has_status(world: &World, replicas: usize) {
