@@ -138,7 +138,7 @@ impl Taking<'_> {
             fresh.list = observe::member_list(context, names, answering, identity).await.ok();
             fresh.answers = answers;
         }
-        if let Step::AddLearner { member } = step {
+        if let Step::AddLearner { member } | Step::RestartMember { member, .. } = step {
             let claims: Api<PersistentVolumeClaim> = self.namespaced();
             let claim = names.claim(member);
             let there = claims.get_metadata_opt(&claim).await;

@@ -308,7 +308,7 @@ fn read(world: &World, step: &Step) -> Fresh {
         }
     }
     fresh.list = list(world, fresh.answers.values()).ok();
-    if let Step::AddLearner { member } = step {
+    if let Step::AddLearner { member } | Step::RestartMember { member, .. } = step {
         fresh.claim = world.kubernetes.things.claim(Slot::Claim(place(member))).map(|claim| claim.metadata.clone());
     }
     fresh

@@ -205,11 +205,17 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         // An empty claim would be taken for the member's data: a member that has started never gets a new one by itself.
         if (there.is_none() || going) && *state == StartState::Existing {
             let claim = cluster.names.claim(name);
-            let how = if going { "is being deleted" } else { "is gone, or without its labels" };
-            plan.problems.push(Note::new(
-                "ClaimLost",
-                format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced, if the others are a quorum without it"),
-            ));
+            let serves = observed.members.get(name).is_some_and(ObservedMember::serves);
+            plan.problems.push(Note::new("ClaimLost", if going && serves {
+                let first = if members.len() == 1 { "set spec.replicas to 3, and then " } else { "" };
+                format!(
+                    "{name} loses its data as soon as its pod ends: PersistentVolumeClaim {claim} is being deleted. To have it replaced before that, {first}set annotation {}={name}",
+                    key::REPLACE
+                )
+            } else {
+                let how = if going { "is being deleted" } else { "is gone, or without its labels" };
+                format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced, if the others are a quorum without it")
+            }));
         } else {
             objects.push(Object::unless_applied(&build::claim(cluster, name, there), there));
         }

@@ -58,6 +58,11 @@ impl Entry<'_> {
         stays && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
     }
 
+    /// Whether its data goes with its pod: a claim that is being deleted stays only as long as a pod uses it.
+    fn is_doomed(&self) -> bool {
+        self.member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+    }
+
     fn leads(&self) -> bool {
         self.member.etcd.status().is_some_and(|status| status.leader == self.listed.id)
     }
@@ -275,13 +280,13 @@ fn replace(
     go(name, voter, roster)
 }
 
-/// One voter less: a sick one first, else the last.
+/// One voter less: a sick one first, then one whose data will not stay, else the last.
 fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     if roster.voters.len() <= cluster.replicas as usize {
         return None;
     }
-    let sick = roster.voters.iter().rev().find(|(_, voter)| !voter.serves());
-    let (name, voter) = sick.or_else(|| roster.voters.iter().next_back())?;
+    let last = |which: fn(&Entry) -> bool| roster.voters.iter().rev().find(|(_, voter)| which(voter));
+    let (name, voter) = last(|voter| !voter.serves()).or_else(|| last(|voter| voter.is_doomed())).or_else(|| last(|_| true))?;
     let others = roster.serving() - usize::from(voter.serves());
     let remaining = roster.votes() - 1;
     plan.waits
@@ -359,6 +364,13 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     let next = sick.or_else(|| outdated.iter().find(|(_, voter)| !voter.leads())).or_else(|| outdated.first())?;
     let (name, voter) = next;
     if !ready(voter) {
+        return None;
+    }
+    if voter.is_doomed() && roster.votes() < 3 {
+        plan.problems.push(Note::new(
+            "CannotRestart",
+            format!("{name} is not restarted: its claim is being deleted and goes with its pod, and the others are no quorum without it"),
+        ));
         return None;
     }
     if voter.serves() {

@@ -419,6 +419,40 @@ fn clusters_without_redundancy_are_restarted_too() {
     }
 }
 
+/// `kubectl delete pvc` of a member that runs: the claim stays until its pod ends.
+fn delete_claim(world: &mut World, ordinal: u32) {
+    let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now);
+    world.member(ordinal).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
+}
+
+#[test]
+fn a_restart_never_takes_data_without_which_there_is_no_quorum() {
+    for replicas in [1, 2] {
+        let mut world = founded(replicas);
+        delete_claim(&mut world, 0);
+        world.leader = world.id(0);
+        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        for _ in 0..10 {
+            let plan = world.pass().plan;
+            let told = notes(&plan.problems, "ClaimLost").join("");
+            assert!(told.contains("as soon as its pod ends") && told.contains("etcd-warden.dev/replace=demo-0"), "{told}");
+        }
+        assert!(!world.taken.iter().any(|step| step == "RestartMember demo-0"), "{:?}", world.taken);
+        let plan = world.plan();
+        assert_eq!(notes(&plan.problems, "CannotRestart").len(), 1, "{:?}", plan.problems);
+    }
+}
+
+#[test]
+fn shrinking_keeps_those_whose_claims_stay() {
+    let mut world = founded(3);
+    delete_claim(&mut world, 0);
+    scale(&mut world, 1);
+    until(&mut world, "RemoveMember demo-2");
+    assert!(world.taken.iter().any(|step| step == "RemoveMember demo-0"), "{:?}", world.taken);
+    assert_eq!(world.ordinals(), [1]);
+}
+
 #[test]
 fn a_restart_waits_for_a_change_of_the_members() {
     let mut world = founded(3);

@@ -39,7 +39,7 @@ pub struct Fresh {
     pub answers: BTreeMap<MemberName, MemberStatus>,
     /// The members, as a quorum knows them.
     pub list: Option<etcd::MemberList>,
-    /// The claim of the member that is to be added.
+    /// The claim of the member that is to be added or restarted.
     pub claim: Option<ObjectMeta>,
     /// What there is of the objects that are to be taken over.
     pub left: Vec<ObjectMeta>,
@@ -294,6 +294,8 @@ impl Check<'_> {
             return Ok(());
         }
         let (others, serving) = self.others(listed.id)?;
+        let doomed = self.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
+        ensure(others >= 2 || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
         ensure(others < 2 || serving > others.div_ceil(2), || format!("only {serving} of the {others} others serve"))?;
         if self.serves(listed) || pod_ready(pod) {
             ensure(serving == others, || format!("{member} serves, and only {serving} of the {others} others do"))?;

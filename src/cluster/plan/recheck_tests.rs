@@ -69,6 +69,22 @@ fn a_restart_waits_for_the_others() {
 }
 
 #[test]
+fn a_restart_does_not_take_the_only_data() {
+    for (replicas, wanted) in [(1, "the claim of demo-0 goes with its pod, and the others are no quorum"), (3, "right")] {
+        let mut world = founded(&format!("replicas: {replicas}"));
+        world.cluster.metadata.annotations.get_or_insert_default().insert(key::RESTARTED_AT.into(), "now".into());
+        if replicas > 1 {
+            world.leader = world.id(1);
+        }
+        let step = Step::RestartMember { member: names().member(0), pod_uid: world.pod(0).metadata.uid.clone().unwrap() };
+        let (cluster, mut fresh) = fresh(&mut world);
+        let going = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now);
+        fresh.claim = Some(ObjectMeta { deletion_timestamp: Some(going), ..ObjectMeta::default() });
+        assert_eq!(why(&step, &(cluster, fresh)), wanted);
+    }
+}
+
+#[test]
 fn a_learner_is_added_only_where_none_is_and_all_serve() {
     let mut world = founded("replicas: 3");
     let step = Step::AddLearner { member: names().member(3) };
