@@ -286,7 +286,7 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
         return None;
     }
     let last = |which: fn(&Entry) -> bool| roster.voters.iter().rev().find(|(_, voter)| which(voter));
-    let (name, voter) = last(|voter| !voter.serves()).or_else(|| last(|voter| voter.is_doomed())).or_else(|| last(|_| true))?;
+    let (name, voter) = last(|voter| !voter.serves()).or_else(|| last(Entry::is_doomed)).or_else(|| last(|_| true))?;
     let others = roster.serving() - usize::from(voter.serves());
     let remaining = roster.votes() - 1;
     plan.waits
