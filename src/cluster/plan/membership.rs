@@ -285,8 +285,9 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
     if roster.voters.len() <= cluster.replicas as usize {
         return None;
     }
-    let last = |which: fn(&Entry) -> bool| roster.voters.iter().rev().find(|(_, voter)| which(voter));
-    let (name, voter) = last(|voter| !voter.serves()).or_else(|| last(Entry::is_doomed)).or_else(|| last(|_| true))?;
+    let sick = roster.voters.iter().rev().find(|(_, voter)| !voter.serves());
+    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.is_doomed());
+    let (name, voter) = sick.or(doomed).or_else(|| roster.voters.iter().next_back())?;
     let others = roster.serving() - usize::from(voter.serves());
     let remaining = roster.votes() - 1;
     plan.waits
