@@ -77,11 +77,12 @@ fn check(object: &Object, there: &ObjectMeta, uid: &str) -> Result<(), WriteErro
 }
 
 /// Checks that an object is not there or is the cluster's, by a fresh read of no more than its metadata: it may be a Secret.
-pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
+/// Returns whether it is there.
+pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<bool, WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
     match api.get_metadata_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
-        Some(there) => check(object, &there.metadata, uid),
-        None => Ok(()),
+        Some(there) => check(object, &there.metadata, uid).map(|()| true),
+        None => Ok(false),
     }
 }
 

@@ -2,13 +2,13 @@
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 
 use super::{
     Context, build,
     observe::Identity,
-    observed::{Authorities, Observed, SecretView, belongs, hex},
+    observed::{Authorities, Observed, SecretView, hex},
     plan::{self, AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step},
     step::{StepError, Taking},
     validate::ValidatedCluster,
@@ -121,22 +121,16 @@ impl Actor<'_> {
         if !names.is_empty() {
             names.extend(self.secret_names());
         }
-        for result in join_all(names.iter().map(check)).await {
-            if let Err(error) = result {
-                acted.note(&error);
+        let bootstrap = self.cluster.names.bootstrap_config();
+        for (object, result) in names.iter().zip(join_all(names.iter().map(check)).await) {
+            match result {
+                // The members may have started with the list that is there, and the watch has not told: the next pass goes on from it.
+                Ok(true) if object.name == bootstrap => acted.again = true,
+                Ok(_) => {}
+                Err(error) => acted.note(&error),
             }
         }
-        // The members may have started with the list that is there, and the watch has not told: the next pass goes on from it.
-        if !names.is_empty() && acted.failed.is_empty() {
-            acted.again |= self.is_begun().await.unwrap_or(true);
-        }
         acted.failed.is_empty() && !acted.again
-    }
-
-    async fn is_begun(&self) -> Result<bool, kube::Error> {
-        let configs: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), self.namespace);
-        let there = configs.get_metadata_opt(&self.cluster.names.bootstrap_config()).await?;
-        Ok(there.is_some_and(|there| belongs(&there.metadata, &self.cluster.uid)))
     }
 
     fn secret_names(&self) -> Vec<Object> {

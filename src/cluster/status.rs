@@ -328,7 +328,7 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
         Err(_) => {}
         Ok(list) => {
             let member = |urls: &[String]| observed.members.iter().find(|(name, _)| urls.contains(&names.peer_url(name)));
-            let voters: Vec<_> = list.members.iter().filter(|voter| !voter.is_learner).collect();
+            let voters: Vec<_> = list.voters().collect();
             let serving = voters.iter().filter(|v| member(&v.peer_urls).is_some_and(|(_, member)| member.serves())).count();
             if serving > voters.len() / 2 {
                 let message = format!("{serving} of {} voters serve{}", voters.len(), even(judgement));

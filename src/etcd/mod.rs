@@ -104,6 +104,13 @@ pub struct MemberList {
     pub members: Vec<Member>,
 }
 
+impl MemberList {
+    /// The members with a vote.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| !member.is_learner)
+    }
+}
+
 /// What came of asking a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {

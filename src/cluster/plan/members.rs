@@ -7,7 +7,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{Note, Object, Plan, PodNote, Step, drift, membership::Roster, recovery::Recovery};
+use super::{
+    Note, Object, Plan, PodNote, Step, drift,
+    membership::Roster,
+    recovery::{Recovery, is_current},
+};
 use crate::{
     cluster::{
         build,
@@ -189,7 +193,7 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
     // Once there are members, and without a list that a quorum confirms, a budget that is there stays as it is.
     let unknown = observed.status.cluster_id.is_some() && observed.disruption_budget.is_some();
     let voters = match &observed.list {
-        Ok(list) => Some(list.members.iter().filter(|m| !m.is_learner).count()),
+        Ok(list) => Some(list.voters().count()),
         Err(_) => (!unknown).then_some(members.len()),
     };
     if let Some(budget) = voters.and_then(|voters| build::disruption_budget(cluster, voters)) {
@@ -376,7 +380,7 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
 /// A disruption budget that a cluster without redundancy has no use for: it would keep its nodes from ever being drained.
 pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let budget = &observed.disruption_budget.as_ref().filter(|budget| belongs(&budget.metadata, &cluster.uid))?.metadata;
-    let voters = observed.list.as_ref().ok()?.members.iter().filter(|m| !m.is_learner).count();
+    let voters = observed.list.as_ref().ok()?.voters().count();
     let wanted = build::disruption_budget(cluster, voters).is_some() || budget.deletion_timestamp.is_some();
     (!wanted).then(|| Step::DeleteBudget { uid: budget.uid.clone().unwrap_or_default() })
 }
@@ -388,7 +392,7 @@ pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let status = set.status.as_ref()?;
         let pending = plan.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name.to_string());
-        let current = !pending && status.observed_generation == set.metadata.generation;
+        let current = !pending && is_current(set);
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();

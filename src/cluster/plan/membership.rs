@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{CONFIRMING, Note, Plan, Step, evidence};
+use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current};
 use crate::{
     cluster::{
         observed::{Observed, ObservedMember, annotation, belongs, running_since},
@@ -113,6 +113,13 @@ impl<'a> Roster<'a> {
 
     fn all_serve(&self) -> bool {
         self.serving() == self.votes()
+    }
+
+    /// How many would remain without a voter, how many of these serve, and whether they are a quorum that it may leave: while it
+    /// serves itself, only if all others do.
+    fn without(&self, voter: &Entry) -> (usize, usize, bool) {
+        let (remaining, serving) = (self.votes() - 1, self.serving() - usize::from(voter.serves()));
+        (remaining, serving, serving > remaining / 2 && (!voter.serves() || self.all_serve()))
     }
 
     /// Whether all serve, or will as soon as their pods are ready.
@@ -265,9 +272,8 @@ fn replace(
         plan.waits.push(Note::new("Replacing", format!("{name} is to be replaced ({why}) as soon as there are {wanted} voters")));
         return None;
     }
-    let others = roster.serving() - usize::from(voter.serves());
-    let remaining = roster.votes() - 1;
-    if remaining == 0 || others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {
+    let (remaining, others, may_go) = roster.without(voter);
+    if !may_go {
         plan.problems.push(Note::new(
             "CannotReplace",
             format!(
@@ -288,11 +294,10 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
     let sick = roster.voters.iter().rev().find(|(_, voter)| !voter.serves());
     let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.is_doomed());
     let (name, voter) = sick.or(doomed).or_else(|| roster.voters.iter().next_back())?;
-    let others = roster.serving() - usize::from(voter.serves());
-    let remaining = roster.votes() - 1;
+    let (remaining, others, may_go) = roster.without(voter);
     plan.waits
         .push(Note::new("Shrinking", format!("from {} to {} members; {name} goes next", roster.voters.len(), cluster.replicas)));
-    if others <= remaining / 2 || (voter.serves() && !roster.all_serve()) {
+    if !may_go {
         plan.problems
             .push(Note::new("CannotShrink", format!("only {others} of the {remaining} members that would remain serve")));
         return None;
@@ -353,11 +358,8 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     ));
     // A pod must be made from the template that was asked for.
     let ready = |entry: &Entry| {
-        let set = entry.member.stateful_set.as_ref();
         let applied = !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
-        let seen = set
-            .is_some_and(|set| set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation));
-        applied && seen
+        applied && entry.member.stateful_set.as_ref().is_some_and(is_current)
     };
     let gone = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
     let pod = |entry: &Entry| entry.member.pod.as_ref().filter(|pod| !gone(pod)).and_then(|pod| pod.metadata.uid.clone());
@@ -391,7 +393,7 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
 /// every restart.
 pub fn outage(step: &Step, observed: &Observed) -> Option<Note> {
     let Step::RestartMember { member, .. } = step else { return None };
-    let voters = observed.list.as_ref().ok()?.members.iter().filter(|member| !member.is_learner).count();
+    let voters = observed.list.as_ref().ok()?.voters().count();
     let serves = observed.members.get(member).is_some_and(ObservedMember::serves);
     (serves && voters < 3).then(|| {
         let of = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };

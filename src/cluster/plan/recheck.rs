@@ -91,7 +91,7 @@ pub fn recheck(step: &Step, cluster: &ValidatedCluster, known: Option<&str>, fre
         Step::RemoveUnstarted { id } => check.remove_unstarted(*id)?,
         Step::MoveLeader { member, from, to } => check.move_leader(member, *from, *to)?,
         Step::DeleteBudget { .. } => {
-            let votes = check.list()?.members.iter().filter(|m| !m.is_learner).count();
+            let votes = check.list()?.voters().count();
             ensure(build::disruption_budget(cluster, votes).is_none(), || format!("there are {votes} voters now"))?;
         }
         Step::DeleteStatefulSet { member, .. } => check.is_unlisted(member)?,
@@ -154,7 +154,7 @@ impl Check<'_> {
 
     /// The voters but one, and how many of them serve.
     fn others(&self, but: u64) -> Result<(usize, usize), NotNow> {
-        let others: Vec<_> = self.list()?.members.iter().filter(|m| !m.is_learner && m.id != but).collect();
+        let others: Vec<_> = self.list()?.voters().filter(|m| m.id != but).collect();
         Ok((others.len(), others.iter().filter(|voter| self.serves(voter)).count()))
     }
 
@@ -251,7 +251,7 @@ impl Check<'_> {
 
     fn move_leader(&self, member: &MemberName, from: u64, to: u64) -> Result<(), NotNow> {
         ensure(self.leads(from), || format!("{member} does not lead"))?;
-        let to = self.list()?.members.iter().find(|listed| listed.id == to && !listed.is_learner);
+        let to = self.list()?.voters().find(|listed| listed.id == to);
         ensure(to.is_some_and(|to| self.serves(to)), || "the next leader does not serve".into())
     }
 
