@@ -13,11 +13,11 @@ use kube::{Api, api::PostParams, core::ObjectMeta};
 use crate::{
     cluster::{
         observed::{belongs, hex},
-        plan::{AuthorityRequest, LeafRequest, SecretChange, owner_in_words},
+        plan::{AuthorityRequest, LeafRequest, Rotate, SecretChange, Turn, owner_in_words},
     },
     k8s::{KeySecret, WriteError, post},
     names::authority_key,
-    pki::{Authority, Issued, Leaf, Ledger, PkiError, Serial, crl_serials},
+    pki::{self, Authority, Certificate, Issued, Leaf, Ledger, Phase, PkiError, Rotation, Serial, crl_serials, read_bundle},
 };
 
 /// Why nothing was issued.
@@ -72,6 +72,139 @@ pub async fn create_authorities(
     Ok(true)
 }
 
+/// Changes the authorities of a domain.
+///
+/// # Errors
+/// [`IssueError::AuthorityChanged`] where they are not those for whom this was planned.
+pub async fn rotate(
+    secrets: &Api<Secret>,
+    rotate: &Rotate,
+    metadata: ObjectMeta,
+    uid: &str,
+    now: Timestamp,
+) -> Result<(), IssueError> {
+    let changed = || IssueError::AuthorityChanged(rotate.secret.clone());
+    let there = KeySecret::get(secrets, &rotate.secret).await?;
+    let make = there.is_none();
+    let new = || KeySecret(Secret { metadata, type_: Some("Opaque".into()), ..Secret::default() });
+    // Only what members still trust stands in for a Secret that is gone.
+    let mut secret = match there {
+        Some(there) => there,
+        None if rotate.salvage.is_some() => new(),
+        None => return Err(changed()),
+    };
+    if !make {
+        check_owner(&secret, uid)?;
+    }
+    let data = secret.0.data.get_or_insert_default();
+    if !turn(data, rotate, now).map_err(|source| IssueError::Pki { name: rotate.secret.clone(), source })? {
+        return Err(changed());
+    }
+    let written = if make { secret.create(secrets).await } else { secret.replace(secrets).await };
+    Ok(written?)
+}
+
+/// What an authority's Secret holds.
+type Data = BTreeMap<String, ByteString>;
+
+/// Changes the content of an authority's Secret, if it holds the authorities for whom this was planned, and says whether it did.
+pub fn turn(data: &mut Data, rotate: &Rotate, now: Timestamp) -> Result<bool, PkiError> {
+    let is = |key: &str, seen: &str| {
+        Certificate::from_pem(bytes(data, key)).is_ok_and(|certificate| certificate.fingerprint() == seen)
+    };
+    match &rotate.seen {
+        Some([active, next]) if is(authority_key::ACTIVE_CRT, active) && is(authority_key::NEXT_CRT, next) => {}
+        Some(_) => return Ok(false),
+        // Lost ones may have come back meanwhile, from a backup.
+        None if loads(data) => return Ok(false),
+        None => {}
+    }
+    match rotate.turn {
+        Turn::Prepare => {
+            if let Some(salvage) = &rotate.salvage {
+                let ledger = data.get(authority_key::LEDGER).filter(|ledger| Ledger::from_json(&ledger.0).is_ok()).cloned();
+                data.clear();
+                put(data, authority_key::ACTIVE_CRT, salvage.active.pem());
+                put(data, authority_key::CRL, salvage.crl.clone());
+                data.insert(authority_key::LEDGER.into(), ledger.unwrap_or(ByteString(Ledger::default().to_json()?)));
+            }
+            put_next(data, rotate, now)?;
+            put_rotation(data, Phase::Distributing, now)?;
+        }
+        Turn::Switch => {
+            let before = Certificate::from_pem(bytes(data, authority_key::ACTIVE_CRT))?;
+            let retiring = read_bundle(bytes(data, authority_key::RETIRING_CRT))?;
+            let retiring: Vec<_> = [before].into_iter().chain(retiring).filter(|old| old.not_after() >= now).collect();
+            put(data, authority_key::RETIRING_CRT, pki::bundle(&retiring));
+            for (from, to) in
+                [(authority_key::NEXT_CRT, authority_key::ACTIVE_CRT), (authority_key::NEXT_KEY, authority_key::ACTIVE_KEY)]
+            {
+                let next = data.remove(from).unwrap_or_default();
+                data.insert(to.into(), next);
+            }
+            put_next(data, rotate, now)?;
+            let ledger = Ledger::from_json(bytes(data, authority_key::LEDGER))?;
+            let unknown = unknown(&crl_serials(bytes(data, authority_key::CRL))?, &ledger, now);
+            put_crl(data, unknown, now)?;
+            if data.contains_key(authority_key::ROTATION) {
+                put_rotation(data, Phase::Reissuing, now)?;
+            }
+        }
+        Turn::Drop => {
+            data.remove(authority_key::RETIRING_CRT);
+            put_rotation(data, Phase::Dropping, now)?;
+        }
+        Turn::Finish => {
+            data.remove(authority_key::ROTATION);
+            // Nobody trusts who has signed what the ledger never knew.
+            put_crl(data, BTreeMap::new(), now)?;
+        }
+    }
+    Ok(true)
+}
+
+fn bytes<'a>(data: &'a Data, key: &str) -> &'a [u8] {
+    data.get(key).map(|bytes| bytes.0.as_slice()).unwrap_or_default()
+}
+
+fn put(data: &mut Data, key: &str, content: impl Into<Vec<u8>>) {
+    data.insert(key.into(), ByteString(content.into()));
+}
+
+fn put_next(data: &mut Data, rotate: &Rotate, now: Timestamp) -> Result<(), PkiError> {
+    let next = Authority::create(&rotate.common_name, rotate.duration, now)?;
+    put(data, authority_key::NEXT_CRT, next.certificate().pem());
+    put(data, authority_key::NEXT_KEY, next.key_pem());
+    Ok(())
+}
+
+fn put_rotation(data: &mut Data, phase: Phase, now: Timestamp) -> Result<(), PkiError> {
+    let since = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    put(data, authority_key::ROTATION, Rotation { phase, since }.to_json()?);
+    Ok(())
+}
+
+/// Whether an authority's Secret is whole.
+fn loads(data: &Data) -> bool {
+    let readable =
+        Ledger::from_json(bytes(data, authority_key::LEDGER)).is_ok() && crl_serials(bytes(data, authority_key::CRL)).is_ok();
+    let both = [(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY), (authority_key::NEXT_CRT, authority_key::NEXT_KEY)];
+    readable && both.into_iter().all(|(certificate, key)| Authority::load(bytes(data, certificate), bytes(data, key)).is_ok())
+}
+
+/// What is on a list and the ledger never knew. It stays revoked, for somebody may have edited the ledger.
+fn unknown(listed: &BTreeSet<Serial>, ledger: &Ledger, now: Timestamp) -> BTreeMap<Serial, Timestamp> {
+    listed.iter().filter(|serial| !ledger.knows(**serial)).map(|serial| (*serial, now)).collect()
+}
+
+/// Has the active authority sign the list of who is revoked, and of these beside.
+fn put_crl(data: &mut Data, beside: BTreeMap<Serial, Timestamp>, now: Timestamp) -> Result<(), PkiError> {
+    let active = Authority::load(bytes(data, authority_key::ACTIVE_CRT), bytes(data, authority_key::ACTIVE_KEY))?;
+    let ledger = Ledger::from_json(bytes(data, authority_key::LEDGER))?;
+    put(data, authority_key::CRL, active.sign_crl(beside.into_iter().chain(ledger.revoked()), now)?);
+    Ok(())
+}
+
 fn check_owner(secret: &KeySecret, uid: &str) -> Result<(), WriteError> {
     if belongs(&secret.0.metadata, uid) {
         return Ok(());
@@ -120,10 +253,10 @@ impl Opened {
         let name = self.secret.0.metadata.name.clone().unwrap_or_default();
         let pki = |source| IssueError::Pki { name: name.clone(), source };
         let listed = self.listed();
-        // A serial that the ledger never knew stays revoked: somebody may have edited the ledger.
-        let unknown: Vec<_> = listed.iter().filter(|serial| !self.ledger.knows(**serial)).map(|serial| (*serial, now)).collect();
+        // Before what has expired is dropped from the ledger, so that it is not taken for what it never knew.
+        let mut wanted = unknown(&listed, &self.ledger, now);
         self.ledger.prune(now);
-        let wanted: BTreeMap<_, _> = unknown.into_iter().chain(self.ledger.revoked()).collect();
+        wanted.extend(self.ledger.revoked());
         let ledger = self.ledger.to_json().map_err(pki)?;
         let data = self.secret.0.data.get_or_insert_default();
         data.insert(authority_key::LEDGER.into(), ByteString(ledger));

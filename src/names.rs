@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::pki::Domain;
+
 /// The field manager of everything the operator applies.
 pub const FIELD_MANAGER: &str = "etcd-warden";
 
@@ -43,7 +45,8 @@ pub mod annotation {
     pub const CLUSTER_ID: &str = "etcd-warden.dev/cluster-id";
     /// On a claim, once its member has been seen started: etcd's ID of the member.
     pub const MEMBER_ID: &str = "etcd-warden.dev/member-id";
-    /// On a pod's template: a digest of the bundles that existed when the pod was made, so those it started with or older.
+    /// On a pod's template: the fingerprints of the authorities in the bundles that existed when the pod was made, so those it
+    /// started with, or fewer.
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
     /// On an `EtcdCluster`, by its user: restart every member that has not been started since this was set to its value. On
     /// pods: the value with which they were made.
@@ -53,6 +56,10 @@ pub mod annotation {
     /// On an `EtcdCluster`, by its user: the name of the member from whose data alone the cluster is to be made anew, with
     /// [`FORCE`] behind it if what others may have beside is to be lost knowingly.
     pub const RECOVER_FROM: &str = "etcd-warden.dev/recover-from";
+    /// On an `EtcdCluster`, by its user: the domains, separated by commas, whose authorities are to be replaced by new ones.
+    pub const ROTATE_CA: &str = "etcd-warden.dev/rotate-ca";
+    /// On an `EtcdUser`, by its user: its certificates are revoked, and it gets no other for as long as this is there.
+    pub const REVOKE: &str = "etcd-warden.dev/revoke";
     /// What ends the value of [`RECOVER_FROM`] where it is to be done in any case.
     pub const FORCE: &str = ",force";
     /// On a claim: the name of the member for whose data this data was given up. Its member is never started with it again.
@@ -112,6 +119,10 @@ pub mod authority_key {
     pub const NEXT_KEY: &str = "next.key";
     /// The revoked serials, DER, signed by the active authority.
     pub const CRL: &str = "ca.crl";
+    /// The certificates of authorities that sign no more and are still trusted.
+    pub const RETIRING_CRT: &str = "retiring.crt";
+    /// How far a rotation that somebody asked for has come: JSON. See `pki::Rotation`.
+    pub const ROTATION: &str = "rotation.json";
     /// What was issued, to whom and until when: JSON. See `pki::Ledger`.
     pub const LEDGER: &str = "issued.json";
 }
@@ -225,6 +236,13 @@ impl Names {
     /// The Secret of the peer domain's authorities.
     pub fn peer_authority(&self) -> String {
         format!("{}-peer-ca", self.cluster)
+    }
+    /// The Secret of a domain's authorities.
+    pub fn authority(&self, domain: Domain) -> String {
+        match domain {
+            Domain::Client => self.client_authority(),
+            Domain::Peer => self.peer_authority(),
+        }
     }
     /// The Secret with the operator's identity.
     pub fn operator_secret(&self) -> String {

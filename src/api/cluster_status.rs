@@ -113,11 +113,23 @@ pub struct CertificatesStatus {
 
 /// One domain of trust.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DomainStatus {
     /// The authority that signs.
     pub active: AuthorityStatus,
     /// The authority that is trusted already and signs next.
     pub next: AuthorityStatus,
+    /// Authorities that sign no more and are still trusted, until they expire or a rotation that was asked for is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retiring: Vec<AuthorityStatus>,
+    /// How far a rotation that was asked for has come: `Distributing` (members are restarted to trust the new authority before
+    /// it signs), `Reissuing` (its certificates take the place of those of the one before), `Dropping` (members are restarted to
+    /// forget that one). Absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_since: Option<String>,
     /// When the first leaf of this domain that a member serves expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,

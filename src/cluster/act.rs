@@ -79,6 +79,12 @@ pub async fn act(
     if plan.replaced {
         actor.end_wish(key::REPLACE, &mut acted).await;
     }
+    if plan.rotation_begun && actor.end_wish(key::ROTATE_CA, &mut acted).await {
+        let domains: Vec<_> = cluster.rotate.iter().map(ToString::to_string).collect();
+        let message =
+            format!("the rotation of the {} authority is under way; see status.certificates", domains.join(" and the "));
+        acted.done.push(Note::new("RotationBegun", message));
+    }
     if let Some(survivor) = &plan.recovered
         && actor.end_wish(key::RECOVER_FROM, &mut acted).await
     {

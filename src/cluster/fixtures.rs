@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
+    ByteString,
     api::apps::v1::StatefulSetStatus,
     api::core::v1::{
         ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
@@ -20,16 +21,16 @@ use serde::de::DeserializeOwned;
 use super::{
     act::Acted,
     build,
-    observed::{Answer, Observed, ObservedMember, SecretView, StartState, annotation, running_since, start_state},
-    plan::{self, AuthorityRequest, Left, Object, Plan, SecretChange, Step},
+    observed::{Answer, Observed, ObservedMember, SecretView, StartState, annotation, is_private, running_since, start_state},
+    plan::{self, AuthorityRequest, Left, Object, Plan, Rotate, SecretChange, Step},
     status::{self, Judgement, Report},
     validate::{ValidatedCluster, validate},
 };
 use crate::{
     api::EtcdCluster,
-    etcd,
+    etcd, issuing,
     names::{MemberName, Names, annotation as key, authority_key, bootstrap_key, member_key},
-    pki::{Authority, Domain, Holder, Ledger},
+    pki::{Authority, Certificate, Domain, Holder, Ledger, digest_of_private_pem, read_bundle},
 };
 
 /// The uid of the cluster.
@@ -107,7 +108,10 @@ pub struct World {
     added: u64,
     /// The files that each pod sees.
     mounted: BTreeMap<MemberName, SecretView>,
-    authorities: BTreeMap<Domain, Authority>,
+    /// The private keys of the authorities, by domain: the cache does not keep them.
+    keys: BTreeMap<Domain, BTreeMap<String, ByteString>>,
+    /// The files with which each pod has started.
+    started: BTreeMap<MemberName, (String, SecretView)>,
     writes: u32,
 }
 
@@ -135,7 +139,8 @@ impl World {
             lost: BTreeSet::new(),
             added: 0,
             mounted: BTreeMap::new(),
-            authorities: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            started: BTreeMap::new(),
             writes: 0,
         }
     }
@@ -295,6 +300,10 @@ impl World {
                     member.pod = None;
                 } else if !self.down.contains(name) {
                     start_pod(&names, name, member, &mut self.mounted, self.now);
+                    let pod = member.pod.as_ref().and_then(|pod| pod.metadata.uid.clone());
+                    if let Some(uid) = pod.filter(|uid| self.started.get(name).is_none_or(|(of, _)| of != uid)) {
+                        self.started.insert(name.clone(), (uid, self.mounted[name].clone()));
+                    }
                 }
                 if let Some(status) = member.stateful_set.as_mut().and_then(|set| set.status.as_mut()) {
                     status.replicas = i32::from(member.pod.is_some());
@@ -487,7 +496,11 @@ impl World {
             | Step::RestartMember { member, .. } => format!(" {member}"),
             Step::RemoveUnstarted { id } => format!(" {id:x}"),
             Step::GiveUp { survivor, .. } => format!(" for {survivor}"),
-            Step::LockBootstrap { .. } | Step::Revoke { .. } | Step::DeleteBudget { .. } | Step::TakeOver { .. } => String::new(),
+            Step::LockBootstrap { .. }
+            | Step::Revoke { .. }
+            | Step::Rotate(_)
+            | Step::DeleteBudget { .. }
+            | Step::TakeOver { .. } => String::new(),
         };
         if self.try_to_take(step) {
             self.taken.push(format!("{}{of}", step.name()));
@@ -569,6 +582,7 @@ impl World {
                 self.data.remove(uid);
             }
             Step::GiveUp { survivor, claims } => self.give_up(survivor, claims),
+            Step::Rotate(rotate) => self.rotate(rotate),
             Step::RestartMember { member, pod_uid } => {
                 let id = self.running.get(member).and_then(|(_, id, _)| *id);
                 // Without quorum no pod is ready, and of one that is not the budget says nothing.
@@ -619,6 +633,47 @@ impl World {
         }
     }
 
+    /// Whoever shows a leaf must be believed by whoever verifies it, with what that one has started with: members among
+    /// themselves, the operator and the members, and clients that hold these leaves and `ca.crt`s.
+    pub fn check_trust(&mut self, leaves: &[Certificate], bundles: &[Vec<u8>]) {
+        self.look();
+        let now = self.now;
+        let believed = |leaf: &Certificate, bundle: &[u8]| {
+            let authorities = read_bundle(bundle).unwrap();
+            let valid = |certificate: &Certificate| certificate.not_before() <= now && now <= certificate.not_after();
+            valid(leaf) && authorities.iter().any(|authority| valid(authority) && leaf.is_signed_by(authority))
+        };
+        let leaf = |secret: &SecretView, key: &str| secret.certificate(key).unwrap().unwrap();
+        let operator = self.observed.operator.clone().unwrap();
+        let config = self.observed.ca_config.clone().unwrap().data.unwrap();
+        for (name, (_, started)) in &self.started {
+            let mounted = &self.mounted[name];
+            for (other, files) in &self.mounted {
+                let peer = leaf(files, member_key::PEER_CRT);
+                assert!(believed(&peer, &started.data[member_key::PEER_CA]), "{now}: {name} does not believe {other}");
+                let client = leaf(files, member_key::CLIENT_CRT);
+                assert!(
+                    believed(&client, &started.data[member_key::CLIENT_CA]),
+                    "{now}: {name} does not believe {other}'s etcdctl"
+                );
+            }
+            for client in leaves.iter().chain([&leaf(&operator, "tls.crt")]).filter(|leaf| leaf.not_after() >= now) {
+                assert!(believed(client, &started.data[member_key::CLIENT_CA]), "{now}: {name} does not believe a client");
+            }
+            let server = leaf(mounted, member_key::SERVER_CRT);
+            let known = [operator.data["ca.crt"].clone(), config["ca.crt"].clone().into_bytes()];
+            for bundle in bundles.iter().chain(&known) {
+                assert!(believed(&server, bundle), "{now}: a client does not believe {name}");
+            }
+        }
+    }
+
+    /// The names of the authorities that members have started with.
+    pub fn trusted(&self, key: &str) -> BTreeSet<String> {
+        let bundles = self.started.values().map(|(_, files)| read_bundle(&files.data[key]).unwrap());
+        bundles.flatten().map(|authority| authority.common_name().to_owned()).collect()
+    }
+
     fn is_listed(&self, member: &MemberName) -> bool {
         self.etcd.iter().any(|m| m.peer_urls == [names().peer_url(member)])
     }
@@ -642,6 +697,9 @@ impl World {
             if self.kubelet && note.annotations.contains_key(key::TLS_TOUCHED) {
                 self.mounted.insert(name.clone(), member.secret.clone().unwrap());
             }
+        }
+        if plan.rotation_begun {
+            self.cluster.metadata.annotations.get_or_insert_default().remove(key::ROTATE_CA);
         }
         if plan.replaced {
             self.cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
@@ -670,21 +728,46 @@ impl World {
     fn create_authorities(&mut self, request: &AuthorityRequest) {
         let [active, next] =
             request.common_names.each_ref().map(|name| Authority::create(name, request.duration, self.now).unwrap());
-        let digest = |authority: &Authority| authority.certificate().key_digest().to_hex().into_bytes();
         let data = [
             (authority_key::ACTIVE_CRT, active.certificate().pem().into()),
-            (authority_key::ACTIVE_KEY, digest(&active)),
+            (authority_key::ACTIVE_KEY, active.key_pem().to_vec()),
             (authority_key::NEXT_CRT, next.certificate().pem().into()),
-            (authority_key::NEXT_KEY, digest(&next)),
+            (authority_key::NEXT_KEY, next.key_pem().to_vec()),
             (authority_key::CRL, active.sign_crl([], self.now).unwrap()),
             (authority_key::LEDGER, Ledger::default().to_json().unwrap()),
         ];
-        let data = data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let mut meta = build::retained(&self.valid(), request.secret.clone());
-        meta.resource_version = Some(self.version());
         assert!(self.authority_secret(request.domain).is_none(), "authorities are made once");
-        *self.authority_secret(request.domain) = Some(SecretView { meta, type_: "Opaque".into(), data });
-        self.authorities.insert(request.domain, active);
+        let data = data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
+        self.put_authorities(request.domain, request.secret.clone(), data);
+    }
+
+    /// Writes an authorities' Secret. What is watched of it has no private keys.
+    fn put_authorities(&mut self, domain: Domain, name: String, data: BTreeMap<String, ByteString>) {
+        let mut meta = build::retained(&self.valid(), name);
+        meta.resource_version = Some(self.version());
+        let (keys, mut public): (BTreeMap<_, _>, BTreeMap<_, _>) = data.into_iter().partition(|(key, _)| is_private(key));
+        for (key, pem) in &keys {
+            let digest = digest_of_private_pem(&pem.0).unwrap().to_hex();
+            public.insert(key.clone(), ByteString(digest.into_bytes()));
+        }
+        let data = public.into_iter().map(|(key, value)| (key, value.0)).collect();
+        self.keys.insert(domain, keys);
+        *self.authority_secret(domain) = Some(SecretView { meta, type_: "Opaque".into(), data });
+    }
+
+    /// What an authorities' Secret really holds.
+    fn authority_data(&mut self, domain: Domain) -> BTreeMap<String, ByteString> {
+        let view = self.authority_secret(domain).clone().map(|secret| secret.data).unwrap_or_default();
+        let mut data: BTreeMap<_, _> = view.into_iter().map(|(key, value)| (key, ByteString(value))).collect();
+        let keys = self.keys.get(&domain).cloned().unwrap_or_default();
+        data.extend(keys.into_iter().filter(|(key, _)| data.contains_key(key)).collect::<Vec<_>>());
+        data
+    }
+
+    fn rotate(&mut self, rotate: &Rotate) {
+        let mut data = self.authority_data(rotate.domain);
+        assert!(issuing::turn(&mut data, rotate, self.now).unwrap(), "it was planned on what is there");
+        self.put_authorities(rotate.domain, rotate.secret.clone(), data);
     }
 
     fn with_ledger<T>(&mut self, domain: Domain, change: impl FnOnce(&Authority, &mut Ledger) -> T) -> T {
@@ -692,7 +775,8 @@ impl World {
             Domain::Client => self.observed.client_authority.as_mut().unwrap(),
             Domain::Peer => self.observed.peer_authority.as_mut().unwrap(),
         };
-        let authority = &self.authorities[&domain];
+        let key = &self.keys[&domain][authority_key::ACTIVE_KEY];
+        let authority = &Authority::load(&secret.data[authority_key::ACTIVE_CRT], &key.0).unwrap();
         let mut ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).unwrap();
         let revoked: Vec<_> = ledger.revoked().collect();
         let result = change(authority, &mut ledger);

@@ -1,7 +1,7 @@
 //! Reads Kubernetes, from what is kept of it, and asks every member.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,11 +22,13 @@ use super::{
     observed::{Answer, Home, Observed, ObservedMember, SecretView, annotation, is_unscheduled, pod_ready, running_since},
 };
 use crate::{
-    api::EtcdCluster,
+    api::{EtcdCluster, EtcdUser},
+    cache::{Guarded, Scope},
     etcd::{MemberList, MemberStatus, Target, Tls},
     k8s::KeySecret,
     names::{
-        CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, bootstrap_key, label, member_key, tls_key,
+        CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, authority_key, bootstrap_key, label,
+        member_key, tls_key,
     },
 };
 
@@ -131,9 +133,25 @@ fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
         members: members.collect(),
         bootstrap,
         // One that cannot be read is there all the same.
-        users: users.iter().filter(|user| user.namespace().as_deref() == Some(namespace)).filter_map(|user| user.uid()).collect(),
+        users: users
+            .iter()
+            .filter(|user| user.namespace().as_deref() == Some(namespace) && !user.annotations().contains_key(key::REVOKE))
+            .filter_map(|user| user.uid())
+            .collect(),
+        user_secrets: user_secrets(scope, names, &users),
         ..Observed::default()
     }
+}
+
+/// The Secrets of a cluster's users, where they matter: while its client authority is being rotated.
+fn user_secrets(scope: &Scope, names: &Names, users: &[Arc<Guarded<EtcdUser>>]) -> BTreeMap<String, SecretView> {
+    let authority = get(&scope.secrets, names.namespace(), &names.client_authority());
+    let rotating = authority.and_then(|secret| secret.data).is_some_and(|data| data.contains_key(authority_key::ROTATION));
+    let users = users.iter().filter(|_| rotating).filter_map(|user| user.0.as_ref().ok());
+    let ours = users
+        .filter(|user| user.namespace().as_deref() == Some(names.namespace()) && user.spec.cluster_ref.name == names.cluster());
+    let secret = |user: &EtcdUser| get(&scope.secrets, names.namespace(), &crate::user::secret_name(user));
+    ours.filter_map(|user| Some((user.name_any(), SecretView::new(&secret(user)?)))).collect()
 }
 
 fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {

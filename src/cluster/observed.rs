@@ -20,7 +20,7 @@ use crate::{
     api::EtcdClusterStatus,
     etcd,
     names::{MemberName, annotation, authority_key, bootstrap_key},
-    pki::{Certificate, KeyDigest, Ledger, PkiError},
+    pki::{Certificate, KeyDigest, Ledger, Phase, PkiError, Rotation, read_bundle},
 };
 
 /// One cluster as it was found.
@@ -48,8 +48,11 @@ pub struct Observed {
     pub members: BTreeMap<MemberName, ObservedMember>,
     /// What etcd says of its members, from a read that a quorum confirmed; or why there is none.
     pub list: Result<etcd::MemberList, String>,
-    /// The uids of all `EtcdUser`s in the namespace: who of them holds a certificate of the cluster is in its ledger.
+    /// The uids of all `EtcdUser`s in the namespace that may hold certificates: who of them has one of the cluster is in its
+    /// ledger.
     pub users: BTreeSet<String>,
+    /// While the client authority is being rotated: the Secrets of the cluster's users, by their names.
+    pub user_secrets: BTreeMap<String, SecretView>,
 }
 
 impl Default for Observed {
@@ -68,6 +71,7 @@ impl Default for Observed {
             members: BTreeMap::new(),
             list: Err("no member was asked".into()),
             users: BTreeSet::new(),
+            user_secrets: BTreeMap::new(),
         }
     }
 }
@@ -262,6 +266,12 @@ pub struct Authorities {
     pub next: Certificate,
     /// The revoked serials, DER.
     pub crl: Vec<u8>,
+    /// Those that sign no more and are still trusted.
+    pub retiring: Vec<Certificate>,
+    /// How far a rotation that somebody asked for has come.
+    pub rotation: Option<Rotation>,
+    /// Whether the active one can sign: its key may be lost, until another one takes its place.
+    pub signs: bool,
     /// What was issued.
     pub ledger: Ledger,
 }
@@ -285,17 +295,34 @@ impl Authorities {
                 Some(_) => Ok(certificate),
             }
         };
-        let active = authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY)?;
+        let retiring = read_bundle(secret.data.get(authority_key::RETIRING_CRT).map(Vec::as_slice).unwrap_or_default());
+        let retiring = retiring.map_err(|e| format!("{}: {e}", authority_key::RETIRING_CRT))?;
+        let rotation = secret.data.get(authority_key::ROTATION).map(|text| Rotation::from_json(text));
+        let rotation = rotation.transpose().map_err(|e| format!("{}: {e}", authority_key::ROTATION))?;
+        // That of a lost authority is what its rotation begins without.
+        let beginning = rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
+        let signs = !beginning || secret.data.contains_key(authority_key::ACTIVE_KEY);
+        let active = if signs {
+            authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY)?
+        } else {
+            let active = secret.certificate(authority_key::ACTIVE_CRT).and_then(Result::ok);
+            active.ok_or_else(|| format!("{} is missing or unreadable", authority_key::ACTIVE_CRT))?
+        };
         let next = authority(authority_key::NEXT_CRT, authority_key::NEXT_KEY)?;
         let crl = secret.data.get(authority_key::CRL).cloned().unwrap_or_default();
         crate::pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
         let ledger = secret.data.get(authority_key::LEDGER).map(Vec::as_slice).unwrap_or_default();
         let ledger = Ledger::from_json(ledger).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
-        Ok(Self { active, next, crl, ledger })
+        Ok(Self { active, next, crl, retiring, rotation, signs, ledger })
     }
-    /// What whoever verifies leaves of this domain must trust: both, so that the next is trusted before it signs.
+    /// What whoever verifies leaves of this domain must trust: the next one too, so that it is trusted before it signs, and those
+    /// whose leaves may still be in use.
+    pub fn trusted(&self) -> impl Iterator<Item = &Certificate> {
+        [&self.active, &self.next].into_iter().chain(&self.retiring)
+    }
+    /// The same in PEM.
     pub fn bundle(&self) -> String {
-        crate::pki::bundle(&[&self.active, &self.next])
+        crate::pki::bundle(self.trusted())
     }
 }
 

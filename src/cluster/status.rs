@@ -12,8 +12,8 @@ use kube::{
 use super::{
     act::Acted,
     build,
-    observed::{Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
-    plan::{Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
+    observed::{Observed, ObservedMember, SecretView, annotation, belongs, hex},
+    plan::{self, AuthorityState, Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
 use crate::{
@@ -209,11 +209,17 @@ fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Opt
     let domain = |secret: &Option<SecretView>, old: Option<DomainStatus>, keys: &[&str]| {
         let expires = first_expiry(observed, keys).map(|at| at.to_string());
         // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
-        if let Some(old) = old {
-            return Some(DomainStatus { expires, ..old });
+        match plan::authority_of(secret.as_ref(), "", old.as_ref(), uid, false) {
+            AuthorityState::Ready(authorities) => Some(DomainStatus {
+                active: authority(&authorities.active),
+                next: authority(&authorities.next),
+                retiring: authorities.retiring.iter().map(authority).collect(),
+                phase: authorities.rotation.map(|rotation| rotation.phase.as_str().to_owned()),
+                phase_since: authorities.rotation.map(|rotation| seconds(rotation.since).to_string()),
+                expires,
+            }),
+            _ => old.map(|old| DomainStatus { expires, ..old }),
         }
-        let authorities = Authorities::read(secret.as_ref().filter(|secret| belongs(&secret.meta, uid))?).ok()?;
-        Some(DomainStatus { active: authority(&authorities.active), next: authority(&authorities.next), expires })
     };
     let status = CertificatesStatus {
         // All in UTC and of one form, so the first text is the first moment.

@@ -19,8 +19,8 @@ use super::{
     act::{Actor, expected_authority},
     build,
     observe::{self, Identity},
-    observed::Observed,
-    plan::{self, Fresh, Left, NotNow, Step, recheck},
+    observed::{Observed, annotation},
+    plan::{self, Fresh, Left, NotNow, Rotate, Step, Turn, recheck},
 };
 use crate::{
     api::EtcdUser,
@@ -80,6 +80,7 @@ impl Taking<'_> {
         match &step {
             Step::LockBootstrap { cluster_id, members } => self.lock_bootstrap(*cluster_id, members).await,
             Step::Revoke { domain, holders } => self.revoke(*domain, holders).await,
+            Step::Rotate(rotate) => self.rotate(rotate).await,
             Step::TakeOver { objects, .. } => self.take_over(objects).await,
             Step::DeleteBudget { uid } => self.delete_budget(uid).await,
             Step::DeleteStatefulSet { member, uid } => {
@@ -161,7 +162,8 @@ impl Taking<'_> {
             for holder in holders {
                 let Holder::User { name, .. } = holder else { continue };
                 let there = users.get_metadata_opt(name).await.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
-                fresh.users.extend(there.and_then(|there| there.metadata.uid));
+                let may = there.filter(|there| annotation(&there.metadata, key::REVOKE).is_none());
+                fresh.users.extend(may.and_then(|there| there.metadata.uid));
             }
         }
         Ok(fresh)
@@ -203,6 +205,22 @@ impl Taking<'_> {
         let count = issuing::revoke(&self.actor.secrets(), &name, &expected, meant, self.actor.now).await?;
         let names: Vec<_> = gone.iter().map(ToString::to_string).collect();
         Ok((count > 0).then(|| format!("revoked {count} certificates of the {domain} domain; gone: {}", names.join(", "))))
+    }
+
+    /// Changes the authorities of a domain.
+    async fn rotate(&self, rotate: &Rotate) -> Taken {
+        let Actor { cluster, now, .. } = self.actor;
+        let metadata = build::retained(cluster, rotate.secret.clone());
+        issuing::rotate(&self.actor.secrets(), rotate, metadata, &cluster.uid, *now).await?;
+        let (domain, name) = (rotate.domain, &rotate.common_name);
+        Ok(Some(match rotate.turn {
+            Turn::Prepare => format!("the {domain} authority is being rotated: {name:?} is trusted before it signs"),
+            Turn::Switch => format!("the next {domain} authority signs now, and {name:?} is trusted beside it"),
+            Turn::Drop => {
+                format!("all certificates are of the new {domain} authority; that of before is taken out of all bundles")
+            }
+            Turn::Finish => format!("the {domain} authority has been rotated: nobody trusts or shows that of before"),
+        }))
     }
 
     /// Makes each object the cluster's.

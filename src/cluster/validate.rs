@@ -15,6 +15,7 @@ use crate::{
         RESERVED_FLAGS, RepairSpec, Retention, ServiceSpec, StorageSpec, TlsVersion,
     },
     names::{Names, annotation},
+    pki::Domain,
     quantity,
 };
 
@@ -65,12 +66,32 @@ pub struct ValidatedCluster {
     pub replace: Option<String>,
     /// The member from whose data its user wants the cluster made anew.
     pub recover_from: Option<String>,
+    /// The domains whose authorities its user wants replaced.
+    pub rotate: BTreeSet<Domain>,
+    /// What of that wish names no domain.
+    pub rotate_unknown: Vec<String>,
 }
 
 impl ValidatedCluster {
     /// Whether claims and authorities outlive the cluster.
     pub fn retains(&self) -> bool {
         self.storage.retention == Retention::Retain
+    }
+
+    /// How long certificates of a domain are valid.
+    pub fn lives(&self, domain: Domain) -> Lives {
+        match domain {
+            Domain::Client => self.client,
+            Domain::Peer => self.peer,
+        }
+    }
+
+    /// The common name of an authority, another one for each generation: no verifier must take one for the other.
+    pub fn authority_name(&self, domain: Domain, generation: u32) -> String {
+        // It has 64 characters at most; the uid tells the authorities of two clusters of one name apart.
+        let name: String = self.names.cluster().chars().take(40).collect();
+        let uid: String = self.uid.chars().take(8).collect();
+        format!("{name} {domain} {uid} {generation}")
     }
 }
 
@@ -177,6 +198,8 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         wrong.say(format!("spec.storage.size {:?} is no size: write it like 8Gi", spec.storage.size.0));
     }
     let owner = cluster.controller_owner_ref(&());
+    let rotate = cluster.annotations().get(annotation::ROTATE_CA).map(String::as_str).unwrap_or_default();
+    let (rotate, rotate_unknown) = domains(rotate);
     let (Some(version), Some(client), Some(peer), Some(etcd), Some(repair), Some(owner), Some(uid), []) =
         (version, client, peer, etcd, repair, owner, cluster.metadata.uid.clone(), wrong.0.as_slice())
     else {
@@ -205,7 +228,21 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         restarted_at: cluster.annotations().get(annotation::RESTARTED_AT).cloned(),
         replace: cluster.annotations().get(annotation::REPLACE).cloned(),
         recover_from: cluster.annotations().get(annotation::RECOVER_FROM).cloned(),
+        rotate,
+        rotate_unknown,
     })
+}
+
+/// The domains that a text names, and the rest of it.
+fn domains(text: &str) -> (BTreeSet<Domain>, Vec<String>) {
+    let (mut known, mut unknown) = (BTreeSet::new(), vec![]);
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        match [Domain::Client, Domain::Peer].into_iter().find(|domain| domain.to_string() == word) {
+            Some(domain) => drop(known.insert(domain)),
+            None => unknown.push(word.to_owned()),
+        }
+    }
+    (known, unknown)
 }
 
 struct Problems(Vec<String>);

@@ -17,6 +17,7 @@ use x509_parser::{
 use super::{KeyDigest, PkiError, Serial, pem, recent::Recent};
 
 static READ: Recent<Certificate, 512> = Recent::new();
+static BUNDLES: Recent<Vec<Certificate>, 256> = Recent::new();
 static VERIFIED: Recent<bool, 16_384> = Recent::new();
 
 /// A certificate: what is public of a leaf or an authority. Two are equal when their DER is.
@@ -36,6 +37,7 @@ pub struct Certificate {
     subject_key_id: Option<Box<[u8]>>,
     authority_key_id: Option<Box<[u8]>>,
     key_digest: KeyDigest,
+    fingerprint: Box<str>,
 }
 
 impl Certificate {
@@ -88,6 +90,7 @@ impl Certificate {
             subject_key_id,
             authority_key_id,
             key_digest: KeyDigest::of(read.public_key().raw),
+            fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
         })
     }
 
@@ -154,6 +157,10 @@ impl Certificate {
         self.key_digest
     }
 
+    /// The first 16 hexadecimal digits of the SHA-256 of its DER, which tell it from every other.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
     /// Two thirds of its real life: from its begin to its end as they are, not as they were asked for.
     pub fn renew_at(&self) -> Timestamp {
         let (begin, end) = (self.not_before.as_second(), self.not_after.as_second());
@@ -176,13 +183,13 @@ impl Certificate {
 }
 
 /// Certificates one after the other in PEM: the form of a file of trusted authorities.
-pub fn bundle(certificates: &[&Certificate]) -> String {
-    certificates.iter().map(|certificate| certificate.pem()).collect()
+pub fn bundle<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
+    certificates.into_iter().map(Certificate::pem).collect()
 }
 
 /// The certificates of a text that holds `CERTIFICATE` blocks and nothing else, in their order; there may be none.
 pub fn read_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
-    pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect()
+    BUNDLES.get(&[text], || pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect())
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {

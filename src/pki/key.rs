@@ -47,14 +47,15 @@ pub(super) fn key_pair(text: &[u8]) -> Result<Zeroizing<KeyPair>, PkiError> {
     KeyPair::try_from(der.as_slice()).map(Zeroizing::new).map_err(|_| PkiError::Key)
 }
 
-/// SHA-256 of a public key as a certificate holds it (the DER of its `SubjectPublicKeyInfo`).
+/// SHA-256 of a public key as a certificate holds it (the DER of its `SubjectPublicKeyInfo`); certificates are told apart by the
+/// same of their whole DER.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyDigest([u8; 32]);
 
 impl KeyDigest {
-    pub(super) fn of(public_key_info: &[u8]) -> Self {
+    pub(super) fn of(der: &[u8]) -> Self {
         let mut octets = [0; 32];
-        octets.copy_from_slice(digest(&SHA256, public_key_info).as_ref());
+        octets.copy_from_slice(digest(&SHA256, der).as_ref());
         Self(octets)
     }
 

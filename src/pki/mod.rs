@@ -11,6 +11,7 @@ mod ledger;
 mod pem;
 mod recent;
 mod revocation;
+pub mod rotation;
 mod serial;
 mod stale;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use certificate::{Certificate, bundle, read_bundle};
 pub use key::{KeyDigest, PrivateKey, digest_of_private_pem};
 pub use ledger::{Holder, Issued, Ledger};
 pub use revocation::crl_serials;
+pub use rotation::{Phase, Rotation};
 pub use serial::Serial;
 pub use stale::{Stale, renewal, stale};
 
@@ -99,6 +101,9 @@ pub enum PkiError {
     /// Not a ledger.
     #[error("not a ledger: {0}")]
     Ledger(String),
+    /// Not how far a rotation has come.
+    #[error("not the state of a rotation: {0}")]
+    Rotation(String),
     /// Not a serial number.
     #[error("{0:?} is not a serial number in hexadecimal digits")]
     Serial(String),

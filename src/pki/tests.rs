@@ -63,7 +63,7 @@ fn openssl(dir: &Path, arguments: &str) -> (bool, String) {
 #[test]
 fn leaves_verify_against_their_own_bundle_only() {
     let (client, next, peer) = (authority("client 1"), authority("client 2"), authority("peer 1"));
-    let bundles = (bundle(&[client.certificate(), next.certificate()]), bundle(&[peer.certificate()]));
+    let bundles = (bundle([client.certificate(), next.certificate()]), bundle([peer.certificate()]));
     for (usage, server, both) in [(Usage::Server, true, false), (Usage::Client, false, false), (Usage::Both, true, true)] {
         for issuer in [&client, &next] {
             let leaf = issuer.issue(&LeafSpec { usage, ..spec() }, now()).unwrap().certificate;
@@ -291,7 +291,7 @@ fn texts_with_anything_else_are_refused() {
     let both = format!("{pem}{}", issuer.certificate().pem());
     assert_eq!(Certificate::from_pem(both.as_bytes()), Err(PkiError::Count { wanted: "CERTIFICATE", found: 2 }));
     assert_eq!(read_bundle(both.as_bytes()), Ok(vec![leaf.certificate.clone(), issuer.certificate().clone()]));
-    assert_eq!(bundle(&[&leaf.certificate, issuer.certificate()]), both);
+    assert_eq!(bundle([&leaf.certificate, issuer.certificate()]), both);
     for text in [format!("{key}{pem}"), format!("{pem}{key}")] {
         assert_eq!(Certificate::from_pem(text.as_bytes()), Err(PkiError::Label("CERTIFICATE")));
         assert_eq!(read_bundle(text.as_bytes()), Err(PkiError::Label("CERTIFICATE")));
@@ -387,8 +387,8 @@ fn openssl_agrees() {
     let (issuer, other) = (authority("demo client 1"), authority("demo peer 1"));
     let leaves = [(); 2].map(|()| issuer.issue(&spec(), now()).unwrap());
     let crl = issuer.sign_crl([(leaves[1].certificate.serial(), now())], now()).unwrap();
-    fs::write(dir.join("ca.crt"), bundle(&[other.certificate(), issuer.certificate()])).unwrap();
-    fs::write(dir.join("other.crt"), bundle(&[other.certificate()])).unwrap();
+    fs::write(dir.join("ca.crt"), bundle([other.certificate(), issuer.certificate()])).unwrap();
+    fs::write(dir.join("other.crt"), bundle([other.certificate()])).unwrap();
     fs::write(dir.join("good.crt"), leaves[0].certificate.pem()).unwrap();
     fs::write(dir.join("good.key"), leaves[0].key.pem()).unwrap();
     fs::write(dir.join("revoked.crt"), leaves[1].certificate.pem()).unwrap();

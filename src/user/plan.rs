@@ -13,7 +13,7 @@ use crate::{
         plan::{AuthorityState, Note, SecretChange, authority_of, changed_files, owner_in_words, request_leaf},
         validate,
     },
-    names::{self, Names, label, tls_key},
+    names::{self, Names, annotation, label, tls_key},
     pki::{Domain, Holder, LeafSpec, Usage},
 };
 
@@ -63,6 +63,11 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         Ok(duration) => duration,
         Err(problem) => return Plan::Refused(Note::new("InvalidSpec", problem)),
     };
+    if user.annotations().contains_key(annotation::REVOKE) {
+        let message =
+            format!("its certificates are revoked; it gets another when annotation {} is taken off", annotation::REVOKE);
+        return Plan::Refused(Note::new("Revoked", message));
+    }
     if let Some(refusal) = refuse(user, observed) {
         return Plan::Refused(refusal);
     }
@@ -90,6 +95,10 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         ));
     }
     let secret = observed.secret.as_ref();
+    if secret.is_none() && !authorities.signs {
+        let message = "the authority is lost and is being rotated; nothing can be issued until the next one signs";
+        return Plan::Held(Note::new("AuthorityLost", message));
+    }
     let spec = LeafSpec {
         common_name: common_name(user),
         dns_names: BTreeSet::new(),

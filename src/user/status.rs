@@ -81,5 +81,8 @@ pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Time
 fn is_trusted(leaf: &Certificate, observed: &Observed) -> bool {
     let status = observed.cluster.as_ref().and_then(|cluster| cluster.status.as_ref()?.certificates.as_ref()?.client.as_ref());
     let signer = leaf.authority_key_id().map(hex);
-    status.is_some_and(|domain| [&domain.active, &domain.next].iter().any(|authority| Some(&authority.key_id) == signer.as_ref()))
+    status.is_some_and(|domain| {
+        let mut trusted = [&domain.active, &domain.next].into_iter().chain(&domain.retiring);
+        trusted.any(|authority| Some(&authority.key_id) == signer.as_ref())
+    })
 }

@@ -56,8 +56,11 @@ impl World {
                 let to = members.iter().find(|m| m.id == *to && !m.learner);
                 (!to.is_some_and(|to| self.is_healthy(to))).then(|| "the next leader is not healthy".into())
             }
-            // Nothing was left by another cluster, nobody else adds members, and nobody names a survivor.
-            Step::TakeOver { .. } | Step::GiveUp { .. } | Step::RemoveUnstarted { .. } => Some("there is no cause".into()),
+            // Nothing was left by another cluster, nobody else adds members, nobody names a survivor and no
+            // authority is due.
+            Step::TakeOver { .. } | Step::GiveUp { .. } | Step::RemoveUnstarted { .. } | Step::Rotate(_) => {
+                Some("there is no cause".into())
+            }
             Step::LockBootstrap { .. } | Step::Revoke { .. } | Step::DeleteBudget { .. } => None,
         }
     }

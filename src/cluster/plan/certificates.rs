@@ -9,14 +9,14 @@ use super::{
     membership::Roster,
 };
 use crate::{
-    api::DomainStatus,
+    api::{AuthorityStatus, DomainStatus},
     cluster::{
         build,
         observed::{Answer, Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
-    pki::{self, Domain, Holder, LeafSpec, Stale, Usage},
+    pki::{self, Domain, Holder, LeafSpec, Phase, Stale, Usage},
 };
 
 /// The authorities of a domain as they were found.
@@ -43,16 +43,21 @@ impl AuthorityState {
 /// They are made only while nothing can trust them yet. After that, a Secret that is missing or holds another authority is a
 /// loss to be reported: making a new one would cut off every member and client that trusts the old one.
 pub fn authority_state(cluster: &ValidatedCluster, observed: &Observed, domain: Domain) -> AuthorityState {
-    let (secret, name) = match domain {
-        Domain::Client => (&observed.client_authority, cluster.names.client_authority()),
-        Domain::Peer => (&observed.peer_authority, cluster.names.peer_authority()),
+    let secret = match domain {
+        Domain::Client => &observed.client_authority,
+        Domain::Peer => &observed.peer_authority,
     };
-    let reported = observed.status.certificates.as_ref().and_then(|certificates| match domain {
+    let trusted = observed.members.values().any(|member| member.secret.is_some() || member.stateful_set.is_some());
+    authority_of(secret.as_ref(), &cluster.names.authority(domain), reported(observed, domain), &cluster.uid, trusted)
+}
+
+/// What was last reported of a domain.
+pub fn reported(observed: &Observed, domain: Domain) -> Option<&DomainStatus> {
+    let certificates = observed.status.certificates.as_ref()?;
+    match domain {
         Domain::Client => certificates.client.as_ref(),
         Domain::Peer => certificates.peer.as_ref(),
-    });
-    let trusted = observed.members.values().any(|member| member.secret.is_some() || member.stateful_set.is_some());
-    authority_of(secret.as_ref(), &name, reported, &cluster.uid, trusted)
+    }
 }
 
 /// What has become of the authorities in the Secret `name` of the cluster with this uid, of which the status reported these, and
@@ -83,10 +88,15 @@ pub fn authority_of(
     }
 }
 
+/// Whether authorities are those that were reported, or what a single turn of a rotation makes of them: the one that was next has
+/// become the active one, or another one is next and a rotation has begun.
 fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
-    [(&authorities.active, &reported.active), (&authorities.next, &reported.next)]
-        .into_iter()
-        .all(|(certificate, reported)| certificate.subject_key_id().map(hex).as_ref() == Some(&reported.key_id))
+    let is = |authority: &pki::Certificate, reported: &AuthorityStatus| {
+        authority.subject_key_id().map(hex).as_ref() == Some(&reported.key_id)
+    };
+    let beginning = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
+    let same = is(&authorities.active, &reported.active) && (beginning || is(&authorities.next, &reported.next));
+    same || is(&authorities.active, &reported.next)
 }
 
 /// Plans authorities, leaves, bundles and revocation lists.
@@ -101,7 +111,8 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
             AuthorityState::Lost(problem) => plan.certificates.push(Note::new(
                 "AuthorityLost",
                 format!(
-                    "{problem}. No certificate of the {domain} domain can be issued; those in use go on until they expire. Restore the Secret from a backup"
+                    "{problem}. No certificate of the {domain} domain can be issued; those in use go on until they expire. Restore the Secret from a backup, or set annotation {}={domain} to have another authority take its place",
+                    key::ROTATE_CA
                 ),
             )),
             AuthorityState::Ready(_) => {}
@@ -119,15 +130,12 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
 }
 
 fn request_authority(cluster: &ValidatedCluster, domain: Domain) -> AuthorityRequest {
-    let (secret, lives) = match domain {
-        Domain::Client => (cluster.names.client_authority(), cluster.client),
-        Domain::Peer => (cluster.names.peer_authority(), cluster.peer),
-    };
-    // A common name has 64 characters at most; the uid tells the authorities of two clusters of one name apart.
-    let name: String = cluster.names.cluster().chars().take(40).collect();
-    let uid: String = cluster.uid.chars().take(8).collect();
-    let common_names = [1, 2].map(|generation| format!("{name} {domain} {uid} {generation}"));
-    AuthorityRequest { domain, secret, common_names, duration: lives.authority }
+    AuthorityRequest {
+        domain,
+        secret: cluster.names.authority(domain),
+        common_names: [1, 2].map(|generation| cluster.authority_name(domain, generation)),
+        duration: cluster.lives(domain).authority,
+    }
 }
 
 /// The three leaves of a member.
@@ -170,6 +178,9 @@ pub fn request_leaf(
     authorities: &Authorities,
     now: Timestamp,
 ) -> Option<LeafRequest> {
+    if !authorities.signs {
+        return None;
+    }
     let certificate = secret.and_then(|secret| secret.certificate(keys[0]));
     let key = secret.and_then(|secret| secret.key_digest(keys[1]));
     let revoked = |leaf: &pki::Certificate| authorities.ledger.is_revoked(leaf.serial());
@@ -205,7 +216,7 @@ fn plan_member(
         return;
     }
     // A Secret is made whole or not at all: a pod must not start with half of it.
-    if secret.is_none() && (client.is_none() || peer.is_none()) {
+    if secret.is_none() && !client.zip(peer).is_some_and(|(client, peer)| client.signs && peer.signs) {
         return;
     }
     let mut files = vec![];
@@ -235,7 +246,7 @@ fn plan_member(
 
 fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Authorities, now: Timestamp, plan: &mut Plan) {
     let secret = observed.operator.as_ref();
-    if secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
+    if secret.is_none() && !client.signs || secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
         return;
     }
     let spec = LeafSpec {
@@ -349,6 +360,10 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     };
     [Domain::Client, Domain::Peer].into_iter().find_map(|domain| {
         let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
+        // Without its key no list can be signed. The rotation that this is part of ends what it issued.
+        if !authorities.signs {
+            return None;
+        }
         let live = authorities.ledger.entries().filter(|issued| issued.revoked.is_none()).map(|issued| &issued.holder);
         let holders: BTreeSet<_> = live.filter(|holder| gone(holder)).cloned().collect();
         // A list that was edited or restored from a backup would let in who was revoked.

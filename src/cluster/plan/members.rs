@@ -11,15 +11,16 @@ use super::{
     Note, Object, Plan, PodNote, Step, drift,
     membership::Roster,
     recovery::{Recovery, is_current},
+    rotation,
 };
 use crate::{
     cluster::{
         build,
-        observed::{self, Observed, ObservedMember, StartState, annotation, belongs, start_state},
+        observed::{Observed, ObservedMember, StartState, annotation, belongs, start_state},
         validate::ValidatedCluster,
     },
     etcd,
-    names::{MemberName, annotation as key, bootstrap_key, member_key},
+    names::{MemberName, annotation as key, bootstrap_key},
 };
 
 /// How each member starts if it finds no data.
@@ -243,10 +244,8 @@ pub fn plan_stateful_sets(
     for name in members.keys() {
         let Some(member) = observed.members.get(name) else { continue };
         let Some(secret) = member.secret.as_ref().filter(|secret| belongs(&secret.meta, &cluster.uid)) else { continue };
-        let bundles = [member_key::CLIENT_CA, member_key::PEER_CA].map(|key| (key, secret.data.get(key)));
-        let [(_, Some(_)), (_, Some(_))] = bundles else { continue };
-        let digest = observed::fingerprint(bundles.iter().filter_map(|(key, pem)| Some((*key, pem.as_ref()?.as_slice()))));
-        let mut wanted = build::stateful_set(cluster, name, &digest);
+        let Some(bundles) = rotation::bundles(secret) else { continue };
+        let mut wanted = build::stateful_set(cluster, name, &bundles);
         if recovery.forced.as_ref() == Some(name) {
             wanted = build::forced(wanted);
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current};
+use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current, rotation};
 use crate::{
     cluster::{
         observed::{Observed, ObservedMember, annotation, belongs, running_since},
@@ -154,7 +154,7 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
         .or_else(|| replace(cluster, &roster, &why, plan))
         .or_else(|| shrink(cluster, &roster, plan))
         .or_else(|| grow(cluster, &roster, plan))
-        .or_else(|| restart(cluster, &roster, plan))
+        .or_else(|| restart(cluster, observed, &roster, now, plan))
 }
 
 /// Whether a member's user wants it replaced.
@@ -342,11 +342,15 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
     settled.then_some(Step::AddLearner { member: name })
 }
 
-/// A pod that its user wants restarted, one after the other: one that does not serve first, the leader's last.
-fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
-    let wanted = cluster.restarted_at.as_deref()?;
+/// A pod that its user wants restarted, or that must take up another bundle, one after the other: one that does not serve first,
+/// the leader's last.
+fn restart(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: Timestamp, plan: &mut Plan) -> Option<Step> {
+    let demands = rotation::demands(cluster, observed, now);
     let outdated = |entry: &&Entry| {
-        entry.member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != Some(wanted))
+        entry.member.pod.as_ref().is_some_and(|pod| {
+            let asked = cluster.restarted_at.as_deref().filter(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
+            asked.is_some() || !demands.iter().all(|demand| demand.is_met(pod))
+        })
     };
     let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| outdated(voter)).collect();
     if outdated.is_empty() {
@@ -356,9 +360,10 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
         "Restarting",
         format!("{} of {} members are still to be restarted", outdated.len(), roster.voters.len()),
     ));
-    // A pod must be made from the template that was asked for.
+    // A pod must be made from the template that is wanted.
     let ready = |entry: &Entry| {
-        let applied = !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
+        // Its Secret first, for the template tells of the bundles in it.
+        let applied = plan.secrets.is_empty() && !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
         applied && entry.member.stateful_set.as_ref().is_some_and(is_current)
     };
     let gone = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();

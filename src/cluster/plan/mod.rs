@@ -11,6 +11,7 @@ mod members;
 mod membership;
 mod recheck;
 mod recovery;
+mod rotation;
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
@@ -23,6 +24,7 @@ pub use members::{is_stuck, why_not_ready};
 pub use membership::outage;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
+pub use rotation::{Rotate, Salvage, Turn};
 
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
@@ -51,6 +53,9 @@ pub struct Plan {
     pub recovered: Option<MemberName>,
     /// Why the wish for a recovery is taken off unfulfilled.
     pub unwished: Option<Note>,
+    /// Whether every rotation that is wished for has begun, so that the wish is over: how far each has come is stored with its
+    /// authorities.
+    pub rotation_begun: bool,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
     /// What is awaited.
@@ -73,6 +78,7 @@ impl Plan {
             && !self.replaced
             && self.recovered.is_none()
             && self.unwished.is_none()
+            && !self.rotation_begun
             && self.step.is_none()
     }
 }
@@ -193,6 +199,8 @@ pub enum Step {
         /// Users or members.
         holders: Vec<Holder>,
     },
+    /// Change the authorities of a domain.
+    Rotate(Box<Rotate>),
     /// Make what a deleted cluster of this name has left the cluster's own.
     TakeOver {
         /// The objects, in the order in which they are taken over.
@@ -278,6 +286,12 @@ impl Step {
             Self::AddLearner { .. } => "AddLearner",
             Self::Promote { .. } => "Promote",
             Self::RemoveMember { .. } => "RemoveMember",
+            Self::Rotate(rotate) => match rotate.turn {
+                Turn::Prepare => "PrepareRotation",
+                Turn::Switch => "SwitchIssuer",
+                Turn::Drop => "DropAuthority",
+                Turn::Finish => "FinishRotation",
+            },
             Self::RemoveUnstarted { .. } => "RemoveUnstarted",
             Self::MoveLeader { .. } => "MoveLeader",
             Self::DeleteBudget { .. } => "DeleteBudget",
@@ -311,6 +325,7 @@ impl Step {
                 "revoking the certificates of those who are gone: {}",
                 list(holders.iter().map(|holder| holder as &dyn Display).collect())
             ),
+            Self::Rotate(rotate) => rotate.in_words(),
             Self::TakeOver { objects, .. } => format!(
                 "taking over what a deleted EtcdCluster of this name has left: {}",
                 objects.iter().map(Left::describe).collect::<Vec<_>>().join(", ")
@@ -376,6 +391,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
         .or_else(|| members::delete_budget(cluster, observed))
         .or_else(|| members::restart_stuck(observed, &plan))
         .or_else(|| recovery.step.clone())
+        .or_else(|| rotation::step(cluster, observed, now, &mut plan))
         .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, now, &mut plan) });
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);

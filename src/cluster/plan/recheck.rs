@@ -16,6 +16,7 @@ use super::{
     members::is_stuck,
     membership::name_of,
     recovery::{is_current, is_stopped, pod_bears_flag, template_bears_flag},
+    rotation::{Rotate, Turn, started_with},
 };
 use crate::{
     cluster::{
@@ -84,6 +85,8 @@ pub fn recheck(step: &Step, cluster: &ValidatedCluster, known: Option<&str>, fre
             let holders = holders.iter().filter(|holder| check.is_gone(holder)).cloned().collect();
             return Ok(Step::Revoke { domain: *domain, holders });
         }
+        // Whether the authorities are those that were seen is checked where they are changed.
+        Step::Rotate(rotate) => check.rotate(rotate)?,
         Step::TakeOver { objects, from } => check.take_over(objects, from)?,
         Step::AddLearner { member } => check.add_learner(member)?,
         Step::Promote { member, id } => check.promote(member, *id)?,
@@ -176,6 +179,16 @@ impl Check<'_> {
             }
             Holder::Operator => false,
         }
+    }
+
+    /// An authority signs only if every member that runs was made with it, and is gone only if none needs it.
+    fn rotate(&self, rotate: &Rotate) -> Result<(), NotNow> {
+        let Some([_, next]) = rotate.seen.as_ref().filter(|_| rotate.turn == Turn::Switch) else { return Ok(()) };
+        for (name, pod) in &self.fresh.pods {
+            let knows = started_with(pod, rotate.domain).contains(next.as_str());
+            ensure(knows, || format!("{name} has not started with the next {} authority", rotate.domain))?;
+        }
+        Ok(())
     }
 
     /// All of it must still be the deleted cluster's, and nobody's who would delete it.
@@ -288,7 +301,11 @@ impl Check<'_> {
         }
         let wanted = self.cluster.restarted_at.as_deref();
         let asked = wanted.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        ensure(asked, || format!("{member} has been restarted"))?;
+        let template = self.fresh.sets.get(member).and_then(|set| set.spec.template.metadata.as_ref());
+        let bundles = template.and_then(|template| annotation(template, key::BUNDLES));
+        ensure(asked || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles)), || {
+            format!("{member} has been restarted")
+        })?;
         let Some(listed) = self.listed(member)? else { return changed(format!("{member} is no member")) };
         if listed.is_learner {
             return Ok(());

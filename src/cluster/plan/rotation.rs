@@ -1,0 +1,338 @@
+//! One authority after the other: the scheduled succession, and the rotation that somebody asks for.
+//!
+//! etcd reads its bundles only when it starts, so whom a member trusts is what its pod was made with. An authority signs only
+//! when every member has started with it in its bundle, and is taken out only when nobody shows a leaf of it any more.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{
+    CONFIRMING, Note, Plan, Step,
+    certificates::{AuthorityState, authority_state, reported},
+    membership::Roster,
+};
+use crate::{
+    api::DomainStatus,
+    cluster::{
+        observed::{Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
+        validate::ValidatedCluster,
+    },
+    names::{annotation as key, member_key, tls_key},
+    pki::{Certificate, Domain, Phase, read_bundle, rotation},
+};
+
+/// What is done with the authorities of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Another next authority is made: those that there are may be known to others, or are lost.
+    Prepare,
+    /// The next authority becomes the active one, and another next one is made.
+    Switch,
+    /// What has signed before is not to be trusted any more.
+    Drop,
+    /// The rotation is over.
+    Finish,
+}
+
+/// A change of the authorities of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotate {
+    /// The domain.
+    pub domain: Domain,
+    /// What is done.
+    pub turn: Turn,
+    /// The Secret of the authorities.
+    pub secret: String,
+    /// The fingerprints of the active and the next one for whom this was planned; none where they are lost.
+    pub seen: Option<[String; 2]>,
+    /// The common name of the authority that is to be made.
+    pub common_name: String,
+    /// How long it is valid.
+    pub duration: SignedDuration,
+    /// Of lost authorities, what members still trust.
+    pub salvage: Option<Salvage>,
+}
+
+impl Rotate {
+    /// What is being done, in words.
+    pub fn in_words(&self) -> String {
+        let (domain, name) = (self.domain, &self.common_name);
+        match self.turn {
+            Turn::Prepare => format!("beginning a rotation of the {domain} authority: {name:?} is to be trusted"),
+            Turn::Switch => format!("letting the next {domain} authority sign; {name:?} comes after it"),
+            Turn::Drop => format!("taking the {domain} authorities of before out of all bundles"),
+            Turn::Finish => format!("ending the rotation of the {domain} authority: nobody trusts the one of before"),
+        }
+    }
+}
+
+/// What the members' Secrets have of authorities that are lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Salvage {
+    /// The certificate of the one that signed.
+    pub active: Certificate,
+    /// The revocation list, DER.
+    pub crl: Vec<u8>,
+}
+
+/// How long clients are given to take up what their Secrets hold, before it is needed: kubelets refresh files within about 90 s.
+const CLIENTS: SignedDuration = SignedDuration::from_mins(2);
+
+const DOMAINS: [Domain; 2] = [Domain::Client, Domain::Peer];
+
+/// The annotation of a pod's template that tells which authorities are in the bundles of a Secret.
+pub fn bundles(secret: &SecretView) -> Option<String> {
+    let names = |key: &str| {
+        let authorities = read_bundle(secret.data.get(key)?).ok()?;
+        let names: BTreeSet<_> = authorities.iter().map(|authority| authority.fingerprint().to_owned()).collect();
+        Some(names.into_iter().collect::<Vec<_>>().join(","))
+    };
+    Some(format!("{}={};{}={}", Domain::Client, names(member_key::CLIENT_CA)?, Domain::Peer, names(member_key::PEER_CA)?))
+}
+
+/// The authorities of a domain that a pod was made with. It may have started with newer ones.
+pub fn started_with(pod: &Pod, domain: Domain) -> BTreeSet<&str> {
+    let all = annotation(&pod.metadata, key::BUNDLES).unwrap_or_default();
+    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(of, _)| *of == domain.to_string());
+    of_domain.map(|(_, names)| names.split(',').collect()).unwrap_or_default()
+}
+
+/// What of a domain's authorities every member must have started with.
+pub struct Demand {
+    domain: Domain,
+    with: String,
+    /// If nothing else may be among them.
+    only: Option<BTreeSet<String>>,
+}
+
+impl Demand {
+    /// Whether a pod was made with the right authorities.
+    pub fn is_met(&self, pod: &Pod) -> bool {
+        let there = started_with(pod, self.domain);
+        let nothing_else = self.only.as_ref().is_none_or(|only| there.iter().all(|name| only.contains(*name)));
+        there.contains(self.with.as_str()) && nothing_else
+    }
+}
+
+/// What members must be restarted for, if they have not started with it.
+pub fn demands(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> Vec<Demand> {
+    let demand = |domain| {
+        let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
+        let with = authorities.next.fingerprint().to_owned();
+        match authorities.rotation.map(|rotation| rotation.phase) {
+            Some(Phase::Distributing) => Some(Demand { domain, with, only: None }),
+            Some(Phase::Reissuing) => None,
+            Some(Phase::Dropping) => {
+                let only = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
+                Some(Demand { domain, with, only: Some(only) })
+            }
+            None => (now >= rotation::known_by(&authorities.next, cluster.lives(domain).leaf)).then_some(Demand {
+                domain,
+                with,
+                only: None,
+            }),
+        }
+    };
+    DOMAINS.into_iter().filter_map(demand).collect()
+}
+
+/// The next change of an authority, and what is to be said about it.
+pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, plan: &mut Plan) -> Option<Step> {
+    if !cluster.rotate_unknown.is_empty() {
+        let (wish, unknown) = (key::ROTATE_CA, cluster.rotate_unknown.join(", "));
+        let message = format!("annotation {wish} names {unknown}: it must be client, peer, or client,peer");
+        plan.problems.push(Note::new("NoSuchDomain", message));
+    }
+    let rotates = |domain: &Domain| {
+        let state = authority_state(cluster, observed, *domain);
+        matches!(state, AuthorityState::Ready(authorities) if authorities.rotation.is_some())
+    };
+    plan.rotation_begun = !cluster.rotate.is_empty() && cluster.rotate.iter().all(rotates);
+    let turns: Vec<_> = DOMAINS.into_iter().filter_map(|domain| turn(cluster, observed, domain, now, plan)).collect();
+    turns.into_iter().next().map(|rotate| Step::Rotate(Box::new(rotate)))
+}
+
+fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Timestamp, plan: &mut Plan) -> Option<Rotate> {
+    let wished = cluster.rotate.contains(&domain);
+    let state = authority_state(cluster, observed, domain);
+    let authorities = match &state {
+        AuthorityState::Ready(authorities) => authorities,
+        AuthorityState::Lost(_) if wished => return salvage(cluster, observed, domain, plan),
+        AuthorityState::Absent | AuthorityState::Lost(_) => return None,
+    };
+    // What was done is written down before the next is done.
+    let is_reported = reported(observed, domain).is_some_and(|reported| is_current(authorities, reported));
+    let rotate = |turn| {
+        is_reported.then(|| Rotate {
+            domain,
+            turn,
+            secret: cluster.names.authority(domain),
+            seen: Some([&authorities.active, &authorities.next].map(|authority| authority.fingerprint().to_owned())),
+            common_name: cluster.authority_name(domain, generation(authorities.trusted()) + 1),
+            duration: cluster.lives(domain).authority,
+            salvage: None,
+        })
+    };
+    let Some(rotation) = authorities.rotation else {
+        if wished {
+            return rotate(Turn::Prepare);
+        }
+        let due = now >= rotation::succeeds_at(&authorities.next, cluster.lives(domain).leaf);
+        return rotate(Turn::Switch).filter(|_| due && is_known(observed, domain, &authorities.next));
+    };
+    let (missing, turn) = match rotation.phase {
+        Phase::Distributing => (distributed(cluster, observed, authorities, domain, now), Turn::Switch),
+        Phase::Reissuing => (reissued(cluster, observed, authorities, domain, now), Turn::Drop),
+        Phase::Dropping => (restarted(cluster, observed, authorities, domain), Turn::Finish),
+    };
+    let doing = match rotation.phase {
+        Phase::Distributing => "members are restarted one by one to trust the new authority before it signs",
+        Phase::Reissuing => "certificates of the new authority take the place of those of the one before",
+        Phase::Dropping => "members are restarted one by one to forget the authority before",
+    };
+    let waits = if missing.is_empty() { String::new() } else { format!("; missing: {}", missing.join(", ")) };
+    let (phase, since) = (rotation.phase.as_str(), rotation.since);
+    let message = format!("the {domain} authority is being rotated, {phase} since {since:.0}: {doing}{waits}");
+    plan.waits.push(Note::new("RotatingAuthority", message));
+    plan.next_check = plan.next_check.min(CONFIRMING);
+    rotate(turn).filter(|_| missing.is_empty())
+}
+
+/// Whether the status tells of the authorities as they are.
+fn is_current(authorities: &Authorities, reported: &DomainStatus) -> bool {
+    let id = |authority: &Certificate| authority.subject_key_id().map(hex).unwrap_or_default();
+    let phase = authorities.rotation.map(|rotation| rotation.phase.as_str().to_owned());
+    id(&authorities.active) == reported.active.key_id && id(&authorities.next) == reported.next.key_id && phase == reported.phase
+}
+
+/// The number that the name of the latest of these authorities ends with.
+fn generation<'a>(authorities: impl Iterator<Item = &'a Certificate>) -> u32 {
+    authorities.filter_map(|authority| number(authority.common_name())).max().unwrap_or_default()
+}
+
+fn number(name: &str) -> Option<u32> {
+    name.rsplit(' ').next()?.parse().ok()
+}
+
+/// The rotation that replaces lost authorities: members go on trusting what they trust until they know another one.
+fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan: &mut Plan) -> Option<Rotate> {
+    let (there, bundle, crl) = match domain {
+        Domain::Client => (&observed.client_authority, member_key::CLIENT_CA, member_key::CLIENT_CRL),
+        Domain::Peer => (&observed.peer_authority, member_key::PEER_CA, member_key::PEER_CRL),
+    };
+    let secret = cluster.names.authority(domain);
+    if there.as_ref().is_some_and(|there| !belongs(&there.meta, &cluster.uid)) {
+        let message = format!("the {domain} authority cannot be rotated: Secret {secret} is another's. Remove it first");
+        plan.problems.push(Note::new("CannotRotate", message));
+        return None;
+    }
+    let reported = reported(observed, domain)?;
+    let trusted = |member: &ObservedMember| {
+        let secret = member.secret.as_ref()?;
+        let is_active = |authority: &Certificate| authority.subject_key_id().map(hex).as_ref() == Some(&reported.active.key_id);
+        let active = read_bundle(secret.data.get(bundle)?).ok()?.into_iter().find(is_active)?;
+        Some(Salvage { active, crl: secret.data.get(crl)?.clone() })
+    };
+    let Some(salvage) = observed.members.values().find_map(trusted) else {
+        let message = format!("the {domain} authority cannot be rotated: no member's Secret holds the one that was in use");
+        plan.problems.push(Note::new("CannotRotate", message));
+        return None;
+    };
+    let latest = [&reported.active, &reported.next].into_iter().filter_map(|authority| number(&authority.name)).max();
+    Some(Rotate {
+        domain,
+        turn: Turn::Prepare,
+        secret,
+        seen: None,
+        common_name: cluster.authority_name(domain, latest.unwrap_or_default() + 1),
+        duration: cluster.lives(domain).authority,
+        salvage: Some(salvage),
+    })
+}
+
+/// Whether every member that runs was made with an authority in its bundle.
+fn is_known(observed: &Observed, domain: Domain, authority: &Certificate) -> bool {
+    let pods = observed.members.values().filter_map(|member| member.pod.as_ref());
+    pods.into_iter().all(|pod| started_with(pod, domain).contains(authority.fingerprint()))
+}
+
+/// Who has yet to trust the next authority.
+fn distributed(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    authorities: &Authorities,
+    domain: Domain,
+    now: Timestamp,
+) -> Vec<String> {
+    let demand = Demand { domain, with: authorities.next.fingerprint().to_owned(), only: None };
+    let mut missing = unrestarted(cluster, observed, &demand);
+    if domain == Domain::Client {
+        let bundle = authorities.bundle();
+        let knows = |secret: &SecretView| secret.data.get(tls_key::CA).is_some_and(|there| *there == bundle.as_bytes());
+        missing.extend(clients(observed, authorities, now, knows));
+    }
+    missing
+}
+
+/// Who has yet to show a certificate of the active authority.
+fn reissued(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    authorities: &Authorities,
+    domain: Domain,
+    now: Timestamp,
+) -> Vec<String> {
+    let is_of = |secret: &SecretView, key: &str| {
+        secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.is_signed_by(&authorities.active))
+    };
+    let keys: &[&str] = match domain {
+        Domain::Client => &[member_key::SERVER_CRT, member_key::CLIENT_CRT],
+        Domain::Peer => &[member_key::PEER_CRT],
+    };
+    let shows = |member: &ObservedMember| {
+        let (Some(secret), Some(pod)) = (&member.secret, &member.pod) else { return false };
+        let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(&secret.fingerprint());
+        confirmed && keys.iter().all(|key| is_of(secret, key))
+    };
+    let mut missing = unlike(cluster, observed, shows);
+    if domain == Domain::Client {
+        let operator = observed.operator.as_ref().is_some_and(|secret| is_of(secret, tls_key::CRT));
+        missing.extend((!operator).then(|| "the operator".to_owned()));
+        missing.extend(clients(observed, authorities, now, |secret| is_of(secret, tls_key::CRT)));
+    }
+    missing
+}
+
+/// Who has yet to forget the authorities of before.
+fn restarted(cluster: &ValidatedCluster, observed: &Observed, authorities: &Authorities, domain: Domain) -> Vec<String> {
+    let only = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
+    unrestarted(cluster, observed, &Demand { domain, with: authorities.next.fingerprint().to_owned(), only: Some(only) })
+}
+
+fn unrestarted(cluster: &ValidatedCluster, observed: &Observed, demand: &Demand) -> Vec<String> {
+    unlike(cluster, observed, |member| member.serves() && member.pod.as_ref().is_some_and(|pod| demand.is_met(pod)))
+}
+
+/// The members that are not like this, of those that etcd lists.
+fn unlike(cluster: &ValidatedCluster, observed: &Observed, holds: impl Fn(&ObservedMember) -> bool) -> Vec<String> {
+    let Some(roster) = Roster::read(cluster, observed) else { return vec!["a quorum".into()] };
+    let listed = roster.voters.iter().chain(&roster.learners);
+    listed.filter(|(_, entry)| !holds(entry.member)).map(|(name, _)| name.to_string()).collect()
+}
+
+/// The users whose Secrets are not like this; and until the time is over in which those that are have been taken up, that.
+fn clients(observed: &Observed, authorities: &Authorities, now: Timestamp, holds: impl Fn(&SecretView) -> bool) -> Vec<String> {
+    let users = observed.user_secrets.iter().filter(|(_, secret)| !holds(secret));
+    let mut missing: Vec<_> = users.map(|(name, _)| format!("EtcdUser {name}")).collect();
+    let until = authorities.rotation.and_then(|rotation| rotation.since.checked_add(CLIENTS).ok());
+    if let Some(until) = until.filter(|until| now < *until) {
+        missing.push(format!("time for clients to read their Secrets, until {until:.0}"));
+    }
+    missing
+}
+
+#[cfg(test)]
+#[path = "rotation_tests.rs"]
+mod tests;

@@ -1,0 +1,288 @@
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+
+use super::*;
+use crate::{
+    cluster::fixtures::{Pass, World, names},
+    names::authority_key,
+    pki::{Authority, Serial},
+};
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+fn wish(world: &mut World, domains: &str) {
+    world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), domains.into());
+}
+
+fn domain(world: &World, domain: Domain) -> DomainStatus {
+    reported(&world.observed, domain).unwrap().clone()
+}
+
+fn names_of(status: &DomainStatus) -> [String; 2] {
+    [&status.active, &status.next].map(|authority| authority.name.rsplit(' ').next().unwrap().to_owned())
+}
+
+fn steps(world: &World, from: usize) -> Vec<String> {
+    world.taken[from..].to_vec()
+}
+
+/// Passes until nothing is planned, with everybody believing everybody after each.
+fn settle(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>]) -> Vec<Pass> {
+    let mut passes = vec![];
+    for _ in 0..400 {
+        let pass = world.pass();
+        world.check_trust(clients, bundles);
+        let done = pass.plan.is_empty() && pass.plan.waits.is_empty() && pass.plan.certificates.is_empty();
+        passes.push(pass);
+        if done {
+            return passes;
+        }
+    }
+    panic!("never settles: {:#?}", world.plan());
+}
+
+/// Time goes by, in which certificates are renewed.
+fn age(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>]) {
+    let until = world.now + time;
+    while world.now < until {
+        world.now = until.min(world.now + DAY * 25);
+        settle(world, clients, bundles);
+    }
+}
+
+fn config(world: &World) -> Vec<u8> {
+    world.observed.ca_config.as_ref().unwrap().data.as_ref().unwrap()["ca.crt"].clone().into_bytes()
+}
+
+#[test]
+fn the_next_authority_takes_over_in_time_and_nobody_restarts() {
+    let mut world = World::founded("{}");
+    let before = config(&world);
+    let pods = |world: &World| -> Vec<_> {
+        world.observed.members.values().map(|member| member.pod.as_ref().unwrap().metadata.uid.clone()).collect()
+    };
+    let (old_pods, old) = (pods(&world), domain(&world, Domain::Client));
+    assert_eq!(names_of(&old), ["1", "2"]);
+    // P = (43800 - 2160 - 1080) / 2 hours.
+    let due = SignedDuration::from_hours(20_280);
+    age(&mut world, due - DAY, &[], std::slice::from_ref(&before));
+    let clients = [world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap()];
+    assert_eq!(names_of(&domain(&world, Domain::Client)), ["1", "2"], "a day before");
+    let taken = world.taken.len();
+    age(&mut world, DAY, &clients, &[before]);
+    assert_eq!(steps(&world, taken), ["SwitchIssuer", "SwitchIssuer"]);
+    assert_eq!(pods(&world), old_pods, "nobody was restarted");
+    for of in [Domain::Client, Domain::Peer] {
+        let now = domain(&world, of);
+        assert_eq!(names_of(&now), ["2", "3"]);
+        assert_eq!(now.retiring.len(), 1, "what it signed is accepted until it expires");
+        assert_eq!(now.phase, None);
+    }
+    assert!(world.plan().is_empty());
+    // The bundles with the third are taken up at each member's next start, or after half of the time until it signs.
+    let taken = world.taken.len();
+    let known = [config(&world)];
+    age(&mut world, due / 2 + DAY, &[], &known);
+    let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
+    assert_eq!(restarts, 3, "{:?}", steps(&world, taken));
+    assert_ne!(pods(&world), old_pods);
+}
+
+/// Ten years in which nobody looks: at every moment everybody believes everybody, clients with the certificate and the `ca.crt`
+/// that they got last or, of the latter, one rotation before.
+#[test]
+fn everybody_is_believed_for_years() {
+    let mut world = World::founded(
+        "{replicas: 1, tls: {client: {authority: {duration: 8760h}, certificate: {duration: 2160h}}, peer: {authority: {duration: 10000h}, certificate: {duration: 2000h}}}}",
+    );
+    let mut clients: Vec<Certificate> = vec![];
+    let mut bundles = vec![config(&world)];
+    let end = world.now + SignedDuration::from_hours(24 * 365 * 10);
+    let mut seen = BTreeSet::new();
+    while world.now < end {
+        world.now += DAY * 5;
+        let leaf = world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap();
+        if clients.last() != Some(&leaf) {
+            clients.push(leaf);
+        }
+        clients.retain(|leaf| leaf.not_after() >= world.now);
+        if bundles.last() != Some(&config(&world)) {
+            bundles.push(config(&world));
+        }
+        settle(&mut world, &clients, &bundles[bundles.len() - 1..]);
+        // Who has not read it since the last rotation.
+        world.check_trust(&clients, &bundles[bundles.len().saturating_sub(1)..]);
+        seen.insert(names_of(&domain(&world, Domain::Client))[0].clone());
+    }
+    assert!(seen.len() >= 20, "a rotation each 115 days or so, {seen:?}");
+    let status = domain(&world, Domain::Client);
+    assert!(status.retiring.len() <= 3, "{:?}", status.retiring);
+}
+
+#[test]
+fn a_rotation_that_is_asked_for_leaves_nobody_who_trusts_what_was_before() {
+    for of in [Domain::Client, Domain::Peer] {
+        let mut world = World::founded("{}");
+        let bundle = if of == Domain::Client { member_key::CLIENT_CA } else { member_key::PEER_CA };
+        let taken = world.taken.len();
+        wish(&mut world, &of.to_string());
+        let passes = settle(&mut world, &[], &[]);
+        let what: Vec<_> =
+            steps(&world, taken).into_iter().filter(|step| !step.contains("Restart") && !step.contains("Move")).collect();
+        assert_eq!(what, ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"]);
+        let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
+        assert_eq!(restarts, 6, "{:?} each once to know the new one and once to forget the old one", steps(&world, taken));
+        let status = domain(&world, of);
+        assert_eq!(names_of(&status), ["3", "4"], "the one that was next may be known too");
+        assert!(status.retiring.is_empty() && status.phase.is_none());
+        assert_eq!(world.trusted(bundle).len(), 2);
+        assert!(world.trusted(bundle).iter().all(|name| name.ends_with('3') || name.ends_with('4')));
+        let annotations = world.cluster.metadata.annotations.clone().unwrap();
+        assert!(!annotations.contains_key(key::ROTATE_CA), "the wish is over as soon as it is stored");
+        let phases: Vec<_> = passes
+            .iter()
+            .filter_map(|pass| {
+                let status = pass.report.status.certificates.clone().unwrap();
+                if of == Domain::Client { status.client } else { status.peer }.unwrap().phase
+            })
+            .collect();
+        let mut in_order = phases.clone();
+        in_order.dedup();
+        assert_eq!(in_order, ["Distributing", "Reissuing", "Dropping"]);
+        let other = if of == Domain::Client { Domain::Peer } else { Domain::Client };
+        assert_eq!(names_of(&domain(&world, other)), ["1", "2"], "the other domain is as it was");
+    }
+}
+
+#[test]
+fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_says_so() {
+    let mut world = World::founded("{}");
+    wish(&mut world, "peer");
+    world.silent.insert(names().member(1));
+    for _ in 0..60 {
+        world.pass();
+    }
+    assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some("Distributing"));
+    let report = world.report();
+    let progressing = crate::api::condition(&report.status.conditions, "Progressing").unwrap();
+    assert!(progressing.message.contains("demo-1"), "{}", progressing.message);
+    world.silent.clear();
+    settle(&mut world, &[], &[]);
+    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+}
+
+#[test]
+fn clients_are_given_time_and_users_are_waited_for() {
+    let mut world = World::founded("{}");
+    wish(&mut world, "client");
+    let begun = world.now;
+    while domain(&world, Domain::Client).phase.as_deref() != Some("Reissuing") {
+        world.pass();
+    }
+    assert!(world.now.duration_since(begun) >= CLIENTS, "kubelets need time to give clients the new ca.crt");
+    let stale = SecretView::default();
+    world.observed.user_secrets.insert("app".into(), stale);
+    for _ in 0..200 {
+        world.pass();
+    }
+    assert_eq!(domain(&world, Domain::Client).phase.as_deref(), Some("Reissuing"));
+    let waits: Vec<_> = world.plan().waits.into_iter().map(|note| note.message).collect();
+    assert!(waits.iter().any(|message| message.contains("EtcdUser app")), "{waits:?}");
+    world.observed.user_secrets.clear();
+    settle(&mut world, &[], &[]);
+    assert_eq!(domain(&world, Domain::Client).phase, None);
+}
+
+#[test]
+fn a_lost_authority_is_healed_when_its_user_asks_for_it() {
+    let lose: [fn(&mut Option<SecretView>); 3] = [
+        |secret| *secret = None,
+        |secret| drop(secret.as_mut().unwrap().data.remove(authority_key::ACTIVE_KEY)),
+        |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::LEDGER.into(), b"x".to_vec())),
+    ];
+    for lose in lose {
+        for of in [Domain::Client, Domain::Peer] {
+            let mut world = World::founded("{}");
+            lose(world.authority_secret(of));
+            for _ in 0..5 {
+                world.pass();
+            }
+            let told = crate::api::condition(&world.observed.status.conditions, "CertificatesReady").unwrap().clone();
+            assert_eq!(told.reason, "AuthorityLost");
+            assert!(told.message.contains(&format!("{}={of}", key::ROTATE_CA)), "{}", told.message);
+            wish(&mut world, &of.to_string());
+            settle(&mut world, &[], &[]);
+            assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
+            let ready = crate::api::condition(&world.observed.status.conditions, "CertificatesReady").unwrap();
+            assert_eq!(ready.status, "True", "{}", ready.message);
+        }
+    }
+}
+
+#[test]
+fn both_domains_at_once_and_in_the_middle_of_growing() {
+    let mut world = World::founded("{}");
+    world.cluster.spec.replicas = 5;
+    wish(&mut world, "client, peer");
+    settle(&mut world, &[], &[]);
+    assert_eq!(world.etcd.len(), 5);
+    for of in [Domain::Client, Domain::Peer] {
+        assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
+    }
+}
+
+#[test]
+fn a_wish_that_names_no_domain_is_told() {
+    let mut world = World::founded("{}");
+    wish(&mut world, "server");
+    let plan = world.plan();
+    assert_eq!(plan.problems[0].reason, "NoSuchDomain");
+    assert!(plan.step.is_none() && !plan.rotation_begun);
+}
+
+#[test]
+fn one_that_is_asked_for_again_meanwhile_is_the_same() {
+    let mut world = World::founded("{}");
+    wish(&mut world, "peer");
+    for _ in 0..4 {
+        world.pass();
+    }
+    wish(&mut world, "peer");
+    settle(&mut world, &[], &[]);
+    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+}
+
+#[test]
+fn a_member_is_never_shown_an_issuer_that_it_was_not_made_with() {
+    let mut world = World::founded("{replicas: 1}");
+    let pods = world.observed.members.values_mut().map(|member| member.pod.as_mut().unwrap());
+    for pod in pods {
+        pod.metadata.annotations.as_mut().unwrap().remove(key::BUNDLES);
+    }
+    let taken = world.taken.len();
+    age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
+    let order = steps(&world, taken);
+    let switch = order.iter().position(|step| step == "SwitchIssuer").unwrap();
+    let restarts = order[..switch].iter().filter(|step| step.starts_with("RestartMember")).count();
+    assert_eq!(restarts, 1, "{order:?}");
+}
+
+#[test]
+fn revocations_outlast_a_change_of_the_issuer() {
+    let now = "2026-03-01T12:00:00Z".parse().unwrap();
+    let mut world = World::founded("{replicas: 1}");
+    let listed = |world: &mut World| {
+        let crl = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
+        crate::pki::crl_serials(&crl).unwrap()
+    };
+    let foreign = Authority::create("other", DAY * 3000, now).unwrap();
+    let strange = Serial::random().unwrap();
+    let crl = foreign.sign_crl([(strange, now)], now).unwrap();
+    world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), crl);
+    age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
+    assert!(listed(&mut world).contains(&strange), "scheduled: what the ledger never knew stays revoked");
+    wish(&mut world, "client");
+    settle(&mut world, &[], &[]);
+    assert!(!listed(&mut world).contains(&strange), "nobody trusts any more who signed it");
+}
