@@ -28,7 +28,7 @@ pub use ledger::{Holder, Issued, Ledger};
 pub use revocation::crl_serials;
 pub use rotation::{Phase, Rotation};
 pub use serial::Serial;
-pub use stale::{Stale, renewal, stale};
+pub use stale::{Spread, Stale, renewal, stale};
 
 /// What a certificate is trusted for. The domains share nothing: a certificate of the peer domain is full control of the
 /// cluster.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
+use ring::digest::{SHA256, digest};
 
 use super::{BACKDATING, Certificate, KeyDigest, LeafSpec, PkiError};
 
@@ -66,6 +67,7 @@ pub fn stale(
     key: Option<KeyDigest>,
     spec: &LeafSpec,
     issuer: &Certificate,
+    spread: Spread,
     now: Timestamp,
 ) -> Option<Stale> {
     let leaf = match leaf {
@@ -84,16 +86,34 @@ pub fn stale(
         (leaf.common_name() != spec.common_name, Stale::CommonName),
         (!leaf.is_signed_by(issuer), Stale::WrongIssuer),
         (life > longest, Stale::TooLong),
-        (renewal(leaf, spec.duration, issuer).is_some_and(|at| now >= at), Stale::Due),
+        (renewal(leaf, spec.duration, issuer, spread).is_some_and(|at| now >= at), Stale::Due),
     ]
     .into_iter()
     .find_map(|(applies, why)| applies.then_some(why))
 }
 
-/// From when on a leaf is [`Stale::Due`]: at two thirds of its real life, but not before a new one would outlive it by a sixth
-/// of the wanted duration. `None` if it never would, because its issuer ends too soon: then only another issuer helps, and a
+/// Where in the time in which renewals are spread a holder has its place: what was made in one minute must not be renewed in one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spread(u8);
+
+impl Spread {
+    /// The place of a holder with this name, always the same.
+    pub fn of(name: &str) -> Self {
+        Self(digest(&SHA256, name.as_bytes()).as_ref()[0])
+    }
+
+    /// How much earlier than at two thirds of its life: up to a twentieth of that.
+    fn lead(self, life: SignedDuration) -> SignedDuration {
+        life / 20 / 255 * i32::from(self.0)
+    }
+}
+
+/// From when on a leaf is [`Stale::Due`]: at two thirds of its real life or a little before, but not before a new one would outlive
+/// it by a sixth of the wanted duration. `None` if it never would, because its issuer ends too soon: then only another issuer helps, and a
 /// new leaf at each look would help nobody.
-pub fn renewal(leaf: &Certificate, wanted: SignedDuration, issuer: &Certificate) -> Option<Timestamp> {
+pub fn renewal(leaf: &Certificate, wanted: SignedDuration, issuer: &Certificate, spread: Spread) -> Option<Timestamp> {
+    let life = leaf.not_after().duration_since(leaf.not_before());
+    let renew_at = leaf.renew_at().checked_sub(spread.lead(life)).unwrap_or(leaf.renew_at());
     let worthwhile = leaf.not_after().checked_add(wanted / 6).ok().filter(|end| *end <= issuer.not_after())?;
-    Some(worthwhile.checked_sub(wanted).map_or(leaf.renew_at(), |at| at.max(leaf.renew_at())))
+    Some(worthwhile.checked_sub(wanted).map_or(renew_at, |at| at.max(renew_at)))
 }

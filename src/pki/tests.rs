@@ -39,7 +39,7 @@ fn spec() -> LeafSpec {
 }
 
 fn why(leaf: &Leaf, spec: &LeafSpec, issuer: &Authority, now: Timestamp) -> Option<Stale> {
-    stale(Some(Ok(&leaf.certificate)), Some(leaf.key.public_digest()), spec, issuer.certificate(), now)
+    stale(Some(Ok(&leaf.certificate)), Some(leaf.key.public_digest()), spec, issuer.certificate(), Spread::default(), now)
 }
 
 /// Path validation as a TLS server does it for its clients, or the reverse.
@@ -198,12 +198,12 @@ fn stale_says_why() {
     let (certificate, key) = (&leaf.certificate, Some(leaf.key.public_digest()));
     let ca = issuer.certificate();
     assert_eq!(why(&leaf, &wanted, &issuer, now()), None);
-    assert_eq!(stale(None, key, &wanted, ca, now()), Some(Stale::Missing));
+    assert_eq!(stale(None, key, &wanted, ca, Spread::default(), now()), Some(Stale::Missing));
     let error = PkiError::Pem("it is not text");
-    assert_eq!(stale(Some(Err(&error)), key, &wanted, ca, now()), Some(Stale::Unreadable(error.to_string())));
+    assert_eq!(stale(Some(Err(&error)), key, &wanted, ca, Spread::default(), now()), Some(Stale::Unreadable(error.to_string())));
     let other = PrivateKey::generate().unwrap().public_digest();
     for key in [None, Some(other)] {
-        assert_eq!(stale(Some(Ok(certificate)), key, &wanted, ca, now()), Some(Stale::KeyDoesNotFit));
+        assert_eq!(stale(Some(Ok(certificate)), key, &wanted, ca, Spread::default(), now()), Some(Stale::KeyDoesNotFit));
     }
     assert_eq!(why(&leaf, &wanted, &authority("demo peer 2"), now()), Some(Stale::WrongIssuer));
     let hours = SignedDuration::from_hours;
@@ -239,7 +239,7 @@ fn stale_says_why() {
         let changed = LeafSpec { duration: QUARTER - SignedDuration::from_secs(shorter), ..spec() };
         assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{shorter}");
     }
-    let authority_as_leaf = stale(Some(Ok(ca)), Some(ca.key_digest()), &wanted, ca, now());
+    let authority_as_leaf = stale(Some(Ok(ca)), Some(ca.key_digest()), &wanted, ca, Spread::default(), now());
     assert_eq!(authority_as_leaf, Some(Stale::Names));
     assert_eq!(format!("the certificate {}", Stale::Due), "the certificate is due for renewal");
 }
@@ -252,11 +252,11 @@ fn a_leaf_clamped_by_its_authority_is_not_made_anew_in_a_loop() {
     // One that ends a sixth of the wanted duration before its authority may be renewed once more, one second later no more.
     let last = issuer.issue(&spec(), end - QUARTER - sixth).unwrap();
     assert_eq!(why(&last, &spec(), &issuer, last.certificate.renew_at()), Some(Stale::Due));
-    assert_eq!(renewal(&last.certificate, QUARTER, issuer.certificate()), Some(last.certificate.renew_at()));
+    assert_eq!(renewal(&last.certificate, QUARTER, issuer.certificate(), Spread::default()), Some(last.certificate.renew_at()));
     let over = issuer.issue(&spec(), end - QUARTER - sixth + SECOND).unwrap();
     assert_eq!(why(&over, &spec(), &issuer, over.certificate.renew_at()), None);
     assert_eq!(why(&over, &spec(), &issuer, over.certificate.not_after()), None);
-    assert_eq!(renewal(&over.certificate, QUARTER, issuer.certificate()), None);
+    assert_eq!(renewal(&over.certificate, QUARTER, issuer.certificate(), Spread::default()), None);
     // All its life long: looked at every day, leaves of 90 days in 5 years are made some thirty times and never expire.
     let mut leaf = issuer.issue(&spec(), now()).unwrap();
     let (mut moment, mut made) = (now(), 1);
@@ -472,4 +472,18 @@ fn authorities_that_may_not_sign_are_refused() {
         let loaded = Authority::load(&fs::read(dir.join("ca.crt")).unwrap(), &key).map(drop);
         assert!(if good { loaded.is_ok() } else { matches!(loaded, Err(PkiError::NotAuthority(_))) }, "{extension}: {loaded:?}");
     }
+}
+
+#[test]
+fn a_thousand_holders_do_not_renew_in_one_minute() {
+    let issuer = authority("ca");
+    let leaf = issuer.issue(&spec(), now()).unwrap().certificate;
+    let life = leaf.not_after().duration_since(leaf.not_before());
+    let at = |holder: u32| renewal(&leaf, QUARTER, issuer.certificate(), Spread::of(&holder.to_string())).unwrap();
+    let times: BTreeSet<_> = (0..1000).map(at).collect();
+    assert!(times.len() > 200, "{}", times.len());
+    let (first, last) = (*times.first().unwrap(), *times.last().unwrap());
+    assert!(last <= leaf.renew_at() && first >= leaf.renew_at() - life / 20, "{first} to {last}");
+    assert!(last.duration_since(first) > life / 25);
+    assert_eq!(at(7), at(7), "a holder has its place for good");
 }

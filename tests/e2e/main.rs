@@ -32,6 +32,7 @@ mod meddled;
 mod members;
 mod operator;
 mod recovery;
+mod rotation;
 mod tools;
 mod users;
 mod world;
@@ -42,6 +43,7 @@ use harness::Scenario;
 fn main() -> std::process::ExitCode {
     // What takes longest begins first.
     let themes = [
+        rotation::scenarios(),
         members::scenarios(),
         evidence::scenarios(),
         meddled::scenarios(),

@@ -272,7 +272,10 @@ impl World {
         let folder = self.files.path().join(folder);
         fs::create_dir_all(&folder).unwrap();
         for (name, content) in contents {
-            fs::write(folder.join(name), content).unwrap();
+            // Whoever reads it meanwhile has all of it.
+            let new = folder.join(format!(".{name}"));
+            fs::write(&new, content).unwrap();
+            fs::rename(new, folder.join(name)).unwrap();
         }
         folder
     }

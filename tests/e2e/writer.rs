@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A try that takes longer is given up for another one.
 const TRY: Duration = Duration::from_secs(1);
 
-/// Two writers at work: one keeps its connection, the other makes one for each write.
+/// Two writers at work: one keeps its connection until a write fails, the other makes one for each write. Who connects reads its
+/// files anew.
 pub struct Writers {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<Figures>>,
@@ -123,9 +124,7 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
             figures.failed_tries += 1;
         }
         while !written && began.elapsed() < PATIENCE {
-            if fresh {
-                client = connect(&user);
-            }
+            client = connect(&user);
             written = put(&mut client, name, number).await;
         }
         figures.slowest = figures.slowest.max(began.elapsed());
@@ -151,16 +150,21 @@ async fn put(channel: &mut Channel, key: &str, value: u32) -> bool {
     timeout(TRY, write).await.is_ok_and(|written| written.is_ok())
 }
 
-/// A channel that connects when it is used, and again when its connection is gone.
-fn connect(user: &Identity) -> Channel {
+/// What a client's files say. They may be just being written, so that a certificate and a key do not fit.
+fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_file_iter(&user.ca).unwrap() {
-        roots.add(authority.unwrap()).unwrap();
+    for authority in CertificateDer::pem_file_iter(&user.ca)? {
+        roots.add(authority?)?;
     }
     let (crt, key) = user.pair.as_ref().unwrap();
-    let chain = CertificateDer::pem_file_iter(crt).unwrap().map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_slice(&fs::read(key).unwrap()).unwrap();
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap();
+    let chain = CertificateDer::pem_file_iter(crt)?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(&fs::read(key)?)?;
+    Ok(ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?)
+}
+
+/// A channel that connects when it is used, and again when its connection is gone.
+fn connect(user: &Identity) -> Channel {
+    let mut config = (0..1000).find_map(|_| configuration(user).ok()).expect("the files of a client");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = TlsConnector::from(Arc::new(config));
     let host = user.endpoint.strip_prefix("https://").unwrap().strip_suffix(":2379").unwrap().to_owned();

@@ -16,7 +16,7 @@ use crate::{
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
-    pki::{self, Domain, Holder, LeafSpec, Phase, Stale, Usage},
+    pki::{self, Domain, Holder, LeafSpec, Phase, Spread, Stale, Usage},
 };
 
 /// The authorities of a domain as they were found.
@@ -187,7 +187,11 @@ pub fn request_leaf(
     let why = match &certificate {
         // A member that was removed and comes again under its name.
         Some(Ok(leaf)) if revoked(leaf) => Stale::Revoked,
-        _ => pki::stale(certificate.as_ref().map(Result::as_ref), key, &spec, &authorities.active, now)?,
+        _ => {
+            // One place for all of a Secret, which is then written once.
+            let spread = Spread::of(secret.and_then(|secret| secret.meta.uid.as_deref()).unwrap_or_default());
+            pki::stale(certificate.as_ref().map(Result::as_ref), key, &spec, &authorities.active, spread, now)?
+        }
     };
     Some(LeafRequest { domain, spec, keys, holder, why })
 }

@@ -1,0 +1,282 @@
+//! Authorities follow each other while clients write: on schedule, because somebody asks for it, and after a loss.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use etcd_warden::{
+    api::{DomainStatus, EtcdCluster, EtcdUser},
+    cluster::{build, validate::validate},
+    names::{annotation, authority_key, member_key, tls_key},
+    pki::{Authority, Certificate, Domain, Ledger, read_bundle, rotation},
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::api::PostParams;
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::{
+    harness::Scenario,
+    tools::{openssl, until},
+    world::{Identity, PATIENCE, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario!(client_authority_leaked).long(),
+        scenario!(twenty_renewals).long(),
+        scenario!(peer_authority_leaked),
+        scenario!(on_schedule),
+        scenario!(lost_and_replaced),
+        scenario!(revoked_by_annotation),
+    ]
+}
+
+/// What members of a default cluster are given.
+const LEAF: SignedDuration = SignedDuration::from_hours(2160);
+const AUTHORITY: SignedDuration = SignedDuration::from_hours(43_800);
+
+/// A cluster whose authorities were made years ago: what was next then becomes the active one soon after it has come up. Nobody
+/// restarts, no write fails, and who still has the `ca.crt` and the certificate of before is served.
+async fn on_schedule(world: Arc<World>) {
+    world.create_cluster("demo", 3, json!({ "paused": true })).await;
+    let now = Timestamp::now();
+    let made = now - SignedDuration::from_secs(20_280 * 3600) + SignedDuration::from_secs(100);
+    for domain in [Domain::Client, Domain::Peer] {
+        make_authorities(&world, domain, made).await;
+    }
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": false } })).await;
+    world.until_ready("demo").await;
+    world.create_user("app", "demo").await;
+    let user = world.user_identity("app").await;
+    let before = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+    assert!(before.iter().all(|domain| domain.active.name.ends_with(" 1") && domain.next.name.ends_with(" 2")), "{before:?}");
+    let mut incarnations = vec![];
+    for pod in ["demo-0-0", "demo-1-0", "demo-2-0"] {
+        incarnations.push((pod, world.incarnation(pod).await));
+    }
+    // These writers never read their Secret again.
+    let writers = Writers::start(&user).await;
+    for domain in [Domain::Client, Domain::Peer] {
+        until("the next authority signs", PATIENCE, || async {
+            let now = status(&world, domain).await;
+            if now.active.name.ends_with(" 2") && now.retiring.len() == 1 { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await;
+    }
+    let began = Instant::now();
+    until("every member serves a leaf of it", PATIENCE, || async {
+        let authority = world.secret("demo-client-ca").await;
+        let active = Certificate::from_pem(&authority[authority_key::ACTIVE_CRT]).unwrap();
+        for ordinal in 0..3 {
+            let leaf = served(&world, &user, ordinal).await;
+            if !leaf.is_signed_by(&active) {
+                return Err(format!("demo-{ordinal} serves one of the authority before"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    world.measure(format!("served by all after {:.1} s", began.elapsed().as_secs_f32()));
+    world.until_ready("demo").await;
+    let figures = writers.stop().await;
+    world.measure(format!("scheduled rotation of both domains: {figures}"));
+    assert_eq!(figures.failed, 0, "{figures}");
+    figures.nothing_is_lost(&user).await;
+    for (pod, before) in incarnations {
+        assert_eq!(world.incarnation(pod).await, before, "{pod} was restarted");
+    }
+    let fresh = world.identity("app-etcd-tls").await;
+    assert_eq!(fresh.accepted(&world.names("demo").client_host()).await, Ok(()));
+}
+
+/// Authorities as the operator makes them, only made at another time.
+async fn make_authorities(world: &World, domain: Domain, made: Timestamp) {
+    let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
+    let cluster = validate(&cluster, "cluster.local").unwrap();
+    let [active, next] =
+        [1, 2].map(|generation| Authority::create(&cluster.authority_name(domain, generation), AUTHORITY, made).unwrap());
+    assert!(rotation::succeeds_at(next.certificate(), LEAF) > Timestamp::now());
+    let data = [
+        (authority_key::ACTIVE_CRT, active.certificate().pem().as_bytes().to_vec()),
+        (authority_key::ACTIVE_KEY, active.key_pem().to_vec()),
+        (authority_key::NEXT_CRT, next.certificate().pem().as_bytes().to_vec()),
+        (authority_key::NEXT_KEY, next.key_pem().to_vec()),
+        (authority_key::CRL, active.sign_crl([], Timestamp::now()).unwrap()),
+        (authority_key::LEDGER, Ledger::default().to_json().unwrap()),
+    ];
+    let secret = Secret {
+        metadata: build::retained(&cluster, cluster.names.authority(domain)),
+        data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect()),
+        type_: Some("Opaque".into()),
+        ..Secret::default()
+    };
+    world.api::<Secret>().create(&PostParams::default(), &secret).await.unwrap();
+}
+
+async fn status(world: &World, domain: Domain) -> DomainStatus {
+    let certificates = world.status("demo").await.certificates.unwrap_or_default();
+    if domain == Domain::Client { certificates.client } else { certificates.peer }.unwrap_or_default()
+}
+
+async fn served(world: &World, user: &Identity, ordinal: u32) -> Certificate {
+    let names = world.names("demo");
+    Certificate::from_der(&user.ask(&names.member_host(&names.member(ordinal))).await.unwrap().served).unwrap()
+}
+
+/// The key of the peer authority is known to somebody else.
+async fn peer_authority_leaked(world: Arc<World>) {
+    leaked(&world, Domain::Peer).await;
+}
+
+/// The key of the client authority is.
+async fn client_authority_leaked(world: Arc<World>) {
+    leaked(&world, Domain::Client).await;
+}
+
+/// A rotation that is asked for, with clients that write all the while and read their Secrets as a pod's files are refreshed. In
+/// the end nobody trusts, shows or accepts what was before.
+async fn leaked(world: &Arc<World>, domain: Domain) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let (bundle, leaf, key) = match domain {
+        Domain::Client => (member_key::CLIENT_CA, member_key::CLIENT_CRT, member_key::CLIENT_KEY),
+        Domain::Peer => (member_key::PEER_CA, member_key::PEER_CRT, member_key::PEER_KEY),
+    };
+    let stolen = world.write("stolen", &world.secret("demo-0-tls").await);
+    let before = status(world, domain).await;
+    let writers = Writers::start(&user).await;
+    let refreshing = refresh(Arc::clone(world));
+    let began = Instant::now();
+    rotate(world, &domain.to_string()).await;
+    let seen = Mutex::new(vec![]);
+    until("the rotation is over", PATIENCE * 4, || async {
+        let now = status(world, domain).await;
+        if let Some(phase) = now.phase.clone()
+            && !seen.lock().unwrap().contains(&phase)
+        {
+            world.measure(format!("{phase} after {:.1} s", began.elapsed().as_secs_f32()));
+            seen.lock().unwrap().push(phase);
+        }
+        let over = now.phase.is_none() && now.active.key_id != before.active.key_id;
+        if over && now.retiring.is_empty() { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    world.until_ready("demo").await;
+    world.measure(format!("the {domain} authority rotated in {:.1} s", began.elapsed().as_secs_f32()));
+    let figures = writers.stop().await;
+    refreshing.abort();
+    world.measure(format!("rotation of the {domain} authority: {figures}"));
+    assert_eq!(figures.failed, 0, "{figures}");
+    let user = world.user_identity("app").await;
+    figures.nothing_is_lost(&user).await;
+    assert_eq!(seen.into_inner().unwrap(), ["Distributing", "Reissuing", "Dropping"]);
+
+    let port = if domain == Domain::Client { 2379 } else { 2380 };
+    for ordinal in 0..3 {
+        let files = world.write("now", &world.secret(&format!("demo-{ordinal}-tls")).await);
+        let authorities = read_bundle(&std::fs::read(files.join(bundle)).unwrap()).unwrap();
+        assert_eq!(authorities.len(), 2);
+        let names = world.names("demo");
+        let host = names.member_host(&names.member(ordinal));
+        // TLS 1.2 tells in the handshake what the server makes of the client.
+        let dial = async |ca: &std::path::Path, folder: &std::path::Path| {
+            let path = |name: &str| folder.join(name).display().to_string();
+            let at = format!("{host}:{port}");
+            let (ca, leaf, key) = (ca.join(bundle).display().to_string(), path(leaf), path(key));
+            let flags =
+                ["s_client", "-connect", &at, "-tls1_2", "-verify_return_error", "-CAfile", &ca, "-cert", &leaf, "-key", &key];
+            openssl(flags).await.result()
+        };
+        dial(&files, &files).await.unwrap();
+        dial(&files, &stolen).await.expect_err("an old leaf is accepted");
+        dial(&stolen, &files).await.expect_err("an old leaf is shown");
+    }
+}
+
+async fn rotate(world: &World, domains: &str) {
+    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { annotation::ROTATE_CA: domains } } })).await;
+}
+
+/// Keeps a client's files as its Secret is, as a kubelet does.
+fn refresh(world: Arc<World>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            world.identity("app-etcd-tls").await;
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        }
+    })
+}
+
+/// An authority that is gone for good is replaced when its user says so, without an outage but for the restart of the only member.
+async fn lost_and_replaced(world: Arc<World>) {
+    world.cluster_and_user("demo", 3, json!({})).await;
+    let before = status(&world, Domain::Peer).await;
+    world.delete::<Secret>("demo-peer-ca").await;
+    world.until_condition("demo", "CertificatesReady", "False", "AuthorityLost", PATIENCE).await;
+    rotate(&world, "peer").await;
+    until("another authority signs", PATIENCE * 2, || async {
+        let now = status(&world, Domain::Peer).await;
+        if now.phase.is_none() && now.active.key_id != before.active.key_id { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    world.until_ready("demo").await;
+    world.until_condition("demo", "CertificatesReady", "True", "", PATIENCE).await;
+    let events = world.events("demo").await;
+    for reason in ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"] {
+        assert!(events.iter().any(|(told, _)| told == reason), "{reason} is not told: {events:?}");
+    }
+}
+
+/// Twenty times all leaves of three members are issued anew, and no write fails.
+async fn twenty_renewals(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&user).await;
+    for renewal in 0..20_u32 {
+        let before = served(&world, &user, 2).await;
+        let shorter = json!({ "certificate": { "duration": format!("{}h", 2000 - 10 * renewal) } });
+        world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
+        until("another leaf is served", PATIENCE, || async {
+            let now = served(&world, &user, 2).await;
+            if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
+        })
+        .await;
+        world.until_ready("demo").await;
+    }
+    let figures = writers.stop().await;
+    world.measure(format!("20 renewals: {figures}"));
+    assert_eq!(figures.failed, 0, "{figures}");
+    figures.nothing_is_lost(&user).await;
+}
+
+/// A user who may have lost the key is shut out at every member within seconds, and has another certificate when the annotation is
+/// taken off.
+async fn revoked_by_annotation(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let stolen = world.write("stolen", &world.secret("app-etcd-tls").await);
+    let stolen = user.with_pair(&stolen, tls_key::CRT, tls_key::KEY);
+    let began = Instant::now();
+    world.patch::<EtcdUser>("app", json!({ "metadata": { "annotations": { annotation::REVOKE: "" } } })).await;
+    let names = world.names("demo");
+    for ordinal in 0..3 {
+        let host = names.member_host(&names.member(ordinal));
+        until("it is refused", PATIENCE, || async {
+            if stolen.accepted(&host).await.is_ok() { Err(format!("{host} accepts it")) } else { Ok(()) }
+        })
+        .await;
+    }
+    world.measure(format!("refused everywhere after {:.1} s", began.elapsed().as_secs_f32()));
+    let message = world.until_user("app", "False", "Revoked").await;
+    assert!(message.contains(annotation::REVOKE), "{message}");
+    world.patch::<EtcdUser>("app", json!({ "metadata": { "annotations": { annotation::REVOKE: null } } })).await;
+    let user = world.user_identity("app").await;
+    until("it is served again", PATIENCE, || async {
+        let user = world.identity("app-etcd-tls").await;
+        user.accepted(&names.client_host()).await.map_err(|class| format!("{class:?}"))
+    })
+    .await;
+    assert!(stolen.accepted(&names.client_host()).await.is_err());
+    drop(user);
+}
