@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::pki::Phase;
 use http::Method;
 use jiff::Timestamp;
 use prometheus_client::{
@@ -52,6 +53,26 @@ struct DomainLabels {
     domain: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuthorityLabels {
+    namespace: String,
+    name: String,
+    domain: &'static str,
+    role: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    namespace: String,
+    name: String,
+    domain: &'static str,
+    phase: &'static str,
+}
+
+/// The roles of authorities.
+const ROLES: [&str; 2] = ["active", "next"];
+/// The phases of a rotation.
+const PHASES: [Phase; 3] = [Phase::Distributing, Phase::Reissuing, Phase::Dropping];
 /// The domains of trust, which certificates' expiry is told by.
 const DOMAINS: [&str; 2] = ["client", "peer"];
 
@@ -64,10 +85,23 @@ pub struct ClusterState {
     pub wanted: u32,
     /// Whether a quorum of voters serves.
     pub available: bool,
-    /// When the first certificate of the client domain expires that a member serves, if one does.
-    pub client_expiry: Option<Timestamp>,
-    /// The same of the peer domain.
-    pub peer_expiry: Option<Timestamp>,
+    /// Whether every member serves the certificates that it should.
+    pub certificates_ready: bool,
+    /// The client domain.
+    pub client: DomainState,
+    /// The peer domain.
+    pub peer: DomainState,
+}
+
+/// What there is to tell of one domain of trust.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DomainState {
+    /// When the first certificate expires that a member serves, if one does.
+    pub expiry: Option<Timestamp>,
+    /// When the active and the next authority expire.
+    pub authorities: [Option<Timestamp>; 2],
+    /// How far a rotation that was asked for has come, if there is one.
+    pub phase: Option<Phase>,
 }
 
 /// The registry and everything in it.
@@ -80,7 +114,10 @@ pub struct Metrics {
     ready: Family<ClusterLabels, Gauge>,
     wanted: Family<ClusterLabels, Gauge>,
     available: Family<ClusterLabels, Gauge>,
+    certificates_ready: Family<ClusterLabels, Gauge>,
     expiry: Family<DomainLabels, Gauge>,
+    authorities: Family<AuthorityLabels, Gauge>,
+    rotation: Family<PhaseLabels, Gauge>,
     requests: Family<MethodLabels, Counter>,
     steps: Family<StepLabels, Counter>,
     leaves: Family<KindLabels, Counter>,
@@ -107,7 +144,10 @@ impl Metrics {
             ready: Family::default(),
             wanted: Family::default(),
             available: Family::default(),
+            certificates_ready: Family::default(),
             expiry: Family::default(),
+            authorities: Family::default(),
+            rotation: Family::default(),
             requests: Family::default(),
             steps: Family::default(),
             leaves: Family::default(),
@@ -135,6 +175,22 @@ impl Metrics {
             "When the first certificate that a member serves expires, in seconds since 1970, by domain of trust",
             Unit::Seconds,
             self.expiry.clone(),
+        );
+        r.register(
+            "certificates_ready",
+            "1 while every member serves the certificates that it should",
+            self.certificates_ready.clone(),
+        );
+        r.register_with_unit(
+            "authority_expiry_timestamp",
+            "When an authority expires, in seconds since 1970, by domain of trust and role: active or next",
+            Unit::Seconds,
+            self.authorities.clone(),
+        );
+        r.register(
+            "rotation_phase",
+            "1 for the phase in which a rotation of an authority is that was asked for; no series while there is none",
+            self.rotation.clone(),
         );
         r.register("kubernetes_requests", "Requests to the Kubernetes API, by method; a watch is one GET", self.requests.clone());
         r.register("steps", "Steps taken that can't be taken back or touch quorum", self.steps.clone());
@@ -168,28 +224,36 @@ impl Metrics {
         self.ready.get_or_create(&labels).set(state.ready.into());
         self.wanted.get_or_create(&labels).set(state.wanted.into());
         self.available.get_or_create(&labels).set(state.available.into());
-        for (domain, expiry) in DOMAINS.into_iter().zip([state.client_expiry, state.peer_expiry]) {
-            let labels = DomainLabels { namespace: namespace.into(), name: name.into(), domain };
-            match expiry {
-                Some(expiry) => {
-                    self.expiry.get_or_create(&labels).set(expiry.as_second());
-                }
-                // No series rather than a wrong time: alerts compare it with now.
-                None => {
-                    self.expiry.remove(&labels);
-                }
-            }
+        self.certificates_ready.get_or_create(&labels).set(state.certificates_ready.into());
+        for (domain, state) in DOMAINS.into_iter().zip([state.client, state.peer]) {
+            self.domain(namespace, name, domain, state);
+        }
+    }
+
+    /// What is not there has no series, rather than a wrong time: alerts compare it with now.
+    fn domain(&self, namespace: &str, name: &str, domain: &'static str, state: DomainState) {
+        let at = || (namespace.to_owned(), name.to_owned());
+        let (namespace, name) = at();
+        set(&self.expiry, &DomainLabels { namespace, name, domain }, state.expiry.map(Timestamp::as_second));
+        for (role, expiry) in ROLES.into_iter().zip(state.authorities) {
+            let (namespace, name) = at();
+            set(&self.authorities, &AuthorityLabels { namespace, name, domain, role }, expiry.map(Timestamp::as_second));
+        }
+        for phase in PHASES {
+            let (namespace, name) = at();
+            let labels = PhaseLabels { namespace, name, domain, phase: phase.as_str() };
+            set(&self.rotation, &labels, (state.phase == Some(phase)).then_some(1));
         }
     }
 
     /// Forgets a cluster that is gone.
     pub fn forget_cluster(&self, namespace: &str, name: &str) {
         let labels = ClusterLabels { namespace: namespace.into(), name: name.into() };
-        self.ready.remove(&labels);
-        self.wanted.remove(&labels);
-        self.available.remove(&labels);
+        for family in [&self.ready, &self.wanted, &self.available, &self.certificates_ready] {
+            family.remove(&labels);
+        }
         for domain in DOMAINS {
-            self.expiry.remove(&DomainLabels { namespace: namespace.into(), name: name.into(), domain });
+            self.domain(namespace, name, domain, DomainState::default());
         }
     }
 
@@ -214,6 +278,18 @@ impl Metrics {
     /// Counts a certificate, by what it is for: `server`, `peer`, `member`, `operator` or `user`.
     pub fn leaf_issued(&self, kind: &'static str) {
         self.leaves.get_or_create(&KindLabels { kind }).inc();
+    }
+}
+
+/// Sets a series, or ends it.
+fn set<L: Clone + Eq + std::hash::Hash>(family: &Family<L, Gauge>, labels: &L, value: Option<i64>) {
+    match value {
+        Some(value) => {
+            family.get_or_create(labels).set(value);
+        }
+        None => {
+            family.remove(labels);
+        }
     }
 }
 
@@ -253,18 +329,22 @@ mod tests {
         let metrics = Metrics::new();
         let empty = series(&metrics);
         let expiry = Some(Timestamp::from_second(1_800_000_000).unwrap());
-        let state = ClusterState { ready: 2, wanted: 3, available: true, client_expiry: expiry, peer_expiry: expiry };
+        let domain = DomainState { expiry, authorities: [expiry; 2], phase: Some(Phase::Dropping) };
+        let state = ClusterState { ready: 2, wanted: 3, available: true, certificates_ready: true, client: domain, peer: domain };
         metrics.cluster("ns", "demo", state);
         let now = series(&metrics);
         for line in [
             r#"etcd_warden_cluster_members_ready{namespace="ns",name="demo"} 2"#,
             r#"etcd_warden_cluster_members_wanted{namespace="ns",name="demo"} 3"#,
             r#"etcd_warden_cluster_available{namespace="ns",name="demo"} 1"#,
+            r#"etcd_warden_certificates_ready{namespace="ns",name="demo"} 1"#,
             r#"etcd_warden_certificate_expiry_timestamp_seconds{namespace="ns",name="demo",domain="peer"} 1800000000"#,
+            r#"etcd_warden_authority_expiry_timestamp_seconds{namespace="ns",name="demo",domain="client",role="next"} 1800000000"#,
+            r#"etcd_warden_rotation_phase{namespace="ns",name="demo",domain="peer",phase="Dropping"} 1"#,
         ] {
             assert!(now.iter().any(|s| s == line), "{line} is not in {now:#?}");
         }
-        metrics.cluster("ns", "demo", ClusterState { client_expiry: None, ..state });
+        metrics.cluster("ns", "demo", ClusterState { client: DomainState::default(), ..state });
         assert!(!metrics.encode().contains(r#"domain="client""#));
         metrics.forget_cluster("ns", "demo");
         assert_eq!(series(&metrics), empty);

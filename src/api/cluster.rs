@@ -209,10 +209,23 @@ pub struct ClientTlsSpec {
     /// The members' server certificates.
     #[serde(default)]
     pub certificate: CertificateSpec,
+    /// Whether clients must show a certificate. A change restarts the members one by one.
+    #[serde(default, rename = "clientAuth")]
+    pub client_auth: ClientAuth,
     /// Names and addresses that the server certificates hold beside those by which the cluster's own Services are reached.
     /// Changing them issues new certificates, without a restart.
     #[serde(default, rename = "extraSANs")]
     pub extra_sans: ExtraSans,
+}
+
+/// Whether clients must show a certificate.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClientAuth {
+    /// Only who holds a certificate of the client authority is served.
+    #[default]
+    Required,
+    /// Whoever reaches port 2379 may read and write everything. The members still show certificates, and there is no plaintext.
+    None,
 }
 
 /// The peer domain.

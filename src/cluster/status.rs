@@ -22,9 +22,9 @@ use crate::{
         UnknownMemberStatus,
     },
     etcd,
-    metrics::ClusterState,
+    metrics::{ClusterState, DomainState},
     names::{MemberName, Names, annotation as key, member_key},
-    pki::Certificate,
+    pki::{Certificate, Phase},
 };
 
 /// The types of conditions.
@@ -114,13 +114,21 @@ fn cluster_id(uid: &str, observed: &Observed) -> Option<String> {
 /// What the metrics tell of a status.
 pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState {
     let count = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or_default();
+    let is_true = |kind: &str| api::condition(&status.conditions, kind).is_some_and(|condition| condition.status == "True");
+    let domain = |domain: Option<&DomainStatus>, leaves: &[&str]| DomainState {
+        expiry: first_expiry(observed, leaves),
+        authorities: [domain.map(|domain| &domain.active), domain.map(|domain| &domain.next)]
+            .map(|authority| authority?.expires.parse().ok()),
+        phase: domain.and_then(|domain| Phase::parse(domain.phase.as_deref()?)),
+    };
     let (ready, wanted) = status.ready.as_deref().unwrap_or_default().split_once('/').unzip();
     ClusterState {
         ready: count(ready),
         wanted: count(wanted),
-        available: api::condition(&status.conditions, kind::AVAILABLE).is_some_and(|c| c.status == "True"),
-        client_expiry: first_expiry(observed, &[member_key::SERVER_CRT, member_key::CLIENT_CRT]),
-        peer_expiry: first_expiry(observed, &[member_key::PEER_CRT]),
+        available: is_true(kind::AVAILABLE),
+        certificates_ready: is_true(kind::CERTIFICATES_READY),
+        client: domain(status.certificates.as_ref().and_then(|all| all.client.as_ref()), &CLIENT_LEAVES),
+        peer: domain(status.certificates.as_ref().and_then(|all| all.peer.as_ref()), &PEER_LEAVES),
     }
 }
 
@@ -189,6 +197,8 @@ fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, obse
 }
 
 const LEAVES: [&str; 3] = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
+const CLIENT_LEAVES: [&str; 2] = [member_key::SERVER_CRT, member_key::CLIENT_CRT];
+const PEER_LEAVES: [&str; 1] = [member_key::PEER_CRT];
 
 /// The power of two that a size fits in, from 1Mi on: what changes with every write must not be in a status.
 fn rounded(bytes: i64) -> String {
@@ -224,8 +234,8 @@ fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Opt
     let status = CertificatesStatus {
         // All in UTC and of one form, so the first text is the first moment.
         expires: members.iter().filter_map(|member| member.certificate_expires.clone()).min(),
-        client: domain(&observed.client_authority, old.client, &[member_key::SERVER_CRT, member_key::CLIENT_CRT]),
-        peer: domain(&observed.peer_authority, old.peer, &[member_key::PEER_CRT]),
+        client: domain(&observed.client_authority, old.client, &CLIENT_LEAVES),
+        peer: domain(&observed.peer_authority, old.peer, &PEER_LEAVES),
     };
     (status != CertificatesStatus::default()).then_some(status)
 }

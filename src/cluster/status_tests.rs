@@ -347,7 +347,9 @@ fn the_metrics_tell_what_the_status_does() {
     world.silent.insert(names().member(1));
     let report = world.report();
     let state = metrics(&report.status, &world.observed);
-    assert!(state.available && state.client_expiry.is_some() && state.peer_expiry.is_some());
+    assert!(
+        state.available && state.client.expiry.is_some() && state.peer.expiry.is_some() && state.client.authorities[1].is_some()
+    );
     assert_eq!((state.ready, state.wanted), (2, 3));
 }
 

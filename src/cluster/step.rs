@@ -291,11 +291,15 @@ impl Taking<'_> {
         match pods.evict(&name, &parameters).await {
             Ok(_) => {
                 let pod = fresh.pods.get(member);
+                let wanted = self.actor.cluster.restarted_at.as_deref();
                 let template = fresh.sets.get(member).is_some_and(plan::template_bears_flag);
                 let why = match (pod.is_some_and(plan::pod_bears_flag), template) {
                     (false, true) => "it starts as a cluster of one, with the data that it has",
                     (true, false) => "it has started as a cluster of one, and must not do so again",
                     _ if pod.is_some_and(plan::is_stuck) => "it cannot start, and what it was made from has changed",
+                    _ if pod.is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) == wanted) => {
+                        "it is to take up what has changed"
+                    }
                     _ => "a restart was asked for",
                 };
                 Ok(Some(format!("the pod of {member} is made anew: {why}")))

@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     api::{
-        AutoCompaction, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
+        AutoCompaction, ClientAuth, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
         RESERVED_FLAGS, RepairSpec, Retention, ServiceSpec, StorageSpec, TlsVersion,
     },
     names::{Names, annotation},
@@ -42,6 +42,8 @@ pub struct ValidatedCluster {
     pub storage: StorageSpec,
     /// The oldest TLS version accepted.
     pub min_tls: TlsVersion,
+    /// Whether clients must show a certificate.
+    pub client_auth: ClientAuth,
     /// The lives of the client domain's certificates.
     pub client: Lives,
     /// The lives of the peer domain's certificates.
@@ -216,6 +218,7 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         pull_secrets: spec.image.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         storage: spec.storage.clone(),
         min_tls: spec.tls.min_version,
+        client_auth: spec.tls.client.client_auth,
         client,
         peer,
         extra_names,

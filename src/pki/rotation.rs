@@ -32,6 +32,11 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Reads what [`Phase::as_str`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Distributing, Self::Reissuing, Self::Dropping].into_iter().find(|phase| phase.as_str() == text)
+    }
+
     /// As it is written in a status.
     pub fn as_str(self) -> &'static str {
         match self {

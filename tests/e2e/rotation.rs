@@ -32,6 +32,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(on_schedule),
         scenario!(lost_and_replaced),
         scenario!(revoked_by_annotation),
+        scenario!(clients_without_certificates),
     ]
 }
 
@@ -279,4 +280,33 @@ async fn revoked_by_annotation(world: Arc<World>) {
     .await;
     assert!(stolen.accepted(&names.client_host()).await.is_err());
     drop(user);
+}
+
+/// Clients need no certificate, and then need one again; whoever has one notices neither.
+async fn clients_without_certificates(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let anyone = user.without_pair();
+    let names = world.names("demo");
+    let hosts: Vec<_> = (0..3).map(|ordinal| names.member_host(&names.member(ordinal))).collect();
+    let writers = Writers::start(&user).await;
+    for (auth, served) in [("None", true), ("Required", false)] {
+        let began = Instant::now();
+        world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "clientAuth": auth } } } })).await;
+        until(&format!("all are as wanted: {auth}"), PATIENCE, || async {
+            for host in &hosts {
+                let answer = anyone.ask(host).await.map_err(|error| error.to_string())?;
+                if answer.status.is_ok() != served {
+                    return Err(format!("{host}: {:?}", answer.status));
+                }
+            }
+            Ok(())
+        })
+        .await;
+        world.until_ready("demo").await;
+        world.measure(format!("clientAuth {auth} after {:.1} s", began.elapsed().as_secs_f32()));
+    }
+    let figures = writers.stop().await;
+    world.measure(format!("client certificates switched off and on: {figures}"));
+    assert_eq!(figures.failed, 0, "{figures}");
+    figures.nothing_is_lost(&user).await;
 }

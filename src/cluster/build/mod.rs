@@ -18,7 +18,7 @@ use k8s_openapi::{
     },
 };
 pub use services::{client_service, peer_service};
-pub use stateful_set::{forced, is_forced, stateful_set, stopped};
+pub use stateful_set::{asks_clients, forced, is_forced, stateful_set, stopped};
 
 use super::validate::ValidatedCluster;
 use crate::{

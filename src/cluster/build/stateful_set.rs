@@ -16,7 +16,7 @@ use k8s_openapi::{
 
 use super::{member_labels, owned, selector};
 use crate::{
-    api::{CompactionMode, PullPolicy, TlsVersion},
+    api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion},
     cluster::validate::{ValidatedCluster, Version},
     names::{CLIENT_PORT, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
 };
@@ -73,6 +73,12 @@ pub fn forced(mut set: StatefulSet) -> StatefulSet {
 /// Whether a pod starts as a cluster of one, or those of a template do.
 pub fn is_forced(spec: Option<&PodSpec>) -> bool {
     spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.args.iter().flatten()).any(|arg| arg == FORCE)
+}
+
+/// Whether a pod's process asks clients for certificates, as far as its arguments are known.
+pub fn asks_clients(spec: Option<&PodSpec>) -> Option<bool> {
+    let arguments = spec?.containers.first()?.args.as_ref()?;
+    Some(arguments.iter().any(|argument| argument == "--client-cert-auth=true"))
 }
 
 fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
@@ -269,14 +275,11 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ("listen-metrics-urls", format!("http://0.0.0.0:{METRICS_PORT}")),
         ("advertise-client-urls", cluster.names.client_url(member)),
         ("initial-advertise-peer-urls", cluster.names.peer_url(member)),
-        ("client-cert-auth", "true".into()),
-        ("trusted-ca-file", file(member_key::CLIENT_CA)),
         ("cert-file", file(member_key::SERVER_CRT)),
         ("key-file", file(member_key::SERVER_KEY)),
         // What the JSON gateway presents to this very member: a server leaf has no right to be a client.
         ("client-cert-file", file(member_key::CLIENT_CRT)),
         ("client-key-file", file(member_key::CLIENT_KEY)),
-        ("client-crl-file", file(member_key::CLIENT_CRL)),
         ("peer-client-cert-auth", "true".into()),
         ("peer-trusted-ca-file", file(member_key::PEER_CA)),
         ("peer-cert-file", file(member_key::PEER_CRT)),
@@ -299,6 +302,12 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ),
         ("auto-compaction-retention", etcd.compaction.retention.clone()),
     ];
+    if cluster.client_auth == ClientAuth::Required {
+        // The second one alone would make etcd ask for certificates (client/pkg/transport, ServerConfig).
+        flags.push(("client-cert-auth", "true".into()));
+        flags.push(("trusted-ca-file", file(member_key::CLIENT_CA)));
+        flags.push(("client-crl-file", file(member_key::CLIENT_CRL)));
+    }
     if cluster.min_tls == TlsVersion::V13 {
         flags.push(("tls-min-version", "TLS1.3".into()));
     }

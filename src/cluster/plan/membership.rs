@@ -11,7 +11,9 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current, rotation};
 use crate::{
+    api::ClientAuth,
     cluster::{
+        build,
         observed::{Observed, ObservedMember, annotation, belongs, running_since},
         validate::ValidatedCluster,
     },
@@ -342,14 +344,16 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
     settled.then_some(Step::AddLearner { member: name })
 }
 
-/// A pod that its user wants restarted, or that must take up another bundle, one after the other: one that does not serve first,
+/// A pod that its user wants restarted, or that must take up other settings or another bundle, one after the other: one that does not serve first,
 /// the leader's last.
 fn restart(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: Timestamp, plan: &mut Plan) -> Option<Step> {
     let demands = rotation::demands(cluster, observed, now);
     let outdated = |entry: &&Entry| {
         entry.member.pod.as_ref().is_some_and(|pod| {
             let asked = cluster.restarted_at.as_deref().filter(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-            asked.is_some() || !demands.iter().all(|demand| demand.is_met(pod))
+            let asks = build::asks_clients(pod.spec.as_ref());
+            let wanted = cluster.client_auth == ClientAuth::Required;
+            asked.is_some() || asks.is_some_and(|asks| asks != wanted) || !demands.iter().all(|demand| demand.is_met(pod))
         })
     };
     let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| outdated(voter)).collect();

@@ -301,11 +301,13 @@ impl Check<'_> {
         }
         let wanted = self.cluster.restarted_at.as_deref();
         let asked = wanted.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        let template = self.fresh.sets.get(member).and_then(|set| set.spec.template.metadata.as_ref());
-        let bundles = template.and_then(|template| annotation(template, key::BUNDLES));
-        ensure(asked || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles)), || {
-            format!("{member} has been restarted")
-        })?;
+        let template = self.fresh.sets.get(member).map(|set| &set.spec.template);
+        let changed_since = template.is_some_and(|template| {
+            let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
+            let asks = build::asks_clients(pod.spec.as_ref()) != build::asks_clients(template.spec.as_ref());
+            asks || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles))
+        });
+        ensure(asked || changed_since, || format!("{member} has been restarted"))?;
         let Some(listed) = self.listed(member)? else { return changed(format!("{member} is no member")) };
         if listed.is_learner {
             return Ok(());

@@ -286,3 +286,20 @@ fn revocations_outlast_a_change_of_the_issuer() {
     settle(&mut world, &[], &[]);
     assert!(!listed(&mut world).contains(&strange), "nobody trusts any more who signed it");
 }
+
+#[test]
+fn who_may_be_a_client_changes_one_member_at_a_time() {
+    let mut world = World::founded("{}");
+    let asking = |world: &World| {
+        let pods = world.observed.members.values().filter_map(|member| member.pod.as_ref());
+        pods.filter(|pod| crate::cluster::build::asks_clients(pod.spec.as_ref()) == Some(true)).count()
+    };
+    for (auth, then) in [(crate::api::ClientAuth::None, 0), (crate::api::ClientAuth::Required, 3)] {
+        world.cluster.spec.tls.client.client_auth = auth;
+        let taken = world.taken.len();
+        settle(&mut world, &[], &[]);
+        assert_eq!(asking(&world), then);
+        let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
+        assert_eq!(restarts, 3, "{:?}", steps(&world, taken));
+    }
+}
