@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, api::PostParams, core::ObjectMeta};
 
@@ -128,7 +128,7 @@ pub fn turn(data: &mut Data, rotate: &Rotate, now: Timestamp) -> Result<bool, Pk
                 put(data, authority_key::CRL, salvage.crl.clone());
                 data.insert(authority_key::LEDGER.into(), ledger.unwrap_or(ByteString(Ledger::default().to_json()?)));
             }
-            put_next(data, rotate, now)?;
+            put_authority(data, NEXT, &rotate.common_names[0], rotate.duration, now)?;
             put_rotation(data, Phase::Distributing, now)?;
         }
         Turn::Switch => {
@@ -136,13 +136,11 @@ pub fn turn(data: &mut Data, rotate: &Rotate, now: Timestamp) -> Result<bool, Pk
             let retiring = read_bundle(bytes(data, authority_key::RETIRING_CRT))?;
             let retiring: Vec<_> = [before].into_iter().chain(retiring).filter(|old| old.not_after() >= now).collect();
             put(data, authority_key::RETIRING_CRT, pki::bundle(&retiring));
-            for (from, to) in
-                [(authority_key::NEXT_CRT, authority_key::ACTIVE_CRT), (authority_key::NEXT_KEY, authority_key::ACTIVE_KEY)]
-            {
+            for (from, to) in NEXT.into_iter().zip(ACTIVE) {
                 let next = data.remove(from).unwrap_or_default();
                 data.insert(to.into(), next);
             }
-            put_next(data, rotate, now)?;
+            put_authority(data, NEXT, &rotate.common_names[0], rotate.duration, now)?;
             let ledger = Ledger::from_json(bytes(data, authority_key::LEDGER))?;
             let unknown = unknown(&crl_serials(bytes(data, authority_key::CRL))?, &ledger, now);
             put_crl(data, unknown, now)?;
@@ -152,6 +150,13 @@ pub fn turn(data: &mut Data, rotate: &Rotate, now: Timestamp) -> Result<bool, Pk
         }
         Turn::Drop => {
             data.remove(authority_key::RETIRING_CRT);
+            put_rotation(data, Phase::Dropping, now)?;
+        }
+        Turn::Renew => {
+            put_authority(data, ACTIVE, &rotate.common_names[0], rotate.duration, now)?;
+            put_authority(data, NEXT, &rotate.common_names[1], rotate.duration, now)?;
+            data.remove(authority_key::RETIRING_CRT);
+            put_crl(data, BTreeMap::new(), now)?;
             put_rotation(data, Phase::Dropping, now)?;
         }
         Turn::Finish => {
@@ -171,10 +176,22 @@ fn put(data: &mut Data, key: &str, content: impl Into<Vec<u8>>) {
     data.insert(key.into(), ByteString(content.into()));
 }
 
-fn put_next(data: &mut Data, rotate: &Rotate, now: Timestamp) -> Result<(), PkiError> {
-    let next = Authority::create(&rotate.common_name, rotate.duration, now)?;
-    put(data, authority_key::NEXT_CRT, next.certificate().pem());
-    put(data, authority_key::NEXT_KEY, next.key_pem());
+/// The keys of the active authority in its Secret.
+const ACTIVE: [&str; 2] = [authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY];
+/// Those of the next one.
+const NEXT: [&str; 2] = [authority_key::NEXT_CRT, authority_key::NEXT_KEY];
+
+/// Makes an authority.
+fn put_authority(
+    data: &mut Data,
+    [certificate, key]: [&str; 2],
+    name: &str,
+    duration: SignedDuration,
+    now: Timestamp,
+) -> Result<(), PkiError> {
+    let authority = Authority::create(name, duration, now)?;
+    put(data, certificate, authority.certificate().pem());
+    put(data, key, authority.key_pem());
     Ok(())
 }
 

@@ -77,6 +77,8 @@ pub struct World {
     pub now: Timestamp,
     /// Members that run and do not answer.
     pub silent: BTreeSet<MemberName>,
+    /// Whether no member believes another.
+    pub divided: bool,
     /// Members whose pods are not started.
     pub down: BTreeSet<MemberName>,
     /// Whether kubelets start pods and refresh files.
@@ -123,6 +125,7 @@ impl World {
             observed: Observed::default(),
             now: "2026-03-01T12:00:00Z".parse().unwrap(),
             silent: BTreeSet::new(),
+            divided: false,
             down: BTreeSet::new(),
             kubelet: true,
             etcd: vec![],
@@ -437,7 +440,7 @@ impl World {
 
     /// Whether a quorum serves.
     pub fn has_quorum(&self) -> bool {
-        self.serving().len() > self.voters() / 2
+        !self.divided && self.serving().len() > self.voters() / 2
     }
 
     /// The ordinals of the voters, in order.

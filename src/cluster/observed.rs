@@ -270,8 +270,8 @@ pub struct Authorities {
     pub retiring: Vec<Certificate>,
     /// How far a rotation that somebody asked for has come.
     pub rotation: Option<Rotation>,
-    /// Whether the active one can sign: its key may be lost, until another one takes its place.
-    pub signs: bool,
+    /// Whether the key of the active one is there: it may be lost, until another one takes its place.
+    has_key: bool,
     /// What was issued.
     pub ledger: Ledger,
 }
@@ -301,8 +301,8 @@ impl Authorities {
         let rotation = rotation.transpose().map_err(|e| format!("{}: {e}", authority_key::ROTATION))?;
         // That of a lost authority is what its rotation begins without.
         let beginning = rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
-        let signs = !beginning || secret.data.contains_key(authority_key::ACTIVE_KEY);
-        let active = if signs {
+        let has_key = !beginning || secret.data.contains_key(authority_key::ACTIVE_KEY);
+        let active = if has_key {
             authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY)?
         } else {
             let active = secret.certificate(authority_key::ACTIVE_CRT).and_then(Result::ok);
@@ -313,7 +313,11 @@ impl Authorities {
         crate::pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
         let ledger = secret.data.get(authority_key::LEDGER).map(Vec::as_slice).unwrap_or_default();
         let ledger = Ledger::from_json(ledger).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
-        Ok(Self { active, next, crl, retiring, rotation, signs, ledger })
+        Ok(Self { active, next, crl, retiring, rotation, has_key, ledger })
+    }
+    /// Whether the active one can sign.
+    pub fn signs(&self, now: Timestamp) -> bool {
+        self.has_key && self.active.not_before() <= now && now < self.active.not_after()
     }
     /// What whoever verifies leaves of this domain must trust: the next one too, so that it is trusted before it signs, and those
     /// whose leaves may still be in use.

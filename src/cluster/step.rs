@@ -212,13 +212,14 @@ impl Taking<'_> {
         let Actor { cluster, now, .. } = self.actor;
         let metadata = build::retained(cluster, rotate.secret.clone());
         issuing::rotate(&self.actor.secrets(), rotate, metadata, &cluster.uid, *now).await?;
-        let (domain, name) = (rotate.domain, &rotate.common_name);
+        let (domain, name) = (rotate.domain, &rotate.common_names[0]);
         Ok(Some(match rotate.turn {
             Turn::Prepare => format!("the {domain} authority is being rotated: {name:?} is trusted before it signs"),
             Turn::Switch => format!("the next {domain} authority signs now, and {name:?} is trusted beside it"),
             Turn::Drop => {
                 format!("all certificates are of the new {domain} authority; that of before is taken out of all bundles")
             }
+            Turn::Renew => format!("all {domain} authorities had expired; there are others, with which members are restarted"),
             Turn::Finish => format!("the {domain} authority has been rotated: nobody trusts or shows that of before"),
         }))
     }
@@ -281,16 +282,23 @@ impl Taking<'_> {
         Ok(Some(format!("the data of {} was given up for that of {survivor}", members.join(", "))))
     }
 
-    /// Lets a pod be made anew. It is evicted and not deleted, so the disruption budget has the last word.
+    /// Lets a pod be made anew. It is evicted and not deleted, so the disruption budget has the last word; but of members that
+    /// believe nobody the budget would keep a quorum that is none.
     async fn restart(&self, fresh: &Fresh, member: &MemberName, pod_uid: &str) -> Taken {
         let name = self.actor.cluster.names.pod(member);
         let pods: Api<Pod> = self.namespaced();
         let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
         let delete_options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let parameters = EvictParams { delete_options: Some(delete_options), ..EvictParams::default() };
+        let pod = fresh.pods.get(member);
+        if pod.zip(fresh.sets.get(member)).is_some_and(|(pod, set)| plan::believes_nobody(pod, set)) {
+            let deleted = delete(&pods, &name, pod_uid).await?;
+            return Ok(
+                deleted.then(|| format!("the pod of {member} is made anew: it has started with authorities that have expired"))
+            );
+        }
         match pods.evict(&name, &parameters).await {
             Ok(_) => {
-                let pod = fresh.pods.get(member);
                 let wanted = self.actor.cluster.restarted_at.as_deref();
                 let template = fresh.sets.get(member).is_some_and(plan::template_bears_flag);
                 let why = match (pod.is_some_and(plan::pod_bears_flag), template) {

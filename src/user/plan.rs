@@ -95,8 +95,8 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         ));
     }
     let secret = observed.secret.as_ref();
-    if secret.is_none() && !authorities.signs {
-        let message = "the authority is lost and is being rotated; nothing can be issued until the next one signs";
+    if secret.is_none() && !authorities.signs(now) {
+        let message = "the authority is lost or has expired; nothing can be issued until the next one signs";
         return Plan::Held(Note::new("AuthorityLost", message));
     }
     let spec = LeafSpec {

@@ -90,7 +90,8 @@ fn a_served_user_is_left_alone_until_the_renewal() {
     let (world, user, observed) = served();
     let at = |hours| plan(&user, &observed, world.now + SignedDuration::from_hours(hours));
     assert_eq!(at(0), Plan::Nothing);
-    assert_eq!(at(1439), Plan::Nothing);
+    // Renewals are spread over the last twentieth of the life before.
+    assert_eq!(at(1440 - 108 - 1), Plan::Nothing);
     assert_eq!(issued(&at(1440)), (vec![&Stale::Due], vec![]));
     assert_eq!(issued(&at(2161)), (vec![&Stale::Expired], vec![]));
 }

@@ -6,10 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use etcd_warden::{
+    api::EtcdCluster,
+    names::authority_key,
+    pki::{Authority, Certificate, Domain, LeafSpec, Usage},
+};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     coordination::v1::Lease,
-    core::v1::{Namespace, Pod},
+    core::v1::{Namespace, Pod, Secret},
 };
 use kube::{
     Api, ResourceExt,
@@ -19,6 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
+    rotation::make_authorities,
     tools::{kubectl, run, until},
     world::{Identity, Operator, PATIENCE, World},
 };
@@ -27,6 +34,7 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         scenario!(restarted_writes_nothing).alone(),
         scenario!(stopped_while_a_pod_dies).alone(),
+        scenario!(away_until_everything_expired).alone(),
         scenario!(leader_killed).alone(),
         scenario!(upgraded_and_uninstalled).alone(),
         scenario!(limited_to_namespaces).alone().long(),
@@ -71,6 +79,77 @@ async fn stopped_while_a_pod_dies(world: Arc<World>) {
     assert_eq!(user.etcdctl(["get", "a", "--print-value-only"]).await.success(), "b\n");
     scale(2).await;
     world.until_ready("demo").await;
+}
+
+/// Nobody renewed anything until all leaves had expired, and then every pod was started anew: no member believes another. The
+/// operator comes back and needs no help.
+async fn away_until_everything_expired(world: Arc<World>) {
+    let days = |days: i64| SignedDuration::from_hours(24 * days);
+    world.create_cluster("demo", 3, json!({ "paused": true })).await;
+    for domain in [Domain::Client, Domain::Peer] {
+        make_authorities(&world, domain, Timestamp::now() - days(100)).await;
+    }
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": false } })).await;
+    world.until_ready("demo").await;
+    world.create_user("app", "demo").await;
+    let user = world.user_identity("app").await;
+    user.etcdctl(["put", "a", "b"]).await.success();
+    stop(&world).await;
+
+    let pairs = [
+        ("server.crt", "server.key", "demo-client-ca"),
+        ("client.crt", "client.key", "demo-client-ca"),
+        ("peer.crt", "peer.key", "demo-peer-ca"),
+        ("tls.crt", "tls.key", "demo-client-ca"),
+    ];
+    for secret in ["demo-0-tls", "demo-1-tls", "demo-2-tls", "demo-operator-tls", "app-etcd-tls"] {
+        let there = world.secret(secret).await;
+        let mut expired = serde_json::Map::new();
+        for (crt, key, authority) in pairs.iter().filter(|(crt, ..)| there.contains_key(*crt)) {
+            let authority = world.secret(authority).await;
+            let authority =
+                Authority::load(&authority[authority_key::ACTIVE_CRT], &authority[authority_key::ACTIVE_KEY]).unwrap();
+            let old = Certificate::from_pem(&there[*crt]).unwrap();
+            let spec = LeafSpec {
+                common_name: old.common_name().into(),
+                dns_names: old.dns_names().clone(),
+                ip_addresses: old.ip_addresses().clone(),
+                usage: match (old.server_auth(), old.client_auth()) {
+                    (true, true) => Usage::Both,
+                    (true, false) => Usage::Server,
+                    _ => Usage::Client,
+                },
+                duration: days(90),
+            };
+            let leaf = authority.issue(&spec, Timestamp::now() - days(91)).unwrap();
+            expired.insert((*crt).into(), leaf.certificate.pem().into());
+            expired.insert((*key).into(), String::from_utf8(leaf.key.pem().to_vec()).unwrap().into());
+        }
+        world.patch::<Secret>(secret, json!({ "stringData": expired })).await;
+    }
+    for pod in ["demo-0-0", "demo-1-0", "demo-2-0"] {
+        world.kill(pod).await;
+    }
+    // Not even a certificate that is still good helps.
+    until("nobody is served", PATIENCE, || async {
+        let ran = user.etcdctl(["get", "a", "--command-timeout=2s"]).await.result();
+        if ran.is_err() { Ok(()) } else { Err("it answers".to_owned()) }
+    })
+    .await;
+    let began = Instant::now();
+    scale(2).await;
+    until("it serves again", PATIENCE, || async {
+        let user = world.identity("app-etcd-tls").await;
+        user.etcdctl(["get", "a", "--print-value-only", "--command-timeout=2s"]).await.result().map(drop)
+    })
+    .await;
+    world.measure(format!("everything expired: serves {:.1} s after the operator was started", began.elapsed().as_secs_f32()));
+    world.until_ready("demo").await;
+    let user = world.user_identity("app").await;
+    assert_eq!(user.etcdctl(["get", "a", "--print-value-only"]).await.success(), "b\n");
+    let events = world.events("demo").await;
+    let told = |(reason, note): &(String, String)| reason == "CertificatesIssued" && note.contains("has expired");
+    assert!(events.iter().any(told), "{events:?}");
 }
 
 /// The leader dies without a word. Another one takes over, and at no time are there two.

@@ -89,14 +89,19 @@ pub fn authority_of(
 }
 
 /// Whether authorities are those that were reported, or what a single turn of a rotation makes of them: the one that was next has
-/// become the active one, or another one is next and a rotation has begun.
+/// become the active one, another one is next and a rotation has begun, or there are others after both had expired.
 fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
     let is = |authority: &pki::Certificate, reported: &AuthorityStatus| {
         authority.subject_key_id().map(hex).as_ref() == Some(&reported.key_id)
     };
     let beginning = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
     let same = is(&authorities.active, &reported.active) && (beginning || is(&authorities.next, &reported.next));
-    same || is(&authorities.active, &reported.next)
+    // Where all had expired there was nobody left to be trusted.
+    let made = pki::rotation::made_at(&authorities.active);
+    let anew = [&reported.active, &reported.next]
+        .into_iter()
+        .all(|reported| reported.expires.parse().is_ok_and(|expires: Timestamp| expires <= made));
+    same || anew || is(&authorities.active, &reported.next)
 }
 
 /// Plans authorities, leaves, bundles and revocation lists.
@@ -115,6 +120,11 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
                     key::ROTATE_CA
                 ),
             )),
+            AuthorityState::Ready(authorities) if authorities.active.not_after() <= now => {
+                let (name, end) = (authorities.active.common_name(), authorities.active.not_after());
+                let message = format!("the {domain} authority {name:?} expired at {end}; the next one takes its place");
+                plan.certificates.push(Note::new("AuthorityExpired", message));
+            }
             AuthorityState::Ready(_) => {}
         }
     }
@@ -178,7 +188,7 @@ pub fn request_leaf(
     authorities: &Authorities,
     now: Timestamp,
 ) -> Option<LeafRequest> {
-    if !authorities.signs {
+    if !authorities.signs(now) {
         return None;
     }
     let certificate = secret.and_then(|secret| secret.certificate(keys[0]));
@@ -220,7 +230,7 @@ fn plan_member(
         return;
     }
     // A Secret is made whole or not at all: a pod must not start with half of it.
-    if secret.is_none() && !client.zip(peer).is_some_and(|(client, peer)| client.signs && peer.signs) {
+    if secret.is_none() && !client.zip(peer).is_some_and(|(client, peer)| client.signs(now) && peer.signs(now)) {
         return;
     }
     let mut files = vec![];
@@ -250,7 +260,7 @@ fn plan_member(
 
 fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Authorities, now: Timestamp, plan: &mut Plan) {
     let secret = observed.operator.as_ref();
-    if secret.is_none() && !client.signs || secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
+    if secret.is_none() && !client.signs(now) || secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
         return;
     }
     let spec = LeafSpec {
@@ -351,7 +361,7 @@ fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Result<boo
 }
 
 /// Certificates of users who are gone and of members that have been removed, and what the list lacks of those revoked before.
-pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
+pub fn revoke(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> Option<Step> {
     let roster = Roster::read(cluster, observed);
     let removed = |name: &str| {
         let member = cluster.names.parse_member(name);
@@ -364,8 +374,8 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     };
     [Domain::Client, Domain::Peer].into_iter().find_map(|domain| {
         let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
-        // Without its key no list can be signed. The rotation that this is part of ends what it issued.
-        if !authorities.signs {
+        // Lost or expired, it signs no list. What it issued ends with it.
+        if !authorities.signs(now) {
             return None;
         }
         let live = authorities.ledger.entries().filter(|issued| issued.revoked.is_none()).map(|issued| &issued.holder);

@@ -24,7 +24,7 @@ pub use members::{is_stuck, why_not_ready};
 pub use membership::outage;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
-pub use rotation::{Rotate, Salvage, Turn};
+pub use rotation::{Rotate, Salvage, Turn, believes_nobody};
 
 use super::{observed::Observed, validate::ValidatedCluster};
 use crate::{
@@ -291,6 +291,7 @@ impl Step {
                 Turn::Switch => "SwitchIssuer",
                 Turn::Drop => "DropAuthority",
                 Turn::Finish => "FinishRotation",
+                Turn::Renew => "RenewAuthorities",
             },
             Self::RemoveUnstarted { .. } => "RemoveUnstarted",
             Self::MoveLeader { .. } => "MoveLeader",
@@ -387,9 +388,10 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::note_waits(observed, &members, &recovery, &mut plan);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
-        .or_else(|| certificates::revoke(cluster, observed))
+        .or_else(|| certificates::revoke(cluster, observed, now))
         .or_else(|| members::delete_budget(cluster, observed))
         .or_else(|| members::restart_stuck(observed, &plan))
+        .or_else(|| rotation::restart_unbelieving(observed, &plan))
         .or_else(|| recovery.step.clone())
         .or_else(|| rotation::step(cluster, observed, now, &mut plan))
         .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, now, &mut plan) });

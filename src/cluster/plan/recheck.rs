@@ -16,7 +16,7 @@ use super::{
     members::is_stuck,
     membership::name_of,
     recovery::{is_current, is_stopped, pod_bears_flag, template_bears_flag},
-    rotation::{Rotate, Turn, started_with},
+    rotation::{Rotate, Turn, believes_nobody, started_with},
 };
 use crate::{
     cluster::{
@@ -185,7 +185,7 @@ impl Check<'_> {
     fn rotate(&self, rotate: &Rotate) -> Result<(), NotNow> {
         let Some([_, next]) = rotate.seen.as_ref().filter(|_| rotate.turn == Turn::Switch) else { return Ok(()) };
         for (name, pod) in &self.fresh.pods {
-            let knows = started_with(pod, rotate.domain).contains(next.as_str());
+            let knows = started_with(&pod.metadata, rotate.domain).contains(next.as_str());
             ensure(knows, || format!("{name} has not started with the next {} authority", rotate.domain))?;
         }
         Ok(())
@@ -296,7 +296,8 @@ impl Check<'_> {
         let pod = self.fresh.pods.get(member);
         let pod = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid) && pod.metadata.deletion_timestamp.is_none());
         let Some(pod) = pod else { return changed(format!("the pod of {member} is another one")) };
-        if self.is_turned(member, pod) || is_stuck(pod) {
+        let unbelieving = self.fresh.sets.get(member).is_some_and(|set| believes_nobody(pod, set));
+        if self.is_turned(member, pod) || is_stuck(pod) || unbelieving {
             return Ok(());
         }
         let wanted = self.cluster.restarted_at.as_deref();

@@ -6,12 +6,16 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 use super::{
     CONFIRMING, Note, Plan, Step,
     certificates::{AuthorityState, authority_state, reported},
     membership::Roster,
+    recovery,
 };
 use crate::{
     api::DomainStatus,
@@ -19,7 +23,7 @@ use crate::{
         observed::{Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
         validate::ValidatedCluster,
     },
-    names::{annotation as key, member_key, tls_key},
+    names::{MemberName, annotation as key, member_key, tls_key},
     pki::{Certificate, Domain, Phase, read_bundle, rotation},
 };
 
@@ -34,6 +38,8 @@ pub enum Turn {
     Drop,
     /// The rotation is over.
     Finish,
+    /// Both have expired, so that nobody is believed any more: two others are made, and members are restarted with these.
+    Renew,
 }
 
 /// A change of the authorities of a domain.
@@ -47,8 +53,8 @@ pub struct Rotate {
     pub secret: String,
     /// The fingerprints of the active and the next one for whom this was planned; none where they are lost.
     pub seen: Option<[String; 2]>,
-    /// The common name of the authority that is to be made.
-    pub common_name: String,
+    /// The common names of the authority that is to be made, and of one after it.
+    pub common_names: [String; 2],
     /// How long it is valid.
     pub duration: SignedDuration,
     /// Of lost authorities, what members still trust.
@@ -58,11 +64,12 @@ pub struct Rotate {
 impl Rotate {
     /// What is being done, in words.
     pub fn in_words(&self) -> String {
-        let (domain, name) = (self.domain, &self.common_name);
+        let (domain, name) = (self.domain, &self.common_names[0]);
         match self.turn {
             Turn::Prepare => format!("beginning a rotation of the {domain} authority: {name:?} is to be trusted"),
             Turn::Switch => format!("letting the next {domain} authority sign; {name:?} comes after it"),
             Turn::Drop => format!("taking the {domain} authorities of before out of all bundles"),
+            Turn::Renew => format!("making other {domain} authorities, as those that there are have expired"),
             Turn::Finish => format!("ending the rotation of the {domain} authority: nobody trusts the one of before"),
         }
     }
@@ -92,11 +99,34 @@ pub fn bundles(secret: &SecretView) -> Option<String> {
     Some(format!("{}={};{}={}", Domain::Client, names(member_key::CLIENT_CA)?, Domain::Peer, names(member_key::PEER_CA)?))
 }
 
-/// The authorities of a domain that a pod was made with. It may have started with newer ones.
-pub fn started_with(pod: &Pod, domain: Domain) -> BTreeSet<&str> {
-    let all = annotation(&pod.metadata, key::BUNDLES).unwrap_or_default();
+/// The authorities of a domain that a pod was made with, or those of a template are. It may have started with newer ones.
+pub fn started_with(made: &ObjectMeta, domain: Domain) -> BTreeSet<&str> {
+    let all = annotation(made, key::BUNDLES).unwrap_or_default();
     let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(of, _)| *of == domain.to_string());
     of_domain.map(|(_, names)| names.split(',').collect()).unwrap_or_default()
+}
+
+/// Whether a pod was made with none of the authorities that its template has for a domain: it believes nobody, and nobody believes
+/// it. So it is only where all authorities have expired before there were others.
+pub fn believes_nobody(pod: &Pod, set: &StatefulSet) -> bool {
+    let Some(template) = &set.spec.template.metadata else { return false };
+    DOMAINS.into_iter().any(|domain| {
+        let there = started_with(&pod.metadata, domain);
+        !there.is_empty() && there.is_disjoint(&started_with(template, domain))
+    })
+}
+
+/// A member that believes nobody. Nothing is asked of the others, who are no quorum for anybody whom they do not believe.
+pub fn restart_unbelieving(observed: &Observed, plan: &Plan) -> Option<Step> {
+    let pending = |name: &MemberName| {
+        plan.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name.to_string())
+    };
+    observed.members.iter().find_map(|(name, member)| {
+        let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
+        let stays = pod.metadata.deletion_timestamp.is_none();
+        (stays && plan.secrets.is_empty() && !pending(name) && recovery::is_current(set) && believes_nobody(pod, set))
+            .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
+    })
 }
 
 /// What of a domain's authorities every member must have started with.
@@ -110,7 +140,7 @@ pub struct Demand {
 impl Demand {
     /// Whether a pod was made with the right authorities.
     pub fn is_met(&self, pod: &Pod) -> bool {
-        let there = started_with(pod, self.domain);
+        let there = started_with(&pod.metadata, self.domain);
         let nothing_else = self.only.as_ref().is_none_or(|only| there.iter().all(|name| only.contains(*name)));
         there.contains(self.with.as_str()) && nothing_else
     }
@@ -170,11 +200,14 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
             turn,
             secret: cluster.names.authority(domain),
             seen: Some([&authorities.active, &authorities.next].map(|authority| authority.fingerprint().to_owned())),
-            common_name: cluster.authority_name(domain, generation(authorities.trusted()) + 1),
+            common_names: [1, 2].map(|later| cluster.authority_name(domain, generation(authorities.trusted()) + later)),
             duration: cluster.lives(domain).authority,
             salvage: None,
         })
     };
+    if [&authorities.active, &authorities.next].iter().all(|authority| now >= authority.not_after()) {
+        return rotate(Turn::Renew);
+    }
     let Some(rotation) = authorities.rotation else {
         if wished {
             return rotate(Turn::Prepare);
@@ -246,7 +279,7 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan
         turn: Turn::Prepare,
         secret,
         seen: None,
-        common_name: cluster.authority_name(domain, latest.unwrap_or_default() + 1),
+        common_names: [1, 2].map(|later| cluster.authority_name(domain, latest.unwrap_or_default() + later)),
         duration: cluster.lives(domain).authority,
         salvage: Some(salvage),
     })
@@ -255,7 +288,7 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan
 /// Whether every member that runs was made with an authority in its bundle.
 fn is_known(observed: &Observed, domain: Domain, authority: &Certificate) -> bool {
     let pods = observed.members.values().filter_map(|member| member.pod.as_ref());
-    pods.into_iter().all(|pod| started_with(pod, domain).contains(authority.fingerprint()))
+    pods.into_iter().all(|pod| started_with(&pod.metadata, domain).contains(authority.fingerprint()))
 }
 
 /// Who has yet to trust the next authority.

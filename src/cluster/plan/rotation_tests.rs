@@ -303,3 +303,23 @@ fn who_may_be_a_client_changes_one_member_at_a_time() {
         assert_eq!(restarts, 3, "{:?}", steps(&world, taken));
     }
 }
+
+#[test]
+fn after_everything_has_expired_all_is_made_anew() {
+    let mut world = World::founded("{}");
+    let before = domain(&world, Domain::Client);
+    world.now += SignedDuration::from_hours(43_801);
+    let taken = world.taken.len();
+    world.divided = true;
+    for _ in 0..20 {
+        world.pass();
+    }
+    let order = steps(&world, taken);
+    assert_eq!(order[..2], ["RenewAuthorities", "RenewAuthorities"], "{order:?}");
+    assert_eq!(order.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "{order:?}");
+    world.divided = false;
+    settle(&mut world, &[], &[]);
+    let now = domain(&world, Domain::Client);
+    assert!(now.phase.is_none() && now.active.key_id != before.active.key_id);
+    assert_eq!(names_of(&now), ["3", "4"]);
+}
