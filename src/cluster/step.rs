@@ -136,6 +136,14 @@ impl Taking<'_> {
             let answers: BTreeMap<_, _> = join_all(asking).await.into_iter().flatten().collect();
             let answering = answers.iter().filter_map(|(name, status)| Some((name, fresh.pods.get(name)?, status)));
             fresh.list = observe::member_list(context, names, answering, identity).await.ok();
+            if matches!(step, Step::AddLearner { .. }) {
+                let asking =
+                    answers.keys().filter_map(|name| Some((name, fresh.pods.get(name)?))).map(|(name, pod)| async move {
+                        let target = observe::target(names, name, pod, CLIENT_PORT);
+                        Some((name.clone(), context.dialer.members(&target, &identity.0).await.ok()?))
+                    });
+                fresh.lists = join_all(asking).await.into_iter().flatten().collect();
+            }
             fresh.answers = answers;
         }
         if let Step::AddLearner { member } | Step::RestartMember { member, .. } = step {

@@ -39,6 +39,8 @@ pub struct Fresh {
     pub answers: BTreeMap<MemberName, MemberStatus>,
     /// The members, as a quorum knows them.
     pub list: Option<etcd::MemberList>,
+    /// The same as each voter gives it itself, before a member is added. Who does has applied what was committed until then.
+    pub lists: BTreeMap<MemberName, etcd::MemberList>,
     /// The claim of the member that is to be added or restarted.
     pub claim: Option<ObjectMeta>,
     /// What there is of the objects that are to be taken over.
@@ -196,6 +198,7 @@ impl Check<'_> {
         let (voters, serving) = self.others(0)?;
         ensure(voters < self.cluster.replicas as usize, || format!("there are {voters} voters"))?;
         ensure(serving == voters, || format!("only {serving} of {voters} voters serve"))?;
+        self.has_been_forgotten(member)?;
         // Who is started as a cluster of one forgets everybody that was added.
         let forced = self.fresh.pods.values().any(pod_bears_flag) || self.fresh.sets.values().any(template_bears_flag);
         ensure(!forced, || "a member starts as a cluster of one".into())?;
@@ -203,6 +206,19 @@ impl Check<'_> {
         if self.fresh.claim.is_some() {
             let object = format!("PersistentVolumeClaim {}", self.cluster.names.claim(member));
             return Err(NotNow::InTheWay { object, owner: format!("it is there before {member} was added") });
+        }
+        Ok(())
+    }
+
+    /// A joiner takes its ID from the first voter that it can ask. One that has not applied yet that the last member of this
+    /// name was removed would give it the ID of that one, under which it must not come again without its data.
+    fn has_been_forgotten(&self, member: &MemberName) -> Result<(), NotNow> {
+        for voter in self.list()?.voters().filter_map(|voter| name_of(self.cluster, voter)) {
+            let Some(list) = self.fresh.lists.get(&voter) else {
+                return changed(format!("{voter} may be behind: it does not say who the members are"));
+            };
+            let is_listed = list.members.iter().any(|listed| name_of(self.cluster, listed).as_ref() == Some(member));
+            ensure(!is_listed, || format!("{voter} still lists {member}"))?;
         }
         Ok(())
     }

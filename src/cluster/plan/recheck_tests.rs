@@ -8,9 +8,12 @@ fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
     world.plan();
     let observed = &world.observed;
     let with = |of: &MemberName| observed.members[of].etcd.status().map(|status| (of.clone(), status.clone()));
+    let answers: BTreeMap<_, _> = observed.members.keys().filter_map(with).collect();
+    let lists = answers.keys().filter_map(|name| Some((name.clone(), observed.list.clone().ok()?)));
     let fresh = Fresh {
         pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.clone()?))).collect(),
-        answers: observed.members.keys().filter_map(with).collect(),
+        lists: lists.collect(),
+        answers,
         list: observed.list.clone().ok(),
         ..Fresh::default()
     };
@@ -159,4 +162,30 @@ fn only_those_who_are_gone_are_revoked() {
     assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![member(3), user("old")]));
     read.list = None;
     assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![user("old")]));
+}
+
+/// A joiner would take the ID of who was removed from a voter that is behind.
+#[test]
+fn nobody_is_added_before_every_voter_knows_that_the_last_one_of_that_name_was_removed() {
+    let mut world = founded("replicas: 3");
+    let before = fresh(&mut world).1.list.unwrap();
+    world.lose(2);
+    let is_over =
+        |world: &World| world.taken.iter().any(|taken| taken == "DeleteClaim demo-2" || taken == "DeleteStatefulSet demo-2");
+    for _ in 0..20 {
+        if !is_over(&world) {
+            world.pass();
+        }
+    }
+    let step = Step::AddLearner { member: names().member(2) };
+    let (cluster, fresh) = fresh(&mut world);
+    let behind = |list: Option<etcd::MemberList>| {
+        let mut fresh = fresh.clone();
+        fresh.lists.remove(&names().member(1));
+        fresh.lists.extend(list.map(|list| (names().member(1), list)));
+        why(&step, &(cluster.clone(), fresh))
+    };
+    assert_eq!(behind(fresh.list.clone()), "right");
+    assert_eq!(behind(Some(before)), "demo-1 still lists demo-2");
+    assert_eq!(behind(None), "demo-1 may be behind: it does not say who the members are");
 }
