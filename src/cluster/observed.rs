@@ -150,6 +150,10 @@ impl ObservedMember {
     pub fn has_started(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| annotation(&claim.metadata, annotation::MEMBER_ID).is_some())
     }
+    /// Whether its data goes with its pod: a claim that is being deleted stays only as long as a pod uses it.
+    pub fn is_doomed(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+    }
     /// Whether it answers and its pod is about to be ready: a learner is not before it has its vote, and for others the kubelet
     /// has yet to look.
     pub fn is_coming(&self, now: Timestamp) -> bool {

@@ -386,7 +386,7 @@ pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<
 }
 
 /// A member whose pod can't start and was made from a template that has changed since: the user has mended what keeps it from
-/// starting, or has taken back what does.
+/// starting, or has taken back what does. Not one whose data would go with the pod: that is not mended by a restart.
 pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
@@ -396,7 +396,7 @@ pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();
-        (current && outdated && !going && is_stuck(pod))
+        (current && outdated && !going && is_stuck(pod) && !member.is_doomed())
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }

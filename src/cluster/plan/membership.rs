@@ -58,11 +58,6 @@ impl Entry<'_> {
         stays && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
     }
 
-    /// Whether its data goes with its pod: a claim that is being deleted stays only as long as a pod uses it.
-    fn is_doomed(&self) -> bool {
-        self.member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
-    }
-
     fn leads(&self) -> bool {
         self.member.etcd.status().is_some_and(|status| status.leader == self.listed.id)
     }
@@ -292,7 +287,7 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
         return None;
     }
     let sick = roster.voters.iter().rev().find(|(_, voter)| !voter.serves());
-    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.is_doomed());
+    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.member.is_doomed());
     let (name, voter) = sick.or(doomed).or_else(|| roster.voters.iter().next_back())?;
     let (remaining, others, may_go) = roster.without(voter);
     plan.waits
@@ -369,7 +364,7 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
     if !ready(voter) {
         return None;
     }
-    if voter.is_doomed() && roster.votes() < 3 {
+    if voter.member.is_doomed() && roster.votes() < 3 {
         plan.problems.push(Note::new(
             "CannotRestart",
             format!("{name} is not restarted: its claim is being deleted and goes with its pod, and the others are no quorum without it"),

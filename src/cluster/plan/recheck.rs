@@ -292,27 +292,29 @@ impl Check<'_> {
         }
     }
 
-    /// A pod that can't start may always be made anew. Otherwise a restart was asked for, and without the member the
-    /// others must be a quorum: one that does not answer the operator may still be what makes them one. With fewer than 3
-    /// voters there is no such choice.
+    /// No restart takes data along that the others are no quorum without. But for that a pod that can't start may always be
+    /// made anew. Otherwise a restart was asked for, and without the member the others must be a quorum: one that does not
+    /// answer the operator may still be what makes them one. With fewer than 3 voters there is no such choice.
     fn restart(&self, member: &MemberName, pod_uid: &str) -> Result<(), NotNow> {
         let pod = self.fresh.pods.get(member);
         let pod = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid) && pod.metadata.deletion_timestamp.is_none());
         let Some(pod) = pod else { return changed(format!("the pod of {member} is another one")) };
+        let listed = self.listed(member);
+        let (others, serving) = listed.as_ref().ok().copied().flatten().map_or(Ok((0, 0)), |listed| self.others(listed.id))?;
+        let is_spare = serving > others.div_ceil(2);
+        let doomed = self.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
+        ensure(is_spare || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
         if self.is_turned(member, pod) || is_stuck(pod) {
             return Ok(());
         }
         let wanted = self.cluster.restarted_at.as_deref();
         let asked = wanted.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         ensure(asked, || format!("{member} has been restarted"))?;
-        let Some(listed) = self.listed(member)? else { return changed(format!("{member} is no member")) };
+        let Some(listed) = listed? else { return changed(format!("{member} is no member")) };
         if listed.is_learner {
             return Ok(());
         }
-        let (others, serving) = self.others(listed.id)?;
-        let doomed = self.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
-        ensure(others >= 2 || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
-        ensure(others < 2 || serving > others.div_ceil(2), || format!("only {serving} of the {others} others serve"))?;
+        ensure(others < 2 || is_spare, || format!("only {serving} of the {others} others serve"))?;
         if self.serves(listed) || pod_ready(pod) {
             ensure(serving == others, || format!("{member} serves, and only {serving} of the {others} others do"))?;
             ensure(others == 0 || !self.leads(listed.id), || format!("{member} leads"))?;

@@ -1,5 +1,7 @@
 //! Each step against what may have changed since it was planned.
 
+use k8s_openapi::api::apps::v1::StatefulSetStatus;
+
 use super::*;
 use crate::cluster::fixtures::{World, names};
 
@@ -83,7 +85,20 @@ fn a_restart_does_not_take_the_only_data() {
         let (cluster, mut fresh) = fresh(&mut world);
         let going = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now);
         fresh.claim = Some(ObjectMeta { deletion_timestamp: Some(going), ..ObjectMeta::default() });
-        assert_eq!(why(&step, &(cluster, fresh)), wanted);
+        assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), wanted);
+        // Nor one of a pod that cannot start, or that starts alone or has.
+        let pod = fresh.pods.get_mut(&names().member(0)).unwrap();
+        let forced = build::forced(build::stateful_set(&cluster, &names().member(0), ""));
+        (pod.spec, fresh.list) = (forced.spec.template.spec, None);
+        let set = build::stateful_set(&cluster, &names().member(0), "");
+        fresh.sets.insert(names().member(0), StatefulSet { status: Some(StatefulSetStatus::default()), ..set });
+        let unless_doomed = |fresh: &Fresh| why(&step, &(cluster.clone(), Fresh { claim: None, ..fresh.clone() }));
+        let doomed = "the claim of demo-0 goes with its pod, and the others are no quorum";
+        assert_eq!((why(&step, &(cluster.clone(), fresh.clone())).as_str(), unless_doomed(&fresh).as_str()), (doomed, "right"));
+        let pod = fresh.pods.get_mut(&names().member(0)).unwrap();
+        (pod.spec, pod.status) = (None, None);
+        fresh.sets.clear();
+        assert_eq!((why(&step, &(cluster.clone(), fresh.clone())).as_str(), unless_doomed(&fresh).as_str()), (doomed, "right"));
     }
 }
 

@@ -439,7 +439,11 @@ fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
     let mut ending = unstarted();
     ending.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
     assert!(restarts(&mut ending), "its container ends again and again");
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 6] = [
+        ("its data would go with it", |w| {
+            w.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(w.now));
+        }),
         ("the template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
         }),
