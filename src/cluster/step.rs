@@ -286,6 +286,7 @@ impl Taking<'_> {
                     (false, true) => "it starts as a cluster of one, with the data that it has",
                     (true, false) => "it has started as a cluster of one, and must not do so again",
                     _ if pod.is_some_and(plan::is_stuck) => "it cannot start, and what it was made from has changed",
+                    _ if pod.is_some_and(plan::has_never_served) => "it has never served, and what it was made from has changed",
                     _ => "a restart was asked for",
                 };
                 Ok(Some(format!("the pod of {member} is made anew: {why}")))

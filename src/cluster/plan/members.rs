@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -10,12 +11,12 @@ use k8s_openapi::{
 use super::{
     Note, Object, Plan, PodNote, Step, drift,
     membership::Roster,
-    recovery::{Recovery, is_current},
+    recovery::{Recovery, is_current, pod_bears_flag, template_bears_flag},
 };
 use crate::{
     cluster::{
         build,
-        observed::{self, Observed, ObservedMember, StartState, annotation, belongs, start_state},
+        observed::{self, Observed, ObservedMember, StartState, annotation, belongs, pod_ready, running_since, start_state},
         validate::ValidatedCluster,
     },
     etcd,
@@ -385,9 +386,9 @@ pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<
     (!wanted).then(|| Step::DeleteBudget { uid: budget.uid.clone().unwrap_or_default() })
 }
 
-/// A member whose pod can't start and was made from a template that has changed since: the user has mended what keeps it from
-/// starting, or has taken back what does. Not one whose data would go with the pod: that is not mended by a restart.
-pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
+/// A member whose pod can't start, or has never served, and was made from a template that has changed since: the user has mended
+/// what keeps it from that, or has taken back what does. Not one whose data would go with the pod: that is not mended by a restart.
+pub fn restart_stuck(observed: &Observed, now: Timestamp, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let status = set.status.as_ref()?;
@@ -396,7 +397,11 @@ pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();
-        (current && outdated && !going && is_stuck(pod) && !member.is_doomed())
+        let starting = running_since(pod).is_none_or(|since| now.duration_since(since) < FIRST_START);
+        let silent = has_never_served(pod) && member.etcd.status().is_none() && !starting;
+        // Who starts as a cluster of one is the recovery's to say.
+        let forced = template_bears_flag(set) && !pod_bears_flag(pod);
+        (current && outdated && !going && (is_stuck(pod) || silent) && !forced && !member.is_doomed())
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }
@@ -410,6 +415,14 @@ pub fn is_stuck(pod: &Pod) -> bool {
             .any(|container| container.restart_count > 0 && container.state.as_ref().is_none_or(|state| state.running.is_none()))
     };
     never_started(pod) || ends(pod)
+}
+
+/// How long etcd may take to serve after its first start in a pod, until a changed template is a reason to make the pod anew.
+const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
+
+/// Whether a pod is not ready, and was never seen to serve its certificates.
+pub fn has_never_served(pod: &Pod) -> bool {
+    !pod_ready(pod) && annotation(&pod.metadata, key::TLS_CONFIRMED).is_none()
 }
 
 /// Whether no container of this pod has ever run.

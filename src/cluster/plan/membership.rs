@@ -282,14 +282,30 @@ fn replace(
 }
 
 /// One voter less: a sick one first, then one whose data will not stay, else the last.
+///
+/// But not one that was just restarted and does not serve yet. It is what keeps a template with which nobody serves from the
+/// others: without it the restart would go on to the next, and so to the last.
 fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     if roster.voters.len() <= cluster.replicas as usize {
         return None;
     }
-    let sick = roster.voters.iter().rev().find(|(_, voter)| !voter.serves());
+    let tried = tried(cluster, roster);
+    let sick = roster.voters.iter().rev().find(|(name, voter)| !voter.serves() && Some(*name) != tried);
     let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.member.is_doomed());
     let (name, voter) = sick.or(doomed).or_else(|| roster.voters.iter().next_back())?;
     let (remaining, others, may_go) = roster.without(voter);
+    if let (Some(tried), None) = (tried, sick) {
+        plan.waits.push(Note::new("Shrinking", format!("from {} to {} members", roster.voters.len(), cluster.replicas)));
+        plan.problems.push(Note::new(
+            "CannotShrink",
+            format!(
+                "{tried} has been restarted and does not serve: as long as it is not known whether the others would, it stays. \
+                 Mend or take back what keeps it from serving, or take annotation {} off",
+                key::RESTARTED_AT
+            ),
+        ));
+        return None;
+    }
     plan.waits
         .push(Note::new("Shrinking", format!("from {} to {} members; {name} goes next", roster.voters.len(), cluster.replicas)));
     if !may_go {
@@ -337,13 +353,24 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
     settled.then_some(Step::AddLearner { member: name })
 }
 
+/// Whether a member's pod is older than the restart that its user has asked for.
+fn is_outdated(cluster: &ValidatedCluster, entry: &Entry) -> bool {
+    let wanted = cluster.restarted_at.as_deref();
+    wanted.is_some() && entry.member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != wanted)
+}
+
+/// The member that has been restarted before others and does not serve.
+fn tried<'a>(cluster: &ValidatedCluster, roster: &'a Roster) -> Option<&'a MemberName> {
+    if !roster.voters.values().any(|voter| is_outdated(cluster, voter)) {
+        return None;
+    }
+    let is_tried = |voter: &Entry| voter.member.pod.is_some() && !is_outdated(cluster, voter) && !voter.serves();
+    roster.voters.iter().find(|(_, voter)| is_tried(voter)).map(|(name, _)| name)
+}
+
 /// A pod that its user wants restarted, one after the other: one that does not serve first, the leader's last.
 fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
-    let wanted = cluster.restarted_at.as_deref()?;
-    let outdated = |entry: &&Entry| {
-        entry.member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != Some(wanted))
-    };
-    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| outdated(voter)).collect();
+    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| is_outdated(cluster, voter)).collect();
     if outdated.is_empty() {
         return None;
     }

@@ -387,6 +387,39 @@ fn a_restart_takes_the_sick_first_and_the_leader_last() {
     assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
 }
 
+/// Whoever is restarted does not serve, and the cluster is made smaller meanwhile.
+#[test]
+fn a_bad_template_stops_at_the_first_member_whatever_is_shrunk() {
+    for (from, replicas) in [(5, 3), (5, 1), (3, 1), (3, 2), (2, 1)] {
+        let mut world = founded(from);
+        world.leader = world.id(0);
+        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        until(&mut world, "RestartMember demo-1");
+        world.silent.insert(names().member(1));
+        scale(&mut world, replicas);
+        for _ in 0..20 {
+            let before = world.taken.len();
+            world.pass();
+            for step in &world.taken[before..] {
+                assert!(!step.starts_with("RestartMember") && !step.starts_with("RemoveMember"), "{:?}", world.taken);
+            }
+        }
+        let plan = world.plan();
+        if from > 2 {
+            let told = notes(&plan.problems, "CannotShrink").join("");
+            assert!(told.starts_with("demo-1 has been restarted and does not serve"), "{told}");
+        }
+        // It is taken back, or mended.
+        if replicas < 3 && from > 2 {
+            world.cluster.metadata.annotations = None;
+            until(&mut world, "RemoveMember demo-1");
+        }
+        world.silent.clear();
+        world.settle();
+        is_as_wanted(&mut world);
+    }
+}
+
 #[test]
 fn each_is_confirmed_before_the_next_is_restarted() {
     let mut world = founded(5);

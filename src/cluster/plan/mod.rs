@@ -19,7 +19,7 @@ use adoption::Verdict;
 pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Object, owner as owner_in_words};
 use jiff::{SignedDuration, Timestamp};
-pub use members::{is_stuck, why_not_ready};
+pub use members::{has_never_served, is_stuck, why_not_ready};
 pub use membership::outage;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
@@ -374,7 +374,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     plan.step = members::lock_bootstrap(cluster, observed)
         .or_else(|| certificates::revoke(cluster, observed))
         .or_else(|| members::delete_budget(cluster, observed))
-        .or_else(|| members::restart_stuck(observed, &plan))
+        .or_else(|| members::restart_stuck(observed, now, &plan))
         .or_else(|| recovery.step.clone())
         .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, now, &mut plan) });
     if !plan.is_empty() || !plan.waits.is_empty() {

@@ -13,7 +13,7 @@ use k8s_openapi::{
 use super::{
     Step,
     adoption::{Left, is_left},
-    members::is_stuck,
+    members::{has_never_served, is_stuck},
     membership::name_of,
     recovery::{is_current, is_stopped, pod_bears_flag, template_bears_flag},
 };
@@ -305,6 +305,10 @@ impl Check<'_> {
         let doomed = self.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
         ensure(is_spare || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
         if self.is_turned(member, pod) || is_stuck(pod) {
+            return Ok(());
+        }
+        // Where nobody gives a list nobody serves, and one that never has is not what is missing.
+        if has_never_served(pod) && !self.fresh.answers.contains_key(member) && (is_spare || self.list.is_none()) {
             return Ok(());
         }
         let wanted = self.cluster.restarted_at.as_deref();

@@ -74,6 +74,25 @@ fn a_restart_waits_for_the_others() {
 }
 
 #[test]
+fn a_pod_that_has_never_served_is_made_anew_without_being_asked_to() {
+    let mut world = founded("replicas: 3");
+    let step = Step::RestartMember { member: names().member(1), pod_uid: world.pod(1).metadata.uid.clone().unwrap() };
+    let (cluster, mut fresh) = fresh(&mut world);
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "demo-1 has been restarted");
+    fresh.answers.remove(&names().member(1));
+    let pod = fresh.pods.get_mut(&names().member(1)).unwrap();
+    pod.status.as_mut().unwrap().conditions = None;
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "demo-1 has been restarted", "it was confirmed");
+    let pod = fresh.pods.get_mut(&names().member(1)).unwrap();
+    pod.metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "right");
+    fresh.answers.remove(&names().member(2));
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "demo-1 has been restarted", "it may be what makes them a quorum");
+    fresh.list = None;
+    assert_eq!(why(&step, &(cluster, fresh)), "right");
+}
+
+#[test]
 fn a_restart_does_not_take_the_only_data() {
     for (replicas, wanted) in [(1, "the claim of demo-0 goes with its pod, and the others are no quorum"), (3, "right")] {
         let mut world = founded(&format!("replicas: {replicas}"));

@@ -433,6 +433,38 @@ fn restarts(world: &mut World) -> bool {
     matches!(world.plan().step, Some(Step::RestartMember { .. }))
 }
 
+/// It runs, but neither the operator nor the kubelet has ever seen it serve.
+#[test]
+fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
+    let silent = || {
+        let mut world = unstarted();
+        let since = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now - SECOND * 60);
+        let running = k8s_openapi::api::core::v1::ContainerStateRunning { started_at: Some(since) };
+        let pod = world.pod(0);
+        let container = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        container.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
+        pod.metadata.annotations.as_mut().unwrap().remove(annotation::TLS_CONFIRMED);
+        world.silent.insert(names().member(0));
+        world
+    };
+    assert!(restarts(&mut silent()));
+    let changes: [(&str, Change); 4] = [
+        ("its template is the same", |w| {
+            w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
+        }),
+        ("it has served", |w| {
+            w.pod(0).metadata.annotations.as_mut().unwrap().insert(annotation::TLS_CONFIRMED.into(), "some".into());
+        }),
+        ("it has just begun", |w| w.now -= SECOND),
+        ("it serves", |w| w.silent.clear()),
+    ];
+    for (why_not, change) in changes {
+        let mut world = silent();
+        change(&mut world);
+        assert!(!restarts(&mut world), "{why_not}");
+    }
+}
+
 #[test]
 fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
     assert!(restarts(&mut unstarted()));
