@@ -329,7 +329,9 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
         Ok(list) => {
             let member = |urls: &[String]| observed.members.iter().find(|(name, _)| urls.contains(&names.peer_url(name)));
             let voters: Vec<_> = list.voters().collect();
-            let serving = voters.iter().filter(|v| member(&v.peer_urls).is_some_and(|(_, member)| member.serves())).count();
+            // A kubelet that has yet to look at a pod takes no quorum away.
+            let serves = |member: &ObservedMember| member.serves() || member.is_coming(now);
+            let serving = voters.iter().filter(|v| member(&v.peer_urls).is_some_and(|(_, member)| serves(member))).count();
             if serving > voters.len() / 2 {
                 let message = format!("{serving} of {} voters serve{}", voters.len(), even(judgement));
                 return finding(true, "QuorumServes", message, Some(false));
@@ -436,10 +438,15 @@ fn degraded(names: &Names, observed: &Observed, judgement: &Judgement, acted: &A
         }
     }
     problems.extend(acted.failed.clone());
-    // One that has never started is not down, nor one that is about to be ready; what it waits for is in Progressing.
+    // One that has never started is not down, nor one that is about to be ready or that is being restarted; what it waits for is
+    // in Progressing. But one that was down before stays so until it serves.
     let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    let was_down =
+        api::condition(&observed.status.conditions, kind::DEGRADED).is_some_and(|before| before.reason == "MemberDown");
+    let is_restarting = |name| !was_down && matches!(judgement, Judgement::Planned(_, plan) if plan.restarting.contains(name));
     let started = observed.members.iter().filter(|(name, member)| {
-        !refused && member.has_started() && !member.is_coming(now) && !is_removed(names, observed, name)
+        let comes = member.is_coming(now) || is_restarting(name);
+        !refused && member.has_started() && !comes && !is_removed(names, observed, name)
     });
     problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
     problems.extend(complaints(observed));

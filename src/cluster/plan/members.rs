@@ -288,8 +288,12 @@ pub fn note_waits(observed: &Observed, members: &Members, recovery: &Recovery, p
         if !member.serves() {
             let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
             let since = reported.and_then(|reported| reported.since.as_ref()).map(|since| format!(" (since {since})"));
-            let message = format!("{name}: {}{}", why_not_ready(member), since.unwrap_or_default());
-            plan.waits.push(Note::new("WaitingForMembers", message));
+            let why = format!("{}{}", why_not_ready(member), since.unwrap_or_default());
+            plan.waits.push(if plan.restarting.contains(name) {
+                Note::new("Restarting", format!("{name} is being restarted: {why}"))
+            } else {
+                Note::new("WaitingForMembers", format!("{name}: {why}"))
+            });
         }
     }
 }

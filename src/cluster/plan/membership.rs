@@ -4,9 +4,9 @@
 //! voter goes only while all others serve, a dead one only if the healthy are a quorum of what remains, and one change is over
 //! before the next begins. etcd's own checks (strict reconfiguration, one learner) are the last fence behind this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current};
@@ -354,23 +354,50 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
 }
 
 /// Whether a member's pod is older than the restart that its user has asked for.
-fn is_outdated(cluster: &ValidatedCluster, entry: &Entry) -> bool {
+fn is_outdated(cluster: &ValidatedCluster, member: &ObservedMember) -> bool {
     let wanted = cluster.restarted_at.as_deref();
-    wanted.is_some() && entry.member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != wanted)
+    wanted.is_some() && member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) != wanted)
+}
+
+/// How long a restarted member may be down before it needs attention: a pod has 30 s to end, and as long to come.
+const RESTART: SignedDuration = SignedDuration::from_mins(1);
+
+/// The members that are down because they are being restarted as their user asked: their pods go, are gone, or have just come.
+pub fn restarting(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> BTreeSet<MemberName> {
+    if cluster.restarted_at.is_none() {
+        return BTreeSet::new();
+    }
+    let goes_on = observed.members.values().any(|member| is_outdated(cluster, member));
+    let is_due = |member: &ObservedMember| {
+        let Some(pod) = &member.pod else { return goes_on };
+        let ended =
+            pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|it| it.restart_count > 0);
+        let is_new = running_since(pod).is_none_or(|since| now.duration_since(since) < RESTART) && !ended;
+        if pod.metadata.deletion_timestamp.is_some() {
+            is_outdated(cluster, member)
+        } else {
+            !is_outdated(cluster, member) && is_new
+        }
+    };
+    let is_restarting = |name: &MemberName, member: &ObservedMember| {
+        member.has_started() && !member.serves() && is_due(member) && evidence::down_for(observed, name, now) < RESTART
+    };
+    let members = observed.members.iter().filter(|(name, member)| is_restarting(name, member));
+    members.map(|(name, _)| name.clone()).collect()
 }
 
 /// The member that has been restarted before others and does not serve.
 fn tried<'a>(cluster: &ValidatedCluster, roster: &'a Roster) -> Option<&'a MemberName> {
-    if !roster.voters.values().any(|voter| is_outdated(cluster, voter)) {
+    if !roster.voters.values().any(|voter| is_outdated(cluster, voter.member)) {
         return None;
     }
-    let is_tried = |voter: &Entry| voter.member.pod.is_some() && !is_outdated(cluster, voter) && !voter.serves();
+    let is_tried = |voter: &Entry| voter.member.pod.is_some() && !is_outdated(cluster, voter.member) && !voter.serves();
     roster.voters.iter().find(|(_, voter)| is_tried(voter)).map(|(name, _)| name)
 }
 
 /// A pod that its user wants restarted, one after the other: one that does not serve first, the leader's last.
 fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
-    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| is_outdated(cluster, voter)).collect();
+    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| is_outdated(cluster, voter.member)).collect();
     if outdated.is_empty() {
         return None;
     }

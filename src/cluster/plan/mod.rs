@@ -12,7 +12,11 @@ mod membership;
 mod recheck;
 mod recovery;
 
-use std::{collections::BTreeMap, fmt::Display, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    time::Duration,
+};
 
 pub use adoption::Left;
 use adoption::Verdict;
@@ -53,6 +57,8 @@ pub struct Plan {
     pub unwished: Option<Note>,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
+    /// The members that are down because they are being restarted.
+    pub restarting: BTreeSet<MemberName>,
     /// What is awaited.
     pub waits: Vec<Note>,
     /// What is wrong.
@@ -369,6 +375,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::plan_pod_labels(cluster, observed, &mut plan);
+    plan.restarting = membership::restarting(cluster, observed, now);
     members::note_waits(observed, &members, &recovery, &mut plan);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
