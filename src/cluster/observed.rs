@@ -19,7 +19,7 @@ use ring::digest;
 use crate::{
     api::EtcdClusterStatus,
     etcd,
-    names::{MemberName, annotation, authority_key, bootstrap_key},
+    names::{MemberName, Names, annotation, authority_key, bootstrap_key},
     pki::{Certificate, KeyDigest, Ledger, PkiError},
 };
 
@@ -70,6 +70,26 @@ impl Default for Observed {
             users: BTreeSet::new(),
         }
     }
+}
+
+impl Observed {
+    /// What etcd says of a member, if it lists it.
+    pub fn listed(&self, names: &Names, member: &MemberName) -> Option<&etcd::Member> {
+        listed(names, self.list.as_ref().ok()?, member)
+    }
+}
+
+/// What a list says of a member of this cluster, if it has it.
+pub fn listed<'a>(names: &Names, list: &'a etcd::MemberList, member: &MemberName) -> Option<&'a etcd::Member> {
+    list.members.iter().find(|listed| name_of(names, list, listed).as_ref() == Some(member))
+}
+
+/// The member of this cluster that etcd lists: by its URL, or, where somebody has changed that, by the name that it bears and
+/// nobody else at that one's URL.
+pub fn name_of(names: &Names, list: &etcd::MemberList, listed: &etcd::Member) -> Option<MemberName> {
+    let at = |listed: &etcd::Member| listed.peer_urls.iter().find_map(|url| names.member_at(url));
+    let is_free = |name: &MemberName| !list.members.iter().any(|other| at(other).as_ref() == Some(name));
+    at(listed).or_else(|| names.parse_member(&listed.name).filter(is_free))
 }
 
 /// One member as it was found.

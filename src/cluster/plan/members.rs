@@ -57,6 +57,8 @@ struct Foreign {
     kind: &'static str,
     name: String,
     owner: String,
+    /// Whether it is a claim that says of nobody that it is his, and that a StatefulSet of the cluster's own uses.
+    is_stripped: bool,
 }
 
 fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
@@ -73,8 +75,17 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
         all.extend(member.secret.as_ref().map(|o| ("Secret", &o.meta)));
     }
+    let ours = |member: &ObservedMember| member.stateful_set.as_ref().is_some_and(|set| belongs(&set.metadata, &cluster.uid));
+    let users = observed.members.iter().filter(|(_, member)| ours(member));
+    let used: Vec<_> = users.map(|(name, _)| cluster.names.claim(name)).collect();
     let others = all.into_iter().filter(|(_, meta)| !belongs(meta, &cluster.uid));
-    others.map(|(kind, meta)| Foreign { kind, name: meta.name.clone().unwrap_or_default(), owner: drift::owner(meta) }).collect()
+    let of = |(kind, meta): (&'static str, &ObjectMeta)| {
+        let name = meta.name.clone().unwrap_or_default();
+        let nobodys = meta.owner_references.is_none() && annotation(meta, key::CLUSTER_UID).is_none();
+        let is_stripped = kind == "PersistentVolumeClaim" && nobodys && used.contains(&name);
+        Foreign { kind, name, owner: drift::owner(meta), is_stripped }
+    };
+    others.map(of).collect()
 }
 
 fn in_words(foreign: &[Foreign]) -> String {
@@ -86,9 +97,30 @@ pub fn leave_foreign(cluster: &ValidatedCluster, observed: &Observed, plan: &mut
     let foreign = foreign(cluster, observed);
     let is = |kind: &str, name: &str| foreign.iter().any(|other| other.kind == kind && other.name == name);
     plan.objects.retain(|object| !is(&object.resource.kind, &object.name));
+    let (stripped, foreign): (Vec<_>, Vec<_>) = foreign.into_iter().partition(|other| other.is_stripped);
     if !foreign.is_empty() {
         plan.problems.push(Note::new("NameTaken", format!("{}. It was not touched: remove it", in_words(&foreign))));
     }
+    let claims = observed.members.keys().map(|member| (member, cluster.names.claim(member)));
+    for (member, claim) in claims.filter(|(_, claim)| stripped.iter().any(|other| other.name == *claim)) {
+        plan.problems.push(Note::new("AnnotationsLost", restoration(cluster, observed, member, &claim)));
+    }
+}
+
+/// How a claim becomes a member's again that has lost what was written on it.
+fn restoration(cluster: &ValidatedCluster, observed: &Observed, member: &MemberName, claim: &str) -> String {
+    let reported = observed.status.members.iter().find(|reported| reported.name == member.to_string());
+    let listed = observed.listed(&cluster.names, member).map(|listed| format!("{:x}", listed.id));
+    let id = listed.or_else(|| reported?.id.clone()).map(|id| format!(" {}={id}", key::MEMBER_ID));
+    let of = observed.status.cluster_id.as_ref().map(|of| format!(" {}={of}", key::CLUSTER_ID));
+    format!(
+        "PersistentVolumeClaim {claim} has lost the annotations that say whose it is, and {member} uses it: do not remove it. Put them back: `kubectl -n {} annotate pvc {claim} {}={}{}{}`",
+        cluster.names.namespace(),
+        key::CLUSTER_UID,
+        cluster.uid,
+        of.unwrap_or_default(),
+        id.unwrap_or_default(),
+    )
 }
 
 /// The members: those that were written down when the cluster was founded, or are found by what they left. Only a cluster
@@ -358,7 +390,8 @@ fn pod_problem(pod: &Pod) -> Option<String> {
     Some(format!("its container ended with exit code {}", terminated.exit_code))
 }
 
-/// The members that have been seen started for the first time.
+/// The members that have been seen started for the first time, or of whose claims somebody has made another member's: their data
+/// would be given up at the next restart.
 pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let list = observed.list.as_ref().ok()?;
     // Members that founded a second cluster by mistake are a fault to be reported, not to be written down.
@@ -370,12 +403,13 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
         .iter()
         .filter_map(|(name, member)| {
             let claim = &member.claim.as_ref()?.metadata;
-            let url = cluster.names.peer_url(name);
             // It has published its name through raft, and it is the one that answers at this address.
-            let listed = list.members.iter().find(|m| m.peer_urls.contains(&url) && !m.name.is_empty())?;
+            let listed = observed.listed(&cluster.names, name).filter(|listed| !listed.name.is_empty())?;
             let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
-            let unwritten = annotation(claim, key::MEMBER_ID).is_none() && claim.deletion_timestamp.is_none();
-            (answers && unwritten && belongs(claim, &cluster.uid))
+            let bears = |key, id| annotation(claim, key) == Some(&format!("{id:x}"));
+            let written = bears(key::MEMBER_ID, listed.id) && bears(key::CLUSTER_ID, list.cluster_id);
+            let stays = claim.deletion_timestamp.is_none();
+            (answers && !written && stays && belongs(claim, &cluster.uid))
                 .then(|| (name.clone(), listed.id, claim.uid.clone().unwrap_or_default()))
         })
         .collect();

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current};
 use crate::{
     cluster::{
-        observed::{Observed, ObservedMember, annotation, belongs, running_since},
+        observed::{Observed, ObservedMember, annotation, belongs, name_of, running_since},
         validate::ValidatedCluster,
     },
     etcd,
@@ -38,12 +38,6 @@ pub struct Entry<'a> {
     pub listed: &'a etcd::Member,
     /// What there is of it.
     pub member: &'a ObservedMember,
-}
-
-/// The member of this cluster that etcd lists: by its URL, or, where somebody has changed that, by the name that it bears.
-pub fn name_of(cluster: &ValidatedCluster, listed: &etcd::Member) -> Option<MemberName> {
-    let at = listed.peer_urls.iter().find_map(|url| cluster.names.member_at(url));
-    at.or_else(|| cluster.names.parse_member(&listed.name))
 }
 
 impl Entry<'_> {
@@ -78,7 +72,7 @@ impl<'a> Roster<'a> {
             unlisted: observed.members.iter().map(|(name, member)| (name.clone(), member)).collect(),
         };
         for listed in &list.members {
-            let name = name_of(cluster, listed);
+            let name = name_of(&cluster.names, list, listed);
             match name.and_then(|name| Some((roster.unlisted.remove(&name)?, name))) {
                 None => roster.strangers.push(listed),
                 Some((member, name)) if listed.is_learner => {

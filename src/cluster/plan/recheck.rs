@@ -14,13 +14,12 @@ use super::{
     Step,
     adoption::{Left, is_left},
     members::{has_never_served, is_stuck},
-    membership::name_of,
     recovery::{is_current, is_stopped, pod_bears_flag, template_bears_flag},
 };
 use crate::{
     cluster::{
         build,
-        observed::{annotation, pod_ready},
+        observed::{annotation, listed, name_of, pod_ready},
         validate::ValidatedCluster,
     },
     etcd::{self, Change, MemberStatus},
@@ -141,7 +140,7 @@ impl Check<'_> {
 
     /// The member of this name that etcd lists.
     fn listed(&self, member: &MemberName) -> Result<Option<&etcd::Member>, NotNow> {
-        Ok(self.list()?.members.iter().find(|listed| name_of(self.cluster, listed).as_ref() == Some(member)))
+        Ok(listed(&self.cluster.names, self.list()?, member))
     }
 
     fn is_unlisted(&self, member: &MemberName) -> Result<(), NotNow> {
@@ -150,7 +149,8 @@ impl Check<'_> {
 
     /// Whether a voter answers under its ID and is in touch with a leader.
     fn serves(&self, voter: &etcd::Member) -> bool {
-        let answer = name_of(self.cluster, voter).and_then(|name| self.fresh.answers.get(&name));
+        let name = self.list.and_then(|list| name_of(&self.cluster.names, list, voter));
+        let answer = name.and_then(|name| self.fresh.answers.get(&name));
         answer.is_some_and(|status| status.member_id == voter.id && status.leader != 0 && !status.is_learner)
     }
 
@@ -213,12 +213,12 @@ impl Check<'_> {
     /// A joiner takes its ID from the first voter that it can ask. One that has not applied yet that the last member of this
     /// name was removed would give it the ID of that one, under which it must not come again without its data.
     fn has_been_forgotten(&self, member: &MemberName) -> Result<(), NotNow> {
-        for voter in self.list()?.voters().filter_map(|voter| name_of(self.cluster, voter)) {
+        let (names, list) = (&self.cluster.names, self.list()?);
+        for voter in list.voters().filter_map(|voter| name_of(names, list, voter)) {
             let Some(list) = self.fresh.lists.get(&voter) else {
                 return changed(format!("{voter} may be behind: it does not say who the members are"));
             };
-            let is_listed = list.members.iter().any(|listed| name_of(self.cluster, listed).as_ref() == Some(member));
-            ensure(!is_listed, || format!("{voter} still lists {member}"))?;
+            ensure(listed(names, list, member).is_none(), || format!("{voter} still lists {member}"))?;
         }
         Ok(())
     }
