@@ -185,7 +185,7 @@ impl Taking<'_> {
             Step::AddLearner { member } => format!("added {member} as a learner"),
             Step::Promote { member, .. } => format!("{member} has caught up and has a vote now"),
             Step::RemoveMember { member, id } => format!("removed {member} ({id:x}) from the members"),
-            Step::MoveLeader { member, to, .. } => format!("{to:x} leads in place of {member}"),
+            Step::MoveLeader { member, successor, .. } => format!("{successor} leads in place of {member}"),
             _ => step.in_words(),
         }))
     }

@@ -318,9 +318,7 @@ pub fn note_waits(observed: &Observed, members: &Members, recovery: &Recovery, p
     for name in members.keys().filter(|name| !recovery.stopped.contains(name)) {
         let member = observed.members.get(name).unwrap_or(&nobody);
         if !member.serves() {
-            let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
-            let since = reported.and_then(|reported| reported.since.as_ref()).map(|since| format!(" (since {since})"));
-            let why = format!("{}{}", why_not_ready(member), since.unwrap_or_default());
+            let why = format!("{}{}", why_not_ready(member), since(observed, name));
             plan.waits.push(if plan.restarting.contains(name) {
                 Note::new("Restarting", format!("{name} is being restarted: {why}"))
             } else {
@@ -328,6 +326,13 @@ pub fn note_waits(observed: &Observed, members: &Members, recovery: &Recovery, p
             });
         }
     }
+}
+
+/// Since when a member does not serve, as was last reported, to be put behind what is said of it.
+pub fn since(observed: &Observed, name: &MemberName) -> String {
+    let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
+    let since = reported.and_then(|reported| reported.since.as_ref());
+    since.map(|since| format!(" (since {since})")).unwrap_or_default()
 }
 
 /// Why a member does not serve, in the words of whoever knows best: the kubelet, the scheduler, or our own call.
@@ -339,9 +344,16 @@ pub fn why_not_ready(member: &ObservedMember) -> String {
     });
     match (pending, member.etcd.problem()) {
         (Some(problem), _) => problem,
-        (None, Some(problem)) => problem.to_owned(),
+        // It may be the node that is dead.
+        (None, Some(problem)) => {
+            format!("{problem}{}", node(pod).map(|node| format!("; its node is {node}")).unwrap_or_default())
+        }
         (None, None) => "its pod is not ready".into(),
     }
+}
+
+fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
 }
 
 /// A claim that has no volume, with the name of the class that is to make one: the scheduler's message has neither.
@@ -357,7 +369,7 @@ fn unbound(member: &ObservedMember) -> Option<String> {
 
 fn pod_problem(pod: &Pod) -> Option<String> {
     if pod.metadata.deletion_timestamp.is_some() {
-        return Some("its pod is being deleted".into());
+        return Some(format!("its pod is being deleted{}", node(pod).map(|node| format!(" on node {node}")).unwrap_or_default()));
     }
     let status = pod.status.as_ref()?;
     let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "False");

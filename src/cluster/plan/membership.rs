@@ -9,8 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current};
+use super::{
+    CONFIRMING, Note, Plan, Step, evidence,
+    members::{since, why_not_ready},
+    recovery::is_current,
+};
 use crate::{
+    api,
     cluster::{
         observed::{Observed, ObservedMember, annotation, belongs, name_of, running_since},
         validate::ValidatedCluster,
@@ -117,11 +122,25 @@ impl<'a> Roster<'a> {
     }
 
     /// The voter to which leadership goes before `leaver` stops: the one whose log is longest, as it will serve first.
-    fn successor(&self, leaver: &MemberName) -> Option<u64> {
+    fn successor(&self, leaver: &MemberName) -> Option<(&MemberName, &Entry<'a>)> {
         let others = self.voters.iter().filter(|(name, voter)| *name != leaver && voter.serves());
         let advanced = |voter: &Entry| voter.member.etcd.status().map(|status| status.raft_applied_index);
         // Of equals the first, as it is the last that would go.
-        others.map(|(_, voter)| voter).rev().max_by_key(|voter| advanced(voter)).map(|voter| voter.listed.id)
+        others.rev().max_by_key(|(_, voter)| advanced(voter))
+    }
+
+    /// Has leadership given up, before the leader goes or is restarted.
+    fn move_leader(&self, name: &MemberName, leader: &Entry) -> Option<Step> {
+        let (successor, next) = self.successor(name)?;
+        let (from, to) = (leader.listed.id, next.listed.id);
+        Some(Step::MoveLeader { member: name.clone(), from, to, successor: successor.clone() })
+    }
+
+    /// The voters of this cluster that do not answer, each with why.
+    fn silent_in_words(&self) -> String {
+        let silent = self.voters.iter().filter(|(_, voter)| !voter.answers());
+        let silent: Vec<_> = silent.map(|(name, voter)| format!("{name}: {}", why_not_ready(voter.member))).collect();
+        if silent.is_empty() { String::new() } else { format!(" ({})", silent.join("; ")) }
     }
 }
 
@@ -139,10 +158,10 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
     plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
-        .or_else(|| learner(cluster, &roster, &why, plan))
+        .or_else(|| learner(cluster, observed, &roster, &why, plan))
         .or_else(|| replace(cluster, &roster, &why, plan))
-        .or_else(|| shrink(cluster, &roster, plan))
-        .or_else(|| grow(cluster, &roster, plan))
+        .or_else(|| shrink(cluster, observed, &roster, plan))
+        .or_else(|| grow(cluster, observed, &roster, plan))
         .or_else(|| restart(cluster, &roster, plan))
 }
 
@@ -218,6 +237,7 @@ fn unstarted(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, n
 /// A learner becomes a voter, or goes if it is not wanted any more or can never join.
 fn learner(
     cluster: &ValidatedCluster,
+    observed: &Observed,
     roster: &Roster,
     why: &impl Fn(&MemberName, &Entry) -> Option<String>,
     plan: &mut Plan,
@@ -235,10 +255,12 @@ fn learner(
     // It gets its vote only once it is written down who it is: an empty voter must not come back under its ID.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
     if answers && learner.member.has_started() {
-        plan.waits.push(Note::new("CatchingUp", format!("{name} is a learner and catches up; it gets its vote when it has")));
+        let since = since(observed, name);
+        let message = format!("{name} is a learner and catches up{since}; it gets its vote when it has");
+        plan.waits.push(Note::new("CatchingUp", message));
         return Some(Step::Promote { member: name.clone(), id });
     }
-    plan.waits.push(Note::new("Joining", format!("{name} was added as a learner and is to start")));
+    plan.waits.push(Note::new("Joining", format!("{name} was added as a learner and is to start{}", since(observed, name))));
     if learner.member.pod.as_ref().and_then(running_since).is_some() {
         plan.next_check = plan.next_check.min(CONFIRMING);
     }
@@ -263,23 +285,32 @@ fn replace(
     }
     let (remaining, others, may_go) = roster.without(voter);
     if !may_go {
-        plan.problems.push(Note::new(
-            "CannotReplace",
-            format!(
-                "{name} is to be replaced ({why}), but {others} of the {remaining} others serve: removing it would cost quorum"
-            ),
-        ));
+        let cause = if remaining == 0 {
+            "it is the only voter. Set spec.replicas to 3 first".to_owned()
+        } else if others > remaining / 2 {
+            format!("it serves, and only {others} of the {remaining} others do: one that is down comes first")
+        } else {
+            format!("only {others} of the {remaining} others serve: removing it would cost quorum")
+        };
+        plan.problems.push(Note::new("CannotReplace", format!("{name} is to be replaced ({why}), but {cause}")));
         return None;
     }
     plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}")));
     go(name, voter, roster)
 }
 
+/// From how many members to how many, and since when something has been going on.
+fn resizing(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster) -> String {
+    let progressing = api::condition(&observed.status.conditions, "Progressing").filter(|condition| condition.status == "True");
+    let since = progressing.map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default();
+    format!("from {} to {} members{since}", roster.voters.len(), cluster.replicas)
+}
+
 /// One voter less: a sick one first, then one whose data will not stay, else the last.
 ///
 /// But not one that was just restarted and does not serve yet. It is what keeps a template with which nobody serves from the
 /// others: without it the restart would go on to the next, and so to the last.
-fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+fn shrink(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     if roster.voters.len() <= cluster.replicas as usize {
         return None;
     }
@@ -289,7 +320,7 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
     let (name, voter) = sick.or(doomed).or_else(|| roster.voters.iter().next_back())?;
     let (remaining, others, may_go) = roster.without(voter);
     if let (Some(tried), None) = (tried, sick) {
-        plan.waits.push(Note::new("Shrinking", format!("from {} to {} members", roster.voters.len(), cluster.replicas)));
+        plan.waits.push(Note::new("Shrinking", resizing(cluster, observed, roster)));
         plan.problems.push(Note::new(
             "CannotShrink",
             format!(
@@ -300,8 +331,7 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
         ));
         return None;
     }
-    plan.waits
-        .push(Note::new("Shrinking", format!("from {} to {} members; {name} goes next", roster.voters.len(), cluster.replicas)));
+    plan.waits.push(Note::new("Shrinking", format!("{}; {name} goes next", resizing(cluster, observed, roster))));
     if !may_go {
         plan.problems
             .push(Note::new("CannotShrink", format!("only {others} of the {remaining} members that would remain serve")));
@@ -314,13 +344,13 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
 fn go(name: &MemberName, voter: &Entry, roster: &Roster) -> Option<Step> {
     let id = voter.listed.id;
     if voter.serves() && voter.leads() {
-        return Some(Step::MoveLeader { member: name.clone(), from: id, to: roster.successor(name)? });
+        return roster.move_leader(name, voter);
     }
     Some(Step::RemoveMember { member: name.clone(), id })
 }
 
 /// One member more, as a learner, of the lowest ordinal of which there is nothing.
-fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     if roster.voters.len() >= cluster.replicas as usize || !roster.learners.is_empty() {
         return None;
     }
@@ -332,13 +362,17 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
     }
     let name =
         (0..cluster.replicas).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
-    plan.waits
-        .push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
+    plan.waits.push(Note::new("Growing", format!("{}; {name} comes next", resizing(cluster, observed, roster))));
     // The one that came last has its vote, and the kubelet may have yet to see that its pod is ready.
     if !roster.all_answer() {
         plan.problems.push(Note::new(
             "CannotGrow",
-            format!("only {} of {} voters serve: a member that is down comes first", roster.serving(), roster.votes()),
+            format!(
+                "only {} of {} voters serve: a member that is down comes first{}",
+                roster.serving(),
+                roster.votes(),
+                roster.silent_in_words()
+            ),
         ));
         return None;
     }
@@ -426,7 +460,7 @@ fn restart(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Opti
             return None;
         }
         if voter.leads() && roster.voters.len() > 1 {
-            return Some(Step::MoveLeader { member: (*name).clone(), from: voter.listed.id, to: roster.successor(name)? });
+            return roster.move_leader(name, voter);
         }
     }
     Some(Step::RestartMember { member: (*name).clone(), pod_uid: pod(voter)? })

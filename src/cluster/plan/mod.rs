@@ -238,6 +238,8 @@ pub enum Step {
         from: u64,
         /// etcd's ID of the next leader.
         to: u64,
+        /// The next leader.
+        successor: MemberName,
     },
     /// Delete the disruption budget, which a cluster without redundancy has no use for.
     DeleteBudget {
@@ -327,7 +329,7 @@ impl Step {
             Self::RemoveUnstarted { id } => {
                 format!("removing member {id:x}, which was added by somebody else and has never started")
             }
-            Self::MoveLeader { member, to, .. } => format!("making {to:x} the leader in place of {member}"),
+            Self::MoveLeader { member, successor, .. } => format!("making {successor} the leader in place of {member}"),
             Self::DeleteBudget { .. } => "deleting the disruption budget, as there is no redundancy to guard".into(),
             Self::DeleteStatefulSet { member, .. } => format!("deleting the StatefulSet of {member}, which has been removed"),
             Self::DeleteClaim { member, .. } => format!("deleting the claim of {member}, which has been removed"),

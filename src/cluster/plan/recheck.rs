@@ -90,7 +90,7 @@ pub fn recheck(step: &Step, cluster: &ValidatedCluster, known: Option<&str>, fre
         Step::Promote { member, id } => check.promote(member, *id)?,
         Step::RemoveMember { member, id } => check.remove(member, *id)?,
         Step::RemoveUnstarted { id } => check.remove_unstarted(*id)?,
-        Step::MoveLeader { member, from, to } => check.move_leader(member, *from, *to)?,
+        Step::MoveLeader { member, from, to, .. } => check.move_leader(member, *from, *to)?,
         Step::DeleteBudget { .. } => {
             let votes = check.list()?.voters().count();
             ensure(build::disruption_budget(cluster, votes).is_none(), || format!("there are {votes} voters now"))?;

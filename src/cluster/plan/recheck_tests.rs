@@ -160,6 +160,7 @@ fn leadership_goes_from_the_leader_to_a_voter_that_serves() {
         member: names().member(from),
         from: world.id(from),
         to: world.id(to),
+        successor: names().member(to),
     };
     assert_eq!(why(&step(&world, 0, 1), &fresh(&mut world)), "right");
     assert_eq!(why(&step(&world, 1, 2), &fresh(&mut world)), "demo-1 does not lead");
