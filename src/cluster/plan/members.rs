@@ -57,7 +57,7 @@ struct Foreign {
     kind: &'static str,
     name: String,
     owner: String,
-    /// Whether it is a claim that says of nobody that it is his, and that a StatefulSet of the cluster's own uses.
+    /// Whether it is a claim that names no owner, and is a member's by all else.
     is_stripped: bool,
 }
 
@@ -75,9 +75,8 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
         all.extend(member.secret.as_ref().map(|o| ("Secret", &o.meta)));
     }
-    let ours = |member: &ObservedMember| member.stateful_set.as_ref().is_some_and(|set| belongs(&set.metadata, &cluster.uid));
-    let users = observed.members.iter().filter(|(_, member)| ours(member));
-    let used: Vec<_> = users.map(|(name, _)| cluster.names.claim(name)).collect();
+    let used = observed.members.iter().filter(|(_, member)| uses_claim(cluster, member));
+    let used: Vec<_> = used.map(|(name, _)| cluster.names.claim(name)).collect();
     let others = all.into_iter().filter(|(_, meta)| !belongs(meta, &cluster.uid));
     let of = |(kind, meta): (&'static str, &ObjectMeta)| {
         let name = meta.name.clone().unwrap_or_default();
@@ -86,6 +85,13 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
         Foreign { kind, name, owner: drift::owner(meta), is_stripped }
     };
     others.map(of).collect()
+}
+
+/// Whether the pod of a StatefulSet of the cluster's mounts this claim, and it has a volume.
+fn uses_claim(cluster: &ValidatedCluster, member: &ObservedMember) -> bool {
+    let (Some(set), Some(claim)) = (&member.stateful_set, &member.claim) else { return false };
+    let is_bound = claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
+    is_bound && belongs(&set.metadata, &cluster.uid)
 }
 
 fn in_words(foreign: &[Foreign]) -> String {

@@ -416,8 +416,10 @@ fn a_claim_that_names_another_member_is_corrected_while_its_own_answers() {
 fn a_claim_that_has_lost_its_annotations_is_not_to_be_removed() {
     let mut world = World::founded("{}");
     world.pass();
-    let claim = &mut world.member(1).claim.as_mut().unwrap().metadata;
-    (claim.annotations, claim.owner_references) = (None, None);
+    let claim = world.member(1).claim.as_mut().unwrap();
+    (claim.metadata.annotations, claim.metadata.owner_references) = (None, None);
+    assert_eq!(reasons(&world.plan().problems), ["NameTaken"], "without a volume it has no data");
+    world.member(1).claim.as_mut().unwrap().spec.as_mut().unwrap().volume_name = Some("pv".into());
     for _ in 0..3 {
         let pass = world.pass();
         assert!(pass.plan.is_empty(), "{:?}", pass.plan);
