@@ -320,7 +320,11 @@ fn shrink(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, plan
     let (name, voter) = sick.or(doomed).or_else(|| roster.voters.iter().next_back())?;
     let (remaining, others, may_go) = roster.without(voter);
     if let (Some(tried), None) = (tried, sick) {
-        plan.waits.push(Note::new("Shrinking", resizing(cluster, observed, roster)));
+        let message = format!("{}, as soon as {tried} serves again", resizing(cluster, observed, roster));
+        plan.waits.push(Note::new("Shrinking", message));
+        if plan.restarting.contains(tried) {
+            return None;
+        }
         plan.problems.push(Note::new(
             "CannotShrink",
             format!(

@@ -443,6 +443,7 @@ fn a_bad_template_stops_at_the_first_member_whatever_is_shrunk() {
                 assert!(!step.starts_with("RestartMember") && !step.starts_with("RemoveMember"), "{:?}", world.taken);
             }
         }
+        world.now += RESTART;
         let plan = world.plan();
         if from > 2 {
             let told = notes(&plan.problems, "CannotShrink").join("");
