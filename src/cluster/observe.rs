@@ -19,7 +19,9 @@ use tokio::time::timeout;
 
 use super::{
     Context,
-    observed::{Answer, Home, Observed, ObservedMember, SecretView, annotation, is_unscheduled, pod_ready, running_since},
+    observed::{
+        Answer, Home, Observed, ObservedMember, SecretView, annotation, is_unscheduled, name_of, pod_ready, running_since,
+    },
 };
 use crate::{
     api::{EtcdCluster, EtcdUser},
@@ -90,8 +92,8 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
                 ask_progress(context, &names, &mut observed).await;
             }
             // A member may be listed before there is anything else of it.
-            for listed in observed.list.iter().flat_map(|list| &list.members) {
-                if let Some(name) = listed.peer_urls.first().and_then(|url| names.member_at(url)) {
+            if let Ok(list) = &observed.list {
+                for name in list.members.iter().filter_map(|listed| name_of(&names, list, listed)) {
                     let found = find(context, &names, &name);
                     observed.members.entry(name).or_insert(found);
                 }

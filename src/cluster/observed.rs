@@ -19,7 +19,7 @@ use ring::digest;
 use crate::{
     api::EtcdClusterStatus,
     etcd,
-    names::{MemberName, annotation, authority_key, bootstrap_key},
+    names::{MemberName, Names, annotation, authority_key, bootstrap_key},
     pki::{Certificate, KeyDigest, Ledger, Phase, PkiError, Rotation, read_bundle},
 };
 
@@ -74,6 +74,26 @@ impl Default for Observed {
             user_secrets: BTreeMap::new(),
         }
     }
+}
+
+impl Observed {
+    /// What etcd says of a member, if it lists it.
+    pub fn listed(&self, names: &Names, member: &MemberName) -> Option<&etcd::Member> {
+        listed(names, self.list.as_ref().ok()?, member)
+    }
+}
+
+/// What a list says of a member of this cluster, if it has it.
+pub fn listed<'a>(names: &Names, list: &'a etcd::MemberList, member: &MemberName) -> Option<&'a etcd::Member> {
+    list.members.iter().find(|listed| name_of(names, list, listed).as_ref() == Some(member))
+}
+
+/// The member of this cluster that etcd lists: by its URL, or, where somebody has changed that, by the name that it bears and
+/// nobody else at that one's URL.
+pub fn name_of(names: &Names, list: &etcd::MemberList, listed: &etcd::Member) -> Option<MemberName> {
+    let at = |listed: &etcd::Member| listed.peer_urls.iter().find_map(|url| names.member_at(url));
+    let is_free = |name: &MemberName| !list.members.iter().any(|other| at(other).as_ref() == Some(name));
+    at(listed).or_else(|| names.parse_member(&listed.name).filter(is_free))
 }
 
 /// One member as it was found.
@@ -153,6 +173,10 @@ impl ObservedMember {
     /// Whether it has been seen started once, as its claim says.
     pub fn has_started(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| annotation(&claim.metadata, annotation::MEMBER_ID).is_some())
+    }
+    /// Whether its data goes with its pod: a claim that is being deleted stays only as long as a pod uses it.
+    pub fn is_doomed(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
     }
     /// Whether it answers and its pod is about to be ready: a learner is not before it has its vote, and for others the kubelet
     /// has yet to look.

@@ -12,7 +12,7 @@ use kube::{
 use super::{
     act::Acted,
     build,
-    observed::{Observed, ObservedMember, SecretView, annotation, belongs, hex},
+    observed::{Observed, ObservedMember, SecretView, annotation, belongs, hex, name_of},
     plan::{self, AuthorityState, Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
@@ -133,10 +133,11 @@ pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState 
 }
 
 fn members(names: &Names, uid: &str, observed: &Observed, now: Timestamp) -> Vec<MemberStatus> {
+    // Whose StatefulSet is the cluster's is its member, whatever has become of the claim.
     let foreign = |member: &ObservedMember| {
         let claim = member.claim.as_ref().map(|claim| &claim.metadata);
         let set = member.stateful_set.as_ref().map(|set| &set.metadata);
-        claim.into_iter().chain(set).any(|meta| !belongs(meta, uid))
+        set.or(claim).is_some_and(|meta| !belongs(meta, uid))
     };
     // One that was removed and of which nothing is left is a member no longer.
     let is_past = |name: &MemberName, member: &ObservedMember| {
@@ -150,7 +151,6 @@ fn members(names: &Names, uid: &str, observed: &Observed, now: Timestamp) -> Vec
 /// Members that etcd lists at URLs which are not this cluster's.
 fn unknown_members(names: &Names, observed: &Observed, now: Timestamp) -> Vec<UnknownMemberStatus> {
     let Ok(list) = &observed.list else { return observed.status.unknown_members.clone() };
-    let is_unknown = |url: Option<&String>| url.and_then(|url| names.member_at(url)).is_none();
     let unknown = |listed: &etcd::Member| {
         let id = format!("{:x}", listed.id);
         let before = observed.status.unknown_members.iter().find(|before| before.id == id);
@@ -161,15 +161,14 @@ fn unknown_members(names: &Names, observed: &Observed, now: Timestamp) -> Vec<Un
             id,
         }
     };
-    let mut all: Vec<_> = list.members.iter().filter(|listed| is_unknown(listed.peer_urls.first())).map(unknown).collect();
+    let mut all: Vec<_> = list.members.iter().filter(|listed| name_of(names, list, listed).is_none()).map(unknown).collect();
     all.sort_by(|one, other| one.id.cmp(&other.id));
     all
 }
 
 fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, observed: &Observed, now: Timestamp) -> MemberStatus {
     let etcd = member.etcd.status();
-    let url = names.peer_url(name);
-    let listed = observed.list.iter().flat_map(|list| &list.members).find(|m| m.peer_urls.contains(&url));
+    let listed = observed.listed(names, name);
     let written = member.claim.as_ref().and_then(|claim| annotation(&claim.metadata, key::MEMBER_ID)).map(str::to_owned);
     let role = etcd.map(|status| match status {
         status if status.is_learner => "Learner",
@@ -343,14 +342,16 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
         Err(problem) if silent.is_empty() => silent.push(problem.clone()),
         Err(_) => {}
         Ok(list) => {
-            let member = |urls: &[String]| observed.members.iter().find(|(name, _)| urls.contains(&names.peer_url(name)));
+            let member = |voter: &etcd::Member| observed.members.get(&name_of(names, list, voter)?);
             let voters: Vec<_> = list.voters().collect();
-            let serving = voters.iter().filter(|v| member(&v.peer_urls).is_some_and(|(_, member)| member.serves())).count();
+            // A kubelet that has yet to look at a pod takes no quorum away.
+            let serves = |member: &ObservedMember| member.serves() || member.is_coming(now);
+            let serving = voters.iter().filter(|voter| member(voter).is_some_and(serves)).count();
             if serving > voters.len() / 2 {
                 let message = format!("{serving} of {} voters serve{}", voters.len(), even(judgement));
                 return finding(true, "QuorumServes", message, Some(false));
             }
-            let unknown = voters.iter().filter(|voter| member(&voter.peer_urls).is_none());
+            let unknown = voters.iter().filter(|voter| member(voter).is_none());
             silent.extend(unknown.map(|voter| format!("etcd lists a member {:x} that is not known here", voter.id)));
         }
     }
@@ -389,10 +390,9 @@ fn even(judgement: &Judgement) -> String {
 
 /// Whether a quorum says that this is no member any more: what is left of it is on its way out.
 fn is_removed(names: &Names, observed: &Observed, name: &MemberName) -> bool {
-    let url = names.peer_url(name);
     let known = observed.status.cluster_id.as_deref();
     let list = observed.list.as_ref().ok().filter(|list| known.is_some_and(|known| format!("{:x}", list.cluster_id) == known));
-    list.is_some_and(|list| !list.members.iter().any(|m| m.peer_urls.contains(&url)))
+    list.is_some() && observed.listed(names, name).is_none()
 }
 
 /// What there is to say of a member that does not serve.
@@ -452,10 +452,15 @@ fn degraded(names: &Names, observed: &Observed, judgement: &Judgement, acted: &A
         }
     }
     problems.extend(acted.failed.clone());
-    // One that has never started is not down, nor one that is about to be ready; what it waits for is in Progressing.
+    // One that has never started is not down, nor one that is about to be ready or that is being restarted; what it waits for is
+    // in Progressing. But one that was down before stays so until it serves.
     let refused = matches!(judgement, Judgement::Planned(_, plan) if plan.refused.is_some());
+    let was_down =
+        api::condition(&observed.status.conditions, kind::DEGRADED).is_some_and(|before| before.reason == "MemberDown");
+    let is_restarting = |name| !was_down && matches!(judgement, Judgement::Planned(_, plan) if plan.restarting.contains(name));
     let started = observed.members.iter().filter(|(name, member)| {
-        !refused && member.has_started() && !member.is_coming(now) && !is_removed(names, observed, name)
+        let comes = member.is_coming(now) || is_restarting(name);
+        !refused && member.has_started() && !comes && !is_removed(names, observed, name)
     });
     problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
     problems.extend(complaints(observed));

@@ -135,6 +135,63 @@ fn a_pod_that_is_about_to_be_ready_is_no_member_that_is_down() {
     }
 }
 
+/// The voter that has just got its vote was never ready, and is one of two.
+#[test]
+fn a_quorum_is_not_lost_by_a_pod_that_is_about_to_be_ready() {
+    let mut world = World::founded("replicas: 2");
+    let plan = world.plan();
+    not_ready(&mut world, 1);
+    let since = crate::cluster::observed::running_since(world.pod(1)).unwrap();
+    for (seconds, available) in [(14, ("True", "QuorumServes")), (15, ("False", "NoQuorum"))] {
+        world.now = since + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&world.report_on(&plan, &Acted::default()))[0], available, "after {seconds} s");
+    }
+}
+
+#[test]
+fn a_restart_needs_no_attention_unless_it_takes_long() {
+    let mut world = World::founded(THREE);
+    world.now += SignedDuration::from_hours(1);
+    world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
+    let mut restarted = vec![];
+    for _ in 0..200 {
+        let report = world.pass().report;
+        assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, kind::DEGRADED).message);
+        if !world.silent.is_empty() {
+            assert_eq!(conditions(&report)[1], ("True", "Restarting"), "{}", condition(&report, kind::PROGRESSING).message);
+        }
+        // Each member takes a while to come.
+        if world.taken.last().is_some_and(|step| step.starts_with("RestartMember")) {
+            let name = world.taken.pop().unwrap().split_off("RestartMember ".len());
+            world.silent.insert(names().parse_member(&name).unwrap());
+            restarted.push(world.now);
+        } else if restarted.last().is_some_and(|at| world.now.duration_since(*at) > SECOND * 20) {
+            world.silent.clear();
+        }
+    }
+    assert_eq!(restarted.len(), 3);
+
+    // Long after.
+    world.taken.clear();
+    world.now += SignedDuration::from_hours(1);
+    world.silent.insert(names().member(1));
+    assert_eq!(conditions(&world.pass().report)[2], ("True", "MemberDown"));
+    world.silent.clear();
+    world.pass();
+    world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "again".to_owned())].into());
+    for _ in 0..10 {
+        if world.taken.is_empty() {
+            world.pass();
+        }
+    }
+    let restarted = world.taken.last().unwrap().strip_prefix("RestartMember ").unwrap();
+    world.silent.insert(names().parse_member(restarted).unwrap());
+    for seconds in 0..65 {
+        let degraded = conditions(&world.pass().report)[2].0 == "True";
+        assert_eq!(degraded, seconds >= 60, "after {seconds} s");
+    }
+}
+
 #[test]
 fn growing_and_shrinking_need_no_attention() {
     let mut world = World::founded(THREE);

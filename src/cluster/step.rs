@@ -137,6 +137,14 @@ impl Taking<'_> {
             let answers: BTreeMap<_, _> = join_all(asking).await.into_iter().flatten().collect();
             let answering = answers.iter().filter_map(|(name, status)| Some((name, fresh.pods.get(name)?, status)));
             fresh.list = observe::member_list(context, names, answering, identity).await.ok();
+            if matches!(step, Step::AddLearner { .. }) {
+                let asking =
+                    answers.keys().filter_map(|name| Some((name, fresh.pods.get(name)?))).map(|(name, pod)| async move {
+                        let target = observe::target(names, name, pod, CLIENT_PORT);
+                        Some((name.clone(), context.dialer.members(&target, &identity.0).await.ok()?))
+                    });
+                fresh.lists = join_all(asking).await.into_iter().flatten().collect();
+            }
             fresh.answers = answers;
         }
         if let Step::AddLearner { member } | Step::RestartMember { member, .. } = step {
@@ -179,7 +187,7 @@ impl Taking<'_> {
             Step::AddLearner { member } => format!("added {member} as a learner"),
             Step::Promote { member, .. } => format!("{member} has caught up and has a vote now"),
             Step::RemoveMember { member, id } => format!("removed {member} ({id:x}) from the members"),
-            Step::MoveLeader { member, to, .. } => format!("{to:x} leads in place of {member}"),
+            Step::MoveLeader { member, successor, .. } => format!("{successor} leads in place of {member}"),
             _ => step.in_words(),
         }))
     }
@@ -305,6 +313,7 @@ impl Taking<'_> {
                     (false, true) => "it starts as a cluster of one, with the data that it has",
                     (true, false) => "it has started as a cluster of one, and must not do so again",
                     _ if pod.is_some_and(plan::is_stuck) => "it cannot start, and what it was made from has changed",
+                    _ if pod.is_some_and(plan::has_never_served) => "it has never served, and what it was made from has changed",
                     _ if pod.is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) == wanted) => {
                         "it is to take up what has changed"
                     }

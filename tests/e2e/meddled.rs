@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use etcd_warden::api::{self, EtcdCluster};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PersistentVolumeClaim};
+use kube::ResourceExt;
 use serde_json::json;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(members_changed_by_hand), scenario!(wishes_that_cannot_be)]
+    vec![scenario!(members_changed_by_hand), scenario!(wishes_that_cannot_be), scenario!(claims_changed_by_hand)]
 }
 
 /// A learner and a voter that somebody added and never started are reported and stay; a member that somebody removed is replaced.
@@ -82,6 +84,58 @@ async fn wishes_that_cannot_be(world: Arc<World>) {
     let after = world.until_ready("demo").await.members;
     assert_eq!(after[0].id, before[0].id);
     voters(&user, 1).await;
+}
+
+/// What is written on a claim is taken off, then another member's ID is written on it. Then the claim of the only member is deleted
+/// while its pod cannot start: what mends that must not take the data.
+async fn claims_changed_by_hand(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    user.etcdctl(["put", "before", "kept"]).await.success();
+    let written = async || world.get::<PersistentVolumeClaim>("data-demo-0").await.unwrap().annotations().clone();
+    let before = written().await;
+    let is_mended = async || {
+        until("it is written down again", PATIENCE, || async {
+            let now = written().await;
+            let same = |key: &str| now.get(key) == before.get(key);
+            let all = ["etcd-warden.dev/cluster-uid", "etcd-warden.dev/cluster-id", "etcd-warden.dev/member-id"];
+            if all.into_iter().all(same) { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await;
+    };
+    let edited = json!({ "metadata": { "annotations": { "etcd-warden.dev/member-id": "bad" } } });
+    world.patch::<PersistentVolumeClaim>("data-demo-0", edited).await;
+    is_mended().await;
+
+    let ours = before.keys().filter(|key| key.starts_with("etcd-warden.dev/"));
+    let nothing: serde_json::Map<_, _> = ours.map(|key| (key.clone(), serde_json::Value::Null)).collect();
+    let stripped = json!({ "metadata": { "annotations": nothing, "ownerReferences": null } });
+    world.patch::<PersistentVolumeClaim>("data-demo-0", stripped).await;
+    let says = world.until_condition("demo", "Degraded", "True", "AnnotationsLost", PATIENCE).await;
+    world.measure(format!("a claim without annotations: {says}"));
+    let command = says.split('`').nth(1).unwrap().to_owned();
+    let arguments: Vec<_> = command.split(' ').skip(1).collect();
+    crate::tools::run("kubectl", &arguments).await.success();
+    is_mended().await;
+    world.until_ready("demo").await;
+
+    let image = |repository: &str| json!({ "spec": { "image": { "repository": repository } } });
+    world.patch::<EtcdCluster>("demo", image("example.invalid/etcd")).await;
+    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { "etcd-warden.dev/restarted-at": "now" } } })).await;
+    until_says(&world, "Progressing", "cannot be pulled").await;
+    let pod = world.incarnation("demo-0-0").await;
+    world.kubectl(["delete", "pvc", "data-demo-0", "--wait=false"]).await.success();
+    world.until_condition("demo", "Degraded", "True", "ClaimLost", PATIENCE).await;
+    world.patch::<EtcdCluster>("demo", image("gcr.io/etcd-development/etcd")).await;
+    until("the status is about the mended spec", PATIENCE, || async {
+        let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
+        let set = world.get::<StatefulSet>("demo-0").await.unwrap();
+        let seen = cluster.status.unwrap().observed_generation == cluster.metadata.generation;
+        let applied = set.status.is_some_and(|status| status.observed_generation == set.metadata.generation);
+        if seen && applied { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    assert_eq!(world.incarnation("demo-0-0").await, pod);
+    assert!(world.get::<PersistentVolumeClaim>("data-demo-0").await.is_some(), "its data is still there");
 }
 
 /// Waits until the message of a condition contains something.

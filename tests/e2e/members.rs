@@ -23,6 +23,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(claims_lost),
         scenario!(growing_taken_back),
         scenario!(restarted),
+        scenario!(a_bad_template),
         scenario!(quorum_lost),
     ]
 }
@@ -59,6 +60,13 @@ async fn through(world: &World, numbers: &[i32]) {
     world.measure(format!("{numbers:?} members: {figures}"));
     figures.nothing_is_lost(&user).await;
     assert_eq!(figures.failed, 0, "{figures}");
+    is_never_told(world, "NoQuorum").await;
+}
+
+/// No event has this reason.
+async fn is_never_told(world: &World, reason: &str) {
+    let events = world.events("demo").await;
+    assert!(!events.iter().any(|(told, _)| told == reason), "{events:?}");
 }
 
 async fn scale(world: &World, to: i32) {
@@ -87,6 +95,34 @@ async fn restarted(world: Arc<World>) {
     world.measure(format!("restart: {figures}"));
     figures.nothing_is_lost(&user).await;
     assert_eq!(figures.failed, 0, "{figures}");
+    is_never_told(&world, "MemberDown").await;
+}
+
+/// A restart with a template of which no pod can be scheduled stops at the first member, though the cluster is made smaller
+/// meanwhile. Taken back, it goes on by itself.
+async fn a_bad_template(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let before = incarnations(&world).await;
+    let writers = Writers::start(&user).await;
+    let nowhere = |node: Option<&str>| json!({ "spec": { "pod": { "nodeSelector": { "nowhere": node } } } });
+    world.patch::<EtcdCluster>("demo", nowhere(Some("here"))).await;
+    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { "etcd-warden.dev/restarted-at": "now" } } })).await;
+    until("the first pod finds no node", PATIENCE, || async {
+        let members = world.status("demo").await.members;
+        let message: Vec<_> = members.iter().filter_map(|member| member.message.as_deref()).collect();
+        if message.iter().any(|it| it.starts_with("its pod is not scheduled")) { Ok(()) } else { Err(format!("{message:?}")) }
+    })
+    .await;
+    scale(&world, 1).await;
+    let says = world.until_condition("demo", "Degraded", "True", "CannotShrink", PATIENCE).await;
+    world.measure(format!("a bad template: {says}"));
+    assert_eq!(incarnations(&world).await.intersection(&before).count(), 2, "the others are not restarted");
+    world.patch::<EtcdCluster>("demo", nowhere(None)).await;
+    world.until_ready("demo").await;
+    voters(&user, 1).await;
+    let figures = writers.stop().await;
+    world.measure(format!("a bad template, and back: {figures}"));
+    figures.nothing_is_lost(&user).await;
 }
 
 /// The claim of a follower is lost, then that of the leader. Each is replaced under its name by a new member.

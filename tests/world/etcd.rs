@@ -267,7 +267,8 @@ impl Etcd {
         let Some(me) = remote.members.iter().find(|member| member.place == place).copied() else {
             return Boot::Ends("no match found for existing member");
         };
-        let told = self.matched.contains(&me.id);
+        let lists = |leader| self.disk(leader).is_some_and(|disk| disk.member(me.id).is_some());
+        let told = self.leader.is_some_and(lists) && self.matched.contains(&me.id);
         self.begin(place, volume, me.id, remote.cluster, vec![]);
         if told {
             // The leader goes on from entries that it has forgotten. Another leader would send it everything again.

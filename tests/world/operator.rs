@@ -308,6 +308,10 @@ fn read(world: &World, step: &Step) -> Fresh {
         }
     }
     fresh.list = list(world, fresh.answers.values()).ok();
+    // One that takes nothing from the leader cannot give a list that a quorum confirms.
+    let applies = |name: &MemberName| world.etcd.processes.get(&place(name)).is_some_and(|it| it.behind_until <= world.now);
+    let lists = fresh.answers.iter().filter(|(name, _)| applies(name));
+    fresh.lists = lists.filter_map(|(name, status)| Some((name.clone(), list(world, [status].into_iter()).ok()?))).collect();
     if let Step::AddLearner { member } | Step::RestartMember { member, .. } = step {
         fresh.claim = world.kubernetes.things.claim(Slot::Claim(place(member))).map(|claim| claim.metadata.clone());
     }

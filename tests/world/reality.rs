@@ -151,6 +151,30 @@ const SCENARIOS: &[(&str, &[Act])] = &[
             List,
         ],
     ),
+    (
+        "of a peer that is behind a joiner takes the ID of who was removed",
+        &[
+            Found(5),
+            Settle,
+            Lead(1),
+            Stop(0),
+            Stop(4),
+            Settle,
+            Remove(4),
+            Add(4),
+            Wipe(4),
+            Stop(1),
+            Stop(2),
+            Stop(3),
+            Start(0, &[0], Existing),
+            Start(4, &[0, 1, 2, 3, 4], Existing),
+            Start(1, &[1], Existing),
+            Start(2, &[2], Existing),
+            Start(3, &[3], Existing),
+            Ends(4),
+            List,
+        ],
+    ),
 ];
 
 /// Both sides.

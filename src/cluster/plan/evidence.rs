@@ -36,7 +36,7 @@ pub fn of_loss(
 }
 
 /// How long a member has been down, as was last reported.
-fn down_for(observed: &Observed, name: &MemberName, now: Timestamp) -> SignedDuration {
+pub fn down_for(observed: &Observed, name: &MemberName, now: Timestamp) -> SignedDuration {
     let reported = observed.status.members.iter().find(|member| member.name == name.to_string() && !member.ready);
     let since = reported.and_then(|member| member.since.as_ref()?.parse::<Timestamp>().ok());
     since.map_or(SignedDuration::ZERO, |since| now.duration_since(since))

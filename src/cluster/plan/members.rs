@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -10,13 +11,13 @@ use k8s_openapi::{
 use super::{
     Note, Object, Plan, PodNote, Step, drift,
     membership::Roster,
-    recovery::{Recovery, is_current},
+    recovery::{Recovery, is_current, pod_bears_flag, template_bears_flag},
     rotation,
 };
 use crate::{
     cluster::{
         build,
-        observed::{Observed, ObservedMember, StartState, annotation, belongs, start_state},
+        observed::{Observed, ObservedMember, StartState, annotation, belongs, pod_ready, running_since, start_state},
         validate::ValidatedCluster,
     },
     etcd,
@@ -57,6 +58,8 @@ struct Foreign {
     kind: &'static str,
     name: String,
     owner: String,
+    /// Whether it is a claim that names no owner, and is a member's by all else.
+    is_stripped: bool,
 }
 
 fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
@@ -73,8 +76,23 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
         all.extend(member.secret.as_ref().map(|o| ("Secret", &o.meta)));
     }
+    let used = observed.members.iter().filter(|(_, member)| uses_claim(cluster, member));
+    let used: Vec<_> = used.map(|(name, _)| cluster.names.claim(name)).collect();
     let others = all.into_iter().filter(|(_, meta)| !belongs(meta, &cluster.uid));
-    others.map(|(kind, meta)| Foreign { kind, name: meta.name.clone().unwrap_or_default(), owner: drift::owner(meta) }).collect()
+    let of = |(kind, meta): (&'static str, &ObjectMeta)| {
+        let name = meta.name.clone().unwrap_or_default();
+        let nobodys = meta.owner_references.is_none() && annotation(meta, key::CLUSTER_UID).is_none();
+        let is_stripped = kind == "PersistentVolumeClaim" && nobodys && used.contains(&name);
+        Foreign { kind, name, owner: drift::owner(meta), is_stripped }
+    };
+    others.map(of).collect()
+}
+
+/// Whether the pod of a StatefulSet of the cluster's mounts this claim, and it has a volume.
+fn uses_claim(cluster: &ValidatedCluster, member: &ObservedMember) -> bool {
+    let (Some(set), Some(claim)) = (&member.stateful_set, &member.claim) else { return false };
+    let is_bound = claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
+    is_bound && belongs(&set.metadata, &cluster.uid)
 }
 
 fn in_words(foreign: &[Foreign]) -> String {
@@ -86,9 +104,30 @@ pub fn leave_foreign(cluster: &ValidatedCluster, observed: &Observed, plan: &mut
     let foreign = foreign(cluster, observed);
     let is = |kind: &str, name: &str| foreign.iter().any(|other| other.kind == kind && other.name == name);
     plan.objects.retain(|object| !is(&object.resource.kind, &object.name));
+    let (stripped, foreign): (Vec<_>, Vec<_>) = foreign.into_iter().partition(|other| other.is_stripped);
     if !foreign.is_empty() {
         plan.problems.push(Note::new("NameTaken", format!("{}. It was not touched: remove it", in_words(&foreign))));
     }
+    let claims = observed.members.keys().map(|member| (member, cluster.names.claim(member)));
+    for (member, claim) in claims.filter(|(_, claim)| stripped.iter().any(|other| other.name == *claim)) {
+        plan.problems.push(Note::new("AnnotationsLost", restoration(cluster, observed, member, &claim)));
+    }
+}
+
+/// How a claim becomes a member's again that has lost what was written on it.
+fn restoration(cluster: &ValidatedCluster, observed: &Observed, member: &MemberName, claim: &str) -> String {
+    let reported = observed.status.members.iter().find(|reported| reported.name == member.to_string());
+    let listed = observed.listed(&cluster.names, member).map(|listed| format!("{:x}", listed.id));
+    let id = listed.or_else(|| reported?.id.clone()).map(|id| format!(" {}={id}", key::MEMBER_ID));
+    let of = observed.status.cluster_id.as_ref().map(|of| format!(" {}={of}", key::CLUSTER_ID));
+    format!(
+        "PersistentVolumeClaim {claim} has lost the annotations that say whose it is, and {member} uses it: do not remove it. Put them back: `kubectl -n {} annotate pvc {claim} {}={}{}{}`",
+        cluster.names.namespace(),
+        key::CLUSTER_UID,
+        cluster.uid,
+        of.unwrap_or_default(),
+        id.unwrap_or_default(),
+    )
 }
 
 /// The members: those that were written down when the cluster was founded, or are found by what they left. Only a cluster
@@ -284,12 +323,21 @@ pub fn note_waits(observed: &Observed, members: &Members, recovery: &Recovery, p
     for name in members.keys().filter(|name| !recovery.stopped.contains(name)) {
         let member = observed.members.get(name).unwrap_or(&nobody);
         if !member.serves() {
-            let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
-            let since = reported.and_then(|reported| reported.since.as_ref()).map(|since| format!(" (since {since})"));
-            let message = format!("{name}: {}{}", why_not_ready(member), since.unwrap_or_default());
-            plan.waits.push(Note::new("WaitingForMembers", message));
+            let why = format!("{}{}", why_not_ready(member), since(observed, name));
+            plan.waits.push(if plan.restarting.contains(name) {
+                Note::new("Restarting", format!("{name} is being restarted: {why}"))
+            } else {
+                Note::new("WaitingForMembers", format!("{name}: {why}"))
+            });
         }
     }
+}
+
+/// Since when a member does not serve, as was last reported, to be put behind what is said of it.
+pub fn since(observed: &Observed, name: &MemberName) -> String {
+    let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
+    let since = reported.and_then(|reported| reported.since.as_ref());
+    since.map(|since| format!(" (since {since})")).unwrap_or_default()
 }
 
 /// Why a member does not serve, in the words of whoever knows best: the kubelet, the scheduler, or our own call.
@@ -301,9 +349,16 @@ pub fn why_not_ready(member: &ObservedMember) -> String {
     });
     match (pending, member.etcd.problem()) {
         (Some(problem), _) => problem,
-        (None, Some(problem)) => problem.to_owned(),
+        // It may be the node that is dead.
+        (None, Some(problem)) => {
+            format!("{problem}{}", node(pod).map(|node| format!("; its node is {node}")).unwrap_or_default())
+        }
         (None, None) => "its pod is not ready".into(),
     }
+}
+
+fn node(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
 }
 
 /// A claim that has no volume, with the name of the class that is to make one: the scheduler's message has neither.
@@ -319,7 +374,7 @@ fn unbound(member: &ObservedMember) -> Option<String> {
 
 fn pod_problem(pod: &Pod) -> Option<String> {
     if pod.metadata.deletion_timestamp.is_some() {
-        return Some("its pod is being deleted".into());
+        return Some(format!("its pod is being deleted{}", node(pod).map(|node| format!(" on node {node}")).unwrap_or_default()));
     }
     let status = pod.status.as_ref()?;
     let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "False");
@@ -352,7 +407,8 @@ fn pod_problem(pod: &Pod) -> Option<String> {
     Some(format!("its container ended with exit code {}", terminated.exit_code))
 }
 
-/// The members that have been seen started for the first time.
+/// The members that have been seen started for the first time, or of whose claims somebody has made another member's: their data
+/// would be given up at the next restart.
 pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let list = observed.list.as_ref().ok()?;
     // Members that founded a second cluster by mistake are a fault to be reported, not to be written down.
@@ -364,12 +420,13 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
         .iter()
         .filter_map(|(name, member)| {
             let claim = &member.claim.as_ref()?.metadata;
-            let url = cluster.names.peer_url(name);
             // It has published its name through raft, and it is the one that answers at this address.
-            let listed = list.members.iter().find(|m| m.peer_urls.contains(&url) && !m.name.is_empty())?;
+            let listed = observed.listed(&cluster.names, name).filter(|listed| !listed.name.is_empty())?;
             let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
-            let unwritten = annotation(claim, key::MEMBER_ID).is_none() && claim.deletion_timestamp.is_none();
-            (answers && unwritten && belongs(claim, &cluster.uid))
+            let bears = |key, id| annotation(claim, key) == Some(&format!("{id:x}"));
+            let written = bears(key::MEMBER_ID, listed.id) && bears(key::CLUSTER_ID, list.cluster_id);
+            let stays = claim.deletion_timestamp.is_none();
+            (answers && !written && stays && belongs(claim, &cluster.uid))
                 .then(|| (name.clone(), listed.id, claim.uid.clone().unwrap_or_default()))
         })
         .collect();
@@ -384,9 +441,9 @@ pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<
     (!wanted).then(|| Step::DeleteBudget { uid: budget.uid.clone().unwrap_or_default() })
 }
 
-/// A member whose pod can't start and was made from a template that has changed since: the user has mended what keeps it from
-/// starting, or has taken back what does.
-pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
+/// A member whose pod can't start, or has never served, and was made from a template that has changed since: the user has mended
+/// what keeps it from that, or has taken back what does. Not one whose data would go with the pod: that is not mended by a restart.
+pub fn restart_stuck(observed: &Observed, now: Timestamp, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let status = set.status.as_ref()?;
@@ -395,7 +452,11 @@ pub fn restart_stuck(observed: &Observed, plan: &Plan) -> Option<Step> {
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();
-        (current && outdated && !going && is_stuck(pod))
+        let starting = running_since(pod).is_none_or(|since| now.duration_since(since) < FIRST_START);
+        let silent = has_never_served(pod) && member.etcd.status().is_none() && !starting;
+        // Who starts as a cluster of one is the recovery's to say.
+        let forced = template_bears_flag(set) && !pod_bears_flag(pod);
+        (current && outdated && !going && (is_stuck(pod) || silent) && !forced && !member.is_doomed())
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }
@@ -409,6 +470,14 @@ pub fn is_stuck(pod: &Pod) -> bool {
             .any(|container| container.restart_count > 0 && container.state.as_ref().is_none_or(|state| state.running.is_none()))
     };
     never_started(pod) || ends(pod)
+}
+
+/// How long etcd may take to serve after its first start in a pod, until a changed template is a reason to make the pod anew.
+const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
+
+/// Whether a pod is not ready, and was never seen to serve its certificates.
+pub fn has_never_served(pod: &Pod) -> bool {
+    !pod_ready(pod) && annotation(&pod.metadata, key::TLS_CONFIRMED).is_none()
 }
 
 /// Whether no container of this pod has ever run.

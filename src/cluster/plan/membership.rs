@@ -4,17 +4,22 @@
 //! voter goes only while all others serve, a dead one only if the healthy are a quorum of what remains, and one change is over
 //! before the next begins. etcd's own checks (strict reconfiguration, one learner) are the last fence behind this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{CONFIRMING, Note, Plan, Step, evidence, recovery::is_current, rotation};
+use super::{
+    CONFIRMING, Note, Plan, Step, evidence,
+    members::{since, why_not_ready},
+    recovery::is_current,
+    rotation::{self, Demand},
+};
 use crate::{
-    api::ClientAuth,
+    api::{self, ClientAuth},
     cluster::{
         build,
-        observed::{Observed, ObservedMember, annotation, belongs, running_since},
+        observed::{Observed, ObservedMember, annotation, belongs, name_of, running_since},
         validate::ValidatedCluster,
     },
     etcd,
@@ -42,12 +47,6 @@ pub struct Entry<'a> {
     pub member: &'a ObservedMember,
 }
 
-/// The member of this cluster that etcd lists: by its URL, or, where somebody has changed that, by the name that it bears.
-pub fn name_of(cluster: &ValidatedCluster, listed: &etcd::Member) -> Option<MemberName> {
-    let at = listed.peer_urls.iter().find_map(|url| cluster.names.member_at(url));
-    at.or_else(|| cluster.names.parse_member(&listed.name))
-}
-
 impl Entry<'_> {
     /// Whether it serves as the member that etcd lists.
     pub fn serves(&self) -> bool {
@@ -58,11 +57,6 @@ impl Entry<'_> {
     fn answers(&self) -> bool {
         let stays = self.member.pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
         stays && self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
-    }
-
-    /// Whether its data goes with its pod: a claim that is being deleted stays only as long as a pod uses it.
-    fn is_doomed(&self) -> bool {
-        self.member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
     }
 
     fn leads(&self) -> bool {
@@ -85,7 +79,7 @@ impl<'a> Roster<'a> {
             unlisted: observed.members.iter().map(|(name, member)| (name.clone(), member)).collect(),
         };
         for listed in &list.members {
-            let name = name_of(cluster, listed);
+            let name = name_of(&cluster.names, list, listed);
             match name.and_then(|name| Some((roster.unlisted.remove(&name)?, name))) {
                 None => roster.strangers.push(listed),
                 Some((member, name)) if listed.is_learner => {
@@ -130,11 +124,25 @@ impl<'a> Roster<'a> {
     }
 
     /// The voter to which leadership goes before `leaver` stops: the one whose log is longest, as it will serve first.
-    fn successor(&self, leaver: &MemberName) -> Option<u64> {
+    fn successor(&self, leaver: &MemberName) -> Option<(&MemberName, &Entry<'a>)> {
         let others = self.voters.iter().filter(|(name, voter)| *name != leaver && voter.serves());
         let advanced = |voter: &Entry| voter.member.etcd.status().map(|status| status.raft_applied_index);
         // Of equals the first, as it is the last that would go.
-        others.map(|(_, voter)| voter).rev().max_by_key(|voter| advanced(voter)).map(|voter| voter.listed.id)
+        others.rev().max_by_key(|(_, voter)| advanced(voter))
+    }
+
+    /// Has leadership given up, before the leader goes or is restarted.
+    fn move_leader(&self, name: &MemberName, leader: &Entry) -> Option<Step> {
+        let (successor, next) = self.successor(name)?;
+        let (from, to) = (leader.listed.id, next.listed.id);
+        Some(Step::MoveLeader { member: name.clone(), from, to, successor: successor.clone() })
+    }
+
+    /// The voters of this cluster that do not answer, each with why.
+    fn silent_in_words(&self) -> String {
+        let silent = self.voters.iter().filter(|(_, voter)| !voter.answers());
+        let silent: Vec<_> = silent.map(|(name, voter)| format!("{name}: {}", why_not_ready(voter.member))).collect();
+        if silent.is_empty() { String::new() } else { format!(" ({})", silent.join("; ")) }
     }
 }
 
@@ -150,13 +158,14 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
         plan.waits.push(Note::new("Removing", format!("{name} has been removed; its pod, its StatefulSet and its claim go")));
     }
     plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
+    let wanted = Wanted::of(cluster, observed, now);
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
-        .or_else(|| learner(cluster, &roster, &why, plan))
+        .or_else(|| learner(cluster, observed, &roster, &why, plan))
         .or_else(|| replace(cluster, &roster, &why, plan))
-        .or_else(|| shrink(cluster, &roster, plan))
-        .or_else(|| grow(cluster, &roster, plan))
-        .or_else(|| restart(cluster, observed, &roster, now, plan))
+        .or_else(|| shrink(cluster, observed, &roster, &wanted, plan))
+        .or_else(|| grow(cluster, observed, &roster, plan))
+        .or_else(|| restart(&wanted, cluster, &roster, plan))
 }
 
 /// Whether a member's user wants it replaced.
@@ -231,6 +240,7 @@ fn unstarted(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, n
 /// A learner becomes a voter, or goes if it is not wanted any more or can never join.
 fn learner(
     cluster: &ValidatedCluster,
+    observed: &Observed,
     roster: &Roster,
     why: &impl Fn(&MemberName, &Entry) -> Option<String>,
     plan: &mut Plan,
@@ -248,10 +258,12 @@ fn learner(
     // It gets its vote only once it is written down who it is: an empty voter must not come back under its ID.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
     if answers && learner.member.has_started() {
-        plan.waits.push(Note::new("CatchingUp", format!("{name} is a learner and catches up; it gets its vote when it has")));
+        let since = since(observed, name);
+        let message = format!("{name} is a learner and catches up{since}; it gets its vote when it has");
+        plan.waits.push(Note::new("CatchingUp", message));
         return Some(Step::Promote { member: name.clone(), id });
     }
-    plan.waits.push(Note::new("Joining", format!("{name} was added as a learner and is to start")));
+    plan.waits.push(Note::new("Joining", format!("{name} was added as a learner and is to start{}", since(observed, name))));
     if learner.member.pod.as_ref().and_then(running_since).is_some() {
         plan.next_check = plan.next_check.min(CONFIRMING);
     }
@@ -276,29 +288,57 @@ fn replace(
     }
     let (remaining, others, may_go) = roster.without(voter);
     if !may_go {
-        plan.problems.push(Note::new(
-            "CannotReplace",
-            format!(
-                "{name} is to be replaced ({why}), but {others} of the {remaining} others serve: removing it would cost quorum"
-            ),
-        ));
+        let cause = if remaining == 0 {
+            "it is the only voter. Set spec.replicas to 3 first".to_owned()
+        } else if others > remaining / 2 {
+            format!("it serves, and only {others} of the {remaining} others do: one that is down comes first")
+        } else {
+            format!("only {others} of the {remaining} others serve: removing it would cost quorum")
+        };
+        plan.problems.push(Note::new("CannotReplace", format!("{name} is to be replaced ({why}), but {cause}")));
         return None;
     }
     plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}")));
     go(name, voter, roster)
 }
 
+/// From how many members to how many, and since when something has been going on.
+fn resizing(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster) -> String {
+    let progressing = api::condition(&observed.status.conditions, "Progressing").filter(|condition| condition.status == "True");
+    let since = progressing.map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default();
+    format!("from {} to {} members{since}", roster.voters.len(), cluster.replicas)
+}
+
 /// One voter less: a sick one first, then one whose data will not stay, else the last.
-fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+///
+/// But not one that was just restarted and does not serve yet. It is what keeps a template with which nobody serves from the
+/// others: without it the restart would go on to the next, and so to the last.
+fn shrink(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, wanted: &Wanted, plan: &mut Plan) -> Option<Step> {
     if roster.voters.len() <= cluster.replicas as usize {
         return None;
     }
-    let sick = roster.voters.iter().rev().find(|(_, voter)| !voter.serves());
-    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.is_doomed());
+    let tried = tried(wanted, roster);
+    let sick = roster.voters.iter().rev().find(|(name, voter)| !voter.serves() && Some(*name) != tried);
+    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.member.is_doomed());
     let (name, voter) = sick.or(doomed).or_else(|| roster.voters.iter().next_back())?;
     let (remaining, others, may_go) = roster.without(voter);
-    plan.waits
-        .push(Note::new("Shrinking", format!("from {} to {} members; {name} goes next", roster.voters.len(), cluster.replicas)));
+    if let (Some(tried), None) = (tried, sick) {
+        let message = format!("{}, as soon as {tried} serves again", resizing(cluster, observed, roster));
+        plan.waits.push(Note::new("Shrinking", message));
+        if plan.restarting.contains(tried) {
+            return None;
+        }
+        plan.problems.push(Note::new(
+            "CannotShrink",
+            format!(
+                "{tried} has been restarted and does not serve: as long as it is not known whether the others would, it stays. \
+                 Mend or take back what keeps it from serving, or take annotation {} off",
+                key::RESTARTED_AT
+            ),
+        ));
+        return None;
+    }
+    plan.waits.push(Note::new("Shrinking", format!("{}; {name} goes next", resizing(cluster, observed, roster))));
     if !may_go {
         plan.problems
             .push(Note::new("CannotShrink", format!("only {others} of the {remaining} members that would remain serve")));
@@ -311,13 +351,13 @@ fn shrink(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Optio
 fn go(name: &MemberName, voter: &Entry, roster: &Roster) -> Option<Step> {
     let id = voter.listed.id;
     if voter.serves() && voter.leads() {
-        return Some(Step::MoveLeader { member: name.clone(), from: id, to: roster.successor(name)? });
+        return roster.move_leader(name, voter);
     }
     Some(Step::RemoveMember { member: name.clone(), id })
 }
 
 /// One member more, as a learner, of the lowest ordinal of which there is nothing.
-fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     if roster.voters.len() >= cluster.replicas as usize || !roster.learners.is_empty() {
         return None;
     }
@@ -329,13 +369,17 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
     }
     let name =
         (0..cluster.replicas).map(|ordinal| cluster.names.member(ordinal)).find(|name| !roster.voters.contains_key(name))?;
-    plan.waits
-        .push(Note::new("Growing", format!("from {} to {} members; {name} comes next", roster.voters.len(), cluster.replicas)));
+    plan.waits.push(Note::new("Growing", format!("{}; {name} comes next", resizing(cluster, observed, roster))));
     // The one that came last has its vote, and the kubelet may have yet to see that its pod is ready.
     if !roster.all_answer() {
         plan.problems.push(Note::new(
             "CannotGrow",
-            format!("only {} of {} voters serve: a member that is down comes first", roster.serving(), roster.votes()),
+            format!(
+                "only {} of {} voters serve: a member that is down comes first{}",
+                roster.serving(),
+                roster.votes(),
+                roster.silent_in_words()
+            ),
         ));
         return None;
     }
@@ -344,19 +388,67 @@ fn grow(cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<
     settled.then_some(Step::AddLearner { member: name })
 }
 
-/// A pod that its user wants restarted, or that must take up other settings or another bundle, one after the other: one that does not serve first,
-/// the leader's last.
-fn restart(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: Timestamp, plan: &mut Plan) -> Option<Step> {
-    let demands = rotation::demands(cluster, observed, now);
-    let outdated = |entry: &&Entry| {
-        entry.member.pod.as_ref().is_some_and(|pod| {
-            let asked = cluster.restarted_at.as_deref().filter(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-            let asks = build::asks_clients(pod.spec.as_ref());
-            let wanted = cluster.client_auth == ClientAuth::Required;
-            asked.is_some() || asks.is_some_and(|asks| asks != wanted) || !demands.iter().all(|demand| demand.is_met(pod))
-        })
+/// What every pod is to have been made with. Whatever else has changed is taken up when it is made anew for another reason.
+struct Wanted<'a> {
+    restarted_at: Option<&'a str>,
+    asks_clients: bool,
+    demands: Vec<Demand>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(cluster: &'a ValidatedCluster, observed: &Observed, now: Timestamp) -> Self {
+        Self {
+            restarted_at: cluster.restarted_at.as_deref(),
+            asks_clients: cluster.client_auth == ClientAuth::Required,
+            demands: rotation::demands(cluster, observed, now),
+        }
+    }
+
+    /// Whether a member's pod was made with something else.
+    fn is_outdated(&self, member: &ObservedMember) -> bool {
+        let Some(pod) = &member.pod else { return false };
+        let asked = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
+        let other = build::asks_clients(pod.spec.as_ref()).is_some_and(|asks| asks != self.asks_clients);
+        asked || other || !self.demands.iter().all(|demand| demand.is_met(pod))
+    }
+}
+
+/// How long a restarted member may be down before it needs attention: a pod has 30 s to end, and as long to come.
+const RESTART: SignedDuration = SignedDuration::from_mins(1);
+
+/// The members that are down because they are being restarted as their user asked: their pods go, are gone, or have just come.
+pub fn restarting(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> BTreeSet<MemberName> {
+    let wanted = Wanted::of(cluster, observed, now);
+    let goes_on = observed.members.values().any(|member| wanted.is_outdated(member));
+    if !goes_on && wanted.restarted_at.is_none() && wanted.demands.is_empty() {
+        return BTreeSet::new();
+    }
+    let is_due = |member: &ObservedMember| {
+        let Some(pod) = &member.pod else { return goes_on };
+        let ended =
+            pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|it| it.restart_count > 0);
+        let is_new = running_since(pod).is_none_or(|since| now.duration_since(since) < RESTART) && !ended;
+        if pod.metadata.deletion_timestamp.is_some() { wanted.is_outdated(member) } else { !wanted.is_outdated(member) && is_new }
     };
-    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| outdated(voter)).collect();
+    let is_restarting = |name: &MemberName, member: &ObservedMember| {
+        member.has_started() && !member.serves() && is_due(member) && evidence::down_for(observed, name, now) < RESTART
+    };
+    let members = observed.members.iter().filter(|(name, member)| is_restarting(name, member));
+    members.map(|(name, _)| name.clone()).collect()
+}
+
+/// The member that has been restarted before others and does not serve.
+fn tried<'a>(wanted: &Wanted, roster: &'a Roster) -> Option<&'a MemberName> {
+    if !roster.voters.values().any(|voter| wanted.is_outdated(voter.member)) {
+        return None;
+    }
+    let is_tried = |voter: &Entry| voter.member.pod.is_some() && !wanted.is_outdated(voter.member) && !voter.serves();
+    roster.voters.iter().find(|(_, voter)| is_tried(voter)).map(|(name, _)| name)
+}
+
+/// A pod that is to be restarted, one after the other: one that does not serve first, the leader's last.
+fn restart(wanted: &Wanted, cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| wanted.is_outdated(voter.member)).collect();
     if outdated.is_empty() {
         return None;
     }
@@ -378,7 +470,7 @@ fn restart(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now
     if !ready(voter) {
         return None;
     }
-    if voter.is_doomed() && roster.votes() < 3 {
+    if voter.member.is_doomed() && roster.votes() < 3 {
         plan.problems.push(Note::new(
             "CannotRestart",
             format!("{name} is not restarted: its claim is being deleted and goes with its pod, and the others are no quorum without it"),
@@ -392,7 +484,7 @@ fn restart(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now
             return None;
         }
         if voter.leads() && roster.voters.len() > 1 {
-            return Some(Step::MoveLeader { member: (*name).clone(), from: voter.listed.id, to: roster.successor(name)? });
+            return roster.move_leader(name, voter);
         }
     }
     Some(Step::RestartMember { member: (*name).clone(), pod_uid: pod(voter)? })

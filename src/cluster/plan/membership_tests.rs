@@ -191,11 +191,45 @@ fn nobody_comes_or_goes_while_a_member_is_down_that_is_to_stay() {
     for _ in 0..10 {
         let plan = world.pass().plan;
         assert_eq!(plan.step, None);
-        assert_eq!(notes(&plan.problems, "CannotGrow").len(), 1);
+        let told = notes(&plan.problems, "CannotGrow");
+        assert!(told.len() == 1 && told[0].ends_with("comes first (demo-0: it has no pod yet)"), "{told:?}");
     }
+    let going = world.member(1).pod.clone().map(|mut pod| {
+        pod.spec.as_mut().unwrap().node_name = Some("n1".into());
+        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+        pod
+    });
+    world.member(0).pod = going;
+    let told = notes(&world.plan().problems, "CannotGrow");
+    assert!(told[0].contains("(demo-0: its pod is being deleted on node n1"), "{told:?}");
+    let pod = world.member(0).pod.as_mut().unwrap();
+    (pod.metadata.deletion_timestamp, pod.status) = (None, None);
+    let told = notes(&world.plan().problems, "CannotGrow");
+    assert!(told[0].contains("; its node is n1"), "{told:?}");
+    world.member(0).pod = None;
     world.down.clear();
     world.settle();
     is_as_wanted(&mut world);
+}
+
+#[test]
+fn what_goes_on_says_since_when() {
+    let mut world = founded(3);
+    world.silent.insert(names().member(0));
+    scale(&mut world, 4);
+    let since = world.now;
+    world.pass();
+    let wanted = format!("from 3 to 4 members (since {since}); demo-3 comes next");
+    assert_eq!(notes(&world.pass().plan.waits, "Growing"), [wanted]);
+    world.silent.clear();
+    world.catching_up = 5;
+    until(&mut world, "AddLearner demo-3");
+    let since = world.now;
+    for _ in 0..4 {
+        world.pass();
+    }
+    let wanted = format!("demo-3 is a learner and catches up (since {since}); it gets its vote when it has");
+    assert_eq!(notes(&world.plan().waits, "CatchingUp"), [wanted]);
 }
 
 #[test]
@@ -268,15 +302,20 @@ fn a_member_is_not_replaced_where_that_would_cost_quorum() {
     world.stop(1);
     world.stop(2);
     annotate(&mut world, annotation::REPLACE, "demo-3");
-    for _ in 0..5 {
-        let plan = world.pass().plan;
-        assert_eq!(plan.step, None);
-        assert_eq!(notes(&plan.problems, "CannotReplace").len(), 1);
-    }
+    let cannot = |world: &mut World, cause: &str| {
+        for _ in 0..5 {
+            let plan = world.pass().plan;
+            assert_eq!(plan.step, None);
+            let told = notes(&plan.problems, "CannotReplace");
+            assert!(told.len() == 1 && told[0].contains(cause), "{told:?}");
+        }
+    };
+    cannot(&mut world, "but only 2 of the 4 others serve: removing it would cost quorum");
+    world.down.remove(&names().member(2));
+    cannot(&mut world, "but it serves, and only 3 of the 4 others do: one that is down comes first");
     let mut world = founded(1);
     annotate(&mut world, annotation::REPLACE, "demo-0");
-    let plan = world.pass().plan;
-    assert_eq!((plan.step, notes(&plan.problems, "CannotReplace").len()), (None, 1));
+    cannot(&mut world, "but it is the only voter. Set spec.replicas to 3 first");
 }
 
 #[test]
@@ -385,6 +424,40 @@ fn a_restart_takes_the_sick_first_and_the_leader_last() {
     world.settle();
     is_as_wanted(&mut world);
     assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
+}
+
+/// Whoever is restarted does not serve, and the cluster is made smaller meanwhile.
+#[test]
+fn a_bad_template_stops_at_the_first_member_whatever_is_shrunk() {
+    for (from, replicas) in [(5, 3), (5, 1), (3, 1), (3, 2), (2, 1)] {
+        let mut world = founded(from);
+        world.leader = world.id(0);
+        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        until(&mut world, "RestartMember demo-1");
+        world.silent.insert(names().member(1));
+        scale(&mut world, replicas);
+        for _ in 0..20 {
+            let before = world.taken.len();
+            world.pass();
+            for step in &world.taken[before..] {
+                assert!(!step.starts_with("RestartMember") && !step.starts_with("RemoveMember"), "{:?}", world.taken);
+            }
+        }
+        world.now += RESTART;
+        let plan = world.plan();
+        if from > 2 {
+            let told = notes(&plan.problems, "CannotShrink").join("");
+            assert!(told.starts_with("demo-1 has been restarted and does not serve"), "{told}");
+        }
+        // It is taken back, or mended.
+        if replicas < 3 && from > 2 {
+            world.cluster.metadata.annotations = None;
+            until(&mut world, "RemoveMember demo-1");
+        }
+        world.silent.clear();
+        world.settle();
+        is_as_wanted(&mut world);
+    }
 }
 
 #[test]

@@ -13,14 +13,18 @@ mod recheck;
 mod recovery;
 mod rotation;
 
-use std::{collections::BTreeMap, fmt::Display, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    time::Duration,
+};
 
 pub use adoption::Left;
 use adoption::Verdict;
 pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Object, owner as owner_in_words};
 use jiff::{SignedDuration, Timestamp};
-pub use members::{is_stuck, why_not_ready};
+pub use members::{has_never_served, is_stuck, why_not_ready};
 pub use membership::outage;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
@@ -58,6 +62,8 @@ pub struct Plan {
     pub rotation_begun: bool,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
+    /// The members that are down because they are being restarted.
+    pub restarting: BTreeSet<MemberName>,
     /// What is awaited.
     pub waits: Vec<Note>,
     /// What is wrong.
@@ -240,6 +246,8 @@ pub enum Step {
         from: u64,
         /// etcd's ID of the next leader.
         to: u64,
+        /// The next leader.
+        successor: MemberName,
     },
     /// Delete the disruption budget, which a cluster without redundancy has no use for.
     DeleteBudget {
@@ -337,7 +345,7 @@ impl Step {
             Self::RemoveUnstarted { id } => {
                 format!("removing member {id:x}, which was added by somebody else and has never started")
             }
-            Self::MoveLeader { member, to, .. } => format!("making {to:x} the leader in place of {member}"),
+            Self::MoveLeader { member, successor, .. } => format!("making {successor} the leader in place of {member}"),
             Self::DeleteBudget { .. } => "deleting the disruption budget, as there is no redundancy to guard".into(),
             Self::DeleteStatefulSet { member, .. } => format!("deleting the StatefulSet of {member}, which has been removed"),
             Self::DeleteClaim { member, .. } => format!("deleting the claim of {member}, which has been removed"),
@@ -385,12 +393,13 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::plan_pod_labels(cluster, observed, &mut plan);
+    plan.restarting = membership::restarting(cluster, observed, now);
     members::note_waits(observed, &members, &recovery, &mut plan);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
         .or_else(|| certificates::revoke(cluster, observed, now))
         .or_else(|| members::delete_budget(cluster, observed))
-        .or_else(|| members::restart_stuck(observed, &plan))
+        .or_else(|| members::restart_stuck(observed, now, &plan))
         .or_else(|| rotation::restart_unbelieving(observed, &plan))
         .or_else(|| recovery.step.clone())
         .or_else(|| rotation::step(cluster, observed, now, &mut plan))

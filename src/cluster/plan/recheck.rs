@@ -13,15 +13,14 @@ use k8s_openapi::{
 use super::{
     Step,
     adoption::{Left, is_left},
-    members::is_stuck,
-    membership::name_of,
+    members::{has_never_served, is_stuck},
     recovery::{is_current, is_stopped, pod_bears_flag, template_bears_flag},
     rotation::{Rotate, Turn, believes_nobody, started_with},
 };
 use crate::{
     cluster::{
         build,
-        observed::{annotation, pod_ready},
+        observed::{annotation, listed, name_of, pod_ready},
         validate::ValidatedCluster,
     },
     etcd::{self, Change, MemberStatus},
@@ -40,6 +39,8 @@ pub struct Fresh {
     pub answers: BTreeMap<MemberName, MemberStatus>,
     /// The members, as a quorum knows them.
     pub list: Option<etcd::MemberList>,
+    /// The same as each voter gives it itself, before a member is added. Who does has applied what was committed until then.
+    pub lists: BTreeMap<MemberName, etcd::MemberList>,
     /// The claim of the member that is to be added or restarted.
     pub claim: Option<ObjectMeta>,
     /// What there is of the objects that are to be taken over.
@@ -92,7 +93,7 @@ pub fn recheck(step: &Step, cluster: &ValidatedCluster, known: Option<&str>, fre
         Step::Promote { member, id } => check.promote(member, *id)?,
         Step::RemoveMember { member, id } => check.remove(member, *id)?,
         Step::RemoveUnstarted { id } => check.remove_unstarted(*id)?,
-        Step::MoveLeader { member, from, to } => check.move_leader(member, *from, *to)?,
+        Step::MoveLeader { member, from, to, .. } => check.move_leader(member, *from, *to)?,
         Step::DeleteBudget { .. } => {
             let votes = check.list()?.voters().count();
             ensure(build::disruption_budget(cluster, votes).is_none(), || format!("there are {votes} voters now"))?;
@@ -142,7 +143,7 @@ impl Check<'_> {
 
     /// The member of this name that etcd lists.
     fn listed(&self, member: &MemberName) -> Result<Option<&etcd::Member>, NotNow> {
-        Ok(self.list()?.members.iter().find(|listed| name_of(self.cluster, listed).as_ref() == Some(member)))
+        Ok(listed(&self.cluster.names, self.list()?, member))
     }
 
     fn is_unlisted(&self, member: &MemberName) -> Result<(), NotNow> {
@@ -151,7 +152,8 @@ impl Check<'_> {
 
     /// Whether a voter answers under its ID and is in touch with a leader.
     fn serves(&self, voter: &etcd::Member) -> bool {
-        let answer = name_of(self.cluster, voter).and_then(|name| self.fresh.answers.get(&name));
+        let name = self.list.and_then(|list| name_of(&self.cluster.names, list, voter));
+        let answer = name.and_then(|name| self.fresh.answers.get(&name));
         answer.is_some_and(|status| status.member_id == voter.id && status.leader != 0 && !status.is_learner)
     }
 
@@ -209,6 +211,7 @@ impl Check<'_> {
         let (voters, serving) = self.others(0)?;
         ensure(voters < self.cluster.replicas as usize, || format!("there are {voters} voters"))?;
         ensure(serving == voters, || format!("only {serving} of {voters} voters serve"))?;
+        self.has_been_forgotten(member)?;
         // Who is started as a cluster of one forgets everybody that was added.
         let forced = self.fresh.pods.values().any(pod_bears_flag) || self.fresh.sets.values().any(template_bears_flag);
         ensure(!forced, || "a member starts as a cluster of one".into())?;
@@ -216,6 +219,19 @@ impl Check<'_> {
         if self.fresh.claim.is_some() {
             let object = format!("PersistentVolumeClaim {}", self.cluster.names.claim(member));
             return Err(NotNow::InTheWay { object, owner: format!("it is there before {member} was added") });
+        }
+        Ok(())
+    }
+
+    /// A joiner takes its ID from the first voter that it can ask. One that has not applied yet that the last member of this
+    /// name was removed would give it the ID of that one, under which it must not come again without its data.
+    fn has_been_forgotten(&self, member: &MemberName) -> Result<(), NotNow> {
+        let (names, list) = (&self.cluster.names, self.list()?);
+        for voter in list.voters().filter_map(|voter| name_of(names, list, voter)) {
+            let Some(list) = self.fresh.lists.get(&voter) else {
+                return changed(format!("{voter} may be behind: it does not say who the members are"));
+            };
+            ensure(listed(names, list, member).is_none(), || format!("{voter} still lists {member}"))?;
         }
         Ok(())
     }
@@ -289,15 +305,24 @@ impl Check<'_> {
         }
     }
 
-    /// A pod that can't start may always be made anew. Otherwise a restart was asked for, and without the member the
-    /// others must be a quorum: one that does not answer the operator may still be what makes them one. With fewer than 3
-    /// voters there is no such choice.
+    /// No restart takes data along that the others are no quorum without. But for that a pod that can't start may always be
+    /// made anew. Otherwise a restart was asked for, and without the member the others must be a quorum: one that does not
+    /// answer the operator may still be what makes them one. With fewer than 3 voters there is no such choice.
     fn restart(&self, member: &MemberName, pod_uid: &str) -> Result<(), NotNow> {
         let pod = self.fresh.pods.get(member);
         let pod = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(pod_uid) && pod.metadata.deletion_timestamp.is_none());
         let Some(pod) = pod else { return changed(format!("the pod of {member} is another one")) };
+        let listed = self.listed(member);
+        let (others, serving) = listed.as_ref().ok().copied().flatten().map_or(Ok((0, 0)), |listed| self.others(listed.id))?;
+        let is_spare = serving > others.div_ceil(2);
+        let doomed = self.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
+        ensure(is_spare || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
         let unbelieving = self.fresh.sets.get(member).is_some_and(|set| believes_nobody(pod, set));
         if self.is_turned(member, pod) || is_stuck(pod) || unbelieving {
+            return Ok(());
+        }
+        // Where nobody gives a list nobody serves, and one that never has is not what is missing.
+        if has_never_served(pod) && !self.fresh.answers.contains_key(member) && (is_spare || self.list.is_none()) {
             return Ok(());
         }
         let wanted = self.cluster.restarted_at.as_deref();
@@ -309,14 +334,11 @@ impl Check<'_> {
             asks || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles))
         });
         ensure(asked || changed_since, || format!("{member} has been restarted"))?;
-        let Some(listed) = self.listed(member)? else { return changed(format!("{member} is no member")) };
+        let Some(listed) = listed? else { return changed(format!("{member} is no member")) };
         if listed.is_learner {
             return Ok(());
         }
-        let (others, serving) = self.others(listed.id)?;
-        let doomed = self.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
-        ensure(others >= 2 || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
-        ensure(others < 2 || serving > others.div_ceil(2), || format!("only {serving} of the {others} others serve"))?;
+        ensure(others < 2 || is_spare, || format!("only {serving} of the {others} others serve"))?;
         if self.serves(listed) || pod_ready(pod) {
             ensure(serving == others, || format!("{member} serves, and only {serving} of the {others} others do"))?;
             ensure(others == 0 || !self.leads(listed.id), || format!("{member} leads"))?;

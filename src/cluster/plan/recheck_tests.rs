@@ -1,5 +1,7 @@
 //! Each step against what may have changed since it was planned.
 
+use k8s_openapi::api::apps::v1::StatefulSetStatus;
+
 use super::*;
 use crate::cluster::fixtures::{World, names};
 
@@ -8,9 +10,12 @@ fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
     world.plan();
     let observed = &world.observed;
     let with = |of: &MemberName| observed.members[of].etcd.status().map(|status| (of.clone(), status.clone()));
+    let answers: BTreeMap<_, _> = observed.members.keys().filter_map(with).collect();
+    let lists = answers.keys().filter_map(|name| Some((name.clone(), observed.list.clone().ok()?)));
     let fresh = Fresh {
         pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.clone()?))).collect(),
-        answers: observed.members.keys().filter_map(with).collect(),
+        lists: lists.collect(),
+        answers,
         list: observed.list.clone().ok(),
         ..Fresh::default()
     };
@@ -69,6 +74,25 @@ fn a_restart_waits_for_the_others() {
 }
 
 #[test]
+fn a_pod_that_has_never_served_is_made_anew_without_being_asked_to() {
+    let mut world = founded("replicas: 3");
+    let step = Step::RestartMember { member: names().member(1), pod_uid: world.pod(1).metadata.uid.clone().unwrap() };
+    let (cluster, mut fresh) = fresh(&mut world);
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "demo-1 has been restarted");
+    fresh.answers.remove(&names().member(1));
+    let pod = fresh.pods.get_mut(&names().member(1)).unwrap();
+    pod.status.as_mut().unwrap().conditions = None;
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "demo-1 has been restarted", "it was confirmed");
+    let pod = fresh.pods.get_mut(&names().member(1)).unwrap();
+    pod.metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "right");
+    fresh.answers.remove(&names().member(2));
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "demo-1 has been restarted", "it may be what makes them a quorum");
+    fresh.list = None;
+    assert_eq!(why(&step, &(cluster, fresh)), "right");
+}
+
+#[test]
 fn a_restart_does_not_take_the_only_data() {
     for (replicas, wanted) in [(1, "the claim of demo-0 goes with its pod, and the others are no quorum"), (3, "right")] {
         let mut world = founded(&format!("replicas: {replicas}"));
@@ -80,7 +104,20 @@ fn a_restart_does_not_take_the_only_data() {
         let (cluster, mut fresh) = fresh(&mut world);
         let going = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now);
         fresh.claim = Some(ObjectMeta { deletion_timestamp: Some(going), ..ObjectMeta::default() });
-        assert_eq!(why(&step, &(cluster, fresh)), wanted);
+        assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), wanted);
+        // Nor one of a pod that cannot start, or that starts alone or has.
+        let pod = fresh.pods.get_mut(&names().member(0)).unwrap();
+        let forced = build::forced(build::stateful_set(&cluster, &names().member(0), ""));
+        (pod.spec, fresh.list) = (forced.spec.template.spec, None);
+        let set = build::stateful_set(&cluster, &names().member(0), "");
+        fresh.sets.insert(names().member(0), StatefulSet { status: Some(StatefulSetStatus::default()), ..set });
+        let unless_doomed = |fresh: &Fresh| why(&step, &(cluster.clone(), Fresh { claim: None, ..fresh.clone() }));
+        let doomed = "the claim of demo-0 goes with its pod, and the others are no quorum";
+        assert_eq!((why(&step, &(cluster.clone(), fresh.clone())).as_str(), unless_doomed(&fresh).as_str()), (doomed, "right"));
+        let pod = fresh.pods.get_mut(&names().member(0)).unwrap();
+        (pod.spec, pod.status) = (None, None);
+        fresh.sets.clear();
+        assert_eq!((why(&step, &(cluster.clone(), fresh.clone())).as_str(), unless_doomed(&fresh).as_str()), (doomed, "right"));
     }
 }
 
@@ -123,6 +160,7 @@ fn leadership_goes_from_the_leader_to_a_voter_that_serves() {
         member: names().member(from),
         from: world.id(from),
         to: world.id(to),
+        successor: names().member(to),
     };
     assert_eq!(why(&step(&world, 0, 1), &fresh(&mut world)), "right");
     assert_eq!(why(&step(&world, 1, 2), &fresh(&mut world)), "demo-1 does not lead");
@@ -159,4 +197,30 @@ fn only_those_who_are_gone_are_revoked() {
     assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![member(3), user("old")]));
     read.list = None;
     assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![user("old")]));
+}
+
+/// A joiner would take the ID of who was removed from a voter that is behind.
+#[test]
+fn nobody_is_added_before_every_voter_knows_that_the_last_one_of_that_name_was_removed() {
+    let mut world = founded("replicas: 3");
+    let before = fresh(&mut world).1.list.unwrap();
+    world.lose(2);
+    let is_over =
+        |world: &World| world.taken.iter().any(|taken| taken == "DeleteClaim demo-2" || taken == "DeleteStatefulSet demo-2");
+    for _ in 0..20 {
+        if !is_over(&world) {
+            world.pass();
+        }
+    }
+    let step = Step::AddLearner { member: names().member(2) };
+    let (cluster, fresh) = fresh(&mut world);
+    let behind = |list: Option<etcd::MemberList>| {
+        let mut fresh = fresh.clone();
+        fresh.lists.remove(&names().member(1));
+        fresh.lists.extend(list.map(|list| (names().member(1), list)));
+        why(&step, &(cluster.clone(), fresh))
+    };
+    assert_eq!(behind(fresh.list.clone()), "right");
+    assert_eq!(behind(Some(before)), "demo-1 still lists demo-2");
+    assert_eq!(behind(None), "demo-1 may be behind: it does not say who the members are");
 }

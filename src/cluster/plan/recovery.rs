@@ -99,6 +99,14 @@ fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery,
     } else {
         recovery.step = restart(name, member, false);
     }
+    if member.is_doomed() {
+        plan.problems.push(Note::new(
+            "CannotRestart",
+            format!(
+                "{name} has the only data, and its claim is being deleted and goes with its pod: it is neither restarted without --force-new-cluster, nor are others added. Save its data with `etcdctl snapshot save`"
+            ),
+        ));
+    }
     Ok(Some(format!(
         "{name} serves as a cluster of one; its pod is made anew without --force-new-cluster before others are added"
     )))
@@ -254,11 +262,11 @@ pub fn is_current(set: &StatefulSet) -> bool {
     set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation)
 }
 
-/// Has the pod of a member made anew where only the other one of pod and template bears the flag.
+/// Has the pod of a member made anew where only the other one of pod and template bears the flag, and its data does not go with it.
 fn restart(name: &MemberName, member: &ObservedMember, forced: bool) -> Option<Step> {
     let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
     let due = is_current(set) && template_bears_flag(set) == forced && pod_bears_flag(pod) != forced;
-    let stays = pod.metadata.deletion_timestamp.is_none();
+    let stays = pod.metadata.deletion_timestamp.is_none() && !member.is_doomed();
     (due && stays).then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
 }
 

@@ -77,6 +77,24 @@ fn is_whole(world: &mut World, id: u64) {
 }
 
 #[test]
+fn the_only_data_does_not_go_with_the_flag() {
+    let mut world = lost(3);
+    wish(&mut world, "demo-0");
+    for _ in 0..40 {
+        if is_wished(&world) {
+            world.pass();
+        }
+    }
+    assert!(!is_wished(&world) && world.is_anyone_forced());
+    world.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+    let before = world.taken.len();
+    let pass = passes(&mut world, 5);
+    assert!(!world.taken[before..].iter().any(|step| step.starts_with("RestartMember")), "{:?}", world.taken);
+    assert!(pass.plan.problems.iter().any(|note| note.reason == "CannotRestart"), "{:?}", pass.plan.problems);
+}
+
+#[test]
 fn what_is_lost_and_what_to_do_is_told_once() {
     let mut world = lost(3);
     world.revisions.insert(names().member(0), 123);

@@ -394,6 +394,67 @@ fn only_members_that_are_listed_with_a_name_and_answer_under_their_id_are_writte
 }
 
 #[test]
+fn a_claim_that_names_another_member_is_corrected_while_its_own_answers() {
+    for key in [annotation::MEMBER_ID, annotation::CLUSTER_ID] {
+        let mut world = World::founded("{}");
+        let edited = |world: &mut World| {
+            let claim = world.member(1).claim.as_mut().unwrap();
+            claim.metadata.annotations.as_mut().unwrap().insert(key.into(), "bad".into())
+        };
+        let before = edited(&mut world);
+        world.silent.insert(names().member(1));
+        assert_eq!(to_lock(&mut world, |_| {}), BTreeSet::new(), "whose data it is cannot be told");
+        world.silent.clear();
+        assert_eq!(to_lock(&mut world, |_| {}), BTreeSet::from(["demo-1".to_owned()]));
+        world.settle();
+        assert_eq!(edited(&mut world), before);
+    }
+}
+
+/// It must not be told to be somebody else's: who removes it removes data.
+#[test]
+fn a_claim_that_has_lost_its_annotations_is_not_to_be_removed() {
+    let mut world = World::founded("{}");
+    world.pass();
+    let claim = world.member(1).claim.as_mut().unwrap();
+    (claim.metadata.annotations, claim.metadata.owner_references) = (None, None);
+    assert_eq!(reasons(&world.plan().problems), ["NameTaken"], "without a volume it has no data");
+    world.member(1).claim.as_mut().unwrap().spec.as_mut().unwrap().volume_name = Some("pv".into());
+    for _ in 0..3 {
+        let pass = world.pass();
+        assert!(pass.plan.is_empty(), "{:?}", pass.plan);
+        assert_eq!(reasons(&pass.plan.problems), ["AnnotationsLost"]);
+        let uid = fixtures::UID;
+        let command = format!(
+            "`kubectl -n ns annotate pvc data-demo-1 etcd-warden.dev/cluster-uid={uid} etcd-warden.dev/cluster-id=c1 etcd-warden.dev/member-id=a1`"
+        );
+        assert!(pass.plan.problems[0].message.ends_with(&command), "{}", pass.plan.problems[0].message);
+        assert_eq!(pass.report.status.members.len(), 3, "it is a member");
+    }
+    let claim = &mut world.member(1).claim.as_mut().unwrap().metadata;
+    claim.annotations = Some([(annotation::CLUSTER_UID.to_owned(), fixtures::UID.to_owned())].into());
+    world.settle();
+    assert!(locked(world.member(1)), "while it answers, the rest is written by itself");
+    assert!(world.plan().problems.is_empty());
+}
+
+/// Whoever changes the URL of a member with etcdctl has not made another of it.
+#[test]
+fn a_member_whose_url_was_changed_is_known_by_its_name() {
+    let mut world = World::founded("{}");
+    let plan = world.plan();
+    world.observed.list.as_mut().unwrap().members[1].peer_urls = vec!["https://elsewhere:2380".into()];
+    let status = world.report_on(&plan, &crate::cluster::act::Acted::default()).status;
+    assert!(status.unknown_members.is_empty(), "{:?}", status.unknown_members);
+    assert_eq!(crate::api::condition(&status.conditions, "Available").unwrap().message, "3 of 3 voters serve");
+    world.member(1).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(annotation::MEMBER_ID);
+    let Some(Step::LockBootstrap { members, .. }) = super::plan(&world.valid(), &world.observed, world.now).step else {
+        panic!()
+    };
+    assert_eq!(members[0].0, names().member(1));
+}
+
+#[test]
 fn members_that_start_later_are_written_down_later() {
     let mut world = about_to_lock();
     world.silent.insert(names().member(2));
@@ -433,13 +494,49 @@ fn restarts(world: &mut World) -> bool {
     matches!(world.plan().step, Some(Step::RestartMember { .. }))
 }
 
+/// It runs, but neither the operator nor the kubelet has ever seen it serve.
+#[test]
+fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
+    let silent = || {
+        let mut world = unstarted();
+        let since = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now - SECOND * 60);
+        let running = k8s_openapi::api::core::v1::ContainerStateRunning { started_at: Some(since) };
+        let pod = world.pod(0);
+        let container = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        container.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
+        pod.metadata.annotations.as_mut().unwrap().remove(annotation::TLS_CONFIRMED);
+        world.silent.insert(names().member(0));
+        world
+    };
+    assert!(restarts(&mut silent()));
+    let changes: [(&str, Change); 4] = [
+        ("its template is the same", |w| {
+            w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
+        }),
+        ("it has served", |w| {
+            w.pod(0).metadata.annotations.as_mut().unwrap().insert(annotation::TLS_CONFIRMED.into(), "some".into());
+        }),
+        ("it has just begun", |w| w.now -= SECOND),
+        ("it serves", |w| w.silent.clear()),
+    ];
+    for (why_not, change) in changes {
+        let mut world = silent();
+        change(&mut world);
+        assert!(!restarts(&mut world), "{why_not}");
+    }
+}
+
 #[test]
 fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
     assert!(restarts(&mut unstarted()));
     let mut ending = unstarted();
     ending.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
     assert!(restarts(&mut ending), "its container ends again and again");
-    let changes: [(&str, Change); 5] = [
+    let changes: [(&str, Change); 6] = [
+        ("its data would go with it", |w| {
+            w.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp =
+                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(w.now));
+        }),
         ("the template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
         }),
