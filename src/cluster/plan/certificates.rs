@@ -12,7 +12,7 @@ use crate::{
     api::{AuthorityStatus, DomainStatus},
     cluster::{
         build,
-        observed::{Answer, Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
+        observed::{Answer, Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex, running_since},
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
@@ -296,6 +296,9 @@ fn note_change(change: &SecretChange, plan: &mut Plan) {
 /// How long a kubelet is given to refresh the files before it is told again.
 const TOUCH_AGAIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
 
+/// For how long a pod is not told of a Secret that it has just started with.
+const NEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
+
 /// Tells kubelets of changed Secrets, and notes which members serve what they should.
 ///
 /// A change of a pod's annotations makes its kubelet refresh mounted Secrets at once, where it would take up to 90 s by itself
@@ -315,8 +318,9 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
         }
         let touched = annotation(&pod.metadata, key::TLS_TOUCHED).and_then(|text| text.split_once('@'));
         let touched_at = touched.filter(|(of, _)| *of == version).and_then(|(_, at)| at.parse::<Timestamp>().ok());
-        // A pod that was never confirmed started with the Secret as it was then, which may well be this version.
-        let told = touched_at.is_some() || confirmed.is_none();
+        // A pod that has just started did so with the Secret as it was then, which may well be this version.
+        let new = running_since(pod).is_none_or(|since| now.duration_since(since) < NEW);
+        let told = touched_at.is_some() || (confirmed.is_none() && new);
         // The member is waited for anyway. What expired keeps it from being reached, so its kubelet is told all the same.
         if told && matches!(member.etcd, Answer::Unreachable(_)) {
             continue;

@@ -48,6 +48,11 @@ fn days(days: i64) -> SignedDuration {
     SignedDuration::from_hours(24 * days)
 }
 
+/// The annotations that pods are to be given.
+fn notes(plan: &Plan) -> Vec<&str> {
+    plan.pods.iter().flat_map(|note| note.annotations.keys()).map(String::as_str).collect()
+}
+
 // Founding.
 
 #[test]
@@ -874,4 +879,16 @@ proptest! {
             prop_assert!(world.pass().plan.is_empty());
         }
     }
+}
+
+#[test]
+fn a_pod_that_started_while_nobody_looked_is_told_of_what_was_issued_since() {
+    let mut world = World::founded(ONE);
+    world.silent.insert(names().member(0));
+    world.now += SECOND * 11;
+    let pod = world.pod(0);
+    pod.metadata.annotations.as_mut().unwrap().remove(annotation::TLS_CONFIRMED);
+    assert_eq!(notes(&world.plan()), [annotation::TLS_TOUCHED], "it has run for long, and its certificates may have expired");
+    world.pass();
+    assert_eq!(notes(&world.plan()), [""; 0], "once, as it cannot be asked whether that helped");
 }
