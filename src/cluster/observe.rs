@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::{
     Context,
     observed::{Answer, Home, Observed, ObservedMember, SecretView, annotation, is_unscheduled, pod_ready, running_since},
+    seen::Seen,
 };
 use crate::{
     api::EtcdCluster,
@@ -102,7 +103,7 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
 fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
     let scope = &context.scope;
     let namespace = names.namespace();
-    let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret));
+    let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret).into());
     let bootstrap = get(&scope.config_maps, namespace, &names.bootstrap_config());
 
     // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet, in a claim and in what was last reported.
@@ -142,13 +143,13 @@ fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
         claim: get(&scope.claims, namespace, &names.claim(name)),
         stateful_set: get(&scope.stateful_sets, namespace, &name.to_string()),
         pod: get(&scope.pods, namespace, &names.pod(name)),
-        secret: get(&scope.secrets, namespace, &names.member_secret(name)).map(|secret| SecretView::new(&secret)),
+        secret: get(&scope.secrets, namespace, &names.member_secret(name)).map(|secret| SecretView::new(&secret).into()),
         ..ObservedMember::default()
     }
 }
 
-fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
-    store.get(&ObjectRef::new(name).within(namespace)).map(|object| K::clone(&object))
+fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namespace: &str, name: &str) -> Option<Seen<K>> {
+    store.get(&ObjectRef::new(name).within(namespace)).map(Into::into)
 }
 
 /// Reads claims that are missing from what is kept of Kubernetes though there is more of their members: one that has lost its
@@ -164,14 +165,14 @@ async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) 
         let found = claims.get_opt(&names.claim(&name)).await;
         if let Some(member) = observed.members.get_mut(&name) {
             member.claim_unread = found.is_err();
-            member.claim = found.unwrap_or_default();
+            member.claim = found.unwrap_or_default().map(Into::into);
         }
     }
 }
 
 /// Looks where the volumes of members can be used whose pods no node takes.
 async fn find_homes(context: &Context, observed: &mut Observed) {
-    let homeless = observed.members.values_mut().filter(|member| member.pod.as_ref().is_some_and(is_unscheduled));
+    let homeless = observed.members.values_mut().filter(|member| member.pod.as_deref().is_some_and(is_unscheduled));
     join_all(homeless.map(|member| async {
         let volume = member.claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
         if let Some(volume) = volume {
@@ -278,7 +279,7 @@ async fn ask_peer(
     pod: &Pod,
 ) -> Option<Result<Vec<u8>, String>> {
     let secret = member.secret.as_ref()?;
-    if annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(&secret.fingerprint()) {
+    if annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(secret.fingerprint()) {
         return None;
     }
     let bundle = secret.data.get(member_key::PEER_CA)?;
@@ -312,7 +313,7 @@ pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target 
 
 /// The members that answer, with their pods.
 fn answering(observed: &Observed) -> impl Iterator<Item = (&MemberName, &Pod, &MemberStatus)> {
-    observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_ref()?, member.etcd.status()?)))
+    observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_deref()?, member.etcd.status()?)))
 }
 
 /// The member list as a quorum knows it, from the first of those answering that can give it, the leader before others.

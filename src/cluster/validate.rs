@@ -14,6 +14,7 @@ use crate::{
         AutoCompaction, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
         RESERVED_FLAGS, RepairSpec, Retention, ServiceSpec, StorageSpec, TlsVersion,
     },
+    cluster::plan::Built,
     names::{Names, annotation},
     quantity,
 };
@@ -65,6 +66,8 @@ pub struct ValidatedCluster {
     pub replace: Option<String>,
     /// The member from whose data its user wants the cluster made anew.
     pub recover_from: Option<String>,
+    /// What has been built of it.
+    pub built: Built,
 }
 
 impl ValidatedCluster {
@@ -205,6 +208,7 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         restarted_at: cluster.annotations().get(annotation::RESTARTED_AT).cloned(),
         replace: cluster.annotations().get(annotation::REPLACE).cloned(),
         recover_from: cluster.annotations().get(annotation::RECOVER_FROM).cloned(),
+        built: Built::default(),
     })
 }
 

@@ -14,7 +14,10 @@ use x509_parser::{
     x509::AttributeTypeAndValue,
 };
 
-use super::{KeyDigest, PkiError, Serial, pem, recent::Recent};
+use super::{
+    KeyDigest, PkiError, Serial, pem,
+    recent::{self, Recent},
+};
 
 static READ: Recent<Certificate, 512> = Recent::new();
 static VERIFIED: Recent<bool, 16_384> = Recent::new();
@@ -36,6 +39,8 @@ pub struct Certificate {
     subject_key_id: Option<Box<[u8]>>,
     authority_key_id: Option<Box<[u8]>>,
     key_digest: KeyDigest,
+    /// Of the DER: what is known of this certificate is kept under it.
+    digest: [u8; 32],
 }
 
 impl Certificate {
@@ -88,6 +93,7 @@ impl Certificate {
             subject_key_id,
             authority_key_id,
             key_digest: KeyDigest::of(read.public_key().raw),
+            digest: recent::digest(&[der]),
         })
     }
 
@@ -162,7 +168,7 @@ impl Certificate {
 
     /// Whether an authority signed it: the names and the key identifiers agree and the signature verifies.
     pub fn is_signed_by(&self, authority: &Certificate) -> bool {
-        let verified = VERIFIED.get(&[&self.der, &authority.der], || Ok::<_, PkiError>(self.verify(authority)));
+        let verified = VERIFIED.get(&[&self.digest, &authority.digest], || Ok::<_, PkiError>(self.verify(authority)));
         verified.unwrap_or_default()
     }
 

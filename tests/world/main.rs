@@ -26,6 +26,10 @@ use jiff::{SignedDuration, Timestamp};
 use run::World;
 use script::Script;
 
+/// Most of what a pass costs is memory that is taken and given back.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A moment of a world as a time.
 fn time(millis: etcd::Millis) -> Timestamp {
     *certificates::BEGIN + SignedDuration::from_millis(millis)

@@ -9,7 +9,7 @@ fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
     let observed = &world.observed;
     let with = |of: &MemberName| observed.members[of].etcd.status().map(|status| (of.clone(), status.clone()));
     let fresh = Fresh {
-        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.clone()?))).collect(),
+        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.as_deref()?.clone()))).collect(),
         answers: observed.members.keys().filter_map(with).collect(),
         list: observed.list.clone().ok(),
         ..Fresh::default()
