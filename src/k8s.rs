@@ -93,7 +93,7 @@ pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &
 /// is not enough, because of what others added to a list, a merge patch follows: it replaces lists as a whole.
 pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
-    let mut body = object.body.clone();
+    let mut body = serde_json::Value::clone(&object.body);
     let mut known = object.uid.clone();
     if known.is_none()
         && let Some(there) = api.get_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))?

@@ -185,12 +185,14 @@ pub struct Names {
     cluster: String,
     namespace: String,
     domain: String,
+    peer_host: String,
 }
 
 impl Names {
     /// Of the cluster `cluster` in `namespace`, where the cluster's DNS domain is `domain` (`cluster.local`).
     pub fn new(cluster: &str, namespace: &str, domain: &str) -> Self {
-        Self { cluster: cluster.into(), namespace: namespace.into(), domain: domain.into() }
+        let peer_host = format!("{cluster}-peers.{namespace}.svc");
+        Self { cluster: cluster.into(), namespace: namespace.into(), domain: domain.into(), peer_host }
     }
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
@@ -262,11 +264,11 @@ impl Names {
     }
     /// The host name of a member, `demo-0-0.demo-peers.ns.svc`.
     pub fn member_host(&self, member: &MemberName) -> String {
-        format!("{}.{}", self.pod(member), self.peer_host())
+        format!("{member}-0.{}", self.peer_host)
     }
     /// The host name of the headless Service, `demo-peers.ns.svc`, which every peer leaf holds and members ask each other for.
-    pub fn peer_host(&self) -> String {
-        format!("{}.{}.svc", self.peer_service(), self.namespace)
+    pub fn peer_host(&self) -> &str {
+        &self.peer_host
     }
     /// The host name of the Service for clients, `demo.ns.svc`.
     pub fn client_host(&self) -> String {
@@ -278,7 +280,7 @@ impl Names {
     }
     /// A member's URL for other members.
     pub fn peer_url(&self, member: &MemberName) -> String {
-        format!("https://{}:{PEER_PORT}", self.member_host(member))
+        format!("https://{member}-0.{}:{PEER_PORT}", self.peer_host)
     }
     /// A member's part of an `--initial-cluster`.
     pub fn initial_entry(&self, member: &MemberName) -> String {
@@ -297,7 +299,7 @@ impl Names {
     /// The DNS names of a member's server leaf, the user's own not among them. `demo.ns.svc` and `demo-peers.ns.svc` are
     /// there because discovery by SRV asks for a certificate of the name that was looked up.
     pub fn server_sans(&self, member: &MemberName) -> Vec<String> {
-        let mut names: Vec<_> = [self.member_host(member), self.client_host(), self.peer_host()]
+        let mut names: Vec<_> = [self.member_host(member), self.client_host(), self.peer_host.clone()]
             .into_iter()
             .flat_map(|host| self.with_domain(host))
             .collect();
@@ -306,7 +308,7 @@ impl Names {
     }
     /// The DNS names of a member's peer leaf.
     pub fn peer_sans(&self, member: &MemberName) -> Vec<String> {
-        [self.member_host(member), self.peer_host()].into_iter().flat_map(|host| self.with_domain(host)).collect()
+        [self.member_host(member), self.peer_host.clone()].into_iter().flat_map(|host| self.with_domain(host)).collect()
     }
     fn with_domain(&self, host: String) -> [String; 2] {
         let full = format!("{host}.{}", self.domain);

@@ -8,7 +8,7 @@ use kube::Api;
 use super::{
     Context, build,
     observe::Identity,
-    observed::{Authorities, Observed, SecretView, hex},
+    observed::{Authorities, Observed, SeenSecret, hex},
     plan::{self, AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step},
     step::{StepError, Taking},
     validate::ValidatedCluster,
@@ -251,7 +251,7 @@ impl Actor<'_> {
     }
 
     /// A domain's authority as it was observed, and the name of its Secret.
-    pub fn authority<'o>(&self, observed: &'o Observed, domain: Domain) -> (Option<&'o SecretView>, String) {
+    pub fn authority<'o>(&self, observed: &'o Observed, domain: Domain) -> (Option<&'o SeenSecret>, String) {
         match domain {
             Domain::Client => (observed.client_authority.as_ref(), self.cluster.names.client_authority()),
             Domain::Peer => (observed.peer_authority.as_ref(), self.cluster.names.peer_authority()),
@@ -316,6 +316,6 @@ impl Actor<'_> {
 }
 
 /// The subject key identifier of the active authority that was observed.
-pub fn expected_authority(secret: Option<&SecretView>) -> Option<String> {
+pub fn expected_authority(secret: Option<&SeenSecret>) -> Option<String> {
     Authorities::read(secret?).ok()?.active.subject_key_id().map(hex)
 }

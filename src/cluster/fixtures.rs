@@ -3,7 +3,10 @@
 //! Authorities and leaves are real. Time moves only when a test says so. Of etcd there are the rules by which members come, start
 //! and go, and every pass is checked against what must never happen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -21,8 +24,11 @@ use serde::de::DeserializeOwned;
 use super::{
     act::Acted,
     build,
-    observed::{Answer, Observed, ObservedMember, SecretView, StartState, annotation, is_private, running_since, start_state},
+    observed::{
+        Answer, Observed, ObservedMember, SecretView, SeenSecret, StartState, annotation, is_private, running_since, start_state,
+    },
     plan::{self, AuthorityRequest, Left, Object, Plan, Rotate, SecretChange, Step},
+    seen::Seen,
     status::{self, Judgement, Report},
     validate::{ValidatedCluster, validate},
 };
@@ -109,11 +115,11 @@ pub struct World {
     lost: BTreeSet<u64>,
     added: u64,
     /// The files that each pod sees.
-    mounted: BTreeMap<MemberName, SecretView>,
+    mounted: BTreeMap<MemberName, SeenSecret>,
     /// The private keys of the authorities, by domain: the cache does not keep them.
     keys: BTreeMap<Domain, BTreeMap<String, ByteString>>,
     /// The files with which each pod has started.
-    started: BTreeMap<MemberName, (String, SecretView)>,
+    started: BTreeMap<MemberName, (String, SeenSecret)>,
     writes: u32,
 }
 
@@ -184,7 +190,7 @@ impl World {
 
     /// What would be told of a plan of which this came.
     pub fn report_on(&self, plan: &Plan, acted: &Acted) -> Report {
-        let judgement = Judgement::Planned(Box::new(self.valid()), Box::new(plan.clone()));
+        let judgement = Judgement::Planned(Arc::new(self.valid()), Box::new(plan.clone()));
         status::report(&self.cluster, &self.observed, &judgement, acted, self.now)
     }
 
@@ -232,7 +238,7 @@ impl World {
                     condition.status = ready.into();
                 }
             }
-            let answer = |mounted: &SecretView, id: u64| {
+            let answer = |mounted: &SeenSecret, id: u64| {
                 let leaf = |key: &str| mounted.certificate(key).unwrap().unwrap().der().to_vec();
                 if self.silent.contains(name) {
                     return (Answer::Unreachable("connection refused".into()), None);
@@ -462,7 +468,7 @@ impl World {
         let member = self.member(ordinal);
         member.pod = None;
         if let Some(claim) = member.claim.take() {
-            let id = self.data.remove(&claim.metadata.uid.unwrap());
+            let id = self.data.remove(claim.metadata.uid.as_ref().unwrap());
             self.lost.extend(id);
         }
         self.running.remove(&names().member(ordinal));
@@ -646,9 +652,9 @@ impl World {
             let valid = |certificate: &Certificate| certificate.not_before() <= now && now <= certificate.not_after();
             valid(leaf) && authorities.iter().any(|authority| valid(authority) && leaf.is_signed_by(authority))
         };
-        let leaf = |secret: &SecretView, key: &str| secret.certificate(key).unwrap().unwrap();
+        let leaf = |secret: &SeenSecret, key: &str| Certificate::clone(&secret.certificate(key).unwrap().unwrap());
         let operator = self.observed.operator.clone().unwrap();
-        let config = self.observed.ca_config.clone().unwrap().data.unwrap();
+        let config = self.observed.ca_config.clone().unwrap().data.clone().unwrap();
         for (name, (_, started)) in &self.started {
             let mounted = &self.mounted[name];
             for (other, files) in &self.mounted {
@@ -721,7 +727,7 @@ impl World {
     }
 
     /// The authorities' Secret of a domain.
-    pub fn authority_secret(&mut self, domain: Domain) -> &mut Option<SecretView> {
+    pub fn authority_secret(&mut self, domain: Domain) -> &mut Option<SeenSecret> {
         match domain {
             Domain::Client => &mut self.observed.client_authority,
             Domain::Peer => &mut self.observed.peer_authority,
@@ -755,12 +761,12 @@ impl World {
         }
         let data = public.into_iter().map(|(key, value)| (key, value.0)).collect();
         self.keys.insert(domain, keys);
-        *self.authority_secret(domain) = Some(SecretView { meta, type_: "Opaque".into(), data });
+        *self.authority_secret(domain) = Some(SecretView { meta, type_: "Opaque".into(), data }.into());
     }
 
     /// What an authorities' Secret really holds.
     fn authority_data(&mut self, domain: Domain) -> BTreeMap<String, ByteString> {
-        let view = self.authority_secret(domain).clone().map(|secret| secret.data).unwrap_or_default();
+        let view = self.authority_secret(domain).as_ref().map(|secret| secret.data.clone()).unwrap_or_default();
         let mut data: BTreeMap<_, _> = view.into_iter().map(|(key, value)| (key, ByteString(value))).collect();
         let keys = self.keys.get(&domain).cloned().unwrap_or_default();
         data.extend(keys.into_iter().filter(|(key, _)| data.contains_key(key)).collect::<Vec<_>>());
@@ -816,7 +822,7 @@ impl World {
             None => self.observed.operator.take(),
         };
         assert_eq!(there.as_ref().and_then(|secret| secret.meta.resource_version.as_ref()), change.version.as_ref());
-        let mut secret = there.unwrap_or(new);
+        let mut secret = there.unwrap_or_else(|| new.into());
         self.issue(&mut secret, change);
         match &member {
             Some(name) => self.observed.members.get_mut(name).unwrap().secret = Some(secret),
@@ -855,8 +861,8 @@ impl World {
 
 /// Server-side apply, as far as it matters here: what is applied replaces what was, but for the uid and for annotations that
 /// somebody else wrote.
-fn put<K: Resource<DynamicType = ()> + DeserializeOwned>(there: &mut Option<K>, object: &Object, version: &str) {
-    let mut new: K = serde_json::from_value(object.body.clone()).unwrap();
+fn put<K: Resource<DynamicType = ()> + DeserializeOwned>(there: &mut Option<Seen<K>>, object: &Object, version: &str) {
+    let mut new: K = serde_json::from_value(serde_json::Value::clone(&object.body)).unwrap();
     let old = there.as_ref().map(|old| old.meta().clone()).unwrap_or_default();
     assert_eq!(object.uid, old.uid, "{}", object.describe());
     let meta = new.meta_mut();
@@ -865,7 +871,7 @@ fn put<K: Resource<DynamicType = ()> + DeserializeOwned>(there: &mut Option<K>, 
     for (key, value) in old.annotations.into_iter().flatten() {
         meta.annotations.get_or_insert_default().entry(key).or_insert(value);
     }
-    *there = Some(new);
+    *there = Some(new.into());
 }
 
 /// Makes the pod of a StatefulSet that has none, ready at once, if all that it mounts is there.
@@ -873,7 +879,7 @@ fn start_pod(
     names: &Names,
     name: &MemberName,
     member: &mut ObservedMember,
-    mounted: &mut BTreeMap<MemberName, SecretView>,
+    mounted: &mut BTreeMap<MemberName, SeenSecret>,
     now: Timestamp,
 ) {
     let (Some(set), Some(secret), Some(_), None) = (&member.stateful_set, &member.secret, &member.claim, &member.pod) else {
@@ -889,7 +895,7 @@ fn start_pod(
     };
     let ready = PodCondition { type_: "Ready".into(), status: "True".into(), ..PodCondition::default() };
     let status = PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() };
-    member.pod = Some(Pod { metadata: meta, spec: set.spec.template.spec.clone(), status: Some(status) });
+    member.pod = Some(Pod { metadata: meta, spec: set.spec.template.spec.clone(), status: Some(status) }.into());
     mounted.insert(name.clone(), secret.clone());
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod fixtures;
 pub mod observe;
 pub mod observed;
 pub mod plan;
+pub mod seen;
 pub mod status;
 mod step;
 pub mod validate;
@@ -89,7 +90,7 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
             } else {
                 act::act(context, &validated, &observed, &plan, identity.as_ref(), now).await
             };
-            (Judgement::Planned(Box::new(validated), Box::new(plan)), acted)
+            (Judgement::Planned(Arc::new(validated), Box::new(plan)), acted)
         }
     };
     let report = status::report(cluster, &observed, &judgement, &acted, now);

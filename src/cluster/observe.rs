@@ -20,8 +20,10 @@ use tokio::time::timeout;
 use super::{
     Context,
     observed::{
-        Answer, Home, Observed, ObservedMember, SecretView, annotation, is_unscheduled, name_of, pod_ready, running_since,
+        Answer, Home, Observed, ObservedMember, SecretView, SeenSecret, annotation, is_unscheduled, name_of, pod_ready,
+        running_since,
     },
+    seen::Seen,
 };
 use crate::{
     api::{EtcdCluster, EtcdUser},
@@ -106,7 +108,7 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
 fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
     let scope = &context.scope;
     let namespace = names.namespace();
-    let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret));
+    let secret = |name: String| get(&scope.secrets, namespace, &name).map(|secret| SecretView::new(&secret).into());
     let bootstrap = get(&scope.config_maps, namespace, &names.bootstrap_config());
 
     // A member leaves its trace in the bootstrap ConfigMap, in a StatefulSet, in a claim and in what was last reported.
@@ -146,14 +148,15 @@ fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
 }
 
 /// The Secrets of a cluster's users, where they matter: while its client authority is being rotated.
-fn user_secrets(scope: &Scope, names: &Names, users: &[Arc<Guarded<EtcdUser>>]) -> BTreeMap<String, SecretView> {
+fn user_secrets(scope: &Scope, names: &Names, users: &[Arc<Guarded<EtcdUser>>]) -> BTreeMap<String, SeenSecret> {
     let authority = get(&scope.secrets, names.namespace(), &names.client_authority());
-    let rotating = authority.and_then(|secret| secret.data).is_some_and(|data| data.contains_key(authority_key::ROTATION));
+    let rotating =
+        authority.is_some_and(|secret| secret.data.as_ref().is_some_and(|data| data.contains_key(authority_key::ROTATION)));
     let users = users.iter().filter(|_| rotating).filter_map(|user| user.0.as_ref().ok());
     let ours = users
         .filter(|user| user.namespace().as_deref() == Some(names.namespace()) && user.spec.cluster_ref.name == names.cluster());
     let secret = |user: &EtcdUser| get(&scope.secrets, names.namespace(), &crate::user::secret_name(user));
-    ours.filter_map(|user| Some((user.name_any(), SecretView::new(&secret(user)?)))).collect()
+    ours.filter_map(|user| Some((user.name_any(), SecretView::new(&*secret(user)?).into()))).collect()
 }
 
 fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
@@ -162,13 +165,13 @@ fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
         claim: get(&scope.claims, namespace, &names.claim(name)),
         stateful_set: get(&scope.stateful_sets, namespace, &name.to_string()),
         pod: get(&scope.pods, namespace, &names.pod(name)),
-        secret: get(&scope.secrets, namespace, &names.member_secret(name)).map(|secret| SecretView::new(&secret)),
+        secret: get(&scope.secrets, namespace, &names.member_secret(name)).map(|secret| SecretView::new(&secret).into()),
         ..ObservedMember::default()
     }
 }
 
-fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namespace: &str, name: &str) -> Option<K> {
-    store.get(&ObjectRef::new(name).within(namespace)).map(|object| K::clone(&object))
+fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namespace: &str, name: &str) -> Option<Seen<K>> {
+    store.get(&ObjectRef::new(name).within(namespace)).map(Into::into)
 }
 
 /// Reads claims that are missing from what is kept of Kubernetes though there is more of their members: one that has lost its
@@ -184,14 +187,14 @@ async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) 
         let found = claims.get_opt(&names.claim(&name)).await;
         if let Some(member) = observed.members.get_mut(&name) {
             member.claim_unread = found.is_err();
-            member.claim = found.unwrap_or_default();
+            member.claim = found.unwrap_or_default().map(Into::into);
         }
     }
 }
 
 /// Looks where the volumes of members can be used whose pods no node takes.
 async fn find_homes(context: &Context, observed: &mut Observed) {
-    let homeless = observed.members.values_mut().filter(|member| member.pod.as_ref().is_some_and(is_unscheduled));
+    let homeless = observed.members.values_mut().filter(|member| member.pod.as_deref().is_some_and(is_unscheduled));
     join_all(homeless.map(|member| async {
         let volume = member.claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
         if let Some(volume) = volume {
@@ -298,7 +301,7 @@ async fn ask_peer(
     pod: &Pod,
 ) -> Option<Result<Vec<u8>, String>> {
     let secret = member.secret.as_ref()?;
-    if annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(&secret.fingerprint()) {
+    if annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(secret.fingerprint()) {
         return None;
     }
     let bundle = secret.data.get(member_key::PEER_CA)?;
@@ -332,7 +335,7 @@ pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target 
 
 /// The members that answer, with their pods.
 fn answering(observed: &Observed) -> impl Iterator<Item = (&MemberName, &Pod, &MemberStatus)> {
-    observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_ref()?, member.etcd.status()?)))
+    observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_deref()?, member.etcd.status()?)))
 }
 
 /// The member list as a quorum knows it, from the first of those answering that can give it, the leader before others.

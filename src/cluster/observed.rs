@@ -3,7 +3,10 @@
 //! What could not be read is data too. Private keys are not among it: where a Secret has one, the operator's cache keeps a
 //! digest of its public half (see [`crate::cache`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -16,11 +19,12 @@ use k8s_openapi::{
 };
 use ring::digest;
 
+use super::seen::Seen;
 use crate::{
     api::EtcdClusterStatus,
     etcd,
-    names::{MemberName, Names, annotation, authority_key, bootstrap_key},
-    pki::{Certificate, KeyDigest, Ledger, Phase, PkiError, Rotation, read_bundle},
+    names::{MemberName, Names, annotation, authority_key, bootstrap_key, member_key},
+    pki::{self, Certificate, Domain, KeyDigest, Ledger, Phase, PkiError, Rotation, Serial, read_bundle},
 };
 
 /// One cluster as it was found.
@@ -29,21 +33,21 @@ pub struct Observed {
     /// What was last reported.
     pub status: EtcdClusterStatus,
     /// The Service for clients.
-    pub client_service: Option<Service>,
+    pub client_service: Option<Seen<Service>>,
     /// The headless Service.
-    pub peer_service: Option<Service>,
+    pub peer_service: Option<Seen<Service>>,
     /// The disruption budget.
-    pub disruption_budget: Option<PodDisruptionBudget>,
+    pub disruption_budget: Option<Seen<PodDisruptionBudget>>,
     /// What clients must trust.
-    pub ca_config: Option<ConfigMap>,
+    pub ca_config: Option<Seen<ConfigMap>>,
     /// What members read at each start.
-    pub bootstrap: Option<ConfigMap>,
+    pub bootstrap: Option<Seen<ConfigMap>>,
     /// The client domain's authorities.
-    pub client_authority: Option<SecretView>,
+    pub client_authority: Option<SeenSecret>,
     /// The peer domain's authorities.
-    pub peer_authority: Option<SecretView>,
+    pub peer_authority: Option<SeenSecret>,
     /// The operator's identity.
-    pub operator: Option<SecretView>,
+    pub operator: Option<SeenSecret>,
     /// Every member of which there is any trace.
     pub members: BTreeMap<MemberName, ObservedMember>,
     /// What etcd says of its members, from a read that a quorum confirmed; or why there is none.
@@ -52,7 +56,7 @@ pub struct Observed {
     /// ledger.
     pub users: BTreeSet<String>,
     /// While the client authority is being rotated: the Secrets of the cluster's users, by their names.
-    pub user_secrets: BTreeMap<String, SecretView>,
+    pub user_secrets: BTreeMap<String, SeenSecret>,
 }
 
 impl Default for Observed {
@@ -100,15 +104,15 @@ pub fn name_of(names: &Names, list: &etcd::MemberList, listed: &etcd::Member) ->
 #[derive(Clone, Debug, Default)]
 pub struct ObservedMember {
     /// Its claim.
-    pub claim: Option<PersistentVolumeClaim>,
+    pub claim: Option<Seen<PersistentVolumeClaim>>,
     /// Whether it could not be read that there is no claim.
     pub claim_unread: bool,
     /// Its StatefulSet.
-    pub stateful_set: Option<StatefulSet>,
+    pub stateful_set: Option<Seen<StatefulSet>>,
     /// Its pod.
-    pub pod: Option<Pod>,
+    pub pod: Option<Seen<Pod>>,
     /// Its certificates.
-    pub secret: Option<SecretView>,
+    pub secret: Option<SeenSecret>,
     /// What it answered.
     pub etcd: Answer,
     /// The leaf that it serves on 2380; asked only until its pod is confirmed.
@@ -168,7 +172,7 @@ impl Answer {
 impl ObservedMember {
     /// Whether its pod is ready.
     pub fn pod_ready(&self) -> bool {
-        self.pod.as_ref().is_some_and(pod_ready)
+        self.pod.as_deref().is_some_and(pod_ready)
     }
     /// Whether it has been seen started once, as its claim says.
     pub fn has_started(&self) -> bool {
@@ -181,7 +185,7 @@ impl ObservedMember {
     /// Whether it answers and its pod is about to be ready: a learner is not before it has its vote, and for others the kubelet
     /// has yet to look.
     pub fn is_coming(&self, now: Timestamp) -> bool {
-        let since = self.pod.as_ref().filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(running_since);
+        let since = self.pod.as_ref().filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(|pod| running_since(pod));
         let starting = since.is_some_and(|since| now.duration_since(since) < STARTING);
         self.etcd.status().is_some_and(|status| status.is_learner || starting) && !self.serves()
     }
@@ -244,17 +248,54 @@ impl SecretView {
             data: secret.data.iter().flatten().map(|(key, value)| (key.clone(), value.0.clone())).collect(),
         }
     }
-    /// The certificate under a key, if there is anything.
-    pub fn certificate(&self, key: &str) -> Option<Result<Certificate, PkiError>> {
-        self.data.get(key).filter(|pem| !pem.is_empty()).map(|pem| Certificate::from_pem(pem))
-    }
     /// The digest of the private key under a key, if it is one.
     pub fn key_digest(&self, key: &str) -> Option<KeyDigest> {
         KeyDigest::from_hex(std::str::from_utf8(self.data.get(key)?).ok()?)
     }
+}
+
+/// A Secret as it was read.
+pub type SeenSecret = Seen<SecretView, SecretContent>;
+
+/// What is found out about a Secret.
+#[derive(Default)]
+pub struct SecretContent {
+    certificates: Mutex<BTreeMap<String, Arc<Certificate>>>,
+    fingerprint: OnceLock<String>,
+    bundles: OnceLock<Option<String>>,
+    authorities: OnceLock<Result<Arc<Authorities>, String>>,
+}
+
+impl SeenSecret {
+    /// The certificate under a key, if there is anything.
+    pub fn certificate(&self, key: &str) -> Option<Result<Arc<Certificate>, PkiError>> {
+        let mut read = self.found().certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(certificate) = read.get(key) {
+            return Some(Ok(certificate.clone()));
+        }
+        let certificate = Certificate::from_pem(self.data.get(key).filter(|pem| !pem.is_empty())?).map(Arc::new);
+        if let Ok(certificate) = &certificate {
+            read.insert(key.to_owned(), certificate.clone());
+        }
+        Some(certificate)
+    }
     /// A digest of everything that is not a private key, to tell one version of the contents from another.
-    pub fn fingerprint(&self) -> String {
-        fingerprint(self.data.iter().filter(|(key, _)| !is_private(key)).map(|(key, value)| (key.as_str(), value.as_slice())))
+    pub fn fingerprint(&self) -> &str {
+        let public = || self.data.iter().filter(|(key, _)| !is_private(key));
+        self.found().fingerprint.get_or_init(|| fingerprint(public().map(|(key, value)| (key.as_str(), value.as_slice()))))
+    }
+    /// Which authorities are in the bundles of a member's Secret, by their fingerprints, as its pod's template tells it.
+    pub fn bundles(&self) -> Option<&str> {
+        let names = |key: &str| {
+            let authorities = read_bundle(self.data.get(key)?).ok()?;
+            let names: BTreeSet<_> = authorities.iter().map(|authority| authority.fingerprint().to_owned()).collect();
+            Some(names.into_iter().collect::<Vec<_>>().join(","))
+        };
+        let both = || {
+            let (client, peer) = (names(member_key::CLIENT_CA)?, names(member_key::PEER_CA)?);
+            Some(format!("{}={client};{}={peer}", Domain::Client, Domain::Peer))
+        };
+        self.found().bundles.get_or_init(both).as_deref()
     }
 }
 
@@ -288,8 +329,12 @@ pub struct Authorities {
     pub active: Certificate,
     /// The one that signs next.
     pub next: Certificate,
+    /// Whoever is trusted, in PEM.
+    pub bundle: String,
     /// The revoked serials, DER.
     pub crl: Vec<u8>,
+    /// The same, read.
+    pub listed: BTreeSet<Serial>,
     /// Those that sign no more and are still trusted.
     pub retiring: Vec<Certificate>,
     /// How far a rotation that somebody asked for has come.
@@ -305,12 +350,16 @@ impl Authorities {
     ///
     /// # Errors
     /// What is wrong with the Secret, in words.
-    pub fn read(secret: &SecretView) -> Result<Self, String> {
+    pub fn read(secret: &SeenSecret) -> Result<Arc<Self>, String> {
+        secret.found().authorities.get_or_init(|| Self::find(secret).map(Arc::new)).clone()
+    }
+
+    fn find(secret: &SeenSecret) -> Result<Self, String> {
         let authority = |crt: &str, key: &str| {
             let certificate = match secret.certificate(crt) {
                 None => return Err(format!("{crt} is missing")),
                 Some(Err(e)) => return Err(format!("{crt}: {e}")),
-                Some(Ok(certificate)) => certificate,
+                Some(Ok(certificate)) => Certificate::clone(&certificate),
             };
             match secret.key_digest(key) {
                 None => Err(format!("{key} is missing or not a private key")),
@@ -330,27 +379,26 @@ impl Authorities {
             authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY)?
         } else {
             let active = secret.certificate(authority_key::ACTIVE_CRT).and_then(Result::ok);
-            active.ok_or_else(|| format!("{} is missing or unreadable", authority_key::ACTIVE_CRT))?
+            active
+                .map(|active| Certificate::clone(&active))
+                .ok_or_else(|| format!("{} is missing or unreadable", authority_key::ACTIVE_CRT))?
         };
         let next = authority(authority_key::NEXT_CRT, authority_key::NEXT_KEY)?;
         let crl = secret.data.get(authority_key::CRL).cloned().unwrap_or_default();
-        crate::pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
+        let listed = pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
         let ledger = secret.data.get(authority_key::LEDGER).map(Vec::as_slice).unwrap_or_default();
         let ledger = Ledger::from_json(ledger).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
-        Ok(Self { active, next, crl, retiring, rotation, has_key, ledger })
+        let trusted = [&active, &next].into_iter().chain(&retiring);
+        Ok(Self { bundle: pki::bundle(trusted), active, next, crl, listed, retiring, rotation, has_key, ledger })
     }
     /// Whether the active one can sign.
     pub fn signs(&self, now: Timestamp) -> bool {
         self.has_key && self.active.not_before() <= now && now < self.active.not_after()
     }
-    /// What whoever verifies leaves of this domain must trust: the next one too, so that it is trusted before it signs, and those
+    /// Whom whoever verifies leaves of this domain must trust: the next one too, so that it is trusted before it signs, and those
     /// whose leaves may still be in use.
     pub fn trusted(&self) -> impl Iterator<Item = &Certificate> {
         [&self.active, &self.next].into_iter().chain(&self.retiring)
-    }
-    /// The same in PEM.
-    pub fn bundle(&self) -> String {
-        crate::pki::bundle(self.trusted())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Old status + what there is + plan + what came of it -> new status and events. Pure.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -12,7 +12,7 @@ use kube::{
 use super::{
     act::Acted,
     build,
-    observed::{Observed, ObservedMember, SecretView, annotation, belongs, hex, name_of},
+    observed::{Observed, ObservedMember, SeenSecret, annotation, belongs, hex, name_of},
     plan::{self, AuthorityState, Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
@@ -44,7 +44,7 @@ pub enum Judgement {
     /// The spec makes no sense.
     Invalid(Invalid),
     /// This is to be done.
-    Planned(Box<ValidatedCluster>, Box<Plan>),
+    Planned(Arc<ValidatedCluster>, Box<Plan>),
 }
 
 /// What is to be told.
@@ -205,7 +205,7 @@ fn rounded(bytes: i64) -> String {
     if mebibytes >= 1024 { format!("{}Gi", mebibytes / 1024) } else { format!("{mebibytes}Mi") }
 }
 
-fn expiry(secret: &SecretView, keys: &[&str]) -> Option<Timestamp> {
+fn expiry(secret: &SeenSecret, keys: &[&str]) -> Option<Timestamp> {
     keys.iter().filter_map(|key| secret.certificate(key)?.ok()).map(|leaf| leaf.not_after()).min()
 }
 
@@ -215,7 +215,7 @@ fn first_expiry(observed: &Observed, keys: &[&str]) -> Option<Timestamp> {
 
 fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Option<CertificatesStatus> {
     let old = observed.status.certificates.clone().unwrap_or_default();
-    let domain = |secret: &Option<SecretView>, old: Option<DomainStatus>, keys: &[&str]| {
+    let domain = |secret: &Option<SeenSecret>, old: Option<DomainStatus>, keys: &[&str]| {
         let expires = first_expiry(observed, keys).map(|at| at.to_string());
         // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
         match plan::authority_of(secret.as_ref(), "", old.as_ref(), uid, false) {
@@ -507,9 +507,9 @@ fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
         return finding(false, Note::new(first.reason, messages(&plan.certificates)), None);
     }
     let unconfirmed = |member: &ObservedMember| {
-        let version = member.secret.as_ref().map(SecretView::fingerprint);
+        let version = member.secret.as_ref().map(SeenSecret::fingerprint);
         let confirmed = member.pod.as_ref().and_then(|pod| annotation(&pod.metadata, key::TLS_CONFIRMED));
-        version.is_none() || version.as_deref() != confirmed
+        version.is_none() || version != confirmed
     };
     let waiting: Vec<_> = observed.members.iter().filter(|(_, m)| unconfirmed(m)).map(|(name, _)| name.to_string()).collect();
     if observed.members.is_empty() {

@@ -14,6 +14,7 @@ use crate::{
         AutoCompaction, ClientAuth, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
         RESERVED_FLAGS, RepairSpec, Retention, ServiceSpec, StorageSpec, TlsVersion,
     },
+    cluster::plan::Built,
     names::{Names, annotation},
     pki::Domain,
     quantity,
@@ -72,6 +73,8 @@ pub struct ValidatedCluster {
     pub rotate: BTreeSet<Domain>,
     /// What of that wish names no domain.
     pub rotate_unknown: Vec<String>,
+    /// What has been built of it.
+    pub built: Built,
 }
 
 impl ValidatedCluster {
@@ -233,6 +236,7 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         recover_from: cluster.annotations().get(annotation::RECOVER_FROM).cloned(),
         rotate,
         rotate_unknown,
+        built: Built::default(),
     })
 }
 

@@ -14,7 +14,10 @@ use x509_parser::{
     x509::AttributeTypeAndValue,
 };
 
-use super::{KeyDigest, PkiError, Serial, pem, recent::Recent};
+use super::{
+    KeyDigest, PkiError, Serial, pem,
+    recent::{self, Recent},
+};
 
 static READ: Recent<Certificate, 512> = Recent::new();
 static BUNDLES: Recent<Vec<Certificate>, 256> = Recent::new();
@@ -38,6 +41,8 @@ pub struct Certificate {
     authority_key_id: Option<Box<[u8]>>,
     key_digest: KeyDigest,
     fingerprint: Box<str>,
+    /// Of the DER: what is known of this certificate is kept under it.
+    digest: [u8; 32],
 }
 
 impl Certificate {
@@ -91,6 +96,7 @@ impl Certificate {
             authority_key_id,
             key_digest: KeyDigest::of(read.public_key().raw),
             fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
+            digest: recent::digest(&[der]),
         })
     }
 
@@ -169,7 +175,7 @@ impl Certificate {
 
     /// Whether an authority signed it: the names and the key identifiers agree and the signature verifies.
     pub fn is_signed_by(&self, authority: &Certificate) -> bool {
-        let verified = VERIFIED.get(&[&self.der, &authority.der], || Ok::<_, PkiError>(self.verify(authority)));
+        let verified = VERIFIED.get(&[&self.digest, &authority.digest], || Ok::<_, PkiError>(self.verify(authority)));
         verified.unwrap_or_default()
     }
 

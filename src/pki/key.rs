@@ -66,12 +66,10 @@ impl KeyDigest {
 
     /// Reads what [`KeyDigest::to_hex`] wrote.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let mut octets = [0; 32];
-        let fits = text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
-        for (i, octet) in octets.iter_mut().enumerate().filter(|_| fits) {
-            *octet = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-        }
-        fits.then_some(Self(octets))
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+        let octets: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
+        octets?.try_into().ok().map(Self)
     }
 }
 

@@ -18,13 +18,7 @@ impl<V: Clone, const LIMIT: usize> Recent<V, LIMIT> {
 
     /// What follows from `parts`, which is found out unless it is known.
     pub(super) fn get<E>(&self, parts: &[&[u8]], find_out: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        let mut key = [0; 32];
-        key.copy_from_slice(context.finish().as_ref());
+        let key = digest(parts);
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = known().get(&key) {
             return Ok(value.clone());
@@ -38,6 +32,18 @@ impl<V: Clone, const LIMIT: usize> Recent<V, LIMIT> {
         known.insert(key, value.clone());
         Ok(value)
     }
+}
+
+/// A digest of parts, another one for other parts.
+pub(super) fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
 }
 
 #[cfg(test)]

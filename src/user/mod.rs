@@ -60,7 +60,7 @@ fn observe(context: &Context, user: &EtcdUser) -> Observed {
     let namespace = user.namespace().unwrap_or_default();
     let secret = |name: &str| {
         let secret = scope.secrets.get(&ObjectRef::new(name).within(&namespace))?;
-        Some(SecretView::new(&secret))
+        Some(SecretView::new(&secret).into())
     };
     let cluster_name = &user.spec.cluster_ref.name;
     let cluster = scope.clusters.get(&ObjectRef::new(cluster_name).within(&namespace));

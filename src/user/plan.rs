@@ -1,6 +1,6 @@
 //! Whether a user may have a certificate, and whether the one there is will do. Pure.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -9,7 +9,7 @@ use crate::{
     api::{EtcdCluster, EtcdUser},
     cluster::{
         build,
-        observed::{Authorities, SecretView, belongs},
+        observed::{Authorities, SeenSecret, belongs},
         plan::{AuthorityState, Note, SecretChange, authority_of, changed_files, owner_in_words, request_leaf},
         validate,
     },
@@ -25,9 +25,9 @@ pub struct Observed {
     /// The cluster, if it is there.
     pub cluster: Option<EtcdCluster>,
     /// The authorities of its client domain.
-    pub authority: Option<SecretView>,
+    pub authority: Option<SeenSecret>,
     /// The user's Secret.
-    pub secret: Option<SecretView>,
+    pub secret: Option<SeenSecret>,
     /// The other users in the namespace.
     pub others: Vec<EtcdUser>,
 }
@@ -107,9 +107,9 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         duration,
     };
     let holder = Holder::User { name: user.name_any(), uid };
-    let leaf = request_leaf(secret, (Domain::Client, spec, [tls_key::CRT, tls_key::KEY]), holder, &authorities, now);
-    let files =
-        vec![(tls_key::CA, authorities.bundle().into_bytes()), (tls_key::ENDPOINTS, observed.names.endpoint().into_bytes())];
+    let leaf = request_leaf(secret, &(Domain::Client, spec, [tls_key::CRT, tls_key::KEY]), || holder, &authorities, now);
+    let endpoint = observed.names.endpoint();
+    let files = [(tls_key::CA, authorities.bundle.as_bytes()), (tls_key::ENDPOINTS, endpoint.as_bytes())];
     let mut labels = build::selector(cluster);
     labels.insert(label::USER.into(), user.name_any());
     let change = SecretChange {
@@ -123,11 +123,11 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
     if change.leaves.is_empty() && change.files.is_empty() { Plan::Nothing } else { Plan::Issue(change) }
 }
 
-fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Authorities, Box<Plan>> {
+fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Arc<Authorities>, Box<Plan>> {
     let reported = cluster.status.as_ref().and_then(|status| status.certificates.as_ref()?.client.as_ref());
     let uid = cluster.uid().unwrap_or_default();
     match authority_of(observed.authority.as_ref(), &observed.names.client_authority(), reported, &uid, false) {
-        AuthorityState::Ready(authorities) => Ok(*authorities),
+        AuthorityState::Ready(authorities) => Ok(authorities),
         AuthorityState::Absent => {
             let message = format!("EtcdCluster {} has no certificate authority yet", cluster.name_any());
             Err(Box::new(Plan::Waiting(Note::new("ClusterNotReady", message))))

@@ -7,6 +7,7 @@ use crate::{
     api::EtcdUserStatus,
     cluster::{
         fixtures::{World, names},
+        observed::SecretView,
         status::Report,
     },
     pki::Stale,
@@ -51,7 +52,7 @@ fn served() -> (World, EtcdUser, Observed) {
         ..OwnerReference::default()
     }]);
     world.issue(&mut secret, &change);
-    observed.secret = Some(secret);
+    observed.secret = Some(secret.into());
     observed.authority = world.observed.client_authority.clone();
     (world, user, observed)
 }

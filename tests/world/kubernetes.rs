@@ -1,13 +1,14 @@
 //! A model of Kubernetes: objects with versions and the watches that tell of them, the StatefulSet controller, kubelets, claims
 //! and their volumes, evictions and the disruption budget.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use etcd_warden::{
     api::EtcdCluster,
     cluster::{
-        observed::{SecretView, StartState, annotation, start_state},
+        observed::{SecretView, SeenSecret, StartState, annotation, start_state},
         plan::Object,
+        seen::Seen,
     },
     names::{MemberName, Names, annotation as key, bootstrap_key},
 };
@@ -96,14 +97,14 @@ impl Slot {
 /// An object.
 #[derive(Clone)]
 pub enum Thing {
-    Cluster(Arc<EtcdCluster>),
-    Config(Arc<ConfigMap>),
-    Service(Arc<Service>),
-    Budget(Arc<PodDisruptionBudget>),
-    Secret(Arc<SecretView>),
-    Claim(Arc<PersistentVolumeClaim>),
-    Set(Arc<StatefulSet>),
-    Pod(Arc<Pod>),
+    Cluster(Seen<EtcdCluster>),
+    Config(Seen<ConfigMap>),
+    Service(Seen<Service>),
+    Budget(Seen<PodDisruptionBudget>),
+    Secret(SeenSecret),
+    Claim(Seen<PersistentVolumeClaim>),
+    Set(Seen<StatefulSet>),
+    Pod(Seen<Pod>),
 }
 
 /// Objects by their slots: what the API server has, or what a watch has told.
@@ -112,7 +113,7 @@ pub struct Things(Vec<Option<Thing>>);
 
 macro_rules! getter {
     ($name:ident, $variant:ident, $type:ty) => {
-        pub fn $name(&self, slot: Slot) -> Option<&Arc<$type>> {
+        pub fn $name(&self, slot: Slot) -> Option<&$type> {
             match self.0[slot.index()].as_ref()? {
                 Thing::$variant(thing) => Some(thing),
                 _ => None,
@@ -125,14 +126,14 @@ impl Things {
     fn new() -> Self {
         Self(vec![None; SLOTS])
     }
-    getter!(cluster, Cluster, EtcdCluster);
-    getter!(config, Config, ConfigMap);
-    getter!(service, Service, Service);
-    getter!(budget, Budget, PodDisruptionBudget);
-    getter!(secret, Secret, SecretView);
-    getter!(claim, Claim, PersistentVolumeClaim);
-    getter!(set, Set, StatefulSet);
-    getter!(pod, Pod, Pod);
+    getter!(cluster, Cluster, Seen<EtcdCluster>);
+    getter!(config, Config, Seen<ConfigMap>);
+    getter!(service, Service, Seen<Service>);
+    getter!(budget, Budget, Seen<PodDisruptionBudget>);
+    getter!(secret, Secret, SeenSecret);
+    getter!(claim, Claim, Seen<PersistentVolumeClaim>);
+    getter!(set, Set, Seen<StatefulSet>);
+    getter!(pod, Pod, Seen<Pod>);
 }
 
 /// What a watch has told so far.
@@ -172,7 +173,7 @@ pub struct Kept {
     ready: bool,
     probe_at: Millis,
     /// The files that the container sees.
-    pub mounted: Option<Arc<SecretView>>,
+    pub mounted: Option<SeenSecret>,
     refresh_at: Option<Millis>,
 }
 
@@ -196,8 +197,9 @@ pub struct Kubernetes {
     next_volume: Volume,
 }
 
-pub fn names() -> Names {
-    Names::new("demo", "ns", "cluster.local")
+pub fn names() -> &'static Names {
+    static NAMES: LazyLock<Names> = LazyLock::new(|| Names::new("demo", "ns", "cluster.local"));
+    &NAMES
 }
 
 pub fn member(place: Place) -> MemberName {
@@ -266,27 +268,27 @@ impl Kubernetes {
 
     pub fn put_cluster(&mut self, mut cluster: EtcdCluster) {
         cluster.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Cluster, Some(Thing::Cluster(Arc::new(cluster))));
+        self.tell(Slot::Cluster, Some(Thing::Cluster(cluster.into())));
     }
 
     pub fn put_secret(&mut self, slot: Slot, mut secret: SecretView) {
         secret.meta.resource_version = Some(self.next_version());
-        self.tell(slot, Some(Thing::Secret(Arc::new(secret))));
+        self.tell(slot, Some(Thing::Secret(secret.into())));
     }
 
     fn put_claim(&mut self, place: Place, mut claim: PersistentVolumeClaim) {
         claim.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Claim(place), Some(Thing::Claim(Arc::new(claim))));
+        self.tell(Slot::Claim(place), Some(Thing::Claim(claim.into())));
     }
 
     fn put_set(&mut self, place: Place, mut set: StatefulSet) {
         set.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Set(place), Some(Thing::Set(Arc::new(set))));
+        self.tell(Slot::Set(place), Some(Thing::Set(set.into())));
     }
 
     pub fn put_pod(&mut self, place: Place, mut pod: Pod) {
         pod.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Pod(place), Some(Thing::Pod(Arc::new(pod))));
+        self.tell(Slot::Pod(place), Some(Thing::Pod(pod.into())));
     }
 
     /// Server-side apply, as `k8s::apply` uses it.
@@ -632,19 +634,19 @@ fn merge(meta: &mut ObjectMeta, uid: &str, with: &[(&str, String)]) -> Result<()
     Ok(())
 }
 
-fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, version: &str) -> Arc<K> {
-    let mut new: K = serde_json::from_value(object.body.clone()).expect("it is what it says");
+fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, version: &str) -> Seen<K> {
+    let mut new: K = K::deserialize(&*object.body).expect("it is what it says");
     let meta = new.meta_mut();
     (meta.uid, meta.resource_version, meta.generation) = (Some(format!("uid-{version}")), Some(version.into()), Some(1));
-    Arc::new(new)
+    new.into()
 }
 
 /// What is applied replaces what was, but for what others wrote.
 fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applied>(
-    old: &Arc<K>,
+    old: &Seen<K>,
     object: &Object,
     version: &str,
-) -> Result<Arc<K>, Refused> {
+) -> Result<Seen<K>, Refused> {
     let was = old.meta();
     if object.uid.is_some() && object.uid != was.uid {
         return Err(Refused::Conflict);
@@ -652,7 +654,7 @@ fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applie
     if object.uid.is_none() && object.is_held_by(&serde_json::to_value(&**old).expect("it is JSON")) {
         return Ok(old.clone());
     }
-    let mut new: K = serde_json::from_value(object.body.clone()).expect("it is what it says");
+    let mut new: K = K::deserialize(&*object.body).expect("it is what it says");
     new.keep(old);
     let meta = new.meta_mut();
     (meta.uid, meta.resource_version) = (was.uid.clone(), Some(version.into()));
@@ -661,7 +663,7 @@ fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applie
     for (key, value) in was.annotations.iter().flatten() {
         meta.annotations.get_or_insert_default().entry(key.clone()).or_insert_with(|| value.clone());
     }
-    Ok(Arc::new(new))
+    Ok(new.into())
 }
 
 /// What an object keeps when it is applied anew.

@@ -1,15 +1,20 @@
 //! The operator: its caches, and passes whose stages are the real ones where they are pure. A pass is a list of deeds, so that
 //! anything may happen between two of them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use etcd_warden::{
     api::EtcdCluster,
     cluster::{
         act::Acted,
         build,
-        observed::{Answer, Observed, ObservedMember, SecretView, annotation, pod_ready, running_since},
+        observed::{Answer, Observed, ObservedMember, SecretView, SeenSecret, annotation, pod_ready, running_since},
         plan::{self, AuthorityRequest, Fresh, LeafRequest, Object, Plan, PodNote, SecretChange, Step},
+        seen::Seen,
         status::{self, Judgement},
         validate::{ValidatedCluster, validate},
     },
@@ -18,15 +23,18 @@ use etcd_warden::{
     pki::{Domain, Holder},
 };
 use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     certificates,
-    etcd::{Millis, Place},
+    etcd::{Id, Listed, Millis, Place},
     kubernetes::{Cache, PLACES, Refused, Slot, member, names, place},
     run::World,
     time,
 };
 
+/// When a plan with nothing to do has the cluster looked at again.
+const IDLE: Millis = 12_000;
 /// While a cluster is founded, a pod that has just started is not asked (`observe.rs`).
 const STARTING: SignedDuration = SignedDuration::from_secs(15);
 
@@ -39,18 +47,66 @@ pub struct Operator {
     pub clock: Millis,
     job: Option<Arc<Job>>,
     queue: VecDeque<Deed>,
+    /// What the members showed in a last pass that found nothing to do, to await or to tell; `None` since anything else happened.
+    rests: Option<Sight>,
     /// After how many more deeds it dies.
     pub dies_after: Option<u8>,
     /// After how many more deeds one of them gets lost, and whether it has taken effect.
     pub loses: Option<(u8, bool)>,
 }
 
+/// What the members show of themselves to an operator with this clock. How far their logs go is not in it: nothing follows from
+/// that but who leads after a leader that goes.
+#[derive(Clone, PartialEq)]
+struct Sight {
+    clock: Millis,
+    leader: Option<Place>,
+    list: Option<Vec<Listed>>,
+    members: [Option<Shown>; PLACES as usize],
+}
+
+/// What one of them shows: the pod's uid, whether it can be reached, the version of what it serves, its ID, and whether it answers
+/// and follows the leader.
+type Shown = (String, bool, Option<String>, Option<(Id, bool, bool)>);
+
+fn sight(world: &World, operator: &Operator) -> Sight {
+    let shown = |place: Place| {
+        let kept = world.kubernetes.pods.get(&place)?;
+        let reached = kept.running() && world.silent_until[usize::from(place)] <= world.now;
+        let mounted = kept.mounted.as_ref().and_then(|secret| secret.meta.resource_version.clone());
+        let process = world.etcd.processes.get(&place);
+        let answers = process.map(|process| (process.id, process.serving, world.etcd.follows(place)));
+        Some((kept.uid.clone(), reached, mounted, answers))
+    };
+    Sight {
+        clock: operator.clock,
+        leader: world.etcd.leader,
+        list: world.etcd.members().map(<[Listed]>::to_vec),
+        members: std::array::from_fn(|place| shown(Place::try_from(place).unwrap_or(PLACES))),
+    }
+}
+
 /// What a pass goes on.
 struct Job {
-    cluster: EtcdCluster,
-    valid: ValidatedCluster,
+    cluster: Seen<EtcdCluster>,
     observed: Observed,
-    plan: Plan,
+    judgement: Judgement,
+}
+
+impl Job {
+    fn valid(&self) -> &Arc<ValidatedCluster> {
+        match &self.judgement {
+            Judgement::Planned(valid, _) => valid,
+            Judgement::Invalid(invalid) => panic!("{invalid}"),
+        }
+    }
+
+    fn planned(&self) -> (&ValidatedCluster, &Plan) {
+        match &self.judgement {
+            Judgement::Planned(valid, plan) => (valid, plan),
+            Judgement::Invalid(invalid) => panic!("{invalid}"),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -76,7 +132,7 @@ enum Done {
 
 impl Operator {
     pub fn new(cache: Cache, now: Millis) -> Self {
-        Self { cache, next: now, clock: 0, job: None, queue: VecDeque::new(), dies_after: None, loses: None }
+        Self { cache, next: now, clock: 0, job: None, queue: VecDeque::new(), rests: None, dies_after: None, loses: None }
     }
 
     pub fn idle(&self) -> bool {
@@ -90,6 +146,7 @@ pub fn advance(world: &mut World, index: usize) -> bool {
     let mut operator = std::mem::take(&mut world.operators[index]).expect("it runs");
     if world.kubernetes.watch(&mut operator.cache, now) {
         operator.next = operator.next.min(now);
+        operator.rests = None;
     }
     if operator.queue.is_empty() && operator.next <= now {
         begin(world, &mut operator);
@@ -120,6 +177,7 @@ pub fn advance(world: &mut World, index: usize) -> bool {
         let done = if lost == Some(true) { Done::No } else { done };
         if matches!(done, Done::No) {
             operator.next = operator.next.min(now + 500);
+            operator.rests = None;
         }
         // What was not written down is not handed out.
         if matches!((deed, done), (Deed::Ledger, Done::No)) {
@@ -136,8 +194,17 @@ pub fn advance(world: &mut World, index: usize) -> bool {
 /// Observes, validates and plans.
 fn begin(world: &mut World, operator: &mut Operator) {
     let now = time(world.now + operator.clock);
-    let Some(cluster) = operator.cache.things.cluster(Slot::Cluster).map(|cluster| EtcdCluster::clone(cluster)) else { return };
-    let valid = validate(&cluster, "cluster.local").expect("the spec is a good one");
+    let sight = sight(world, operator);
+    // A plan follows from what is observed and from the time. Here all of the first is as it was when there was nothing to do, to
+    // await or to tell, and of the second depends then only when a certificate is renewed: months from now. So this pass would be
+    // like the one before it.
+    if operator.rests.as_ref() == Some(&sight) {
+        operator.next = world.now + IDLE;
+        return;
+    }
+    let Some(cluster) = operator.cache.things.cluster(Slot::Cluster).cloned() else { return };
+    let known = operator.job.as_ref().filter(|job| is_validated_as(&job.cluster, &cluster));
+    let valid = known.map_or_else(|| validated(&cluster), |job| job.valid().clone());
     let observed = observe(world, operator, &cluster);
     let plan = plan::plan(&valid, &observed, now);
     world.passes += 1;
@@ -148,6 +215,9 @@ fn begin(world: &mut World, operator: &mut Operator) {
         format!("pass: {objects:?} {} secrets {} notes; {step:?}; {said:?}", plan.secrets.len(), plan.pods.len())
     });
     operator.next = world.now + Millis::try_from(plan.next_check.as_millis()).unwrap_or_default();
+    let says_nothing =
+        plan.refused.is_none() && plan.waits.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty();
+    operator.rests = Some(sight).filter(|_| says_nothing && plan.is_empty());
     let mut queue = VecDeque::new();
     if plan.refused.is_none() && !valid.paused {
         queue.extend((0..plan.authorities.len()).map(Deed::Authorities));
@@ -168,15 +238,33 @@ fn begin(world: &mut World, operator: &mut Operator) {
     }
     queue.push_back(Deed::Report);
     operator.queue = queue;
-    operator.job = Some(Arc::new(Job { cluster, valid, observed, plan }));
+    operator.job = Some(Arc::new(Job { cluster, observed, judgement: Judgement::Planned(valid, Box::new(plan)) }));
+}
+
+/// Whether two states of a cluster's object differ in nothing that is validated: with each change of the spec its generation grows.
+fn is_validated_as(one: &EtcdCluster, other: &EtcdCluster) -> bool {
+    let (one, other) = (&one.metadata, &other.metadata);
+    (one.generation, &one.annotations) == (other.generation, &other.annotations)
+}
+
+/// The real thing, which follows from the spec and from what is in these metadata, and is made once of each: what is built of it
+/// stays with it.
+fn validated(cluster: &EtcdCluster) -> Arc<ValidatedCluster> {
+    type Known = HashMap<(String, Option<BTreeMap<String, String>>), Arc<ValidatedCluster>>;
+    thread_local! {
+        static KNOWN: RefCell<Known> = RefCell::default();
+    }
+    let spec = serde_json::to_string(&cluster.spec).expect("it is JSON");
+    let valid = || Arc::new(validate(cluster, "cluster.local").expect("the spec is a good one"));
+    KNOWN.with_borrow_mut(|known| known.entry((spec, cluster.metadata.annotations.clone())).or_insert_with(valid).clone())
 }
 
 /// What `observe.rs` gathers: objects from the caches, and what members answer.
 fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observed {
     let things = &operator.cache.things;
     let names = names();
-    let secret = |slot| things.secret(slot).map(|secret| SecretView::clone(secret));
-    let bootstrap = things.config(Slot::Bootstrap).map(|it| (**it).clone());
+    let secret = |slot| things.secret(slot).cloned();
+    let bootstrap = things.config(Slot::Bootstrap).cloned();
     let mut traced = [false; PLACES as usize];
     let mut trace =
         |name: &str| names.parse_member(name).into_iter().for_each(|member| traced[usize::from(place(&member))] = true);
@@ -189,19 +277,19 @@ fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observe
     }
     cluster.status.iter().flat_map(|status| &status.members).for_each(|member| trace(&member.name));
     let find = |place: Place| ObservedMember {
-        claim: things.claim(Slot::Claim(place)).map(|it| (**it).clone()),
-        stateful_set: things.set(Slot::Set(place)).map(|it| (**it).clone()),
-        pod: things.pod(Slot::Pod(place)).map(|it| (**it).clone()),
+        claim: things.claim(Slot::Claim(place)).cloned(),
+        stateful_set: things.set(Slot::Set(place)).cloned(),
+        pod: things.pod(Slot::Pod(place)).cloned(),
         secret: secret(Slot::Secret(place)),
         ..ObservedMember::default()
     };
     let has = |place: Place| things.claim(Slot::Claim(place)).is_some() || things.set(Slot::Set(place)).is_some();
     let mut observed = Observed {
         status: cluster.status.clone().unwrap_or_default(),
-        client_service: things.service(Slot::ClientService).map(|it| (**it).clone()),
-        peer_service: things.service(Slot::PeerService).map(|it| (**it).clone()),
-        disruption_budget: things.budget(Slot::Budget).map(|it| (**it).clone()),
-        ca_config: things.config(Slot::CaConfig).map(|it| (**it).clone()),
+        client_service: things.service(Slot::ClientService).cloned(),
+        peer_service: things.service(Slot::PeerService).cloned(),
+        disruption_budget: things.budget(Slot::Budget).cloned(),
+        ca_config: things.config(Slot::CaConfig).cloned(),
         client_authority: secret(Slot::ClientCa),
         peer_authority: secret(Slot::PeerCa),
         operator: secret(Slot::Operator),
@@ -229,8 +317,8 @@ fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observe
                 let place = place(name);
                 let uid = pod.metadata.uid.as_deref().unwrap_or_default();
                 member.etcd = ask(world, place, uid);
-                let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED).map(str::to_owned);
-                let secret = member.secret.as_ref().map(SecretView::fingerprint);
+                let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED);
+                let secret = member.secret.as_ref().map(SeenSecret::fingerprint);
                 if secret.is_some() && secret != confirmed {
                     member.peer_leaf = Some(served(world, place, uid, member_key::PEER_CRT));
                 }
@@ -302,7 +390,7 @@ fn read(world: &World, step: &Step) -> Fresh {
     let mut fresh = Fresh::default();
     for place in 0..PLACES {
         let Some(pod) = world.kubernetes.things.pod(Slot::Pod(place)) else { continue };
-        fresh.pods.insert(member(place), (**pod).clone());
+        fresh.pods.insert(member(place), Pod::clone(pod));
         if let Answer::Reached(_, Ok(status)) = ask(world, place, pod.metadata.uid.as_deref().unwrap_or_default()) {
             fresh.answers.insert(member(place), status);
         }
@@ -320,15 +408,16 @@ fn read(world: &World, step: &Step) -> Fresh {
 
 fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Done {
     let now = time(world.now + operator.clock);
+    let (valid, plan) = job.planned();
     match deed {
-        Deed::Authorities(at) => create(world, &job.valid, &job.plan.authorities[*at]),
+        Deed::Authorities(at) => create(world, valid, &plan.authorities[*at]),
         Deed::Object(at) => {
             world.written();
-            of(world.kubernetes.apply(&job.plan.objects[*at]))
+            of(world.kubernetes.apply(&plan.objects[*at]))
         }
-        Deed::Ledger => ledger(world, job),
-        Deed::Secret(at) => change_secret(world, &job.valid, &job.plan.secrets[*at]),
-        Deed::Note(at) => annotate(world, &job.plan.pods[*at]),
+        Deed::Ledger => ledger(world, plan),
+        Deed::Secret(at) => change_secret(world, valid, &plan.secrets[*at]),
+        Deed::Note(at) => annotate(world, &plan.pods[*at]),
         Deed::EndReplacement => {
             world.written();
             let mut cluster = world.kubernetes.cluster().clone();
@@ -337,9 +426,9 @@ fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Do
             Done::No
         }
         Deed::Read => {
-            let step = job.plan.step.as_ref().expect("it is planned");
+            let step = plan.step.as_ref().expect("it is planned");
             let fresh = read(world, step);
-            match plan::recheck(step, &job.valid, job.observed.status.cluster_id.as_deref(), &fresh) {
+            match plan::recheck(step, valid, job.observed.status.cluster_id.as_deref(), &fresh) {
                 Err(why) => world.note(|| format!("not taken: {}: {why}", step.in_words())),
                 Ok(step) => {
                     world.judge(&step);
@@ -353,14 +442,13 @@ fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Do
         Deed::Take(step, leader) => {
             world.written();
             let before = world.has_quorum();
-            let taken = take(world, &job.valid, step, leader.as_ref());
+            let taken = take(world, valid, step, leader.as_ref());
             world.note(|| format!("{}: {taken:?}", step.in_words()));
             world.after(step, before);
             Done::No
         }
         Deed::Report => {
-            let judgement = Judgement::Planned(Box::new(job.valid.clone()), Box::new(job.plan.clone()));
-            let report = status::report(&job.cluster, &job.observed, &judgement, &Acted::default(), now);
+            let report = status::report(&job.cluster, &job.observed, &job.judgement, &Acted::default(), now);
             if job.cluster.status.as_ref() == Some(&report.status) {
                 return Done::Yes;
             }
@@ -369,6 +457,7 @@ fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Do
                 return Done::No;
             }
             world.written();
+            operator.rests = None;
             cluster.status = Some(report.status);
             world.kubernetes.put_cluster(cluster);
             Done::Yes
@@ -411,10 +500,10 @@ fn is_current(world: &World, change: &SecretChange) -> bool {
 }
 
 /// Everything that is issued in a pass is written down before it is handed out.
-fn ledger(world: &mut World, job: &Job) -> Done {
+fn ledger(world: &mut World, plan: &Plan) -> Done {
     world.written();
     for domain in [Domain::Client, Domain::Peer] {
-        let changes = job.plan.secrets.iter().filter(|change| is_current(world, change));
+        let changes = plan.secrets.iter().filter(|change| is_current(world, change));
         let requests: Vec<LeafRequest> =
             changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).cloned().collect();
         let Some(secret) = world.kubernetes.things.secret(authority(domain)).filter(|_| !requests.is_empty()) else { continue };

@@ -1,6 +1,6 @@
 //! A world and its time: what happens to it, what goes on by itself, and whether it becomes as wanted in the end.
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use etcd_warden::{api::EtcdCluster, cluster::plan::LeafRequest, names::annotation as key};
 
@@ -56,20 +56,22 @@ fn cluster(replicas: u8) -> EtcdCluster {
     cluster
 }
 
-/// A world with a cluster that is as wanted, made once for each number of members.
+/// A world with a cluster that is as wanted, made once for each number of members; by each thread, so that none waits for another
+/// that asks the same of the same object.
 fn founded(replicas: u8) -> World {
-    static FOUNDED: [OnceLock<World>; 10] = [const { OnceLock::new() }; 10];
-    FOUNDED[usize::from(replicas)]
-        .get_or_init(|| {
-            let mut world = World::new(replicas, 0);
-            world.calm = true;
-            world.heal();
-            assert_eq!(world.broken, Vec::<String>::new(), "a cluster of {replicas} can be founded");
-            world.kubernetes.forget();
-            world.operators[0] = Some(Operator::new(world.kubernetes.list(), world.now));
-            world
-        })
-        .clone()
+    thread_local! {
+        static FOUNDED: [OnceCell<World>; 10] = const { [const { OnceCell::new() }; 10] };
+    }
+    let found = || {
+        let mut world = World::new(replicas, 0);
+        world.calm = true;
+        world.heal();
+        assert_eq!(world.broken, Vec::<String>::new(), "a cluster of {replicas} can be founded");
+        world.kubernetes.forget();
+        world.operators[0] = Some(Operator::new(world.kubernetes.list(), world.now));
+        world
+    };
+    FOUNDED.with(|founded| founded[usize::from(replicas)].get_or_init(found).clone())
 }
 
 impl World {

@@ -13,6 +13,7 @@ use k8s_openapi::{
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
     apimachinery::pkg::{
+        api::resource::Quantity,
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
@@ -64,9 +65,8 @@ pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
 
 /// The claim of a member. One that is there keeps its class, and if it was made larger by hand, its size: a claim can't shrink.
 pub fn claim(cluster: &ValidatedCluster, member: &MemberName, there: Option<&PersistentVolumeClaim>) -> PersistentVolumeClaim {
-    let requested = there.and_then(|claim| claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage"));
+    let (requested, class) = there.map(kept).unwrap_or_default();
     let grown = requested.filter(|size| quantity::milli(&size.0) > quantity::milli(&cluster.storage.size.0));
-    let class = there.and_then(|claim| claim.spec.as_ref()?.storage_class_name.as_ref());
     let mut metadata = retained(cluster, cluster.names.claim(member));
     metadata.labels = Some(member_labels(cluster.names.cluster(), member));
     PersistentVolumeClaim {
@@ -82,6 +82,13 @@ pub fn claim(cluster: &ValidatedCluster, member: &MemberName, there: Option<&Per
         }),
         status: None,
     }
+}
+
+/// What a claim that is there may keep: its size and its class.
+pub fn kept(claim: &PersistentVolumeClaim) -> (Option<&Quantity>, Option<&String>) {
+    let Some(spec) = &claim.spec else { return (None, None) };
+    let size = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
+    (size, spec.storage_class_name.as_ref())
 }
 
 /// The disruption budget for `voters` members: as many as a quorum stay, and a pod that is not ready is in nobody's way.

@@ -285,7 +285,7 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ("peer-cert-file", file(member_key::PEER_CRT)),
         ("peer-key-file", file(member_key::PEER_KEY)),
         ("peer-crl-file", file(member_key::PEER_CRL)),
-        ("peer-cert-allowed-hostname", cluster.names.peer_host()),
+        ("peer-cert-allowed-hostname", cluster.names.peer_host().to_owned()),
         // Whoever holds a leaf of this domain with the name above is a member. That a member's address is also among those that
         // DNS gives for its name proves no more, and fails for as long as DNS does not know a pod that has just started
         // (client/pkg/transport, checkCertSAN).

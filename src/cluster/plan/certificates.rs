@@ -1,18 +1,21 @@
 //! Which authorities and leaves there must be, and whether each member serves its own.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
 use super::{
-    AuthorityRequest, CONFIRMING, LeafRequest, Note, Object, Plan, PodNote, SecretChange, Step, members::Members,
-    membership::Roster,
+    AuthorityRequest, CONFIRMING, LeafRequest, Note, Plan, PodNote, SecretChange, Step, members::Members, membership::Roster,
 };
 use crate::{
     api::{AuthorityStatus, DomainStatus},
     cluster::{
         build,
-        observed::{Answer, Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex, running_since},
+        observed::{Answer, Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, hex, running_since},
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
@@ -24,7 +27,7 @@ pub enum AuthorityState {
     /// They have never been made.
     Absent,
     /// They are as they were made.
-    Ready(Box<Authorities>),
+    Ready(Arc<Authorities>),
     /// They were made, and are not there any more or not what they were.
     Lost(String),
 }
@@ -63,7 +66,7 @@ pub fn reported(observed: &Observed, domain: Domain) -> Option<&DomainStatus> {
 /// What has become of the authorities in the Secret `name` of the cluster with this uid, of which the status reported these, and
 /// that members may trust.
 pub fn authority_of(
-    secret: Option<&SecretView>,
+    secret: Option<&SeenSecret>,
     name: &str,
     reported: Option<&DomainStatus>,
     uid: &str,
@@ -84,7 +87,7 @@ pub fn authority_of(
         Ok(authorities) if reported.is_some_and(|reported| !is_as_reported(&authorities, reported)) => {
             AuthorityState::Lost(format!("Secret {name} holds other authorities than the members trust"))
         }
-        Ok(authorities) => AuthorityState::Ready(Box::new(authorities)),
+        Ok(authorities) => AuthorityState::Ready(authorities),
     }
 }
 
@@ -130,8 +133,8 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
     }
     let [client, peer] = [states[0].1.ready(), states[1].1.ready()];
     if let Some(client) = client {
-        let config = build::ca_config(cluster, client.bundle());
-        plan.objects.extend(Object::unless_applied(&config, observed.ca_config.as_ref()));
+        let config = || build::ca_config(cluster, client.bundle.clone());
+        plan.objects.extend(cluster.built.unless_applied(&client.bundle, config, observed.ca_config.as_ref()));
         plan_operator(cluster, observed, client, now, plan);
     }
     for name in members.keys() {
@@ -182,9 +185,9 @@ pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> [(Domai
 
 /// The leaf to request, if the one in a Secret will not do.
 pub fn request_leaf(
-    secret: Option<&SecretView>,
-    (domain, spec, keys): (Domain, LeafSpec, [&'static str; 2]),
-    holder: Holder,
+    secret: Option<&SeenSecret>,
+    (domain, spec, keys): &(Domain, LeafSpec, [&'static str; 2]),
+    holder: impl FnOnce() -> Holder,
     authorities: &Authorities,
     now: Timestamp,
 ) -> Option<LeafRequest> {
@@ -200,19 +203,22 @@ pub fn request_leaf(
         _ => {
             // One place for all of a Secret, which is then written once.
             let spread = Spread::of(secret.and_then(|secret| secret.meta.uid.as_deref()).unwrap_or_default());
-            pki::stale(certificate.as_ref().map(Result::as_ref), key, &spec, &authorities.active, spread, now)?
+            pki::stale(certificate.as_ref().map(|read| read.as_deref()), key, spec, &authorities.active, spread, now)?
         }
     };
-    Some(LeafRequest { domain, spec, keys, holder, why })
+    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder(), why })
 }
 
 /// The public contents of a Secret that are not what they should be.
-pub fn changed_files(secret: Option<&SecretView>, wanted: Vec<(&str, Vec<u8>)>) -> std::collections::BTreeMap<String, Vec<u8>> {
-    let there = |key: &str| secret.and_then(|secret| secret.data.get(key));
+pub fn changed_files<'a>(
+    secret: Option<&SeenSecret>,
+    wanted: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> BTreeMap<String, Vec<u8>> {
+    let there = |key: &str| secret.and_then(|secret| secret.data.get(key)).map(Vec::as_slice);
     wanted
         .into_iter()
         .filter(|(key, content)| there(key) != Some(content))
-        .map(|(key, content)| (key.to_owned(), content))
+        .map(|(key, content)| (key.to_owned(), content.to_owned()))
         .collect()
 }
 
@@ -235,27 +241,27 @@ fn plan_member(
     }
     let mut files = vec![];
     if let Some(client) = client {
-        files.extend([(member_key::CLIENT_CA, client.bundle().into_bytes()), (member_key::CLIENT_CRL, client.crl.clone())]);
+        files.extend([(member_key::CLIENT_CA, client.bundle.as_bytes()), (member_key::CLIENT_CRL, client.crl.as_slice())]);
     }
     if let Some(peer) = peer {
-        files.extend([(member_key::PEER_CA, peer.bundle().into_bytes()), (member_key::PEER_CRL, peer.crl.clone())]);
+        files.extend([(member_key::PEER_CA, peer.bundle.as_bytes()), (member_key::PEER_CRL, peer.crl.as_slice())]);
     }
-    let leaves = member_leaves(cluster, name)
-        .into_iter()
+    let leaves = cluster.built.get(name.to_string(), || member_leaves(cluster, name));
+    let leaves = leaves
+        .iter()
         .filter_map(|leaf| {
             let authorities = if leaf.0 == Domain::Client { client } else { peer };
-            request_leaf(secret, leaf, Holder::Member { name: name.to_string() }, authorities?, now)
+            request_leaf(secret, leaf, || Holder::Member { name: name.to_string() }, authorities?, now)
         })
         .collect();
-    let change = SecretChange {
+    let change = || SecretChange {
         name: cluster.names.member_secret(name),
         version: secret.and_then(|secret| secret.meta.resource_version.clone()),
         type_: "Opaque",
         labels: build::member_labels(cluster.names.cluster(), name),
-        leaves,
-        files: changed_files(secret, files),
+        ..SecretChange::default()
     };
-    note_change(&change, plan);
+    note_change(leaves, changed_files(secret, files), change, plan);
 }
 
 fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Authorities, now: Timestamp, plan: &mut Plan) {
@@ -271,26 +277,33 @@ fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Autho
         duration: cluster.client.leaf,
     };
     let leaf = (Domain::Client, spec, [tls_key::CRT, tls_key::KEY]);
-    let change = SecretChange {
+    let change = || SecretChange {
         name: cluster.names.operator_secret(),
         version: secret.and_then(|secret| secret.meta.resource_version.clone()),
         type_: "kubernetes.io/tls",
         labels: build::selector(cluster.names.cluster()),
-        leaves: request_leaf(secret, leaf, Holder::Operator, client, now).into_iter().collect(),
-        files: changed_files(secret, vec![(tls_key::CA, client.bundle().into_bytes())]),
+        ..SecretChange::default()
     };
-    note_change(&change, plan);
+    let leaves = request_leaf(secret, &leaf, || Holder::Operator, client, now).into_iter().collect();
+    note_change(leaves, changed_files(secret, [(tls_key::CA, client.bundle.as_bytes())]), change, plan);
 }
 
-fn note_change(change: &SecretChange, plan: &mut Plan) {
-    if change.leaves.is_empty() && change.files.is_empty() {
+/// Plans what is to be written into the Secret that `change` begins with, if there is anything.
+fn note_change(
+    leaves: Vec<LeafRequest>,
+    files: BTreeMap<String, Vec<u8>>,
+    change: impl FnOnce() -> SecretChange,
+    plan: &mut Plan,
+) {
+    if leaves.is_empty() && files.is_empty() {
         return;
     }
+    let change = SecretChange { leaves, files, ..change() };
     if !change.leaves.is_empty() {
         let message = format!("being issued in Secret {}: {}", change.name, change.leaves_in_words());
         plan.certificates.push(Note::new("Issuing", message));
     }
-    plan.secrets.push(change.clone());
+    plan.secrets.push(change);
 }
 
 /// How long a kubelet is given to refresh the files before it is told again.
@@ -313,7 +326,7 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
         let version = secret.fingerprint();
         let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED);
         let serves = serves_its_leaves(member, secret);
-        if confirmed == Some(&version) && serves != Ok(false) {
+        if confirmed == Some(version) && serves != Ok(false) {
             continue;
         }
         let touched = annotation(&pod.metadata, key::TLS_TOUCHED).and_then(|text| text.split_once('@'));
@@ -327,7 +340,7 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
         }
         let again = touched_at.is_none_or(|at| now.duration_since(at) >= TOUCH_AGAIN);
         let note = match &serves {
-            Ok(true) if told => Some((key::TLS_CONFIRMED, version.clone())),
+            Ok(true) if told => Some((key::TLS_CONFIRMED, version.to_owned())),
             Ok(_) if again => Some((key::TLS_TOUCHED, format!("{version}@{now:.0}"))),
             // Telling once is right where nothing is known, and telling again is no help.
             Err(_) if !told => Some((key::TLS_TOUCHED, format!("{version}@{now:.0}"))),
@@ -346,14 +359,14 @@ pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: T
         plan.pods.extend(note.map(|(annotation, value)| PodNote {
             pod: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
-            labels: std::collections::BTreeMap::new(),
+            labels: BTreeMap::new(),
             annotations: [(annotation.to_owned(), value)].into(),
         }));
     }
 }
 
 /// Whether a member serves the leaves in its Secret on both ports, or why that is not known.
-fn serves_its_leaves(member: &ObservedMember, secret: &SecretView) -> Result<bool, String> {
+fn serves_its_leaves(member: &ObservedMember, secret: &SeenSecret) -> Result<bool, String> {
     let is = |der: &[u8], key: &str| secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.der() == der);
     match (&member.etcd, &member.peer_leaf) {
         (Answer::NotAsked(problem) | Answer::Unreachable(problem), _) => Err(problem.clone()),
@@ -385,8 +398,7 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -
         let live = authorities.ledger.entries().filter(|issued| issued.revoked.is_none()).map(|issued| &issued.holder);
         let holders: BTreeSet<_> = live.filter(|holder| gone(holder)).cloned().collect();
         // A list that was edited or restored from a backup would let in who was revoked.
-        let revoked = |listed: &BTreeSet<_>| authorities.ledger.revoked().all(|(serial, _)| listed.contains(&serial));
-        let listed = pki::crl_serials(&authorities.crl).is_ok_and(|listed| revoked(&listed));
+        let listed = authorities.ledger.revoked().all(|(serial, _)| authorities.listed.contains(&serial));
         (!holders.is_empty() || !listed).then(|| Step::Revoke { domain, holders: holders.into_iter().collect() })
     })
 }

@@ -1,12 +1,22 @@
 //! Whether an object is as it should be, decided without asking the API server, so that a cluster with nothing to do costs no
 //! request at all.
 
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{cluster::observed::fingerprint, names::annotation, quantity};
+use crate::{
+    cluster::{observed::fingerprint, seen::Seen},
+    names::annotation,
+    quantity,
+};
 
 /// An object to be applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +28,7 @@ pub struct Object {
     /// Its uid, if it is there.
     pub uid: Option<String>,
     /// What is wanted of it.
-    pub body: Value,
+    pub body: Arc<Value>,
 }
 
 impl Object {
@@ -27,21 +37,12 @@ impl Object {
         let mut body = serde_json::to_value(wanted).unwrap_or_default();
         let digest = fingerprint([("body", body.to_string().as_bytes())].into_iter());
         body["metadata"]["annotations"][annotation::APPLIED] = Value::String(digest);
-        Self { resource: ApiResource::erase::<K>(&()), name: wanted.meta().name.clone().unwrap_or_default(), uid: None, body }
-    }
-
-    /// What is wanted, if it is not what there is: either a field that is wanted has another value, or what was applied last
-    /// was not this, so a field may be there that is wanted no longer.
-    pub fn unless_applied<K: Resource<DynamicType = ()> + Serialize>(wanted: &K, existing: Option<&K>) -> Option<Self> {
-        let mut object = Self::new(wanted);
-        if let Some(existing) = existing {
-            let there = serde_json::to_value(existing).unwrap_or_default();
-            if holds(&there, &object.body) {
-                return None;
-            }
-            object.uid.clone_from(&existing.meta().uid);
+        Self {
+            resource: ApiResource::erase::<K>(&()),
+            name: wanted.meta().name.clone().unwrap_or_default(),
+            uid: None,
+            body: Arc::new(body),
         }
-        Some(object)
     }
 
     /// Whether this object, as it was read, holds all that is wanted.
@@ -52,6 +53,41 @@ impl Object {
     /// Its kind and name, for messages.
     pub fn describe(&self) -> String {
         format!("{} {}", self.resource.kind, self.name)
+    }
+}
+
+/// What has been made of one spec, each by its type and by what it follows from besides the spec.
+#[derive(Debug, Default)]
+pub struct Built(Mutex<HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>>);
+
+impl Clone for Built {
+    /// Of a copy, which may be changed, nothing has been made.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Built {
+    /// What is made `of` this and the spec, unless it has been before.
+    pub fn get<T: Send + Sync + 'static>(&self, of: String, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut built = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = built.entry((TypeId::of::<T>(), of)).or_insert_with(|| Arc::new(make())).clone();
+        known.downcast().unwrap_or_else(|_| unreachable!("it is kept by its type"))
+    }
+
+    /// What is wanted, if it is not what there is: either a field that is wanted has another value, or what was applied last
+    /// was not this, so a field may be there that is wanted no longer. It is built unless one is known `of` the same.
+    pub fn unless_applied<K: Resource<DynamicType = ()> + Serialize>(
+        &self,
+        of: &str,
+        build: impl FnOnce() -> K,
+        existing: Option<&Seen<K>>,
+    ) -> Option<Object> {
+        let wanted = self.get(format!("{} {of}", K::kind(&())), || Object::new(&build()));
+        if existing.is_some_and(|existing| existing.is_as(&wanted.body, holds)) {
+            return None;
+        }
+        Some(Object { uid: existing.and_then(|existing| existing.meta().uid.clone()), ..Object::clone(&wanted) })
     }
 }
 

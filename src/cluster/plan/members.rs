@@ -12,7 +12,6 @@ use super::{
     Note, Object, Plan, PodNote, Step, drift,
     membership::Roster,
     recovery::{Recovery, is_current, pod_bears_flag, template_bears_flag},
-    rotation,
 };
 use crate::{
     cluster::{
@@ -225,10 +224,13 @@ fn bootstrap(cluster: &ValidatedCluster, observed: &Observed, members: &Members)
 /// Everything but StatefulSets and what depends on authorities.
 pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &Members, plan: &mut Plan) {
     let nobody = ObservedMember::default();
+    let built = &cluster.built;
+    let bootstrap = bootstrap(cluster, observed, members);
+    let starts: String = bootstrap.data.iter().flatten().flat_map(|(key, value)| [key, "=", value, "\n"]).collect();
     let mut objects = vec![
-        Object::unless_applied(&bootstrap(cluster, observed, members), observed.bootstrap.as_ref()),
-        Object::unless_applied(&build::peer_service(cluster), observed.peer_service.as_ref()),
-        Object::unless_applied(&build::client_service(cluster), observed.client_service.as_ref()),
+        built.unless_applied(&starts, || bootstrap, observed.bootstrap.as_ref()),
+        built.unless_applied("peers", || build::peer_service(cluster), observed.peer_service.as_ref()),
+        built.unless_applied("clients", || build::client_service(cluster), observed.client_service.as_ref()),
     ];
     // Once there are members, and without a list that a quorum confirms, a budget that is there stays as it is.
     let unknown = observed.status.cluster_id.is_some() && observed.disruption_budget.is_some();
@@ -236,8 +238,8 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         Ok(list) => Some(list.voters().count()),
         Err(_) => (!unknown).then_some(members.len()),
     };
-    if let Some(budget) = voters.and_then(|voters| build::disruption_budget(cluster, voters)) {
-        objects.push(Object::unless_applied(&budget, observed.disruption_budget.as_ref()));
+    if let Some((voters, budget)) = voters.and_then(|voters| Some((voters, build::disruption_budget(cluster, voters)?))) {
+        objects.push(built.unless_applied(&voters.to_string(), || budget, observed.disruption_budget.as_ref()));
     }
     for (name, state) in members {
         let member = observed.members.get(name).unwrap_or(&nobody);
@@ -261,7 +263,9 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
                 format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced, if the others are a quorum without it")
             }));
         } else {
-            objects.push(Object::unless_applied(&build::claim(cluster, name, there), there));
+            let kept = there.map(|claim| build::kept(claim));
+            let claim = || build::claim(cluster, name, there.map(|claim| &**claim));
+            objects.push(built.unless_applied(&format!("{name} {kept:?}"), claim, there));
         }
     }
     plan.objects.extend(objects.into_iter().flatten());
@@ -283,18 +287,18 @@ pub fn plan_stateful_sets(
     for name in members.keys() {
         let Some(member) = observed.members.get(name) else { continue };
         let Some(secret) = member.secret.as_ref().filter(|secret| belongs(&secret.meta, &cluster.uid)) else { continue };
-        let Some(bundles) = rotation::bundles(secret) else { continue };
-        let mut wanted = build::stateful_set(cluster, name, &bundles);
-        if recovery.forced.as_ref() == Some(name) {
-            wanted = build::forced(wanted);
+        let Some(bundles) = secret.bundles() else { continue };
+        let (forced, stopped) = (recovery.forced.as_ref() == Some(name), recovery.stopped.contains(name));
+        if stopped && member.stateful_set.is_none() {
+            continue;
         }
-        if recovery.stopped.contains(name) {
-            if member.stateful_set.is_none() {
-                continue;
-            }
-            wanted = build::stopped(wanted);
-        }
-        plan.objects.extend(Object::unless_applied(&wanted, member.stateful_set.as_ref()));
+        let wanted = || {
+            let wanted = build::stateful_set(cluster, name, bundles);
+            let wanted = if forced { build::forced(wanted) } else { wanted };
+            if stopped { build::stopped(wanted) } else { wanted }
+        };
+        let of = format!("{name} {bundles} {forced} {stopped}");
+        plan.objects.extend(cluster.built.unless_applied(&of, wanted, member.stateful_set.as_ref()));
     }
 }
 

@@ -264,7 +264,7 @@ fn learner(
         return Some(Step::Promote { member: name.clone(), id });
     }
     plan.waits.push(Note::new("Joining", format!("{name} was added as a learner and is to start{}", since(observed, name))));
-    if learner.member.pod.as_ref().and_then(running_since).is_some() {
+    if learner.member.pod.as_deref().and_then(running_since).is_some() {
         plan.next_check = plan.next_check.min(CONFIRMING);
     }
     None
@@ -460,7 +460,7 @@ fn restart(wanted: &Wanted, cluster: &ValidatedCluster, roster: &Roster, plan: &
     let ready = |entry: &Entry| {
         // Its Secret first, for the template tells of the bundles in it.
         let applied = plan.secrets.is_empty() && !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
-        applied && entry.member.stateful_set.as_ref().is_some_and(is_current)
+        applied && entry.member.stateful_set.as_deref().is_some_and(is_current)
     };
     let gone = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
     let pod = |entry: &Entry| entry.member.pod.as_ref().filter(|pod| !gone(pod)).and_then(|pod| pod.metadata.uid.clone());

@@ -22,7 +22,7 @@ use std::{
 pub use adoption::Left;
 use adoption::Verdict;
 pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
-pub use drift::{Object, owner as owner_in_words};
+pub use drift::{Built, Object, owner as owner_in_words};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{has_never_served, is_stuck, why_not_ready};
 pub use membership::outage;
@@ -119,7 +119,7 @@ pub struct AuthorityRequest {
 }
 
 /// A Secret with certificates that is to be made or changed. What it does not name stays as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretChange {
     /// Its name.
     pub name: String,

@@ -13,7 +13,7 @@ fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
     let answers: BTreeMap<_, _> = observed.members.keys().filter_map(with).collect();
     let lists = answers.keys().filter_map(|name| Some((name.clone(), observed.list.clone().ok()?)));
     let fresh = Fresh {
-        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.clone()?))).collect(),
+        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.as_deref()?.clone()))).collect(),
         lists: lists.collect(),
         answers,
         list: observed.list.clone().ok(),

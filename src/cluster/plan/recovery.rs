@@ -281,7 +281,7 @@ pub fn template_bears_flag(set: &StatefulSet) -> bool {
 }
 
 fn bears_flag(member: &ObservedMember) -> bool {
-    member.pod.as_ref().is_some_and(pod_bears_flag) || member.stateful_set.as_ref().is_some_and(template_bears_flag)
+    member.pod.as_deref().is_some_and(pod_bears_flag) || member.stateful_set.as_deref().is_some_and(template_bears_flag)
 }
 
 /// The member for which a member's data was given up. A claim that is being deleted is of no more concern.

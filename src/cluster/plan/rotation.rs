@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::DomainStatus,
     cluster::{
-        observed::{Authorities, Observed, ObservedMember, SecretView, annotation, belongs, hex},
+        observed::{Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, hex},
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, member_key, tls_key},
@@ -88,16 +88,6 @@ pub struct Salvage {
 const CLIENTS: SignedDuration = SignedDuration::from_mins(2);
 
 const DOMAINS: [Domain; 2] = [Domain::Client, Domain::Peer];
-
-/// The annotation of a pod's template that tells which authorities are in the bundles of a Secret.
-pub fn bundles(secret: &SecretView) -> Option<String> {
-    let names = |key: &str| {
-        let authorities = read_bundle(secret.data.get(key)?).ok()?;
-        let names: BTreeSet<_> = authorities.iter().map(|authority| authority.fingerprint().to_owned()).collect();
-        Some(names.into_iter().collect::<Vec<_>>().join(","))
-    };
-    Some(format!("{}={};{}={}", Domain::Client, names(member_key::CLIENT_CA)?, Domain::Peer, names(member_key::PEER_CA)?))
-}
 
 /// The authorities of a domain that a pod was made with, or those of a template are. It may have started with newer ones.
 pub fn started_with(made: &ObjectMeta, domain: Domain) -> BTreeSet<&str> {
@@ -302,8 +292,8 @@ fn distributed(
     let demand = Demand { domain, with: authorities.next.fingerprint().to_owned(), only: None };
     let mut missing = unrestarted(cluster, observed, &demand);
     if domain == Domain::Client {
-        let bundle = authorities.bundle();
-        let knows = |secret: &SecretView| secret.data.get(tls_key::CA).is_some_and(|there| *there == bundle.as_bytes());
+        let bundle = authorities.bundle.as_bytes();
+        let knows = |secret: &SeenSecret| secret.data.get(tls_key::CA).is_some_and(|there| there == bundle);
         missing.extend(clients(observed, authorities, now, knows));
     }
     missing
@@ -317,7 +307,7 @@ fn reissued(
     domain: Domain,
     now: Timestamp,
 ) -> Vec<String> {
-    let is_of = |secret: &SecretView, key: &str| {
+    let is_of = |secret: &SeenSecret, key: &str| {
         secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.is_signed_by(&authorities.active))
     };
     let keys: &[&str] = match domain {
@@ -326,7 +316,7 @@ fn reissued(
     };
     let shows = |member: &ObservedMember| {
         let (Some(secret), Some(pod)) = (&member.secret, &member.pod) else { return false };
-        let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(&secret.fingerprint());
+        let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(secret.fingerprint());
         confirmed && keys.iter().all(|key| is_of(secret, key))
     };
     let mut missing = unlike(cluster, observed, shows);
@@ -356,7 +346,7 @@ fn unlike(cluster: &ValidatedCluster, observed: &Observed, holds: impl Fn(&Obser
 }
 
 /// The users whose Secrets are not like this; and until the time is over in which those that are have been taken up, that.
-fn clients(observed: &Observed, authorities: &Authorities, now: Timestamp, holds: impl Fn(&SecretView) -> bool) -> Vec<String> {
+fn clients(observed: &Observed, authorities: &Authorities, now: Timestamp, holds: impl Fn(&SeenSecret) -> bool) -> Vec<String> {
     let users = observed.user_secrets.iter().filter(|(_, secret)| !holds(secret));
     let mut missing: Vec<_> = users.map(|(name, _)| format!("EtcdUser {name}")).collect();
     let until = authorities.rotation.and_then(|rotation| rotation.since.checked_add(CLIENTS).ok());

@@ -67,7 +67,8 @@ fn the_next_authority_takes_over_in_time_and_nobody_restarts() {
     // P = (43800 - 2160 - 1080) / 2 hours.
     let due = SignedDuration::from_hours(20_280);
     age(&mut world, due - DAY, &[], std::slice::from_ref(&before));
-    let clients = [world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap()];
+    let clients = [world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap()]
+        .map(|leaf| Certificate::clone(&leaf));
     assert_eq!(names_of(&domain(&world, Domain::Client)), ["1", "2"], "a day before");
     let taken = world.taken.len();
     age(&mut world, DAY, &clients, &[before]);
@@ -102,7 +103,7 @@ fn everybody_is_believed_for_years() {
     let mut seen = BTreeSet::new();
     while world.now < end {
         world.now += DAY * 5;
-        let leaf = world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap();
+        let leaf = Certificate::clone(&world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap());
         if clients.last() != Some(&leaf) {
             clients.push(leaf);
         }
@@ -181,7 +182,7 @@ fn clients_are_given_time_and_users_are_waited_for() {
         world.pass();
     }
     assert!(world.now.duration_since(begun) >= CLIENTS, "kubelets need time to give clients the new ca.crt");
-    let stale = SecretView::default();
+    let stale = crate::cluster::observed::SecretView::default().into();
     world.observed.user_secrets.insert("app".into(), stale);
     for _ in 0..200 {
         world.pass();
@@ -196,7 +197,7 @@ fn clients_are_given_time_and_users_are_waited_for() {
 
 #[test]
 fn a_lost_authority_is_healed_when_its_user_asks_for_it() {
-    let lose: [fn(&mut Option<SecretView>); 3] = [
+    let lose: [fn(&mut Option<SeenSecret>); 3] = [
         |secret| *secret = None,
         |secret| drop(secret.as_mut().unwrap().data.remove(authority_key::ACTIVE_KEY)),
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::LEDGER.into(), b"x".to_vec())),

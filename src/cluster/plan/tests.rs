@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     cluster::{
         fixtures::{self, CLUSTER_ID, SECOND, World, locked, names},
-        observed::{Answer, SecretView},
+        observed::{Answer, SecretView, SeenSecret},
     },
     names::{annotation, authority_key, bootstrap_key, member_key},
     pki::{Authority, Ledger},
@@ -346,7 +346,7 @@ fn a_bootstrap_config_that_was_deleted_is_rebuilt_and_never_goes_back_to_new() {
 #[test]
 fn each_entry_of_a_started_member_names_itself_alone() {
     let world = World::founded("{}");
-    let data = world.observed.bootstrap.unwrap().data.unwrap();
+    let data = world.observed.bootstrap.unwrap().data.clone().unwrap();
     assert_eq!(data["demo-1.cluster"], "demo-1=https://demo-1-0.demo-peers.ns.svc:2380");
     assert_eq!(data[bootstrap_key::TOKEN], fixtures::UID);
 }
@@ -569,7 +569,7 @@ fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
 
 #[test]
 fn an_authority_that_is_lost_is_never_made_anew() {
-    type Loss = fn(&mut Option<SecretView>);
+    type Loss = fn(&mut Option<SeenSecret>);
     let losses: [(&str, Loss); 6] = [
         ("is gone", |secret| *secret = None),
         ("active.crt is missing", |secret| secret.as_mut().unwrap().data.clear()),

@@ -1,0 +1,109 @@
+//! Things as they were read.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// A thing as it was read, together with what has been found out about it: each of that is found out once, however often it is
+/// asked, and all of it is forgotten where the thing is changed. Copies cost nothing.
+pub struct Seen<K, F = Content> {
+    thing: Arc<K>,
+    found: Arc<F>,
+}
+
+impl<K, F> Seen<K, F> {
+    /// What has been found out so far.
+    pub(super) fn found(&self) -> &F {
+        &self.found
+    }
+
+    /// Whether this is the very same, and not one that is equal.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.thing, &other.thing)
+    }
+}
+
+impl<K, F: Default> From<Arc<K>> for Seen<K, F> {
+    fn from(thing: Arc<K>) -> Self {
+        Self { thing, found: Arc::default() }
+    }
+}
+
+impl<K, F: Default> From<K> for Seen<K, F> {
+    fn from(thing: K) -> Self {
+        Arc::new(thing).into()
+    }
+}
+
+impl<K, F> Clone for Seen<K, F> {
+    fn clone(&self) -> Self {
+        Self { thing: self.thing.clone(), found: self.found.clone() }
+    }
+}
+
+impl<K: fmt::Debug, F> fmt::Debug for Seen<K, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.thing.fmt(f)
+    }
+}
+
+impl<K, F> Deref for Seen<K, F> {
+    type Target = K;
+
+    fn deref(&self) -> &K {
+        &self.thing
+    }
+}
+
+impl<K: Clone, F: Default> DerefMut for Seen<K, F> {
+    fn deref_mut(&mut self) -> &mut K {
+        self.found = Arc::default();
+        Arc::make_mut(&mut self.thing)
+    }
+}
+
+/// What is found out about an object of Kubernetes.
+#[derive(Default)]
+pub struct Content {
+    json: OnceLock<Value>,
+    /// What it was last found to be as wanted by.
+    wanted: Mutex<Option<Arc<Value>>>,
+}
+
+impl<K: Serialize> Seen<K> {
+    /// Whether it is as `wanted`, as `compare` tells from both as JSON.
+    pub(super) fn is_as(&self, wanted: &Arc<Value>, compare: impl FnOnce(&Value, &Value) -> bool) -> bool {
+        let mut known = self.found.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, wanted)) {
+            return true;
+        }
+        let json = self.found.json.get_or_init(|| serde_json::to_value(&*self.thing).unwrap_or_default());
+        let same = compare(json, wanted);
+        if same {
+            *known = Some(wanted.clone());
+        }
+        same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_out_is_forgotten_where_the_thing_is_changed() {
+        let mut seen: Seen<Vec<u8>> = vec![1].into();
+        let copy = seen.clone();
+        let wanted = Arc::new(serde_json::json!([1]));
+        assert!(seen.is_as(&wanted, |there, wanted| there == wanted));
+        assert!(copy.is_as(&wanted, |_, _| unreachable!("it is known")));
+        seen.push(2);
+        assert!(!seen.is_as(&wanted, |there, wanted| there == wanted));
+        assert!(copy.is_as(&wanted, |_, _| unreachable!("it is known")) && *copy == [1]);
+    }
+}
