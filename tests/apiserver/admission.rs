@@ -91,7 +91,7 @@ async fn bad_clusters_are_refused_in_words() {
         (client("extraSANs", &json!({ "dnsNames": ["not a name"] })), "each must be a DNS name in lower case"),
         (client("extraSANs", &json!({ "dnsNames": ["10.0.0.1"] })), "addresses belong in ipAddresses"),
         (client("extraSANs", &json!({ "ipAddresses": ["etcd.example.com"] })), "each must be an IPv4 or IPv6 address"),
-        (client("clientAuth", &json!("None")), "unknown field \"spec.tls.client.clientAuth\""),
+        (json!({ "tls": { "client": { "clientAuth": "Optional" } } }), "supported values: \"Required\", \"None\""),
         (json!({ "tls": { "minVersion": "TLS1.1" } }), "supported values: \"TLS1.2\", \"TLS1.3\""),
         (json!({ "image": { "digest": "sha256:abc" } }), "64 hexadecimal digits"),
         (json!({ "image": { "repository": "etcd:v3.6.16" } }), "repository without tag"),
