@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{Api, api::PostParams, core::ObjectMeta};
 
 use crate::{
     cluster::{
         observed::{belongs, hex},
-        plan::{AuthorityRequest, LeafRequest, Rotate, SecretChange, Turn, owner_in_words},
+        plan::{AuthorityRequest, LeafRequest, Rotate, Salvage, SecretChange, Turn, owner_in_words},
     },
     k8s::{KeySecret, WriteError, post},
     names::authority_key,
@@ -33,6 +33,18 @@ pub enum IssueError {
         name: String,
         /// Why not.
         source: PkiError,
+    },
+    /// Our clock may be wrong, by which authorities have expired.
+    #[error(
+        "the authority in Secret {name} has expired by the operator's clock ({ours:.0}), but the API server's says {theirs:.0}; one of them is wrong"
+    )]
+    Clock {
+        /// The Secret.
+        name: String,
+        /// What our clock says.
+        ours: Timestamp,
+        /// What the API server's says.
+        theirs: Timestamp,
     },
     /// A Secret could not be written.
     #[error(transparent)]
@@ -84,7 +96,23 @@ pub async fn rotate(
     now: Timestamp,
 ) -> Result<(), IssueError> {
     let changed = || IssueError::AuthorityChanged(rotate.secret.clone());
+    if rotate.at_once {
+        check_clock(secrets, rotate, now).await?;
+    }
     let there = KeySecret::get(secrets, &rotate.secret).await?;
+    if let Some(salvage) = &rotate.salvage {
+        let version = there.as_ref().and_then(|there| there.0.metadata.resource_version.clone());
+        // It may have come back meanwhile, from a backup.
+        if version != salvage.version {
+            return Err(match (&there, &salvage.version) {
+                (Some(there), None) => {
+                    let owner = "it lacks the labels by which the operator finds it: give them back".to_owned();
+                    WriteError::Foreign { object: there.describe(), owner }.into()
+                }
+                _ => changed(),
+            });
+        }
+    }
     let make = there.is_none();
     let new = || KeySecret(Secret { metadata, type_: Some("Opaque".into()), ..Secret::default() });
     // Only what members still trust stands in for a Secret that is gone.
@@ -115,18 +143,12 @@ pub fn turn(data: &mut Data, rotate: &Rotate, now: Timestamp) -> Result<bool, Pk
     match &rotate.seen {
         Some([active, next]) if is(authority_key::ACTIVE_CRT, active) && is(authority_key::NEXT_CRT, next) => {}
         Some(_) => return Ok(false),
-        // Lost ones may have come back meanwhile, from a backup.
-        None if loads(data) => return Ok(false),
         None => {}
     }
     match rotate.turn {
         Turn::Prepare => {
             if let Some(salvage) = &rotate.salvage {
-                let ledger = data.get(authority_key::LEDGER).filter(|ledger| Ledger::from_json(&ledger.0).is_ok()).cloned();
-                data.clear();
-                put(data, authority_key::ACTIVE_CRT, salvage.active.pem());
-                put(data, authority_key::CRL, salvage.crl.clone());
-                data.insert(authority_key::LEDGER.into(), ledger.unwrap_or(ByteString(Ledger::default().to_json()?)));
+                put_salvage(data, salvage)?;
             }
             put_authority(data, NEXT, &rotate.common_names[0], rotate.duration, now)?;
             put_rotation(data, Phase::Distributing, now)?;
@@ -201,13 +223,40 @@ fn put_rotation(data: &mut Data, phase: Phase, now: Timestamp) -> Result<(), Pki
     Ok(())
 }
 
-/// Whether an authority's Secret is whole.
-fn loads(data: &Data) -> bool {
-    let readable =
-        Ledger::from_json(bytes(data, authority_key::LEDGER)).is_ok() && crl_serials(bytes(data, authority_key::CRL)).is_ok();
-    let both = [(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY), (authority_key::NEXT_CRT, authority_key::NEXT_KEY)];
-    readable && both.into_iter().all(|(certificate, key)| Authority::load(bytes(data, certificate), bytes(data, key)).is_ok())
+/// Makes of what is left of an authority's Secret, and of what members trust, one that a rotation can begin with.
+fn put_salvage(data: &mut Data, salvage: &Salvage) -> Result<(), PkiError> {
+    let active = salvage.active.pem();
+    if Authority::load(active.as_bytes(), bytes(data, authority_key::ACTIVE_KEY)).is_err() {
+        data.remove(authority_key::ACTIVE_KEY);
+    }
+    if crl_serials(bytes(data, authority_key::CRL)).is_err() {
+        put(data, authority_key::CRL, salvage.crl.clone());
+    }
+    if Ledger::from_json(bytes(data, authority_key::LEDGER)).is_err() {
+        put(data, authority_key::LEDGER, Ledger::default().to_json()?);
+    }
+    put(data, authority_key::ACTIVE_CRT, active);
+    // Their leaves may be in use, until it is over.
+    put(data, authority_key::RETIRING_CRT, pki::bundle(&salvage.others));
+    Ok(())
 }
+
+/// Checks that the API server has about the time that we have: it dates what it is asked to make, also where nothing is made.
+async fn check_clock(secrets: &Api<Secret>, rotate: &Rotate, now: Timestamp) -> Result<(), IssueError> {
+    let metadata = ObjectMeta { generate_name: Some(format!("{}-", rotate.secret)), ..ObjectMeta::default() };
+    let probe = Secret { metadata, ..Secret::default() };
+    let dated = secrets.create(&PostParams { dry_run: true, ..post() }, &probe).await;
+    let dated = dated.map_err(|e| WriteError::of("a Secret, to learn the time", e))?;
+    match dated.metadata.creation_timestamp {
+        Some(Time(theirs)) if theirs.duration_since(now).abs() > CLOCKS => {
+            Err(IssueError::Clock { name: rotate.secret.clone(), ours: now, theirs })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How far two clocks may be apart.
+const CLOCKS: SignedDuration = SignedDuration::from_hours(1);
 
 /// What is on a list and the ledger never knew. It stays revoked, for somebody may have edited the ledger.
 fn unknown(listed: &BTreeSet<Serial>, ledger: &Ledger, now: Timestamp) -> BTreeMap<Serial, Timestamp> {

@@ -49,6 +49,7 @@ impl Acted {
             IssueError::Write(error) => self.note(error),
             IssueError::AuthorityChanged(_) => self.again = true,
             IssueError::Pki { .. } => self.failed.push(Note::new("IssuingFailed", error.to_string())),
+            IssueError::Clock { .. } => self.failed.push(Note::new("ClockWrong", error.to_string())),
         }
     }
 }
@@ -79,10 +80,10 @@ pub async fn act(
     if plan.replaced {
         actor.end_wish(key::REPLACE, &mut acted).await;
     }
-    if plan.rotation_begun && actor.end_wish(key::ROTATE_CA, &mut acted).await {
-        let domains: Vec<_> = cluster.rotate.iter().map(ToString::to_string).collect();
-        let message =
-            format!("the rotation of the {} authority is under way; see status.certificates", domains.join(" and the "));
+    if let Some(left) = &plan.rotations_left
+        && actor.set_wish(key::ROTATE_CA, Some(left.as_str()).filter(|left| !left.is_empty()), &mut acted).await
+    {
+        let message = "a rotation that was asked for has begun, and goes on by itself; see status.certificates";
         acted.done.push(Note::new("RotationBegun", message));
     }
     if let Some(survivor) = &plan.recovered
@@ -274,10 +275,15 @@ impl Actor<'_> {
 
     /// Takes a wish that is over off the cluster, and says whether that was done.
     async fn end_wish(&self, wish: &str, acted: &mut Acted) -> bool {
+        self.set_wish(wish, None, acted).await
+    }
+
+    /// Writes what is left of a wish on the cluster, and says whether that was done.
+    async fn set_wish(&self, wish: &str, left: Option<&str>, acted: &mut Acted) -> bool {
         let clusters: Api<EtcdCluster> = Api::namespaced(self.context.client.clone(), self.namespace);
         let name = self.cluster.names.cluster();
-        let none = serde_json::json!({ wish: null });
-        match k8s::annotate(&clusters, name, &self.cluster.uid, &serde_json::json!({}), &none).await {
+        let left = serde_json::json!({ wish: left });
+        match k8s::annotate(&clusters, name, &self.cluster.uid, &serde_json::json!({}), &left).await {
             Ok(()) => {
                 acted.again = true;
                 true

@@ -707,8 +707,10 @@ impl World {
                 self.mounted.insert(name.clone(), member.secret.clone().unwrap());
             }
         }
-        if plan.rotation_begun {
-            self.cluster.metadata.annotations.get_or_insert_default().remove(key::ROTATE_CA);
+        if let Some(left) = &plan.rotations_left {
+            let annotations = self.cluster.metadata.annotations.get_or_insert_default();
+            annotations.remove(key::ROTATE_CA);
+            annotations.extend((!left.is_empty()).then(|| (key::ROTATE_CA.to_owned(), left.clone())));
         }
         if plan.replaced {
             self.cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::{
     Context,
     observed::{
-        Answer, Home, Observed, ObservedMember, SecretView, SeenSecret, annotation, is_unscheduled, name_of, pod_ready,
+        Answer, Home, Observed, ObservedMember, SecretView, SeenSecret, annotation, belongs, is_unscheduled, name_of, pod_ready,
         running_since,
     },
     seen::Seen,
@@ -152,11 +152,17 @@ fn user_secrets(scope: &Scope, names: &Names, users: &[Arc<Guarded<EtcdUser>>]) 
     let authority = get(&scope.secrets, names.namespace(), &names.client_authority());
     let rotating =
         authority.is_some_and(|secret| secret.data.as_ref().is_some_and(|data| data.contains_key(authority_key::ROTATION)));
+    let is_ours = |user: &&EtcdUser| {
+        user.namespace().as_deref() == Some(names.namespace()) && user.spec.cluster_ref.name == names.cluster()
+    };
+    // Whoever has been revoked is not waited for, nor whose Secret is another's.
+    let may = |user: &&EtcdUser| !user.annotations().contains_key(key::REVOKE);
+    let secret = |user: &EtcdUser| {
+        let secret = get(&scope.secrets, names.namespace(), &crate::user::secret_name(user))?;
+        belongs(&secret.metadata, user.metadata.uid.as_deref()?).then(|| SecretView::new(&secret).into())
+    };
     let users = users.iter().filter(|_| rotating).filter_map(|user| user.0.as_ref().ok());
-    let ours = users
-        .filter(|user| user.namespace().as_deref() == Some(names.namespace()) && user.spec.cluster_ref.name == names.cluster());
-    let secret = |user: &EtcdUser| get(&scope.secrets, names.namespace(), &crate::user::secret_name(user));
-    ours.filter_map(|user| Some((user.name_any(), SecretView::new(&*secret(user)?).into()))).collect()
+    users.filter(is_ours).filter(may).filter_map(|user| Some((user.name_any(), secret(user)?))).collect()
 }
 
 fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {

@@ -391,6 +391,10 @@ impl Authorities {
         let trusted = [&active, &next].into_iter().chain(&retiring);
         Ok(Self { bundle: pki::bundle(trusted), active, next, crl, listed, retiring, rotation, has_key, ledger })
     }
+    /// Whether the key of the active one is there.
+    pub fn has_key(&self) -> bool {
+        self.has_key
+    }
     /// Whether the active one can sign.
     pub fn signs(&self, now: Timestamp) -> bool {
         self.has_key && self.active.not_before() <= now && now < self.active.not_after()

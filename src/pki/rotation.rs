@@ -70,13 +70,17 @@ pub fn term(authority: &Certificate, leaf: SignedDuration) -> SignedDuration {
     ((life - leaf - leaf / 2) / 2).max(SignedDuration::ZERO)
 }
 
-/// When the next authority is to become the active one.
-pub fn succeeds_at(next: &Certificate, leaf: SignedDuration) -> Timestamp {
-    made_at(next).checked_add(term(next, leaf)).unwrap_or(Timestamp::MAX)
+/// When the next authority is to become the active one: in time, and in any case before the active one gets too old to sign leaves of
+/// their full life, as where a succession was late or lives were other ones.
+pub fn succeeds_at(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
+    let in_time = made_at(next).checked_add(term(next, leaf)).unwrap_or(Timestamp::MAX);
+    let latest = active.not_after().checked_sub(leaf).and_then(|at| at.checked_sub(leaf / 2)).unwrap_or(Timestamp::MIN);
+    in_time.min(latest)
 }
 
 /// By when every member should have started with the next authority among those that it trusts. Those that have not are
 /// restarted from then on.
-pub fn known_by(next: &Certificate, leaf: SignedDuration) -> Timestamp {
-    made_at(next).checked_add(term(next, leaf) / 2).unwrap_or(Timestamp::MAX)
+pub fn known_by(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
+    let made = made_at(next);
+    made.checked_add(succeeds_at(active, next, leaf).duration_since(made) / 2).unwrap_or(Timestamp::MAX)
 }

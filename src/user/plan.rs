@@ -14,7 +14,7 @@ use crate::{
         validate,
     },
     names::{self, Names, annotation, label, tls_key},
-    pki::{Domain, Holder, LeafSpec, Usage},
+    pki::{Domain, Holder, Issued, LeafSpec, Usage},
 };
 
 /// What there is around a user.
@@ -64,9 +64,7 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         Err(problem) => return Plan::Refused(Note::new("InvalidSpec", problem)),
     };
     if user.annotations().contains_key(annotation::REVOKE) {
-        let message =
-            format!("its certificates are revoked; it gets another when annotation {} is taken off", annotation::REVOKE);
-        return Plan::Refused(Note::new("Revoked", message));
+        return Plan::Refused(Note::new("Revoked", revoked(user, observed)));
     }
     if let Some(refusal) = refuse(user, observed) {
         return Plan::Refused(refusal);
@@ -96,8 +94,7 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
     }
     let secret = observed.secret.as_ref();
     if secret.is_none() && !authorities.signs(now) {
-        let message = "the authority is lost or has expired; nothing can be issued until the next one signs";
-        return Plan::Held(Note::new("AuthorityLost", message));
+        return Plan::Held(Note::new("AuthorityLost", CANNOT_SIGN));
     }
     let spec = LeafSpec {
         common_name: common_name(user),
@@ -120,7 +117,32 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         leaves: leaf.into_iter().collect(),
         files: changed_files(secret, files),
     };
-    if change.leaves.is_empty() && change.files.is_empty() { Plan::Nothing } else { Plan::Issue(change) }
+    if !change.leaves.is_empty() || !change.files.is_empty() {
+        Plan::Issue(change)
+    } else if authorities.signs(now) {
+        Plan::Nothing
+    } else {
+        Plan::Held(Note::new("AuthorityLost", CANNOT_SIGN))
+    }
+}
+
+const CANNOT_SIGN: &str = "the authority is lost or has expired; nothing can be issued until the next one signs";
+
+/// How far a revocation has come that its user asked for: the cluster's next pass does it.
+fn revoked(user: &EtcdUser, observed: &Observed) -> String {
+    let uid = user.uid().unwrap_or_default();
+    let holds = |issued: &Issued| matches!(&issued.holder, Holder::User { uid: holder, .. } if *holder == uid);
+    let authorities = observed.authority.as_ref().and_then(|secret| Authorities::read(secret).ok());
+    let done = authorities.is_some_and(|all| !all.ledger.entries().any(|issued| issued.revoked.is_none() && holds(issued)));
+    let wish = annotation::REVOKE;
+    if done {
+        format!("its certificates are revoked; it gets another when annotation {wish} is taken off")
+    } else {
+        let cluster = &user.spec.cluster_ref.name;
+        format!(
+            "its certificates are not revoked yet: EtcdCluster {cluster} is about to, unless it is paused or its authority is lost"
+        )
+    }
 }
 
 fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Arc<Authorities>, Box<Plan>> {
@@ -151,7 +173,9 @@ fn refuse(user: &EtcdUser, observed: &Observed) -> Option<Note> {
         return invalid("a certificate's common name has 1 to 64 characters; set spec.commonName".into());
     }
     let older = |other: &&EtcdUser| {
-        let age = |user: &EtcdUser| (user.creation_timestamp().map(|at| at.0), user.uid());
+        // Times are whole seconds; of two in one, the one that has a certificate already.
+        let waits = |user: &EtcdUser| user.status.as_ref().is_none_or(|status| status.serial.is_none());
+        let age = |user: &EtcdUser| (user.creation_timestamp().map(|at| at.0), waits(user), user.uid());
         age(other) < age(user)
     };
     let others: Vec<_> = observed.others.iter().filter(older).collect();

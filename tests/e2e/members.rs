@@ -98,26 +98,27 @@ async fn restarted(world: Arc<World>) {
     is_never_told(&world, "MemberDown").await;
 }
 
-/// A restart with a template of which no pod can be scheduled stops at the first member, though the cluster is made smaller
+/// A restart with a template of which no pod can be started stops at the first member, though the cluster is made smaller
 /// meanwhile. Taken back, it goes on by itself.
 async fn a_bad_template(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let before = incarnations(&world).await;
     let writers = Writers::start(&user).await;
-    let nowhere = |node: Option<&str>| json!({ "spec": { "pod": { "nodeSelector": { "nowhere": node } } } });
-    world.patch::<EtcdCluster>("demo", nowhere(Some("here"))).await;
+    let repository = world.get::<EtcdCluster>("demo").await.unwrap().spec.image.repository;
+    let image = |repository: &str| json!({ "spec": { "image": { "repository": repository } } });
+    world.patch::<EtcdCluster>("demo", image("registry.invalid/etcd")).await;
     world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { "etcd-warden.dev/restarted-at": "now" } } })).await;
-    until("the first pod finds no node", PATIENCE, || async {
+    until("the first pod finds no image", PATIENCE, || async {
         let members = world.status("demo").await.members;
         let message: Vec<_> = members.iter().filter_map(|member| member.message.as_deref()).collect();
-        if message.iter().any(|it| it.starts_with("its pod is not scheduled")) { Ok(()) } else { Err(format!("{message:?}")) }
+        if message.iter().any(|it| it.contains("cannot be pulled")) { Ok(()) } else { Err(format!("{message:?}")) }
     })
     .await;
     scale(&world, 1).await;
     let says = world.until_condition("demo", "Degraded", "True", "CannotShrink", PATIENCE).await;
     world.measure(format!("a bad template: {says}"));
     assert_eq!(incarnations(&world).await.intersection(&before).count(), 2, "the others are not restarted");
-    world.patch::<EtcdCluster>("demo", nowhere(None)).await;
+    world.patch::<EtcdCluster>("demo", image(&repository)).await;
     world.until_ready("demo").await;
     voters(&user, 1).await;
     let figures = writers.stop().await;

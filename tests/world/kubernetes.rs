@@ -598,7 +598,10 @@ impl Kubernetes {
                 ..ContainerState::default()
             },
             Container::Waiting { .. } => ContainerState {
-                waiting: Some(ContainerStateWaiting { reason: Some("CrashLoopBackOff".into()), message: None }),
+                waiting: Some(ContainerStateWaiting {
+                    reason: Some(if kept.crashes > 0 { "CrashLoopBackOff" } else { "ContainerCreating" }.into()),
+                    message: None,
+                }),
                 ..ContainerState::default()
             },
         };

@@ -107,6 +107,12 @@ fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
     same || anew || is(&authorities.active, &reported.next)
 }
 
+/// Whether a new member could be given its certificates.
+pub fn can_issue(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> bool {
+    let signs = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if all.signs(now));
+    signs(Domain::Client) && signs(Domain::Peer)
+}
+
 /// Plans authorities, leaves, bundles and revocation lists.
 pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, now: Timestamp, plan: &mut Plan) {
     let states = [Domain::Client, Domain::Peer].map(|domain| (domain, authority_state(cluster, observed, domain)));
@@ -127,6 +133,10 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
                 let (name, end) = (authorities.active.common_name(), authorities.active.not_after());
                 let message = format!("the {domain} authority {name:?} expired at {end}; the next one takes its place");
                 plan.certificates.push(Note::new("AuthorityExpired", message));
+            }
+            AuthorityState::Ready(authorities) if !authorities.has_key() => {
+                let message = format!("the {domain} authority is lost, and nothing is issued until another one signs; see Progressing");
+                plan.certificates.push(Note::new("AuthorityLost", message));
             }
             AuthorityState::Ready(_) => {}
         }

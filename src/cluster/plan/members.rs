@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Pod},
+    api::core::v1::{ConfigMap, ContainerStatus, Pod},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
@@ -16,7 +16,9 @@ use super::{
 use crate::{
     cluster::{
         build,
-        observed::{Observed, ObservedMember, StartState, annotation, belongs, pod_ready, running_since, start_state},
+        observed::{
+            Observed, ObservedMember, StartState, annotation, belongs, is_unscheduled, pod_ready, running_since, start_state,
+        },
         validate::ValidatedCluster,
     },
     etcd,
@@ -465,7 +467,7 @@ pub fn restart_stuck(observed: &Observed, now: Timestamp, plan: &Plan) -> Option
     })
 }
 
-/// Whether a pod's container has never run, or has ended again and does not run at the moment.
+/// Whether a pod's container cannot run, or has ended again and does not run at the moment.
 pub fn is_stuck(pod: &Pod) -> bool {
     let ends = |pod: &Pod| {
         pod.status
@@ -484,15 +486,20 @@ pub fn has_never_served(pod: &Pod) -> bool {
     !pod_ready(pod) && annotation(&pod.metadata, key::TLS_CONFIRMED).is_none()
 }
 
-/// Whether no container of this pod has ever run.
+/// Whether no container of this pod has ever run and somebody says that it can't: no node takes it, or the kubelet has a reason. One
+/// that is just being made says nothing yet, and may run before that is told.
 fn never_started(pod: &Pod) -> bool {
-    let started = |pod: &Pod| {
-        pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).any(|container| {
-            let state = container.state.as_ref();
-            container.restart_count > 0
-                || state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-                || container.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
-        })
+    let containers = || pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let started = |container: &ContainerStatus| {
+        let state = container.state.as_ref();
+        container.restart_count > 0
+            || state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+            || container.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
     };
-    !started(pod)
+    let is_refused = |container: &ContainerStatus| {
+        let waiting =
+            container.state.as_ref().and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
+        waiting.is_some_and(|reason| reason != "ContainerCreating" && reason != "PodInitializing")
+    };
+    !containers().any(started) && (is_unscheduled(pod) || containers().any(is_refused))
 }

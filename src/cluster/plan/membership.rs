@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
-    CONFIRMING, Note, Plan, Step, evidence,
+    CONFIRMING, Note, Plan, Step, certificates, evidence,
     members::{since, why_not_ready},
     recovery::is_current,
     rotation::{self, Demand},
@@ -161,10 +161,10 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
     let wanted = Wanted::of(cluster, observed, now);
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
-        .or_else(|| learner(cluster, observed, &roster, &why, plan))
+        .or_else(|| learner(cluster, observed, &roster, &why, now, plan))
         .or_else(|| replace(cluster, &roster, &why, plan))
         .or_else(|| shrink(cluster, observed, &roster, &wanted, plan))
-        .or_else(|| grow(cluster, observed, &roster, plan))
+        .or_else(|| grow(cluster, observed, &roster, now, plan))
         .or_else(|| restart(&wanted, cluster, &roster, plan))
 }
 
@@ -243,6 +243,7 @@ fn learner(
     observed: &Observed,
     roster: &Roster,
     why: &impl Fn(&MemberName, &Entry) -> Option<String>,
+    now: Timestamp,
     plan: &mut Plan,
 ) -> Option<Step> {
     let (name, learner) = roster.learners.iter().next()?;
@@ -252,7 +253,9 @@ fn learner(
     if let Some(why) = &lost {
         plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}")));
     }
-    if lost.is_some() || roster.voters.len() >= cluster.replicas as usize {
+    // One that can't be given certificates would keep the members from being restarted for those of another authority.
+    let stranded = learner.member.stateful_set.is_none() && !certificates::can_issue(cluster, observed, now);
+    if lost.is_some() || stranded || roster.voters.len() >= cluster.replicas as usize {
         return Some(Step::RemoveMember { member: name.clone(), id });
     }
     // It gets its vote only once it is written down who it is: an empty voter must not come back under its ID.
@@ -332,7 +335,7 @@ fn shrink(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, want
             "CannotShrink",
             format!(
                 "{tried} has been restarted and does not serve: as long as it is not known whether the others would, it stays. \
-                 Mend or take back what keeps it from serving, or take annotation {} off",
+                 Mend or take back what keeps it from serving; if it was restarted because of annotation {}, that can be taken off",
                 key::RESTARTED_AT
             ),
         ));
@@ -357,7 +360,7 @@ fn go(name: &MemberName, voter: &Entry, roster: &Roster) -> Option<Step> {
 }
 
 /// One member more, as a learner, of the lowest ordinal of which there is nothing.
-fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: Timestamp, plan: &mut Plan) -> Option<Step> {
     if roster.voters.len() >= cluster.replicas as usize || !roster.learners.is_empty() {
         return None;
     }
@@ -383,6 +386,11 @@ fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, plan: 
         ));
         return None;
     }
+    if !certificates::can_issue(cluster, observed, now) {
+        let message = format!("{name} cannot be given certificates: an authority is lost or has expired; see CertificatesReady");
+        plan.problems.push(Note::new("CannotGrow", message));
+        return None;
+    }
     // What the member that had this name before has left is deleted first, and the wish to replace it is over.
     let settled = !roster.unlisted.contains_key(&name) && !is_named(cluster, &name);
     settled.then_some(Step::AddLearner { member: name })
@@ -393,6 +401,8 @@ struct Wanted<'a> {
     restarted_at: Option<&'a str>,
     asks_clients: bool,
     demands: Vec<Demand>,
+    /// Whether others can be added: where they can't be given certificates, it may take a restart until they can.
+    can_issue: bool,
 }
 
 impl<'a> Wanted<'a> {
@@ -401,6 +411,7 @@ impl<'a> Wanted<'a> {
             restarted_at: cluster.restarted_at.as_deref(),
             asks_clients: cluster.client_auth == ClientAuth::Required,
             demands: rotation::demands(cluster, observed, now),
+            can_issue: certificates::can_issue(cluster, observed, now),
         }
     }
 
@@ -478,9 +489,11 @@ fn restart(wanted: &Wanted, cluster: &ValidatedCluster, roster: &Roster, plan: &
         return None;
     }
     if voter.serves() {
+        let unconfirmed = plan.certificates.iter().any(|note| matches!(note.reason, "Issuing" | "NotServedYet"));
         // A change of the members is over first, and the one before must serve again, with the certificates that it should.
-        let changing = !roster.learners.is_empty() || roster.voters.len() != cluster.replicas as usize;
-        if changing || !roster.all_serve() || !plan.certificates.is_empty() || !plan.pods.is_empty() {
+        let resizing = roster.voters.len() != cluster.replicas as usize && wanted.can_issue;
+        let changing = !roster.learners.is_empty() || resizing;
+        if changing || !roster.all_serve() || unconfirmed || !plan.pods.is_empty() {
             return None;
         }
         if voter.leads() && roster.voters.len() > 1 {

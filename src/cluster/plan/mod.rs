@@ -57,9 +57,8 @@ pub struct Plan {
     pub recovered: Option<MemberName>,
     /// Why the wish for a recovery is taken off unfulfilled.
     pub unwished: Option<Note>,
-    /// Whether every rotation that is wished for has begun, so that the wish is over: how far each has come is stored with its
-    /// authorities.
-    pub rotation_begun: bool,
+    /// What is left of the wish for rotations, where one has begun: how far it has come is stored with its authorities.
+    pub rotations_left: Option<String>,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
     /// The members that are down because they are being restarted.
@@ -84,7 +83,7 @@ impl Plan {
             && !self.replaced
             && self.recovered.is_none()
             && self.unwished.is_none()
-            && !self.rotation_begun
+            && self.rotations_left.is_none()
             && self.step.is_none()
     }
 }

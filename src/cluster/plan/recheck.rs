@@ -183,9 +183,11 @@ impl Check<'_> {
         }
     }
 
-    /// An authority signs only if every member that runs was made with it, and is gone only if none needs it.
+    /// An authority signs only if every member that runs was made with it, as long as the one before it can.
     fn rotate(&self, rotate: &Rotate) -> Result<(), NotNow> {
-        let Some([_, next]) = rotate.seen.as_ref().filter(|_| rotate.turn == Turn::Switch) else { return Ok(()) };
+        let Some([_, next]) = rotate.seen.as_ref().filter(|_| rotate.turn == Turn::Switch && !rotate.at_once) else {
+            return Ok(());
+        };
         for (name, pod) in &self.fresh.pods {
             let knows = started_with(&pod.metadata, rotate.domain).contains(next.as_str());
             ensure(knows, || format!("{name} has not started with the next {} authority", rotate.domain))?;

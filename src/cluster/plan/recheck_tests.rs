@@ -115,7 +115,8 @@ fn a_restart_does_not_take_the_only_data() {
         let doomed = "the claim of demo-0 goes with its pod, and the others are no quorum";
         assert_eq!((why(&step, &(cluster.clone(), fresh.clone())).as_str(), unless_doomed(&fresh).as_str()), (doomed, "right"));
         let pod = fresh.pods.get_mut(&names().member(0)).unwrap();
-        (pod.spec, pod.status) = (None, None);
+        let unscheduled = serde_json::json!({ "conditions": [{ "type": "PodScheduled", "status": "False" }] });
+        (pod.spec, pod.status) = (None, serde_json::from_value(unscheduled).unwrap());
         fresh.sets.clear();
         assert_eq!((why(&step, &(cluster.clone(), fresh.clone())).as_str(), unless_doomed(&fresh).as_str()), (doomed, "right"));
     }

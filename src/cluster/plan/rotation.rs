@@ -24,7 +24,7 @@ use crate::{
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, member_key, tls_key},
-    pki::{Certificate, Domain, Phase, read_bundle, rotation},
+    pki::{Certificate, Domain, Phase, crl_serials, read_bundle, rotation},
 };
 
 /// What is done with the authorities of a domain.
@@ -59,6 +59,8 @@ pub struct Rotate {
     pub duration: SignedDuration,
     /// Of lost authorities, what members still trust.
     pub salvage: Option<Salvage>,
+    /// Whether it waits for nobody, because the active one has expired.
+    pub at_once: bool,
 }
 
 impl Rotate {
@@ -78,8 +80,12 @@ impl Rotate {
 /// What the members' Secrets have of authorities that are lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Salvage {
+    /// The resourceVersion of the Secret that does not do, if it is there.
+    pub version: Option<String>,
     /// The certificate of the one that signed.
     pub active: Certificate,
+    /// Those of all others that are trusted beside it.
+    pub others: Vec<Certificate>,
     /// The revocation list, DER.
     pub crl: Vec<u8>,
 }
@@ -148,11 +154,8 @@ pub fn demands(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) 
                 let only = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
                 Some(Demand { domain, with, only: Some(only) })
             }
-            None => (now >= rotation::known_by(&authorities.next, cluster.lives(domain).leaf)).then_some(Demand {
-                domain,
-                with,
-                only: None,
-            }),
+            None => (now >= rotation::known_by(&authorities.active, &authorities.next, cluster.lives(domain).leaf))
+                .then_some(Demand { domain, with, only: None }),
         }
     };
     DOMAINS.into_iter().filter_map(demand).collect()
@@ -169,7 +172,12 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
         let state = authority_state(cluster, observed, *domain);
         matches!(state, AuthorityState::Ready(authorities) if authorities.rotation.is_some())
     };
-    plan.rotation_begun = !cluster.rotate.is_empty() && cluster.rotate.iter().all(rotates);
+    // The wish for a domain is over once it has begun, so that it is not fulfilled again.
+    let (begun, left): (Vec<_>, Vec<_>) = cluster.rotate.iter().partition(|domain| rotates(domain));
+    if !begun.is_empty() {
+        let left = left.into_iter().map(ToString::to_string).chain(cluster.rotate_unknown.iter().cloned());
+        plan.rotations_left = Some(left.collect::<Vec<_>>().join(","));
+    }
     let turns: Vec<_> = DOMAINS.into_iter().filter_map(|domain| turn(cluster, observed, domain, now, plan)).collect();
     turns.into_iter().next().map(|rotate| Step::Rotate(Box::new(rotate)))
 }
@@ -193,16 +201,19 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
             common_names: [1, 2].map(|later| cluster.authority_name(domain, generation(authorities.trusted()) + later)),
             duration: cluster.lives(domain).authority,
             salvage: None,
+            at_once: false,
         })
     };
-    if [&authorities.active, &authorities.next].iter().all(|authority| now >= authority.not_after()) {
-        return rotate(Turn::Renew);
+    // Whoever has started without the next one believes nobody any more, and is restarted for that.
+    if now >= authorities.active.not_after() {
+        let turn = if now >= authorities.next.not_after() { Turn::Renew } else { Turn::Switch };
+        return rotate(turn).map(|rotate| Rotate { at_once: true, ..rotate });
     }
     let Some(rotation) = authorities.rotation else {
         if wished {
             return rotate(Turn::Prepare);
         }
-        let due = now >= rotation::succeeds_at(&authorities.next, cluster.lives(domain).leaf);
+        let due = now >= rotation::succeeds_at(&authorities.active, &authorities.next, cluster.lives(domain).leaf);
         return rotate(Turn::Switch).filter(|_| due && is_known(observed, domain, &authorities.next));
     };
     let (missing, turn) = match rotation.phase {
@@ -251,12 +262,18 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan
         plan.problems.push(Note::new("CannotRotate", message));
         return None;
     }
-    let reported = reported(observed, domain)?;
+    let Some(reported) = reported(observed, domain) else {
+        let message = format!("the {domain} authority cannot be rotated: the status does not tell which one was in use");
+        plan.problems.push(Note::new("CannotRotate", message));
+        return None;
+    };
+    let version = there.as_ref().and_then(|there| there.meta.resource_version.clone());
     let trusted = |member: &ObservedMember| {
         let secret = member.secret.as_ref()?;
         let is_active = |authority: &Certificate| authority.subject_key_id().map(hex).as_ref() == Some(&reported.active.key_id);
-        let active = read_bundle(secret.data.get(bundle)?).ok()?.into_iter().find(is_active)?;
-        Some(Salvage { active, crl: secret.data.get(crl)?.clone() })
+        let (active, others): (Vec<_>, Vec<_>) = read_bundle(secret.data.get(bundle)?).ok()?.into_iter().partition(is_active);
+        let crl = secret.data.get(crl).filter(|crl| crl_serials(crl).is_ok())?.clone();
+        Some(Salvage { version: version.clone(), active: active.into_iter().next()?, others, crl })
     };
     let Some(salvage) = observed.members.values().find_map(trusted) else {
         let message = format!("the {domain} authority cannot be rotated: no member's Secret holds the one that was in use");
@@ -272,6 +289,7 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan
         common_names: [1, 2].map(|later| cluster.authority_name(domain, latest.unwrap_or_default() + later)),
         duration: cluster.lives(domain).authority,
         salvage: Some(salvage),
+        at_once: false,
     })
 }
 
@@ -323,7 +341,12 @@ fn reissued(
     if domain == Domain::Client {
         let operator = observed.operator.as_ref().is_some_and(|secret| is_of(secret, tls_key::CRT));
         missing.extend((!operator).then(|| "the operator".to_owned()));
-        missing.extend(clients(observed, authorities, now, |secret| is_of(secret, tls_key::CRT)));
+        // One that has just been issued has yet to reach whoever shows it.
+        let is_old = |secret: &SeenSecret| {
+            let leaf = secret.certificate(tls_key::CRT).and_then(Result::ok);
+            leaf.is_some_and(|leaf| now.duration_since(rotation::made_at(&leaf)) >= CLIENTS)
+        };
+        missing.extend(clients(observed, authorities, now, |secret| is_of(secret, tls_key::CRT) && is_old(secret)));
     }
     missing
 }

@@ -197,10 +197,15 @@ fn clients_are_given_time_and_users_are_waited_for() {
 
 #[test]
 fn a_lost_authority_is_healed_when_its_user_asks_for_it() {
-    let lose: [fn(&mut Option<SeenSecret>); 3] = [
+    let lose: [fn(&mut Option<SeenSecret>); 4] = [
         |secret| *secret = None,
         |secret| drop(secret.as_mut().unwrap().data.remove(authority_key::ACTIVE_KEY)),
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::LEDGER.into(), b"x".to_vec())),
+        // A backup of another cluster's, whole and of no use.
+        |secret| {
+            let other = World::founded("{replicas: 1}").authority_secret(Domain::Client).clone().unwrap();
+            secret.as_mut().unwrap().data.extend(other.data.clone());
+        },
     ];
     for lose in lose {
         for of in [Domain::Client, Domain::Peer] {
@@ -234,12 +239,78 @@ fn both_domains_at_once_and_in_the_middle_of_growing() {
 }
 
 #[test]
+fn of_two_domains_the_one_that_cannot_begin_does_not_keep_the_other_rotating() {
+    let mut world = World::founded("{replicas: 1}");
+    world.observed.status.certificates.as_mut().unwrap().peer.as_mut().unwrap().active.key_id = "00".into();
+    world.cluster.status = Some(world.observed.status.clone());
+    wish(&mut world, "client,peer,pear");
+    for _ in 0..300 {
+        world.pass();
+    }
+    assert_eq!(names_of(&domain(&world, Domain::Client)), ["3", "4"], "once");
+    assert_eq!(world.cluster.metadata.annotations.as_ref().unwrap()[key::ROTATE_CA], "peer,pear");
+    let plan = world.plan();
+    let reasons: Vec<_> = plan.problems.iter().map(|note| note.reason).collect();
+    assert!(reasons.contains(&"CannotRotate") && reasons.contains(&"NoSuchDomain"), "{reasons:?}");
+}
+
+#[test]
+fn a_succession_that_was_late_is_made_up_for() {
+    let mut world = World::founded("{replicas: 1}");
+    // So late that the one that then becomes the active one has not the time left that it would have had.
+    world.cluster.spec.paused = true;
+    world.now += SignedDuration::from_hours(30_000);
+    world.pass();
+    world.cluster.spec.paused = false;
+    for _ in 0..30 {
+        world.pass();
+    }
+    age(&mut world, SignedDuration::from_hours(20_000), &[], &[]);
+    let status = domain(&world, Domain::Client);
+    assert!(status.active.expires.parse::<Timestamp>().unwrap() > world.now, "{status:?}");
+}
+
+#[test]
+fn the_next_one_takes_over_at_once_where_the_active_one_has_expired() {
+    let mut world = World::founded("{}");
+    age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
+    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["2", "3"]);
+    // Nobody has started with the third, and nobody looks until the second has ended.
+    world.now += SignedDuration::from_hours(43_800 - 20_281 + 1);
+    world.divided = true;
+    let taken = world.taken.len();
+    for _ in 0..20 {
+        world.pass();
+    }
+    let order = steps(&world, taken);
+    assert_eq!(order[..2], ["SwitchIssuer", "SwitchIssuer"], "{order:?}");
+    assert_eq!(order.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "{order:?}");
+    world.divided = false;
+    settle(&mut world, &[], &[]);
+    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+}
+
+#[test]
+fn nobody_is_added_who_could_not_be_given_certificates() {
+    let mut world = World::founded("{}");
+    *world.authority_secret(Domain::Peer) = None;
+    world.cluster.spec.replicas = 5;
+    for _ in 0..10 {
+        world.pass();
+    }
+    assert_eq!(world.etcd.len(), 3);
+    wish(&mut world, "peer");
+    settle(&mut world, &[], &[]);
+    assert_eq!((world.etcd.len(), names_of(&domain(&world, Domain::Peer))), (5, ["3", "4"].map(str::to_owned)));
+}
+
+#[test]
 fn a_wish_that_names_no_domain_is_told() {
     let mut world = World::founded("{}");
     wish(&mut world, "server");
     let plan = world.plan();
     assert_eq!(plan.problems[0].reason, "NoSuchDomain");
-    assert!(plan.step.is_none() && !plan.rotation_begun);
+    assert!(plan.step.is_none() && plan.rotations_left.is_none());
 }
 
 #[test]

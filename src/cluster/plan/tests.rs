@@ -499,6 +499,18 @@ fn restarts(world: &mut World) -> bool {
     matches!(world.plan().step, Some(Step::RestartMember { .. }))
 }
 
+/// It may run before its kubelet tells, and be what makes a quorum.
+#[test]
+fn a_pod_that_is_just_being_made_is_left_alone() {
+    for reason in ["ContainerCreating", "PodInitializing"] {
+        let mut world = unstarted();
+        assert!(restarts(&mut world));
+        let status = &mut world.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        status.state.as_mut().unwrap().waiting.as_mut().unwrap().reason = Some(reason.into());
+        assert!(!restarts(&mut world), "{reason}");
+    }
+}
+
 /// It runs, but neither the operator nor the kubelet has ever seen it serve.
 #[test]
 fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
