@@ -30,7 +30,7 @@ use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    etcd::{Boot, Etcd, Millis, Place, Start, Volume},
+    etcd::{Etcd, Millis, Place, Start, Volume},
     rng::Rng,
     time,
 };
@@ -498,7 +498,7 @@ impl Kubernetes {
                 refresh_at: None,
             },
         );
-        self.put_pod(place, Pod { metadata: meta, ..Pod::default() });
+        self.put_pod(place, Pod { metadata: meta, spec: set.spec.template.spec.clone(), ..Pod::default() });
     }
 
     /// A kubelet.
@@ -563,10 +563,8 @@ impl Kubernetes {
         };
         kept.mounted = Some(kept.mounted.take().filter(|_| kept.started).unwrap_or(secret));
         (kept.started, kept.container) = (true, Container::Running { since: now });
-        // A process that ends at once is found gone when the kubelet looks next.
-        if etcd.start(place, volume, &env, now) == Boot::Runs && kept.crashes > 0 {
-            kept.crashes = 0;
-        }
+        // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
+        etcd.start(place, volume, &env, now);
         self.show(place, now);
     }
 
