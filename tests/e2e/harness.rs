@@ -55,7 +55,7 @@ tokio::task_local! {
 pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let full = env::var("E2E_FULL").is_ok_and(|full| full == "1");
-    let parallel = env::var("E2E_PARALLEL").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let parallel = env::var("E2E_PARALLEL").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let chosen: Vec<Scenario> = scenarios
         .into_iter()
         .filter(|scenario| match wanted.as_slice() {
