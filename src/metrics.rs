@@ -71,8 +71,6 @@ struct PhaseLabels {
 
 /// The roles of authorities.
 const ROLES: [&str; 2] = ["active", "next"];
-/// The phases of a rotation.
-const PHASES: [Phase; 3] = [Phase::Distributing, Phase::Reissuing, Phase::Dropping];
 /// The domains of trust, which certificates' expiry is told by.
 const DOMAINS: [&str; 2] = ["client", "peer"];
 
@@ -239,7 +237,7 @@ impl Metrics {
             let (namespace, name) = at();
             set(&self.authorities, &AuthorityLabels { namespace, name, domain, role }, expiry.map(Timestamp::as_second));
         }
-        for phase in PHASES {
+        for phase in Phase::ALL {
             let (namespace, name) = at();
             let labels = PhaseLabels { namespace, name, domain, phase: phase.as_str() };
             set(&self.rotation, &labels, (state.phase == Some(phase)).then_some(1));

@@ -190,7 +190,7 @@ impl Actor<'_> {
             }
         }
         let mut issued: Vec<(&LeafRequest, Leaf)> = vec![];
-        let requests = [Domain::Client, Domain::Peer].map(|domain| {
+        let requests = Domain::ALL.map(|domain| {
             let leaves = writing.iter().flat_map(|(change, _)| &change.leaves);
             (domain, leaves.filter(|leaf| leaf.domain == domain).collect::<Vec<&LeafRequest>>())
         });
@@ -253,10 +253,7 @@ impl Actor<'_> {
 
     /// A domain's authority as it was observed, and the name of its Secret.
     pub fn authority<'o>(&self, observed: &'o Observed, domain: Domain) -> (Option<&'o SeenSecret>, String) {
-        match domain {
-            Domain::Client => (observed.client_authority.as_ref(), self.cluster.names.client_authority()),
-            Domain::Peer => (observed.peer_authority.as_ref(), self.cluster.names.peer_authority()),
-        }
+        (observed.authority(domain), self.cluster.names.authority(domain))
     }
 
     async fn annotate_pods(&self, plan: &Plan, acted: &mut Acted) {

@@ -81,6 +81,14 @@ impl Default for Observed {
 }
 
 impl Observed {
+    /// The authorities of a domain.
+    pub fn authority(&self, domain: Domain) -> Option<&SeenSecret> {
+        match domain {
+            Domain::Client => self.client_authority.as_ref(),
+            Domain::Peer => self.peer_authority.as_ref(),
+        }
+    }
+
     /// What etcd says of a member, if it lists it.
     pub fn listed(&self, names: &Names, member: &MemberName) -> Option<&etcd::Member> {
         listed(names, self.list.as_ref().ok()?, member)

@@ -244,7 +244,7 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
 fn domains(text: &str) -> (BTreeSet<Domain>, Vec<String>) {
     let (mut known, mut unknown) = (BTreeSet::new(), vec![]);
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        match [Domain::Client, Domain::Peer].into_iter().find(|domain| domain.to_string() == word) {
+        match Domain::ALL.into_iter().find(|domain| domain.to_string() == word) {
             Some(domain) => drop(known.insert(domain)),
             None => unknown.push(word.to_owned()),
         }

@@ -40,6 +40,11 @@ pub enum Domain {
     Peer,
 }
 
+impl Domain {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Client, Self::Peer];
+}
+
 impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

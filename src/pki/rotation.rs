@@ -32,9 +32,12 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All, in their order.
+    pub const ALL: [Self; 3] = [Self::Distributing, Self::Reissuing, Self::Dropping];
+
     /// Reads what [`Phase::as_str`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Distributing, Self::Reissuing, Self::Dropping].into_iter().find(|phase| phase.as_str() == text)
+        Self::ALL.into_iter().find(|phase| phase.as_str() == text)
     }
 
     /// As it is written in a status.

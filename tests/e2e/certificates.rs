@@ -167,17 +167,25 @@ async fn due(world: &World, secret: &str, crt: &str, key: &str) {
     let authority = world.secret("demo-client-ca").await;
     let authority = Authority::load(&authority[authority_key::ACTIVE_CRT], &authority[authority_key::ACTIVE_KEY]).unwrap();
     let old = Certificate::from_pem(&world.secret(secret).await[crt]).unwrap();
-    let spec = LeafSpec {
+    // The start is five minutes back, so this one has lived five of its seven minutes.
+    let leaf = authority.issue(&like(&old, SignedDuration::from_mins(2)), now).unwrap();
+    let (leaf, private) = (leaf.certificate.pem().to_owned(), String::from_utf8(leaf.key.pem().to_vec()).unwrap());
+    world.patch::<Secret>(secret, json!({ "stringData": { crt: leaf, key: private } })).await;
+}
+
+/// What another leaf in a leaf's place says.
+pub fn like(old: &Certificate, duration: SignedDuration) -> LeafSpec {
+    LeafSpec {
         common_name: old.common_name().into(),
         dns_names: old.dns_names().clone(),
         ip_addresses: old.ip_addresses().clone(),
-        usage: if old.server_auth() { Usage::Server } else { Usage::Client },
-        // The start is five minutes back, so this one has lived five of its seven minutes.
-        duration: SignedDuration::from_mins(2),
-    };
-    let leaf = authority.issue(&spec, now).unwrap();
-    let (leaf, private) = (leaf.certificate.pem().to_owned(), String::from_utf8(leaf.key.pem().to_vec()).unwrap());
-    world.patch::<Secret>(secret, json!({ "stringData": { crt: leaf, key: private } })).await;
+        usage: match (old.server_auth(), old.client_auth()) {
+            (true, true) => Usage::Both,
+            (true, false) => Usage::Server,
+            _ => Usage::Client,
+        },
+        duration,
+    }
 }
 
 async fn user_secret_heals(world: &World, before: &[u8]) {

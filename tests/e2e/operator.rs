@@ -9,7 +9,7 @@ use std::{
 use etcd_warden::{
     api::EtcdCluster,
     names::authority_key,
-    pki::{Authority, Certificate, Domain, LeafSpec, Usage},
+    pki::{Authority, Certificate, Domain},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -24,6 +24,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
+    certificates::like,
     harness::Scenario,
     rotation::make_authorities,
     tools::{kubectl, run, until},
@@ -110,18 +111,7 @@ async fn away_until_everything_expired(world: Arc<World>) {
             let authority =
                 Authority::load(&authority[authority_key::ACTIVE_CRT], &authority[authority_key::ACTIVE_KEY]).unwrap();
             let old = Certificate::from_pem(&there[*crt]).unwrap();
-            let spec = LeafSpec {
-                common_name: old.common_name().into(),
-                dns_names: old.dns_names().clone(),
-                ip_addresses: old.ip_addresses().clone(),
-                usage: match (old.server_auth(), old.client_auth()) {
-                    (true, true) => Usage::Both,
-                    (true, false) => Usage::Server,
-                    _ => Usage::Client,
-                },
-                duration: days(90),
-            };
-            let leaf = authority.issue(&spec, Timestamp::now() - days(91)).unwrap();
+            let leaf = authority.issue(&like(&old, days(90)), Timestamp::now() - days(91)).unwrap();
             expired.insert((*crt).into(), leaf.certificate.pem().into());
             expired.insert((*key).into(), String::from_utf8(leaf.key.pem().to_vec()).unwrap().into());
         }

@@ -46,12 +46,8 @@ impl AuthorityState {
 /// They are made only while nothing can trust them yet. After that, a Secret that is missing or holds another authority is a
 /// loss to be reported: making a new one would cut off every member and client that trusts the old one.
 pub fn authority_state(cluster: &ValidatedCluster, observed: &Observed, domain: Domain) -> AuthorityState {
-    let secret = match domain {
-        Domain::Client => &observed.client_authority,
-        Domain::Peer => &observed.peer_authority,
-    };
     let trusted = observed.members.values().any(|member| member.secret.is_some() || member.stateful_set.is_some());
-    authority_of(secret.as_ref(), &cluster.names.authority(domain), reported(observed, domain), &cluster.uid, trusted)
+    authority_of(observed.authority(domain), &cluster.names.authority(domain), reported(observed, domain), &cluster.uid, trusted)
 }
 
 /// What was last reported of a domain.
@@ -110,12 +106,12 @@ fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
 /// Whether a new member could be given its certificates.
 pub fn can_issue(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> bool {
     let signs = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if all.signs(now));
-    signs(Domain::Client) && signs(Domain::Peer)
+    Domain::ALL.into_iter().all(signs)
 }
 
 /// Plans authorities, leaves, bundles and revocation lists.
 pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, now: Timestamp, plan: &mut Plan) {
-    let states = [Domain::Client, Domain::Peer].map(|domain| (domain, authority_state(cluster, observed, domain)));
+    let states = Domain::ALL.map(|domain| (domain, authority_state(cluster, observed, domain)));
     for (domain, state) in &states {
         match state {
             AuthorityState::Absent => {
@@ -399,7 +395,7 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -
         Holder::Member { name } => removed(name),
         Holder::Operator => false,
     };
-    [Domain::Client, Domain::Peer].into_iter().find_map(|domain| {
+    Domain::ALL.into_iter().find_map(|domain| {
         let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
         // Lost or expired, it signs no list. What it issued ends with it.
         if !authorities.signs(now) {

@@ -453,8 +453,7 @@ pub fn restart_stuck(observed: &Observed, now: Timestamp, plan: &Plan) -> Option
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let status = set.status.as_ref()?;
-        let pending = plan.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name.to_string());
-        let current = !pending && is_current(set);
+        let current = !plan.changes_set(name) && is_current(set);
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();

@@ -74,6 +74,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the StatefulSet of a member is about to be changed.
+    fn changes_set(&self, member: &MemberName) -> bool {
+        let name = member.to_string();
+        self.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name)
+    }
+
     /// Whether nothing is to be changed.
     pub fn is_empty(&self) -> bool {
         self.authorities.is_empty()

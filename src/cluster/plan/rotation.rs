@@ -23,7 +23,7 @@ use crate::{
         observed::{Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, hex},
         validate::ValidatedCluster,
     },
-    names::{MemberName, annotation as key, member_key, tls_key},
+    names::{annotation as key, member_key, tls_key},
     pki::{Certificate, Domain, Phase, crl_serials, read_bundle, rotation},
 };
 
@@ -93,8 +93,6 @@ pub struct Salvage {
 /// How long clients are given to take up what their Secrets hold, before it is needed: kubelets refresh files within about 90 s.
 const CLIENTS: SignedDuration = SignedDuration::from_mins(2);
 
-const DOMAINS: [Domain; 2] = [Domain::Client, Domain::Peer];
-
 /// The authorities of a domain that a pod was made with, or those of a template are. It may have started with newer ones.
 pub fn started_with(made: &ObjectMeta, domain: Domain) -> BTreeSet<&str> {
     let all = annotation(made, key::BUNDLES).unwrap_or_default();
@@ -106,7 +104,7 @@ pub fn started_with(made: &ObjectMeta, domain: Domain) -> BTreeSet<&str> {
 /// it. So it is only where all authorities have expired before there were others.
 pub fn believes_nobody(pod: &Pod, set: &StatefulSet) -> bool {
     let Some(template) = &set.spec.template.metadata else { return false };
-    DOMAINS.into_iter().any(|domain| {
+    Domain::ALL.into_iter().any(|domain| {
         let there = started_with(&pod.metadata, domain);
         !there.is_empty() && there.is_disjoint(&started_with(template, domain))
     })
@@ -114,13 +112,10 @@ pub fn believes_nobody(pod: &Pod, set: &StatefulSet) -> bool {
 
 /// A member that believes nobody. Nothing is asked of the others, who are no quorum for anybody whom they do not believe.
 pub fn restart_unbelieving(observed: &Observed, plan: &Plan) -> Option<Step> {
-    let pending = |name: &MemberName| {
-        plan.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name.to_string())
-    };
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let stays = pod.metadata.deletion_timestamp.is_none();
-        (stays && plan.secrets.is_empty() && !pending(name) && recovery::is_current(set) && believes_nobody(pod, set))
+        (stays && plan.secrets.is_empty() && !plan.changes_set(name) && recovery::is_current(set) && believes_nobody(pod, set))
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }
@@ -134,6 +129,17 @@ pub struct Demand {
 }
 
 impl Demand {
+    /// That everybody trusts the next authority.
+    fn to_know(authorities: &Authorities, domain: Domain) -> Self {
+        Self { domain, with: authorities.next.fingerprint().to_owned(), only: None }
+    }
+
+    /// That nobody trusts others than those that are to be trusted.
+    fn to_forget(authorities: &Authorities, domain: Domain) -> Self {
+        let only = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
+        Self { only: Some(only), ..Self::to_know(authorities, domain) }
+    }
+
     /// Whether a pod was made with the right authorities.
     pub fn is_met(&self, pod: &Pod) -> bool {
         let there = started_with(&pod.metadata, self.domain);
@@ -146,19 +152,15 @@ impl Demand {
 pub fn demands(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> Vec<Demand> {
     let demand = |domain| {
         let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
-        let with = authorities.next.fingerprint().to_owned();
         match authorities.rotation.map(|rotation| rotation.phase) {
-            Some(Phase::Distributing) => Some(Demand { domain, with, only: None }),
+            Some(Phase::Distributing) => Some(Demand::to_know(&authorities, domain)),
             Some(Phase::Reissuing) => None,
-            Some(Phase::Dropping) => {
-                let only = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
-                Some(Demand { domain, with, only: Some(only) })
-            }
+            Some(Phase::Dropping) => Some(Demand::to_forget(&authorities, domain)),
             None => (now >= rotation::known_by(&authorities.active, &authorities.next, cluster.lives(domain).leaf))
-                .then_some(Demand { domain, with, only: None }),
+                .then(|| Demand::to_know(&authorities, domain)),
         }
     };
-    DOMAINS.into_iter().filter_map(demand).collect()
+    Domain::ALL.into_iter().filter_map(demand).collect()
 }
 
 /// The next change of an authority, and what is to be said about it.
@@ -178,7 +180,7 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
         let left = left.into_iter().map(ToString::to_string).chain(cluster.rotate_unknown.iter().cloned());
         plan.rotations_left = Some(left.collect::<Vec<_>>().join(","));
     }
-    let turns: Vec<_> = DOMAINS.into_iter().filter_map(|domain| turn(cluster, observed, domain, now, plan)).collect();
+    let turns: Vec<_> = Domain::ALL.into_iter().filter_map(|domain| turn(cluster, observed, domain, now, plan)).collect();
     turns.into_iter().next().map(|rotate| Step::Rotate(Box::new(rotate)))
 }
 
@@ -252,12 +254,13 @@ fn number(name: &str) -> Option<u32> {
 
 /// The rotation that replaces lost authorities: members go on trusting what they trust until they know another one.
 fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan: &mut Plan) -> Option<Rotate> {
-    let (there, bundle, crl) = match domain {
-        Domain::Client => (&observed.client_authority, member_key::CLIENT_CA, member_key::CLIENT_CRL),
-        Domain::Peer => (&observed.peer_authority, member_key::PEER_CA, member_key::PEER_CRL),
+    let (bundle, crl) = match domain {
+        Domain::Client => (member_key::CLIENT_CA, member_key::CLIENT_CRL),
+        Domain::Peer => (member_key::PEER_CA, member_key::PEER_CRL),
     };
+    let there = observed.authority(domain);
     let secret = cluster.names.authority(domain);
-    if there.as_ref().is_some_and(|there| !belongs(&there.meta, &cluster.uid)) {
+    if there.is_some_and(|there| !belongs(&there.meta, &cluster.uid)) {
         let message = format!("the {domain} authority cannot be rotated: Secret {secret} is another's. Remove it first");
         plan.problems.push(Note::new("CannotRotate", message));
         return None;
@@ -267,7 +270,7 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan
         plan.problems.push(Note::new("CannotRotate", message));
         return None;
     };
-    let version = there.as_ref().and_then(|there| there.meta.resource_version.clone());
+    let version = there.and_then(|there| there.meta.resource_version.clone());
     let trusted = |member: &ObservedMember| {
         let secret = member.secret.as_ref()?;
         let is_active = |authority: &Certificate| authority.subject_key_id().map(hex).as_ref() == Some(&reported.active.key_id);
@@ -307,8 +310,7 @@ fn distributed(
     domain: Domain,
     now: Timestamp,
 ) -> Vec<String> {
-    let demand = Demand { domain, with: authorities.next.fingerprint().to_owned(), only: None };
-    let mut missing = unrestarted(cluster, observed, &demand);
+    let mut missing = unrestarted(cluster, observed, &Demand::to_know(authorities, domain));
     if domain == Domain::Client {
         let bundle = authorities.bundle.as_bytes();
         let knows = |secret: &SeenSecret| secret.data.get(tls_key::CA).is_some_and(|there| there == bundle);
@@ -353,8 +355,7 @@ fn reissued(
 
 /// Who has yet to forget the authorities of before.
 fn restarted(cluster: &ValidatedCluster, observed: &Observed, authorities: &Authorities, domain: Domain) -> Vec<String> {
-    let only = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
-    unrestarted(cluster, observed, &Demand { domain, with: authorities.next.fingerprint().to_owned(), only: Some(only) })
+    unrestarted(cluster, observed, &Demand::to_forget(authorities, domain))
 }
 
 fn unrestarted(cluster: &ValidatedCluster, observed: &Observed, demand: &Demand) -> Vec<String> {
