@@ -121,10 +121,20 @@ pub mod authority_key {
     pub const CRL: &str = "ca.crl";
     /// The certificates of authorities that sign no more and are still trusted.
     pub const RETIRING_CRT: &str = "retiring.crt";
+    /// Certificates above those of the authorities, up to their roots.
+    pub const ABOVE_CRT: &str = "above.crt";
+    /// Whose the active and the next one are: JSON. See `pki::Issuers`.
+    pub const ISSUERS: &str = "issuers.json";
     /// How far a rotation that somebody asked for has come: JSON. See `pki::Rotation`.
     pub const ROTATION: &str = "rotation.json";
     /// What was issued, to whom and until when: JSON. See `pki::Ledger`.
     pub const LEDGER: &str = "issued.json";
+    /// What the key of every [`pending`] begins with.
+    pub const PENDING: &str = "pending-";
+    /// The private key of a leaf that an issuer was asked for and has yet to sign, by a digest of whose it is.
+    pub fn pending(digest: &str) -> String {
+        format!("{PENDING}{digest}.key")
+    }
 }
 
 /// Keys of the bootstrap ConfigMap.
@@ -150,6 +160,8 @@ pub mod common_name {
     pub const OPERATOR: &str = "root";
     /// Names that begin like this are the operator's.
     pub const RESERVED_PREFIX: &str = "etcd-warden:";
+    /// Of certificates that an issuer is asked for by which to know its authority; nobody keeps their keys.
+    pub const INQUIRY: &str = "etcd-warden:inquiry";
     /// Of server leaves.
     pub const SERVER: &str = "etcd-warden:server";
     /// Of peer leaves.

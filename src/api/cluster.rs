@@ -174,6 +174,8 @@ pub enum PullPolicy {
 /// 2380. A certificate of the peer domain is full control over the data, so it is never handed out.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.client.issuer.caSecret) || !has(self.peer.issuer.caSecret) || self.client.issuer.caSecret.name != self.peer.issuer.caSecret.name").message(ONE_FOR_BOTH))]
+#[x_kube(validation = Rule::new("!has(self.client.issuer.certManager) || !has(self.peer.issuer.certManager) || self.client.issuer.certManager != self.peer.issuer.certManager").message(ONE_FOR_BOTH))]
 pub struct TlsSpec {
     /// The oldest TLS version that members accept. It cannot be changed yet.
     #[serde(default)]
@@ -185,6 +187,9 @@ pub struct TlsSpec {
     #[serde(default)]
     pub peer: PeerTlsSpec,
 }
+
+/// Why the domains may not share an authority.
+pub const ONE_FOR_BOTH: &str = "spec.tls.client and spec.tls.peer must have issuers of their own: with one authority for both every client could act as a member, which is full control over the data";
 
 /// A version of TLS.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,7 +208,11 @@ pub enum TlsVersion {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = four_leaves())]
 pub struct ClientTlsSpec {
-    /// The certificate authority. It cannot be changed yet.
+    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, without a failed write;
+    /// see `status.certificates`.
+    #[serde(default)]
+    pub issuer: IssuerSpec,
+    /// The built-in certificate authority. It cannot be changed yet.
     #[serde(default)]
     pub authority: AuthoritySpec,
     /// The members' server certificates.
@@ -233,12 +242,65 @@ pub enum ClientAuth {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = four_leaves())]
 pub struct PeerTlsSpec {
-    /// The certificate authority. It cannot be changed yet.
+    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, without a failed write;
+    /// see `status.certificates`.
+    #[serde(default)]
+    pub issuer: IssuerSpec,
+    /// The built-in certificate authority. It cannot be changed yet.
     #[serde(default)]
     pub authority: AuthoritySpec,
     /// The members' peer certificates.
     #[serde(default)]
     pub certificate: CertificateSpec,
+}
+
+/// Who signs certificates. When nothing is given here, the operator does, by authorities that it makes itself (ECDSA P-256); whoever
+/// wants authorities with RSA keys brings them by one of these.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.caSecret) || !has(self.certManager)").message("an issuer is either caSecret or certManager"))]
+pub struct IssuerSpec {
+    /// An authority of your own, in a Secret in the cluster's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret: Option<CaSecret>,
+    /// An issuer of cert-manager's. The operator makes the keys and asks for each certificate by a `CertificateRequest`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert_manager: Option<CertManagerIssuer>,
+}
+
+/// An authority in a Secret: `tls.crt` its certificate, perhaps followed by those above it; `tls.key` its private key in PKCS#8 (ECDSA
+/// P-256 or P-384, Ed25519, or RSA of at least 2048 bits); `ca.crt` the certificates above it up to the root, where it is not a root
+/// itself. Members trust this authority alone, and nothing else that its root has signed. The operator keeps a copy with the cluster's
+/// other keys for as long as it signs; when the Secret holds another authority, a rotation to that one begins.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaSecret {
+    /// The name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// An issuer of cert-manager's. It must sign what it is asked for: all names and addresses, the uses, and about the duration, by an
+/// authority that its answers hold.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertManagerIssuer {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its kind: `Issuer` (in the cluster's namespace), `ClusterIssuer`, or that of another project.
+    #[serde(default = "default_issuer_kind")]
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// The API group of that kind.
+    #[serde(default = "default_issuer_group")]
+    #[schemars(length(min = 1, max = 253))]
+    pub group: String,
+}
+
+fn default_issuer_kind() -> String {
+    "Issuer".into()
+}
+fn default_issuer_group() -> String {
+    "cert-manager.io".into()
 }
 
 fn four_leaves() -> Rule {
@@ -249,7 +311,7 @@ fn four_leaves() -> Rule {
     .message("authority.duration must be at least four times certificate.duration, so that the next authority is trusted everywhere before it signs")
 }
 
-/// A certificate authority of the operator's own, with an ECDSA P-256 key that lies in a Secret which no pod mounts.
+/// The built-in certificate authority: one of the operator's own, with an ECDSA P-256 key that lies in a Secret which no pod mounts.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthoritySpec {
     /// How long an authority's certificate is valid: at least four times as long as the certificates that it issues. The

@@ -117,7 +117,7 @@ pub struct CertificatesStatus {
 pub struct DomainStatus {
     /// The authority that signs.
     pub active: AuthorityStatus,
-    /// The authority that is trusted already and signs next.
+    /// The authority that is trusted already and signs next; the active one itself, where the issuer is not the built-in one.
     pub next: AuthorityStatus,
     /// Authorities that sign no more and are still trusted, until they expire or a rotation that was asked for is over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -145,4 +145,7 @@ pub struct AuthorityStatus {
     pub key_id: String,
     /// When its certificate expires.
     pub expires: String,
+    /// Whose it is, where it is not the operator's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
 }

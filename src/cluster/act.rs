@@ -1,5 +1,7 @@
 //! Plan -> writes. First what may be done again, then the one step, after checking on fresh reads that it is still right.
 
+use std::borrow::Cow;
+
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -9,13 +11,13 @@ use super::{
     Context, build,
     observe::Identity,
     observed::{Authorities, Observed, SeenSecret, hex},
-    plan::{self, AuthorityRequest, LeafRequest, Note, Object, Plan, SecretChange, Step},
+    plan::{self, AuthorityRequest, Inquiry, LeafRequest, Note, Object, Plan, SecretChange, Step},
     step::{StepError, Taking},
     validate::ValidatedCluster,
 };
 use crate::{
     api::EtcdCluster,
-    issuing::{self, IssueError, Target},
+    issuing::{self, Desk, IssueError, Target},
     k8s::{self, WriteError},
     names::annotation as key,
     pki::{Domain, Leaf},
@@ -32,6 +34,8 @@ pub struct Acted {
     pub waits: Vec<Note>,
     /// What could not be done.
     pub failed: Vec<Note>,
+    /// What issuers have not given yet, or will not give.
+    pub issuers: Vec<Note>,
     /// Whether something changed under the plan, so that the next pass should come soon.
     pub again: bool,
 }
@@ -49,7 +53,21 @@ impl Acted {
             IssueError::Write(error) => self.note(error),
             IssueError::AuthorityChanged(_) => self.again = true,
             IssueError::Pki { .. } => self.failed.push(Note::new("IssuingFailed", error.to_string())),
+            IssueError::Awaited { .. } => self.note_issuer("WaitingForIssuer", error),
+            IssueError::OtherAuthority { .. } => self.note_issuer("OtherAuthority", error),
+            IssueError::Issuer { .. } => self.note_issuer("IssuerFailed", error),
+            IssueError::NoCertManager => self.note_issuer("CertManagerMissing", error),
             IssueError::Clock { .. } => self.failed.push(Note::new("ClockWrong", error.to_string())),
+        }
+    }
+}
+
+impl Acted {
+    fn note_issuer(&mut self, reason: &'static str, error: &IssueError) {
+        let note = Note::new(reason, error.to_string());
+        // It says the same for each certificate that it is asked for.
+        if !self.issuers.contains(&note) {
+            self.issuers.push(note);
         }
     }
 }
@@ -70,6 +88,7 @@ pub async fn act(
     }
     // StatefulSets come after the Secrets, ConfigMaps and claims that their pods need.
     let (sets, others): (Vec<_>, Vec<_>) = plan.objects.iter().partition(|object| object.resource.kind == "StatefulSet");
+    actor.inquire(plan, &mut acted).await;
     actor.create_authorities(plan, &mut acted).await;
     let applied = actor.apply(&others).await;
     actor.change_secrets(observed, plan, &mut acted).await;
@@ -153,6 +172,20 @@ impl Actor<'_> {
         join_all(objects.iter().map(|object| apply(object))).await.into_iter().filter_map(Result::err).collect()
     }
 
+    /// Where certificates are issued.
+    pub fn desk(&self) -> Desk<'_> {
+        Desk { client: &self.context.client, names: &self.cluster.names, owner: self.cluster.owner.clone() }
+    }
+
+    async fn inquire(&self, plan: &Plan, acted: &mut Acted) {
+        for inquiry in &plan.inquiries {
+            let (Inquiry::Ask(domain) | Inquiry::Forget(domain)) = *inquiry;
+            if let Err(error) = self.desk().inquire(*inquiry, self.cluster.issuer(domain)).await {
+                acted.note_issue(&error);
+            }
+        }
+    }
+
     async fn create_authorities(&self, plan: &Plan, acted: &mut Acted) {
         let secrets = self.secrets();
         let metadata = |request: &AuthorityRequest| build::retained(self.cluster, request.secret.clone());
@@ -160,7 +193,7 @@ impl Actor<'_> {
         let creating = plan
             .authorities
             .iter()
-            .map(|request| issuing::create_authorities(&secrets, request, metadata(request), uid, self.now));
+            .map(|request| issuing::create_authorities(&secrets, &self.cluster.names, request, metadata(request), uid, self.now));
         let results = join_all(creating).await;
         for (request, result) in plan.authorities.iter().zip(results) {
             match result {
@@ -185,40 +218,37 @@ impl Actor<'_> {
         for (change, target) in plan.secrets.iter().zip(targets) {
             match target {
                 Ok(Target::Done) => acted.again = true,
-                Ok(target) => writing.push((change, target)),
+                Ok(target) => writing.push((Cow::Borrowed(change), target)),
                 Err(error) => acted.note(&error),
             }
         }
-        let mut issued: Vec<(&LeafRequest, Leaf)> = vec![];
-        let requests = Domain::ALL.map(|domain| {
-            let leaves = writing.iter().flat_map(|(change, _)| &change.leaves);
-            (domain, leaves.filter(|leaf| leaf.domain == domain).collect::<Vec<&LeafRequest>>())
-        });
-        // Both first: what one has signed would be in its ledger for nothing if the other can't.
-        for (domain, requests) in &requests {
-            if let Err(error) = self.can_issue(observed, *domain, requests).await {
-                return acted.note_issue(&error);
+        // All first: what one has signed would be in its ledger for nothing if another can't.
+        for domain in Domain::ALL {
+            match self.prepare(observed, domain, &mut writing, acted).await {
+                Ok(()) => {}
+                Err(error) => return acted.note_issue(&error),
             }
         }
-        for (domain, requests) in requests {
+        let (changes, targets): (Vec<_>, Vec<_>) = writing.into_iter().unzip();
+        let mut issued: Vec<(&LeafRequest, Leaf)> = vec![];
+        for domain in Domain::ALL {
+            let requests = requests(changes.iter(), domain);
             match self.issue(observed, domain, &requests).await {
                 Ok(leaves) => issued.extend(requests.into_iter().zip(leaves)),
                 // Without its leaves no Secret is written: it is made or changed as a whole.
                 Err(error) => return acted.note_issue(&error),
             }
         }
-        let write = |(change, target)| {
-            let change: &SecretChange = change;
+        let writes = changes.iter().zip(targets).map(|(change, target)| {
             let leaves = change.leaves.iter().filter_map(|request| {
                 let position = issued.iter().position(|(of, _)| std::ptr::eq(*of, request))?;
                 Some(issued.swap_remove(position).1)
             });
             let leaves = leaves.collect();
             issuing::write(&secrets, change, target, leaves, metadata(change))
-        };
-        let names: Vec<_> = writing.iter().map(|(change, _)| *change).collect();
-        let writes: Vec<_> = writing.into_iter().map(write).collect();
-        for (change, result) in names.into_iter().zip(join_all(writes).await) {
+        });
+        let writes: Vec<_> = writes.collect();
+        for (change, result) in changes.iter().zip(join_all(writes).await) {
             if let Err(error) = result {
                 acted.note(&error);
                 continue;
@@ -233,27 +263,46 @@ impl Actor<'_> {
         }
     }
 
-    async fn can_issue(&self, observed: &Observed, domain: Domain, requests: &[&LeafRequest]) -> Result<(), IssueError> {
+    /// Keeps of these changes what does not need leaves of a domain that cannot be issued now.
+    async fn prepare(
+        &self,
+        observed: &Observed,
+        domain: Domain,
+        writing: &mut Vec<(Cow<'_, SecretChange>, Target)>,
+        acted: &mut Acted,
+    ) -> Result<(), IssueError> {
+        let requests = requests(writing.iter().map(|(change, _)| change), domain);
         if requests.is_empty() {
             return Ok(());
         }
-        let (secret, name) = self.authority(observed, domain);
-        let expected = expected_authority(secret).ok_or_else(|| IssueError::AuthorityChanged(name.clone()))?;
-        issuing::check(&self.secrets(), &name, &expected, self.now).await
+        let expected = self.expected(observed, domain)?;
+        let problems = self.desk().prepare(domain, &expected, &requests, self.now).await?;
+        let held: Vec<LeafRequest> =
+            requests.iter().zip(&problems).filter(|(_, problem)| problem.is_some()).map(|(held, _)| (*held).clone()).collect();
+        problems.iter().flatten().for_each(|problem| acted.note_issue(problem));
+        let all = std::mem::take(writing).into_iter();
+        writing.extend(all.filter_map(|(change, target)| {
+            if change.leaves.iter().any(|leaf| held.contains(leaf)) {
+                Some((Cow::Owned(change.without_leaves()?), target))
+            } else {
+                Some((change, target))
+            }
+        }));
+        Ok(())
     }
 
     async fn issue(&self, observed: &Observed, domain: Domain, requests: &[&LeafRequest]) -> Result<Vec<Leaf>, IssueError> {
         if requests.is_empty() {
             return Ok(vec![]);
         }
-        let (secret, name) = self.authority(observed, domain);
-        let expected = expected_authority(secret).ok_or_else(|| IssueError::AuthorityChanged(name.clone()))?;
-        issuing::issue(&self.secrets(), &name, &expected, requests, self.now).await
+        let expected = self.expected(observed, domain)?;
+        self.desk().issue(domain, &expected, requests, self.now).await
     }
 
-    /// A domain's authority as it was observed, and the name of its Secret.
-    pub fn authority<'o>(&self, observed: &'o Observed, domain: Domain) -> (Option<&'o SeenSecret>, String) {
-        (observed.authority(domain), self.cluster.names.authority(domain))
+    /// The subject key identifier of a domain's active authority as it was observed.
+    fn expected(&self, observed: &Observed, domain: Domain) -> Result<String, IssueError> {
+        let changed = || IssueError::AuthorityChanged(self.cluster.names.authority(domain));
+        expected_authority(observed.authority(domain)).ok_or_else(changed)
     }
 
     async fn annotate_pods(&self, plan: &Plan, acted: &mut Acted) {
@@ -316,6 +365,11 @@ impl Actor<'_> {
             Err(StepError::Etcd(error)) => acted.failed.push(Note::new("EtcdRefused", format!("{}: {error}", step.name()))),
         }
     }
+}
+
+/// The leaves of a domain among these changes.
+fn requests<'a>(changes: impl Iterator<Item = &'a Cow<'a, SecretChange>>, domain: Domain) -> Vec<&'a LeafRequest> {
+    changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).collect()
 }
 
 /// The subject key identifier of the active authority that was observed.

@@ -25,9 +25,10 @@ use super::{
     act::Acted,
     build,
     observed::{
-        Answer, Observed, ObservedMember, SecretView, SeenSecret, StartState, annotation, is_private, running_since, start_state,
+        Answer, Authorities, Observed, ObservedMember, Offered, SecretView, SeenSecret, StartState, annotation, is_private,
+        running_since, start_state,
     },
-    plan::{self, AuthorityRequest, Left, Object, Plan, Rotate, SecretChange, Step},
+    plan::{self, AuthorityRequest, Inquiry, Left, Object, Plan, Rotate, SecretChange, Source, Step},
     seen::Seen,
     status::{self, Judgement, Report},
     validate::{ValidatedCluster, validate},
@@ -36,13 +37,15 @@ use crate::{
     api::EtcdCluster,
     etcd, issuing,
     names::{MemberName, Names, annotation as key, authority_key, bootstrap_key, member_key},
-    pki::{Authority, Certificate, Domain, Holder, Ledger, digest_of_private_pem, read_bundle},
+    pki::{Authority, Certificate, Domain, Holder, Issuer, Ledger, Offer, digest_of_private_pem, read_bundle},
 };
 
 /// The uid of the cluster.
 pub const UID: &str = "0a1b2c3d-0000-4000-8000-000000000001";
 /// etcd's ID of the cluster that the members founded.
 pub const CLUSTER_ID: u64 = 0xc1;
+/// The authority of an issuer of somebody else's, and what is public of it.
+type Theirs = (Arc<Authority>, Offer);
 /// A second.
 pub const SECOND: SignedDuration = SignedDuration::from_secs(1);
 
@@ -103,6 +106,8 @@ pub struct World {
     pub revisions: BTreeMap<MemberName, u64>,
     /// Members whose pods stay when they should go: their nodes are dead.
     pub stuck: BTreeSet<MemberName>,
+    /// By which authorities issuers sign that are not the built-in one, and those above them.
+    pub theirs: BTreeMap<Domain, Theirs>,
     /// Members of which a survivor that was forced to start alone knows no more: none of them must start again.
     forgotten: BTreeSet<u64>,
     /// Which member runs in a pod: the pod's uid and, if its process came up, etcd's ID of it and since how many passes.
@@ -141,6 +146,7 @@ impl World {
             lossy: false,
             revisions: BTreeMap::new(),
             stuck: BTreeSet::new(),
+            theirs: BTreeMap::new(),
             forgotten: BTreeSet::new(),
             running: BTreeMap::new(),
             data: BTreeMap::new(),
@@ -653,8 +659,10 @@ impl World {
             valid(leaf) && authorities.iter().any(|authority| valid(authority) && leaf.is_signed_by(authority))
         };
         let leaf = |secret: &SeenSecret, key: &str| Certificate::clone(&secret.certificate(key).unwrap().unwrap());
-        let operator = self.observed.operator.clone().unwrap();
-        let config = self.observed.ca_config.clone().unwrap().data.clone().unwrap();
+        let there = self.observed.operator.clone().zip(self.observed.ca_config.clone());
+        // Before that nobody runs.
+        let Some((operator, config)) = there else { return };
+        let config = config.data.clone().unwrap();
         for (name, (_, started)) in &self.started {
             let mounted = &self.mounted[name];
             for (other, files) in &self.mounted {
@@ -688,6 +696,9 @@ impl World {
     }
 
     fn perform(&mut self, plan: &Plan) {
+        for inquiry in &plan.inquiries {
+            self.inquire(*inquiry);
+        }
         for request in &plan.authorities {
             self.create_authorities(request);
         }
@@ -736,19 +747,48 @@ impl World {
         }
     }
 
+    /// An issuer that is not the built-in one signs by this authority from now on.
+    pub fn bring(&mut self, domain: Domain, authority: Authority, above: Vec<Certificate>) {
+        let offer = Offer { authority: authority.certificate().clone(), above };
+        if let Issuer::CaSecret { .. } = self.valid().issuer(domain) {
+            self.observed.offers.insert(domain, Offered { asked: None, answer: Ok(offer.clone()) });
+        }
+        self.theirs.insert(domain, (Arc::new(authority), offer));
+    }
+
+    /// The private key that a Secret of somebody else's holds.
+    fn their_key(&self, domain: Domain, source: &Source) -> Option<Vec<u8>> {
+        let Source::Offered(Issuer::CaSecret { .. }, _) = source else { return None };
+        Some(self.theirs[&domain].0.key_pem().to_vec())
+    }
+
+    /// What issuers are asked for and say. One that is asked answers at once.
+    fn inquire(&mut self, inquiry: Inquiry) {
+        match inquiry {
+            Inquiry::Ask(domain) => {
+                let answer = Ok(self.theirs[&domain].1.clone());
+                self.observed.offers.insert(domain, Offered { asked: Some(self.now), answer });
+            }
+            Inquiry::Forget(domain) => drop(self.observed.offers.remove(&domain)),
+        }
+    }
+
+    /// Whether an issuer signs these leaves by an authority that does not sign here yet.
+    fn is_held_back(&mut self, change: &SecretChange) -> bool {
+        let mut held = false;
+        for domain in change.leaves.iter().map(|leaf| leaf.domain).collect::<BTreeSet<_>>() {
+            let authorities = Authorities::read(self.authority_secret(domain).as_ref().unwrap()).unwrap();
+            if !authorities.issuers.active.has_key() && *self.theirs[&domain].0.certificate() != authorities.active {
+                self.inquire(Inquiry::Ask(domain));
+                held = true;
+            }
+        }
+        held
+    }
+
     fn create_authorities(&mut self, request: &AuthorityRequest) {
-        let [active, next] =
-            request.common_names.each_ref().map(|name| Authority::create(name, request.duration, self.now).unwrap());
-        let data = [
-            (authority_key::ACTIVE_CRT, active.certificate().pem().into()),
-            (authority_key::ACTIVE_KEY, active.key_pem().to_vec()),
-            (authority_key::NEXT_CRT, next.certificate().pem().into()),
-            (authority_key::NEXT_KEY, next.key_pem().to_vec()),
-            (authority_key::CRL, active.sign_crl([], self.now).unwrap()),
-            (authority_key::LEDGER, Ledger::default().to_json().unwrap()),
-        ];
+        let data = issuing::found(request, self.their_key(request.domain, &request.source).as_deref(), self.now).unwrap();
         assert!(self.authority_secret(request.domain).is_none(), "authorities are made once");
-        let data = data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
         self.put_authorities(request.domain, request.secret.clone(), data);
     }
 
@@ -777,22 +817,23 @@ impl World {
 
     fn rotate(&mut self, rotate: &Rotate) {
         let mut data = self.authority_data(rotate.domain);
-        assert!(issuing::turn(&mut data, rotate, self.now).unwrap(), "it was planned on what is there");
+        let theirs = self.their_key(rotate.domain, &rotate.source);
+        assert!(issuing::turn(&mut data, rotate, theirs.as_deref(), self.now).unwrap(), "it was planned on what is there");
         self.put_authorities(rotate.domain, rotate.secret.clone(), data);
     }
 
     fn with_ledger<T>(&mut self, domain: Domain, change: impl FnOnce(&Authority, &mut Ledger) -> T) -> T {
-        let secret = match domain {
-            Domain::Client => self.observed.client_authority.as_mut().unwrap(),
-            Domain::Peer => self.observed.peer_authority.as_mut().unwrap(),
-        };
-        let key = &self.keys[&domain][authority_key::ACTIVE_KEY];
-        let authority = &Authority::load(&secret.data[authority_key::ACTIVE_CRT], &key.0).unwrap();
+        let theirs = self.theirs.get(&domain).map(|(authority, _)| authority.clone());
+        let key = self.keys[&domain].get(authority_key::ACTIVE_KEY).cloned();
+        let now = self.now;
+        let secret = self.authority_secret(domain).as_mut().unwrap();
+        let load = |key: ByteString| Authority::load(&secret.data[authority_key::ACTIVE_CRT], &key.0).unwrap();
+        let authority = key.map(|key| Arc::new(load(key))).or(theirs).unwrap();
         let mut ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).unwrap();
         let revoked: Vec<_> = ledger.revoked().collect();
-        let result = change(authority, &mut ledger);
+        let result = change(&authority, &mut ledger);
         if revoked != ledger.revoked().collect::<Vec<_>>() {
-            secret.data.insert(authority_key::CRL.into(), authority.sign_crl(ledger.revoked(), self.now).unwrap());
+            secret.data.insert(authority_key::CRL.into(), authority.sign_crl(ledger.revoked(), now).unwrap());
         }
         secret.data.insert(authority_key::LEDGER.into(), ledger.to_json().unwrap());
         result
@@ -806,17 +847,21 @@ impl World {
         secret.data.extend(change.files.clone());
         for request in &change.leaves {
             let now = self.now;
-            let leaf = self.with_ledger(request.domain, |authority, ledger| {
+            let mut leaf = self.with_ledger(request.domain, |authority, ledger| {
                 let leaf = authority.issue(&request.spec, now).unwrap();
                 ledger.record(&leaf.certificate, request.holder.clone());
                 leaf
             });
-            secret.data.insert(request.keys[0].into(), leaf.certificate.pem().into());
+            leaf.chain = Authorities::read(self.authority_secret(request.domain).as_ref().unwrap()).unwrap().chain.clone();
+            secret.data.insert(request.keys[0].into(), leaf.pem().into());
             secret.data.insert(request.keys[1].into(), leaf.key.public_digest().to_hex().into());
         }
     }
 
     fn change_secret(&mut self, change: &SecretChange) {
+        if self.is_held_back(change) {
+            return change.without_leaves().iter().for_each(|change| self.change_secret(change));
+        }
         let new = SecretView { meta: build::owned(&self.valid(), change.name.clone()), ..SecretView::default() };
         let member = self.observed.members.keys().find(|name| names().member_secret(name) == change.name).cloned();
         let there = match &member {

@@ -20,20 +20,23 @@ use tokio::time::timeout;
 use super::{
     Context,
     observed::{
-        Answer, Home, Observed, ObservedMember, SecretView, SeenSecret, annotation, belongs, is_unscheduled, name_of, pod_ready,
-        running_since,
+        Answer, Home, NoOffer, Observed, ObservedMember, Offered, SecretView, SeenSecret, annotation, belongs, is_unscheduled,
+        name_of, pod_ready, running_since,
     },
     seen::Seen,
+    validate::issuer,
 };
 use crate::{
-    api::{EtcdCluster, EtcdUser},
+    api::{EtcdCluster, EtcdUser, IssuerSpec},
     cache::{Guarded, Scope},
     etcd::{MemberList, MemberStatus, Target, Tls},
+    issuing::find_offer,
     k8s::KeySecret,
     names::{
         CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, authority_key, bootstrap_key, label,
         member_key, tls_key,
     },
+    pki::{Domain, Issuer, Offer, PkiError, PrivateKey},
 };
 
 /// How the operator shows itself to the members of one cluster.
@@ -79,6 +82,7 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
     let names = Names::new(&cluster.name_any(), &cluster.namespace().unwrap_or_default(), &context.domain);
     let mut observed = read(context, cluster, &names);
     find_claims(context, &names, &mut observed).await;
+    observed.offers = find_offers(context, cluster, &names, now).await;
     let identity = match &observed.operator {
         None => Err("the operator has no certificate for it yet".to_owned()),
         Some(secret) => context.identities.of(context, &names, secret).await,
@@ -196,6 +200,47 @@ async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) 
             member.claim = found.unwrap_or_default().map(Into::into);
         }
     }
+}
+
+/// Looks by which authorities the issuers sign that the spec names.
+async fn find_offers(context: &Context, cluster: &EtcdCluster, names: &Names, now: Timestamp) -> BTreeMap<Domain, Offered> {
+    let tls = &cluster.spec.tls;
+    let issuers = [(Domain::Client, &tls.client.issuer), (Domain::Peer, &tls.peer.issuer)];
+    let find = async |(domain, spec): (Domain, &IssuerSpec)| {
+        let offered = match issuer(spec) {
+            Issuer::BuiltIn => None,
+            Issuer::CaSecret { name } => {
+                let secrets: Api<Secret> = Api::namespaced(context.client.clone(), names.namespace());
+                Some(Offered { asked: None, answer: ca_secret(&secrets, &name, now).await.map_err(NoOffer::Unusable) })
+            }
+            issuer @ Issuer::CertManager { .. } => {
+                let requests = Api::namespaced(context.client.clone(), names.namespace());
+                find_offer(&requests, names, domain, &issuer, now).await
+            }
+        };
+        Some((domain, offered?))
+    };
+    join_all(issuers.map(find)).await.into_iter().flatten().collect()
+}
+
+/// The authority in a Secret of somebody else's. It is read each time: it has none of the operator's labels, so it is not watched.
+async fn ca_secret(secrets: &Api<Secret>, name: &str, now: Timestamp) -> Result<Offer, String> {
+    let secret = KeySecret::get(secrets, name).await.map_err(|e| e.to_string())?;
+    let secret = secret.ok_or_else(|| "there is no such Secret".to_owned())?;
+    for key in [tls_key::CRT, tls_key::KEY] {
+        if secret.bytes(key).is_empty() {
+            return Err(format!("{key} is missing"));
+        }
+    }
+    let offer = Offer::of_secret(secret.bytes(tls_key::CRT), secret.bytes(tls_key::CA), now).map_err(|e| e.to_string())?;
+    let key = PrivateKey::from_pem(secret.bytes(tls_key::KEY)).map_err(|e| match e {
+        PkiError::Label(_) => format!("{} {e}: convert it with openssl pkcs8 -topk8 -nocrypt", tls_key::KEY),
+        _ => format!("{}: {e}", tls_key::KEY),
+    })?;
+    if key.public_digest() != offer.authority.key_digest() {
+        return Err(PkiError::KeyDoesNotFit.to_string());
+    }
+    Ok(offer)
 }
 
 /// Looks where the volumes of members can be used whose pods no node takes.

@@ -24,7 +24,7 @@ use crate::{
     api::EtcdClusterStatus,
     etcd,
     names::{MemberName, Names, annotation, authority_key, bootstrap_key, member_key},
-    pki::{self, Certificate, Domain, KeyDigest, Ledger, Phase, PkiError, Rotation, Serial, read_bundle},
+    pki::{self, Certificate, Domain, Issuers, KeyDigest, Ledger, Offer, Phase, PkiError, Rotation, Serial, read_bundle},
 };
 
 /// One cluster as it was found.
@@ -57,6 +57,26 @@ pub struct Observed {
     pub users: BTreeSet<String>,
     /// While the client authority is being rotated: the Secrets of the cluster's users, by their names.
     pub user_secrets: BTreeMap<String, SeenSecret>,
+    /// The authorities that the issuers offer which a cluster is to have, where those are not the built-in one.
+    pub offers: BTreeMap<Domain, Offered>,
+}
+
+/// What an issuer that is not the built-in one signs by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// When it was asked for a certificate by which to know its authority, if that takes asking.
+    pub asked: Option<Timestamp>,
+    /// Its authority, or why it is not known.
+    pub answer: Result<Offer, NoOffer>,
+}
+
+/// Why it is not known by which authority an issuer signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoOffer {
+    /// It has yet to answer, as these words tell.
+    Awaited(String),
+    /// It has no authority that could be used, as these words tell.
+    Unusable(String),
 }
 
 impl Default for Observed {
@@ -76,6 +96,7 @@ impl Default for Observed {
             list: Err("no member was asked".into()),
             users: BTreeSet::new(),
             user_secrets: BTreeMap::new(),
+            offers: BTreeMap::new(),
         }
     }
 }
@@ -275,17 +296,22 @@ pub struct SecretContent {
 }
 
 impl SeenSecret {
-    /// The certificate under a key, if there is anything.
+    /// The certificate under a key, if there is anything: the first, where others are shown with it.
     pub fn certificate(&self, key: &str) -> Option<Result<Arc<Certificate>, PkiError>> {
         let mut read = self.found().certificates.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(certificate) = read.get(key) {
             return Some(Ok(certificate.clone()));
         }
-        let certificate = Certificate::from_pem(self.data.get(key).filter(|pem| !pem.is_empty())?).map(Arc::new);
+        let certificate = Certificate::first_of(self.data.get(key).filter(|pem| !pem.is_empty())?).map(Arc::new);
         if let Ok(certificate) = &certificate {
             read.insert(key.to_owned(), certificate.clone());
         }
         Some(certificate)
+    }
+    /// Whether the certificate under a key comes with these and no others.
+    pub fn is_shown_with(&self, key: &str, chain: &[Certificate]) -> bool {
+        let all = self.data.get(key).and_then(|text| read_bundle(text).ok());
+        all.is_some_and(|all| all.get(1..) == Some(chain))
     }
     /// A digest of everything that is not a private key, to tell one version of the contents from another.
     pub fn fingerprint(&self) -> &str {
@@ -337,17 +363,25 @@ pub struct Authorities {
     pub active: Certificate,
     /// The one that signs next.
     pub next: Certificate,
-    /// Whoever is trusted, in PEM.
+    /// Whoever is trusted, in PEM: what members verify by.
     pub bundle: String,
+    /// The same and those above them: what clients verify by, some of whom believe nobody but a root.
+    pub roots: String,
     /// The revoked serials, DER.
     pub crl: Vec<u8>,
     /// The same, read.
     pub listed: BTreeSet<Serial>,
     /// Those that sign no more and are still trusted.
     pub retiring: Vec<Certificate>,
+    /// Those above any of them.
+    pub above: Vec<Certificate>,
+    /// What is shown with a leaf of the active one.
+    pub chain: Vec<Certificate>,
+    /// Whose they are.
+    pub issuers: Issuers,
     /// How far a rotation that somebody asked for has come.
     pub rotation: Option<Rotation>,
-    /// Whether the key of the active one is there: it may be lost, until another one takes its place.
+    /// Whether the key of the active one is where it should be: it may be lost, until another one takes its place.
     has_key: bool,
     /// What was issued.
     pub ledger: Ledger,
@@ -363,55 +397,78 @@ impl Authorities {
     }
 
     fn find(secret: &SeenSecret) -> Result<Self, String> {
+        let text = |key: &str| secret.data.get(key).map(Vec::as_slice).unwrap_or_default();
+        let issuers = Issuers::from_json(text(authority_key::ISSUERS)).map_err(|e| format!("{}: {e}", authority_key::ISSUERS))?;
+        let certificate = |crt: &str| match Certificate::from_pem(text(crt)) {
+            _ if text(crt).is_empty() => Err(format!("{crt} is missing")),
+            Err(e) => Err(format!("{crt}: {e}")),
+            Ok(certificate) if !certificate.is_ca() => Err(format!("{crt} is not an authority's")),
+            Ok(certificate) => Ok(certificate),
+        };
         let authority = |crt: &str, key: &str| {
-            let certificate = match secret.certificate(crt) {
-                None => return Err(format!("{crt} is missing")),
-                Some(Err(e)) => return Err(format!("{crt}: {e}")),
-                Some(Ok(certificate)) => Certificate::clone(&certificate),
-            };
+            let certificate = certificate(crt)?;
             match secret.key_digest(key) {
                 None => Err(format!("{key} is missing or not a private key")),
                 Some(digest) if digest != certificate.key_digest() => Err(format!("{key} is not the key of {crt}")),
-                Some(_) if !certificate.is_ca() => Err(format!("{crt} is not an authority's")),
                 Some(_) => Ok(certificate),
             }
         };
-        let retiring = read_bundle(secret.data.get(authority_key::RETIRING_CRT).map(Vec::as_slice).unwrap_or_default());
-        let retiring = retiring.map_err(|e| format!("{}: {e}", authority_key::RETIRING_CRT))?;
+        let bundle = |key: &str| read_bundle(text(key)).map_err(|e| format!("{key}: {e}"));
+        let retiring = bundle(authority_key::RETIRING_CRT)?;
+        let above = bundle(authority_key::ABOVE_CRT)?;
         let rotation = secret.data.get(authority_key::ROTATION).map(|text| Rotation::from_json(text));
         let rotation = rotation.transpose().map_err(|e| format!("{}: {e}", authority_key::ROTATION))?;
         // That of a lost authority is what its rotation begins without.
         let beginning = rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
-        let has_key = !beginning || secret.data.contains_key(authority_key::ACTIVE_KEY);
-        let active = if has_key {
+        let has_key = !issuers.active.has_key() || !beginning || secret.data.contains_key(authority_key::ACTIVE_KEY);
+        let active = if issuers.active.has_key() && has_key {
             authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY)?
         } else {
-            let active = secret.certificate(authority_key::ACTIVE_CRT).and_then(Result::ok);
-            active
-                .map(|active| Certificate::clone(&active))
-                .ok_or_else(|| format!("{} is missing or unreadable", authority_key::ACTIVE_CRT))?
+            certificate(authority_key::ACTIVE_CRT)?
         };
-        let next = authority(authority_key::NEXT_CRT, authority_key::NEXT_KEY)?;
-        let crl = secret.data.get(authority_key::CRL).cloned().unwrap_or_default();
+        let next = if issuers.next.has_key() {
+            authority(authority_key::NEXT_CRT, authority_key::NEXT_KEY)?
+        } else {
+            certificate(authority_key::NEXT_CRT)?
+        };
+        let crl = text(authority_key::CRL).to_vec();
         let listed = pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
-        let ledger = secret.data.get(authority_key::LEDGER).map(Vec::as_slice).unwrap_or_default();
-        let ledger = Ledger::from_json(ledger).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
-        let trusted = [&active, &next].into_iter().chain(&retiring);
-        Ok(Self { bundle: pki::bundle(trusted), active, next, crl, listed, retiring, rotation, has_key, ledger })
+        let ledger = Ledger::from_json(text(authority_key::LEDGER)).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
+        let bundle = pki::bundle(trusted(&active, &next, &retiring));
+        let roots = format!("{bundle}{}", pki::bundle(&above));
+        let chain = pki::chain(&active, &above);
+        Ok(Self { active, next, bundle, roots, crl, listed, retiring, above, chain, issuers, rotation, has_key, ledger })
     }
     /// Whether the key of the active one is there.
     pub fn has_key(&self) -> bool {
         self.has_key
     }
-    /// Whether the active one can sign.
+    /// Whether the active one can sign, as far as that can be known here.
     pub fn signs(&self, now: Timestamp) -> bool {
+        self.is_in_force(now) && !self.issuer_has_moved_on()
+    }
+    /// Whether what the active one has signed is believed, and there is no loss.
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
         self.has_key && self.active.not_before() <= now && now < self.active.not_after()
+    }
+    /// Whether an issuer of somebody else's signs by the next one already, which has yet to be trusted everywhere.
+    fn issuer_has_moved_on(&self) -> bool {
+        !self.issuers.active.has_key() && self.issuers.active == self.issuers.next && self.active != self.next
     }
     /// Whom whoever verifies leaves of this domain must trust: the next one too, so that it is trusted before it signs, and those
     /// whose leaves may still be in use.
     pub fn trusted(&self) -> impl Iterator<Item = &Certificate> {
-        [&self.active, &self.next].into_iter().chain(&self.retiring)
+        trusted(&self.active, &self.next, &self.retiring)
     }
+}
+
+/// An issuer of somebody else's has one authority, which is then its own next one.
+fn trusted<'a>(
+    active: &'a Certificate,
+    next: &'a Certificate,
+    retiring: &'a [Certificate],
+) -> impl Iterator<Item = &'a Certificate> {
+    [active].into_iter().chain([next].into_iter().filter(move |next| *next != active)).chain(retiring)
 }
 
 /// How a member is to start if it finds no data: an entry of the bootstrap ConfigMap.

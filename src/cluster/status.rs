@@ -13,7 +13,7 @@ use super::{
     act::Acted,
     build,
     observed::{Observed, ObservedMember, SeenSecret, annotation, belongs, hex, name_of},
-    plan::{self, AuthorityState, Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
+    plan::{self, AuthorityState, Note, Plan, RECOVERING, leaf_keys, lost_in_words, progress_in_words, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     etcd,
     metrics::{ClusterState, DomainState},
     names::{MemberName, Names, annotation as key, member_key},
-    pki::{Certificate, Phase},
+    pki::{Certificate, Domain, Issuer, Phase},
 };
 
 /// The types of conditions.
@@ -91,7 +91,7 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         available(&names, observed, judgement, acted, now),
         progressing(judgement, acted),
         degraded(&names, observed, judgement, acted, now),
-        certificates_ready(observed, judgement),
+        certificates_ready(observed, judgement, acted),
     ];
     let mut events = vec![];
     for finding in findings {
@@ -127,8 +127,8 @@ pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState 
         wanted: count(wanted),
         available: is_true(kind::AVAILABLE),
         certificates_ready: is_true(kind::CERTIFICATES_READY),
-        client: domain(status.certificates.as_ref().and_then(|all| all.client.as_ref()), &CLIENT_LEAVES),
-        peer: domain(status.certificates.as_ref().and_then(|all| all.peer.as_ref()), &PEER_LEAVES),
+        client: domain(status.certificates.as_ref().and_then(|all| all.client.as_ref()), leaf_keys(Domain::Client)),
+        peer: domain(status.certificates.as_ref().and_then(|all| all.peer.as_ref()), leaf_keys(Domain::Peer)),
     }
 }
 
@@ -196,8 +196,6 @@ fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, obse
 }
 
 const LEAVES: [&str; 3] = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
-const CLIENT_LEAVES: [&str; 2] = [member_key::SERVER_CRT, member_key::CLIENT_CRT];
-const PEER_LEAVES: [&str; 1] = [member_key::PEER_CRT];
 
 /// The power of two that a size fits in, from 1Mi on: what changes with every write must not be in a status.
 fn rounded(bytes: i64) -> String {
@@ -220,9 +218,9 @@ fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Opt
         // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
         match plan::authority_of(secret.as_ref(), "", old.as_ref(), uid, false) {
             AuthorityState::Ready(authorities) => Some(DomainStatus {
-                active: authority(&authorities.active),
-                next: authority(&authorities.next),
-                retiring: authorities.retiring.iter().map(authority).collect(),
+                active: authority(&authorities.active, &authorities.issuers.active),
+                next: authority(&authorities.next, &authorities.issuers.next),
+                retiring: authorities.retiring.iter().map(|retired| authority(retired, &Issuer::BuiltIn)).collect(),
                 phase: authorities.rotation.map(|rotation| rotation.phase.as_str().to_owned()),
                 phase_since: authorities.rotation.map(|rotation| seconds(rotation.since).to_string()),
                 expires,
@@ -233,14 +231,15 @@ fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Opt
     let status = CertificatesStatus {
         // All in UTC and of one form, so the first text is the first moment.
         expires: members.iter().filter_map(|member| member.certificate_expires.clone()).min(),
-        client: domain(&observed.client_authority, old.client, &CLIENT_LEAVES),
-        peer: domain(&observed.peer_authority, old.peer, &PEER_LEAVES),
+        client: domain(&observed.client_authority, old.client, leaf_keys(Domain::Client)),
+        peer: domain(&observed.peer_authority, old.peer, leaf_keys(Domain::Peer)),
     };
     (status != CertificatesStatus::default()).then_some(status)
 }
 
-fn authority(certificate: &Certificate) -> AuthorityStatus {
+fn authority(certificate: &Certificate, issuer: &Issuer) -> AuthorityStatus {
     AuthorityStatus {
+        issuer: (*issuer != Issuer::BuiltIn).then(|| issuer.to_string()),
         name: certificate.common_name().to_owned(),
         key_id: certificate.subject_key_id().map(hex).unwrap_or_default(),
         expires: certificate.not_after().to_string(),
@@ -492,7 +491,7 @@ fn complaints(observed: &Observed) -> Option<Note> {
     (!errors.is_empty()).then(|| Note::new("EtcdComplains", format!("etcd reports {}", errors.join(", "))))
 }
 
-fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
+fn certificates_ready(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
     let finding = |holds, note, warns| Finding { kind: kind::CERTIFICATES_READY, holds, note, warns };
     let Judgement::Planned(_, plan) = judgement else {
         return finding(false, Note::new("InvalidSpec", "nothing is issued for a spec that makes no sense; see Degraded"), None);
@@ -503,8 +502,10 @@ fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
     if let Some(lost) = plan.certificates.iter().find(|note| note.reason == "AuthorityLost") {
         return finding(false, lost.clone(), Some(true));
     }
-    if let Some(first) = plan.certificates.first() {
-        return finding(false, Note::new(first.reason, messages(&plan.certificates)), None);
+    // What an issuer has not given says more than that it is being asked for it.
+    let notes: Vec<_> = acted.issuers.iter().chain(&plan.certificates).cloned().collect();
+    if let Some(first) = notes.first() {
+        return finding(false, Note::new(first.reason, messages(&notes)), is_issuers_fault(first).then_some(true));
     }
     let unconfirmed = |member: &ObservedMember| {
         let version = member.secret.as_ref().map(SeenSecret::fingerprint);
@@ -519,7 +520,16 @@ fn certificates_ready(observed: &Observed, judgement: &Judgement) -> Finding {
         let message = format!("not yet seen to serve their certificates: {}", waiting.join(", "));
         return finding(false, Note::new("NotConfirmed", message), None);
     }
-    finding(true, Note::new("Served", "every member serves the certificates that it should"), Some(false))
+    let message: Vec<_> = ["every member serves the certificates that it should"]
+        .into_iter()
+        .chain(plan.remarks.iter().map(String::as_str))
+        .collect();
+    finding(true, Note::new("Served", message.join("; ")), Some(false))
+}
+
+/// Whether somebody has to do something about an issuer.
+fn is_issuers_fault(note: &Note) -> bool {
+    ["IssuerUnusable", "IssuerFailed", "SameAuthority", "CertManagerMissing"].contains(&note.reason)
 }
 
 #[cfg(test)]

@@ -207,10 +207,9 @@ impl Taking<'_> {
 
     /// Revokes what holders had who are gone.
     async fn revoke(&self, domain: Domain, gone: &[Holder]) -> Taken {
-        let (secret, name) = self.actor.authority(self.observed, domain);
-        let Some(expected) = expected_authority(secret) else { return Ok(None) };
+        let Some(expected) = expected_authority(self.observed.authority(domain)) else { return Ok(None) };
         let meant = |issued: &Issued| gone.contains(&issued.holder);
-        let count = issuing::revoke(&self.actor.secrets(), &name, &expected, meant, self.actor.now).await?;
+        let count = self.actor.desk().revoke(domain, &expected, meant, self.actor.now).await?;
         let names: Vec<_> = gone.iter().map(ToString::to_string).collect();
         Ok((count > 0).then(|| format!("revoked {count} certificates of the {domain} domain; gone: {}", names.join(", "))))
     }
@@ -219,11 +218,11 @@ impl Taking<'_> {
     async fn rotate(&self, rotate: &Rotate) -> Taken {
         let Actor { cluster, now, .. } = self.actor;
         let metadata = build::retained(cluster, rotate.secret.clone());
-        issuing::rotate(&self.actor.secrets(), rotate, metadata, &cluster.uid, *now).await?;
-        let (domain, name) = (rotate.domain, &rotate.common_names[0]);
+        issuing::rotate(&self.actor.secrets(), &cluster.names, rotate, metadata, &cluster.uid, *now).await?;
+        let (domain, name) = (rotate.domain, rotate.name());
         Ok(Some(match rotate.turn {
             Turn::Prepare => format!("the {domain} authority is being rotated: {name:?} is trusted before it signs"),
-            Turn::Switch => format!("the next {domain} authority signs now, and {name:?} is trusted beside it"),
+            Turn::Switch => format!("the next {domain} authority signs now"),
             Turn::Drop => {
                 format!("all certificates are of the new {domain} authority; that of before is taken out of all bundles")
             }

@@ -11,12 +11,13 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     api::{
-        AutoCompaction, ClientAuth, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, PodSpec, PullPolicy,
-        RESERVED_FLAGS, RepairSpec, Retention, ServiceSpec, StorageSpec, TlsVersion,
+        AutoCompaction, CertManagerIssuer, ClientAuth, CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, IssuerSpec,
+        MAX_NAME_LENGTH, ONE_FOR_BOTH, PodSpec, PullPolicy, RESERVED_FLAGS, RepairSpec, Retention, ServiceSpec, StorageSpec,
+        TlsVersion,
     },
     cluster::plan::Built,
     names::{Names, annotation},
-    pki::Domain,
+    pki::{Domain, Issuer},
     quantity,
 };
 
@@ -69,6 +70,10 @@ pub struct ValidatedCluster {
     pub replace: Option<String>,
     /// The member from whose data its user wants the cluster made anew.
     pub recover_from: Option<String>,
+    /// Who is to sign the certificates of the client domain.
+    pub client_issuer: Issuer,
+    /// Who is to sign those of the peer domain.
+    pub peer_issuer: Issuer,
     /// The domains whose authorities its user wants replaced.
     pub rotate: BTreeSet<Domain>,
     /// What of that wish names no domain.
@@ -88,6 +93,14 @@ impl ValidatedCluster {
         match domain {
             Domain::Client => self.client,
             Domain::Peer => self.peer,
+        }
+    }
+
+    /// Who is to sign the certificates of a domain.
+    pub fn issuer(&self, domain: Domain) -> &Issuer {
+        match domain {
+            Domain::Client => &self.client_issuer,
+            Domain::Peer => &self.peer_issuer,
         }
     }
 
@@ -197,6 +210,11 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
     let peer = check_lives("peer", &spec.tls.peer.authority.duration, &spec.tls.peer.certificate.duration, &mut wrong);
     let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, &mut wrong);
     let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, &mut wrong);
+    let issuers = [("client", &spec.tls.client.issuer), ("peer", &spec.tls.peer.issuer)];
+    let [client_issuer, peer_issuer] = issuers.map(|(domain, spec)| check_issuer(domain, spec, &mut wrong));
+    if client_issuer != Issuer::BuiltIn && client_issuer == peer_issuer {
+        wrong.say(ONE_FOR_BOTH);
+    }
     let etcd = check_etcd(spec, &mut wrong);
     let repair = check_repair(&spec.repair, &mut wrong);
     if quantity::bytes(&spec.storage.size).is_none() {
@@ -234,6 +252,8 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
         restarted_at: cluster.annotations().get(annotation::RESTARTED_AT).cloned(),
         replace: cluster.annotations().get(annotation::REPLACE).cloned(),
         recover_from: cluster.annotations().get(annotation::RECOVER_FROM).cloned(),
+        client_issuer,
+        peer_issuer,
         rotate,
         rotate_unknown,
         built: Built::default(),
@@ -323,6 +343,24 @@ fn check_lives(domain: &str, authority: &Duration, leaf: &Duration, wrong: &mut 
         wrong.say(format!("{field} is {authority}: a hundred years at most"));
     }
     Some(lives)
+}
+
+/// Who is to sign certificates, by the spec.
+pub fn issuer(spec: &IssuerSpec) -> Issuer {
+    match (&spec.ca_secret, &spec.cert_manager) {
+        (Some(secret), _) => Issuer::CaSecret { name: secret.name.clone() },
+        (None, Some(CertManagerIssuer { name, kind, group })) => {
+            Issuer::CertManager { name: name.clone(), kind: kind.clone(), group: group.clone() }
+        }
+        (None, None) => Issuer::BuiltIn,
+    }
+}
+
+fn check_issuer(domain: &str, spec: &IssuerSpec, wrong: &mut Problems) -> Issuer {
+    if spec.ca_secret.is_some() && spec.cert_manager.is_some() {
+        wrong.say(format!("spec.tls.{domain}.issuer must be either caSecret or certManager"));
+    }
+    issuer(spec)
 }
 
 /// Less than a container or a node takes to come up again would make a fault of what is none.

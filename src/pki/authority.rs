@@ -10,7 +10,7 @@ use rcgen::{
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::{Certificate, PkiError, PrivateKey, Serial, key::key_pair};
+use super::{Certificate, PkiError, PrivateKey, Serial, bundle, key::key_pair};
 
 /// How long before it is made a certificate begins to be valid, for those whose clocks are behind.
 pub const BACKDATING: SignedDuration = SignedDuration::from_mins(5);
@@ -50,12 +50,43 @@ pub struct LeafSpec {
     pub duration: SignedDuration,
 }
 
+impl LeafSpec {
+    /// A request for a certificate with these names for a key, in PEM (PKCS#10). What it is to be for and for how long is not part of
+    /// it.
+    ///
+    /// # Errors
+    /// When the specification holds what cannot be in a certificate.
+    pub fn request(&self, key: &PrivateKey) -> Result<String, PkiError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, self.common_name.as_str());
+        params.subject_alt_names = self.alternative_names()?;
+        Ok(params.serialize_request(&*key_pair(key.pem())?)?.pem()?)
+    }
+
+    fn alternative_names(&self) -> Result<Vec<SanType>, PkiError> {
+        let name = |name: &String| name.as_str().try_into().map(SanType::DnsName).map_err(|_| PkiError::Name(name.clone()));
+        let mut all: Vec<_> = self.dns_names.iter().map(name).collect::<Result<_, _>>()?;
+        all.extend(self.ip_addresses.iter().copied().map(SanType::IpAddress));
+        Ok(all)
+    }
+}
+
 /// A leaf that was just made. The key exists nowhere else.
 pub struct Leaf {
     /// The certificate.
     pub certificate: Certificate,
     /// Its private key.
     pub key: PrivateKey,
+    /// The certificates that are shown with it, for those who trust the root alone.
+    pub chain: Vec<Certificate>,
+}
+
+impl Leaf {
+    /// The certificate and those that are shown with it: the form of a server's or client's certificate file.
+    pub fn pem(&self) -> String {
+        bundle([&self.certificate].into_iter().chain(&self.chain))
+    }
 }
 
 /// A certificate that may sign others, and its private key. It has no `Debug`.
@@ -134,12 +165,7 @@ impl Authority {
         if spec.usage.client() {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         }
-        for name in &spec.dns_names {
-            let name = name.as_str().try_into().map_err(|_| PkiError::Name(name.clone()))?;
-            params.subject_alt_names.push(SanType::DnsName(name));
-        }
-        params.subject_alt_names.extend(spec.ip_addresses.iter().copied().map(SanType::IpAddress));
-
+        params.subject_alt_names = spec.alternative_names()?;
         let key = PrivateKey::generate()?;
         let signed = params.signed_by(&*key_pair(key.pem())?, &self.issuer()?)?;
         let certificate = Certificate::from_der(signed.der())?;
@@ -148,7 +174,7 @@ impl Authority {
         if !certificate.is_signed_by(&self.certificate) {
             return Err(PkiError::NotAuthority("its subject is of a form that is not supported"));
         }
-        Ok(Leaf { certificate, key })
+        Ok(Leaf { certificate, key, chain: vec![] })
     }
 
     /// Whether it is valid now, without which it signs nothing.

@@ -51,6 +51,11 @@ impl Certificate {
         READ.get(&[text], || Self::from_der(&pem::single(text, pem::CERTIFICATE)?))
     }
 
+    /// The first certificate of a text that holds `CERTIFICATE` blocks and nothing else: a leaf, before what is shown with it.
+    pub fn first_of(text: &[u8]) -> Result<Self, PkiError> {
+        read_bundle(text)?.into_iter().next().ok_or(PkiError::Count { wanted: pem::CERTIFICATE, found: 0 })
+    }
+
     /// The certificate with this DER.
     pub fn from_der(der: &[u8]) -> Result<Self, PkiError> {
         let read = parse(der)?;
@@ -141,6 +146,24 @@ impl Certificate {
     pub(super) fn signs_certificates(&self) -> bool {
         parse(&self.der)
             .is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign())))
+    }
+    /// Whether an authority with it may sign revocation lists (keyUsage).
+    pub(super) fn signs_lists(&self) -> bool {
+        parse(&self.der).is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign())))
+    }
+    /// How many authorities there may be between it and a leaf, if that is limited.
+    pub(super) fn path_length(&self) -> Option<u32> {
+        parse(&self.der).ok()?.basic_constraints().ok()??.value.path_len_constraint
+    }
+    /// Whether it is a root: its own key signed it.
+    pub fn is_self_signed(&self) -> bool {
+        parse(&self.der)
+            .is_ok_and(|read| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok())
+    }
+    /// Whether an authority signed it, by the name and the signature alone: what others make may lack key identifiers.
+    pub fn is_below(&self, authority: &Certificate) -> bool {
+        let (Ok(read), Ok(issuer)) = (parse(&self.der), parse(&authority.der)) else { return false };
+        read.issuer().as_raw() == issuer.subject().as_raw() && read.verify_signature(Some(issuer.public_key())).is_ok()
     }
     /// Whether a server may show it.
     pub fn server_auth(&self) -> bool {

@@ -6,8 +6,10 @@
 
 mod authority;
 mod certificate;
+mod issuer;
 mod key;
 mod ledger;
+mod offer;
 mod pem;
 mod recent;
 mod revocation;
@@ -23,9 +25,11 @@ use jiff::Timestamp;
 
 pub use authority::{Authority, BACKDATING, Leaf, LeafSpec, Usage};
 pub use certificate::{Certificate, bundle, read_bundle};
+pub use issuer::{Issuer, Issuers};
 pub use key::{KeyDigest, PrivateKey, digest_of_private_pem};
 pub use ledger::{Holder, Issued, Ledger};
-pub use revocation::crl_serials;
+pub use offer::{Offer, chain, verify};
+pub use revocation::{crl_serials, sign_crl_without_key};
 pub use rotation::{Phase, Rotation};
 pub use serial::Serial;
 pub use stale::{Spread, Stale, renewal, stale};
@@ -109,6 +113,15 @@ pub enum PkiError {
     /// Not how far a rotation has come.
     #[error("not the state of a rotation: {0}")]
     Rotation(String),
+    /// Not whose authorities there are.
+    #[error("not a record of issuers: {0}")]
+    Issuers(String),
+    /// An authority that somebody else has made, or one above it, cannot be used.
+    #[error("{0}")]
+    Chain(String),
+    /// Whoever trusts the authority would not believe its leaf.
+    #[error("a certificate of it would not be believed: {0}")]
+    Unbelievable(String),
     /// Not a serial number.
     #[error("{0:?} is not a serial number in hexadecimal digits")]
     Serial(String),

@@ -16,9 +16,12 @@ impl Authority {
     /// follows from them, but signatures are random: compare lists by [`crl_serials`].
     ///
     /// # Errors
-    /// When the authority is not valid now, or may not sign lists (keyUsage).
+    /// When the authority is not valid now.
     pub fn sign_crl(&self, revoked: impl IntoIterator<Item = (Serial, Timestamp)>, now: Timestamp) -> Result<Vec<u8>, PkiError> {
         self.check_valid(now)?;
+        if !self.certificate().signs_lists() {
+            return sign_crl_without_key(revoked, self.certificate().not_after(), now);
+        }
         let revoked: BTreeMap<_, _> = revoked.into_iter().collect();
         let entry = |(serial, at): (&Serial, &Timestamp)| {
             Ok(RevokedCertParams {
@@ -39,6 +42,16 @@ impl Authority {
         };
         Ok(params.signed_by(&self.issuer()?)?.der().to_vec())
     }
+}
+
+/// The same by a key that is thrown away, good until `end`: for an authority whose key is not at hand, or that may not sign lists
+/// (keyUsage).
+pub fn sign_crl_without_key(
+    revoked: impl IntoIterator<Item = (Serial, Timestamp)>,
+    end: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<u8>, PkiError> {
+    Authority::create("etcd-warden revocation list", end.duration_since(now), now)?.sign_crl(revoked, now)
 }
 
 /// The serials on a list in DER.

@@ -33,6 +33,8 @@ pub enum Stale {
     Revoked,
     /// It lives longer than is wanted now.
     TooLong,
+    /// It does not come with the certificates that are shown with it.
+    Chain,
     /// The time to renew it has come.
     Due,
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Stale {
             Self::CommonName => "has another common name",
             Self::Revoked => "is revoked",
             Self::TooLong => "is valid for longer than wanted",
+            Self::Chain => "does not come with those of the authorities above it",
             Self::Due => "is due for renewal",
         })
     }

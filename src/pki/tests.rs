@@ -487,3 +487,122 @@ fn a_thousand_holders_do_not_renew_in_one_minute() {
     assert!(last.duration_since(first) > life / 25);
     assert_eq!(at(7), at(7), "a holder has its place for good");
 }
+
+/// The certificate of an authority that `openssl` makes below another, and its key.
+fn below(dir: &Path, name: &str, above: &str, algorithm: &str, extensions: &str) {
+    for command in [
+        format!("genpkey -algorithm {algorithm} -out {name}.key"),
+        format!(
+            "req -x509 -days 3650 -key {name}.key -CA {above}.crt -CAkey {above}.key -subj /CN={name} -addext basicConstraints=critical,{extensions} -addext keyUsage=keyCertSign -out {name}.crt"
+        ),
+    ] {
+        let (ok, said) = openssl(dir, &command);
+        assert!(ok, "{said}");
+    }
+}
+
+#[test]
+fn authorities_below_an_offline_root_are_traced_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for root in ["root", "stranger"] {
+        assert!(openssl(dir, &format!("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out {root}.key")).0);
+        let (ok, said) = openssl(dir, &format!("req -x509 -days 3650 -key {root}.key -subj /CN={root} -out {root}.crt"));
+        assert!(ok, "{said}");
+    }
+    below(dir, "middle", "root", "ED25519", "CA:TRUE,pathlen:1");
+    below(dir, "issuing", "middle", "RSA -pkeyopt rsa_keygen_bits:2048", "CA:TRUE,pathlen:0");
+    // Nothing may stand below the one above it.
+    below(dir, "toolow", "issuing", "ED25519", "CA:TRUE");
+    below(dir, "leaf", "middle", "ED25519", "CA:FALSE");
+    let read = |names: &str| -> Vec<u8> {
+        names.split_whitespace().flat_map(|name| fs::read(dir.join(format!("{name}.crt"))).unwrap()).collect()
+    };
+    let moment = Certificate::from_pem(&read("issuing")).unwrap().not_before() + SECOND;
+    for (certificates, roots) in
+        [("issuing", "root middle"), ("issuing middle", "root"), ("issuing middle root", ""), ("issuing", "stranger middle root")]
+    {
+        let offer = Offer::of_secret(&read(certificates), &read(roots), moment).unwrap();
+        assert_eq!(offer.authority.common_name(), "issuing");
+        let above: Vec<_> = offer.above.iter().map(Certificate::common_name).collect();
+        assert_eq!(above, ["middle", "root"], "{certificates}, {roots}");
+        let shown: Vec<_> = chain(&offer.authority, &offer.above).iter().map(|one| one.common_name().to_owned()).collect();
+        assert_eq!(shown, ["issuing", "middle"], "not the root");
+    }
+    for (certificates, roots, at, why) in [
+        ("", "root", moment, "there is no certificate"),
+        ("issuing", "", moment, "ca.crt does not hold the certificate of the authority that signed \"issuing\""),
+        ("issuing", "middle", moment, "ca.crt does not hold the certificate of the authority that signed \"middle\""),
+        ("issuing middle", "stranger", moment, "signed \"middle\""),
+        ("leaf", "middle root", moment, "\"leaf\" is not the certificate of an authority"),
+        ("toolow", "issuing middle root", moment, "\"issuing\" allows for fewer authorities below it than the 1 that there are"),
+        ("issuing", "middle root", moment + SignedDuration::from_hours(24 * 3651), "is valid from"),
+    ] {
+        let problem = Offer::of_secret(&read(certificates), &read(roots), at).unwrap_err().to_string();
+        assert!(problem.contains(why), "{certificates}, {roots}: {problem}");
+    }
+    let key = fs::read(dir.join("issuing.key")).unwrap();
+    let with_key = [read("issuing"), key.clone()].concat();
+    assert_eq!(Offer::of_secret(&with_key, &read("middle root"), moment).unwrap_err(), PkiError::Label("CERTIFICATE"));
+
+    // What it signs is believed by who trusts it alone, and by who trusts the root and is shown what is between.
+    let offer = Offer::of_secret(&read("issuing"), &read("middle root"), moment).unwrap();
+    let authority = Authority::load(&read("issuing"), &key).unwrap();
+    let leaf = authority.issue(&spec(), moment).unwrap();
+    assert_eq!(super::verify(&leaf.certificate, &offer.authority, moment), Ok(()));
+    assert!(super::verify(&leaf.certificate, &Certificate::from_pem(&read("stranger")).unwrap(), moment).is_err());
+    let leaf = Leaf { chain: chain(&offer.authority, &offer.above), ..leaf };
+    fs::write(dir.join("shown.pem"), leaf.pem()).unwrap();
+    fs::write(dir.join("own.pem"), leaf.certificate.pem()).unwrap();
+    let (ok, said) =
+        openssl(dir, &format!("verify -attime {} -CAfile root.crt -untrusted shown.pem own.pem", moment.as_second()));
+    assert!(ok, "{said}");
+    // It may not sign lists, so somebody else does.
+    let serial = leaf.certificate.serial();
+    assert_eq!(crl_serials(&authority.sign_crl([(serial, moment)], moment).unwrap()).unwrap(), [serial].into());
+}
+
+#[test]
+fn an_authority_that_may_not_sign_for_our_names_is_found_out_by_a_trial() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert!(openssl(dir, "genpkey -algorithm ED25519 -out ca.key").0);
+    for (constraint, good) in [("permitted;DNS:.svc", true), ("permitted;DNS:example.com", false), ("excluded;DNS:.svc", false)] {
+        let request =
+            format!("req -x509 -days 3650 -key ca.key -subj /CN=ca -addext nameConstraints=critical,{constraint} -out ca.crt");
+        let (ok, said) = openssl(dir, &request);
+        assert!(ok, "{said}");
+        let text = fs::read(dir.join("ca.crt")).unwrap();
+        let authority = Authority::load(&text, &fs::read(dir.join("ca.key")).unwrap()).unwrap();
+        let moment = authority.certificate().not_before() + SECOND;
+        let spec = LeafSpec { dns_names: ["demo.ns.svc".into()].into(), ip_addresses: BTreeSet::new(), ..spec() };
+        let leaf = authority.issue(&spec, moment).unwrap();
+        let verified = super::verify(&leaf.certificate, authority.certificate(), moment);
+        assert_eq!(verified.is_ok(), good, "{constraint}: {verified:?}");
+    }
+}
+
+#[test]
+fn an_answer_tells_who_signed() {
+    let (issuer, other) = (authority("issuer"), authority("other"));
+    let leaf = issuer.issue(&spec(), now()).unwrap().certificate;
+    let answer = |certificates: &[&Certificate], above: &[&Certificate]| {
+        Offer::of_answer(bundle(certificates.iter().copied()).as_bytes(), bundle(above.iter().copied()).as_bytes(), now())
+    };
+    for (certificates, above) in [
+        (vec![&leaf], vec![issuer.certificate()]),
+        (vec![&leaf, issuer.certificate()], vec![]),
+        (vec![&leaf, other.certificate()], vec![issuer.certificate()]),
+    ] {
+        let (read, offer) = answer(&certificates, &above).unwrap();
+        assert_eq!((&read, &offer.authority), (&leaf, issuer.certificate()));
+        assert!(offer.above.is_empty());
+    }
+    for (certificates, above) in
+        [(vec![], vec![issuer.certificate()]), (vec![&leaf], vec![other.certificate()]), (vec![&leaf], vec![])]
+    {
+        assert!(answer(&certificates, &above).is_err());
+    }
+    // One that signs itself is nobody's authority.
+    assert!(answer(&[&leaf], &[&leaf]).is_err());
+}

@@ -23,9 +23,10 @@ use crate::{
         plan::{Note, SecretChange},
         write_report,
     },
-    issuing::{self, IssueError, Target},
+    issuing::{self, Desk, IssueError, Target},
     k8s::WriteError,
     names::Names,
+    pki::Domain,
 };
 
 /// One pass. Returns when the next one is due, if nothing happens before.
@@ -48,6 +49,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
     Ok(match (&outcome, &plan) {
         (Outcome::Issued(_) | Outcome::Conflict, _) => Duration::from_millis(500),
         _ if stale => Duration::from_millis(500),
+        (Outcome::Held(_), Plan::Issue(_)) => Duration::from_secs(2),
         // It was tried. What was in the way may be nothing that is watched.
         (_, Plan::Issue(_)) => Duration::from_secs(10),
         // A renewal is due after hours at the earliest, and whatever a user waits for triggers a pass of its own.
@@ -85,6 +87,9 @@ async fn issue(context: &Context, user: &EtcdUser, observed: &Observed, change: 
         }
         Ok(false) | Err(IssueError::AuthorityChanged(_) | IssueError::Write(WriteError::Conflict(_))) => Outcome::Conflict,
         Err(IssueError::Write(error @ WriteError::Foreign { .. })) => Outcome::Refused(Note::new("NameTaken", error.to_string())),
+        Err(error @ (IssueError::Awaited { .. } | IssueError::OtherAuthority { .. })) => {
+            Outcome::Held(Note::new("WaitingForIssuer", error.to_string()))
+        }
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }
@@ -117,14 +122,21 @@ async fn try_issue(
     if matches!(target, Target::Done) {
         return Ok(false);
     }
-    let authority = observed.names.client_authority();
     let leaves = if change.leaves.is_empty() {
         vec![]
     } else {
-        let expected =
-            expected_authority(observed.authority.as_ref()).ok_or_else(|| IssueError::AuthorityChanged(authority.clone()))?;
+        let changed = || IssueError::AuthorityChanged(observed.names.client_authority());
+        let expected = expected_authority(observed.authority.as_ref()).ok_or_else(changed)?;
         let requests: Vec<_> = change.leaves.iter().collect();
-        issuing::issue(&secrets, &authority, &expected, &requests, now).await?
+        let owner = user.controller_owner_ref(&()).unwrap_or_default();
+        let desk = Desk { client: &context.client, names: &observed.names, owner };
+        if let Some(problem) = desk.prepare(Domain::Client, &expected, &requests, now).await?.into_iter().flatten().next() {
+            if let Some(change) = change.without_leaves() {
+                issuing::write(&secrets, &change, target, vec![], metadata).await?;
+            }
+            return Err(problem);
+        }
+        desk.issue(Domain::Client, &expected, &requests, now).await?
     };
     issuing::write(&secrets, change, target, leaves, metadata).await?;
     Ok(true)

@@ -26,6 +26,7 @@ mod examples;
 mod failpoint;
 mod faults;
 mod harness;
+mod issuers;
 mod killed;
 mod lifecycle;
 mod meddled;
@@ -43,6 +44,7 @@ use harness::Scenario;
 fn main() -> std::process::ExitCode {
     // What takes longest begins first.
     let themes = [
+        issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),
         evidence::scenarios(),

@@ -118,12 +118,12 @@ pub async fn make_authorities(world: &World, domain: Domain, made: Timestamp) {
     world.api::<Secret>().create(&PostParams::default(), &secret).await.unwrap();
 }
 
-async fn status(world: &World, domain: Domain) -> DomainStatus {
+pub async fn status(world: &World, domain: Domain) -> DomainStatus {
     let certificates = world.status("demo").await.certificates.unwrap_or_default();
     if domain == Domain::Client { certificates.client } else { certificates.peer }.unwrap_or_default()
 }
 
-async fn served(world: &World, user: &Identity, ordinal: u32) -> Certificate {
+pub async fn served(world: &World, user: &Identity, ordinal: u32) -> Certificate {
     let names = world.names("demo");
     Certificate::from_der(&user.ask(&names.member_host(&names.member(ordinal))).await.unwrap().served).unwrap()
 }
@@ -202,7 +202,7 @@ async fn rotate(world: &World, domains: &str) {
 }
 
 /// Keeps a client's files as its Secret is, as a kubelet does.
-fn refresh(world: Arc<World>) -> JoinHandle<()> {
+pub fn refresh(world: Arc<World>) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             world.identity("app-etcd-tls").await;

@@ -76,6 +76,10 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+# For clusters whose issuer is cert-manager's.
+- apiGroups: [cert-manager.io]
+  resources: [certificaterequests]
+  verbs: [get, create, delete]
 {{- end }}
 
 {{/* What the operator may read of the whole cluster: whether the node is gone that a member's volume is bound to. Without it,

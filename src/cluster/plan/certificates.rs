@@ -9,7 +9,8 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    AuthorityRequest, CONFIRMING, LeafRequest, Note, Plan, PodNote, SecretChange, Step, members::Members, membership::Roster,
+    AuthorityRequest, CONFIRMING, LeafRequest, Note, Plan, PodNote, SecretChange, Source, Step, issuers, members::Members,
+    membership::Roster,
 };
 use crate::{
     api::{AuthorityStatus, DomainStatus},
@@ -115,8 +116,10 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
     for (domain, state) in &states {
         match state {
             AuthorityState::Absent => {
-                plan.certificates.push(Note::new("Issuing", format!("the {domain} authorities are being made")));
-                plan.authorities.push(request_authority(cluster, *domain));
+                if let Some(source) = issuers::successor(cluster, observed, *domain, None, false, now, plan) {
+                    plan.certificates.push(Note::new("Issuing", format!("the {domain} authorities are being made")));
+                    plan.authorities.push(request_authority(cluster, *domain, source));
+                }
             }
             AuthorityState::Lost(problem) => plan.certificates.push(Note::new(
                 "AuthorityLost",
@@ -139,18 +142,20 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
     }
     let [client, peer] = [states[0].1.ready(), states[1].1.ready()];
     if let Some(client) = client {
-        let config = || build::ca_config(cluster, client.bundle.clone());
-        plan.objects.extend(cluster.built.unless_applied(&client.bundle, config, observed.ca_config.as_ref()));
+        let config = || build::ca_config(cluster, client.roots.clone());
+        plan.objects.extend(cluster.built.unless_applied(&client.roots, config, observed.ca_config.as_ref()));
         plan_operator(cluster, observed, client, now, plan);
     }
+    plan.remarks = issuers::remarks(cluster, observed);
     for name in members.keys() {
         plan_member(cluster, observed, name, client, peer, now, plan);
     }
 }
 
-fn request_authority(cluster: &ValidatedCluster, domain: Domain) -> AuthorityRequest {
+fn request_authority(cluster: &ValidatedCluster, domain: Domain, source: Source) -> AuthorityRequest {
     AuthorityRequest {
         domain,
+        source,
         secret: cluster.names.authority(domain),
         common_names: [1, 2].map(|generation| cluster.authority_name(domain, generation)),
         duration: cluster.lives(domain).authority,
@@ -189,6 +194,14 @@ pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> [(Domai
     ]
 }
 
+/// Where a member's Secret has its leaves of a domain.
+pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
+    match domain {
+        Domain::Client => &[member_key::SERVER_CRT, member_key::CLIENT_CRT],
+        Domain::Peer => &[member_key::PEER_CRT],
+    }
+}
+
 /// The leaf to request, if the one in a Secret will not do.
 pub fn request_leaf(
     secret: Option<&SeenSecret>,
@@ -209,10 +222,13 @@ pub fn request_leaf(
         _ => {
             // One place for all of a Secret, which is then written once.
             let spread = Spread::of(secret.and_then(|secret| secret.meta.uid.as_deref()).unwrap_or_default());
-            pki::stale(certificate.as_ref().map(|read| read.as_deref()), key, spec, &authorities.active, spread, now)?
+            let read = certificate.as_ref().map(|read| read.as_deref());
+            let complete = || secret.is_some_and(|secret| secret.is_shown_with(keys[0], &authorities.chain));
+            pki::stale(read, key, spec, &authorities.active, spread, now).or_else(|| (!complete()).then_some(Stale::Chain))?
         }
     };
-    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder(), why })
+    let at_once = authorities.issuers.active.has_key();
+    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder(), why, at_once })
 }
 
 /// The public contents of a Secret that are not what they should be.
@@ -291,7 +307,7 @@ fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Autho
         ..SecretChange::default()
     };
     let leaves = request_leaf(secret, &leaf, || Holder::Operator, client, now).into_iter().collect();
-    note_change(leaves, changed_files(secret, [(tls_key::CA, client.bundle.as_bytes())]), change, plan);
+    note_change(leaves, changed_files(secret, [(tls_key::CA, client.roots.as_bytes())]), change, plan);
 }
 
 /// Plans what is to be written into the Secret that `change` begins with, if there is anything.
@@ -325,7 +341,8 @@ const NEW: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
 pub fn plan_confirmation(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, plan: &mut Plan) {
     for (name, member) in &observed.members {
         let (Some(secret), Some(pod)) = (&member.secret, &member.pod) else { continue };
-        let pending = plan.secrets.iter().any(|change| change.name == cluster.names.member_secret(name));
+        let secrets = cluster.names.member_secret(name);
+        let pending = plan.secrets.iter().any(|change| change.name == secrets && change.is_written_now());
         if pending || pod.metadata.deletion_timestamp.is_some() || matches!(member.etcd, Answer::NotAsked(_)) {
             continue;
         }
@@ -398,7 +415,7 @@ pub fn revoke(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -
     Domain::ALL.into_iter().find_map(|domain| {
         let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
         // Lost or expired, it signs no list. What it issued ends with it.
-        if !authorities.signs(now) {
+        if !authorities.is_in_force(now) {
             return None;
         }
         let live = authorities.ledger.entries().filter(|issued| issued.revoked.is_none()).map(|issued| &issued.holder);

@@ -470,7 +470,7 @@ fn restart(wanted: &Wanted, cluster: &ValidatedCluster, roster: &Roster, plan: &
     // A pod must be made from the template that is wanted.
     let ready = |entry: &Entry| {
         // Its Secret first, for the template tells of the bundles in it.
-        let applied = plan.secrets.is_empty() && !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
+        let applied = !plan.changes_secrets() && !plan.objects.iter().any(|object| object.resource.kind == "StatefulSet");
         applied && entry.member.stateful_set.as_deref().is_some_and(is_current)
     };
     let gone = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();

@@ -7,6 +7,7 @@ mod adoption;
 mod certificates;
 mod drift;
 mod evidence;
+mod issuers;
 mod members;
 mod membership;
 mod recheck;
@@ -21,8 +22,9 @@ use std::{
 
 pub use adoption::Left;
 use adoption::Verdict;
-pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
+pub use certificates::{AuthorityState, authority_of, changed_files, leaf_keys, member_leaves, request_leaf};
 pub use drift::{Built, Object, owner as owner_in_words};
+pub use issuers::{Inquiry, Source, inquiry};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{has_never_served, is_stuck, why_not_ready};
 pub use membership::outage;
@@ -69,6 +71,10 @@ pub struct Plan {
     pub problems: Vec<Note>,
     /// What keeps certificates from being as they should be.
     pub certificates: Vec<Note>,
+    /// What there is to say of certificates that are as they should be.
+    pub remarks: Vec<String>,
+    /// What is to be done to learn of issuers' authorities.
+    pub inquiries: Vec<Inquiry>,
     /// When to look again, if nothing happens before.
     pub next_check: Duration,
 }
@@ -78,6 +84,11 @@ impl Plan {
     fn changes_set(&self, member: &MemberName) -> bool {
         let name = member.to_string();
         self.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name)
+    }
+
+    /// Whether Secrets are about to be changed, which comes before what depends on them.
+    fn changes_secrets(&self) -> bool {
+        self.secrets.iter().any(SecretChange::is_written_now)
     }
 
     /// Whether nothing is to be changed.
@@ -90,6 +101,7 @@ impl Plan {
             && self.recovered.is_none()
             && self.unwished.is_none()
             && self.rotations_left.is_none()
+            && self.inquiries.is_empty()
             && self.step.is_none()
     }
 }
@@ -115,11 +127,13 @@ impl Note {
 pub struct AuthorityRequest {
     /// The domain.
     pub domain: Domain,
+    /// Where they come from.
+    pub source: Source,
     /// The Secret that will hold them.
     pub secret: String,
-    /// The common names of the active and the next one.
+    /// The common names of the active and the next one, if they are made.
     pub common_names: [String; 2],
-    /// How long they are valid.
+    /// How long they are valid, if they are made.
     pub duration: SignedDuration,
 }
 
@@ -141,6 +155,17 @@ pub struct SecretChange {
 }
 
 impl SecretChange {
+    /// Whether something of it is written in this pass, where nothing goes wrong: what others have to sign may take its time.
+    pub fn is_written_now(&self) -> bool {
+        !self.files.is_empty() || self.leaves.iter().any(|leaf| leaf.at_once)
+    }
+
+    /// The same without its leaves, where there is something left and the Secret is there: bundles do not wait for an issuer.
+    pub fn without_leaves(&self) -> Option<Self> {
+        let left = self.version.is_some() && !self.files.is_empty();
+        left.then(|| Self { leaves: vec![], ..self.clone() })
+    }
+
     /// Its leaves and why they are issued: `server.crt, client.crt (is due for renewal)`.
     pub fn leaves_in_words(&self) -> String {
         let group = |leaves: &[LeafRequest]| {
@@ -164,6 +189,8 @@ pub struct LeafRequest {
     pub holder: Holder,
     /// Why the one that is there will not do.
     pub why: Stale,
+    /// Whether the operator signs it itself, and need not wait for anybody.
+    pub at_once: bool,
 }
 
 impl LeafRequest {

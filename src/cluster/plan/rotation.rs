@@ -12,8 +12,9 @@ use k8s_openapi::{
 };
 
 use super::{
-    CONFIRMING, Note, Plan, Step,
-    certificates::{AuthorityState, authority_state, reported},
+    CONFIRMING, Note, Plan, Source, Step,
+    certificates::{AuthorityState, authority_state, leaf_keys, reported},
+    issuers,
     membership::Roster,
     recovery,
 };
@@ -53,9 +54,11 @@ pub struct Rotate {
     pub secret: String,
     /// The fingerprints of the active and the next one for whom this was planned; none where they are lost.
     pub seen: Option<[String; 2]>,
+    /// Where the authority comes from that is to be trusted.
+    pub source: Source,
     /// The common names of the authority that is to be made, and of one after it.
     pub common_names: [String; 2],
-    /// How long it is valid.
+    /// How long it is valid, if it is made.
     pub duration: SignedDuration,
     /// Of lost authorities, what members still trust.
     pub salvage: Option<Salvage>,
@@ -64,12 +67,20 @@ pub struct Rotate {
 }
 
 impl Rotate {
+    /// The name of the authority that is to be trusted.
+    pub fn name(&self) -> &str {
+        match &self.source {
+            Source::Made => &self.common_names[0],
+            Source::Offered(_, offer) => offer.authority.common_name(),
+        }
+    }
+
     /// What is being done, in words.
     pub fn in_words(&self) -> String {
-        let (domain, name) = (self.domain, &self.common_names[0]);
+        let (domain, name) = (self.domain, self.name());
         match self.turn {
             Turn::Prepare => format!("beginning a rotation of the {domain} authority: {name:?} is to be trusted"),
-            Turn::Switch => format!("letting the next {domain} authority sign; {name:?} comes after it"),
+            Turn::Switch => format!("letting the next {domain} authority sign"),
             Turn::Drop => format!("taking the {domain} authorities of before out of all bundles"),
             Turn::Renew => format!("making other {domain} authorities, as those that there are have expired"),
             Turn::Finish => format!("ending the rotation of the {domain} authority: nobody trusts the one of before"),
@@ -115,7 +126,7 @@ pub fn restart_unbelieving(observed: &Observed, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let stays = pod.metadata.deletion_timestamp.is_none();
-        (stays && plan.secrets.is_empty() && !plan.changes_set(name) && recovery::is_current(set) && believes_nobody(pod, set))
+        (stays && !plan.changes_secrets() && !plan.changes_set(name) && recovery::is_current(set) && believes_nobody(pod, set))
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }
@@ -189,15 +200,16 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
     let state = authority_state(cluster, observed, domain);
     let authorities = match &state {
         AuthorityState::Ready(authorities) => authorities,
-        AuthorityState::Lost(_) if wished => return salvage(cluster, observed, domain, plan),
+        AuthorityState::Lost(_) if wished => return salvage(cluster, observed, domain, now, plan),
         AuthorityState::Absent | AuthorityState::Lost(_) => return None,
     };
     // What was done is written down before the next is done.
     let is_reported = reported(observed, domain).is_some_and(|reported| is_current(authorities, reported));
-    let rotate = |turn| {
+    let rotate = |turn, source| {
         is_reported.then(|| Rotate {
             domain,
             turn,
+            source,
             secret: cluster.names.authority(domain),
             seen: Some([&authorities.active, &authorities.next].map(|authority| authority.fingerprint().to_owned())),
             common_names: [1, 2].map(|later| cluster.authority_name(domain, generation(authorities.trusted()) + later)),
@@ -208,15 +220,25 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
     };
     // Whoever has started without the next one believes nobody any more, and is restarted for that.
     if now >= authorities.active.not_after() {
-        let turn = if now >= authorities.next.not_after() { Turn::Renew } else { Turn::Switch };
-        return rotate(turn).map(|rotate| Rotate { at_once: true, ..rotate });
+        let (turn, source) = if now < authorities.next.not_after() {
+            (Turn::Switch, Source::Made)
+        } else {
+            (Turn::Renew, issuers::successor(cluster, observed, domain, Some(authorities), true, now, plan)?)
+        };
+        return rotate(turn, source).map(|rotate| Rotate { at_once: true, ..rotate });
+    }
+    // An issuer may change, or its authority, at any moment of a rotation: then that begins again, from what is trusted by then.
+    let anew = wished && authorities.rotation.is_none();
+    if let Some(source) = issuers::successor(cluster, observed, domain, Some(authorities), anew, now, plan) {
+        return rotate(Turn::Prepare, source);
     }
     let Some(rotation) = authorities.rotation else {
-        if wished {
-            return rotate(Turn::Prepare);
+        // The authority of an issuer that is not the built-in one has none after it.
+        if authorities.next == authorities.active {
+            return None;
         }
         let due = now >= rotation::succeeds_at(&authorities.active, &authorities.next, cluster.lives(domain).leaf);
-        return rotate(Turn::Switch).filter(|_| due && is_known(observed, domain, &authorities.next));
+        return rotate(Turn::Switch, Source::Made).filter(|_| due && is_known(observed, domain, &authorities.next));
     };
     let (missing, turn) = match rotation.phase {
         Phase::Distributing => (distributed(cluster, observed, authorities, domain, now), Turn::Switch),
@@ -233,7 +255,7 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
     let message = format!("the {domain} authority is being rotated, {phase} since {since:.0}: {doing}{waits}");
     plan.waits.push(Note::new("RotatingAuthority", message));
     plan.next_check = plan.next_check.min(CONFIRMING);
-    rotate(turn).filter(|_| missing.is_empty())
+    rotate(turn, Source::Made).filter(|_| missing.is_empty())
 }
 
 /// Whether the status tells of the authorities as they are.
@@ -253,7 +275,7 @@ fn number(name: &str) -> Option<u32> {
 }
 
 /// The rotation that replaces lost authorities: members go on trusting what they trust until they know another one.
-fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan: &mut Plan) -> Option<Rotate> {
+fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Timestamp, plan: &mut Plan) -> Option<Rotate> {
     let (bundle, crl) = match domain {
         Domain::Client => (member_key::CLIENT_CA, member_key::CLIENT_CRL),
         Domain::Peer => (member_key::PEER_CA, member_key::PEER_CRL),
@@ -283,10 +305,12 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, plan
         plan.problems.push(Note::new("CannotRotate", message));
         return None;
     };
+    let source = issuers::successor(cluster, observed, domain, None, true, now, plan)?;
     let latest = [&reported.active, &reported.next].into_iter().filter_map(|authority| number(&authority.name)).max();
     Some(Rotate {
         domain,
         turn: Turn::Prepare,
+        source,
         secret,
         seen: None,
         common_names: [1, 2].map(|later| cluster.authority_name(domain, latest.unwrap_or_default() + later)),
@@ -312,7 +336,7 @@ fn distributed(
 ) -> Vec<String> {
     let mut missing = unrestarted(cluster, observed, &Demand::to_know(authorities, domain));
     if domain == Domain::Client {
-        let bundle = authorities.bundle.as_bytes();
+        let bundle = authorities.roots.as_bytes();
         let knows = |secret: &SeenSecret| secret.data.get(tls_key::CA).is_some_and(|there| there == bundle);
         missing.extend(clients(observed, authorities, now, knows));
     }
@@ -330,10 +354,7 @@ fn reissued(
     let is_of = |secret: &SeenSecret, key: &str| {
         secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.is_signed_by(&authorities.active))
     };
-    let keys: &[&str] = match domain {
-        Domain::Client => &[member_key::SERVER_CRT, member_key::CLIENT_CRT],
-        Domain::Peer => &[member_key::PEER_CRT],
-    };
+    let keys = leaf_keys(domain);
     let shows = |member: &ObservedMember| {
         let (Some(secret), Some(pod)) = (&member.secret, &member.pod) else { return false };
         let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(secret.fingerprint());
@@ -382,4 +403,4 @@ fn clients(observed: &Observed, authorities: &Authorities, now: Timestamp, holds
 
 #[cfg(test)]
 #[path = "rotation_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -9,13 +9,13 @@ use crate::{
     pki::{Authority, Serial},
 };
 
-const DAY: SignedDuration = SignedDuration::from_hours(24);
+pub const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-fn wish(world: &mut World, domains: &str) {
+pub fn wish(world: &mut World, domains: &str) {
     world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), domains.into());
 }
 
-fn domain(world: &World, domain: Domain) -> DomainStatus {
+pub fn domain(world: &World, domain: Domain) -> DomainStatus {
     reported(&world.observed, domain).unwrap().clone()
 }
 
@@ -23,12 +23,12 @@ fn names_of(status: &DomainStatus) -> [String; 2] {
     [&status.active, &status.next].map(|authority| authority.name.rsplit(' ').next().unwrap().to_owned())
 }
 
-fn steps(world: &World, from: usize) -> Vec<String> {
+pub fn steps(world: &World, from: usize) -> Vec<String> {
     world.taken[from..].to_vec()
 }
 
 /// Passes until nothing is planned, with everybody believing everybody after each.
-fn settle(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>]) -> Vec<Pass> {
+pub fn settle(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>]) -> Vec<Pass> {
     let mut passes = vec![];
     for _ in 0..400 {
         let pass = world.pass();
@@ -43,7 +43,7 @@ fn settle(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>]) -> Ve
 }
 
 /// Time goes by, in which certificates are renewed.
-fn age(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>]) {
+pub fn age(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>]) {
     let until = world.now + time;
     while world.now < until {
         world.now = until.min(world.now + DAY * 25);
@@ -51,7 +51,7 @@ fn age(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles
     }
 }
 
-fn config(world: &World) -> Vec<u8> {
+pub fn config(world: &World) -> Vec<u8> {
     world.observed.ca_config.as_ref().unwrap().data.as_ref().unwrap()["ca.crt"].clone().into_bytes()
 }
 

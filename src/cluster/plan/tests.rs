@@ -784,6 +784,7 @@ fn with_user(uid: &str) -> World {
         keys: ["tls.crt", "tls.key"],
         holder: Holder::User { name: "app".into(), uid: uid.into() },
         why: Stale::Missing,
+        at_once: true,
     };
     let change = SecretChange {
         name: "app-etcd-tls".into(),

@@ -1,0 +1,154 @@
+//! By which authority the issuer signs that the spec names, where that is not the built-in one.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{AWAITING, Note, Plan, certificates::AuthorityState, certificates::authority_state};
+use crate::{
+    cluster::{
+        observed::{Authorities, NoOffer, Observed, Offered},
+        validate::ValidatedCluster,
+    },
+    names::{Names, common_name},
+    pki::{Certificate, Domain, Issuer, LeafSpec, Offer, Usage},
+};
+
+/// Where an authority comes from that is to be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The operator makes it.
+    Made,
+    /// It is the one of this issuer.
+    Offered(Issuer, Box<Offer>),
+}
+
+/// What is to be done to learn by which authority an issuer signs: it is asked for a certificate that nobody will use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inquiry {
+    /// It is asked.
+    Ask(Domain),
+    /// Its answer is not needed any more, or should be another one by now.
+    Forget(Domain),
+}
+
+/// How long the answer of an issuer stands that is of no use.
+const RETRY: SignedDuration = SignedDuration::from_mins(1);
+
+/// What an issuer is asked for that has to sign before its authority is known: what the leaves of the domain have, each kind of name
+/// and both uses.
+pub fn inquiry(names: &Names, domain: Domain) -> LeafSpec {
+    let host = match domain {
+        Domain::Client => names.client_host(),
+        Domain::Peer => names.peer_host().to_owned(),
+    };
+    LeafSpec {
+        common_name: common_name::INQUIRY.into(),
+        dns_names: [host].into(),
+        ip_addresses: match domain {
+            Domain::Client => [[127, 0, 0, 1].into()].into(),
+            Domain::Peer => BTreeSet::new(),
+        },
+        usage: Usage::Both,
+        duration: SignedDuration::from_hours(1),
+    }
+}
+
+/// The authority that is to come next in a domain, where that is another one than now, by what the spec says of its issuer. `anew` says
+/// that the one that there is will not do even if the issuer has not changed.
+pub fn successor(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    domain: Domain,
+    there: Option<&Authorities>,
+    anew: bool,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> Option<Source> {
+    let wanted = cluster.issuer(domain);
+    let is_theirs = there.is_some_and(|there| there.issuers.next == *wanted);
+    if *wanted == Issuer::BuiltIn {
+        return (anew || !is_theirs).then_some(Source::Made);
+    }
+    let Some(Offered { asked, answer }) = observed.offers.get(&domain) else {
+        if anew || !is_theirs {
+            plan.inquiries.push(Inquiry::Ask(domain));
+            let message = format!("{wanted} is being asked by which authority it signs for the {domain} domain");
+            plan.certificates.push(Note::new("WaitingForIssuer", message));
+        }
+        return None;
+    };
+    let mut forget = |really: bool| plan.inquiries.extend((asked.is_some() && really).then_some(Inquiry::Forget(domain)));
+    let is_old = asked.is_none_or(|asked| now.duration_since(asked) >= RETRY);
+    let goes_on = if is_theirs { "; certificates go on being signed as before where that is possible" } else { "" };
+    let (reason, message) = match answer {
+        Ok(offer) if there.is_some_and(|there| is_theirs && there.next == offer.authority) => {
+            forget(!anew || is_old);
+            if !anew {
+                return None;
+            }
+            let name = offer.authority.common_name();
+            let message =
+                format!("the {domain} authority cannot be replaced: {wanted} still signs by {name:?}. Give it another authority");
+            plan.problems.push(Note::new("CannotRotate", message));
+            return None;
+        }
+        Ok(offer) => match other_domain(cluster, observed, domain, &offer.authority) {
+            None => return Some(Source::Offered(wanted.clone(), Box::new(offer.clone()))),
+            Some(other) => {
+                forget(is_old);
+                let name = offer.authority.common_name();
+                let message = format!(
+                    "{wanted} signs by {name:?}, which is an authority of the {other} domain too: every client could act as a member. \
+                     Choose another issuer for the {domain} domain{goes_on}"
+                );
+                ("SameAuthority", message)
+            }
+        },
+        Err(NoOffer::Awaited(why)) => {
+            plan.next_check = plan.next_check.min(AWAITING);
+            ("WaitingForIssuer", format!("waiting for {wanted} to sign for the {domain} domain: {why}"))
+        }
+        Err(NoOffer::Unusable(why)) => {
+            forget(is_old);
+            ("IssuerUnusable", format!("{wanted} cannot be used for the {domain} domain: {why}{goes_on}"))
+        }
+    };
+    plan.certificates.push(Note::new(reason, message));
+    None
+}
+
+/// The other domain, if it trusts an authority with the same key or is about to.
+fn other_domain(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, authority: &Certificate) -> Option<Domain> {
+    let has = |other: &Domain| {
+        let is = |theirs: &Certificate| theirs.key_digest() == authority.key_digest();
+        let offered = observed.offers.get(other).is_some_and(|offered| offered.answer.as_ref().is_ok_and(|o| is(&o.authority)));
+        offered || matches!(authority_state(cluster, observed, *other), AuthorityState::Ready(all) if all.trusted().any(is))
+    };
+    Domain::ALL.into_iter().filter(|other| *other != domain).find(has)
+}
+
+/// What is to be said of issuers that give shorter lives than they are asked for: renewals come as often as that.
+pub fn remarks(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
+    let remark = |domain: Domain| {
+        let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
+        let wanted = cluster.lives(domain).leaf;
+        let keys: &[&str] = super::certificates::leaf_keys(domain);
+        let leaves = observed.members.values().filter_map(|member| member.secret.as_ref());
+        let leaves = leaves.flat_map(|secret| keys.iter().filter_map(|key| secret.certificate(key)?.ok()));
+        // One that ends with its authority is not the issuer's doing.
+        let short = leaves
+            .filter(|leaf| leaf.is_signed_by(&authorities.active) && leaf.not_after() < authorities.active.not_after())
+            .map(|leaf| leaf.not_after().duration_since(leaf.not_before()))
+            .filter(|life| *life < wanted - wanted / 10)
+            .min()?;
+        let issuer = &authorities.issuers.active;
+        (!matches!(issuer, Issuer::BuiltIn))
+            .then(|| format!("{issuer} gives lives of {} hours where {} were asked for", short.as_hours(), wanted.as_hours()))
+    };
+    Domain::ALL.into_iter().filter_map(remark).collect()
+}
+
+#[cfg(test)]
+#[path = "issuers_tests.rs"]
+mod tests;

@@ -1,0 +1,344 @@
+//! Certificates that are signed by authorities of others: a CA in a Secret, and the real cert-manager.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Instant};
+
+use etcd_warden::{
+    api::{DomainStatus, EtcdCluster, EtcdUser},
+    names::{member_key, tls_key},
+    pki::{Certificate, Domain, read_bundle},
+};
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::api::{ObjectMeta, PostParams};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::Scenario,
+    rotation::{refresh, served, status},
+    tools::{openssl, root, run, until},
+    world::{PATIENCE, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario!(clients_of_a_company).long(),
+        scenario!(cert_manager),
+        scenario!(ca_in_a_secret),
+        scenario!(useless_authorities),
+    ]
+}
+
+/// Authorities made with `openssl`, as others make them.
+struct Company {
+    folder: PathBuf,
+}
+
+impl Company {
+    fn new(world: &World) -> Self {
+        Self { folder: world.write("company", &BTreeMap::new()) }
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.folder.join(file).display().to_string()
+    }
+
+    fn read(&self, file: &str) -> Vec<u8> {
+        fs::read(self.folder.join(file)).unwrap()
+    }
+
+    /// An authority, a root or below another one.
+    async fn authority(&self, name: &str, algorithm: &[&str], above: Option<&str>, extensions: &[&str]) {
+        let (key, crt, subject) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.crt")), format!("/CN={name}"));
+        let generate = ["genpkey", "-out", &key, "-algorithm"].into_iter().chain(algorithm.iter().copied());
+        openssl(generate).await.success();
+        let mut request = vec!["req", "-x509", "-days", "3650", "-key", &key, "-subj", &subject, "-out", &crt];
+        let above = above.map(|above| [self.path(&format!("{above}.crt")), self.path(&format!("{above}.key"))]);
+        if let Some([crt, key]) = &above {
+            request.extend(["-CA", crt, "-CAkey", key]);
+        }
+        let mut own = vec![];
+        for extension in extensions {
+            own.extend(["-addext", extension]);
+        }
+        openssl(request.into_iter().chain(own)).await.success();
+    }
+
+    /// Puts an authority into a Secret, made or replaced as a whole.
+    async fn publish(&self, world: &World, secret: &str, authority: &str, above: &[&str]) {
+        let mut data = BTreeMap::from([
+            (tls_key::CRT, self.read(&format!("{authority}.crt"))),
+            (tls_key::KEY, self.read(&format!("{authority}.key"))),
+        ]);
+        if !above.is_empty() {
+            data.insert(tls_key::CA, above.iter().flat_map(|above| self.read(&format!("{above}.crt"))).collect());
+        }
+        publish(world, secret, data).await;
+    }
+}
+
+async fn publish(world: &World, name: &str, data: BTreeMap<&str, Vec<u8>>) {
+    let secrets = world.api::<Secret>();
+    let secret = Secret {
+        metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+        data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect()),
+        ..Secret::default()
+    };
+    if world.get::<Secret>(name).await.is_some() {
+        secrets.replace(name, &PostParams::default(), &secret).await.unwrap();
+    } else {
+        secrets.create(&PostParams::default(), &secret).await.unwrap();
+    }
+}
+
+const P256: [&str; 3] = ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+const RSA: [&str; 3] = ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
+const ISSUING: [&str; 2] = ["basicConstraints=critical,CA:TRUE,pathlen:0", "keyUsage=critical,keyCertSign"];
+
+async fn issuer(world: &World, domain: Domain, issuer: Value) {
+    let patch = json!({ "spec": { "tls": { domain.to_string(): { "issuer": issuer } } } });
+    world.patch::<EtcdCluster>("demo", patch).await;
+}
+
+/// Waits until a rotation to the authority of this name is over.
+async fn until_signed_by(world: &World, domain: Domain, name: &str) -> DomainStatus {
+    let now = until(&format!("{name} is the {domain} authority"), PATIENCE * 4, || async {
+        let now = status(world, domain).await;
+        let over = now.phase.is_none() && now.retiring.is_empty() && now.active.name.contains(name);
+        if over { Ok(now) } else { Err(format!("{now:?}")) }
+    })
+    .await;
+    world.until_ready("demo").await;
+    now
+}
+
+/// A cluster that is founded with an RSA authority below an offline root; then its peers' authority becomes one in a Secret, that
+/// Secret gets another authority, and it becomes the built-in one again. No write fails.
+async fn ca_in_a_secret(world: Arc<World>) {
+    let company = Company::new(&world);
+    company.authority("root", &RSA, None, &[]).await;
+    company.authority("issuing", &RSA, Some("root"), &ISSUING).await;
+    company.authority("neighbour", &P256, Some("root"), &ISSUING).await;
+    let example = fs::read_to_string(root().join("examples/cluster-ca-secret.yaml")).unwrap();
+    world.apply(&example).await.success();
+    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+    assert!(message.contains("there is no such Secret"), "{message}");
+    company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
+    world.create_user("app", "demo").await;
+    world.until_ready("demo").await;
+    let user = world.user_identity("app").await;
+
+    // A client that trusts nothing but the offline root, and one of OpenSSL's with the `ca.crt` that it was given.
+    let names = world.names("demo");
+    let (crt, key) = user.pair.clone().unwrap();
+    let (crt, key, at) = (crt.display().to_string(), key.display().to_string(), format!("{}:2379", names.client_host()));
+    for ca in [company.path("root.crt"), user.ca.display().to_string()] {
+        let flags = ["s_client", "-connect", &at, "-verify_return_error", "-CAfile", &ca, "-cert", &crt, "-key", &key];
+        openssl(flags).await.success();
+    }
+    // Members trust the one authority, and not what else stands below its root.
+    let files = world.secret("demo-0-tls").await;
+    let trusted = read_bundle(&files[member_key::CLIENT_CA]).unwrap();
+    assert_eq!(trusted.iter().map(Certificate::common_name).collect::<Vec<_>>(), ["issuing"]);
+    company.authority("mallory", &P256, Some("neighbour"), &["basicConstraints=CA:FALSE", "extendedKeyUsage=clientAuth"]).await;
+    let chain = [company.read("mallory.crt"), company.read("neighbour.crt")].concat();
+    let mallory =
+        world.write("mallory", &[("tls.crt".to_owned(), chain), ("tls.key".to_owned(), company.read("mallory.key"))].into());
+    let mallory = user.with_pair(&mallory, tls_key::CRT, tls_key::KEY);
+    assert!(mallory.accepted(&names.client_host()).await.is_err(), "who was signed by a neighbour is a client");
+
+    company.authority("peers", &P256, None, &[]).await;
+    company.authority("peers-later", &P256, None, &[]).await;
+    company.publish(&world, "etcd-peers", "peers", &[]).await;
+    let writers = Writers::start(&user).await;
+    let began = Instant::now();
+    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "etcd-peers" } })).await;
+    let now = until_signed_by(&world, Domain::Peer, "peers").await;
+    assert_eq!(now.active.issuer.as_deref(), Some("the authority in Secret etcd-peers"));
+    world.measure(format!("from the built-in issuer to a Secret in {:.1} s", began.elapsed().as_secs_f32()));
+    let began = Instant::now();
+    company.publish(&world, "etcd-peers", "peers-later", &[]).await;
+    until_signed_by(&world, Domain::Peer, "peers-later").await;
+    world.measure(format!("to another authority in that Secret in {:.1} s", began.elapsed().as_secs_f32()));
+    issuer(&world, Domain::Peer, json!({ "caSecret": null })).await;
+    let now = until_signed_by(&world, Domain::Peer, "demo peer").await;
+    assert_eq!(now.active.issuer, None);
+    let figures = writers.stop().await;
+    world.measure(format!("three changes of the issuer: {figures}"));
+    assert_eq!(figures.failed, 0, "{figures}");
+    figures.nothing_is_lost(&user).await;
+    let ledger = world.secret("demo-peer-ca").await;
+    assert!(!ledger.contains_key("above.crt") && !ledger.contains_key("issuers.json"), "nothing is left of it");
+
+    // Its Secret may go; nothing does but what it says.
+    world.delete::<Secret>("etcd-clients").await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+    assert!(message.contains("go on being signed"), "{message}");
+    world.create_user("later", "demo").await;
+    world.user_identity("later").await.accepted(&names.client_host()).await.unwrap();
+    company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
+    world.until_ready("demo").await;
+}
+
+/// What cannot be an authority is refused in words, before anything is changed.
+async fn useless_authorities(world: Arc<World>) {
+    let company = Company::new(&world);
+    company.authority("root", &P256, None, &[]).await;
+    company.authority("good", &P256, Some("root"), &ISSUING).await;
+    company.authority("other", &P256, Some("root"), &ISSUING).await;
+    company.authority("leaf", &P256, Some("root"), &["basicConstraints=CA:FALSE"]).await;
+    company.authority("below", &P256, Some("good"), &ISSUING).await;
+    company.authority("elsewhere", &P256, None, &["nameConstraints=critical,permitted;DNS:example.com"]).await;
+    let mut old = vec!["req", "-x509", "-not_before", "20200101000000Z", "-not_after", "20210101000000Z", "-subj", "/CN=old"];
+    let (key, crt) = (company.path("root.key"), company.path("old.crt"));
+    old.extend(["-key", &key, "-out", &crt]);
+    let expired = openssl(old).await.result().is_ok();
+    world.create_cluster("demo", 1, json!({})).await;
+    world.until_ready("demo").await;
+    issuer(&world, Domain::Client, json!({ "caSecret": { "name": "company" } })).await;
+    let before = status(&world, Domain::Client).await;
+    let sec1 = openssl(["ec", "-in", &company.path("good.key")]).await.success().into_bytes();
+    let pair = |crt: &str, key: &str| {
+        [(tls_key::CRT, company.read(&format!("{crt}.crt"))), (tls_key::KEY, company.read(&format!("{key}.key")))]
+    };
+    let with_ca =
+        |crt: &str, key: &str, ca: Vec<u8>| -> BTreeMap<_, _> { pair(crt, key).into_iter().chain([(tls_key::CA, ca)]).collect() };
+    let (root, key) = (company.read("root.crt"), company.read("root.key"));
+    let mut cases = vec![
+        (with_ca("good", "good", vec![]), "ca.crt does not hold the certificate of the authority that signed"),
+        (with_ca("good", "other", root.clone()), "the private key is not the one of the certificate"),
+        (with_ca("leaf", "leaf", root.clone()), "is not the certificate of an authority"),
+        (with_ca("below", "below", [company.read("good.crt"), root.clone()].concat()), "allows for fewer authorities below it"),
+        (with_ca("good", "good", [root.clone(), key].concat()), "holds a block of another kind than CERTIFICATE"),
+        (
+            BTreeMap::from([pair("good", "good")[0].clone(), (tls_key::KEY, sec1), (tls_key::CA, root.clone())]),
+            "openssl pkcs8 -topk8",
+        ),
+        (BTreeMap::from([pair("good", "good")[0].clone()]), "tls.key is missing"),
+    ];
+    if expired {
+        cases.push((
+            BTreeMap::from([(tls_key::CRT, company.read("old.crt")), (tls_key::KEY, company.read("root.key"))]),
+            "is valid from",
+        ));
+    }
+    for (data, why) in cases {
+        publish(&world, "company", data).await;
+        until(why, PATIENCE, || async {
+            let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+            if message.contains(why) { Ok(()) } else { Err(message) }
+        })
+        .await;
+    }
+    // Only a trial tells this.
+    publish(&world, "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
+    world.until_condition("demo", "Degraded", "True", "IssuingFailed", PATIENCE).await;
+    let now = status(&world, Domain::Client).await;
+    assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
+    // One for both.
+    publish(&world, "company", with_ca("good", "good", root.clone())).await;
+    publish(&world, "again", with_ca("good", "good", root)).await;
+    until_signed_by(&world, Domain::Client, "good").await;
+    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "again" } })).await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "SameAuthority", PATIENCE).await;
+    assert!(message.contains("every client could act as a member"), "{message}");
+    let both = json!({ "spec": { "tls": { "peer": { "issuer": { "caSecret": { "name": "company" } } } } } }).to_string();
+    let refusal = world.kubectl(["patch", "etcdcluster", "demo", "--type=merge", "-p", &both]).await.failure();
+    assert!(refusal.contains("must have issuers of their own"), "{refusal}");
+    issuer(&world, Domain::Peer, json!({ "caSecret": null })).await;
+    world.until_ready("demo").await;
+}
+
+/// cert-manager that comes after the cluster, issuers that come after cert-manager and are no use at first, an issuer that signs by
+/// another authority than before, and back to the built-in one. No write fails.
+async fn cert_manager(world: Arc<World>) {
+    let example = fs::read_to_string(root().join("examples/cluster-cert-manager.yaml")).unwrap();
+    let (issuers, cluster) = example.rsplit_once("---\n").unwrap();
+    world.apply(cluster).await.success();
+    let message = world.until_condition("demo", "CertificatesReady", "False", "CertManagerMissing", PATIENCE).await;
+    assert!(message.contains("install cert-manager"), "{message}");
+    run(root().join("hack/cluster/cert-manager"), [] as [&str; 0]).await.success();
+    world.until_condition("demo", "CertificatesReady", "False", "WaitingForIssuer", PATIENCE).await;
+
+    let company = Company::new(&world);
+    for name in ["clients", "peers", "peers-later"] {
+        company.authority(name, &P256, None, &["keyUsage=critical,keyCertSign,cRLSign"]).await;
+    }
+    company.publish(&world, "etcd-clients", "clients", &[]).await;
+    company.publish(&world, "etcd-peers", "peers", &[]).await;
+    // One that signs each certificate by itself is no authority.
+    let alone = "apiVersion: cert-manager.io/v1\nkind: Issuer\nmetadata: {name: etcd-clients}\nspec: {selfSigned: {}}\n";
+    world.apply(alone).await.success();
+    world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+    world.kubectl(["delete", "issuers.cert-manager.io", "etcd-clients"]).await.success();
+    let began = Instant::now();
+    world.apply(issuers).await.success();
+    world.create_user("app", "demo").await;
+    world.until_ready("demo").await;
+    world.measure(format!("ready {:.1} s after its issuers", began.elapsed().as_secs_f32()));
+    let user = world.user_identity("app").await;
+    let now = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+    assert_eq!(now.each_ref().map(|domain| domain.active.name.as_str()), ["clients", "peers"]);
+    assert_eq!(now[0].active.issuer.as_deref(), Some("Issuer etcd-clients"));
+    let left = world.kubectl(["get", "certificaterequests.cert-manager.io", "-o", "name"]).await.success();
+    assert_eq!(left, "", "requests are deleted when they are answered");
+    for secret in ["demo-client-ca", "demo-peer-ca"] {
+        let keys: Vec<_> = world.secret(secret).await.into_keys().filter(|key| key.strip_suffix(".key").is_some()).collect();
+        assert!(keys.is_empty(), "{secret} holds {keys:?}");
+    }
+
+    // Whoever is deleted is shut out, though the operator has no authority's key to sign a list with.
+    world.create_user("gone", "demo").await;
+    let gone = world.user_identity("gone").await;
+    let host = world.names("demo").client_host();
+    gone.accepted(&host).await.unwrap();
+    world.delete::<EtcdUser>("gone").await;
+    until("it is refused", PATIENCE, || async {
+        if gone.accepted(&host).await.is_ok() { Err("it is accepted".to_owned()) } else { Ok(()) }
+    })
+    .await;
+
+    let writers = Writers::start(&user).await;
+    // A renewal without a change of the authority, then one by which the issuer is found to sign by another one.
+    let before = served(&world, &user, 0).await;
+    world
+        .patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "certificate": { "duration": "2000h" } } } } }))
+        .await;
+    until("another leaf is served", PATIENCE, || async {
+        let now = served(&world, &user, 0).await;
+        if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    world.until_ready("demo").await;
+    company.publish(&world, "etcd-peers", "peers-later", &[]).await;
+    let began = Instant::now();
+    world
+        .patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "peer": { "certificate": { "duration": "2000h" } } } } }))
+        .await;
+    until_signed_by(&world, Domain::Peer, "peers-later").await;
+    world.measure(format!("to another authority of the issuer in {:.1} s", began.elapsed().as_secs_f32()));
+    issuer(&world, Domain::Peer, json!({ "certManager": null })).await;
+    until_signed_by(&world, Domain::Peer, "demo peer").await;
+    let figures = writers.stop().await;
+    world.measure(format!("with cert-manager: {figures}"));
+    assert_eq!(figures.failed, 0, "{figures}");
+    figures.nothing_is_lost(&user).await;
+}
+
+/// Clients' certificates become a company's, while clients write and read their Secrets as a pod's files are refreshed.
+async fn clients_of_a_company(world: Arc<World>) {
+    let company = Company::new(&world);
+    company.authority("root", &RSA, None, &[]).await;
+    company.authority("issuing", &RSA, Some("root"), &ISSUING).await;
+    company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&user).await;
+    let refreshing = refresh(Arc::clone(&world));
+    issuer(&world, Domain::Client, json!({ "caSecret": { "name": "etcd-clients" } })).await;
+    until_signed_by(&world, Domain::Client, "issuing").await;
+    let figures = writers.stop().await;
+    refreshing.abort();
+    world.measure(format!("the clients' issuer changed: {figures}"));
+    assert_eq!(figures.failed, 0, "{figures}");
+    let user = world.user_identity("app").await;
+    figures.nothing_is_lost(&user).await;
+}
