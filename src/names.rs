@@ -36,6 +36,8 @@ pub mod label {
 
 /// Annotations.
 pub mod annotation {
+    /// On the Secret of a user: when the operator has written it last.
+    pub const WRITTEN_AT: &str = "etcd-warden.dev/written-at";
     /// On every object that the operator applies: a digest of what it applied, so that a field that is no longer wanted is
     /// noticed though the rest is as it should be.
     pub const APPLIED: &str = "etcd-warden.dev/applied";

@@ -175,7 +175,7 @@ pub enum PullPolicy {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.client.issuer.caSecret) || !has(self.peer.issuer.caSecret) || self.client.issuer.caSecret.name != self.peer.issuer.caSecret.name").message(ONE_FOR_BOTH))]
-#[x_kube(validation = Rule::new("!has(self.client.issuer.certManager) || !has(self.peer.issuer.certManager) || self.client.issuer.certManager != self.peer.issuer.certManager").message(ONE_FOR_BOTH))]
+#[x_kube(validation = Rule::new("!has(self.client.issuer.certManager) || !has(self.peer.issuer.certManager) || self.client.issuer.certManager.name != self.peer.issuer.certManager.name || self.client.issuer.certManager.kind != self.peer.issuer.certManager.kind || self.client.issuer.certManager.group != self.peer.issuer.certManager.group").message(ONE_FOR_BOTH))]
 pub struct TlsSpec {
     /// The oldest TLS version that members accept. It cannot be changed yet.
     #[serde(default)]

@@ -245,7 +245,7 @@ impl Actor<'_> {
                 Some(issued.swap_remove(position).1)
             });
             let leaves = leaves.collect();
-            issuing::write(&secrets, change, target, leaves, metadata(change))
+            issuing::write(&secrets, change, target, leaves, metadata(change), self.now)
         });
         let writes: Vec<_> = writes.collect();
         for (change, result) in changes.iter().zip(join_all(writes).await) {

@@ -175,7 +175,7 @@ impl Desk<'_> {
         key: &PrivateKey,
     ) -> Result<CertificateRequest, IssueError> {
         let refused = |error| WriteError::of(format!("CertificateRequest {name}"), error);
-        if let Some(there) = self.requests().get_opt(name).await.map_err(refused)? {
+        if let Some(there) = find(&self.requests(), name).await.map_err(refused)? {
             return Ok(there);
         }
         let Issuer::CertManager { name: issuer, kind, group } = issuer else {
@@ -232,6 +232,14 @@ impl Desk<'_> {
     }
 }
 
+/// The request of this name, if it is there.
+async fn find(requests: &Api<CertificateRequest>, name: &str) -> Result<Option<CertificateRequest>, kube::Error> {
+    match requests.get_opt(name).await {
+        Err(kube::Error::Api(status)) if is_unknown_kind(&status) => Ok(None),
+        other => other,
+    }
+}
+
 /// Whether it is the kind that the API server does not know. An object that is not there is no answer to a request to make one.
 fn is_unknown_kind(status: &Status) -> bool {
     status.code == 404 && !status.message.contains("namespaces")
@@ -256,7 +264,7 @@ pub async fn find_offer(
     issuer: &Issuer,
     now: Timestamp,
 ) -> Option<Offered> {
-    let there = match requests.get_opt(&inquiry_name(names, domain, issuer)).await {
+    let there = match find(requests, &inquiry_name(names, domain, issuer)).await {
         Ok(there) => there?,
         Err(error) => return Some(Offered { asked: None, answer: Err(NoOffer::Unusable(reason(&error))) }),
     };

@@ -22,6 +22,7 @@ use crate::{
         plan::{SecretChange, owner_in_words},
     },
     k8s::{KeySecret, WriteError, post},
+    names::annotation,
     pki::{Issuer, Leaf, PkiError},
 };
 
@@ -171,13 +172,16 @@ pub async fn write(
     target: Target,
     leaves: Vec<Leaf>,
     metadata: ObjectMeta,
+    now: Timestamp,
 ) -> Result<(), WriteError> {
     let (mut secret, make) = match target {
         Target::Done => return Ok(()),
         Target::Make => (new_secret(change, metadata), true),
         Target::Change(secret) => (*secret, false),
     };
-    secret.0.metadata.labels.get_or_insert_default().extend(change.labels.clone());
+    let metadata = &mut secret.0.metadata;
+    metadata.labels.get_or_insert_default().extend(change.labels.clone());
+    metadata.annotations.get_or_insert_default().insert(annotation::WRITTEN_AT.into(), format!("{now:.0}"));
     let data = secret.0.data.get_or_insert_default();
     data.extend(change.files.iter().map(|(key, value)| (key.clone(), ByteString(value.clone()))));
     for (request, leaf) in change.leaves.iter().zip(leaves) {

@@ -132,12 +132,12 @@ async fn try_issue(
         let desk = Desk { client: &context.client, names: &observed.names, owner };
         if let Some(problem) = desk.prepare(Domain::Client, &expected, &requests, now).await?.into_iter().flatten().next() {
             if let Some(change) = change.without_leaves() {
-                issuing::write(&secrets, &change, target, vec![], metadata).await?;
+                issuing::write(&secrets, &change, target, vec![], metadata, now).await?;
             }
             return Err(problem);
         }
         desk.issue(Domain::Client, &expected, &requests, now).await?
     };
-    issuing::write(&secrets, change, target, leaves, metadata).await?;
+    issuing::write(&secrets, change, target, leaves, metadata, now).await?;
     Ok(true)
 }

@@ -364,12 +364,7 @@ fn reissued(
     if domain == Domain::Client {
         let operator = observed.operator.as_ref().is_some_and(|secret| is_of(secret, tls_key::CRT));
         missing.extend((!operator).then(|| "the operator".to_owned()));
-        // One that has just been issued has yet to reach whoever shows it.
-        let is_old = |secret: &SeenSecret| {
-            let leaf = secret.certificate(tls_key::CRT).and_then(Result::ok);
-            leaf.is_some_and(|leaf| now.duration_since(rotation::made_at(&leaf)) >= CLIENTS)
-        };
-        missing.extend(clients(observed, authorities, now, |secret| is_of(secret, tls_key::CRT) && is_old(secret)));
+        missing.extend(clients(observed, authorities, now, |secret| is_of(secret, tls_key::CRT)));
     }
     missing
 }
@@ -390,13 +385,16 @@ fn unlike(cluster: &ValidatedCluster, observed: &Observed, holds: impl Fn(&Obser
     listed.filter(|(_, entry)| !holds(entry.member)).map(|(name, _)| name.to_string()).collect()
 }
 
-/// The users whose Secrets are not like this; and until the time is over in which those that are have been taken up, that.
+/// The users whose Secrets are not like this, or have been for too short a time to have been taken up by whoever reads them; and the
+/// time that everybody else is given.
 fn clients(observed: &Observed, authorities: &Authorities, now: Timestamp, holds: impl Fn(&SeenSecret) -> bool) -> Vec<String> {
-    let users = observed.user_secrets.iter().filter(|(_, secret)| !holds(secret));
+    let begun = authorities.rotation.map_or(now, |rotation| rotation.since);
+    let until = |since: Timestamp| since.checked_add(CLIENTS).unwrap_or(Timestamp::MAX);
+    let written = |secret: &SeenSecret| annotation(&secret.meta, key::WRITTEN_AT).and_then(|at| at.parse().ok()).unwrap_or(begun);
+    let users = observed.user_secrets.iter().filter(|(_, secret)| !holds(secret) || now < until(written(secret)));
     let mut missing: Vec<_> = users.map(|(name, _)| format!("EtcdUser {name}")).collect();
-    let until = authorities.rotation.and_then(|rotation| rotation.since.checked_add(CLIENTS).ok());
-    if let Some(until) = until.filter(|until| now < *until) {
-        missing.push(format!("time for clients to read their Secrets, until {until:.0}"));
+    if now < until(begun) {
+        missing.push(format!("time for clients to read their Secrets, until {:.0}", until(begun)));
     }
     missing
 }

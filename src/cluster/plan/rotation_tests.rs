@@ -196,6 +196,28 @@ fn clients_are_given_time_and_users_are_waited_for() {
 }
 
 #[test]
+fn who_has_read_a_secret_is_known_by_when_it_was_written() {
+    let mut world = World::founded("{}");
+    wish(&mut world, "client");
+    while domain(&world, Domain::Client).phase.is_none() {
+        world.pass();
+    }
+    // Its Secret was refused for long, by a quota for example, and is written just now.
+    world.now += SignedDuration::from_mins(10);
+    world.pass();
+    let mut secret = crate::cluster::observed::SecretView::default();
+    secret.data.insert(tls_key::CA.into(), config(&world));
+    secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), world.now.to_string())].into());
+    world.observed.user_secrets.insert("app".into(), secret.into());
+    let written = world.now;
+    while domain(&world, Domain::Client).phase.as_deref() == Some("Distributing") {
+        world.pass();
+    }
+    assert!(world.now.duration_since(written) >= CLIENTS, "{}", world.now);
+    assert!(world.now.duration_since(written) < CLIENTS * 2, "{}", world.now);
+}
+
+#[test]
 fn a_lost_authority_is_healed_when_its_user_asks_for_it() {
     let lose: [fn(&mut Option<SeenSecret>); 4] = [
         |secret| *secret = None,
