@@ -13,7 +13,7 @@ fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
     let answers: BTreeMap<_, _> = observed.members.keys().filter_map(with).collect();
     let lists = answers.keys().filter_map(|name| Some((name.clone(), observed.list.clone().ok()?)));
     let fresh = Fresh {
-        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.as_deref()?.clone()))).collect(),
+        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.clone()?))).collect(),
         lists: lists.collect(),
         answers,
         list: observed.list.clone().ok(),
@@ -178,7 +178,7 @@ fn what_is_left_goes_only_if_etcd_does_not_list_its_member() {
     assert_eq!(why(&set(2), &fresh(&mut world)), "demo-2 is a member");
     assert_eq!(why(&claim(3), &fresh(&mut world)), "right");
     let (cluster, mut read) = fresh(&mut world);
-    read.pods.insert(names().member(3), Pod::default());
+    read.pods.insert(names().member(3), Pod::default().into());
     assert_eq!(why(&claim(3), &(cluster.clone(), read.clone())), "demo-3 has a pod, which may write to it");
     read.list.as_mut().unwrap().cluster_id = 0xbad;
     assert_eq!(why(&set(3), &(cluster, read)), "no quorum says who the members are");
