@@ -146,16 +146,23 @@ pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
     let reported = |name: &MemberName| {
         observed.status.cluster_id.is_some() && observed.status.members.iter().any(|member| member.name == name.as_str())
     };
+    // Founders are those that were written down. What another operator has begun that counted otherwise would be a second cluster.
+    let founding = observed.status.cluster_id.is_none() && bootstrap_of(cluster, observed).is_some();
     let known = |name: &MemberName, member: &ObservedMember| {
-        roster.is_some() || written(cluster, observed, name).is_some() || traced(member) || reported(name)
+        let left = if founding { member.has_started() } else { traced(member) || reported(name) };
+        roster.is_some() || written(cluster, observed, name).is_some() || left
     };
     let members = observed.members.iter().filter(|(name, member)| listed(name) && known(name, member));
     members.map(|(name, member)| (name.clone(), start(cluster, observed, roster.as_ref(), name, member))).collect()
 }
 
 fn written(cluster: &ValidatedCluster, observed: &Observed, name: &MemberName) -> Option<StartState> {
-    let bootstrap = observed.bootstrap.as_ref().filter(|config| belongs(&config.metadata, &cluster.uid))?;
-    start_state(bootstrap, name, &cluster.names.initial_entry(name))
+    start_state(bootstrap_of(cluster, observed)?, name, &cluster.names.initial_entry(name))
+}
+
+/// The bootstrap ConfigMap, if it is the cluster's.
+fn bootstrap_of<'a>(cluster: &ValidatedCluster, observed: &'a Observed) -> Option<&'a ConfigMap> {
+    observed.bootstrap.as_deref().filter(|config| belongs(&config.metadata, &cluster.uid))
 }
 
 /// How a member starts if it finds no data.
@@ -211,8 +218,7 @@ fn joining(cluster: &ValidatedCluster, list: &etcd::MemberList) -> String {
 /// The list that a founder was given which has not started. It keeps that, whoever has gone since: etcd takes the cluster's ID from
 /// it.
 fn given<'a>(cluster: &ValidatedCluster, observed: &'a Observed, name: &MemberName) -> Option<&'a String> {
-    let there = observed.bootstrap.as_ref().filter(|there| belongs(&there.metadata, &cluster.uid))?;
-    let list = there.data.as_ref()?.get(&bootstrap_key::cluster(name))?;
+    let list = bootstrap_of(cluster, observed)?.data.as_ref()?.get(&bootstrap_key::cluster(name))?;
     // Itself alone is what was written of it by mistake, and no founders' list but of a cluster of one.
     (*list != cluster.names.initial_entry(name)).then_some(list)
 }
