@@ -467,14 +467,14 @@ fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Do
             if job.cluster.status.as_ref() == Some(&report.status) {
                 return Done::Yes;
             }
-            let mut cluster = world.kubernetes.cluster().clone();
-            if cluster.metadata.resource_version != job.cluster.metadata.resource_version {
+            let there = world.kubernetes.cluster();
+            if there.metadata.resource_version != job.cluster.metadata.resource_version {
                 return Done::No;
             }
+            let (metadata, spec) = (there.metadata.clone(), there.spec.clone());
             world.written();
             operator.rests = None;
-            cluster.status = Some(report.status);
-            world.kubernetes.put_cluster(cluster);
+            world.kubernetes.put_cluster(EtcdCluster { metadata, spec, status: Some(report.status) });
             Done::Yes
         }
     }
