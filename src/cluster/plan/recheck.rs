@@ -151,11 +151,12 @@ impl Check<'_> {
         ensure(self.listed(member)?.is_none(), || format!("{member} is a member"))
     }
 
-    /// Whether a voter answers under its ID and is in touch with a leader.
+    /// Whether a voter answers under its ID and is in touch with a leader, and its pod stays.
     fn serves(&self, voter: &etcd::Member) -> bool {
-        let name = self.list.and_then(|list| name_of(&self.cluster.names, list, voter));
-        let answer = name.and_then(|name| self.fresh.answers.get(&name));
-        answer.is_some_and(|status| status.member_id == voter.id && status.leader != 0 && !status.is_learner)
+        let Some(name) = self.list.and_then(|list| name_of(&self.cluster.names, list, voter)) else { return false };
+        let stays = self.fresh.pods.get(&name).is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
+        let answer = self.fresh.answers.get(&name);
+        stays && answer.is_some_and(|status| status.member_id == voter.id && status.leader != 0 && !status.is_learner)
     }
 
     /// The voters but one, and how many of them serve.

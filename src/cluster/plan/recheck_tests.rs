@@ -74,6 +74,19 @@ fn a_restart_waits_for_the_others() {
 }
 
 #[test]
+fn nobody_is_restarted_while_the_pod_of_another_goes() {
+    let mut world = founded("replicas: 3");
+    world.cluster.metadata.annotations.get_or_insert_default().insert(key::RESTARTED_AT.into(), "now".into());
+    world.leader = world.id(0);
+    let step = Step::RestartMember { member: names().member(1), pod_uid: world.pod(1).metadata.uid.clone().unwrap() };
+    let (cluster, mut fresh) = fresh(&mut world);
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "right");
+    let pod = fresh.pods.get_mut(&names().member(2)).unwrap();
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+    assert_eq!(why(&step, &(cluster, fresh)), "only 1 of the 2 others serve");
+}
+
+#[test]
 fn a_pod_that_has_never_served_is_made_anew_without_being_asked_to() {
     let mut world = founded("replicas: 3");
     let step = Step::RestartMember { member: names().member(1), pod_uid: world.pod(1).metadata.uid.clone().unwrap() };
