@@ -14,7 +14,7 @@ use crate::{
         observed::belongs,
         plan::{Object, owner_in_words},
     },
-    names::{FIELD_MANAGER, label},
+    names::FIELD_MANAGER,
 };
 
 /// Why something was not written.
@@ -89,8 +89,7 @@ pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &
 /// Applies an object: makes it, or makes its fields what they should be.
 ///
 /// Server-side apply would take an object over that someone else made under the same name. So one that is not known to be ours
-/// is read first and not forced, and one that was made since is left as it is: what was planned is about nothing being there. One
-/// that is known carries its uid, with which the API server refuses another. Where applying
+/// is read first and not forced; one that is known carries its uid, with which the API server refuses another. Where applying
 /// is not enough, because of what others added to a list, a merge patch follows: it replaces lists as a whole.
 pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
@@ -103,10 +102,6 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
         // Made by an earlier pass, and our watch has not told yet.
         if object.is_held_by(&json!(there)) {
             return Ok(());
-        }
-        // Another operator may have made it of another spec. Only what has lost its label is never told of.
-        if is_watched(&there.metadata) {
-            return Err(WriteError::Conflict(object.describe()));
         }
         known = there.metadata.uid;
     }
@@ -126,11 +121,6 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch(&object.name, &parameters, &Patch::Merge(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
     Ok(())
-}
-
-/// Whether the watches tell of an object.
-fn is_watched(meta: &ObjectMeta) -> bool {
-    meta.labels.as_ref().and_then(|labels| labels.get(label::MANAGED_BY)).is_some_and(|by| by == label::MANAGED_BY_VALUE)
 }
 
 /// Merges labels and annotations into an object that must still be the one with this uid.

@@ -668,10 +668,8 @@ fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applie
     if object.uid.is_some() && object.uid != was.uid {
         return Err(Refused::Conflict);
     }
-    // Nobody knew that it is there.
-    if object.uid.is_none() {
-        let same = object.is_held_by(&serde_json::to_value(&**old).expect("it is JSON"));
-        return if same { Ok(old.clone()) } else { Err(Refused::Conflict) };
+    if object.uid.is_none() && object.is_held_by(&serde_json::to_value(&**old).expect("it is JSON")) {
+        return Ok(old.clone());
     }
     let mut new: K = K::deserialize(&*object.body).expect("it is what it says");
     new.keep(old);
