@@ -230,7 +230,7 @@ fn redact(secret: &mut Secret) {
 
 /// Takes out of a pod what is not needed: there are as many as members. With what it starts etcd tells whether it is as wanted, and
 /// whether others start with the same.
-fn slim(pod: &mut Pod) {
+pub fn slim(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
         let start = |container: Container| Container {
             name: container.name,

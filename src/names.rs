@@ -1,6 +1,6 @@
 //! Every object name, DNS name, label, annotation and Secret key, in one place.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::pki::Domain;
 
@@ -146,13 +146,13 @@ pub mod bootstrap_key {
     pub const TOKEN: &str = "token";
     /// The `--initial-cluster` of a member.
     pub fn cluster(member: &MemberName) -> String {
-        format!("{member}.cluster")
+        [member.as_str(), ".cluster"].concat()
     }
     /// What the key of every [`state`] ends with.
     pub const STATE_SUFFIX: &str = ".state";
     /// The `--initial-cluster-state` of a member.
     pub fn state(member: &MemberName) -> String {
-        format!("{member}{STATE_SUFFIX}")
+        [member.as_str(), STATE_SUFFIX].concat()
     }
 }
 
@@ -177,7 +177,7 @@ pub mod common_name {
 pub struct MemberName {
     // The ordinal first, so that demo-2 sorts before demo-10.
     ordinal: u32,
-    cluster: String,
+    text: Arc<str>,
 }
 
 impl MemberName {
@@ -185,11 +185,16 @@ impl MemberName {
     pub fn ordinal(&self) -> u32 {
         self.ordinal
     }
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
 }
 
 impl fmt::Display for MemberName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.cluster, self.ordinal)
+        f.write_str(&self.text)
     }
 }
 
@@ -200,13 +205,16 @@ pub struct Names {
     namespace: String,
     domain: String,
     peer_host: String,
+    /// What a member's URL for other members has after its name.
+    peer_end: String,
 }
 
 impl Names {
     /// Of the cluster `cluster` in `namespace`, where the cluster's DNS domain is `domain` (`cluster.local`).
     pub fn new(cluster: &str, namespace: &str, domain: &str) -> Self {
         let peer_host = format!("{cluster}-peers.{namespace}.svc");
-        Self { cluster: cluster.into(), namespace: namespace.into(), domain: domain.into(), peer_host }
+        let peer_end = format!("-0.{peer_host}:{PEER_PORT}");
+        Self { cluster: cluster.into(), namespace: namespace.into(), domain: domain.into(), peer_host, peer_end }
     }
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
@@ -218,12 +226,21 @@ impl Names {
     }
     /// The member with an ordinal.
     pub fn member(&self, ordinal: u32) -> MemberName {
-        MemberName { ordinal, cluster: self.cluster.clone() }
+        MemberName { ordinal, text: format!("{}-{ordinal}", self.cluster).into() }
     }
     /// The member that a text names, if it is one of this cluster's.
     pub fn parse_member(&self, text: &str) -> Option<MemberName> {
-        let ordinal: u32 = text.strip_prefix(&self.cluster)?.strip_prefix('-')?.parse().ok()?;
-        Some(self.member(ordinal)).filter(|member| member.to_string() == text)
+        Some(MemberName { ordinal: self.ordinal(text)?, text: text.into() })
+    }
+    /// Whether a text names a member of this cluster's.
+    pub fn is_member(&self, text: &str) -> bool {
+        self.ordinal(text).is_some()
+    }
+    fn ordinal(&self, text: &str) -> Option<u32> {
+        let number = text.strip_prefix(&self.cluster)?.strip_prefix('-')?;
+        // As it is written, and in no other way.
+        let is_plain = number.bytes().all(|digit| digit.is_ascii_digit()) && (number == "0" || !number.starts_with('0'));
+        number.parse().ok().filter(|_| is_plain)
     }
     /// The Service for clients.
     pub fn client_service(&self) -> String {
@@ -266,11 +283,11 @@ impl Names {
     }
     /// A member's Secret.
     pub fn member_secret(&self, member: &MemberName) -> String {
-        format!("{member}-tls")
+        [member.as_str(), "-tls"].concat()
     }
     /// A member's claim.
     pub fn claim(&self, member: &MemberName) -> String {
-        format!("data-{member}")
+        ["data-", member.as_str()].concat()
     }
     /// A member's pod.
     pub fn pod(&self, member: &MemberName) -> String {
@@ -294,17 +311,20 @@ impl Names {
     }
     /// A member's URL for other members.
     pub fn peer_url(&self, member: &MemberName) -> String {
-        format!("https://{member}-0.{}:{PEER_PORT}", self.peer_host)
+        ["https://", member.as_str(), &self.peer_end].concat()
     }
     /// A member's part of an `--initial-cluster`.
     pub fn initial_entry(&self, member: &MemberName) -> String {
-        format!("{member}={}", self.peer_url(member))
+        [member.as_str(), "=", &self.peer_url(member)].concat()
     }
     /// The member that a URL for other members is of, if it is one of this cluster's.
     pub fn member_at(&self, peer_url: &str) -> Option<MemberName> {
-        let pod = peer_url.strip_prefix("https://")?.split('.').next()?;
-        let member = self.parse_member(pod.strip_suffix("-0")?)?;
-        (self.peer_url(&member) == peer_url).then_some(member)
+        self.parse_member(self.text_at(peer_url)?)
+    }
+    /// The name of that member.
+    pub fn text_at<'a>(&self, peer_url: &'a str) -> Option<&'a str> {
+        let text = peer_url.strip_prefix("https://")?.strip_suffix(&self.peer_end)?;
+        self.is_member(text).then_some(text)
     }
     /// The URL for clients.
     pub fn endpoint(&self) -> String {
@@ -347,6 +367,24 @@ mod tests {
             assert_eq!(names.parse_member(other), None, "{other}");
         }
         assert!(names.member(2) < names.member(10));
+    }
+
+    #[test]
+    fn members_are_known_by_their_urls() {
+        let names = Names::new("demo", "ns", "cluster.local");
+        let url = names.peer_url(&names.member(12));
+        assert_eq!(url, "https://demo-12-0.demo-peers.ns.svc:2380");
+        assert_eq!(names.member_at(&url), Some(names.member(12)));
+        for other in [
+            "demo-1-0.demo-peers.ns.svc:2380",
+            "https://demo-1.demo-peers.ns.svc:2380",
+            "https://demo-01-0.demo-peers.ns.svc:2380",
+        ] {
+            assert_eq!(names.member_at(other), None, "{other}");
+        }
+        for other in [":2379", ":02380", "", ":2380/"] {
+            assert_eq!(names.member_at(&url.replace(":2380", other)), None, "{other}");
+        }
     }
 
     #[test]

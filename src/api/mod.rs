@@ -4,11 +4,13 @@
 mod cluster;
 mod cluster_status;
 mod duration;
+mod tls;
 mod user;
 
 pub use cluster::*;
 pub use cluster_status::*;
 pub use duration::{Duration, InvalidDuration};
+pub use tls::*;
 pub use user::*;
 
 use k8s_openapi::{

@@ -173,7 +173,7 @@ fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
     let (scope, namespace) = (&context.scope, names.namespace());
     ObservedMember {
         claim: get(&scope.claims, namespace, &names.claim(name)),
-        stateful_set: get(&scope.stateful_sets, namespace, &name.to_string()),
+        stateful_set: get(&scope.stateful_sets, namespace, name.as_str()),
         pod: get(&scope.pods, namespace, &names.pod(name)),
         secret: get(&scope.secrets, namespace, &names.member_secret(name)).map(|secret| SecretView::new(&secret).into()),
         ..ObservedMember::default()
@@ -188,7 +188,7 @@ fn get<K: Resource<DynamicType = ()> + Clone + 'static>(store: &Store<K>, namesp
 /// labels is not among what is watched, and must not be taken for lost data.
 async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), names.namespace());
-    let reported = |name: &MemberName| observed.status.members.iter().any(|member| member.name == name.to_string());
+    let reported = |name: &MemberName| observed.status.members.iter().any(|member| member.name == name.as_str());
     let missing = |(name, member): &(&MemberName, &ObservedMember)| {
         member.claim.is_none() && (reported(name) || member.stateful_set.is_some())
     };

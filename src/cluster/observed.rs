@@ -24,7 +24,7 @@ use crate::{
     api::EtcdClusterStatus,
     etcd,
     names::{MemberName, Names, annotation, authority_key, bootstrap_key, member_key},
-    pki::{self, Certificate, Domain, Issuers, KeyDigest, Ledger, Offer, Phase, PkiError, Rotation, Serial, read_bundle},
+    pki::{self, Certificate, Domain, Issuers, KeyDigest, Ledger, Offer, Phase, PkiError, Rotation, Serial, Spread, read_bundle},
 };
 
 /// One cluster as it was found.
@@ -118,15 +118,21 @@ impl Observed {
 
 /// What a list says of a member of this cluster, if it has it.
 pub fn listed<'a>(names: &Names, list: &'a etcd::MemberList, member: &MemberName) -> Option<&'a etcd::Member> {
-    list.members.iter().find(|listed| name_of(names, list, listed).as_ref() == Some(member))
+    list.members.iter().find(|listed| text_of(names, list, listed) == Some(member.as_str()))
 }
 
 /// The member of this cluster that etcd lists: by its URL, or, where somebody has changed that, by the name that it bears and
 /// nobody else at that one's URL.
 pub fn name_of(names: &Names, list: &etcd::MemberList, listed: &etcd::Member) -> Option<MemberName> {
-    let at = |listed: &etcd::Member| listed.peer_urls.iter().find_map(|url| names.member_at(url));
-    let is_free = |name: &MemberName| !list.members.iter().any(|other| at(other).as_ref() == Some(name));
-    at(listed).or_else(|| names.parse_member(&listed.name).filter(is_free))
+    names.parse_member(text_of(names, list, listed)?)
+}
+
+fn text_of<'a>(names: &Names, list: &etcd::MemberList, listed: &'a etcd::Member) -> Option<&'a str> {
+    fn at<'a>(names: &Names, listed: &'a etcd::Member) -> Option<&'a str> {
+        listed.peer_urls.iter().find_map(|url| names.text_at(url))
+    }
+    let is_free = |name: &str| !list.members.iter().any(|other| at(names, other) == Some(name));
+    at(names, listed).or_else(|| Some(listed.name.as_str()).filter(|name| names.is_member(name) && is_free(name)))
 }
 
 /// One member as it was found.
@@ -286,37 +292,48 @@ impl SecretView {
 /// A Secret as it was read.
 pub type SeenSecret = Seen<SecretView, SecretContent>;
 
+/// A certificate, and those that are shown with it.
+type Shown = (Arc<Certificate>, Arc<[Certificate]>);
+
 /// What is found out about a Secret.
 #[derive(Default)]
 pub struct SecretContent {
-    certificates: Mutex<BTreeMap<String, Arc<Certificate>>>,
+    certificates: Mutex<BTreeMap<String, Shown>>,
     fingerprint: OnceLock<String>,
     bundles: OnceLock<Option<String>>,
     authorities: OnceLock<Result<Arc<Authorities>, String>>,
+    spread: OnceLock<Spread>,
 }
 
 impl SeenSecret {
     /// The certificate under a key, if there is anything: the first, where others are shown with it.
     pub fn certificate(&self, key: &str) -> Option<Result<Arc<Certificate>, PkiError>> {
-        let mut read = self.found().certificates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(certificate) = read.get(key) {
-            return Some(Ok(certificate.clone()));
-        }
-        let certificate = Certificate::first_of(self.data.get(key).filter(|pem| !pem.is_empty())?).map(Arc::new);
-        if let Ok(certificate) = &certificate {
-            read.insert(key.to_owned(), certificate.clone());
-        }
-        Some(certificate)
+        Some(self.shown(key)?.map(|shown| shown.0))
     }
     /// Whether the certificate under a key comes with these and no others.
     pub fn is_shown_with(&self, key: &str, chain: &[Certificate]) -> bool {
-        let all = self.data.get(key).and_then(|text| read_bundle(text).ok());
-        all.is_some_and(|all| all.get(1..) == Some(chain))
+        self.shown(key).and_then(Result::ok).is_some_and(|shown| *shown.1 == *chain)
+    }
+    fn shown(&self, key: &str) -> Option<Result<Shown, PkiError>> {
+        let mut read = self.found().certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shown) = read.get(key) {
+            return Some(Ok(shown.clone()));
+        }
+        let text = self.data.get(key).filter(|pem| !pem.is_empty())?;
+        let shown = Certificate::with_chain(text).map(|(leaf, chain)| (Arc::new(leaf), chain.into()));
+        if let Ok(shown) = &shown {
+            read.insert(key.to_owned(), Shown::clone(shown));
+        }
+        Some(shown)
     }
     /// A digest of everything that is not a private key, to tell one version of the contents from another.
     pub fn fingerprint(&self) -> &str {
         let public = || self.data.iter().filter(|(key, _)| !is_private(key));
         self.found().fingerprint.get_or_init(|| fingerprint(public().map(|(key, value)| (key.as_str(), value.as_slice()))))
+    }
+    /// When its leaves are renewed among those of others: one place for all of a Secret, which is then written once.
+    pub fn spread(&self) -> Spread {
+        *self.found().spread.get_or_init(|| Spread::of(self.meta.uid.as_deref().unwrap_or_default()))
     }
     /// Which authorities are in the bundles of a member's Secret, by their fingerprints, as its pod's template tells it.
     pub fn bundles(&self) -> Option<&str> {
@@ -350,10 +367,24 @@ pub fn fingerprint<'a>(parts: impl Iterator<Item = (&'a str, &'a [u8])>) -> Stri
     hex(&context.finish().as_ref()[..8])
 }
 
+/// The digits of a byte.
+fn digits(byte: u8) -> [u8; 2] {
+    [byte >> 4, byte & 0xf].map(|nibble| b"0123456789abcdef"[usize::from(nibble)])
+}
+
 /// Bytes as status fields and, but for its colons, `openssl` write them.
 pub fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(nibble.into(), 16);
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).filter_map(digit).collect()
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for digit in bytes.iter().flat_map(|byte| digits(*byte)) {
+        text.push(char::from(digit));
+    }
+    text
+}
+
+/// Whether a text is what [`hex`] writes of bytes.
+pub fn is_hex(text: &str, bytes: &[u8]) -> bool {
+    let (pairs, rest) = text.as_bytes().as_chunks();
+    rest.is_empty() && pairs.len() == bytes.len() && pairs.iter().zip(bytes).all(|(pair, byte)| *pair == digits(*byte))
 }
 
 /// A domain's authorities, read from their Secret.

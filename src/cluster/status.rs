@@ -175,7 +175,7 @@ fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, obse
         status if status.leader == status.member_id => "Leader",
         _ => "Follower",
     });
-    let before = observed.status.members.iter().find(|before| before.name == name.to_string());
+    let before = observed.status.members.iter().find(|before| before.name == name.as_str());
     // Without a list, who has lost everything is still the member that it was.
     let known = || written.or_else(|| before?.id.clone());
     let id = listed.map(|m| m.id).or(etcd.map(|status| status.member_id)).map(|id| format!("{id:x}")).or_else(known);
@@ -216,7 +216,7 @@ fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Opt
     let domain = |secret: &Option<SeenSecret>, old: Option<DomainStatus>, keys: &[&str]| {
         let expires = first_expiry(observed, keys).map(|at| at.to_string());
         // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
-        match plan::authority_of(secret.as_ref(), "", old.as_ref(), uid, false) {
+        match plan::authority_of(secret.as_ref(), String::new, old.as_ref(), uid, false) {
             AuthorityState::Ready(authorities) => Some(DomainStatus {
                 active: authority(&authorities.active, &authorities.issuers.active),
                 next: authority(&authorities.next, &authorities.issuers.next),

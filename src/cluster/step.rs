@@ -85,7 +85,7 @@ impl Taking<'_> {
             Step::DeleteBudget { uid } => self.delete_budget(uid).await,
             Step::DeleteStatefulSet { member, uid } => {
                 let sets: Api<StatefulSet> = self.namespaced();
-                self.delete(member, &sets, &member.to_string(), uid).await
+                self.delete(member, &sets, member.as_str(), uid).await
             }
             Step::DeleteClaim { member, uid } => {
                 let claims: Api<PersistentVolumeClaim> = self.namespaced();
@@ -114,7 +114,7 @@ impl Taking<'_> {
         let pods = pods.list(&ours).await.map_err(|e| WriteError::of("the pods", e))?;
         let member = |pod: &Pod| names.parse_member(pod.metadata.labels.as_ref()?.get(label::MEMBER)?);
         let mut fresh = Fresh::default();
-        fresh.pods.extend(pods.items.into_iter().filter_map(|pod| Some((member(&pod)?, pod))));
+        fresh.pods.extend(pods.items.into_iter().filter_map(|pod| Some((member(&pod)?, pod.into()))));
         let sets: Api<StatefulSet> = self.namespaced();
         let sets = sets.list(&ours).await.map_err(|e| WriteError::of("the StatefulSets", e))?;
         fresh
@@ -124,8 +124,8 @@ impl Taking<'_> {
         for member in step.data_of() {
             let pod = self.namespaced::<Pod>().get_opt(&names.pod(member)).await;
             let pod = pod.map_err(|e| WriteError::of(format!("Pod {}", names.pod(member)), e))?;
-            fresh.pods.extend(pod.map(|pod| (member.clone(), pod)));
-            let set = self.namespaced::<StatefulSet>().get_opt(&member.to_string()).await;
+            fresh.pods.extend(pod.map(|pod| (member.clone(), pod.into())));
+            let set = self.namespaced::<StatefulSet>().get_opt(member.as_str()).await;
             let set = set.map_err(|e| WriteError::of(format!("StatefulSet {member}"), e))?;
             fresh.sets.extend(set.map(|set| (member.clone(), set)));
         }
@@ -135,7 +135,7 @@ impl Taking<'_> {
                 Some((name.clone(), context.dialer.ask(&target, &identity.0).await.ok()?.status.ok()?))
             });
             let answers: BTreeMap<_, _> = join_all(asking).await.into_iter().flatten().collect();
-            let answering = answers.iter().filter_map(|(name, status)| Some((name, fresh.pods.get(name)?, status)));
+            let answering = answers.iter().filter_map(|(name, status)| Some((name, &**fresh.pods.get(name)?, status)));
             fresh.list = observe::member_list(context, names, answering, identity).await.ok();
             if matches!(step, Step::AddLearner { .. }) {
                 let asking =
@@ -297,7 +297,7 @@ impl Taking<'_> {
         let preconditions = Preconditions { uid: Some(pod_uid.into()), resource_version: None };
         let delete_options = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let parameters = EvictParams { delete_options: Some(delete_options), ..EvictParams::default() };
-        let pod = fresh.pods.get(member);
+        let pod = fresh.pods.get(member).map(|pod| &**pod);
         if pod.zip(fresh.sets.get(member)).is_some_and(|(pod, set)| plan::believes_nobody(pod, set)) {
             let deleted = delete(&pods, &name, pod_uid).await?;
             return Ok(

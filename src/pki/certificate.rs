@@ -16,12 +16,12 @@ use x509_parser::{
 
 use super::{
     KeyDigest, PkiError, Serial, pem,
-    recent::{self, Recent},
+    recent::{Digest, Recent, digest},
 };
 
-static READ: Recent<Certificate, 512> = Recent::new();
-static BUNDLES: Recent<Vec<Certificate>, 256> = Recent::new();
-static VERIFIED: Recent<bool, 16_384> = Recent::new();
+static READ: Recent<Digest, Certificate, 512> = Recent::new();
+static BUNDLES: Recent<Digest, Vec<Certificate>, 256> = Recent::new();
+static VERIFIED: Recent<[Digest; 2], bool, 16_384> = Recent::new();
 
 /// A certificate: what is public of a leaf or an authority. Two are equal when their DER is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,18 +42,26 @@ pub struct Certificate {
     key_digest: KeyDigest,
     fingerprint: Box<str>,
     /// Of the DER: what is known of this certificate is kept under it.
-    digest: [u8; 32],
+    digest: Digest,
 }
 
 impl Certificate {
     /// The certificate of a text that holds one `CERTIFICATE` block and nothing else.
     pub fn from_pem(text: &[u8]) -> Result<Self, PkiError> {
-        READ.get(&[text], || Self::from_der(&pem::single(text, pem::CERTIFICATE)?))
+        READ.get(digest(text), || Self::from_der(&pem::single(text, pem::CERTIFICATE)?))
     }
 
-    /// The first certificate of a text that holds `CERTIFICATE` blocks and nothing else: a leaf, before what is shown with it.
-    pub fn first_of(text: &[u8]) -> Result<Self, PkiError> {
-        read_bundle(text)?.into_iter().next().ok_or(PkiError::Count { wanted: pem::CERTIFICATE, found: 0 })
+    /// The first certificate of a text that holds `CERTIFICATE` blocks and nothing else, and the others: a leaf, and what is shown with
+    /// it.
+    pub fn with_chain(text: &[u8]) -> Result<(Self, Vec<Self>), PkiError> {
+        match Self::from_pem(text) {
+            Err(PkiError::Count { found: 2.., .. }) => {
+                let mut all = read_bundle(text)?;
+                let leaf = all.remove(0);
+                Ok((leaf, all))
+            }
+            single => Ok((single?, vec![])),
+        }
     }
 
     /// The certificate with this DER.
@@ -101,7 +109,7 @@ impl Certificate {
             authority_key_id,
             key_digest: KeyDigest::of(read.public_key().raw),
             fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
-            digest: recent::digest(&[der]),
+            digest: digest(der),
         })
     }
 
@@ -198,7 +206,7 @@ impl Certificate {
 
     /// Whether an authority signed it: the names and the key identifiers agree and the signature verifies.
     pub fn is_signed_by(&self, authority: &Certificate) -> bool {
-        let verified = VERIFIED.get(&[&self.digest, &authority.digest], || Ok::<_, PkiError>(self.verify(authority)));
+        let verified = VERIFIED.get([self.digest, authority.digest], || Ok::<_, PkiError>(self.verify(authority)));
         verified.unwrap_or_default()
     }
 
@@ -218,7 +226,7 @@ pub fn bundle<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> St
 
 /// The certificates of a text that holds `CERTIFICATE` blocks and nothing else, in their order; there may be none.
 pub fn read_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
-    BUNDLES.get(&[text], || pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect())
+    BUNDLES.get(digest(text), || pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect())
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {

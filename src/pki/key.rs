@@ -66,10 +66,18 @@ impl KeyDigest {
 
     /// Reads what [`KeyDigest::to_hex`] wrote.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
         let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-        let octets: Option<Vec<u8>> = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect();
-        octets?.try_into().ok().map(Self)
+        let pairs: &[[u8; 2]; 32] = pairs.try_into().ok()?;
+        let mut octets = [0; 32];
+        for (octet, [high, low]) in octets.iter_mut().zip(pairs) {
+            *octet = digit(*high)? << 4 | digit(*low)?;
+        }
+        Some(Self(octets))
     }
 }
 

@@ -47,14 +47,19 @@ pub enum Domain {
 impl Domain {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Client, Self::Peer];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Peer => "peer",
+        }
+    }
 }
 
 impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Client => "client",
-            Self::Peer => "peer",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -8,17 +8,16 @@ use std::{
 
 use ring::digest;
 
-/// Results by a digest of what they follow from, at most `LIMIT` of them.
-pub(super) struct Recent<V, const LIMIT: usize>(Mutex<BTreeMap<[u8; 32], V>>);
+/// Results by what they follow from or a digest of it, at most `LIMIT` of them.
+pub(super) struct Recent<K, V, const LIMIT: usize>(Mutex<BTreeMap<K, V>>);
 
-impl<V: Clone, const LIMIT: usize> Recent<V, LIMIT> {
+impl<K: Ord, V: Clone, const LIMIT: usize> Recent<K, V, LIMIT> {
     pub(super) const fn new() -> Self {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// What follows from `parts`, which is found out unless it is known.
-    pub(super) fn get<E>(&self, parts: &[&[u8]], find_out: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
-        let key = digest(parts);
+    /// What follows from `key`, which is found out unless it is known.
+    pub(super) fn get<E>(&self, key: K, find_out: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = known().get(&key) {
             return Ok(value.clone());
@@ -34,15 +33,13 @@ impl<V: Clone, const LIMIT: usize> Recent<V, LIMIT> {
     }
 }
 
-/// A digest of parts, another one for other parts.
-pub(super) fn digest(parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        context.update(&(part.len() as u64).to_be_bytes());
-        context.update(part);
-    }
+/// A digest of what is too long to be kept.
+pub(super) type Digest = [u8; 32];
+
+/// The digest of a text.
+pub(super) fn digest(text: &[u8]) -> Digest {
     let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
+    digest.copy_from_slice(digest::digest(&digest::SHA256, text).as_ref());
     digest
 }
 
@@ -52,12 +49,12 @@ mod tests {
 
     #[test]
     fn what_is_known_is_not_found_out_again_and_failures_are_not_kept() {
-        static RECENT: Recent<u8, 2> = Recent::new();
-        assert_eq!(RECENT.get(&[b"a"], || Err("why")), Err("why"));
-        assert_eq!(RECENT.get::<()>(&[b"a"], || Ok(1)), Ok(1));
-        assert_eq!(RECENT.get::<()>(&[b"a"], || Ok(2)), Ok(1));
-        assert_eq!(RECENT.get::<()>(&[b"a", b""], || Ok(3)), Ok(3), "another question");
-        assert_eq!(RECENT.get::<()>(&[b"b"], || Ok(4)), Ok(4));
-        assert_eq!(RECENT.get::<()>(&[b"a"], || Ok(5)), Ok(5), "the limit was reached");
+        static RECENT: Recent<&str, u8, 2> = Recent::new();
+        assert_eq!(RECENT.get("a", || Err("why")), Err("why"));
+        assert_eq!(RECENT.get::<()>("a", || Ok(1)), Ok(1));
+        assert_eq!(RECENT.get::<()>("a", || Ok(2)), Ok(1));
+        assert_eq!(RECENT.get::<()>("", || Ok(3)), Ok(3), "another question");
+        assert_eq!(RECENT.get::<()>("b", || Ok(4)), Ok(4));
+        assert_eq!(RECENT.get::<()>("a", || Ok(5)), Ok(5), "the limit was reached");
     }
 }

@@ -148,7 +148,7 @@ fn revoked(user: &EtcdUser, observed: &Observed) -> String {
 fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Arc<Authorities>, Box<Plan>> {
     let reported = cluster.status.as_ref().and_then(|status| status.certificates.as_ref()?.client.as_ref());
     let uid = cluster.uid().unwrap_or_default();
-    match authority_of(observed.authority.as_ref(), &observed.names.client_authority(), reported, &uid, false) {
+    match authority_of(observed.authority.as_ref(), || observed.names.client_authority(), reported, &uid, false) {
         AuthorityState::Ready(authorities) => Ok(authorities),
         AuthorityState::Absent => {
             let message = format!("EtcdCluster {} has no certificate authority yet", cluster.name_any());

@@ -65,6 +65,7 @@ impl Disk {
         for at in self.commit..commit {
             match self.log[at].what {
                 // Judged again when it is applied: one that was committed late may come after another.
+                What::Add { id, .. } if self.removed.contains(&id) => {}
                 What::Add { place, learner, .. } if self.members.iter().any(|m| m.place == place || (learner && m.learner)) => {}
                 What::Add { id, place, learner } => self.members.push(Listed { id, place, named: false, learner }),
                 What::Promote(id) => self.members.iter_mut().filter(|m| m.id == id).for_each(|m| m.learner = false),
@@ -402,14 +403,16 @@ impl Etcd {
                 disk.log.len() != length || disk.commit != commit || disk.log.last() != source.log.last()
             })
             .collect();
-        if !lagging.is_empty() {
-            let log = self.disks[&volume].log.clone();
-            for (volume, _) in &lagging {
-                let disk = self.disks.get_mut(volume).expect("it is there");
-                disk.log.clone_from(&log);
-                if !self.matched.contains(&disk.id) {
-                    self.matched.push(disk.id);
-                }
+        for (lagging, _) in &lagging {
+            let disk = self.disks.get_mut(lagging).expect("it is there");
+            let (id, mut log) = (disk.id, std::mem::take(&mut disk.log));
+            let source = &self.disks[&volume].log;
+            let same = if source.starts_with(&log) { log.len() } else { 0 };
+            log.truncate(same);
+            log.extend_from_slice(&source[same..]);
+            self.disks.get_mut(lagging).expect("it is there").log = log;
+            if !self.matched.contains(&id) {
+                self.matched.push(id);
             }
         }
         self.commit(leader);
@@ -520,6 +523,10 @@ impl Etcd {
         if disk.member(id).is_some() {
             // "member ID already exist"
             return Err(Class::Other);
+        }
+        // One that was added and removed in this very second (`membership.ErrIDRemoved`).
+        if disk.removed.contains(&id) {
+            return Err(Class::MemberNotFound);
         }
         if disk.members.iter().any(|m| m.place == place) {
             return Err(Class::PeerUrlExists);

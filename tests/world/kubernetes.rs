@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use etcd_warden::{
     api::EtcdCluster,
+    cache::slim,
     cluster::{
         observed::{SecretView, SeenSecret, StartState, annotation, start_state},
         plan::Object,
@@ -203,7 +204,9 @@ pub fn names() -> &'static Names {
 }
 
 pub fn member(place: Place) -> MemberName {
-    names().member(place.into())
+    static MEMBERS: LazyLock<[MemberName; PLACES as usize]> =
+        LazyLock::new(|| std::array::from_fn(|place| names().member(u32::try_from(place).expect("it is small"))));
+    MEMBERS[usize::from(place)].clone()
 }
 
 pub fn place(member: &MemberName) -> Place {
@@ -416,7 +419,11 @@ impl Kubernetes {
     /// What controllers and kubelets do by themselves.
     pub fn tick(&mut self, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
         for place in 0..PLACES {
-            self.bind(place, etcd, now);
+            if self.is_empty(place) {
+                self.set_at[usize::from(place)] = 0;
+                continue;
+            }
+            self.bind(place, etcd);
             self.control(place, now, rng);
             if self.pods.contains_key(&place) && self.down_until[usize::from(place)] <= now {
                 self.keep(place, etcd, now, rng);
@@ -427,18 +434,24 @@ impl Kubernetes {
         }
     }
 
+    /// Whether there is nothing of a member about which anybody could do anything.
+    fn is_empty(&self, place: Place) -> bool {
+        let is_none = |slot: Slot| self.things.0[slot.index()].is_none();
+        is_none(Slot::Claim(place)) && is_none(Slot::Set(place)) && !self.pods.contains_key(&place)
+    }
+
     /// Claims are bound when they are made, and gone when nothing uses them.
-    fn bind(&mut self, place: Place, etcd: &mut Etcd, _now: Millis) {
+    fn bind(&mut self, place: Place, etcd: &mut Etcd) {
         let Some(claim) = self.things.claim(Slot::Claim(place)) else { return };
-        let uid = claim.metadata.uid.clone().unwrap_or_default();
+        let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         if claim.metadata.deletion_timestamp.is_some() && !self.pods.contains_key(&place) {
-            self.tell(Slot::Claim(place), None);
-            if let Some(volume) = self.volumes.remove(&uid) {
+            if let Some(volume) = self.volumes.remove(uid) {
                 etcd.lose(volume);
             }
-        } else if !self.volumes.contains_key(&uid) {
+            self.tell(Slot::Claim(place), None);
+        } else if !self.volumes.contains_key(uid) {
             self.next_volume += 1;
-            self.volumes.insert(uid, self.next_volume);
+            self.volumes.insert(uid.to_owned(), self.next_volume);
         }
     }
 
@@ -498,7 +511,10 @@ impl Kubernetes {
                 refresh_at: None,
             },
         );
-        self.put_pod(place, Pod { metadata: meta, spec: set.spec.template.spec.clone(), ..Pod::default() });
+        let mut pod = Pod { metadata: meta, spec: set.spec.template.spec.clone(), ..Pod::default() };
+        // Nobody here looks at more than operators keep.
+        slim(&mut pod);
+        self.put_pod(place, pod);
     }
 
     /// A kubelet.

@@ -4,7 +4,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use etcd_warden::{
@@ -23,7 +23,6 @@ use etcd_warden::{
     pki::{Domain, Holder},
 };
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     certificates,
@@ -194,11 +193,11 @@ pub fn advance(world: &mut World, index: usize) -> bool {
 /// Observes, validates and plans.
 fn begin(world: &mut World, operator: &mut Operator) {
     let now = time(world.now + operator.clock);
-    let sight = sight(world, operator);
+    let is_as_before = |sight: &Sight| *sight == self::sight(world, operator);
     // A plan follows from what is observed and from the time. Here all of the first is as it was when there was nothing to do, to
     // await or to tell, and of the second depends then only when a certificate is renewed: months from now. So this pass would be
     // like the one before it.
-    if operator.rests.as_ref() == Some(&sight) {
+    if operator.rests.as_ref().is_some_and(is_as_before) {
         operator.next = world.now + IDLE;
         return;
     }
@@ -217,7 +216,7 @@ fn begin(world: &mut World, operator: &mut Operator) {
     operator.next = world.now + Millis::try_from(plan.next_check.as_millis()).unwrap_or_default();
     let says_nothing =
         plan.refused.is_none() && plan.waits.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty();
-    operator.rests = Some(sight).filter(|_| says_nothing && plan.is_empty());
+    operator.rests = (says_nothing && plan.is_empty()).then(|| sight(world, operator));
     let mut queue = VecDeque::new();
     if plan.refused.is_none() && !valid.paused {
         queue.extend((0..plan.authorities.len()).map(Deed::Authorities));
@@ -256,7 +255,13 @@ fn validated(cluster: &EtcdCluster) -> Arc<ValidatedCluster> {
     }
     let spec = serde_json::to_string(&cluster.spec).expect("it is JSON");
     let valid = || Arc::new(validate(cluster, "cluster.local").expect("the spec is a good one"));
-    KNOWN.with_borrow_mut(|known| known.entry((spec, cluster.metadata.annotations.clone())).or_insert_with(valid).clone())
+    KNOWN.with_borrow_mut(|known| {
+        // There are thousands of wishes, and most worlds have none.
+        if known.len() >= 500 {
+            known.clear();
+        }
+        known.entry((spec, cluster.metadata.annotations.clone())).or_insert_with(valid).clone()
+    })
 }
 
 /// What `observe.rs` gathers: objects from the caches, and what members answer.
@@ -368,19 +373,29 @@ fn ask(world: &World, place: Place, uid: &str) -> Answer {
     }
 }
 
+/// What is said of a member that has published itself.
+fn serving(place: Place) -> &'static Member {
+    static MEMBERS: LazyLock<Vec<Member>> = LazyLock::new(|| {
+        let known = |name: MemberName| Member {
+            id: 0,
+            name: name.to_string(),
+            peer_urls: vec![names().peer_url(&name)],
+            client_urls: vec![names().client_url(&name)],
+            is_learner: false,
+        };
+        (0..PLACES).map(|place| known(member(place))).collect()
+    });
+    &MEMBERS[usize::from(place)]
+}
+
 /// A list from the first voter that a quorum stands behind.
 fn list<'a>(world: &World, mut answers: impl Iterator<Item = &'a MemberStatus>) -> Result<MemberList, String> {
     let asked = answers.any(|status| !status.is_learner && status.leader != 0);
     let members = world.etcd.members().filter(|_| asked).ok_or("no member answers")?;
     let members = members.iter().map(|listed| {
-        let name = member(listed.place);
-        Member {
-            id: listed.id,
-            name: if listed.named { name.to_string() } else { String::new() },
-            peer_urls: vec![names().peer_url(&name)],
-            client_urls: if listed.named { vec![names().client_url(&name)] } else { vec![] },
-            is_learner: listed.learner,
-        }
+        let known = serving(listed.place);
+        let (name, client_urls) = if listed.named { (known.name.clone(), known.client_urls.clone()) } else { Default::default() };
+        Member { id: listed.id, name, peer_urls: known.peer_urls.clone(), client_urls, is_learner: listed.learner }
     });
     Ok(MemberList { cluster_id: world.etcd.cluster_id().unwrap_or_default(), members: members.collect() })
 }
@@ -390,7 +405,7 @@ fn read(world: &World, step: &Step) -> Fresh {
     let mut fresh = Fresh::default();
     for place in 0..PLACES {
         let Some(pod) = world.kubernetes.things.pod(Slot::Pod(place)) else { continue };
-        fresh.pods.insert(member(place), Pod::clone(pod));
+        fresh.pods.insert(member(place), pod.clone());
         if let Answer::Reached(_, Ok(status)) = ask(world, place, pod.metadata.uid.as_deref().unwrap_or_default()) {
             fresh.answers.insert(member(place), status);
         }
@@ -452,14 +467,14 @@ fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Do
             if job.cluster.status.as_ref() == Some(&report.status) {
                 return Done::Yes;
             }
-            let mut cluster = world.kubernetes.cluster().clone();
-            if cluster.metadata.resource_version != job.cluster.metadata.resource_version {
+            let there = world.kubernetes.cluster();
+            if there.metadata.resource_version != job.cluster.metadata.resource_version {
                 return Done::No;
             }
+            let (metadata, spec) = (there.metadata.clone(), there.spec.clone());
             world.written();
             operator.rests = None;
-            cluster.status = Some(report.status);
-            world.kubernetes.put_cluster(cluster);
+            world.kubernetes.put_cluster(EtcdCluster { metadata, spec, status: Some(report.status) });
             Done::Yes
         }
     }

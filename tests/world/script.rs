@@ -75,7 +75,12 @@ impl Script {
             2 => rng.between(0, 6_000),
             _ => rng.between(2_000, 20_000),
         };
-        let events = (0..count).map(|_| (gap(&mut rng), Event::any(&mut rng))).collect();
+        let mut events: Vec<_> = (0..count).map(|_| (gap(&mut rng), Event::any(&mut rng))).collect();
+        // Each wish is another one than those before.
+        let restarts = events.iter_mut().filter_map(|(_, event)| if let Event::Restart(at) = event { Some(at) } else { None });
+        for (at, restart) in (1..).zip(restarts) {
+            *restart = at;
+        }
         Self { seed, unfounded, replicas, events }
     }
 }

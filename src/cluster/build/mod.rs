@@ -91,12 +91,16 @@ pub fn kept(claim: &PersistentVolumeClaim) -> (Option<&Quantity>, Option<&String
     (size, spec.storage_class_name.as_ref())
 }
 
+/// Whether `voters` members have a disruption budget. Of one member, or of two where no more are wanted, none can be spared; a budget
+/// would only make nodes impossible to drain.
+pub fn is_redundant(cluster: &ValidatedCluster, voters: usize) -> bool {
+    voters > 2 || (voters == 2 && cluster.replicas > 2)
+}
+
 /// The disruption budget for `voters` members: as many as a quorum stay, and a pod that is not ready is in nobody's way.
-/// Of one member, or of two where no more are wanted, none can be spared; a budget would only make nodes impossible to drain.
-pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> Option<PodDisruptionBudget> {
-    let quorum = i32::try_from(voters / 2 + 1).ok()?;
-    let redundant = voters > 2 || (voters == 2 && cluster.replicas > 2);
-    redundant.then(|| PodDisruptionBudget {
+pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> PodDisruptionBudget {
+    let quorum = i32::try_from(voters / 2 + 1).unwrap_or(i32::MAX);
+    PodDisruptionBudget {
         metadata: owned(cluster, cluster.names.disruption_budget()),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(quorum)),
@@ -105,7 +109,7 @@ pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> Option<Po
             ..PodDisruptionBudgetSpec::default()
         }),
         status: None,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,8 @@ fn all(cluster: &ValidatedCluster) -> BTreeMap<String, Value> {
     put("Service", &peer_service(cluster));
     put("ConfigMap", &ca_config(cluster, "the bundle\n".into()));
     put("ConfigMap", &bootstrap(cluster, &members));
-    if let Some(budget) = disruption_budget(cluster, members.len()) {
+    if is_redundant(cluster, members.len()) {
+        let budget = disruption_budget(cluster, members.len());
         put("PodDisruptionBudget", &budget);
     }
     // The others differ in the name alone.
@@ -112,11 +113,11 @@ fn what_holds_data_has_an_owner_only_where_it_is_to_be_deleted() {
 #[test]
 fn a_budget_keeps_a_quorum() {
     let cluster = valid("{}");
-    let kept = |voters| disruption_budget(&cluster, voters)?.spec?.min_available;
-    assert_eq!(kept(1), None);
-    assert_eq!(disruption_budget(&valid("{replicas: 2}"), 2), None, "neither can be spared, and that is how it stays");
+    assert!(!is_redundant(&cluster, 1));
+    assert!(!is_redundant(&valid("{replicas: 2}"), 2), "neither can be spared, and that is how it stays");
     for (voters, quorum) in [(2, 2), (3, 2), (4, 3), (5, 3), (7, 4)] {
-        assert_eq!(kept(voters), Some(IntOrString::Int(quorum)));
+        let kept = disruption_budget(&cluster, voters).spec.and_then(|spec| spec.min_available);
+        assert!(is_redundant(&cluster, voters) && kept == Some(IntOrString::Int(quorum)));
     }
 }
 

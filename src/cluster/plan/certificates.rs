@@ -16,11 +16,11 @@ use crate::{
     api::{AuthorityStatus, DomainStatus},
     cluster::{
         build,
-        observed::{Answer, Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, hex, running_since},
+        observed::{Answer, Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, is_hex, running_since},
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
-    pki::{self, Domain, Holder, LeafSpec, Phase, Spread, Stale, Usage},
+    pki::{self, Domain, Holder, LeafSpec, Phase, Stale, Usage},
 };
 
 /// The authorities of a domain as they were found.
@@ -48,7 +48,13 @@ impl AuthorityState {
 /// loss to be reported: making a new one would cut off every member and client that trusts the old one.
 pub fn authority_state(cluster: &ValidatedCluster, observed: &Observed, domain: Domain) -> AuthorityState {
     let trusted = observed.members.values().any(|member| member.secret.is_some() || member.stateful_set.is_some());
-    authority_of(observed.authority(domain), &cluster.names.authority(domain), reported(observed, domain), &cluster.uid, trusted)
+    authority_of(
+        observed.authority(domain),
+        || cluster.names.authority(domain),
+        reported(observed, domain),
+        &cluster.uid,
+        trusted,
+    )
 }
 
 /// What was last reported of a domain.
@@ -60,29 +66,26 @@ pub fn reported(observed: &Observed, domain: Domain) -> Option<&DomainStatus> {
     }
 }
 
-/// What has become of the authorities in the Secret `name` of the cluster with this uid, of which the status reported these, and
+/// What has become of the authorities in the Secret of this name of the cluster with this uid, of which the status reported these, and
 /// that members may trust.
 pub fn authority_of(
     secret: Option<&SeenSecret>,
-    name: &str,
+    name: impl Fn() -> String,
     reported: Option<&DomainStatus>,
     uid: &str,
     trusted: bool,
 ) -> AuthorityState {
+    let lost = |problem: &str| AuthorityState::Lost(format!("Secret {}{problem}", name()));
     let Some(secret) = secret else {
-        return if trusted || reported.is_some() {
-            AuthorityState::Lost(format!("Secret {name} is gone, or without its labels"))
-        } else {
-            AuthorityState::Absent
-        };
+        return if trusted || reported.is_some() { lost(" is gone, or without its labels") } else { AuthorityState::Absent };
     };
     if !belongs(&secret.meta, uid) {
-        return AuthorityState::Lost(format!("Secret {name} is not this cluster's"));
+        return lost(" is not this cluster's");
     }
     match Authorities::read(secret) {
-        Err(problem) => AuthorityState::Lost(format!("Secret {name}: {problem}")),
+        Err(problem) => lost(&format!(": {problem}")),
         Ok(authorities) if reported.is_some_and(|reported| !is_as_reported(&authorities, reported)) => {
-            AuthorityState::Lost(format!("Secret {name} holds other authorities than the members trust"))
+            lost(" holds other authorities than the members trust")
         }
         Ok(authorities) => AuthorityState::Ready(authorities),
     }
@@ -92,16 +95,17 @@ pub fn authority_of(
 /// become the active one, another one is next and a rotation has begun, or there are others after both had expired.
 fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
     let is = |authority: &pki::Certificate, reported: &AuthorityStatus| {
-        authority.subject_key_id().map(hex).as_ref() == Some(&reported.key_id)
+        authority.subject_key_id().is_some_and(|id| is_hex(&reported.key_id, id))
     };
     let beginning = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
     let same = is(&authorities.active, &reported.active) && (beginning || is(&authorities.next, &reported.next));
     // Where all had expired there was nobody left to be trusted.
-    let made = pki::rotation::made_at(&authorities.active);
-    let anew = [&reported.active, &reported.next]
-        .into_iter()
-        .all(|reported| reported.expires.parse().is_ok_and(|expires: Timestamp| expires <= made));
-    same || anew || is(&authorities.active, &reported.next)
+    let anew = || {
+        let made = pki::rotation::made_at(&authorities.active);
+        let mut reported = [&reported.active, &reported.next].into_iter();
+        reported.all(|reported| reported.expires.parse().is_ok_and(|expires: Timestamp| expires <= made))
+    };
+    same || is(&authorities.active, &reported.next) || anew()
 }
 
 /// Whether a new member could be given its certificates.
@@ -220,8 +224,7 @@ pub fn request_leaf(
         // A member that was removed and comes again under its name.
         Some(Ok(leaf)) if revoked(leaf) => Stale::Revoked,
         _ => {
-            // One place for all of a Secret, which is then written once.
-            let spread = Spread::of(secret.and_then(|secret| secret.meta.uid.as_deref()).unwrap_or_default());
+            let spread = secret.map(SeenSecret::spread).unwrap_or_default();
             let read = certificate.as_ref().map(|read| read.as_deref());
             let complete = || secret.is_some_and(|secret| secret.is_shown_with(keys[0], &authorities.chain));
             pki::stale(read, key, spec, &authorities.active, spread, now).or_else(|| (!complete()).then_some(Stale::Chain))?
@@ -268,7 +271,7 @@ fn plan_member(
     if let Some(peer) = peer {
         files.extend([(member_key::PEER_CA, peer.bundle.as_bytes()), (member_key::PEER_CRL, peer.crl.as_slice())]);
     }
-    let leaves = cluster.built.get(name.to_string(), || member_leaves(cluster, name));
+    let leaves = cluster.built.get(name.as_str(), || member_leaves(cluster, name));
     let leaves = leaves
         .iter()
         .filter_map(|leaf| {

@@ -3,7 +3,8 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::HashMap,
+    collections::BTreeMap,
+    marker::PhantomData,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -58,7 +59,13 @@ impl Object {
 
 /// What has been made of one spec, each by its type and by what it follows from besides the spec.
 #[derive(Debug, Default)]
-pub struct Built(Mutex<HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>>);
+pub struct Built(Mutex<BTreeMap<TypeId, Made>>);
+
+/// Things of one type, by what they follow from.
+type Made = BTreeMap<String, Arc<dyn Any + Send + Sync>>;
+
+/// What is to be applied of a `K`.
+struct Wanted<K>(Object, PhantomData<fn() -> K>);
 
 impl Clone for Built {
     /// Of a copy, which may be changed, nothing has been made.
@@ -69,25 +76,30 @@ impl Clone for Built {
 
 impl Built {
     /// What is made `of` this and the spec, unless it has been before.
-    pub fn get<T: Send + Sync + 'static>(&self, of: String, make: impl FnOnce() -> T) -> Arc<T> {
+    pub fn get<T: Send + Sync + 'static>(&self, of: &str, make: impl FnOnce() -> T) -> Arc<T> {
         let mut built = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = built.entry((TypeId::of::<T>(), of)).or_insert_with(|| Arc::new(make())).clone();
+        let built = built.entry(TypeId::of::<T>()).or_default();
+        let known = built.get(of).cloned().unwrap_or_else(|| {
+            let new = Arc::new(make());
+            built.insert(of.to_owned(), new.clone());
+            new
+        });
         known.downcast().unwrap_or_else(|_| unreachable!("it is kept by its type"))
     }
 
     /// What is wanted, if it is not what there is: either a field that is wanted has another value, or what was applied last
     /// was not this, so a field may be there that is wanted no longer. It is built unless one is known `of` the same.
-    pub fn unless_applied<K: Resource<DynamicType = ()> + Serialize>(
+    pub fn unless_applied<K: Resource<DynamicType = ()> + Serialize + 'static>(
         &self,
         of: &str,
         build: impl FnOnce() -> K,
         existing: Option<&Seen<K>>,
     ) -> Option<Object> {
-        let wanted = self.get(format!("{} {of}", K::kind(&())), || Object::new(&build()));
-        if existing.is_some_and(|existing| existing.is_as(&wanted.body, holds)) {
+        let wanted = self.get(of, || Wanted(Object::new(&build()), PhantomData::<fn() -> K>));
+        if existing.is_some_and(|existing| existing.is_as(&wanted.0.body, holds)) {
             return None;
         }
-        Some(Object { uid: existing.and_then(|existing| existing.meta().uid.clone()), ..Object::clone(&wanted) })
+        Some(Object { uid: existing.and_then(|existing| existing.meta().uid.clone()), ..wanted.0.clone() })
     }
 }
 

@@ -37,7 +37,7 @@ pub fn of_loss(
 
 /// How long a member has been down, as was last reported.
 pub fn down_for(observed: &Observed, name: &MemberName, now: Timestamp) -> SignedDuration {
-    let reported = observed.status.members.iter().find(|member| member.name == name.to_string() && !member.ready);
+    let reported = observed.status.members.iter().find(|member| member.name == name.as_str() && !member.ready);
     let since = reported.and_then(|member| member.since.as_ref()?.parse::<Timestamp>().ok());
     since.map_or(SignedDuration::ZERO, |since| now.duration_since(since))
 }
@@ -106,7 +106,7 @@ fn crash_loop(roster: &Roster, name: &MemberName, entry: &Entry) -> Option<Strin
 /// What a pod starts etcd with, but for the name of its member.
 fn settings(pod: &Pod, member: &MemberName) -> Option<(Option<String>, Vec<String>, Vec<String>)> {
     let container = pod.spec.as_ref()?.containers.first()?;
-    let alike = |text: &String| text.replace(&member.to_string(), "");
+    let alike = |text: &String| text.replace(member.as_str(), "");
     let variable = |variable: &k8s_openapi::api::core::v1::EnvVar| format!("{}={:?}", variable.name, variable.value);
     let arguments = container.args.iter().flatten().map(alike).collect();
     Some((container.image.clone(), arguments, container.env.iter().flatten().map(variable).collect()))

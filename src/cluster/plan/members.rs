@@ -117,7 +117,7 @@ pub fn leave_foreign(cluster: &ValidatedCluster, observed: &Observed, plan: &mut
 
 /// How a claim becomes a member's again that has lost what was written on it.
 fn restoration(cluster: &ValidatedCluster, observed: &Observed, member: &MemberName, claim: &str) -> String {
-    let reported = observed.status.members.iter().find(|reported| reported.name == member.to_string());
+    let reported = observed.status.members.iter().find(|reported| reported.name == member.as_str());
     let listed = observed.listed(&cluster.names, member).map(|listed| format!("{:x}", listed.id));
     let id = listed.or_else(|| reported?.id.clone()).map(|id| format!(" {}={id}", key::MEMBER_ID));
     let of = observed.status.cluster_id.as_ref().map(|of| format!(" {}={of}", key::CLUSTER_ID));
@@ -144,18 +144,25 @@ pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
     let traced = |member: &ObservedMember| member.stateful_set.is_some() || member.claim.is_some();
     // Of a member that has lost everything, the last report still tells.
     let reported = |name: &MemberName| {
-        observed.status.cluster_id.is_some() && observed.status.members.iter().any(|member| member.name == name.to_string())
+        observed.status.cluster_id.is_some() && observed.status.members.iter().any(|member| member.name == name.as_str())
     };
+    // Founders are those that were written down. What another operator has begun that counted otherwise would be a second cluster.
+    let founding = observed.status.cluster_id.is_none() && bootstrap_of(cluster, observed).is_some();
     let known = |name: &MemberName, member: &ObservedMember| {
-        roster.is_some() || written(cluster, observed, name).is_some() || traced(member) || reported(name)
+        let left = if founding { member.has_started() } else { traced(member) || reported(name) };
+        roster.is_some() || written(cluster, observed, name).is_some() || left
     };
     let members = observed.members.iter().filter(|(name, member)| listed(name) && known(name, member));
     members.map(|(name, member)| (name.clone(), start(cluster, observed, roster.as_ref(), name, member))).collect()
 }
 
 fn written(cluster: &ValidatedCluster, observed: &Observed, name: &MemberName) -> Option<StartState> {
-    let bootstrap = observed.bootstrap.as_ref().filter(|config| belongs(&config.metadata, &cluster.uid))?;
-    start_state(bootstrap, name, &cluster.names.initial_entry(name))
+    start_state(bootstrap_of(cluster, observed)?, name, &cluster.names.initial_entry(name))
+}
+
+/// The bootstrap ConfigMap, if it is the cluster's.
+fn bootstrap_of<'a>(cluster: &ValidatedCluster, observed: &'a Observed) -> Option<&'a ConfigMap> {
+    observed.bootstrap.as_deref().filter(|config| belongs(&config.metadata, &cluster.uid))
 }
 
 /// How a member starts if it finds no data.
@@ -208,29 +215,40 @@ fn joining(cluster: &ValidatedCluster, list: &etcd::MemberList) -> String {
     entries.join(",")
 }
 
-/// How members start. A founder that has not started keeps the list that it was given, whoever has gone since: etcd takes the
-/// cluster's ID from it.
-fn bootstrap(cluster: &ValidatedCluster, observed: &Observed, members: &Members) -> ConfigMap {
-    let mut config = build::bootstrap(cluster, members);
-    let there = observed.bootstrap.as_ref().filter(|there| belongs(&there.metadata, &cluster.uid));
-    let given = |name: &MemberName| there?.data.as_ref()?.get(&bootstrap_key::cluster(name)).cloned();
-    for (name, _) in members.iter().filter(|(_, state)| **state == StartState::New) {
-        // Itself alone is what was written of it by mistake, and no founders' list but of a cluster of one.
-        if let Some(list) = given(name).filter(|list| *list != cluster.names.initial_entry(name)) {
-            config.data.get_or_insert_default().insert(bootstrap_key::cluster(name), list);
-        }
-    }
-    config
+/// The list that a founder was given which has not started. It keeps that, whoever has gone since: etcd takes the cluster's ID from
+/// it.
+fn given<'a>(cluster: &ValidatedCluster, observed: &'a Observed, name: &MemberName) -> Option<&'a String> {
+    let list = bootstrap_of(cluster, observed)?.data.as_ref()?.get(&bootstrap_key::cluster(name))?;
+    // Itself alone is what was written of it by mistake, and no founders' list but of a cluster of one.
+    (*list != cluster.names.initial_entry(name)).then_some(list)
+}
+
+/// How members start, and all that it follows from.
+fn bootstrap(cluster: &ValidatedCluster, observed: &Observed, members: &Members) -> (String, impl FnOnce() -> ConfigMap) {
+    let founders = members.iter().filter(|(_, state)| **state == StartState::New);
+    let given: Vec<_> = founders.filter_map(|(name, _)| Some((name, given(cluster, observed, name)?))).collect();
+    let starts = members.iter().flat_map(|(name, state)| match state {
+        StartState::New => [name.as_str(), " is new", "", "\n"],
+        StartState::Joining(list) => [name.as_str(), " joins ", list, "\n"],
+        StartState::Existing => [name.as_str(), " exists", "", "\n"],
+    });
+    let of = starts.chain(given.iter().flat_map(|(name, list)| [name.as_str(), " was given ", list, "\n"])).collect();
+    let build = move || {
+        let mut config = build::bootstrap(cluster, members);
+        let given = given.into_iter().map(|(name, list)| (bootstrap_key::cluster(name), list.clone()));
+        config.data.get_or_insert_default().extend(given);
+        config
+    };
+    (of, build)
 }
 
 /// Everything but StatefulSets and what depends on authorities.
 pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &Members, plan: &mut Plan) {
     let nobody = ObservedMember::default();
     let built = &cluster.built;
-    let bootstrap = bootstrap(cluster, observed, members);
-    let starts: String = bootstrap.data.iter().flatten().flat_map(|(key, value)| [key, "=", value, "\n"]).collect();
+    let (starts, bootstrap) = bootstrap(cluster, observed, members);
     let mut objects = vec![
-        built.unless_applied(&starts, || bootstrap, observed.bootstrap.as_ref()),
+        built.unless_applied(&starts, bootstrap, observed.bootstrap.as_ref()),
         built.unless_applied("peers", || build::peer_service(cluster), observed.peer_service.as_ref()),
         built.unless_applied("clients", || build::client_service(cluster), observed.client_service.as_ref()),
     ];
@@ -240,8 +258,9 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
         Ok(list) => Some(list.voters().count()),
         Err(_) => (!unknown).then_some(members.len()),
     };
-    if let Some((voters, budget)) = voters.and_then(|voters| Some((voters, build::disruption_budget(cluster, voters)?))) {
-        objects.push(built.unless_applied(&voters.to_string(), || budget, observed.disruption_budget.as_ref()));
+    if let Some(voters) = voters.filter(|voters| build::is_redundant(cluster, *voters)) {
+        let budget = || build::disruption_budget(cluster, voters);
+        objects.push(built.unless_applied(&voters.to_string(), budget, observed.disruption_budget.as_ref()));
     }
     for (name, state) in members {
         let member = observed.members.get(name).unwrap_or(&nobody);
@@ -265,9 +284,11 @@ pub fn plan_objects(cluster: &ValidatedCluster, observed: &Observed, members: &M
                 format!("{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced, if the others are a quorum without it")
             }));
         } else {
-            let kept = there.map(|claim| build::kept(claim));
+            let (size, class) = there.map(|claim| build::kept(claim)).unwrap_or_default();
+            let class = class.map_or([""; 2], |class| [" of ", class]).concat();
+            let of = [name.as_str(), " ", size.map_or("", |size| &size.0), &class].concat();
             let claim = || build::claim(cluster, name, there.map(|claim| &**claim));
-            objects.push(built.unless_applied(&format!("{name} {kept:?}"), claim, there));
+            objects.push(built.unless_applied(&of, claim, there));
         }
     }
     plan.objects.extend(objects.into_iter().flatten());
@@ -299,7 +320,8 @@ pub fn plan_stateful_sets(
             let wanted = if forced { build::forced(wanted) } else { wanted };
             if stopped { build::stopped(wanted) } else { wanted }
         };
-        let of = format!("{name} {bundles} {forced} {stopped}");
+        let words = [if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }].concat();
+        let of = [name.as_str(), " ", bundles, &words].concat();
         plan.objects.extend(cluster.built.unless_applied(&of, wanted, member.stateful_set.as_ref()));
     }
 }
@@ -310,8 +332,9 @@ pub fn plan_pod_labels(cluster: &ValidatedCluster, observed: &Observed, plan: &m
     for (name, member) in &observed.members {
         let Some(pod) = member.pod.as_ref().filter(|pod| pod.metadata.deletion_timestamp.is_none()) else { continue };
         let there = |key: &String| pod.metadata.labels.as_ref()?.get(key);
-        let mut labels = build::member_labels(cluster.names.cluster(), name);
-        labels.retain(|key, value| there(key) != Some(value));
+        let wanted = cluster.built.get(name.as_str(), || build::member_labels(cluster.names.cluster(), name));
+        let lost = wanted.iter().filter(|(key, value)| there(key) != Some(value));
+        let labels: BTreeMap<_, _> = lost.map(|(key, value)| (key.clone(), value.clone())).collect();
         if !labels.is_empty() {
             plan.pods.push(PodNote {
                 pod: pod.metadata.name.clone().unwrap_or_default(),
@@ -341,7 +364,7 @@ pub fn note_waits(observed: &Observed, members: &Members, recovery: &Recovery, p
 
 /// Since when a member does not serve, as was last reported, to be put behind what is said of it.
 pub fn since(observed: &Observed, name: &MemberName) -> String {
-    let reported = observed.status.members.iter().find(|reported| reported.name == name.to_string() && !reported.ready);
+    let reported = observed.status.members.iter().find(|reported| reported.name == name.as_str() && !reported.ready);
     let since = reported.and_then(|reported| reported.since.as_ref());
     since.map(|since| format!(" (since {since})")).unwrap_or_default()
 }
@@ -421,6 +444,7 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
     if observed.status.cluster_id.as_ref().is_some_and(|known| *known != format!("{:x}", list.cluster_id)) {
         return None;
     }
+    let cluster_id = format!("{:x}", list.cluster_id);
     let members: Vec<_> = observed
         .members
         .iter()
@@ -429,8 +453,8 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
             // It has published its name through raft, and it is the one that answers at this address.
             let listed = observed.listed(&cluster.names, name).filter(|listed| !listed.name.is_empty())?;
             let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
-            let bears = |key, id| annotation(claim, key) == Some(&format!("{id:x}"));
-            let written = bears(key::MEMBER_ID, listed.id) && bears(key::CLUSTER_ID, list.cluster_id);
+            let bears = |key, id: &str| annotation(claim, key) == Some(id);
+            let written = bears(key::CLUSTER_ID, &cluster_id) && bears(key::MEMBER_ID, &format!("{:x}", listed.id));
             let stays = claim.deletion_timestamp.is_none();
             (answers && !written && stays && belongs(claim, &cluster.uid))
                 .then(|| (name.clone(), listed.id, claim.uid.clone().unwrap_or_default()))
@@ -443,7 +467,7 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
 pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let budget = &observed.disruption_budget.as_ref().filter(|budget| belongs(&budget.metadata, &cluster.uid))?.metadata;
     let voters = observed.list.as_ref().ok()?.voters().count();
-    let wanted = build::disruption_budget(cluster, voters).is_some() || budget.deletion_timestamp.is_some();
+    let wanted = build::is_redundant(cluster, voters) || budget.deletion_timestamp.is_some();
     (!wanted).then(|| Step::DeleteBudget { uid: budget.uid.clone().unwrap_or_default() })
 }
 

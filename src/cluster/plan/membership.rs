@@ -147,7 +147,7 @@ impl<'a> Roster<'a> {
 }
 
 /// The next step towards the members that are wanted, and what is to be said about it.
-pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, plan: &mut Plan) -> Option<Step> {
+pub fn step(cluster: &ValidatedCluster, observed: &Observed, wanted: &Wanted, now: Timestamp, plan: &mut Plan) -> Option<Step> {
     let roster = Roster::read(cluster, observed)?;
     note_strangers(&roster, plan);
     let why = |name: &MemberName, entry: &Entry| {
@@ -158,19 +158,18 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
         plan.waits.push(Note::new("Removing", format!("{name} has been removed; its pod, its StatefulSet and its claim go")));
     }
     plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
-    let wanted = Wanted::of(cluster, observed, now);
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
         .or_else(|| learner(cluster, observed, &roster, &why, now, plan))
         .or_else(|| replace(cluster, &roster, &why, plan))
-        .or_else(|| shrink(cluster, observed, &roster, &wanted, plan))
+        .or_else(|| shrink(cluster, observed, &roster, wanted, plan))
         .or_else(|| grow(cluster, observed, &roster, now, plan))
-        .or_else(|| restart(&wanted, cluster, &roster, plan))
+        .or_else(|| restart(wanted, cluster, &roster, plan))
 }
 
 /// Whether a member's user wants it replaced.
 fn is_named(cluster: &ValidatedCluster, name: &MemberName) -> bool {
-    cluster.replace.as_deref() == Some(name.to_string().as_str())
+    cluster.replace.as_deref() == Some(name.as_str())
 }
 
 /// Whether the wish to replace a member is over: the member has been removed. One that names no member is reported.
@@ -397,7 +396,7 @@ fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: T
 }
 
 /// What every pod is to have been made with. Whatever else has changed is taken up when it is made anew for another reason.
-struct Wanted<'a> {
+pub struct Wanted<'a> {
     restarted_at: Option<&'a str>,
     asks_clients: bool,
     demands: Vec<Demand>,
@@ -406,7 +405,8 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn of(cluster: &'a ValidatedCluster, observed: &Observed, now: Timestamp) -> Self {
+    /// What it is for this cluster.
+    pub fn of(cluster: &'a ValidatedCluster, observed: &Observed, now: Timestamp) -> Self {
         Self {
             restarted_at: cluster.restarted_at.as_deref(),
             asks_clients: cluster.client_auth == ClientAuth::Required,
@@ -428,8 +428,7 @@ impl<'a> Wanted<'a> {
 const RESTART: SignedDuration = SignedDuration::from_mins(1);
 
 /// The members that are down because they are being restarted as their user asked: their pods go, are gone, or have just come.
-pub fn restarting(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> BTreeSet<MemberName> {
-    let wanted = Wanted::of(cluster, observed, now);
+pub fn restarting(observed: &Observed, wanted: &Wanted, now: Timestamp) -> BTreeSet<MemberName> {
     let goes_on = observed.members.values().any(|member| wanted.is_outdated(member));
     if !goes_on && wanted.restarted_at.is_none() && wanted.demands.is_empty() {
         return BTreeSet::new();

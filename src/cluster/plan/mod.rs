@@ -82,8 +82,7 @@ pub struct Plan {
 impl Plan {
     /// Whether the StatefulSet of a member is about to be changed.
     fn changes_set(&self, member: &MemberName) -> bool {
-        let name = member.to_string();
-        self.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == name)
+        self.objects.iter().any(|object| object.resource.kind == "StatefulSet" && object.name == member.as_str())
     }
 
     /// Whether Secrets are about to be changed, which comes before what depends on them.
@@ -425,7 +424,8 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::plan_pod_labels(cluster, observed, &mut plan);
-    plan.restarting = membership::restarting(cluster, observed, now);
+    let wanted = membership::Wanted::of(cluster, observed, now);
+    plan.restarting = membership::restarting(observed, &wanted, now);
     members::note_waits(observed, &members, &recovery, &mut plan);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
@@ -435,7 +435,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
         .or_else(|| rotation::restart_unbelieving(observed, &plan))
         .or_else(|| recovery.step.clone())
         .or_else(|| rotation::step(cluster, observed, now, &mut plan))
-        .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, now, &mut plan) });
+        .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, &wanted, now, &mut plan) });
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);
     }

@@ -21,6 +21,7 @@ use crate::{
     cluster::{
         build,
         observed::{annotation, listed, name_of, pod_ready},
+        seen::Seen,
         validate::ValidatedCluster,
     },
     etcd::{self, Change, MemberStatus},
@@ -32,7 +33,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Fresh {
     /// The pods, by member.
-    pub pods: BTreeMap<MemberName, Pod>,
+    pub pods: BTreeMap<MemberName, Seen<Pod>>,
     /// The StatefulSets, by member.
     pub sets: BTreeMap<MemberName, StatefulSet>,
     /// What members say of themselves.
@@ -96,7 +97,7 @@ pub fn recheck(step: &Step, cluster: &ValidatedCluster, known: Option<&str>, fre
         Step::MoveLeader { member, from, to, .. } => check.move_leader(member, *from, *to)?,
         Step::DeleteBudget { .. } => {
             let votes = check.list()?.voters().count();
-            ensure(build::disruption_budget(cluster, votes).is_none(), || format!("there are {votes} voters now"))?;
+            ensure(!build::is_redundant(cluster, votes), || format!("there are {votes} voters now"))?;
         }
         Step::DeleteStatefulSet { member, .. } => check.is_unlisted(member)?,
         Step::DeleteClaim { member, .. } => {
@@ -150,11 +151,12 @@ impl Check<'_> {
         ensure(self.listed(member)?.is_none(), || format!("{member} is a member"))
     }
 
-    /// Whether a voter answers under its ID and is in touch with a leader.
+    /// Whether a voter answers under its ID and is in touch with a leader, and its pod stays.
     fn serves(&self, voter: &etcd::Member) -> bool {
-        let name = self.list.and_then(|list| name_of(&self.cluster.names, list, voter));
-        let answer = name.and_then(|name| self.fresh.answers.get(&name));
-        answer.is_some_and(|status| status.member_id == voter.id && status.leader != 0 && !status.is_learner)
+        let Some(name) = self.list.and_then(|list| name_of(&self.cluster.names, list, voter)) else { return false };
+        let stays = self.fresh.pods.get(&name).is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
+        let answer = self.fresh.answers.get(&name);
+        stays && answer.is_some_and(|status| status.member_id == voter.id && status.leader != 0 && !status.is_learner)
     }
 
     /// The voters but one, and how many of them serve.
@@ -189,7 +191,7 @@ impl Check<'_> {
             return Ok(());
         };
         for (name, pod) in &self.fresh.pods {
-            let knows = started_with(&pod.metadata, rotate.domain).contains(next.as_str());
+            let knows = started_with(&pod.metadata, rotate.domain).any(|name| name == next);
             ensure(knows, || format!("{name} has not started with the next {} authority", rotate.domain))?;
         }
         Ok(())
@@ -215,7 +217,7 @@ impl Check<'_> {
         ensure(serving == voters, || format!("only {serving} of {voters} voters serve"))?;
         self.has_been_forgotten(member)?;
         // Who is started as a cluster of one forgets everybody that was added.
-        let forced = self.fresh.pods.values().any(pod_bears_flag) || self.fresh.sets.values().any(template_bears_flag);
+        let forced = self.fresh.pods.values().any(|pod| pod_bears_flag(pod)) || self.fresh.sets.values().any(template_bears_flag);
         ensure(!forced, || "a member starts as a cluster of one".into())?;
         // A claim that is there would be taken for the new member's data.
         if self.fresh.claim.is_some() {
@@ -259,7 +261,7 @@ impl Check<'_> {
         if !self.serves(listed) {
             return Ok(());
         }
-        let named = self.cluster.replace.as_deref() == Some(member.to_string().as_str());
+        let named = self.cluster.replace.as_deref() == Some(member.as_str());
         let (voters, wanted) = (others + 1, self.cluster.replicas as usize);
         ensure(voters > wanted || named, || format!("{member} serves"))?;
         let whole = voters >= wanted && !self.list()?.members.iter().any(|m| m.is_learner);

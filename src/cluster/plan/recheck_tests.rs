@@ -13,7 +13,7 @@ fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
     let answers: BTreeMap<_, _> = observed.members.keys().filter_map(with).collect();
     let lists = answers.keys().filter_map(|name| Some((name.clone(), observed.list.clone().ok()?)));
     let fresh = Fresh {
-        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.as_deref()?.clone()))).collect(),
+        pods: observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.pod.clone()?))).collect(),
         lists: lists.collect(),
         answers,
         list: observed.list.clone().ok(),
@@ -71,6 +71,19 @@ fn a_restart_waits_for_the_others() {
     assert_eq!(why(&other, &fresh(&mut world)), "the pod of demo-2 is another one");
     world.cluster.metadata.annotations = None;
     assert_eq!(why(&sick, &fresh(&mut world)), "demo-2 has been restarted");
+}
+
+#[test]
+fn nobody_is_restarted_while_the_pod_of_another_goes() {
+    let mut world = founded("replicas: 3");
+    world.cluster.metadata.annotations.get_or_insert_default().insert(key::RESTARTED_AT.into(), "now".into());
+    world.leader = world.id(0);
+    let step = Step::RestartMember { member: names().member(1), pod_uid: world.pod(1).metadata.uid.clone().unwrap() };
+    let (cluster, mut fresh) = fresh(&mut world);
+    assert_eq!(why(&step, &(cluster.clone(), fresh.clone())), "right");
+    let pod = fresh.pods.get_mut(&names().member(2)).unwrap();
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+    assert_eq!(why(&step, &(cluster, fresh)), "only 1 of the 2 others serve");
 }
 
 #[test]
@@ -178,7 +191,7 @@ fn what_is_left_goes_only_if_etcd_does_not_list_its_member() {
     assert_eq!(why(&set(2), &fresh(&mut world)), "demo-2 is a member");
     assert_eq!(why(&claim(3), &fresh(&mut world)), "right");
     let (cluster, mut read) = fresh(&mut world);
-    read.pods.insert(names().member(3), Pod::default());
+    read.pods.insert(names().member(3), Pod::default().into());
     assert_eq!(why(&claim(3), &(cluster.clone(), read.clone())), "demo-3 has a pod, which may write to it");
     read.list.as_mut().unwrap().cluster_id = 0xbad;
     assert_eq!(why(&set(3), &(cluster, read)), "no quorum says who the members are");

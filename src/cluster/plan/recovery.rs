@@ -91,7 +91,7 @@ fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery,
     };
     recovery.is_exclusive = true;
     if let Some(wish) = wish {
-        if wish.survivor != name.to_string() {
+        if wish.survivor != name.as_str() {
             return unwish(plan);
         }
         // First of all: without the wish nobody is forced again.

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::DomainStatus,
     cluster::{
-        observed::{Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, hex},
+        observed::{Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, is_hex},
         validate::ValidatedCluster,
     },
     names::{annotation as key, member_key, tls_key},
@@ -105,10 +105,10 @@ pub struct Salvage {
 const CLIENTS: SignedDuration = SignedDuration::from_mins(2);
 
 /// The authorities of a domain that a pod was made with, or those of a template are. It may have started with newer ones.
-pub fn started_with(made: &ObjectMeta, domain: Domain) -> BTreeSet<&str> {
+pub fn started_with(made: &ObjectMeta, domain: Domain) -> impl Iterator<Item = &str> {
     let all = annotation(made, key::BUNDLES).unwrap_or_default();
-    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(of, _)| *of == domain.to_string());
-    of_domain.map(|(_, names)| names.split(',').collect()).unwrap_or_default()
+    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(of, _)| *of == domain.as_str());
+    of_domain.into_iter().flat_map(|(_, names)| names.split(','))
 }
 
 /// Whether a pod was made with none of the authorities that its template has for a domain: it believes nobody, and nobody believes
@@ -116,8 +116,8 @@ pub fn started_with(made: &ObjectMeta, domain: Domain) -> BTreeSet<&str> {
 pub fn believes_nobody(pod: &Pod, set: &StatefulSet) -> bool {
     let Some(template) = &set.spec.template.metadata else { return false };
     Domain::ALL.into_iter().any(|domain| {
-        let there = started_with(&pod.metadata, domain);
-        !there.is_empty() && there.is_disjoint(&started_with(template, domain))
+        let there = || started_with(&pod.metadata, domain);
+        there().next().is_some() && !started_with(template, domain).any(|name| there().any(|other| other == name))
     })
 }
 
@@ -153,9 +153,9 @@ impl Demand {
 
     /// Whether a pod was made with the right authorities.
     pub fn is_met(&self, pod: &Pod) -> bool {
-        let there = started_with(&pod.metadata, self.domain);
-        let nothing_else = self.only.as_ref().is_none_or(|only| there.iter().all(|name| only.contains(*name)));
-        there.contains(self.with.as_str()) && nothing_else
+        let mut there = started_with(&pod.metadata, self.domain);
+        let is_among = |name: &str| self.only.as_ref().is_none_or(|only| only.contains(name));
+        started_with(&pod.metadata, self.domain).all(is_among) && there.any(|name| name == self.with)
     }
 }
 
@@ -238,7 +238,8 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
             return None;
         }
         let due = now >= rotation::succeeds_at(&authorities.active, &authorities.next, cluster.lives(domain).leaf);
-        return rotate(Turn::Switch, Source::Made).filter(|_| due && is_known(observed, domain, &authorities.next));
+        let takes_over = due && is_known(observed, domain, &authorities.next);
+        return if takes_over { rotate(Turn::Switch, Source::Made) } else { None };
     };
     let (missing, turn) = match rotation.phase {
         Phase::Distributing => (distributed(cluster, observed, authorities, domain, now), Turn::Switch),
@@ -255,14 +256,16 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
     let message = format!("the {domain} authority is being rotated, {phase} since {since:.0}: {doing}{waits}");
     plan.waits.push(Note::new("RotatingAuthority", message));
     plan.next_check = plan.next_check.min(CONFIRMING);
-    rotate(turn, Source::Made).filter(|_| missing.is_empty())
+    if missing.is_empty() { rotate(turn, Source::Made) } else { None }
 }
 
 /// Whether the status tells of the authorities as they are.
 fn is_current(authorities: &Authorities, reported: &DomainStatus) -> bool {
-    let id = |authority: &Certificate| authority.subject_key_id().map(hex).unwrap_or_default();
-    let phase = authorities.rotation.map(|rotation| rotation.phase.as_str().to_owned());
-    id(&authorities.active) == reported.active.key_id && id(&authorities.next) == reported.next.key_id && phase == reported.phase
+    let is = |authority: &Certificate, text: &str| is_hex(text, authority.subject_key_id().unwrap_or_default());
+    let phase = authorities.rotation.map(|rotation| rotation.phase.as_str());
+    is(&authorities.active, &reported.active.key_id)
+        && is(&authorities.next, &reported.next.key_id)
+        && phase == reported.phase.as_deref()
 }
 
 /// The number that the name of the latest of these authorities ends with.
@@ -295,7 +298,8 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now:
     let version = there.and_then(|there| there.meta.resource_version.clone());
     let trusted = |member: &ObservedMember| {
         let secret = member.secret.as_ref()?;
-        let is_active = |authority: &Certificate| authority.subject_key_id().map(hex).as_ref() == Some(&reported.active.key_id);
+        let is_active =
+            |authority: &Certificate| authority.subject_key_id().is_some_and(|id| is_hex(&reported.active.key_id, id));
         let (active, others): (Vec<_>, Vec<_>) = read_bundle(secret.data.get(bundle)?).ok()?.into_iter().partition(is_active);
         let crl = secret.data.get(crl).filter(|crl| crl_serials(crl).is_ok())?.clone();
         Some(Salvage { version: version.clone(), active: active.into_iter().next()?, others, crl })
@@ -323,7 +327,7 @@ fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now:
 /// Whether every member that runs was made with an authority in its bundle.
 fn is_known(observed: &Observed, domain: Domain, authority: &Certificate) -> bool {
     let pods = observed.members.values().filter_map(|member| member.pod.as_ref());
-    pods.into_iter().all(|pod| started_with(&pod.metadata, domain).contains(authority.fingerprint()))
+    pods.into_iter().all(|pod| started_with(&pod.metadata, domain).any(|name| name == authority.fingerprint()))
 }
 
 /// Who has yet to trust the next authority.

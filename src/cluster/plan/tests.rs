@@ -147,6 +147,21 @@ fn a_founder_that_has_never_started_stays_one_whatever_is_not_seen() {
     }
 }
 
+#[test]
+fn what_another_operator_began_that_counted_otherwise_is_no_founder() {
+    let mut world = World::new("{replicas: 2}");
+    world.pass();
+    let mut other = World::new("{replicas: 5}");
+    other.pass();
+    for (name, member) in &other.observed.members {
+        world.observed.members.entry(name.clone()).or_default().claim.clone_from(&member.claim);
+    }
+    assert_eq!(world.observed.members.len(), 5);
+    world.pass();
+    let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
+    assert!(data["demo-0.cluster"].split(',').count() == 2 && !data.contains_key("demo-2.state"), "{data:?}");
+}
+
 // What must not be touched.
 
 /// A world in which a cluster of the same name, another object, has left what `keep` leaves.
