@@ -289,3 +289,110 @@ fn judge(certificates: &[u8], above: &[u8], spec: &LeafSpec, now: Timestamp) -> 
     pki::verify(&leaf, &offer.authority, now).map_err(|e| e.to_string())?;
     Ok(offer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{Authority, bundle};
+
+    fn now() -> Timestamp {
+        "2026-03-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn spec() -> LeafSpec {
+        LeafSpec {
+            duration: SignedDuration::from_hours(2160),
+            ..inquiry(&Names::new("demo", "ns", "cluster.local"), Domain::Client)
+        }
+    }
+
+    fn authority(name: &str) -> Authority {
+        Authority::create(name, SignedDuration::from_hours(50_000), now()).unwrap()
+    }
+
+    /// What a request says of itself.
+    fn request(conditions: &str, more: &str) -> CertificateRequest {
+        let text = format!(
+            "{{apiVersion: cert-manager.io/v1, kind: CertificateRequest, metadata: {{name: one, creationTimestamp: '2026-03-01T12:00:00Z'}}, \
+             spec: {{request: '', issuerRef: {{name: pki}}}}, status: {{conditions: [{conditions}]{more}}}}}"
+        );
+        serde_saphyr::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn an_issuer_that_signs_something_else_is_found_out() {
+        let (active, other) = (authority("active"), authority("other"));
+        let judge = |by: &Authority, signed: &LeafSpec| {
+            let leaf = by.issue(signed, now()).unwrap();
+            let certificates = bundle([&leaf.certificate]);
+            let above = bundle([by.certificate()]);
+            check((certificates.as_bytes(), above.as_bytes()), &leaf.key, &spec(), active.certificate(), now()).map(drop)
+        };
+        assert_eq!(judge(&active, &spec()), Ok(()));
+        // It is taken, and renewed sooner.
+        assert_eq!(judge(&active, &LeafSpec { duration: SignedDuration::from_hours(24), ..spec() }), Ok(()));
+        assert_eq!(judge(&other, &spec()), Err(Wrong::Authority("other".into())));
+        for (signed, why) in [
+            (LeafSpec { dns_names: [].into(), ..spec() }, "is for other names or addresses"),
+            (LeafSpec { ip_addresses: [].into(), ..spec() }, "is for other names or addresses"),
+            (LeafSpec { usage: Usage::Client, ..spec() }, "is for other uses"),
+            (LeafSpec { common_name: "else".into(), ..spec() }, "has another common name"),
+            (LeafSpec { duration: SignedDuration::from_hours(8760), ..spec() }, "is valid for longer than wanted"),
+        ] {
+            let Err(Wrong::Leaf(problem)) = judge(&active, &signed) else { panic!("{why}") };
+            assert!(problem.contains(why), "{problem}");
+        }
+        let leaf = active.issue(&spec(), now()).unwrap();
+        let (certificates, above) = (bundle([&leaf.certificate]), bundle([active.certificate()]));
+        let stranger = PrivateKey::generate().unwrap();
+        let checked = check((certificates.as_bytes(), above.as_bytes()), &stranger, &spec(), active.certificate(), now());
+        let Err(Wrong::Leaf(problem)) = checked else { panic!() };
+        assert!(problem.contains("has no private key that fits"), "{problem}");
+        let Err(Wrong::Leaf(_)) = check((b"", b""), &leaf.key, &spec(), active.certificate(), now()) else { panic!() };
+    }
+
+    #[test]
+    fn answers_are_read() {
+        let said = |conditions: &str, more: &str| match request(conditions, more).answer() {
+            Answer::Signed(certificate, ca) => {
+                format!("signed {} {}", String::from_utf8(certificate).unwrap(), String::from_utf8(ca).unwrap())
+            }
+            Answer::Awaited(why) => format!("awaited {why}"),
+            Answer::Refused(why) => format!("refused {why}"),
+        };
+        assert!(said("", "").starts_with("awaited nobody has looked at CertificateRequest one since 2026-03-01T12:00:00Z"));
+        let pending = "{type: Ready, status: 'False', reason: Pending, message: there is no issuer}";
+        assert!(said(pending, "").contains("waits since 2026-03-01T12:00:00Z: there is no issuer"));
+        let approved = "{type: Approved, status: 'True', reason: any, message: any}";
+        let ready = "{type: Ready, status: 'True', reason: Issued, message: any}";
+        assert_eq!(said(&format!("{approved}, {ready}"), ", certificate: bGVhZg==, ca: Y2E="), "signed leaf ca");
+        for refused in [
+            "{type: Denied, status: 'True', reason: any, message: not here}",
+            "{type: InvalidRequest, status: 'True', reason: any, message: not here}",
+            "{type: Ready, status: 'False', reason: Failed, message: not here}",
+            "{type: Ready, status: 'False', reason: Denied, message: not here}",
+        ] {
+            assert_eq!(said(refused, ""), "refused it refused CertificateRequest one: not here", "{refused}");
+        }
+        assert!(!request("", "").is_old(now() + SignedDuration::from_secs(59)));
+        assert!(request("", "").is_old(now() + RETRY));
+    }
+
+    #[test]
+    fn an_inquiry_tells_whose_authority_it_is() {
+        let (issuer, alone) = (authority("issuer"), spec());
+        let leaf = issuer.issue(&alone, now()).unwrap();
+        let (certificates, above) = (bundle([&leaf.certificate]), bundle([issuer.certificate()]));
+        let offer = judge(certificates.as_bytes(), above.as_bytes(), &alone, now()).unwrap();
+        assert_eq!(offer.authority, *issuer.certificate());
+        // cert-manager's self-signed issuer answers with the leaf as its own authority.
+        assert!(judge(certificates.as_bytes(), certificates.as_bytes(), &alone, now()).is_err());
+        let names = Names::new(&"n".repeat(49), "ns", "cluster.local");
+        let issuer = Issuer::CertManager { name: "pki".into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+        let key = PrivateKey::generate().unwrap();
+        // Kubernetes allows for more, cert-manager makes labels of names.
+        assert!(
+            inquiry_name(&names, Domain::Client, &issuer).len() <= 253 && request_name(&names, Domain::Client, &key).len() <= 253
+        );
+    }
+}

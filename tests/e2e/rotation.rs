@@ -197,7 +197,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     }
 }
 
-async fn rotate(world: &World, domains: &str) {
+pub async fn rotate(world: &World, domains: &str) {
     world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { annotation::ROTATE_CA: domains } } })).await;
 }
 

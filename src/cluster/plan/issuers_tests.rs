@@ -310,3 +310,30 @@ fn shorter_lives_than_asked_for_are_told_of() {
     assert_eq!(world.plan().remarks, ["the authority in Secret company gives lives of 2160 hours where 8000 were asked for"]);
     assert_eq!(bundle([]), "");
 }
+
+/// Years in which issuers and their authorities change again and again: at every moment everybody believes everybody.
+#[test]
+fn everybody_is_believed_for_years_whoever_signs() {
+    let mut world = World::founded("{replicas: 1}");
+    let mut seen = std::collections::BTreeSet::new();
+    for year in 0..24 {
+        let of = Domain::ALL[year % 2];
+        let issuer =
+            [IssuerSpec::default(), ca_secret("one"), cert_manager("two"), cert_manager("three")][year / 2 * 7 % 4].clone();
+        // The other domain keeps its own.
+        let issuer =
+            if of == Domain::Peer && issuer != IssuerSpec::default() { ca_secret(&format!("peers {year}")) } else { issuer };
+        if issuer != IssuerSpec::default() {
+            let theirs = authority(&format!("theirs {year}"), &world);
+            choose(&mut world, of, issuer);
+            world.bring(of, theirs, vec![]);
+        } else {
+            choose(&mut world, of, issuer);
+        }
+        settle(&mut world, &[], &[]);
+        let known = [config(&world)];
+        age(&mut world, DAY * 150, &[], &known);
+        seen.insert(domain(&world, of).active.issuer);
+    }
+    assert!(seen.len() > 4, "{seen:?}");
+}
