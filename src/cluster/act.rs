@@ -180,7 +180,8 @@ impl Actor<'_> {
     async fn inquire(&self, plan: &Plan, acted: &mut Acted) {
         for inquiry in &plan.inquiries {
             let (Inquiry::Ask(domain) | Inquiry::Forget(domain)) = *inquiry;
-            if let Err(error) = self.desk().inquire(*inquiry, self.cluster.issuer(domain)).await {
+            let (issuer, life) = (self.cluster.issuer(domain), self.cluster.lives(domain).leaf);
+            if let Err(error) = self.desk().inquire(*inquiry, issuer, life).await {
                 acted.note_issue(&error);
             }
         }
@@ -283,7 +284,7 @@ impl Actor<'_> {
         let all = std::mem::take(writing).into_iter();
         writing.extend(all.filter_map(|(change, target)| {
             if change.leaves.iter().any(|leaf| held.contains(leaf)) {
-                Some((Cow::Owned(change.without_leaves()?), target))
+                Some((Cow::Owned(change.without(|leaf| held.contains(leaf))?), target))
             } else {
                 Some((change, target))
             }

@@ -484,7 +484,11 @@ impl Authorities {
     }
     /// Whether an issuer of somebody else's signs by the next one already, which has yet to be trusted everywhere.
     fn issuer_has_moved_on(&self) -> bool {
-        !self.issuers.active.has_key() && self.issuers.active == self.issuers.next && self.active != self.next
+        self.leaves_its_issuer() && self.issuers.active == self.issuers.next
+    }
+    /// Whether another authority is to take the place of one that somebody else signs by.
+    pub fn leaves_its_issuer(&self) -> bool {
+        !self.issuers.active.has_key() && self.active != self.next
     }
     /// Whom whoever verifies leaves of this domain must trust: the next one too, so that it is trusted before it signs, and those
     /// whose leaves may still be in use.

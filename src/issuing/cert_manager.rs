@@ -86,8 +86,9 @@ pub struct RequestCondition {
     pub message: String,
 }
 
-/// How long a request stands that came to nothing, before another one is made.
-pub const RETRY: SignedDuration = SignedDuration::from_mins(1);
+/// How long a request stands that came to nothing, before another one is made. Who has mended the issuer and does not want to wait
+/// deletes it.
+pub const RETRY: SignedDuration = SignedDuration::from_mins(5);
 
 /// What came of a request.
 pub enum Answer {
@@ -123,13 +124,20 @@ impl CertificateRequest {
         }
     }
 
+    /// The life that was asked for.
+    fn life(&self) -> SignedDuration {
+        let seconds = self.spec.duration.as_deref().and_then(|text| text.strip_suffix('s')?.parse().ok());
+        seconds.map_or(SignedDuration::MAX, SignedDuration::from_secs)
+    }
+
     /// Whether it has been there for so long that another one may have another answer.
     pub fn is_old(&self, now: Timestamp) -> bool {
         self.creation_timestamp().is_none_or(|made| now.duration_since(made.0) >= RETRY)
     }
 }
 
-/// The leaf that was signed for a key, if it is what was asked for and of the authority `active`.
+/// The leaf that was signed for a key, if it is what was asked for and of the authority `active`, and that one's certificate as the
+/// issuer has it: it may have been renewed.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -139,7 +147,7 @@ pub fn check(
     spec: &LeafSpec,
     active: &Certificate,
     now: Timestamp,
-) -> Result<Certificate, Wrong> {
+) -> Result<(Certificate, Certificate), Wrong> {
     let wrong = |why: pki::PkiError| Wrong::Leaf(format!("its certificate cannot be used: {why}"));
     let (leaf, offer) = Offer::of_answer(signed.0, signed.1, now).map_err(wrong)?;
     match stale(Some(Ok(&leaf)), Some(key.public_digest()), spec, active, Spread::default(), now) {
@@ -148,7 +156,7 @@ pub fn check(
         Some(why) => return Err(Wrong::Leaf(format!("the certificate that it signed {why}"))),
     }
     pki::verify(&leaf, active, now).map_err(wrong)?;
-    Ok(leaf)
+    Ok((leaf, offer.authority))
 }
 
 /// What is wrong with a certificate.
@@ -212,17 +220,17 @@ impl Desk<'_> {
         }
     }
 
-    /// Asks an issuer by which authority it signs, or forgets what it said.
+    /// Asks an issuer by which authority it signs, for a certificate of this life, or forgets what it said.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub async fn inquire(&self, inquired: Inquiry, issuer: &Issuer) -> Result<(), IssueError> {
+    pub async fn inquire(&self, inquired: Inquiry, issuer: &Issuer, life: SignedDuration) -> Result<(), IssueError> {
         match inquired {
             Inquiry::Ask(domain) => {
                 let name = inquiry_name(self.names, domain, issuer);
                 // Nobody will ever show it, so the key is not kept.
                 let key = PrivateKey::generate().map_err(|source| IssueError::Pki { name: name.clone(), source })?;
-                self.request(&name, issuer, &inquiry(self.names, domain), &key).await.map(drop)
+                self.request(&name, issuer, &inquiry(self.names, domain, life), &key).await.map(drop)
             }
             Inquiry::Forget(domain) => {
                 self.delete_request(&inquiry_name(self.names, domain, issuer)).await;
@@ -272,7 +280,7 @@ pub async fn find_offer(
         Answer::Awaited(why) => Err(NoOffer::Awaited(why)),
         Answer::Refused(why) => Err(NoOffer::Unusable(why)),
         Answer::Signed(certificates, above) => {
-            judge(&certificates, &above, &inquiry(names, domain), now).map_err(NoOffer::Unusable)
+            judge(&certificates, &above, &inquiry(names, domain, there.life()), now).map_err(NoOffer::Unusable)
         }
     };
     Some(Offered { asked: Some(there.creation_timestamp().map_or(now, |at| at.0)), answer })
@@ -282,8 +290,11 @@ pub async fn find_offer(
 fn judge(certificates: &[u8], above: &[u8], spec: &LeafSpec, now: Timestamp) -> Result<Offer, String> {
     let (leaf, offer) = Offer::of_answer(certificates, above, now).map_err(|e| format!("its answer cannot be used: {e}"))?;
     match stale(Some(Ok(&leaf)), Some(leaf.key_digest()), spec, &offer.authority, Spread::default(), now) {
-        // How long it lives does not matter yet.
-        None | Some(Stale::TooLong | Stale::Due) => {}
+        // It stays for as long as its inquiry does.
+        None | Some(Stale::Due) => {}
+        Some(Stale::WrongIssuer) if leaf.authority_key_id().is_none() => {
+            return Err("the certificate that it signed has no authority key identifier".into());
+        }
         Some(why) => return Err(format!("the certificate that it signed {why}")),
     }
     pki::verify(&leaf, &offer.authority, now).map_err(|e| e.to_string())?;
@@ -301,8 +312,8 @@ mod tests {
 
     fn spec() -> LeafSpec {
         LeafSpec {
-            duration: SignedDuration::from_hours(2160),
-            ..inquiry(&Names::new("demo", "ns", "cluster.local"), Domain::Client)
+            usage: Usage::Both,
+            ..inquiry(&Names::new("demo", "ns", "cluster.local"), Domain::Client, SignedDuration::from_hours(2160))
         }
     }
 
@@ -374,7 +385,7 @@ mod tests {
         ] {
             assert_eq!(said(refused, ""), "refused it refused CertificateRequest one: not here", "{refused}");
         }
-        assert!(!request("", "").is_old(now() + SignedDuration::from_secs(59)));
+        assert!(!request("", "").is_old(now() + RETRY / 2));
         assert!(request("", "").is_old(now() + RETRY));
     }
 

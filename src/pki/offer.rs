@@ -92,6 +92,12 @@ impl Offer {
     }
 }
 
+/// Of these certificates the one that has signed another; the latest, if it has been renewed.
+pub fn above<'a>(certificate: &Certificate, candidates: &'a [Certificate]) -> Option<&'a Certificate> {
+    let signed = candidates.iter().filter(|candidate| *candidate != certificate && certificate.is_below(candidate));
+    signed.max_by_key(|candidate| candidate.not_after())
+}
+
 /// Of the certificates above an authority those that are shown with its leaves, itself first: all but the root, which whoever believes
 /// it has. None, if it is a root.
 pub fn chain(authority: &Certificate, above: &[Certificate]) -> Vec<Certificate> {
@@ -99,7 +105,7 @@ pub fn chain(authority: &Certificate, above: &[Certificate]) -> Vec<Certificate>
     let mut top = Some(authority);
     while let Some(certificate) = top.filter(|top| !top.is_self_signed() && !chain.contains(top)) {
         chain.push(certificate.clone());
-        top = above.iter().find(|candidate| certificate.is_below(candidate));
+        top = self::above(certificate, above);
     }
     chain
 }

@@ -101,16 +101,21 @@ fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
     let same = is(&authorities.active, &reported.active) && (beginning || is(&authorities.next, &reported.next));
     // Where all had expired there was nobody left to be trusted.
     let anew = || {
-        let made = pki::rotation::made_at(&authorities.active);
-        let mut reported = [&reported.active, &reported.next].into_iter();
-        reported.all(|reported| reported.expires.parse().is_ok_and(|expires: Timestamp| expires <= made))
+        let renewed = authorities.rotation.filter(|rotation| rotation.phase == Phase::Dropping);
+        let had_ended = |reported: &AuthorityStatus| {
+            let end = reported.expires.parse::<Timestamp>();
+            renewed.zip(end.ok()).is_some_and(|(rotation, end)| end <= rotation.since)
+        };
+        had_ended(&reported.active) && had_ended(&reported.next)
     };
     same || is(&authorities.active, &reported.next) || anew()
 }
 
 /// Whether a new member could be given its certificates.
 pub fn can_issue(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> bool {
-    let signs = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if all.signs(now));
+    // An issuer that is being left may be left because it does not sign.
+    let signs = |all: &Authorities| all.signs(now) && !all.leaves_its_issuer();
+    let signs = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if signs(&all));
     Domain::ALL.into_iter().all(signs)
 }
 
@@ -326,7 +331,9 @@ fn note_change(
     let change = SecretChange { leaves, files, ..change() };
     if !change.leaves.is_empty() {
         let message = format!("being issued in Secret {}: {}", change.name, change.leaves_in_words());
-        plan.certificates.push(Note::new("Issuing", message));
+        // What others have to sign may take any time, and keeps nobody from being restarted.
+        let reason = if change.leaves.iter().any(|leaf| leaf.at_once) { "Issuing" } else { "AskingIssuer" };
+        plan.certificates.push(Note::new(reason, message));
     }
     plan.secrets.push(change);
 }

@@ -386,7 +386,9 @@ fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: T
         return None;
     }
     if !certificates::can_issue(cluster, observed, now) {
-        let message = format!("{name} cannot be given certificates: an authority is lost or has expired; see CertificatesReady");
+        let message = format!(
+            "{name} cannot be given certificates: an authority is lost, has expired or is being replaced; see CertificatesReady and Progressing"
+        );
         plan.problems.push(Note::new("CannotGrow", message));
         return None;
     }
