@@ -194,8 +194,8 @@ async fn useless_authorities(world: Arc<World>) {
     let expired = openssl(old).await.result().is_ok();
     world.create_cluster("demo", 1, json!({})).await;
     world.until_ready("demo").await;
-    issuer(&world, Domain::Client, json!({ "caSecret": { "name": "company" } })).await;
-    let before = status(&world, Domain::Client).await;
+    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
+    let before = status(&world, Domain::Peer).await;
     let sec1 = openssl(["ec", "-in", &company.path("good.key")]).await.success().into_bytes();
     let pair = |crt: &str, key: &str| {
         [(tls_key::CRT, company.read(&format!("{crt}.crt"))), (tls_key::KEY, company.read(&format!("{key}.key")))]
@@ -232,31 +232,34 @@ async fn useless_authorities(world: Arc<World>) {
     // Only a trial tells this.
     publish(&world, "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
     world.until_condition("demo", "Degraded", "True", "IssuingFailed", PATIENCE).await;
-    let now = status(&world, Domain::Client).await;
+    let now = status(&world, Domain::Peer).await;
     assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
     // One for both.
     publish(&world, "company", with_ca("good", "good", root.clone())).await;
     publish(&world, "again", with_ca("good", "good", root)).await;
-    until_signed_by(&world, Domain::Client, "good").await;
-    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "again" } })).await;
+    until_signed_by(&world, Domain::Peer, "good").await;
+    issuer(&world, Domain::Client, json!({ "caSecret": { "name": "again" } })).await;
     let message = world.until_condition("demo", "CertificatesReady", "False", "SameAuthority", PATIENCE).await;
     assert!(message.contains("every client could act as a member"), "{message}");
-    let both = json!({ "spec": { "tls": { "peer": { "issuer": { "caSecret": { "name": "company" } } } } } }).to_string();
+    let both = json!({ "spec": { "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } } }).to_string();
     let refusal = world.kubectl(["patch", "etcdcluster", "demo", "--type=merge", "-p", &both]).await.failure();
     assert!(refusal.contains("must have issuers of their own"), "{refusal}");
-    issuer(&world, Domain::Peer, json!({ "caSecret": null })).await;
+    issuer(&world, Domain::Client, json!({ "caSecret": null })).await;
     world.until_ready("demo").await;
 }
 
 /// cert-manager that comes after the cluster, issuers that come after cert-manager and are no use at first, an issuer that signs by
 /// another authority than before, and back to the built-in one. No write fails.
 async fn cert_manager(world: Arc<World>) {
+    let program = root().join("hack/cluster/cert-manager");
+    // It may be there from a run before.
+    run(&program, ["remove"]).await.success();
     let example = fs::read_to_string(root().join("examples/cluster-cert-manager.yaml")).unwrap();
     let (issuers, cluster) = example.rsplit_once("---\n").unwrap();
     world.apply(cluster).await.success();
     let message = world.until_condition("demo", "CertificatesReady", "False", "CertManagerMissing", PATIENCE).await;
     assert!(message.contains("install cert-manager"), "{message}");
-    run(root().join("hack/cluster/cert-manager"), [] as [&str; 0]).await.success();
+    run(&program, [] as [&str; 0]).await.success();
     world.until_condition("demo", "CertificatesReady", "False", "WaitingForIssuer", PATIENCE).await;
 
     let company = Company::new(&world);
