@@ -29,9 +29,13 @@ impl Offer {
     /// # Errors
     /// When one is unreadable or has expired, or the authority may not sign, or it cannot be traced to a root.
     pub fn of_secret(certificates: &[u8], roots: &[u8], now: Timestamp) -> Result<Self, PkiError> {
-        let mut certificates = read_bundle(certificates)?.into_iter();
+        let read = |file: &str, text: &[u8]| {
+            let hint = "it must hold CERTIFICATE blocks and nothing else, as openssl x509 writes them without -text";
+            read_bundle(text).map_err(|problem| PkiError::Chain(format!("{file}: {problem}; {hint}")))
+        };
+        let mut certificates = read("tls.crt", certificates)?.into_iter();
         let authority = certificates.next().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
-        let candidates: Vec<_> = certificates.chain(read_bundle(roots)?).collect();
+        let candidates: Vec<_> = certificates.chain(read("ca.crt", roots)?).collect();
         let offer = Self::climb(authority, &candidates, now)?;
         let top = offer.above.last().unwrap_or(&offer.authority);
         if !top.is_self_signed() {

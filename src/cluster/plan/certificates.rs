@@ -20,7 +20,7 @@ use crate::{
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
-    pki::{self, Domain, Holder, LeafSpec, Phase, Stale, Usage},
+    pki::{self, Domain, Holder, Issuer, LeafSpec, Phase, Stale, Usage},
 };
 
 /// The authorities of a domain as they were found.
@@ -119,6 +119,12 @@ pub fn can_issue(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp
     Domain::ALL.into_iter().all(signs)
 }
 
+/// Whether nothing is lost and nothing has expired.
+pub fn is_in_force(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> bool {
+    let is = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if all.is_in_force(now));
+    Domain::ALL.into_iter().all(is)
+}
+
 /// Plans authorities, leaves, bundles and revocation lists.
 pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, now: Timestamp, plan: &mut Plan) {
     let states = Domain::ALL.map(|domain| (domain, authority_state(cluster, observed, domain)));
@@ -139,8 +145,15 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
             )),
             AuthorityState::Ready(authorities) if authorities.active.not_after() <= now => {
                 let (name, end) = (authorities.active.common_name(), authorities.active.not_after());
-                let message = format!("the {domain} authority {name:?} expired at {end}; the next one takes its place");
-                plan.certificates.push(Note::new("AuthorityExpired", message));
+                let what = match &authorities.issuers.next {
+                    Issuer::BuiltIn => "another one takes its place".to_owned(),
+                    issuer => format!("nobody believes its certificates any more. Have {issuer} replaced by another one"),
+                };
+                let note = Note::new("AuthorityExpired", format!("the {domain} authority {name:?} expired at {end}; {what}"));
+                if !matches!(authorities.issuers.next, Issuer::BuiltIn) {
+                    plan.problems.push(note.clone());
+                }
+                plan.certificates.push(note);
             }
             AuthorityState::Ready(authorities) if !authorities.has_key() => {
                 let message = format!("the {domain} authority is lost, and nothing is issued until another one signs; see Progressing");

@@ -89,13 +89,14 @@ pub fn successor(
     };
     let mut forget = |really: bool| plan.inquiries.extend((asked.is_some() && really).then_some(Inquiry::Forget(domain)));
     let is_old = asked.is_none_or(|asked| now.duration_since(asked) >= RETRY);
-    let goes_on = if is_theirs { "; certificates go on being signed as before where that is possible" } else { "" };
+    let in_force = there.is_some_and(|there| is_theirs && there.is_in_force(now));
+    let goes_on = if in_force { "; certificates go on being signed as before where that is possible" } else { "" };
     let (reason, message) = match answer {
         Ok(offer) if there.is_some_and(|there| is_theirs && holds(there, offer)) => {
             // While its end comes near it is asked again from time to time.
             let life = offer.authority.not_after().duration_since(offer.authority.not_before());
             let stands = asked.is_some_and(|asked| now.duration_since(asked) < (life / LOOKS).max(RETRY));
-            forget(if anew { is_old } else { !(is_ageing && stands) });
+            forget(if is_ageing && !anew { !stands } else { is_old });
             if !anew {
                 return None;
             }

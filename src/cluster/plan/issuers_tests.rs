@@ -129,6 +129,8 @@ fn issuers_are_changed_while_everybody_believes_everybody() {
             assert!(status.retiring.is_empty() && status.phase.is_none());
             assert_eq!(status.active == status.next, !built_in);
             assert!(built_in || status.active.name == wanted);
+            world.now += RETRY;
+            settle(&mut world, &[], &[]);
             assert!(world.plan().is_empty(), "nothing is left of it: {:#?}", world.plan());
         }
     }
@@ -177,6 +179,8 @@ fn certificates_of_an_authority_that_is_not_trusted_yet_are_held_back() {
     world.bring(Domain::Client, first, vec![]);
     settle(&mut world, &[], &[]);
     assert_eq!(domain(&world, Domain::Client).active.issuer.as_deref(), Some("Issuer pki"));
+    world.now += RETRY;
+    settle(&mut world, &[], &[]);
     assert!(world.observed.offers.is_empty(), "what it was asked for is not needed any more");
     let second = authority("second", &world);
     world.bring(Domain::Client, second, vec![]);
@@ -286,6 +290,9 @@ fn an_authority_of_somebody_elses_that_expired_is_replaced_as_soon_as_there_is_a
     }
     assert_eq!(domain(&world, Domain::Client).active.name, "short");
     assert!(reasons(&world.plan()).contains(&"IssuerUnusable"), "{:?}", world.plan().certificates);
+    let degraded = world.report();
+    let degraded = api::condition(&degraded.status.conditions, "Degraded").unwrap();
+    assert_eq!(degraded.reason, "AuthorityExpired", "{}", degraded.message);
     let new = authority("new", &world);
     world.bring(Domain::Client, new, vec![]);
     // Nobody is believed by whom the operator could ask who leads.
