@@ -100,7 +100,7 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
     {
         check(object, &there.metadata, uid)?;
         // Made by an earlier pass, and our watch has not told yet.
-        if object.is_held_by(&json!(there)) {
+        if object.is_held_by(&there) {
             return Ok(());
         }
         known = there.metadata.uid;
@@ -112,7 +112,7 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
     };
     body["metadata"]["uid"] = known.into();
     match api.patch(&object.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await {
-        Ok(there) if object.is_held_by(&json!(there)) => return Ok(()),
+        Ok(there) if object.is_held_by(&there) => return Ok(()),
         // What somebody else put into a list, applying leaves there, and it may be what makes the object invalid.
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.is_invalid() => {}

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -24,7 +25,10 @@ use crate::{
     api::EtcdClusterStatus,
     etcd,
     names::{MemberName, Names, annotation, authority_key, bootstrap_key, member_key},
-    pki::{self, Certificate, Domain, Issuers, KeyDigest, Ledger, Offer, Phase, PkiError, Rotation, Serial, Spread, read_bundle},
+    pki::{
+        self, Certificate, Domain, Issuers, KeyDigest, LeafSpec, Ledger, Offer, Phase, PkiError, Rotation, Serial, Spread,
+        read_bundle,
+    },
 };
 
 /// One cluster as it was found.
@@ -303,6 +307,20 @@ pub struct SecretContent {
     bundles: OnceLock<Option<String>>,
     authorities: OnceLock<Result<Arc<Authorities>, String>>,
     spread: OnceLock<Spread>,
+    complete: Mutex<Option<Complete>>,
+}
+
+/// The leaves that a member is to have: who signs them, what they say, and the keys of the Secret for each and its private key.
+pub type Leaves = [(Domain, LeafSpec, [&'static str; 2]); 3];
+
+/// What the Secret of a member was last found to be as wanted by, and from when until when it is.
+pub struct Complete {
+    /// The leaves that are wanted.
+    pub leaves: Arc<Leaves>,
+    /// The authorities, in the order of [`Domain::ALL`].
+    pub authorities: [Arc<Authorities>; 2],
+    /// When.
+    pub during: Range<Timestamp>,
 }
 
 impl SeenSecret {
@@ -334,6 +352,18 @@ impl SeenSecret {
     /// When its leaves are renewed among those of others: one place for all of a Secret, which is then written once.
     pub fn spread(&self) -> Spread {
         *self.found().spread.get_or_init(|| Spread::of(self.meta.uid.as_deref().unwrap_or_default()))
+    }
+    /// Whether it was found to be as these want it, and is at this time.
+    pub fn is_complete(&self, leaves: &Arc<Leaves>, authorities: [&Arc<Authorities>; 2], now: Timestamp) -> bool {
+        let known = self.found().complete.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(|known| {
+            let same = known.authorities.iter().zip(authorities).all(|(one, other)| Arc::ptr_eq(one, other));
+            same && Arc::ptr_eq(&known.leaves, leaves) && known.during.contains(&now)
+        })
+    }
+    /// Keeps what it was found to be as wanted by.
+    pub fn completed(&self, complete: Complete) {
+        *self.found().complete.lock().unwrap_or_else(PoisonError::into_inner) = Some(complete);
     }
     /// Which authorities are in the bundles of a member's Secret, by their fingerprints, as its pod's template tells it.
     pub fn bundles(&self) -> Option<&str> {

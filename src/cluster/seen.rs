@@ -3,10 +3,9 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use serde::Serialize;
 use serde_json::Value;
 
 /// A thing as it was read, together with what has been found out about it: each of that is found out once, however often it is
@@ -70,20 +69,18 @@ impl<K: Clone, F: Default> DerefMut for Seen<K, F> {
 /// What is found out about an object of Kubernetes.
 #[derive(Default)]
 pub struct Content {
-    json: OnceLock<Value>,
     /// What it was last found to be as wanted by.
     wanted: Mutex<Option<Arc<Value>>>,
 }
 
-impl<K: Serialize> Seen<K> {
-    /// Whether it is as `wanted`, as `compare` tells from both as JSON.
-    pub(super) fn is_as(&self, wanted: &Arc<Value>, compare: impl FnOnce(&Value, &Value) -> bool) -> bool {
+impl<K> Seen<K> {
+    /// Whether it is as `wanted`, as `compare` tells.
+    pub(super) fn is_as(&self, wanted: &Arc<Value>, compare: impl FnOnce(&K) -> bool) -> bool {
         let mut known = self.found.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, wanted)) {
             return true;
         }
-        let json = self.found.json.get_or_init(|| serde_json::to_value(&*self.thing).unwrap_or_default());
-        let same = compare(json, wanted);
+        let same = compare(&self.thing);
         if same {
             *known = Some(wanted.clone());
         }
@@ -100,10 +97,10 @@ mod tests {
         let mut seen: Seen<Vec<u8>> = vec![1].into();
         let copy = seen.clone();
         let wanted = Arc::new(serde_json::json!([1]));
-        assert!(seen.is_as(&wanted, |there, wanted| there == wanted));
-        assert!(copy.is_as(&wanted, |_, _| unreachable!("it is known")));
+        assert!(seen.is_as(&wanted, |there| *there == [1]));
+        assert!(copy.is_as(&wanted, |_| unreachable!("it is known")));
         seen.push(2);
-        assert!(!seen.is_as(&wanted, |there, wanted| there == wanted));
-        assert!(copy.is_as(&wanted, |_, _| unreachable!("it is known")) && *copy == [1]);
+        assert!(!seen.is_as(&wanted, |there| *there == [1]));
+        assert!(copy.is_as(&wanted, |_| unreachable!("it is known")) && *copy == [1]);
     }
 }

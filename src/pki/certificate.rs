@@ -22,6 +22,7 @@ use super::{
 static READ: Recent<Digest, Certificate, 512> = Recent::new();
 static BUNDLES: Recent<Digest, Vec<Certificate>, 256> = Recent::new();
 static VERIFIED: Recent<[Digest; 2], bool, 16_384> = Recent::new();
+static ROOTS: Recent<Digest, bool, 512> = Recent::new();
 
 /// A certificate: what is public of a leaf or an authority. Two are equal when their DER is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,8 +166,9 @@ impl Certificate {
     }
     /// Whether it is a root: its own key signed it.
     pub fn is_self_signed(&self) -> bool {
-        parse(&self.der)
-            .is_ok_and(|read| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok())
+        let is_root =
+            |read: X509Certificate| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok();
+        ROOTS.get(self.digest, || parse(&self.der).map(is_root)).unwrap_or_default()
     }
     /// Whether an authority signed it, by the name and the signature alone: what others make may lack key identifiers.
     pub fn is_below(&self, authority: &Certificate) -> bool {

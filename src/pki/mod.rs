@@ -32,7 +32,7 @@ pub use offer::{Offer, above, chain, verify};
 pub use revocation::{crl_serials, sign_crl_without_key};
 pub use rotation::{Phase, Rotation};
 pub use serial::Serial;
-pub use stale::{Spread, Stale, renewal, stale};
+pub use stale::{Spread, Stale, lasting, renewal, stale};
 
 /// What a certificate is trusted for. The domains share nothing: a certificate of the peer domain is full control of the
 /// cluster.

@@ -1,6 +1,9 @@
 //! Serial numbers.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write},
+    str::FromStr,
+};
 
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -47,7 +50,8 @@ impl Serial {
 
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.octets().iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+        let digits = self.octets().iter().flat_map(|octet| [octet >> 4, octet & 0xf]);
+        digits.filter_map(|digit| char::from_digit(digit.into(), 16)).try_for_each(|digit| f.write_char(digit))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether a leaf still does.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use jiff::{SignedDuration, Timestamp};
 use ring::digest::{SHA256, digest};
@@ -119,4 +119,10 @@ pub fn renewal(leaf: &Certificate, wanted: SignedDuration, issuer: &Certificate,
     let renew_at = leaf.renew_at().checked_sub(spread.lead(life)).unwrap_or(leaf.renew_at());
     let worthwhile = leaf.not_after().checked_add(wanted / 6).ok().filter(|end| *end <= issuer.not_after())?;
     Some(worthwhile.checked_sub(wanted).map_or(renew_at, |at| at.max(renew_at)))
+}
+
+/// From when until when a leaf that is not stale stays so: until it is due, or has expired.
+pub fn lasting(leaf: &Certificate, wanted: SignedDuration, issuer: &Certificate, spread: Spread) -> Range<Timestamp> {
+    let end = leaf.not_after();
+    leaf.not_before()..renewal(leaf, wanted, issuer, spread).map_or(end, |due| due.min(end))
 }

@@ -475,6 +475,24 @@ fn authorities_that_may_not_sign_are_refused() {
 }
 
 #[test]
+fn a_leaf_lasts_for_as_long_as_it_is_not_stale() {
+    let (issuer, leaf_of) = (authority("ca"), |issuer: &Authority, at| issuer.issue(&spec(), at).unwrap());
+    // One that is renewed, and one that its issuer ends with.
+    let late = issuer.certificate().not_after() - QUARTER / 3;
+    for leaf in [leaf_of(&issuer, now()), leaf_of(&issuer, late)] {
+        let lasting = lasting(&leaf.certificate, QUARTER, issuer.certificate(), Spread::default());
+        for edge in [lasting.start, lasting.end] {
+            for moment in [edge - SECOND, edge, edge + SECOND] {
+                let stale = why(&leaf, &spec(), &issuer, moment);
+                // In its last second it does, and is not relied on.
+                let last = moment == leaf.certificate.not_after();
+                assert_eq!(lasting.contains(&moment), stale.is_none() && !last, "{moment}: {stale:?}, {lasting:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_thousand_holders_do_not_renew_in_one_minute() {
     let issuer = authority("ca");
     let leaf = issuer.issue(&spec(), now()).unwrap().certificate;

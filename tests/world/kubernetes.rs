@@ -668,7 +668,7 @@ fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applie
     if object.uid.is_some() && object.uid != was.uid {
         return Err(Refused::Conflict);
     }
-    if object.uid.is_none() && object.is_held_by(&serde_json::to_value(&**old).expect("it is JSON")) {
+    if object.uid.is_none() && object.is_held_by(&**old) {
         return Ok(old.clone());
     }
     let mut new: K = K::deserialize(&*object.body).expect("it is what it says");

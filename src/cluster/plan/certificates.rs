@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::Range,
     sync::Arc,
 };
 
@@ -16,7 +17,10 @@ use crate::{
     api::{AuthorityStatus, DomainStatus},
     cluster::{
         build,
-        observed::{Answer, Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, is_hex, running_since},
+        observed::{
+            Answer, Authorities, Complete, Leaves, Observed, ObservedMember, SeenSecret, annotation, belongs, is_hex,
+            running_since,
+        },
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
@@ -34,7 +38,7 @@ pub enum AuthorityState {
 }
 
 impl AuthorityState {
-    fn ready(&self) -> Option<&Authorities> {
+    fn ready(&self) -> Option<&Arc<Authorities>> {
         match self {
             Self::Ready(authorities) => Some(authorities),
             _ => None,
@@ -185,7 +189,7 @@ fn request_authority(cluster: &ValidatedCluster, domain: Domain, source: Source)
 }
 
 /// The three leaves of a member.
-pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> [(Domain, LeafSpec, [&'static str; 2]); 3] {
+pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> Leaves {
     let leaf = |common_name: &str, dns_names: Vec<String>, ip_addresses: BTreeSet<IpAddr>, usage, duration| LeafSpec {
         common_name: common_name.into(),
         dns_names: dns_names.into_iter().collect(),
@@ -269,13 +273,18 @@ fn plan_member(
     cluster: &ValidatedCluster,
     observed: &Observed,
     name: &MemberName,
-    client: Option<&Authorities>,
-    peer: Option<&Authorities>,
+    client: Option<&Arc<Authorities>>,
+    peer: Option<&Arc<Authorities>>,
     now: Timestamp,
     plan: &mut Plan,
 ) {
     let secret = observed.members.get(name).and_then(|member| member.secret.as_ref());
     if secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
+        return;
+    }
+    let wanted = cluster.built.get(name.as_str(), || member_leaves(cluster, name));
+    let all = secret.zip(client.zip(peer)).map(|(secret, (client, peer))| (secret, [client, peer]));
+    if all.is_some_and(|(secret, authorities)| secret.is_complete(&wanted, authorities, now)) {
         return;
     }
     // A Secret is made whole or not at all: a pod must not start with half of it.
@@ -289,8 +298,7 @@ fn plan_member(
     if let Some(peer) = peer {
         files.extend([(member_key::PEER_CA, peer.bundle.as_bytes()), (member_key::PEER_CRL, peer.crl.as_slice())]);
     }
-    let leaves = cluster.built.get(name.as_str(), || member_leaves(cluster, name));
-    let leaves = leaves
+    let leaves: Vec<_> = wanted
         .iter()
         .filter_map(|leaf| {
             let authorities = if leaf.0 == Domain::Client { client } else { peer };
@@ -304,7 +312,27 @@ fn plan_member(
         labels: build::member_labels(cluster.names.cluster(), name),
         ..SecretChange::default()
     };
-    note_change(leaves, changed_files(secret, files), change, plan);
+    let files = changed_files(secret, files);
+    if let Some((secret, authorities)) = all.filter(|_| leaves.is_empty() && files.is_empty()) {
+        note_complete(secret, wanted, authorities, now);
+    }
+    note_change(leaves, files, change, plan);
+}
+
+/// Notes that a member's Secret is as wanted, and until when: most passes find nothing else.
+fn note_complete(secret: &SeenSecret, leaves: Arc<Leaves>, authorities: [&Arc<Authorities>; 2], now: Timestamp) {
+    let of = |wanted: Domain| Domain::ALL.into_iter().zip(authorities).find(|(domain, _)| *domain == wanted);
+    let lasting = |(domain, spec, keys): &(Domain, LeafSpec, [&'static str; 2])| {
+        let (issuer, leaf) = (&of(*domain)?.1.active, secret.certificate(keys[0])?.ok()?);
+        let leaf = pki::lasting(&leaf, spec.duration, issuer, secret.spread());
+        Some(leaf.start.max(issuer.not_before())..leaf.end.min(issuer.not_after()))
+    };
+    let shorter = |one: Range<Timestamp>, other: Range<Timestamp>| one.start.max(other.start)..one.end.min(other.end);
+    let during = leaves.iter().map(lasting).reduce(|one, other| one.zip(other).map(|(one, other)| shorter(one, other))).flatten();
+    // While an authority does not sign, leaves are not looked at.
+    if let Some(during) = during.filter(|during| during.contains(&now)) {
+        secret.completed(Complete { leaves, authorities: authorities.map(Arc::clone), during });
+    }
 }
 
 fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Authorities, now: Timestamp, plan: &mut Plan) {

@@ -13,10 +13,10 @@ use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::holds::holds;
 use crate::{
     cluster::{observed::fingerprint, seen::Seen},
     names::annotation,
-    quantity,
 };
 
 /// An object to be applied.
@@ -47,7 +47,7 @@ impl Object {
     }
 
     /// Whether this object, as it was read, holds all that is wanted.
-    pub fn is_held_by(&self, there: &Value) -> bool {
+    pub fn is_held_by(&self, there: &impl Serialize) -> bool {
         holds(there, &self.body)
     }
 
@@ -96,45 +96,10 @@ impl Built {
         existing: Option<&Seen<K>>,
     ) -> Option<Object> {
         let wanted = self.get(of, || Wanted(Object::new(&build()), PhantomData::<fn() -> K>));
-        if existing.is_some_and(|existing| existing.is_as(&wanted.0.body, holds)) {
+        if existing.is_some_and(|existing| existing.is_as(&wanted.0.body, |there| holds(there, &wanted.0.body))) {
             return None;
         }
         Some(Object { uid: existing.and_then(|existing| existing.meta().uid.clone()), ..wanted.0.clone() })
-    }
-}
-
-/// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own. But a
-/// selector is a whole, and with one more label it selects nothing.
-fn holds(there: &Value, wanted: &Value) -> bool {
-    match (there, wanted) {
-        (Value::Object(there), Value::Object(wanted)) => {
-            // The API server takes selectors as a whole, so what others add to one is drift.
-            let same =
-                |key: &str, there: &Value, value: &Value| if key == "selector" { there == value } else { holds(there, value) };
-            wanted.iter().all(|(key, value)| there.get(key).map_or_else(|| is_empty(value), |there| same(key, there, value)))
-        }
-        // Lists of objects are merged by their keys when they are applied, so what others add to them stays.
-        (Value::Array(there), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
-            wanted.iter().all(|wanted| there.iter().any(|there| holds(there, wanted)))
-        }
-        (Value::Array(there), Value::Array(wanted)) => {
-            there.len() == wanted.len() && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
-        }
-        (Value::String(there), Value::String(wanted)) => {
-            there == wanted || quantity::milli(there).is_some_and(|value| Some(value) == quantity::milli(wanted))
-        }
-        _ => there == wanted,
-    }
-}
-
-/// The API server leaves out what is empty.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.values().all(is_empty),
-        Value::Array(list) => list.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
     }
 }
 
@@ -146,79 +111,5 @@ pub fn owner(meta: &ObjectMeta) -> String {
             Some((_, uid)) => format!("it is left from an EtcdCluster that was deleted (uid {uid})"),
             None => "etcd-warden did not make it".into(),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    fn values() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            "[0-9a-zGi.]{0,4}".prop_map(Value::from)
-        ];
-        leaf.prop_recursive(4, 32, 4, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::btree_map("[a-c]", inner, 0..4).prop_map(|map| map.into_iter().collect()),
-            ]
-        })
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn whatever_is_there_as_wanted_is_held(value in values()) {
-            prop_assert!(holds(&value, &value));
-        }
-
-        #[test]
-        fn what_is_added_to_an_object_is_no_drift(value in values(), more in values()) {
-            let mut there = json!({ "wanted": value });
-            let wanted = there.clone();
-            there["more"] = more;
-            prop_assert!(holds(&there, &wanted));
-        }
-    }
-
-    #[test]
-    fn what_the_server_drops_or_writes_otherwise_is_no_drift() {
-        assert!(holds(&json!({}), &json!({"key": "", "list": [], "map": {"a": null}})));
-        assert!(!holds(&json!({"key": "x"}), &json!({"key": ""})), "empty is wanted and something is there");
-        assert!(holds(&json!({"memory": "1536Mi"}), &json!({"memory": "1.5Gi"})));
-    }
-
-    #[test]
-    fn what_others_add_is_no_drift() {
-        let wanted = json!({"spec": {"replicas": 1, "template": {
-            "containers": [{"name": "a", "cpu": "0.5", "env": ""}], "tolerations": []}}});
-        let there = json!({"spec": {"replicas": 1, "extra": 1, "template": {
-            "containers": [{"name": "injected"}, {"name": "a", "cpu": "500m", "image": "x"}]}}});
-        assert!(holds(&there, &wanted));
-    }
-
-    #[test]
-    fn what_differs_is() {
-        let wanted = json!({"a": [1, 2], "b": "x"});
-        for there in [
-            json!({"a": [1, 2]}),
-            json!({"a": [1, 3], "b": "x"}),
-            json!({"a": [1, 2, 3], "b": "x"}),
-            json!({"a": [1, 2], "b": "y"}),
-        ] {
-            assert!(!holds(&there, &wanted), "{there}");
-        }
-        let port = |target: i32| json!([{"port": 2379, "target": target}]);
-        assert!(!holds(&port(1), &port(2379)) && !holds(&json!([]), &port(2379)));
-        let wanted = json!({"selector": {"a": "b"}});
-        assert!(holds(&wanted, &wanted));
-        assert!(!holds(&json!({"selector": {"a": "b", "c": "d"}}), &wanted));
     }
 }

@@ -7,6 +7,7 @@ mod adoption;
 mod certificates;
 mod drift;
 mod evidence;
+mod holds;
 mod issuers;
 mod members;
 mod membership;

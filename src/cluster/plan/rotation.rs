@@ -115,6 +115,10 @@ pub fn started_with(made: &ObjectMeta, domain: Domain) -> impl Iterator<Item = &
 /// it. So it is only where all authorities have expired before there were others.
 pub fn believes_nobody(pod: &Pod, set: &StatefulSet) -> bool {
     let Some(template) = &set.spec.template.metadata else { return false };
+    // Made with all that the template has.
+    if annotation(&pod.metadata, key::BUNDLES) == annotation(template, key::BUNDLES) {
+        return false;
+    }
     Domain::ALL.into_iter().any(|domain| {
         let there = || started_with(&pod.metadata, domain);
         there().next().is_some() && !started_with(template, domain).any(|name| there().any(|other| other == name))
