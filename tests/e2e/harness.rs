@@ -15,7 +15,7 @@ use kube::Client;
 use crate::world::{self, Operator, World};
 
 /// No scenario takes longer, or it hangs.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// One promise and how it is tried.
 pub struct Scenario {
