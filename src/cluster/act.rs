@@ -225,9 +225,8 @@ impl Actor<'_> {
         }
         // All first: what one has signed would be in its ledger for nothing if another can't.
         for domain in Domain::ALL {
-            match self.prepare(observed, domain, &mut writing, acted).await {
-                Ok(()) => {}
-                Err(error) => return acted.note_issue(&error),
+            if let Err(error) = self.prepare(observed, domain, &mut writing, acted).await {
+                return acted.note_issue(&error);
             }
         }
         let (changes, targets): (Vec<_>, Vec<_>) = writing.into_iter().unzip();

@@ -510,7 +510,7 @@ impl Authorities {
     }
     /// Whether what the active one has signed is believed, and there is no loss.
     pub fn is_in_force(&self, now: Timestamp) -> bool {
-        self.has_key && self.active.not_before() <= now && now < self.active.not_after()
+        self.has_key && self.active.check_valid_authority(now).is_ok()
     }
     /// Whether an issuer of somebody else's signs by the next one already, which has yet to be trusted everywhere.
     fn issuer_has_moved_on(&self) -> bool {

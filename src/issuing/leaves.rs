@@ -162,10 +162,7 @@ impl Desk<'_> {
         now: Timestamp,
     ) -> Result<Vec<Option<IssueError>>, IssueError> {
         let opened = self.open(domain, expected).await?;
-        if now < opened.active.not_before() || now >= opened.active.not_after() {
-            let (not_before, not_after) = (opened.active.not_before(), opened.active.not_after());
-            return Err(self.pki(domain)(PkiError::AuthorityNotValid { not_before, not_after }));
-        }
+        opened.active.check_valid_authority(now).map_err(self.pki(domain))?;
         if opened.signer.is_some() {
             return Ok(requests.iter().map(|_| None).collect());
         }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
-    rotation::{refresh, rotate, served, status},
+    rotation::{refresh, rotate, served, status, until_renewed},
     tools::{Ran, kubectl, root, run, until},
     world::{Identity, PATIENCE, World},
     writer::Writers,
@@ -103,11 +103,7 @@ async fn by_the_operator(world: Arc<World>) {
     let began = Instant::now();
     let shorter = json!({ "certificate": { "duration": "2000h" } });
     world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
-    until("another leaf is served", PATIENCE, || async {
-        let now = served(&world, &user, 2).await;
-        if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
-    })
-    .await;
+    until_renewed(&world, &user, 2, &before).await;
     world.until_ready("demo").await;
     world.measure(format!("new certificates, {:.0} s: {}", began.elapsed().as_secs_f32(), writers.stop().await));
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
-    rotation::{refresh, served, status},
+    rotation::{refresh, served, status, until_renewed},
     tools::{openssl, root, run, until},
     world::{PATIENCE, World},
     writer::Writers,
@@ -332,11 +332,7 @@ async fn cert_manager(world: Arc<World>) {
     world
         .patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "certificate": { "duration": "2000h" } } } } }))
         .await;
-    until("another leaf is served", PATIENCE, || async {
-        let now = served(&world, &user, 0).await;
-        if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
-    })
-    .await;
+    until_renewed(&world, &user, 0, &before).await;
     world.until_ready("demo").await;
     company.publish(&world, "etcd-peers", "peers-later", &[]).await;
     let began = Instant::now();

@@ -35,6 +35,15 @@ fn authority(name: &str, world: &World) -> Authority {
     Authority::create(name, DAY * 3650, world.now).unwrap()
 }
 
+/// A cluster whose clients' authority in a Secret ends after a month.
+fn founded_by_a_short_authority() -> World {
+    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
+    let short = Authority::create("short", DAY * 30, world.now).unwrap();
+    world.bring(Domain::Client, short, vec![]);
+    settle(&mut world, &[], &[]);
+    world
+}
+
 /// An authority below an offline root, and that.
 fn below_a_root(name: &str, world: &World) -> (Authority, Vec<Certificate>) {
     let params = |name: &str, constraints| {
@@ -278,10 +287,7 @@ fn a_rotation_that_is_asked_for_needs_another_authority_of_the_issuer() {
 
 #[test]
 fn an_authority_of_somebody_elses_that_expired_is_replaced_as_soon_as_there_is_another() {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let short = Authority::create("short", DAY * 30, world.now).unwrap();
-    world.bring(Domain::Client, short, vec![]);
-    settle(&mut world, &[], &[]);
+    let mut world = founded_by_a_short_authority();
     world.now += DAY * 31;
     let expired = Offered { asked: None, answer: Err(NoOffer::Unusable("it has expired".into())) };
     world.observed.offers.insert(Domain::Client, expired);
@@ -389,10 +395,7 @@ fn an_issuer_is_asked_for_another_authority_before_the_one_that_there_is_ends() 
 
 #[test]
 fn an_authority_that_was_there_before_the_old_one_expired_takes_its_place() {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let short = Authority::create("short", DAY * 30, world.now).unwrap();
-    world.bring(Domain::Client, short, vec![]);
-    settle(&mut world, &[], &[]);
+    let mut world = founded_by_a_short_authority();
     // Nobody looked while it was put there and the other one ended.
     let new = Authority::create("new", DAY * 3650, world.now + DAY * 20).unwrap();
     world.now += DAY * 31;
