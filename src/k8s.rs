@@ -68,59 +68,72 @@ pub fn reason(error: &kube::Error) -> String {
     }
 }
 
-/// That an object is the cluster's with this uid.
-fn check(object: &Object, there: &ObjectMeta, uid: &str) -> Result<(), WriteError> {
-    if belongs(there, uid) {
-        return Ok(());
-    }
-    Err(WriteError::Foreign { object: object.describe(), owner: owner_in_words(there) })
-}
-
-/// Checks that an object is not there or is the cluster's, by a fresh read of no more than its metadata: it may be a Secret.
-/// Returns whether it is there.
-pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<bool, WriteError> {
+/// Reads no more of an object than its metadata, as it may be a Secret, and checks that it is the cluster's with this uid.
+async fn find(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<Option<ObjectMeta>, WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
     match api.get_metadata_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
-        Some(there) => check(object, &there.metadata, uid).map(|()| true),
-        None => Ok(false),
+        Some(there) if !belongs(&there.metadata, uid) => {
+            Err(WriteError::Foreign { object: object.describe(), owner: owner_in_words(&there.metadata) })
+        }
+        there => Ok(there.map(|there| there.metadata)),
     }
 }
+
+/// Checks that an object is not there or is the cluster's.
+pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
+    find(client, namespace, object, uid).await.map(drop)
+}
+
+/// A version that no object has. With it the API server makes an object, and refuses to change one that is there.
+const ABSENT: &str = "1";
 
 /// Applies an object: makes it, or makes its fields what they should be.
 ///
-/// Server-side apply would take an object over that someone else made under the same name. So one that is not known to be ours
-/// is read first and not forced; one that is known carries its uid, with which the API server refuses another. Where applying
-/// is not enough, because of what others added to a list, a merge patch follows: it replaces lists as a whole.
+/// It does so only if the object still is what was planned for, or still is not there: server-side apply alone would take over what
+/// somebody else made under the name, and would undo what another operator has written since. Where applying is not enough,
+/// because of what others added to a list, a merge patch follows: it replaces lists as a whole.
 pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str) -> Result<(), WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
+    let error_of = |error| WriteError::of(object.describe(), error);
     let mut body = serde_json::Value::clone(&object.body);
-    let mut known = object.uid.clone();
-    if known.is_none()
-        && let Some(there) = api.get_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))?
-    {
-        check(object, &there.metadata, uid)?;
-        // Made by an earlier pass, and our watch has not told yet.
-        if object.is_held_by(&there) {
-            return Ok(());
+    let Some(seen) = &object.seen else {
+        if let Some(there) = find(client, namespace, object, uid).await? {
+            return Err(show(&api, object, &there).await);
         }
-        known = there.metadata.uid;
-    }
-    let Some(known) = known else {
-        let parameters = PatchParams::apply(FIELD_MANAGER);
-        api.patch(&object.name, &parameters, &Patch::Apply(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
-        return Ok(());
+        body["metadata"]["resourceVersion"] = json!(ABSENT);
+        return api.patch(&object.name, &applying(), &Patch::Apply(&body)).await.map(drop).map_err(error_of);
     };
-    body["metadata"]["uid"] = known.into();
-    match api.patch(&object.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await {
+    // Without its uid, one that was deleted meanwhile would be made anew.
+    body["metadata"]["uid"] = json!(seen.uid);
+    body["metadata"]["resourceVersion"] = json!(seen.resource_version);
+    match api.patch(&object.name, &applying(), &Patch::Apply(&body)).await {
         Ok(there) if object.is_held_by(&there) => return Ok(()),
         // What somebody else put into a list, applying leaves there, and it may be what makes the object invalid.
-        Ok(_) => {}
+        Ok(there) => body["metadata"]["resourceVersion"] = json!(there.metadata.resource_version),
         Err(kube::Error::Api(status)) if status.is_invalid() => {}
-        Err(error) => return Err(WriteError::of(object.describe(), error)),
+        Err(error) => return Err(error_of(error)),
     }
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    api.patch(&object.name, &parameters, &Patch::Merge(&body)).await.map_err(|e| WriteError::of(object.describe(), e))?;
-    Ok(())
+    api.patch(&object.name, &parameters, &Patch::Merge(&body)).await.map(drop).map_err(error_of)
+}
+
+fn applying() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force()
+}
+
+/// Sees to it that our watch tells of an object that is the cluster's and that it has not told of: the next pass plans for what it
+/// is. It comes by itself, unless somebody took its labels.
+async fn show(api: &Api<DynamicObject>, object: &Object, there: &ObjectMeta) -> WriteError {
+    let wanted = &object.body["metadata"]["labels"];
+    let has = |key: &str| there.labels.as_ref().and_then(|labels| labels.get(key));
+    if wanted.as_object().into_iter().flatten().any(|(key, value)| has(key).map(String::as_str) != value.as_str()) {
+        let patch = json!({ "metadata": { "uid": there.uid, "labels": wanted } });
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        if let Err(error) = api.patch_metadata(&object.name, &parameters, &Patch::Merge(&patch)).await {
+            return WriteError::of(object.describe(), error);
+        }
+    }
+    WriteError::Conflict(object.describe())
 }
 
 /// Merges labels and annotations into an object that must still be the one with this uid.

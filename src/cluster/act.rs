@@ -86,8 +86,17 @@ pub async fn act(
     if !actor.preflight(plan, &mut acted).await {
         return acted;
     }
+    // The bootstrap comes first: whoever makes it decides who the founders are. A plan made without knowing it ends here.
+    let bootstrap = cluster.names.bootstrap_config();
+    let (bootstrap, others): (Vec<_>, Vec<_>) = plan.objects.iter().partition(|object| object.name == bootstrap);
+    for error in actor.apply(&bootstrap).await {
+        acted.note(&error);
+    }
+    if acted.again {
+        return acted;
+    }
     // StatefulSets come after the Secrets, ConfigMaps and claims that their pods need.
-    let (sets, others): (Vec<_>, Vec<_>) = plan.objects.iter().partition(|object| object.resource.kind == "StatefulSet");
+    let (sets, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|object| object.resource.kind == "StatefulSet");
     actor.inquire(plan, &mut acted).await;
     actor.create_authorities(plan, &mut acted).await;
     let applied = actor.apply(&others).await;
@@ -147,14 +156,8 @@ impl Actor<'_> {
         if !names.is_empty() {
             names.extend(self.secret_names());
         }
-        let bootstrap = self.cluster.names.bootstrap_config();
-        for (object, result) in names.iter().zip(join_all(names.iter().map(check)).await) {
-            match result {
-                // The members may have started with the list that is there, and the watch has not told: the next pass goes on from it.
-                Ok(true) if object.name == bootstrap => acted.again = true,
-                Ok(_) => {}
-                Err(error) => acted.note(&error),
-            }
+        for error in join_all(names.iter().map(check)).await.into_iter().filter_map(Result::err) {
+            acted.note(&error);
         }
         acted.failed.is_empty() && !acted.again
     }

@@ -28,7 +28,7 @@ use super::{
         Answer, Authorities, Observed, ObservedMember, Offered, SecretView, SeenSecret, StartState, annotation, is_private,
         running_since, start_state,
     },
-    plan::{self, AuthorityRequest, Inquiry, Left, Object, Plan, Rotate, SecretChange, Source, Step},
+    plan::{self, AuthorityRequest, Inquiry, Left, Object, ObjectVersion, Plan, Rotate, SecretChange, Source, Step},
     seen::Seen,
     status::{self, Judgement, Report},
     validate::{ValidatedCluster, validate},
@@ -921,7 +921,7 @@ impl World {
 fn put<K: Resource<DynamicType = ()> + DeserializeOwned>(there: &mut Option<Seen<K>>, object: &Object, version: &str) {
     let mut new: K = serde_json::from_value(serde_json::Value::clone(&object.body)).unwrap();
     let old = there.as_ref().map(|old| old.meta().clone()).unwrap_or_default();
-    assert_eq!(object.uid, old.uid, "{}", object.describe());
+    assert_eq!(object.seen, there.as_ref().map(|old| ObjectVersion::of(old.meta())), "{}", object.describe());
     let meta = new.meta_mut();
     meta.uid = old.uid.or_else(|| Some(format!("uid-{version}")));
     meta.resource_version = Some(version.into());

@@ -1,8 +1,15 @@
 //! Two operators act at once, which leader election makes rare and not impossible.
 
+use etcd_warden::{
+    cluster::plan::{Object, ObjectVersion},
+    k8s,
+};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::ListParams;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::api::{DeleteParams, ListParams, ObjectMeta};
 use serde_json::json;
 
 use crate::{state::whole, world::World};
@@ -38,4 +45,58 @@ async fn two_operators_do_no_harm() {
         }
     }))
     .await;
+}
+
+/// A plan may be carried out late, by an operator that stood still and does not know what another has done since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_plan_changes_nothing_that_it_does_not_know() {
+    let world = World::new("late").await;
+    let api = world.api::<ConfigMap>();
+    let config = |state: &str| ConfigMap {
+        metadata: ObjectMeta {
+            name: Some("demo-bootstrap".into()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "etcd-warden.dev/v1alpha1".into(),
+                kind: "EtcdCluster".into(),
+                name: "demo".into(),
+                uid: "uid-of-demo".into(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            }]),
+            ..ObjectMeta::default()
+        },
+        data: Some([("demo-0.state".to_owned(), state.to_owned())].into()),
+        ..ConfigMap::default()
+    };
+    let apply = async |seen: Option<&ConfigMap>, state: &str| {
+        let object = Object { seen: seen.map(|seen| ObjectVersion::of(&seen.metadata)), ..Object::new(&config(state)) };
+        k8s::apply(&world.client, &world.namespace, &object, "uid-of-demo").await.map_err(|error| error.to_string())
+    };
+    let there = async || api.get("demo-bootstrap").await.unwrap();
+    let state = |config: &ConfigMap| config.data.as_ref().unwrap()["demo-0.state"].clone();
+    let changed = Err("ConfigMap demo-bootstrap changed meanwhile".to_owned());
+
+    // Of two who found none, one makes it.
+    let both = futures::join!(apply(None, "one"), apply(None, "other"));
+    assert_eq!([&both.0, &both.1].into_iter().filter(|made| made.is_ok()).count(), 1, "{both:?}");
+    assert_eq!([both.0, both.1].into_iter().find(Result::is_err), Some(changed.clone()));
+    let first = there().await;
+    // Of two who know the same, one changes it.
+    assert_eq!(apply(Some(&first), "changed").await, Ok(()));
+    assert_eq!(apply(Some(&first), "late").await, changed);
+    let second = there().await;
+    assert_eq!(state(&second), "changed");
+    // One that is gone is not made again by whom knew it.
+    api.delete("demo-bootstrap", &DeleteParams::default()).await.unwrap();
+    assert_eq!(apply(Some(&second), "late").await, changed);
+    assert!(api.get_opt("demo-bootstrap").await.unwrap().is_none());
+    // And somebody else's is told of as that.
+    api.create(
+        &k8s::post(),
+        &ConfigMap { metadata: ObjectMeta { owner_references: None, ..config("").metadata }, ..config("theirs") },
+    )
+    .await
+    .unwrap();
+    assert_eq!(apply(None, "late").await, Err("ConfigMap demo-bootstrap cannot be used: etcd-warden did not make it".to_owned()));
+    assert_eq!(state(&there().await), "theirs");
 }

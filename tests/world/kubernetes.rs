@@ -8,7 +8,7 @@ use etcd_warden::{
     cache::slim,
     cluster::{
         observed::{SecretView, SeenSecret, StartState, annotation, start_state},
-        plan::Object,
+        plan::{Object, ObjectVersion},
         seen::Seen,
     },
     names::{MemberName, Names, annotation as key, bootstrap_key},
@@ -316,8 +316,7 @@ impl Kubernetes {
             Some(Thing::Service(old)) => Thing::Service(changed(&old, object, &version)?),
             Some(Thing::Config(old)) => Thing::Config(changed(&old, object, &version)?),
             Some(_) => panic!("{slot:?} is another kind"),
-            // With a uid nothing is made.
-            None if object.uid.is_some() => return Err(Refused::Conflict),
+            None if object.seen.is_some() => return Err(Refused::Conflict),
             None => match slot {
                 Slot::Set(_) => Thing::Set(made(object, &version)),
                 Slot::Claim(_) => Thing::Claim(made(object, &version)),
@@ -665,11 +664,8 @@ fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applie
     version: &str,
 ) -> Result<Seen<K>, Refused> {
     let was = old.meta();
-    if object.uid.is_some() && object.uid != was.uid {
+    if object.seen != Some(ObjectVersion::of(was)) {
         return Err(Refused::Conflict);
-    }
-    if object.uid.is_none() && object.is_held_by(&**old) {
-        return Ok(old.clone());
     }
     let mut new: K = K::deserialize(&*object.body).expect("it is what it says");
     new.keep(old);

@@ -178,6 +178,12 @@ pub fn advance(world: &mut World, index: usize) -> bool {
             operator.next = operator.next.min(now + 500);
             operator.rests = None;
         }
+        // A plan made without knowing who the founders are, or how they start, ends here.
+        if let (Deed::Object(at), Done::No, None) = (&deed, done, lost)
+            && job.planned().1.objects[*at].name == names().bootstrap_config()
+        {
+            operator.queue.retain(|deed| matches!(deed, Deed::Report));
+        }
         // What was not written down is not handed out.
         if matches!((deed, done), (Deed::Ledger, Done::No)) {
             operator.queue.retain(|deed| !matches!(deed, Deed::Secret(_)));
@@ -219,9 +225,11 @@ fn begin(world: &mut World, operator: &mut Operator) {
     operator.rests = (says_nothing && plan.is_empty()).then(|| sight(world, operator));
     let mut queue = VecDeque::new();
     if plan.refused.is_none() && !valid.paused {
+        let is_bootstrap = |at: &usize| plan.objects[*at].name == names().bootstrap_config();
+        queue.extend((0..plan.objects.len()).filter(is_bootstrap).map(Deed::Object));
         queue.extend((0..plan.authorities.len()).map(Deed::Authorities));
         let is_set = |at: &usize| plan.objects[*at].resource.kind == "StatefulSet";
-        queue.extend((0..plan.objects.len()).filter(|at| !is_set(at)).map(Deed::Object));
+        queue.extend((0..plan.objects.len()).filter(|at| !is_set(at) && !is_bootstrap(at)).map(Deed::Object));
         if plan.secrets.iter().any(|change| !change.leaves.is_empty()) {
             queue.push_back(Deed::Ledger);
         }

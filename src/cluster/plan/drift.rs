@@ -26,10 +26,26 @@ pub struct Object {
     pub resource: ApiResource,
     /// Its name.
     pub name: String,
-    /// Its uid, if it is there.
-    pub uid: Option<String>,
+    /// As what it was seen; `None` if it is not there. As anything else it is not changed.
+    pub seen: Option<ObjectVersion>,
     /// What is wanted of it.
     pub body: Arc<Value>,
+}
+
+/// One state of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ObjectVersion {
+    /// Which object of its name.
+    pub uid: String,
+    /// Which state of it.
+    pub resource_version: String,
+}
+
+impl ObjectVersion {
+    /// The version of an object that was read.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self { uid: meta.uid.clone().unwrap_or_default(), resource_version: meta.resource_version.clone().unwrap_or_default() }
+    }
 }
 
 impl Object {
@@ -41,7 +57,7 @@ impl Object {
         Self {
             resource: ApiResource::erase::<K>(&()),
             name: wanted.meta().name.clone().unwrap_or_default(),
-            uid: None,
+            seen: None,
             body: Arc::new(body),
         }
     }
@@ -99,7 +115,7 @@ impl Built {
         if existing.is_some_and(|existing| existing.is_as(&wanted.0.body, |there| holds(there, &wanted.0.body))) {
             return None;
         }
-        Some(Object { uid: existing.and_then(|existing| existing.meta().uid.clone()), ..wanted.0.clone() })
+        Some(Object { seen: existing.map(|existing| ObjectVersion::of(existing.meta())), ..wanted.0.clone() })
     }
 }
 

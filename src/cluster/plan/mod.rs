@@ -24,7 +24,7 @@ use std::{
 pub use adoption::Left;
 use adoption::Verdict;
 pub use certificates::{AuthorityState, authority_of, changed_files, leaf_keys, member_leaves, request_leaf};
-pub use drift::{Built, Object, owner as owner_in_words};
+pub use drift::{Built, Object, ObjectVersion, owner as owner_in_words};
 pub use issuers::{Inquiry, Source, inquiry};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{has_never_served, is_stuck, why_not_ready};
