@@ -256,7 +256,8 @@ impl World {
                     return (Answer::Unreachable("does not answer on port 2379 yet".into()), None);
                 }
                 let is_learner = self.etcd.iter().any(|m| m.id == id && m.is_learner);
-                let status = etcd::MemberStatus { leader, is_learner, ..etcd_status(id) };
+                let applied = self.revisions.get(name).copied().unwrap_or(100);
+                let status = etcd::MemberStatus { leader, is_learner, raft_applied_index: applied, ..etcd_status(id) };
                 (Answer::Reached(leaf(member_key::SERVER_CRT), Ok(status)), Some(Ok(leaf(member_key::PEER_CRT))))
             };
             (member.etcd, member.peer_leaf) = match (&member.pod, self.mounted.get(name), id) {

@@ -76,7 +76,7 @@ async fn by_hand(world: Arc<World>) {
     hand.kubectl(["rollout", "restart", "statefulset/demo"]).await.success();
     hand.ready().await;
     let took = began.elapsed().as_secs_f32();
-    world.measure(format!("new certificates by a rolling restart, {took:.0} s: {}", writers.stop().await));
+    world.measure(format!("new certificates by a rolling restart, {took:.0} s: {}", writers.stop().await.checked(&user).await));
 
     let writers = Writers::start(&user).await;
     let began = Instant::now();
@@ -86,7 +86,7 @@ async fn by_hand(world: Arc<World>) {
     hand.kubectl(["delete", "pod", "-l", "app=demo", "--wait=true"]).await.success();
     hand.ready().await;
     let took = began.elapsed().as_secs_f32();
-    world.measure(format!("a new authority by restarting all, {took:.0} s: {}", writers.stop().await));
+    world.measure(format!("a new authority by restarting all, {took:.0} s: {}", writers.stop().await.checked(&user).await));
     kubectl(["delete", "namespace", &hand.namespace, "--wait=false"]).await.success();
 }
 
@@ -105,7 +105,11 @@ async fn by_the_operator(world: Arc<World>) {
     world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
     until_renewed(&world, &user, 2, &before).await;
     world.until_ready("demo").await;
-    world.measure(format!("new certificates, {:.0} s: {}", began.elapsed().as_secs_f32(), writers.stop().await));
+    world.measure(format!(
+        "new certificates, {:.0} s: {}",
+        began.elapsed().as_secs_f32(),
+        writers.stop().await.checked(&user).await
+    ));
 
     let before = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
     let writers = Writers::start(&user).await;
@@ -121,6 +125,6 @@ async fn by_the_operator(world: Arc<World>) {
     }
     world.until_ready("demo").await;
     let took = began.elapsed().as_secs_f32();
-    world.measure(format!("new authorities in both domains, {took:.0} s: {}", writers.stop().await));
+    world.measure(format!("new authorities in both domains, {took:.0} s: {}", writers.stop().await.checked(&user).await));
     refreshing.abort();
 }

@@ -61,9 +61,9 @@ async fn data_corrupted(world: Arc<World>) {
     }
     world.kill(&format!("{}-0", member.name)).await;
     until_replaced(&world, &member).await;
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("a member with a corrupted log replaced: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     let events = world.events("demo").await;
     assert!(events.iter().any(|(reason, _)| reason == "RemoveMember"), "{events:?}");
@@ -92,8 +92,8 @@ async fn node_gone(world: Arc<World>) {
     let (_, message) = removed.unwrap_or_else(|panic| resume_unwind(panic));
     assert!(message.contains(&member.name), "{message}");
     until_replaced(&world, &member).await;
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("a member whose node is gone replaced: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
 }

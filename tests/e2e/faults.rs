@@ -68,9 +68,9 @@ async fn processes_killed(world: Arc<World>) {
         let same = |member: &MemberStatus| now.members.iter().any(|now| now.id == member.id);
         assert!(members.iter().all(same), "{members:?} and now {now:?}");
     }
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("the leader killed, then all: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
 }
 
 /// Who drains nodes evicts every pod as soon as Kubernetes lets it. While a member is down, no other one goes.
@@ -108,9 +108,9 @@ async fn drained_while_a_member_is_down(world: Arc<World>) {
         until("the eviction is allowed", PATIENCE, || evict(&world, pod)).await;
     }
     world.until_ready("demo").await;
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("a drain, at first with one member down: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
 }
 
 /// Evicts a pod as `kubectl drain` does, or says why not.

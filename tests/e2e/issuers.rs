@@ -164,10 +164,10 @@ async fn ca_in_a_secret(world: Arc<World>) {
     issuer(&world, Domain::Peer, json!({ "caSecret": null })).await;
     let now = until_signed_by(&world, Domain::Peer, "demo peer").await;
     assert_eq!(now.active.issuer, None);
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("three changes of the issuer: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     let ledger = world.secret("demo-peer-ca").await;
     assert!(!ledger.contains_key("above.crt") && !ledger.contains_key("issuers.json"), "nothing is left of it");
 
@@ -343,10 +343,10 @@ async fn cert_manager(world: Arc<World>) {
     world.measure(format!("to another authority of the issuer in {:.1} s", began.elapsed().as_secs_f32()));
     issuer(&world, Domain::Peer, json!({ "certManager": null })).await;
     until_signed_by(&world, Domain::Peer, "demo peer").await;
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("with cert-manager: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
 }
 
 /// Clients' certificates become a company's, while clients write and read their Secrets as a pod's files are refreshed.
@@ -362,8 +362,8 @@ async fn clients_of_a_company(world: Arc<World>) {
     until_signed_by(&world, Domain::Client, "issuing").await;
     let figures = writers.stop().await;
     refreshing.abort();
+    let figures = figures.checked(&world.user_identity("app").await).await;
     world.measure(format!("the clients' issuer changed: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    let user = world.user_identity("app").await;
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
 }

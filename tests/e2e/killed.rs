@@ -1,4 +1,5 @@
-//! The operator dies before and after everything that it changes, while members come, go, are restarted and are replaced.
+//! The operator dies before and after everything that it changes, while members come, go, are restarted and are replaced, and while
+//! an authority is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +47,8 @@ enum Change {
     Shrink,
     Restart,
     Replace,
+    /// Of the peers' authority.
+    Rotate,
 }
 
 impl Change {
@@ -53,7 +56,7 @@ impl Change {
         match self {
             Self::Grow => (1, 3),
             Self::Shrink => (3, 1),
-            Self::Restart | Self::Replace => (3, 3),
+            Self::Restart | Self::Replace | Self::Rotate => (3, 3),
         }
     }
 
@@ -95,14 +98,23 @@ impl Change {
                 "merge persistentvolumeclaims",
                 "etcd Promote",
             ],
+            Self::Rotate => &[
+                "merge etcdclusters",
+                "replace secrets",
+                "apply statefulsets",
+                "create pods/eviction",
+                "etcd MoveLeader",
+                "merge pods",
+                "apply etcdclusters/status",
+            ],
         }
     }
 }
 
-/// The four changes side by side, each by operators of its own.
+/// All changes side by side, each by operators of its own.
 async fn before_and_after_everything(world: Arc<World>) {
     operator::stop(&world).await;
-    let changes = [Change::Grow, Change::Shrink, Change::Restart, Change::Replace].map(|change| {
+    let changes = [Change::Grow, Change::Shrink, Change::Restart, Change::Replace, Change::Rotate].map(|change| {
         let world = Arc::clone(&world);
         async move {
             let name = format!("killed::{change:?}").to_lowercase();
@@ -140,6 +152,7 @@ async fn dies_during(change: Change, world: Arc<World>) -> String {
         Change::Grow | Change::Shrink => world.patch::<EtcdCluster>("demo", json!({ "spec": { "replicas": to } })).await,
         Change::Restart => annotate("restarted-at", "now").await,
         Change::Replace => annotate("replace", &leader).await,
+        Change::Rotate => annotate("rotate-ca", "peer").await,
     }
     let began = Instant::now();
     let done = async || {
@@ -148,19 +161,23 @@ async fn dies_during(change: Change, world: Arc<World>) -> String {
             Change::Grow | Change::Shrink => true,
             Change::Restart => incarnations(&world).await.is_disjoint(&pods),
             Change::Replace => ids(&before).get(&leader) != ids(&status).get(&leader),
+            Change::Rotate => {
+                let [before, now] = [&before, &status].map(|of| of.certificates.as_ref().unwrap().peer.as_ref().unwrap());
+                now.phase.is_none() && now.retiring.is_empty() && now.active.key_id != before.active.key_id
+            }
         };
         if other { Ok(()) } else { Err("nothing has been done yet".to_owned()) }
     };
     let deaths = kill_everywhere(&world.namespace, until(&format!("{change:?}"), PATIENCE, done)).await;
     let took = began.elapsed();
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
 
     let after = world.status("demo").await;
     let wanted: BTreeSet<String> = (0..to).map(|ordinal| format!("demo-{ordinal}")).collect();
     assert_eq!(after.members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>(), wanted);
     assert_eq!(after.cluster_id, before.cluster_id);
     voters(&user, wanted.len()).await;
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
 
     // Of members that are gone there is nothing, and what certified them is revoked.

@@ -56,9 +56,9 @@ async fn through(world: &World, numbers: &[i32]) {
         let wanted: Vec<_> = names(to).iter().map(|name| format!("persistentvolumeclaim/data-{name}")).collect();
         assert_eq!(claims.lines().collect::<Vec<_>>(), wanted);
     }
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("{numbers:?} members: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     is_never_told(world, "NoQuorum").await;
 }
@@ -91,14 +91,14 @@ async fn restarted(world: Arc<World>) {
     .await;
     world.until_ready("demo").await;
     world.measure(format!("three members restarted in {:.1} s", began.elapsed().as_secs_f32()));
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("restart: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     is_never_told(&world, "MemberDown").await;
 }
 
-/// A restart with a template of which no pod can be started stops at the first member, though the cluster is made smaller
+/// A restart with a template of which no pod can be started stops at the first member, even if the cluster is made smaller
 /// meanwhile. Taken back, it goes on by itself.
 async fn a_bad_template(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
@@ -106,14 +106,39 @@ async fn a_bad_template(world: Arc<World>) {
     let writers = Writers::start(&user).await;
     let repository = world.get::<EtcdCluster>("demo").await.unwrap().spec.image.repository;
     let image = |repository: &str| json!({ "spec": { "image": { "repository": repository } } });
+    let restart = async |at: Option<&str>| {
+        let annotations = json!({ "etcd-warden.dev/restarted-at": at });
+        world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": annotations } })).await;
+    };
+    let no_image = async || {
+        until("the first pod finds no image", PATIENCE, || async {
+            let members = world.status("demo").await.members;
+            let message: Vec<_> = members.iter().filter_map(|member| member.message.as_deref()).collect();
+            if message.iter().any(|it| it.contains("cannot be pulled")) { Ok(()) } else { Err(format!("{message:?}")) }
+        })
+        .await;
+    };
     world.patch::<EtcdCluster>("demo", image("registry.invalid/etcd")).await;
-    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { "etcd-warden.dev/restarted-at": "now" } } })).await;
-    until("the first pod finds no image", PATIENCE, || async {
-        let members = world.status("demo").await.members;
-        let message: Vec<_> = members.iter().filter_map(|member| member.message.as_deref()).collect();
-        if message.iter().any(|it| it.contains("cannot be pulled")) { Ok(()) } else { Err(format!("{message:?}")) }
+    until("the template is another one", PATIENCE, || async {
+        let sets = world.kubectl(["get", "statefulset", "-o", "yaml"]).await.success();
+        let changed = sets.matches("image: registry.invalid/etcd").count();
+        if changed == 3 { Ok(()) } else { Err(format!("{changed} of 3")) }
     })
     .await;
+    world.until_ready("demo").await;
+    assert_eq!(incarnations(&world).await, before, "by itself a new template restarts nobody");
+    restart(Some("now")).await;
+    no_image().await;
+    assert_eq!(incarnations(&world).await.intersection(&before).count(), 2, "the others are not restarted");
+    world.patch::<EtcdCluster>("demo", image(&repository)).await;
+    restart(None).await;
+    world.until_ready("demo").await;
+    voters(&user, 3).await;
+
+    let before = incarnations(&world).await;
+    world.patch::<EtcdCluster>("demo", image("registry.invalid/etcd")).await;
+    restart(Some("later")).await;
+    no_image().await;
     scale(&world, 1).await;
     let says = world.until_condition("demo", "Degraded", "True", "CannotShrink", PATIENCE).await;
     world.measure(format!("a bad template: {says}"));
@@ -121,9 +146,10 @@ async fn a_bad_template(world: Arc<World>) {
     world.patch::<EtcdCluster>("demo", image(&repository)).await;
     world.until_ready("demo").await;
     voters(&user, 1).await;
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("a bad template, and back: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
+    assert_eq!(figures.failed, 0, "{figures}");
 }
 
 /// The claim of a follower is lost, then that of the leader. Each is replaced under its name by a new member.
@@ -139,9 +165,9 @@ async fn claims_lost(world: Arc<World>) {
         world.measure(format!("the claim of the {role} lost: as wanted after {:.1} s", began.elapsed().as_secs_f32()));
         voters(&user, 3).await;
     }
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("two members replaced: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
 }
 
 /// Two of five members are killed, the leader among them, and come back. Then their disks are lost at the same time, and one is
@@ -165,9 +191,9 @@ async fn two_of_five_lost(world: Arc<World>) {
     until_replaced(&world, &two).await;
     world.measure(format!("two of five disks lost: as wanted after {:.1} s", began.elapsed().as_secs_f32()));
     voters(&user, 5).await;
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("two of five killed, then lost: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
 }
 
 /// Growing is undone by shrinking back, where it can't get on and in its middle.
@@ -196,6 +222,9 @@ async fn growing_taken_back(world: Arc<World>) {
     })
     .await;
     world.measure(format!("a volume that binds never: {says}"));
+    let shown = world.kubectl(["get", "etcd", "demo"]).await.success();
+    world.measure(format!("kubectl get etcd: {}", shown.lines().last().unwrap_or_default()));
+    assert!(shown.contains("3/5") && shown.contains("Joining"), "{shown}");
     remove_class().await;
     scale(&world, 3).await;
     assert_eq!(world.until_ready("demo").await.members.len(), 3);
@@ -226,9 +255,9 @@ async fn growing_taken_back(world: Arc<World>) {
     assert_eq!(id(&after), id(&before));
     let claims = world.kubectl(["get", "pvc", "-o", "name"]).await.success();
     assert_eq!(claims.lines().count(), 3, "{claims}");
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("3 -> 5 taken back three times: {figures}"));
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
 }
 

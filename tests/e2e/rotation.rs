@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     harness::Scenario,
+    members::incarnations,
     tools::{openssl, until},
     world::{Identity, PATIENCE, World},
     writer::Writers,
@@ -84,10 +85,10 @@ async fn on_schedule(world: Arc<World>) {
     .await;
     world.measure(format!("served by all after {:.1} s", began.elapsed().as_secs_f32()));
     world.until_ready("demo").await;
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("scheduled rotation of both domains: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     for (pod, before) in incarnations {
         assert_eq!(world.incarnation(pod).await, before, "{pod} was restarted");
     }
@@ -178,10 +179,10 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     world.measure(format!("the {domain} authority rotated in {:.1} s", began.elapsed().as_secs_f32()));
     let figures = writers.stop().await;
     refreshing.abort();
+    let figures = figures.checked(&world.user_identity("app").await).await;
     world.measure(format!("rotation of the {domain} authority: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    let user = world.user_identity("app").await;
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
     assert_eq!(seen.into_inner().unwrap(), ["Distributing", "Reissuing", "Dropping"]);
 
     let port = if domain == Domain::Client { 2379 } else { 2380 };
@@ -243,6 +244,7 @@ async fn lost_and_replaced(world: Arc<World>) {
 /// Twenty times all leaves of three members are issued anew, and no write fails.
 async fn twenty_renewals(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let pods = incarnations(&world).await;
     let writers = Writers::start(&user).await;
     for renewal in 0..20_u32 {
         let before = served(&world, &user, 2).await;
@@ -251,10 +253,11 @@ async fn twenty_renewals(world: Arc<World>) {
         until_renewed(&world, &user, 2, &before).await;
         world.until_ready("demo").await;
     }
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("20 renewals: {figures}"));
-    assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost(&user).await;
+    assert_eq!((figures.failed, figures.broken), (0, 0), "{figures}");
+    assert_eq!(incarnations(&world).await, pods, "nobody is restarted");
+    figures.nothing_is_lost();
 }
 
 /// A user who may have lost the key is shut out at every member within seconds, and has another certificate when the annotation is
@@ -310,8 +313,8 @@ async fn clients_without_certificates(world: Arc<World>) {
         world.until_ready("demo").await;
         world.measure(format!("clientAuth {auth} after {:.1} s", began.elapsed().as_secs_f32()));
     }
-    let figures = writers.stop().await;
+    let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("client certificates switched off and on: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost(&user).await;
+    figures.nothing_is_lost();
 }

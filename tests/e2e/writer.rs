@@ -2,6 +2,8 @@
 //! not succeeded 5 s after its first try.
 
 use std::{
+    collections::BTreeSet,
+    error::Error,
     fmt, fs, io,
     sync::{
         Arc,
@@ -39,8 +41,13 @@ pub struct Figures {
     pub written: u32,
     pub failed: u32,
     failed_tries: u32,
+    /// Tries that failed because the connection that was kept had ended.
+    pub broken: u32,
     slowest: Duration,
-    acknowledged: Vec<(String, u32)>,
+    /// The key of every write that was acknowledged: each has one of its own.
+    acknowledged: BTreeSet<String>,
+    /// Of these, how many are not there any more.
+    lost: Option<usize>,
 }
 
 impl Writers {
@@ -51,8 +58,10 @@ impl Writers {
         for (name, fresh) in [("kept", false), ("fresh", true)] {
             let user = user.clone();
             let stop = Arc::clone(&stop);
+            // Those of others before it are none of its own.
+            user.etcdctl(["del", &format!("{name}/"), "--prefix"]).await.success();
             until("the first write", crate::world::PATIENCE, || async {
-                if put(&mut connect(&user), name, 0).await { Ok(()) } else { Err("it failed".to_owned()) }
+                put(&mut connect(&user), &key(name, 0)).await.map_err(|failure| format!("{failure:?}"))
             })
             .await;
             tasks.push(tokio::spawn(write(user, name, fresh, stop)));
@@ -69,6 +78,7 @@ impl Writers {
             all.written += figures.written;
             all.failed += figures.failed;
             all.failed_tries += figures.failed_tries;
+            all.broken += figures.broken;
             all.slowest = all.slowest.max(figures.slowest);
             all.acknowledged.extend(figures.acknowledged);
         }
@@ -77,81 +87,100 @@ impl Writers {
 }
 
 impl Figures {
-    /// How many of the writes that were acknowledged are not there any more: each writer's numbers count up.
-    pub async fn missing(&self, user: &Identity) -> u32 {
-        let mut missing = 0;
-        for (key, last) in &self.acknowledged {
-            let held = user.etcdctl(["get", key, "--print-value-only"]).await.success();
-            missing += last.saturating_sub(held.trim().parse().unwrap());
+    /// Looks for every write that was acknowledged.
+    pub async fn checked(mut self, user: &Identity) -> Self {
+        let mut lost = self.acknowledged.clone();
+        for name in ["kept/", "fresh/"] {
+            for held in user.etcdctl(["get", name, "--prefix", "--keys-only"]).await.success().lines() {
+                lost.remove(held);
+            }
         }
-        missing
+        self.lost = Some(lost.len());
+        self
     }
 
-    /// Every write that was acknowledged is there: each key holds the last one.
-    pub async fn nothing_is_lost(&self, user: &Identity) {
-        for (key, last) in &self.acknowledged {
-            let held = user.etcdctl(["get", key, "--print-value-only"]).await.success();
-            let held: u32 = held.trim().parse().unwrap();
-            // One that was not acknowledged may have been written after it.
-            assert!(held >= *last, "{key} holds {held}, and {last} was acknowledged");
-        }
+    /// Every write that was acknowledged is there.
+    pub fn nothing_is_lost(&self) {
+        assert_eq!(self.lost, Some(0), "{self}");
     }
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slowest = self.slowest.as_millis();
-        write!(
-            f,
-            "{} writes, {} failed, {} failed first tries, slowest {slowest} ms",
-            self.written, self.failed, self.failed_tries
-        )
+        write!(f, "{} writes, {} failed", self.written, self.failed)?;
+        if let Some(lost) = self.lost {
+            write!(f, ", {lost} lost")?;
+        }
+        write!(f, ", {} failed first tries, {} connections broken, slowest {slowest} ms", self.failed_tries, self.broken)
     }
 }
 
+/// Why a try failed.
+#[derive(Debug)]
+enum Failure {
+    /// The connection ended, or none could be made.
+    Broken,
+    /// etcd took too long, or said no.
+    Refused,
+}
+
+/// The key of a writer's write of this number.
+pub fn key(writer: &str, number: u32) -> String {
+    format!("{writer}/{number:06}")
+}
+
 async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -> Figures {
-    let mut figures = Figures::default();
+    let mut figures = Figures { acknowledged: [key(name, 0)].into(), ..Figures::default() };
     let mut client = connect(&user);
-    let mut last = 0;
-    while !stop.load(Ordering::Relaxed) {
+    for number in 1.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let began = Instant::now();
-        let number = last + 1;
+        let key = key(name, number);
         if fresh {
             client = connect(&user);
         }
-        let mut written = put(&mut client, name, number).await;
-        if !written {
+        let mut written = put(&mut client, &key).await;
+        if let Err(failure) = &written {
             figures.failed_tries += 1;
+            figures.broken += u32::from(!fresh && matches!(failure, Failure::Broken));
         }
-        while !written && began.elapsed() < PATIENCE {
+        while written.is_err() && began.elapsed() < PATIENCE {
             client = connect(&user);
-            written = put(&mut client, name, number).await;
+            written = put(&mut client, &key).await;
         }
         figures.slowest = figures.slowest.max(began.elapsed());
-        if written {
+        if written.is_ok() {
             figures.written += 1;
-            last = number;
+            figures.acknowledged.insert(key);
         } else {
             figures.failed += 1;
         }
         // So that the machine has something left for etcd.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    figures.acknowledged.push((name.to_owned(), last));
     figures
 }
 
-async fn put(channel: &mut Channel, key: &str, value: u32) -> bool {
+async fn put(channel: &mut Channel, key: &str) -> Result<(), Failure> {
     let write = async {
         let channel = etcd_client::Channel::Tonic(channel.clone());
         let mut client = etcd_client::Client::from_channel(channel, None).await?;
-        client.put(key, value.to_string(), None).await
+        client.put(key, "", None).await
     };
-    timeout(TRY, write).await.is_ok_and(|written| written.is_ok())
+    match timeout(TRY, write).await {
+        Ok(Ok(_)) => Ok(()),
+        // What etcd says has no cause on this side.
+        Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.source().is_none() => Err(Failure::Refused),
+        Ok(Err(_)) => Err(Failure::Broken),
+        Err(_) => Err(Failure::Refused),
+    }
 }
 
 /// What a client's files say. They may be just being written, so that a certificate and a key do not fit.
-fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn std::error::Error>> {
+fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn Error>> {
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_file_iter(&user.ca)? {
         roots.add(authority?)?;

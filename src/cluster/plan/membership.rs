@@ -1,8 +1,9 @@
 //! Who is to become a member, who is to go, and who is to be restarted: the steps that touch quorum.
 //!
 //! Nothing is decided without a list that a quorum confirmed. **No step takes a cluster that has quorum below it**: a healthy
-//! voter goes only while all others serve, a dead one only if the healthy are a quorum of what remains, and one change is over
-//! before the next begins. etcd's own checks (strict reconfiguration, one learner) are the last fence behind this.
+//! voter goes only while all others serve, and another takes its place before the next goes; a dead one goes as soon as the healthy
+//! are a quorum of what remains, even if another one is dead, for etcd adds nobody while it cannot reach a voter. New ones come one
+//! after the other. etcd's own checks (strict reconfiguration, one learner) are the last fence behind this.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -155,16 +156,19 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, wanted: &Wanted, no
         asked.or_else(|| evidence::of_loss(cluster, observed, &roster, (name, entry), now))
     };
     for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_left(cluster, member)) {
-        plan.waits.push(Note::new("Removing", format!("{name} has been removed; its pod, its StatefulSet and its claim go")));
+        plan.waits.push(Note::new(
+            "Removing",
+            format!("{name} has been removed; its pod, its StatefulSet and its claim go{}", ongoing_since(observed)),
+        ));
     }
     plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
         .or_else(|| learner(cluster, observed, &roster, &why, now, plan))
-        .or_else(|| replace(cluster, &roster, &why, plan))
+        .or_else(|| replace(cluster, observed, &roster, &why, plan))
         .or_else(|| shrink(cluster, observed, &roster, wanted, plan))
         .or_else(|| grow(cluster, observed, &roster, now, plan))
-        .or_else(|| restart(wanted, cluster, &roster, plan))
+        .or_else(|| restart(wanted, cluster, observed, &roster, plan))
 }
 
 /// Whether a member's user wants it replaced.
@@ -250,7 +254,7 @@ fn learner(
     // Its claim is made after it was added, so that there is none yet says nothing.
     let lost = why(name, learner).filter(|_| is_named(cluster, name) || learner.member.stateful_set.is_some());
     if let Some(why) = &lost {
-        plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}")));
+        plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed))));
     }
     // One that can't be given certificates would keep the members from being restarted for those of another authority.
     let stranded = learner.member.stateful_set.is_none() && !certificates::can_issue(cluster, observed, now);
@@ -275,6 +279,7 @@ fn learner(
 /// A voter that can't come back is removed, so that another takes its name: if the healthy are a quorum without it.
 fn replace(
     cluster: &ValidatedCluster,
+    observed: &Observed,
     roster: &Roster,
     why: &impl Fn(&MemberName, &Entry) -> Option<String>,
     plan: &mut Plan,
@@ -285,7 +290,8 @@ fn replace(
     // One that serves waits until the change before is over: two at once could leave a single copy of the data.
     if voter.serves() && (!roster.learners.is_empty() || roster.voters.len() < cluster.replicas as usize) {
         let wanted = cluster.replicas;
-        plan.waits.push(Note::new("Replacing", format!("{name} is to be replaced ({why}) as soon as there are {wanted} voters")));
+        let message = format!("{name} is to be replaced ({why}) as soon as there are {wanted} voters{}", ongoing_since(observed));
+        plan.waits.push(Note::new("Replacing", message));
         return None;
     }
     let (remaining, others, may_go) = roster.without(voter);
@@ -300,15 +306,19 @@ fn replace(
         plan.problems.push(Note::new("CannotReplace", format!("{name} is to be replaced ({why}), but {cause}")));
         return None;
     }
-    plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}")));
+    plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed))));
     go(name, voter, roster)
+}
+
+/// Since when something has been going on, to be put behind what is said of it.
+fn ongoing_since(observed: &Observed) -> String {
+    let progressing = api::condition(&observed.status.conditions, "Progressing").filter(|condition| condition.status == "True");
+    progressing.map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default()
 }
 
 /// From how many members to how many, and since when something has been going on.
 fn resizing(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster) -> String {
-    let progressing = api::condition(&observed.status.conditions, "Progressing").filter(|condition| condition.status == "True");
-    let since = progressing.map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default();
-    format!("from {} to {} members{since}", roster.voters.len(), cluster.replicas)
+    format!("from {} to {} members{}", roster.voters.len(), cluster.replicas, ongoing_since(observed))
 }
 
 /// One voter less: a sick one first, then one whose data will not stay, else the last.
@@ -462,14 +472,14 @@ fn tried<'a>(wanted: &Wanted, roster: &'a Roster) -> Option<&'a MemberName> {
 }
 
 /// A pod that is to be restarted, one after the other: one that does not serve first, the leader's last.
-fn restart(wanted: &Wanted, cluster: &ValidatedCluster, roster: &Roster, plan: &mut Plan) -> Option<Step> {
+fn restart(wanted: &Wanted, cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, plan: &mut Plan) -> Option<Step> {
     let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| wanted.is_outdated(voter.member)).collect();
     if outdated.is_empty() {
         return None;
     }
     plan.waits.push(Note::new(
         "Restarting",
-        format!("{} of {} members are still to be restarted", outdated.len(), roster.voters.len()),
+        format!("{} of {} members are still to be restarted{}", outdated.len(), roster.voters.len(), ongoing_since(observed)),
     ));
     // A pod must be made from the template that is wanted.
     let ready = |entry: &Entry| {

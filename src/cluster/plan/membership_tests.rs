@@ -122,11 +122,11 @@ fn a_learner_starts_with_the_list_that_etcd_has_and_gets_its_vote_when_it_is_wri
 
 #[test]
 fn every_number_of_members_becomes_every_other() {
-    for path in [vec![1, 3, 5, 3, 1], vec![3, 1], vec![1, 7, 1], vec![2, 3, 2, 1, 2], vec![4, 9, 4], vec![3, 4, 5, 2]] {
-        let mut world = founded(path[0]);
-        is_as_wanted(&mut world);
-        for replicas in &path[1..] {
-            to(&mut world, *replicas);
+    for from in 1..=9 {
+        for replicas in (1..=9).filter(|replicas| *replicas != from) {
+            let mut world = founded(from);
+            is_as_wanted(&mut world);
+            to(&mut world, replicas);
         }
     }
 }
@@ -230,6 +230,31 @@ fn what_goes_on_says_since_when() {
     }
     let wanted = format!("demo-3 is a learner and catches up (since {since}); it gets its vote when it has");
     assert_eq!(notes(&world.plan().waits, "CatchingUp"), [wanted]);
+}
+
+/// The first that is said is the reason that `kubectl get` shows.
+#[test]
+fn growing_and_restarting_are_shown_as_that() {
+    let mut world = founded(3);
+    let reason = |world: &mut World| {
+        let status = world.report().status;
+        crate::api::condition(&status.conditions, "Progressing").map(|condition| condition.reason.clone()).unwrap()
+    };
+    let mut shown = vec![];
+    world.catching_up = 3;
+    scale(&mut world, 4);
+    while !world.plan().is_empty() || !world.plan().waits.is_empty() {
+        shown.push(reason(&mut world));
+        world.pass();
+    }
+    shown.dedup();
+    // Its ID is written down between, in a pass that is about that alone.
+    assert_eq!(shown, ["Growing", "Joining", "WaitingForMembers", "CatchingUp", "Applying"]);
+    world.leader = world.id(0);
+    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    until(&mut world, "RestartMember demo-1");
+    world.pass();
+    assert_eq!(reason(&mut world), "Restarting");
 }
 
 #[test]
@@ -424,6 +449,20 @@ fn a_restart_takes_the_sick_first_and_the_leader_last() {
     world.settle();
     is_as_wanted(&mut world);
     assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
+}
+
+#[test]
+fn leadership_goes_to_the_voter_whose_log_is_longest() {
+    for (behind, wanted) in [(None, 0), (Some(0), 1), (Some(1), 0)] {
+        let mut world = founded(3);
+        world.leader = world.id(2);
+        if let Some(behind) = behind {
+            world.revisions.insert(names().member(behind), 99);
+        }
+        scale(&mut world, 2);
+        let Some(Step::MoveLeader { successor, to, .. }) = world.plan().step else { panic!("{:#?}", world.plan()) };
+        assert_eq!((successor, to), (names().member(wanted), world.id(wanted)));
+    }
 }
 
 /// Whoever is restarted does not serve, and the cluster is made smaller meanwhile.

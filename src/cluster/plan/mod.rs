@@ -432,7 +432,6 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::plan_pod_labels(cluster, observed, &mut plan);
     let wanted = membership::Wanted::of(cluster, observed, now);
     plan.restarting = membership::restarting(observed, &wanted, now);
-    members::note_waits(observed, &members, &recovery, &mut plan);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
         .or_else(|| certificates::revoke(cluster, observed, now))
@@ -442,6 +441,8 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
         .or_else(|| recovery.step.clone())
         .or_else(|| rotation::step(cluster, observed, now, &mut plan))
         .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, &wanted, now, &mut plan) });
+    // After what goes on, of which this is a part.
+    members::note_waits(observed, &members, &recovery, &mut plan);
     if !plan.is_empty() || !plan.waits.is_empty() {
         plan.next_check = plan.next_check.min(AWAITING);
     }

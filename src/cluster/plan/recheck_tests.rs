@@ -156,6 +156,56 @@ fn a_learner_is_added_only_where_none_is_and_all_serve() {
 }
 
 #[test]
+fn nobody_is_added_while_a_member_starts_or_would_start_alone() {
+    let mut world = founded("replicas: 1");
+    world.cluster.spec.replicas = 3;
+    let step = Step::AddLearner { member: names().member(1) };
+    let (cluster, read) = fresh(&mut world);
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "right");
+    let forced = build::forced(build::stateful_set(&cluster, &names().member(0), ""));
+    let mut pod = read.clone();
+    pod.pods.get_mut(&names().member(0)).unwrap().spec.clone_from(&forced.spec.template.spec);
+    assert_eq!(why(&step, &(cluster.clone(), pod)), "a member starts as a cluster of one");
+    let mut template = read;
+    template.sets.insert(names().member(0), forced);
+    assert_eq!(why(&step, &(cluster, template)), "a member starts as a cluster of one");
+}
+
+#[test]
+fn data_is_given_up_only_where_nobody_can_use_it() {
+    let mut world = founded("replicas: 3");
+    let step = Step::GiveUp { survivor: names().member(0), claims: vec![(names().member(1), "uid".into())] };
+    let (cluster, mut read) = fresh(&mut world);
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "there is a quorum");
+    read.list = None;
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "demo-1 is not stopped", "it has a pod");
+    read.pods.remove(&names().member(1));
+    read.sets.insert(names().member(1), build::stateful_set(&cluster, &names().member(1), ""));
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "demo-1 is not stopped", "it gets one");
+    read.sets.clear();
+    assert_eq!(why(&step, &(cluster, read)), "right");
+}
+
+#[test]
+fn a_member_of_somebody_elses_goes_only_if_it_never_started_and_is_not_needed() {
+    let mut world = founded("replicas: 3");
+    let (cluster, mut read) = fresh(&mut world);
+    let step = Step::RemoveUnstarted { id: 7 };
+    let list = read.list.as_mut().unwrap();
+    let stranger =
+        etcd::Member { id: 7, name: String::new(), peer_urls: vec!["https://192.0.2.1:2380".into()], ..list.members[0].clone() };
+    list.members.push(stranger);
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "right");
+    read.list.as_mut().unwrap().members[3].name = "started".into();
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "7 has started, or is no member");
+    read.list.as_mut().unwrap().members[3].name.clear();
+    read.answers.remove(&names().member(0));
+    assert_eq!(why(&step, &(cluster.clone(), read.clone())), "right");
+    read.answers.remove(&names().member(1));
+    assert_eq!(why(&step, &(cluster, read)), "only 1 of the 3 others serve");
+}
+
+#[test]
 fn a_vote_is_given_only_to_the_learner_that_answers() {
     let mut world = founded("replicas: 3");
     let step = Step::Promote { member: names().member(2), id: world.id(2) };

@@ -269,6 +269,21 @@ fn a_field_that_is_no_longer_wanted_is_noticed() {
     assert_eq!(pod.image_pull_secrets, None);
 }
 
+/// Nor does a new version of the operator that makes other templates.
+#[test]
+fn a_new_template_restarts_nobody() {
+    let mut world = World::founded("replicas: 3");
+    let pods = |world: &mut World| (0..3).map(|of| world.pod(of).metadata.uid.clone()).collect::<Vec<_>>();
+    let before = pods(&mut world);
+    world.cluster.spec.image.pull_policy = crate::api::PullPolicy::Always;
+    assert_eq!(objects(&world.plan()), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
+    world.taken.clear();
+    world.settle();
+    assert!(world.plan().is_empty());
+    assert_eq!(pods(&mut world), before);
+    assert!(world.taken.is_empty(), "{:?}", world.taken);
+}
+
 #[test]
 fn a_claim_that_was_grown_by_hand_stays_as_large() {
     let mut world = World::founded(ONE);
