@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 use crate::{
     cluster::{
         observed::belongs,
-        plan::{Object, owner_in_words},
+        plan::{Object, ObjectVersion, owner_in_words},
     },
     names::FIELD_MANAGER,
 };
@@ -147,11 +147,32 @@ pub async fn annotate<K>(
 where
     K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
 {
-    let patch = ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() };
-    let patch: PartialObjectMeta<K> = patch.into_request_partial::<K>();
+    let meta = ObjectMeta { uid: Some(uid.into()), ..ObjectMeta::default() };
+    merge(api, name, meta, json!({ "labels": labels, "annotations": annotations })).await
+}
+
+/// Merges annotations into an object that must still be this version of it; those that are `None` are taken off.
+pub async fn annotate_version<K>(
+    api: &Api<K>,
+    name: &str,
+    seen: &ObjectVersion,
+    annotations: &impl serde::Serialize,
+) -> Result<(), kube::Error>
+where
+    K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let (uid, resource_version) = (Some(seen.uid.clone()), Some(seen.resource_version.clone()));
+    merge(api, name, ObjectMeta { uid, resource_version, ..ObjectMeta::default() }, json!({ "annotations": annotations })).await
+}
+
+/// Merges a part of the metadata into an object that is as `precondition` says.
+async fn merge<K>(api: &Api<K>, name: &str, precondition: ObjectMeta, part: serde_json::Value) -> Result<(), kube::Error>
+where
+    K: kube::Resource<DynamicType = ()> + serde::de::DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let patch: PartialObjectMeta<K> = precondition.into_request_partial::<K>();
     let mut patch = json!(patch);
-    patch["metadata"]["labels"] = json!(labels);
-    patch["metadata"]["annotations"] = json!(annotations);
+    patch["metadata"].as_object_mut().into_iter().for_each(|meta| meta.extend(part.as_object().cloned().unwrap_or_default()));
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Plan -> writes. First what may be done again, then the one step, after checking on fresh reads that it is still right.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use super::{
     Context, build,
     observe::Identity,
     observed::{Authorities, Observed, SeenSecret, hex},
-    plan::{self, AuthorityRequest, Inquiry, LeafRequest, Note, Object, Plan, SecretChange, Step},
+    plan::{self, AuthorityRequest, Inquiry, LeafRequest, Note, Object, ObjectVersion, Plan, SecretChange, Step},
     step::{StepError, Taking},
     validate::ValidatedCluster,
 };
@@ -19,7 +19,6 @@ use crate::{
     api::EtcdCluster,
     issuing::{self, Desk, IssueError, Target},
     k8s::{self, WriteError},
-    names::annotation as key,
     pki::{Domain, Leaf},
 };
 
@@ -75,6 +74,7 @@ impl Acted {
 /// Does what is planned.
 pub async fn act(
     context: &Context,
+    seen: &EtcdCluster,
     cluster: &ValidatedCluster,
     observed: &Observed,
     plan: &Plan,
@@ -82,7 +82,7 @@ pub async fn act(
     now: Timestamp,
 ) -> Acted {
     let mut acted = Acted::default();
-    let actor = Actor { context, cluster, namespace: cluster.names.namespace(), now };
+    let actor = Actor { context, seen, cluster, namespace: cluster.names.namespace(), now };
     if !actor.preflight(plan, &mut acted).await {
         return acted;
     }
@@ -105,26 +105,7 @@ pub async fn act(
         acted.note(&error);
     }
     actor.annotate_pods(plan, &mut acted).await;
-    if plan.replaced {
-        actor.end_wish(key::REPLACE, &mut acted).await;
-    }
-    if let Some(left) = &plan.rotations_left
-        && actor.set_wish(key::ROTATE_CA, Some(left.as_str()).filter(|left| !left.is_empty()), &mut acted).await
-    {
-        let message = "a rotation that was asked for has begun, and goes on by itself; see status.certificates";
-        acted.done.push(Note::new("RotationBegun", message));
-    }
-    if let Some(survivor) = &plan.recovered
-        && actor.end_wish(key::RECOVER_FROM, &mut acted).await
-    {
-        let message = format!("{survivor} serves as a cluster of one, with the data that it had; what only others had is lost");
-        acted.done.push(Note::new("Recovered", message));
-    }
-    if let Some(why) = &plan.unwished
-        && actor.end_wish(key::RECOVER_FROM, &mut acted).await
-    {
-        acted.warned.push(why.clone());
-    }
+    actor.end_wishes(plan, &mut acted).await;
     if let Some(step) = &plan.step {
         actor.take(step, observed, identity, &mut acted).await;
     }
@@ -135,6 +116,8 @@ pub async fn act(
 pub struct Actor<'a> {
     /// The operator's means.
     pub context: &'a Context,
+    /// The cluster's object, as the pass sees it.
+    pub seen: &'a EtcdCluster,
     /// The cluster.
     pub cluster: &'a ValidatedCluster,
     /// Its namespace.
@@ -322,25 +305,22 @@ impl Actor<'_> {
         }
     }
 
-    /// Takes a wish that is over off the cluster, and says whether that was done.
-    async fn end_wish(&self, wish: &str, acted: &mut Acted) -> bool {
-        self.set_wish(wish, None, acted).await
-    }
-
-    /// Writes what is left of a wish on the cluster, and says whether that was done.
-    async fn set_wish(&self, wish: &str, left: Option<&str>, acted: &mut Acted) -> bool {
+    /// Takes the wishes that are over off the cluster, if it is as it was seen: its user may wish for something else by now.
+    async fn end_wishes(&self, plan: &Plan, acted: &mut Acted) {
+        if plan.wishes.is_empty() {
+            return;
+        }
         let clusters: Api<EtcdCluster> = Api::namespaced(self.context.client.clone(), self.namespace);
         let name = self.cluster.names.cluster();
-        let left = serde_json::json!({ wish: left });
-        match k8s::annotate(&clusters, name, &self.cluster.uid, &serde_json::json!({}), &left).await {
-            Ok(()) => {
-                acted.again = true;
-                true
-            }
-            Err(error) => {
-                acted.note(&WriteError::of(format!("EtcdCluster {name}"), error));
-                false
-            }
+        let left: BTreeMap<_, _> = plan.wishes.iter().map(|wish| (wish.annotation, &wish.left)).collect();
+        let seen = ObjectVersion::of(&self.seen.metadata);
+        if let Err(error) = k8s::annotate_version(&clusters, name, &seen, &left).await {
+            return acted.note(&WriteError::of(format!("EtcdCluster {name}"), error));
+        }
+        acted.again = true;
+        for wish in &plan.wishes {
+            let told = if wish.warns { &mut acted.warned } else { &mut acted.done };
+            told.extend(wish.told.clone());
         }
     }
 

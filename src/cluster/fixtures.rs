@@ -722,16 +722,10 @@ impl World {
                 self.mounted.insert(name.clone(), member.secret.clone().unwrap());
             }
         }
-        if let Some(left) = &plan.rotations_left {
+        for wish in &plan.wishes {
             let annotations = self.cluster.metadata.annotations.get_or_insert_default();
-            annotations.remove(key::ROTATE_CA);
-            annotations.extend((!left.is_empty()).then(|| (key::ROTATE_CA.to_owned(), left.clone())));
-        }
-        if plan.replaced {
-            self.cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
-        }
-        if plan.recovered.is_some() || plan.unwished.is_some() {
-            self.cluster.metadata.annotations.get_or_insert_default().remove(key::RECOVER_FROM);
+            annotations.remove(wish.annotation);
+            annotations.extend(wish.left.clone().map(|left| (wish.annotation.to_owned(), left)));
         }
         if let Some(step) = plan.step.as_ref().filter(|_| !std::mem::take(&mut self.lossy)) {
             self.take(step);

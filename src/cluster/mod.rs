@@ -88,7 +88,7 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
             let acted = if validated.paused || plan.refused.is_some() {
                 Acted::default()
             } else {
-                act::act(context, &validated, &observed, &plan, identity.as_ref(), now).await
+                act::act(context, cluster, &validated, &observed, &plan, identity.as_ref(), now).await
             };
             (Judgement::Planned(Arc::new(validated), Box::new(plan)), acted)
         }

@@ -236,7 +236,7 @@ fn begin(world: &mut World, operator: &mut Operator) {
         queue.extend((0..plan.secrets.len()).map(Deed::Secret));
         queue.extend((0..plan.objects.len()).filter(is_set).map(Deed::Object));
         queue.extend((0..plan.pods.len()).map(Deed::Note));
-        if plan.replaced {
+        if plan.wishes.iter().any(|wish| wish.annotation == key::REPLACE) {
             queue.push_back(Deed::EndReplacement);
         }
         if plan.step.is_some() {
@@ -442,10 +442,12 @@ fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Do
         Deed::Secret(at) => change_secret(world, valid, &plan.secrets[*at]),
         Deed::Note(at) => annotate(world, &plan.pods[*at]),
         Deed::EndReplacement => {
-            world.written();
             let mut cluster = world.kubernetes.cluster().clone();
-            cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
-            world.kubernetes.put_cluster(cluster);
+            if cluster.metadata.resource_version == job.cluster.metadata.resource_version {
+                world.written();
+                cluster.metadata.annotations.get_or_insert_default().remove(key::REPLACE);
+                world.kubernetes.put_cluster(cluster);
+            }
             Done::No
         }
         Deed::Read => {

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
-    CONFIRMING, Note, Plan, Step, certificates, evidence,
+    CONFIRMING, EndedWish, Note, Plan, Step, certificates, evidence,
     members::{since, why_not_ready},
     recovery::is_current,
     rotation::{self, Demand},
@@ -161,7 +161,9 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, wanted: &Wanted, no
             format!("{name} has been removed; its pod, its StatefulSet and its claim go{}", ongoing_since(observed)),
         ));
     }
-    plan.replaced = cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan));
+    if cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan)) {
+        plan.wishes.push(EndedWish::new(key::REPLACE));
+    }
     teardown(cluster, &roster)
         .or_else(|| unstarted(cluster, observed, &roster, now))
         .or_else(|| learner(cluster, observed, &roster, &why, now, plan))

@@ -54,14 +54,8 @@ pub struct Plan {
     pub objects: Vec<Object>,
     /// The pods to annotate.
     pub pods: Vec<PodNote>,
-    /// Whether the wish to replace a member is over and its annotation is to be taken off.
-    pub replaced: bool,
-    /// The member from whose data the cluster has been made anew, so that the wish for it is over.
-    pub recovered: Option<MemberName>,
-    /// Why the wish for a recovery is taken off unfulfilled.
-    pub unwished: Option<Note>,
-    /// What is left of the wish for rotations, where one has begun: how far it has come is stored with its authorities.
-    pub rotations_left: Option<String>,
+    /// The wishes of the user's that are over.
+    pub wishes: Vec<EndedWish>,
     /// The one deed that can't be taken back.
     pub step: Option<Step>,
     /// The members that are down because they are being restarted.
@@ -97,12 +91,33 @@ impl Plan {
             && self.secrets.is_empty()
             && self.objects.is_empty()
             && self.pods.is_empty()
-            && !self.replaced
-            && self.recovered.is_none()
-            && self.unwished.is_none()
-            && self.rotations_left.is_none()
+            && self.wishes.is_empty()
             && self.inquiries.is_empty()
             && self.step.is_none()
+    }
+}
+
+/// A wish of the user's, an annotation of the cluster, that is over or of which a part is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedWish {
+    /// The annotation's name.
+    pub annotation: &'static str,
+    /// What is left of it. `None`: it is taken off.
+    pub left: Option<String>,
+    /// What is told, if nothing else tells it.
+    pub told: Option<Note>,
+    /// Whether it is told as a warning, because the wish was not fulfilled.
+    pub warns: bool,
+}
+
+impl EndedWish {
+    /// One that is taken off.
+    fn new(annotation: &'static str) -> Self {
+        Self { annotation, left: None, told: None, warns: false }
+    }
+    /// One of which there is this to tell.
+    fn told(self, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { told: Some(Note::new(reason, message)), ..self }
     }
 }
 

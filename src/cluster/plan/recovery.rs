@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 
-use super::{Note, Plan, Step, why_not_ready};
+use super::{EndedWish, Note, Plan, Step, why_not_ready};
 use crate::{
     api,
     cluster::{
@@ -83,7 +83,7 @@ fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery,
         let wish = cluster.recover_from.as_deref().unwrap_or_default();
         let message =
             format!("there is a quorum, so nothing was touched, and annotation {}={wish} is taken off", key::RECOVER_FROM);
-        plan.unwished = Some(Note::new("RecoveryRefused", message));
+        plan.wishes.push(EndedWish { warns: true, ..EndedWish::new(key::RECOVER_FROM).told("RecoveryRefused", message) });
         Ok(None)
     };
     let Some((name, member)) = observed.members.iter().find(|(_, member)| bears_flag(member)) else {
@@ -95,7 +95,8 @@ fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery,
             return unwish(plan);
         }
         // First of all: without the wish nobody is forced again.
-        plan.recovered = Some(name.clone());
+        let message = format!("{name} serves as a cluster of one, with the data that it had; what only others had is lost");
+        plan.wishes.push(EndedWish::new(key::RECOVER_FROM).told("Recovered", message));
     } else {
         recovery.step = restart(name, member, false);
     }

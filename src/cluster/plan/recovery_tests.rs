@@ -53,7 +53,9 @@ fn is_refused(world: &mut World, why: &str) {
 /// The wish comes to nothing, and is not kept for the day on which quorum is lost.
 fn is_unwished(world: &mut World) {
     let pass = world.pass();
-    let message = pass.plan.unwished.expect("it is taken off").message;
+    let [wish] = &pass.plan.wishes[..] else { panic!("it is taken off: {:?}", pass.plan.wishes) };
+    assert!(wish.warns && wish.left.is_none());
+    let message = &wish.told.as_ref().unwrap().message;
     assert!(message.starts_with("there is a quorum, so nothing was touched") && pass.plan.step.is_none(), "{message}");
     assert!(!is_wished(world) && world.taken.is_empty(), "{:?}", world.taken);
     assert!(world.pass().plan.is_empty());

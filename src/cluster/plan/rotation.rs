@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    CONFIRMING, Note, Plan, Source, Step,
+    CONFIRMING, EndedWish, Note, Plan, Source, Step,
     certificates::{AuthorityState, authority_state, leaf_keys, reported},
     issuers,
     membership::Roster,
@@ -193,7 +193,9 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, pla
     let (begun, left): (Vec<_>, Vec<_>) = cluster.rotate.iter().partition(|domain| rotates(domain));
     if !begun.is_empty() {
         let left = left.into_iter().map(ToString::to_string).chain(cluster.rotate_unknown.iter().cloned());
-        plan.rotations_left = Some(left.collect::<Vec<_>>().join(","));
+        let left = Some(left.collect::<Vec<_>>().join(",")).filter(|left| !left.is_empty());
+        let message = "a rotation that was asked for has begun, and goes on by itself; see status.certificates";
+        plan.wishes.push(EndedWish { left, ..EndedWish::new(key::ROTATE_CA).told("RotationBegun", message) });
     }
     let turns: Vec<_> = Domain::ALL.into_iter().filter_map(|domain| turn(cluster, observed, domain, now, plan)).collect();
     turns.into_iter().next().map(|rotate| Step::Rotate(Box::new(rotate)))

@@ -334,7 +334,7 @@ fn a_wish_that_names_no_domain_is_told() {
     wish(&mut world, "server");
     let plan = world.plan();
     assert_eq!(plan.problems[0].reason, "NoSuchDomain");
-    assert!(plan.step.is_none() && plan.rotations_left.is_none());
+    assert!(plan.step.is_none() && plan.wishes.is_empty());
 }
 
 #[test]
