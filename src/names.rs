@@ -36,7 +36,7 @@ pub mod label {
 
 /// Annotations.
 pub mod annotation {
-    /// On the Secret of a user: when the operator has written it last.
+    /// On Secrets with leaves: when the operator has written them last.
     pub const WRITTEN_AT: &str = "etcd-warden.dev/written-at";
     /// On every object that the operator applies: a digest of what it applied, so that a field that is no longer wanted is
     /// noticed though the rest is as it should be.
@@ -119,7 +119,7 @@ pub mod authority_key {
     pub const NEXT_CRT: &str = "next.crt";
     /// Its private key.
     pub const NEXT_KEY: &str = "next.key";
-    /// The revoked serials, DER, signed by the active authority.
+    /// The revoked serials, DER, signed by the active authority, or by nobody in particular where it cannot.
     pub const CRL: &str = "ca.crl";
     /// The certificates of authorities that sign no more and are still trusted.
     pub const RETIRING_CRT: &str = "retiring.crt";

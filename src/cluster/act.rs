@@ -180,7 +180,8 @@ impl Actor<'_> {
     async fn inquire(&self, plan: &Plan, acted: &mut Acted) {
         for inquiry in &plan.inquiries {
             let (Inquiry::Ask(domain) | Inquiry::Forget(domain)) = *inquiry;
-            if let Err(error) = self.desk().inquire(*inquiry, self.cluster.issuer(domain)).await {
+            let (issuer, life) = (self.cluster.issuer(domain), self.cluster.lives(domain).leaf);
+            if let Err(error) = self.desk().inquire(*inquiry, issuer, life).await {
                 acted.note_issue(&error);
             }
         }
@@ -224,9 +225,8 @@ impl Actor<'_> {
         }
         // All first: what one has signed would be in its ledger for nothing if another can't.
         for domain in Domain::ALL {
-            match self.prepare(observed, domain, &mut writing, acted).await {
-                Ok(()) => {}
-                Err(error) => return acted.note_issue(&error),
+            if let Err(error) = self.prepare(observed, domain, &mut writing, acted).await {
+                return acted.note_issue(&error);
             }
         }
         let (changes, targets): (Vec<_>, Vec<_>) = writing.into_iter().unzip();
@@ -283,7 +283,7 @@ impl Actor<'_> {
         let all = std::mem::take(writing).into_iter();
         writing.extend(all.filter_map(|(change, target)| {
             if change.leaves.iter().any(|leaf| held.contains(leaf)) {
-                Some((Cow::Owned(change.without_leaves()?), target))
+                Some((Cow::Owned(change.without(|leaf| held.contains(leaf))?), target))
             } else {
                 Some((change, target))
             }

@@ -108,6 +108,8 @@ pub struct World {
     pub stuck: BTreeSet<MemberName>,
     /// By which authorities issuers sign that are not the built-in one, and those above them.
     pub theirs: BTreeMap<Domain, Theirs>,
+    /// Issuers that sign nothing.
+    pub refusing: BTreeSet<String>,
     /// Members of which a survivor that was forced to start alone knows no more: none of them must start again.
     forgotten: BTreeSet<u64>,
     /// Which member runs in a pod: the pod's uid and, if its process came up, etcd's ID of it and since how many passes.
@@ -147,6 +149,7 @@ impl World {
             revisions: BTreeMap::new(),
             stuck: BTreeSet::new(),
             theirs: BTreeMap::new(),
+            refusing: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             running: BTreeMap::new(),
             data: BTreeMap::new(),
@@ -773,14 +776,19 @@ impl World {
         }
     }
 
-    /// Whether an issuer signs these leaves by an authority that does not sign here yet.
-    fn is_held_back(&mut self, change: &SecretChange) -> bool {
-        let mut held = false;
+    /// The domains of these leaves whose issuers sign by an authority that does not sign here yet, or sign nothing.
+    fn held_back(&mut self, change: &SecretChange) -> BTreeSet<Domain> {
+        let mut held = BTreeSet::new();
         for domain in change.leaves.iter().map(|leaf| leaf.domain).collect::<BTreeSet<_>>() {
             let authorities = Authorities::read(self.authority_secret(domain).as_ref().unwrap()).unwrap();
-            if !authorities.issuers.active.has_key() && *self.theirs[&domain].0.certificate() != authorities.active {
+            if authorities.issuers.active.has_key() {
+                continue;
+            }
+            if self.refusing.contains(&authorities.issuers.active.to_string()) {
+                held.insert(domain);
+            } else if *self.theirs[&domain].0.certificate() != authorities.active {
                 self.inquire(Inquiry::Ask(domain));
-                held = true;
+                held.insert(domain);
             }
         }
         held
@@ -859,8 +867,10 @@ impl World {
     }
 
     fn change_secret(&mut self, change: &SecretChange) {
-        if self.is_held_back(change) {
-            return change.without_leaves().iter().for_each(|change| self.change_secret(change));
+        let held = self.held_back(change);
+        if !held.is_empty() {
+            let left = change.without(|leaf| held.contains(&leaf.domain));
+            return left.iter().for_each(|change| self.change_secret(change));
         }
         let new = SecretView { meta: build::owned(&self.valid(), change.name.clone()), ..SecretView::default() };
         let member = self.observed.members.keys().find(|name| names().member_secret(name) == change.name).cloned();

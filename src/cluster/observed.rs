@@ -510,11 +510,15 @@ impl Authorities {
     }
     /// Whether what the active one has signed is believed, and there is no loss.
     pub fn is_in_force(&self, now: Timestamp) -> bool {
-        self.has_key && self.active.not_before() <= now && now < self.active.not_after()
+        self.has_key && self.active.check_valid_authority(now).is_ok()
     }
     /// Whether an issuer of somebody else's signs by the next one already, which has yet to be trusted everywhere.
     fn issuer_has_moved_on(&self) -> bool {
-        !self.issuers.active.has_key() && self.issuers.active == self.issuers.next && self.active != self.next
+        self.leaves_its_issuer() && self.issuers.active == self.issuers.next
+    }
+    /// Whether another authority is to take the place of one that somebody else signs by.
+    pub fn leaves_its_issuer(&self) -> bool {
+        !self.issuers.active.has_key() && self.active != self.next
     }
     /// Whom whoever verifies leaves of this domain must trust: the next one too, so that it is trusted before it signs, and those
     /// whose leaves may still be in use.

@@ -363,8 +363,10 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
     if unfounded {
         return finding(false, "Starting", format!("the cluster has not come up yet: {why}"), None);
     }
+    // Whoever is about to be back is nobody to recover from.
+    let restarting = matches!(judgement, Judgement::Planned(_, plan) if !plan.restarting.is_empty());
     let message = match (&observed.list, taken) {
-        (Err(_), None) => {
+        (Err(_), None) if !restarting => {
             // In words, because what lists print has no room for the time of a transition.
             let before = api::condition(&observed.status.conditions, kind::AVAILABLE).filter(|before| before.status == "False");
             let since = before.map_or_else(|| seconds(now), |before| before.last_transition_time.0);

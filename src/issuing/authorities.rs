@@ -121,7 +121,7 @@ async fn their_key(
         return Err(changed());
     }
     let authority = Authority::load(offer.authority.pem().as_bytes(), secret.bytes(tls_key::KEY)).map_err(pki)?;
-    let trial = authority.issue(&inquiry(names, domain), now).map_err(pki)?;
+    let trial = authority.issue(&inquiry(names, domain, SignedDuration::from_hours(1)), now).map_err(pki)?;
     pki::verify(&trial.certificate, &offer.authority, now).map_err(pki)?;
     Ok(Some(secret))
 }
@@ -157,7 +157,10 @@ pub fn turn(data: &mut Data, rotate: &Rotate, key: Option<&[u8]>, now: Timestamp
             let issuers = Issuers::from_json(bytes(data, authority_key::ISSUERS))?;
             // What another issuer was asked for it will not sign.
             if issuers.active != issuers.next {
-                data.retain(|key, _| !key.starts_with(authority_key::PENDING));
+                let pending: Vec<_> = data.keys().filter(|key| key.starts_with(authority_key::PENDING)).cloned().collect();
+                for key in pending {
+                    wipe(data.remove(&key));
+                }
             }
             Slot::Active.follow(data)?;
             if issuers.next == Issuer::BuiltIn {
@@ -289,12 +292,13 @@ impl Slot {
 
 /// Forgets those above authorities that are trusted no more.
 fn forget_above(data: &mut Data) -> Result<(), PkiError> {
-    let mut above = read_bundle(bytes(data, authority_key::ABOVE_CRT))?;
+    let above = read_bundle(bytes(data, authority_key::ABOVE_CRT))?;
     let mut kept: Vec<Certificate> = vec![];
     for slot in Slot::ALL {
         let mut top = Certificate::from_pem(bytes(data, slot.keys()[0]))?;
-        while let Some(next) = above.iter().position(|candidate| top.is_below(candidate)) {
-            top = above.swap_remove(next);
+        // Of one that has been renewed the later.
+        while let Some(next) = pki::above(&top, &above).filter(|next| !kept.contains(next)) {
+            top = next.clone();
             kept.push(top.clone());
         }
     }
@@ -324,6 +328,12 @@ fn put_salvage(data: &mut Data, salvage: &Salvage) -> Result<(), PkiError> {
     }
     if crl_serials(bytes(data, authority_key::CRL)).is_err() {
         put(data, authority_key::CRL, salvage.crl.clone());
+    }
+    if Issuers::from_json(bytes(data, authority_key::ISSUERS)).is_err() {
+        data.remove(authority_key::ISSUERS);
+    }
+    if read_bundle(bytes(data, authority_key::ABOVE_CRT)).is_err() {
+        data.remove(authority_key::ABOVE_CRT);
     }
     if Ledger::from_json(bytes(data, authority_key::LEDGER)).is_err() {
         put(data, authority_key::LEDGER, Ledger::default().to_json()?);

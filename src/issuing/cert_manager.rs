@@ -86,8 +86,9 @@ pub struct RequestCondition {
     pub message: String,
 }
 
-/// How long a request stands that came to nothing, before another one is made.
-pub const RETRY: SignedDuration = SignedDuration::from_mins(1);
+/// How long a request stands that came to nothing, before another one is made. Who has mended the issuer and does not want to wait
+/// deletes it.
+pub const RETRY: SignedDuration = SignedDuration::from_mins(5);
 
 /// What came of a request.
 pub enum Answer {
@@ -123,13 +124,20 @@ impl CertificateRequest {
         }
     }
 
+    /// The life that was asked for.
+    fn life(&self) -> SignedDuration {
+        let seconds = self.spec.duration.as_deref().and_then(|text| text.strip_suffix('s')?.parse().ok());
+        seconds.map_or(SignedDuration::MAX, SignedDuration::from_secs)
+    }
+
     /// Whether it has been there for so long that another one may have another answer.
     pub fn is_old(&self, now: Timestamp) -> bool {
         self.creation_timestamp().is_none_or(|made| now.duration_since(made.0) >= RETRY)
     }
 }
 
-/// The leaf that was signed for a key, if it is what was asked for and of the authority `active`.
+/// The leaf that was signed for a key, if it is what was asked for and of the authority `active`, and that one's certificate as the
+/// issuer has it: it may have been renewed.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -139,7 +147,7 @@ pub fn check(
     spec: &LeafSpec,
     active: &Certificate,
     now: Timestamp,
-) -> Result<Certificate, Wrong> {
+) -> Result<(Certificate, Certificate), Wrong> {
     let wrong = |why: pki::PkiError| Wrong::Leaf(format!("its certificate cannot be used: {why}"));
     let (leaf, offer) = Offer::of_answer(signed.0, signed.1, now).map_err(wrong)?;
     match stale(Some(Ok(&leaf)), Some(key.public_digest()), spec, active, Spread::default(), now) {
@@ -148,7 +156,7 @@ pub fn check(
         Some(why) => return Err(Wrong::Leaf(format!("the certificate that it signed {why}"))),
     }
     pki::verify(&leaf, active, now).map_err(wrong)?;
-    Ok(leaf)
+    Ok((leaf, offer.authority))
 }
 
 /// What is wrong with a certificate.
@@ -212,17 +220,17 @@ impl Desk<'_> {
         }
     }
 
-    /// Asks an issuer by which authority it signs, or forgets what it said.
+    /// Asks an issuer by which authority it signs, for a certificate of this life, or forgets what it said.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub async fn inquire(&self, inquired: Inquiry, issuer: &Issuer) -> Result<(), IssueError> {
+    pub async fn inquire(&self, inquired: Inquiry, issuer: &Issuer, life: SignedDuration) -> Result<(), IssueError> {
         match inquired {
             Inquiry::Ask(domain) => {
                 let name = inquiry_name(self.names, domain, issuer);
                 // Nobody will ever show it, so the key is not kept.
                 let key = PrivateKey::generate().map_err(|source| IssueError::Pki { name: name.clone(), source })?;
-                self.request(&name, issuer, &inquiry(self.names, domain), &key).await.map(drop)
+                self.request(&name, issuer, &inquiry(self.names, domain, life), &key).await.map(drop)
             }
             Inquiry::Forget(domain) => {
                 self.delete_request(&inquiry_name(self.names, domain, issuer)).await;
@@ -272,7 +280,7 @@ pub async fn find_offer(
         Answer::Awaited(why) => Err(NoOffer::Awaited(why)),
         Answer::Refused(why) => Err(NoOffer::Unusable(why)),
         Answer::Signed(certificates, above) => {
-            judge(&certificates, &above, &inquiry(names, domain), now).map_err(NoOffer::Unusable)
+            judge(&certificates, &above, &inquiry(names, domain, there.life()), now).map_err(NoOffer::Unusable)
         }
     };
     Some(Offered { asked: Some(there.creation_timestamp().map_or(now, |at| at.0)), answer })
@@ -282,10 +290,120 @@ pub async fn find_offer(
 fn judge(certificates: &[u8], above: &[u8], spec: &LeafSpec, now: Timestamp) -> Result<Offer, String> {
     let (leaf, offer) = Offer::of_answer(certificates, above, now).map_err(|e| format!("its answer cannot be used: {e}"))?;
     match stale(Some(Ok(&leaf)), Some(leaf.key_digest()), spec, &offer.authority, Spread::default(), now) {
-        // How long it lives does not matter yet.
-        None | Some(Stale::TooLong | Stale::Due) => {}
+        // It stays for as long as its inquiry does.
+        None | Some(Stale::Due) => {}
+        Some(Stale::WrongIssuer) if leaf.authority_key_id().is_none() => {
+            return Err("the certificate that it signed has no authority key identifier".into());
+        }
         Some(why) => return Err(format!("the certificate that it signed {why}")),
     }
     pki::verify(&leaf, &offer.authority, now).map_err(|e| e.to_string())?;
     Ok(offer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{Authority, bundle};
+
+    fn now() -> Timestamp {
+        "2026-03-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn spec() -> LeafSpec {
+        LeafSpec {
+            usage: Usage::Both,
+            ..inquiry(&Names::new("demo", "ns", "cluster.local"), Domain::Client, SignedDuration::from_hours(2160))
+        }
+    }
+
+    fn authority(name: &str) -> Authority {
+        Authority::create(name, SignedDuration::from_hours(50_000), now()).unwrap()
+    }
+
+    /// What a request says of itself.
+    fn request(conditions: &str, more: &str) -> CertificateRequest {
+        let text = format!(
+            "{{apiVersion: cert-manager.io/v1, kind: CertificateRequest, metadata: {{name: one, creationTimestamp: '2026-03-01T12:00:00Z'}}, \
+             spec: {{request: '', issuerRef: {{name: pki}}}}, status: {{conditions: [{conditions}]{more}}}}}"
+        );
+        serde_saphyr::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn an_issuer_that_signs_something_else_is_found_out() {
+        let (active, other) = (authority("active"), authority("other"));
+        let judge = |by: &Authority, signed: &LeafSpec| {
+            let leaf = by.issue(signed, now()).unwrap();
+            let certificates = bundle([&leaf.certificate]);
+            let above = bundle([by.certificate()]);
+            check((certificates.as_bytes(), above.as_bytes()), &leaf.key, &spec(), active.certificate(), now()).map(drop)
+        };
+        assert_eq!(judge(&active, &spec()), Ok(()));
+        // It is taken, and renewed sooner.
+        assert_eq!(judge(&active, &LeafSpec { duration: SignedDuration::from_hours(24), ..spec() }), Ok(()));
+        assert_eq!(judge(&other, &spec()), Err(Wrong::Authority("other".into())));
+        for (signed, why) in [
+            (LeafSpec { dns_names: [].into(), ..spec() }, "is for other names or addresses"),
+            (LeafSpec { ip_addresses: [].into(), ..spec() }, "is for other names or addresses"),
+            (LeafSpec { usage: Usage::Client, ..spec() }, "is for other uses"),
+            (LeafSpec { common_name: "else".into(), ..spec() }, "has another common name"),
+            (LeafSpec { duration: SignedDuration::from_hours(8760), ..spec() }, "is valid for longer than wanted"),
+        ] {
+            let Err(Wrong::Leaf(problem)) = judge(&active, &signed) else { panic!("{why}") };
+            assert!(problem.contains(why), "{problem}");
+        }
+        let leaf = active.issue(&spec(), now()).unwrap();
+        let (certificates, above) = (bundle([&leaf.certificate]), bundle([active.certificate()]));
+        let stranger = PrivateKey::generate().unwrap();
+        let checked = check((certificates.as_bytes(), above.as_bytes()), &stranger, &spec(), active.certificate(), now());
+        let Err(Wrong::Leaf(problem)) = checked else { panic!() };
+        assert!(problem.contains("has no private key that fits"), "{problem}");
+        let Err(Wrong::Leaf(_)) = check((b"", b""), &leaf.key, &spec(), active.certificate(), now()) else { panic!() };
+    }
+
+    #[test]
+    fn answers_are_read() {
+        let said = |conditions: &str, more: &str| match request(conditions, more).answer() {
+            Answer::Signed(certificate, ca) => {
+                format!("signed {} {}", String::from_utf8(certificate).unwrap(), String::from_utf8(ca).unwrap())
+            }
+            Answer::Awaited(why) => format!("awaited {why}"),
+            Answer::Refused(why) => format!("refused {why}"),
+        };
+        assert!(said("", "").starts_with("awaited nobody has looked at CertificateRequest one since 2026-03-01T12:00:00Z"));
+        let pending = "{type: Ready, status: 'False', reason: Pending, message: there is no issuer}";
+        assert!(said(pending, "").contains("waits since 2026-03-01T12:00:00Z: there is no issuer"));
+        let approved = "{type: Approved, status: 'True', reason: any, message: any}";
+        let ready = "{type: Ready, status: 'True', reason: Issued, message: any}";
+        assert_eq!(said(&format!("{approved}, {ready}"), ", certificate: bGVhZg==, ca: Y2E="), "signed leaf ca");
+        for refused in [
+            "{type: Denied, status: 'True', reason: any, message: not here}",
+            "{type: InvalidRequest, status: 'True', reason: any, message: not here}",
+            "{type: Ready, status: 'False', reason: Failed, message: not here}",
+            "{type: Ready, status: 'False', reason: Denied, message: not here}",
+        ] {
+            assert_eq!(said(refused, ""), "refused it refused CertificateRequest one: not here", "{refused}");
+        }
+        assert!(!request("", "").is_old(now() + RETRY / 2));
+        assert!(request("", "").is_old(now() + RETRY));
+    }
+
+    #[test]
+    fn an_inquiry_tells_whose_authority_it_is() {
+        let (issuer, alone) = (authority("issuer"), spec());
+        let leaf = issuer.issue(&alone, now()).unwrap();
+        let (certificates, above) = (bundle([&leaf.certificate]), bundle([issuer.certificate()]));
+        let offer = judge(certificates.as_bytes(), above.as_bytes(), &alone, now()).unwrap();
+        assert_eq!(offer.authority, *issuer.certificate());
+        // cert-manager's self-signed issuer answers with the leaf as its own authority.
+        assert!(judge(certificates.as_bytes(), certificates.as_bytes(), &alone, now()).is_err());
+        let names = Names::new(&"n".repeat(49), "ns", "cluster.local");
+        let issuer = Issuer::CertManager { name: "pki".into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+        let key = PrivateKey::generate().unwrap();
+        // Kubernetes allows for more, cert-manager makes labels of names.
+        assert!(
+            inquiry_name(&names, Domain::Client, &issuer).len() <= 253 && request_name(&names, Domain::Client, &key).len() <= 253
+        );
+    }
 }

@@ -129,6 +129,8 @@ struct Asked {
     key: PrivateKey,
     name: String,
     is_old: bool,
+    /// Whether the authority has another certificate than the one that is trusted.
+    is_renewed: bool,
     leaf: Result<Certificate, IssueError>,
 }
 
@@ -160,17 +162,16 @@ impl Desk<'_> {
         now: Timestamp,
     ) -> Result<Vec<Option<IssueError>>, IssueError> {
         let opened = self.open(domain, expected).await?;
-        if now < opened.active.not_before() || now >= opened.active.not_after() {
-            let (not_before, not_after) = (opened.active.not_before(), opened.active.not_after());
-            return Err(self.pki(domain)(PkiError::AuthorityNotValid { not_before, not_after }));
-        }
+        opened.active.check_valid_authority(now).map_err(self.pki(domain))?;
         if opened.signer.is_some() {
             return Ok(requests.iter().map(|_| None).collect());
         }
         let mut opened = self.make_pending(domain, expected, opened, requests).await?;
         let issuer = opened.issuer.clone();
         let asked = self.ask(domain, &opened, requests, now).await;
-        let useless = |asked: &Asked| asked.is_old && matches!(asked.leaf, Err(IssueError::Issuer { .. }));
+        let useless = |asked: &Asked| {
+            asked.is_old && matches!(asked.leaf, Err(IssueError::Issuer { .. } | IssueError::OtherAuthority { .. }))
+        };
         // What came to nothing is asked for again, with another key.
         let old: Vec<_> = requests
             .iter()
@@ -185,10 +186,11 @@ impl Desk<'_> {
             opened.secret.replace(&self.secrets()).await?;
             join_all(names.iter().map(|name| self.delete_request(name))).await;
         }
-        let held = asked.iter().any(|asked| matches!(asked, Ok(Asked { leaf: Err(IssueError::OtherAuthority { .. }), .. })));
-        if held {
-            // Its authority must be known and trusted before what it signs is shown.
-            self.inquire(Inquiry::Ask(domain), &issuer).await?;
+        let is_other = |asked: &Asked| matches!(asked.leaf, Err(IssueError::OtherAuthority { .. }));
+        if asked.iter().flatten().any(|asked| asked.is_renewed || is_other(asked)) {
+            // Its authority must be known and trusted before what it signs is shown, or before the certificate of before ends.
+            let life = requests.iter().map(|request| request.spec.duration).max().unwrap_or_default();
+            self.inquire(Inquiry::Ask(domain), &issuer, life).await?;
         }
         Ok(asked.into_iter().map(|asked| asked.and_then(|asked| asked.leaf).err()).collect())
     }
@@ -226,19 +228,20 @@ impl Desk<'_> {
             let name = request_name(self.names, domain, &key);
             let there = self.request(&name, &opened.issuer, &request.spec, &key).await?;
             let issuer = opened.issuer.clone();
+            let mut is_renewed = false;
             let leaf = match there.answer() {
                 Answer::Awaited(why) => Err(IssueError::Awaited { issuer, why }),
                 Answer::Refused(why) => Err(IssueError::Issuer { issuer, why }),
                 Answer::Signed(certificates, above) => {
-                    cert_manager::check((&certificates, &above), &key, &request.spec, &opened.active, now).map_err(|wrong| {
-                        match wrong {
-                            Wrong::Leaf(why) => IssueError::Issuer { issuer, why },
-                            Wrong::Authority(name) => IssueError::OtherAuthority { issuer, name },
-                        }
+                    let checked = cert_manager::check((&certificates, &above), &key, &request.spec, &opened.active, now);
+                    is_renewed = checked.as_ref().is_ok_and(|(_, authority)| *authority != opened.active);
+                    checked.map(|(leaf, _)| leaf).map_err(|wrong| match wrong {
+                        Wrong::Leaf(why) => IssueError::Issuer { issuer, why },
+                        Wrong::Authority(name) => IssueError::OtherAuthority { issuer, name },
                     })
                 }
             };
-            Ok(Asked { is_old: there.is_old(now), key, name, leaf })
+            Ok(Asked { is_old: there.is_old(now), key, name, is_renewed, leaf })
         };
         join_all(requests.iter().map(ask)).await
     }

@@ -179,11 +179,7 @@ impl Authority {
 
     /// Whether it is valid now, without which it signs nothing.
     pub fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
-        let (not_before, not_after) = (self.certificate.not_before(), self.certificate.not_after());
-        if now < not_before || now >= not_after {
-            return Err(PkiError::AuthorityNotValid { not_before, not_after });
-        }
-        Ok(())
+        self.certificate.check_valid_authority(now)
     }
 
     pub(super) fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, PkiError> {

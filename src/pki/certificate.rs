@@ -151,6 +151,17 @@ impl Certificate {
     pub fn is_ca(&self) -> bool {
         self.is_ca
     }
+    /// Whether an authority with it may sign now.
+    ///
+    /// # Errors
+    /// [`PkiError::AuthorityNotValid`].
+    pub fn check_valid_authority(&self, now: Timestamp) -> Result<(), PkiError> {
+        let (not_before, not_after) = (self.not_before, self.not_after);
+        if now < not_before || now >= not_after {
+            return Err(PkiError::AuthorityNotValid { not_before, not_after });
+        }
+        Ok(())
+    }
     /// Whether an authority with it may sign certificates (keyUsage).
     pub(super) fn signs_certificates(&self) -> bool {
         parse(&self.der)

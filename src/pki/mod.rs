@@ -28,7 +28,7 @@ pub use certificate::{Certificate, bundle, read_bundle};
 pub use issuer::{Issuer, Issuers};
 pub use key::{KeyDigest, PrivateKey, digest_of_private_pem};
 pub use ledger::{Holder, Issued, Ledger};
-pub use offer::{Offer, chain, verify};
+pub use offer::{Offer, above, chain, verify};
 pub use revocation::{crl_serials, sign_crl_without_key};
 pub use rotation::{Phase, Rotation};
 pub use serial::Serial;

@@ -29,9 +29,13 @@ impl Offer {
     /// # Errors
     /// When one is unreadable or has expired, or the authority may not sign, or it cannot be traced to a root.
     pub fn of_secret(certificates: &[u8], roots: &[u8], now: Timestamp) -> Result<Self, PkiError> {
-        let mut certificates = read_bundle(certificates)?.into_iter();
+        let read = |file: &str, text: &[u8]| {
+            let hint = "it must hold CERTIFICATE blocks and nothing else, as openssl x509 writes them without -text";
+            read_bundle(text).map_err(|problem| PkiError::Chain(format!("{file}: {problem}; {hint}")))
+        };
+        let mut certificates = read("tls.crt", certificates)?.into_iter();
         let authority = certificates.next().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
-        let candidates: Vec<_> = certificates.chain(read_bundle(roots)?).collect();
+        let candidates: Vec<_> = certificates.chain(read("ca.crt", roots)?).collect();
         let offer = Self::climb(authority, &candidates, now)?;
         let top = offer.above.last().unwrap_or(&offer.authority);
         if !top.is_self_signed() {
@@ -92,6 +96,12 @@ impl Offer {
     }
 }
 
+/// Of these certificates the one that has signed another; the latest, if it has been renewed.
+pub fn above<'a>(certificate: &Certificate, candidates: &'a [Certificate]) -> Option<&'a Certificate> {
+    let signed = candidates.iter().filter(|candidate| *candidate != certificate && certificate.is_below(candidate));
+    signed.max_by_key(|candidate| candidate.not_after())
+}
+
 /// Of the certificates above an authority those that are shown with its leaves, itself first: all but the root, which whoever believes
 /// it has. None, if it is a root.
 pub fn chain(authority: &Certificate, above: &[Certificate]) -> Vec<Certificate> {
@@ -99,7 +109,7 @@ pub fn chain(authority: &Certificate, above: &[Certificate]) -> Vec<Certificate>
     let mut top = Some(authority);
     while let Some(certificate) = top.filter(|top| !top.is_self_signed() && !chain.contains(top)) {
         chain.push(certificate.clone());
-        top = above.iter().find(|candidate| certificate.is_below(candidate));
+        top = self::above(certificate, above);
     }
     chain
 }

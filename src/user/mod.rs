@@ -131,7 +131,7 @@ async fn try_issue(
         let owner = user.controller_owner_ref(&()).unwrap_or_default();
         let desk = Desk { client: &context.client, names: &observed.names, owner };
         if let Some(problem) = desk.prepare(Domain::Client, &expected, &requests, now).await?.into_iter().flatten().next() {
-            if let Some(change) = change.without_leaves() {
+            if let Some(change) = change.without(|_| true) {
                 issuing::write(&secrets, &change, target, vec![], metadata, now).await?;
             }
             return Err(problem);

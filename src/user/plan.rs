@@ -93,8 +93,13 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         ));
     }
     let secret = observed.secret.as_ref();
+    let held = || {
+        let (reason, why) =
+            if authorities.is_in_force(now) { ("WaitingForIssuer", MOVED_ON) } else { ("AuthorityLost", CANNOT_SIGN) };
+        Plan::Held(Note::new(reason, why))
+    };
     if secret.is_none() && !authorities.signs(now) {
-        return Plan::Held(Note::new("AuthorityLost", CANNOT_SIGN));
+        return held();
     }
     let spec = LeafSpec {
         common_name: common_name(user),
@@ -122,10 +127,11 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
     } else if authorities.signs(now) {
         Plan::Nothing
     } else {
-        Plan::Held(Note::new("AuthorityLost", CANNOT_SIGN))
+        held()
     }
 }
 
+const MOVED_ON: &str = "the issuer signs by another authority, which is being trusted everywhere first";
 const CANNOT_SIGN: &str = "the authority is lost or has expired; nothing can be issued until the next one signs";
 
 /// How far a revocation has come that its user asked for: the cluster's next pass does it.

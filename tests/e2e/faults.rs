@@ -95,7 +95,9 @@ async fn drained_while_a_member_is_down(world: Arc<World>) {
             let refused = evict(&world, pod).await.unwrap_err();
             assert!(refused.contains("disruption budget"), "{pod}: {refused}");
         }
-        user.etcdctl(["put", "while", "one is down", "--command-timeout=5s"]).await.success();
+        // The Service may still lead to the member that hangs.
+        let put = || async { user.etcdctl(["put", "while", "one is down", "--command-timeout=5s"]).await.result() };
+        until("a write succeeds", PATIENCE, put).await;
     }
     assert_eq!([uid("demo-0-0").await, uid("demo-1-0").await], before);
     drop(stopped);

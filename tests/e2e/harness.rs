@@ -15,20 +15,31 @@ use kube::Client;
 use crate::world::{self, Operator, World};
 
 /// No scenario takes longer, or it hangs.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// One promise and how it is tried.
 pub struct Scenario {
     name: String,
     run: fn(Arc<World>) -> BoxFuture<'static, ()>,
     alone: bool,
-    long: bool,
+    when: When,
+}
+
+/// When a scenario runs that nobody has asked for by its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Always.
+    Always,
+    /// With `E2E_FULL=1`.
+    Full,
+    /// With `E2E_BENCH=1`, and then it alone with its like.
+    Bench,
 }
 
 impl Scenario {
     pub fn new(module: &str, function: &str, run: fn(Arc<World>) -> BoxFuture<'static, ()>) -> Self {
         let name = format!("{}::{function}", module.rsplit("::").next().unwrap_or(module));
-        Self { name, run, alone: false, long: false }
+        Self { name, run, alone: false, when: When::Always }
     }
     /// It touches the operator or measures, so nothing else may run.
     pub fn alone(self) -> Self {
@@ -36,7 +47,11 @@ impl Scenario {
     }
     /// It runs with `E2E_FULL=1` only.
     pub fn long(self) -> Self {
-        Self { long: true, ..self }
+        Self { when: When::Full, ..self }
+    }
+    /// It measures, for `make bench`.
+    pub fn bench(self) -> Self {
+        Self { when: When::Bench, alone: true, ..self }
     }
 }
 
@@ -54,12 +69,17 @@ tokio::task_local! {
 /// Runs the scenarios that the arguments and the environment ask for.
 pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let full = env::var("E2E_FULL").is_ok_and(|full| full == "1");
+    let is_on = |name| env::var(name).is_ok_and(|value| value == "1");
+    let (full, bench) = (is_on("E2E_FULL"), is_on("E2E_BENCH"));
     let parallel = env::var("E2E_PARALLEL").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let chosen: Vec<Scenario> = scenarios
         .into_iter()
         .filter(|scenario| match wanted.as_slice() {
-            [] => full || !scenario.long,
+            [] => match scenario.when {
+                When::Always => !bench,
+                When::Full => full && !bench,
+                When::Bench => bench,
+            },
             wanted => wanted.iter().any(|part| scenario.name.contains(part)),
         })
         .collect();

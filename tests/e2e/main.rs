@@ -2,7 +2,7 @@
 //!
 //! It runs inside the cluster's network (`hack/cluster/enter`), after `hack/image` and `hack/cluster/load-tar`; `make e2e` does all
 //! of it. Arguments are parts of the names of scenarios to run; without any, all run. `E2E_FULL=1` adds the long ones,
-//! `E2E_PARALLEL` is how many run side by side.
+//! `E2E_BENCH=1` runs those that measure for `make bench` instead, and `E2E_PARALLEL` is how many run side by side.
 //!
 //! Each scenario has a namespace of its own, which enforces the Pod Security Standard `restricted`. Of one that fails the
 //! namespace stays, and what can be known is written to `target/e2e/`. Scenarios that touch the operator run last and alone.
@@ -19,6 +19,7 @@ macro_rules! scenario {
 
 mod access;
 mod bad_input;
+mod bench;
 mod certificates;
 mod drift;
 mod evidence;
@@ -60,6 +61,7 @@ fn main() -> std::process::ExitCode {
         recovery::scenarios(),
         killed::scenarios(),
         operator::scenarios(),
+        bench::scenarios(),
     ];
     let scenarios: Vec<Scenario> = themes.into_iter().flatten().collect();
     harness::run(scenarios)

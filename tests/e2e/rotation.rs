@@ -128,6 +128,15 @@ pub async fn served(world: &World, user: &Identity, ordinal: u32) -> Certificate
     Certificate::from_der(&user.ask(&names.member_host(&names.member(ordinal))).await.unwrap().served).unwrap()
 }
 
+/// Waits until a member serves another leaf than this.
+pub async fn until_renewed(world: &World, user: &Identity, ordinal: u32, before: &Certificate) {
+    until("another leaf is served", PATIENCE, || async {
+        let now = served(world, user, ordinal).await;
+        if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
+    })
+    .await;
+}
+
 /// The key of the peer authority is known to somebody else.
 async fn peer_authority_leaked(world: Arc<World>) {
     leaked(&world, Domain::Peer).await;
@@ -197,7 +206,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     }
 }
 
-async fn rotate(world: &World, domains: &str) {
+pub async fn rotate(world: &World, domains: &str) {
     world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { annotation::ROTATE_CA: domains } } })).await;
 }
 
@@ -239,11 +248,7 @@ async fn twenty_renewals(world: Arc<World>) {
         let before = served(&world, &user, 2).await;
         let shorter = json!({ "certificate": { "duration": format!("{}h", 2000 - 10 * renewal) } });
         world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
-        until("another leaf is served", PATIENCE, || async {
-            let now = served(&world, &user, 2).await;
-            if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
-        })
-        .await;
+        until_renewed(&world, &user, 2, &before).await;
         world.until_ready("demo").await;
     }
     let figures = writers.stop().await;

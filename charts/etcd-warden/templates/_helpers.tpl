@@ -62,8 +62,9 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
 # Patching a pod's annotation makes the kubelet refresh its mounted certificates at once.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
-# Pods are only ever restarted by eviction, so that the disruption budget is asked.
+  verbs: [get, list, watch, patch, delete]
+# Pods are restarted by eviction, so that the disruption budget is asked; they are deleted only where all authorities have expired that
+# they know, for whoever believes nobody is no part of a quorum that the budget could keep.
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]

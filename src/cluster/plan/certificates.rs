@@ -24,7 +24,7 @@ use crate::{
         validate::ValidatedCluster,
     },
     names::{MemberName, annotation as key, common_name, member_key, tls_key},
-    pki::{self, Domain, Holder, LeafSpec, Phase, Stale, Usage},
+    pki::{self, Domain, Holder, Issuer, LeafSpec, Phase, Stale, Usage},
 };
 
 /// The authorities of a domain as they were found.
@@ -105,17 +105,28 @@ fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
     let same = is(&authorities.active, &reported.active) && (beginning || is(&authorities.next, &reported.next));
     // Where all had expired there was nobody left to be trusted.
     let anew = || {
-        let made = pki::rotation::made_at(&authorities.active);
-        let mut reported = [&reported.active, &reported.next].into_iter();
-        reported.all(|reported| reported.expires.parse().is_ok_and(|expires: Timestamp| expires <= made))
+        let renewed = authorities.rotation.filter(|rotation| rotation.phase == Phase::Dropping);
+        let had_ended = |reported: &AuthorityStatus| {
+            let end = reported.expires.parse::<Timestamp>();
+            renewed.zip(end.ok()).is_some_and(|(rotation, end)| end <= rotation.since)
+        };
+        had_ended(&reported.active) && had_ended(&reported.next)
     };
     same || is(&authorities.active, &reported.next) || anew()
 }
 
 /// Whether a new member could be given its certificates.
 pub fn can_issue(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> bool {
-    let signs = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if all.signs(now));
+    // An issuer that is being left may be left because it does not sign.
+    let signs = |all: &Authorities| all.signs(now) && !all.leaves_its_issuer();
+    let signs = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if signs(&all));
     Domain::ALL.into_iter().all(signs)
+}
+
+/// Whether nothing is lost and nothing has expired.
+pub fn is_in_force(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> bool {
+    let is = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if all.is_in_force(now));
+    Domain::ALL.into_iter().all(is)
 }
 
 /// Plans authorities, leaves, bundles and revocation lists.
@@ -138,8 +149,15 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
             )),
             AuthorityState::Ready(authorities) if authorities.active.not_after() <= now => {
                 let (name, end) = (authorities.active.common_name(), authorities.active.not_after());
-                let message = format!("the {domain} authority {name:?} expired at {end}; the next one takes its place");
-                plan.certificates.push(Note::new("AuthorityExpired", message));
+                let what = match &authorities.issuers.next {
+                    Issuer::BuiltIn => "another one takes its place".to_owned(),
+                    issuer => format!("nobody believes its certificates any more. Have {issuer} replaced by another one"),
+                };
+                let note = Note::new("AuthorityExpired", format!("the {domain} authority {name:?} expired at {end}; {what}"));
+                if !matches!(authorities.issuers.next, Issuer::BuiltIn) {
+                    plan.problems.push(note.clone());
+                }
+                plan.certificates.push(note);
             }
             AuthorityState::Ready(authorities) if !authorities.has_key() => {
                 let message = format!("the {domain} authority is lost, and nothing is issued until another one signs; see Progressing");
@@ -354,7 +372,9 @@ fn note_change(
     let change = SecretChange { leaves, files, ..change() };
     if !change.leaves.is_empty() {
         let message = format!("being issued in Secret {}: {}", change.name, change.leaves_in_words());
-        plan.certificates.push(Note::new("Issuing", message));
+        // What others have to sign may take any time, and keeps nobody from being restarted.
+        let reason = if change.leaves.iter().any(|leaf| leaf.at_once) { "Issuing" } else { "AskingIssuer" };
+        plan.certificates.push(Note::new(reason, message));
     }
     plan.secrets.push(change);
 }

@@ -34,10 +34,12 @@ pub enum Inquiry {
 
 /// How long the answer of an issuer stands that is of no use.
 const RETRY: SignedDuration = SignedDuration::from_mins(1);
+/// How often in the life of an authority its issuer is asked whether there is another one, once two thirds of it are over.
+const LOOKS: i32 = 50;
 
-/// What an issuer is asked for that has to sign before its authority is known: what the leaves of the domain have, each kind of name
-/// and both uses.
-pub fn inquiry(names: &Names, domain: Domain) -> LeafSpec {
+/// What an issuer is asked for that has to sign before its authority is known: what the leaves of servers have. Whoever changes
+/// that would be found out only when everybody waits for it.
+pub fn inquiry(names: &Names, domain: Domain, life: SignedDuration) -> LeafSpec {
     let host = match domain {
         Domain::Client => names.client_host(),
         Domain::Peer => names.peer_host().to_owned(),
@@ -49,8 +51,11 @@ pub fn inquiry(names: &Names, domain: Domain) -> LeafSpec {
             Domain::Client => [[127, 0, 0, 1].into()].into(),
             Domain::Peer => BTreeSet::new(),
         },
-        usage: Usage::Both,
-        duration: SignedDuration::from_hours(1),
+        usage: match domain {
+            Domain::Client => Usage::Server,
+            Domain::Peer => Usage::Both,
+        },
+        duration: life,
     }
 }
 
@@ -70,20 +75,28 @@ pub fn successor(
     if *wanted == Issuer::BuiltIn {
         return (anew || !is_theirs).then_some(Source::Made);
     }
+    let is_ageing = there.is_some_and(|there| now >= there.active.renew_at());
     let Some(Offered { asked, answer }) = observed.offers.get(&domain) else {
         if anew || !is_theirs {
             plan.inquiries.push(Inquiry::Ask(domain));
             let message = format!("{wanted} is being asked by which authority it signs for the {domain} domain");
             plan.certificates.push(Note::new("WaitingForIssuer", message));
+        } else if is_ageing {
+            // Nothing else may be signed before its end, and so nothing would tell that the issuer has another one.
+            plan.inquiries.push(Inquiry::Ask(domain));
         }
         return None;
     };
     let mut forget = |really: bool| plan.inquiries.extend((asked.is_some() && really).then_some(Inquiry::Forget(domain)));
     let is_old = asked.is_none_or(|asked| now.duration_since(asked) >= RETRY);
-    let goes_on = if is_theirs { "; certificates go on being signed as before where that is possible" } else { "" };
+    let in_force = there.is_some_and(|there| is_theirs && there.is_in_force(now));
+    let goes_on = if in_force { "; certificates go on being signed as before where that is possible" } else { "" };
     let (reason, message) = match answer {
-        Ok(offer) if there.is_some_and(|there| is_theirs && there.next == offer.authority) => {
-            forget(!anew || is_old);
+        Ok(offer) if there.is_some_and(|there| is_theirs && holds(there, offer)) => {
+            // While its end comes near it is asked again from time to time.
+            let life = offer.authority.not_after().duration_since(offer.authority.not_before());
+            let stands = asked.is_some_and(|asked| now.duration_since(asked) < (life / LOOKS).max(RETRY));
+            forget(if is_ageing && !anew { !stands } else { is_old });
             if !anew {
                 return None;
             }
@@ -93,7 +106,7 @@ pub fn successor(
             plan.problems.push(Note::new("CannotRotate", message));
             return None;
         }
-        Ok(offer) => match other_domain(cluster, observed, domain, &offer.authority) {
+        Ok(offer) => match other_domain(cluster, observed, domain, offer) {
             None => return Some(Source::Offered(wanted.clone(), Box::new(offer.clone()))),
             Some(other) => {
                 forget(is_old);
@@ -118,12 +131,28 @@ pub fn successor(
     None
 }
 
-/// The other domain, if it trusts an authority with the same key or is about to.
-fn other_domain(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, authority: &Certificate) -> Option<Domain> {
+/// Whether this is what there is, and what stands above it too.
+fn holds(there: &Authorities, offer: &Offer) -> bool {
+    let has = |above: &Certificate| {
+        let is = |theirs: &Certificate| theirs.key_digest() == above.key_digest() && theirs.not_after() >= above.not_after();
+        there.above.iter().any(is)
+    };
+    there.next == offer.authority && offer.above.iter().all(has)
+}
+
+/// The other domain, if it trusts an authority with the same key or is about to, or one of them stands above the other: whoever believes the
+/// one above believes what the one below has signed.
+fn other_domain(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, offer: &Offer) -> Option<Domain> {
+    let same = |one: &Certificate, two: &Certificate| one.key_digest() == two.key_digest();
+    let among = |one: &Certificate, many: &[Certificate]| many.iter().any(|other| same(one, other));
+    let is = |theirs: &Certificate, above: &[Certificate]| {
+        same(theirs, &offer.authority) || among(theirs, &offer.above) || among(&offer.authority, above)
+    };
     let has = |other: &Domain| {
-        let is = |theirs: &Certificate| theirs.key_digest() == authority.key_digest();
-        let offered = observed.offers.get(other).is_some_and(|offered| offered.answer.as_ref().is_ok_and(|o| is(&o.authority)));
-        offered || matches!(authority_state(cluster, observed, *other), AuthorityState::Ready(all) if all.trusted().any(is))
+        let offered = observed.offers.get(other).and_then(|offered| offered.answer.as_ref().ok());
+        let trusts = |all: &Authorities| all.trusted().any(|one| is(one, &all.above));
+        offered.is_some_and(|offered| is(&offered.authority, &offered.above))
+            || matches!(authority_state(cluster, observed, *other), AuthorityState::Ready(all) if trusts(&all))
     };
     Domain::ALL.into_iter().filter(|other| *other != domain).find(has)
 }
@@ -143,8 +172,9 @@ pub fn remarks(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
             .filter(|life| *life < wanted - wanted / 10)
             .min()?;
         let issuer = &authorities.issuers.active;
-        (!matches!(issuer, Issuer::BuiltIn))
-            .then(|| format!("{issuer} gives lives of {} hours where {} were asked for", short.as_hours(), wanted.as_hours()))
+        // What the operator signs is as it was asked for then.
+        let (short, wanted) = (short.as_hours(), wanted.as_hours());
+        (!issuer.has_key()).then(|| format!("certificates of {issuer} live for {short} hours where {wanted} are wanted now"))
     };
     Domain::ALL.into_iter().filter_map(remark).collect()
 }

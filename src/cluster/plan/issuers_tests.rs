@@ -8,7 +8,7 @@ use crate::{
         plan::rotation::tests::{DAY, age, config, domain, settle, steps, wish},
     },
     names::{annotation as key, member_key},
-    pki::{Authority, bundle},
+    pki::Authority,
 };
 
 fn ca_secret(name: &str) -> IssuerSpec {
@@ -33,6 +33,15 @@ fn choose(world: &mut World, of: Domain, issuer: IssuerSpec) {
 
 fn authority(name: &str, world: &World) -> Authority {
     Authority::create(name, DAY * 3650, world.now).unwrap()
+}
+
+/// A cluster whose clients' authority in a Secret ends after a month.
+fn founded_by_a_short_authority() -> World {
+    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
+    let short = Authority::create("short", DAY * 30, world.now).unwrap();
+    world.bring(Domain::Client, short, vec![]);
+    settle(&mut world, &[], &[]);
+    world
 }
 
 /// An authority below an offline root, and that.
@@ -129,6 +138,8 @@ fn issuers_are_changed_while_everybody_believes_everybody() {
             assert!(status.retiring.is_empty() && status.phase.is_none());
             assert_eq!(status.active == status.next, !built_in);
             assert!(built_in || status.active.name == wanted);
+            world.now += RETRY;
+            settle(&mut world, &[], &[]);
             assert!(world.plan().is_empty(), "nothing is left of it: {:#?}", world.plan());
         }
     }
@@ -177,6 +188,8 @@ fn certificates_of_an_authority_that_is_not_trusted_yet_are_held_back() {
     world.bring(Domain::Client, first, vec![]);
     settle(&mut world, &[], &[]);
     assert_eq!(domain(&world, Domain::Client).active.issuer.as_deref(), Some("Issuer pki"));
+    world.now += RETRY;
+    settle(&mut world, &[], &[]);
     assert!(world.observed.offers.is_empty(), "what it was asked for is not needed any more");
     let second = authority("second", &world);
     world.bring(Domain::Client, second, vec![]);
@@ -274,10 +287,7 @@ fn a_rotation_that_is_asked_for_needs_another_authority_of_the_issuer() {
 
 #[test]
 fn an_authority_of_somebody_elses_that_expired_is_replaced_as_soon_as_there_is_another() {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let short = Authority::create("short", DAY * 30, world.now).unwrap();
-    world.bring(Domain::Client, short, vec![]);
-    settle(&mut world, &[], &[]);
+    let mut world = founded_by_a_short_authority();
     world.now += DAY * 31;
     let expired = Offered { asked: None, answer: Err(NoOffer::Unusable("it has expired".into())) };
     world.observed.offers.insert(Domain::Client, expired);
@@ -286,6 +296,9 @@ fn an_authority_of_somebody_elses_that_expired_is_replaced_as_soon_as_there_is_a
     }
     assert_eq!(domain(&world, Domain::Client).active.name, "short");
     assert!(reasons(&world.plan()).contains(&"IssuerUnusable"), "{:?}", world.plan().certificates);
+    let degraded = world.report();
+    let degraded = api::condition(&degraded.status.conditions, "Degraded").unwrap();
+    assert_eq!(degraded.reason, "AuthorityExpired", "{}", degraded.message);
     let new = authority("new", &world);
     world.bring(Domain::Client, new, vec![]);
     // Nobody is believed by whom the operator could ask who leads.
@@ -300,13 +313,157 @@ fn an_authority_of_somebody_elses_that_expired_is_replaced_as_soon_as_there_is_a
 
 #[test]
 fn shorter_lives_than_asked_for_are_told_of() {
+    for (issuer, told) in [(ca_secret("company"), false), (cert_manager("pki"), true)] {
+        let mut world = World::founded("{}");
+        choose(&mut world, Domain::Client, issuer);
+        let company = authority("company", &world);
+        world.bring(Domain::Client, company, vec![]);
+        settle(&mut world, &[], &[]);
+        assert!(world.plan().remarks.is_empty());
+        // As if the issuer had not given what is wanted now.
+        world.cluster.spec.tls.client.certificate.duration = api::Duration("8000h".into());
+        let remark = "certificates of Issuer pki live for 2160 hours where 8000 are wanted now";
+        assert_eq!(world.plan().remarks, if told { vec![remark] } else { vec![] });
+    }
+}
+
+#[test]
+fn an_issuer_that_signs_nothing_can_be_left() {
+    let mut world = World::founded("{}");
+    choose(&mut world, Domain::Client, cert_manager("pki"));
+    let theirs = authority("theirs", &world);
+    world.bring(Domain::Client, theirs, vec![]);
+    settle(&mut world, &[], &[]);
+    world.refusing.insert("Issuer pki".into());
+    world.now += DAY * 61;
+    for _ in 0..20 {
+        world.pass();
+        world.check_trust(&[], &[]);
+    }
+    let peer = |world: &World| {
+        let leaf = world.observed.members.values().next().unwrap().secret.as_ref().unwrap().certificate(member_key::PEER_CRT);
+        leaf.unwrap().unwrap().not_before()
+    };
+    assert!(peer(&world) > world.now - DAY, "what the operator signs itself is renewed all the same");
+    choose(&mut world, Domain::Client, IssuerSpec::default());
+    settle(&mut world, &[], &[]);
+    assert_eq!(domain(&world, Domain::Client).active.issuer, None);
+}
+
+#[test]
+fn a_cluster_that_could_not_be_founded_can_have_another_issuer() {
+    let mut world = World::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
+    let theirs = authority("theirs", &world);
+    world.bring(Domain::Client, theirs, vec![]);
+    world.refusing.insert("Issuer pki".into());
+    for _ in 0..20 {
+        world.pass();
+    }
+    assert!(world.observed.members.values().all(|member| member.secret.is_none()), "no certificate, no member");
+    choose(&mut world, Domain::Client, IssuerSpec::default());
+    settle(&mut world, &[], &[]);
+    assert_eq!(domain(&world, Domain::Client).active.issuer, None);
+    assert_eq!(world.observed.status.ready.as_deref(), Some("3/3"));
+}
+
+#[test]
+fn an_issuer_is_asked_for_another_authority_before_the_one_that_there_is_ends() {
+    let mut world = World::founded("{}");
+    choose(&mut world, Domain::Client, cert_manager("pki"));
+    // No leaf is ever due: none could outlive those that there are.
+    let short = Authority::create("short", DAY * 90, world.now).unwrap();
+    world.bring(Domain::Client, short, vec![]);
+    settle(&mut world, &[], &[]);
+    let second = Authority::create("second", DAY * 90, world.now + DAY * 50).unwrap();
+    world.now += DAY * 55;
+    world.bring(Domain::Client, second, vec![]);
+    settle(&mut world, &[], &[]);
+    assert_eq!(domain(&world, Domain::Client).active.name, "short");
+    let asked = |world: &mut World, passes| -> usize {
+        (0..passes).map(|_| world.pass().plan.inquiries.iter().filter(|inquiry| matches!(inquiry, Inquiry::Ask(_))).count()).sum()
+    };
+    world.now += DAY * 7;
+    settle(&mut world, &[], &[]);
+    assert_eq!(domain(&world, Domain::Client).active.name, "second");
+    // While there is no other one, it is asked once in a while and nothing else is done.
+    world.now += DAY * 60;
+    settle(&mut world, &[], &[]);
+    assert_eq!(asked(&mut world, 50), 0);
+    world.now += DAY * 2;
+    assert_eq!(asked(&mut world, 50), 1);
+}
+
+#[test]
+fn an_authority_that_was_there_before_the_old_one_expired_takes_its_place() {
+    let mut world = founded_by_a_short_authority();
+    // Nobody looked while it was put there and the other one ended.
+    let new = Authority::create("new", DAY * 3650, world.now + DAY * 20).unwrap();
+    world.now += DAY * 31;
+    world.bring(Domain::Client, new, vec![]);
+    world.divided = true;
+    for _ in 0..20 {
+        world.pass();
+    }
+    world.divided = false;
+    settle(&mut world, &[], &[]);
+    assert_eq!(domain(&world, Domain::Client).active.name, "new");
+}
+
+#[test]
+fn one_authority_above_the_other_is_refused() {
+    for swap in [false, true] {
+        let mut world = World::founded("{}");
+        let (below, root) = below_a_root("below", &world);
+        // Its key is nobody's: what matters is who stands above whom.
+        let above = root[0].clone();
+        let key = |certificate: &Certificate| Offer { authority: certificate.clone(), above: vec![] };
+        let [one, two] = if swap { [Domain::Peer, Domain::Client] } else { [Domain::Client, Domain::Peer] };
+        choose(&mut world, one, ca_secret("below"));
+        world.bring(one, below, root);
+        settle(&mut world, &[], &[]);
+        choose(&mut world, two, ca_secret("above"));
+        world.observed.offers.insert(two, Offered { asked: None, answer: Ok(key(&above)) });
+        assert_eq!(reasons(&world.plan()), ["SameAuthority"], "{two} above {one}");
+    }
+}
+
+#[test]
+fn a_root_that_was_renewed_reaches_clients_without_a_restart() {
     let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let company = authority("company", &world);
+    let (company, root) = below_a_root("company", &world);
+    let again = Authority::load(company.certificate().pem().as_bytes(), company.key_pem()).unwrap();
     world.bring(Domain::Client, company, vec![]);
     settle(&mut world, &[], &[]);
-    assert!(world.plan().remarks.is_empty());
-    // As if the issuer had not given what is wanted now.
-    world.cluster.spec.tls.client.certificate.duration = api::Duration("8000h".into());
-    assert_eq!(world.plan().remarks, ["the authority in Secret company gives lives of 2160 hours where 8000 were asked for"]);
-    assert_eq!(bundle([]), "");
+    let taken = world.taken.len();
+    world.bring(Domain::Client, again, root.clone());
+    settle(&mut world, &[], &[]);
+    assert!(config(&world).ends_with(root[0].pem().as_bytes()));
+    let what = steps(&world, taken);
+    assert_eq!(what, ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"], "nobody is restarted");
+}
+
+/// Years in which issuers and their authorities change again and again: at every moment everybody believes everybody.
+#[test]
+fn everybody_is_believed_for_years_whoever_signs() {
+    let mut world = World::founded("{replicas: 1}");
+    let mut seen = std::collections::BTreeSet::new();
+    for year in 0..24 {
+        let of = Domain::ALL[year % 2];
+        let issuer =
+            [IssuerSpec::default(), ca_secret("one"), cert_manager("two"), cert_manager("three")][year / 2 * 7 % 4].clone();
+        // The other domain keeps its own.
+        let issuer =
+            if of == Domain::Peer && issuer != IssuerSpec::default() { ca_secret(&format!("peers {year}")) } else { issuer };
+        let built_in = issuer == IssuerSpec::default();
+        choose(&mut world, of, issuer);
+        if !built_in {
+            let theirs = authority(&format!("theirs {year}"), &world);
+            world.bring(of, theirs, vec![]);
+        }
+        settle(&mut world, &[], &[]);
+        let known = [config(&world)];
+        age(&mut world, DAY * 150, &[], &known);
+        seen.insert(domain(&world, of).active.issuer);
+    }
+    assert!(seen.len() > 4, "{seen:?}");
 }

@@ -386,6 +386,11 @@ fn grow(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster, now: T
         return None;
     }
     if !certificates::can_issue(cluster, observed, now) {
+        if certificates::is_in_force(cluster, observed, now) {
+            let message = format!("{name} is added when an issuer's authority has been replaced; see CertificatesReady");
+            plan.waits.push(Note::new("Growing", message));
+            return None;
+        }
         let message = format!("{name} cannot be given certificates: an authority is lost or has expired; see CertificatesReady");
         plan.problems.push(Note::new("CannotGrow", message));
         return None;

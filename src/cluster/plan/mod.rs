@@ -157,13 +157,18 @@ pub struct SecretChange {
 impl SecretChange {
     /// Whether something of it is written in this pass, where nothing goes wrong: what others have to sign may take its time.
     pub fn is_written_now(&self) -> bool {
-        !self.files.is_empty() || self.leaves.iter().any(|leaf| leaf.at_once)
+        // A new one is made as a whole.
+        let is_new = self.version.is_none();
+        let at_once = |leaf: &LeafRequest| leaf.at_once;
+        if is_new { self.leaves.iter().all(at_once) } else { !self.files.is_empty() || self.leaves.iter().any(at_once) }
     }
 
-    /// The same without its leaves, where there is something left and the Secret is there: bundles do not wait for an issuer.
-    pub fn without_leaves(&self) -> Option<Self> {
-        let left = self.version.is_some() && !self.files.is_empty();
-        left.then(|| Self { leaves: vec![], ..self.clone() })
+    /// The same without these leaves, where there is something left and the Secret is there: neither bundles nor other leaves wait for
+    /// an issuer.
+    pub fn without(&self, held: impl Fn(&LeafRequest) -> bool) -> Option<Self> {
+        let leaves: Vec<_> = self.leaves.iter().filter(|leaf| !held(leaf)).cloned().collect();
+        let left = self.version.is_some() && !(self.files.is_empty() && leaves.is_empty());
+        left.then(|| Self { leaves, ..self.clone() })
     }
 
     /// Its leaves and why they are issued: `server.crt, client.crt (is due for renewal)`.

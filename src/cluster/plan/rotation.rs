@@ -216,7 +216,8 @@ fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Ti
             source,
             secret: cluster.names.authority(domain),
             seen: Some([&authorities.active, &authorities.next].map(|authority| authority.fingerprint().to_owned())),
-            common_names: [1, 2].map(|later| cluster.authority_name(domain, generation(authorities.trusted()) + later)),
+            common_names: [1, 2]
+                .map(|later| cluster.authority_name(domain, generation(cluster, domain, authorities.trusted()) + later)),
             duration: cluster.lives(domain).authority,
             salvage: None,
             at_once: false,
@@ -272,9 +273,13 @@ fn is_current(authorities: &Authorities, reported: &DomainStatus) -> bool {
         && phase == reported.phase.as_deref()
 }
 
-/// The number that the name of the latest of these authorities ends with.
-fn generation<'a>(authorities: impl Iterator<Item = &'a Certificate>) -> u32 {
-    authorities.filter_map(|authority| number(authority.common_name())).max().unwrap_or_default()
+/// The number that the name of the latest of these authorities ends with, of those that the operator has made.
+fn generation<'a>(cluster: &ValidatedCluster, domain: Domain, authorities: impl Iterator<Item = &'a Certificate>) -> u32 {
+    let number = |authority: &Certificate| {
+        let number = number(authority.common_name())?;
+        (cluster.authority_name(domain, number) == authority.common_name()).then_some(number)
+    };
+    authorities.filter_map(number).max().unwrap_or_default()
 }
 
 fn number(name: &str) -> Option<u32> {
@@ -342,7 +347,9 @@ fn distributed(
     domain: Domain,
     now: Timestamp,
 ) -> Vec<String> {
-    let mut missing = unrestarted(cluster, observed, &Demand::to_know(authorities, domain));
+    // Before there are members, nobody trusts anybody.
+    let nobody = observed.members.values().all(|member| member.secret.is_none() && member.pod.is_none());
+    let mut missing = if nobody { vec![] } else { unrestarted(cluster, observed, &Demand::to_know(authorities, domain)) };
     if domain == Domain::Client {
         let bundle = authorities.roots.as_bytes();
         let knows = |secret: &SeenSecret| secret.data.get(tls_key::CA).is_some_and(|there| there == bundle);

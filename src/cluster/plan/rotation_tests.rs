@@ -219,10 +219,12 @@ fn who_has_read_a_secret_is_known_by_when_it_was_written() {
 
 #[test]
 fn a_lost_authority_is_healed_when_its_user_asks_for_it() {
-    let lose: [fn(&mut Option<SeenSecret>); 4] = [
+    let lose: [fn(&mut Option<SeenSecret>); 6] = [
         |secret| *secret = None,
         |secret| drop(secret.as_mut().unwrap().data.remove(authority_key::ACTIVE_KEY)),
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::LEDGER.into(), b"x".to_vec())),
+        |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::ISSUERS.into(), b"x".to_vec())),
+        |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::ABOVE_CRT.into(), b"x".to_vec())),
         // A backup of another cluster's, whole and of no use.
         |secret| {
             let other = World::founded("{replicas: 1}").authority_secret(Domain::Client).clone().unwrap();

@@ -1,0 +1,126 @@
+//! What clients notice of new certificates and of a new authority, by hand and by the operator: the same clients for both.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use etcd_warden::{api::EtcdCluster, pki::Domain};
+use serde_json::json;
+
+use crate::{
+    harness::Scenario,
+    rotation::{refresh, rotate, served, status, until_renewed},
+    tools::{Ran, kubectl, root, run, until},
+    world::{Identity, PATIENCE, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(by_hand).bench(), scenario!(by_the_operator).bench()]
+}
+
+/// The hand-made cluster of `hack/bench/baseline`, whose members must be restarted for whatever its Secret holds anew.
+struct Hand {
+    namespace: String,
+    files: PathBuf,
+}
+
+impl Hand {
+    async fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Ran {
+        kubectl(["-n", &self.namespace].into_iter().chain(arguments)).await
+    }
+
+    /// Makes certificates, by the authority that there is or by a new one, and puts them into the Secret.
+    async fn reissue(&self, folder: &Path) {
+        run(root().join("hack/bench/pki"), [&folder.display().to_string(), &self.namespace]).await.success();
+        let mut files = vec![];
+        for file in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+            if name == "ca.crt" || name.starts_with("demo-") {
+                files.push(format!("--from-file={}", file.display()));
+            }
+        }
+        let mut arguments = vec!["-n", &self.namespace, "create", "secret", "generic", "tls", "--dry-run=client", "-o", "yaml"];
+        arguments.extend(files.iter().map(String::as_str));
+        let manifest = kubectl(arguments).await.success();
+        crate::tools::run_with("kubectl", ["-n", &self.namespace, "replace", "-f", "-"], &manifest).await.success();
+    }
+
+    async fn ready(&self) {
+        self.kubectl(["rollout", "status", "statefulset/demo", "--timeout=150s"]).await.success();
+        self.kubectl(["wait", "--for=condition=Ready", "pod", "-l", "app=demo", "--timeout=150s"]).await.success();
+    }
+}
+
+/// Certificates by the same authority with a rolling restart, then by another one with a restart of all: nobody who knows one of them
+/// alone believes the other.
+async fn by_hand(world: Arc<World>) {
+    let hand = Hand { namespace: format!("{}-hand", world.namespace), files: world.write("hand", &BTreeMap::new()) };
+    let folder = hand.files.display().to_string();
+    run(root().join("hack/bench/pki"), [&folder, &hand.namespace]).await.success();
+    run(root().join("hack/bench/baseline"), [&hand.namespace, "1Gi", &folder]).await.success();
+    let user = Identity {
+        ca: hand.files.join("ca.crt"),
+        pair: Some((hand.files.join("demo-0.crt"), hand.files.join("demo-0.key"))),
+        endpoint: format!("https://clients.{}.svc:2379", hand.namespace),
+    };
+
+    let writers = Writers::start(&user).await;
+    let began = Instant::now();
+    let renewed = world.write("renewed", &read(&hand.files, &["ca.crt", "ca.key"]));
+    hand.reissue(&renewed).await;
+    hand.kubectl(["rollout", "restart", "statefulset/demo"]).await.success();
+    hand.ready().await;
+    let took = began.elapsed().as_secs_f32();
+    world.measure(format!("new certificates by a rolling restart, {took:.0} s: {}", writers.stop().await));
+
+    let writers = Writers::start(&user).await;
+    let began = Instant::now();
+    let other = world.write("other", &BTreeMap::new());
+    hand.reissue(&other).await;
+    world.write("hand", &read(&other, &["ca.crt", "demo-0.crt", "demo-0.key"]));
+    hand.kubectl(["delete", "pod", "-l", "app=demo", "--wait=true"]).await.success();
+    hand.ready().await;
+    let took = began.elapsed().as_secs_f32();
+    world.measure(format!("a new authority by restarting all, {took:.0} s: {}", writers.stop().await));
+    kubectl(["delete", "namespace", &hand.namespace, "--wait=false"]).await.success();
+}
+
+fn read(folder: &Path, files: &[&str]) -> BTreeMap<String, Vec<u8>> {
+    files.iter().map(|file| ((*file).to_owned(), fs::read(folder.join(file)).unwrap())).collect()
+}
+
+/// A renewal, then another authority in both domains.
+async fn by_the_operator(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let refreshing = refresh(Arc::clone(&world));
+    let before = served(&world, &user, 2).await;
+    let writers = Writers::start(&user).await;
+    let began = Instant::now();
+    let shorter = json!({ "certificate": { "duration": "2000h" } });
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
+    until_renewed(&world, &user, 2, &before).await;
+    world.until_ready("demo").await;
+    world.measure(format!("new certificates, {:.0} s: {}", began.elapsed().as_secs_f32(), writers.stop().await));
+
+    let before = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+    let writers = Writers::start(&user).await;
+    let began = Instant::now();
+    rotate(&world, "client,peer").await;
+    for (domain, before) in [Domain::Client, Domain::Peer].into_iter().zip(before) {
+        until("another authority signs alone", PATIENCE * 4, || async {
+            let now = status(&world, domain).await;
+            let over = now.phase.is_none() && now.active.key_id != before.active.key_id && now.retiring.is_empty();
+            if over { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await;
+    }
+    world.until_ready("demo").await;
+    let took = began.elapsed().as_secs_f32();
+    world.measure(format!("new authorities in both domains, {took:.0} s: {}", writers.stop().await));
+    refreshing.abort();
+}
