@@ -297,7 +297,7 @@ impl SecretView {
 pub type SeenSecret = Seen<SecretView, SecretContent>;
 
 /// A certificate, and those that are shown with it.
-type Shown = (Arc<Certificate>, Arc<[Certificate]>);
+type Shown = (Certificate, Arc<[Certificate]>);
 
 /// What is found out about a Secret.
 #[derive(Default)]
@@ -305,6 +305,7 @@ pub struct SecretContent {
     certificates: Mutex<BTreeMap<String, Shown>>,
     fingerprint: OnceLock<String>,
     bundles: OnceLock<Option<String>>,
+    ends: OnceLock<BTreeMap<Domain, Timestamp>>,
     authorities: OnceLock<Result<Arc<Authorities>, String>>,
     spread: OnceLock<Spread>,
     complete: Mutex<Option<Complete>>,
@@ -312,6 +313,14 @@ pub struct SecretContent {
 
 /// The leaves that a member is to have: who signs them, what they say, and the keys of the Secret for each and its private key.
 pub type Leaves = [(Domain, LeafSpec, [&'static str; 2]); 3];
+
+/// Where a member's Secret has its leaves of a domain.
+pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
+    match domain {
+        Domain::Client => &[member_key::SERVER_CRT, member_key::CLIENT_CRT],
+        Domain::Peer => &[member_key::PEER_CRT],
+    }
+}
 
 /// What the Secret of a member was last found to be as wanted by, and from when until when it is.
 pub struct Complete {
@@ -325,7 +334,7 @@ pub struct Complete {
 
 impl SeenSecret {
     /// The certificate under a key, if there is anything: the first, where others are shown with it.
-    pub fn certificate(&self, key: &str) -> Option<Result<Arc<Certificate>, PkiError>> {
+    pub fn certificate(&self, key: &str) -> Option<Result<Certificate, PkiError>> {
         Some(self.shown(key)?.map(|shown| shown.0))
     }
     /// Whether the certificate under a key comes with these and no others.
@@ -338,7 +347,7 @@ impl SeenSecret {
             return Some(Ok(shown.clone()));
         }
         let text = self.data.get(key).filter(|pem| !pem.is_empty())?;
-        let shown = Certificate::with_chain(text).map(|(leaf, chain)| (Arc::new(leaf), chain.into()));
+        let shown = Certificate::with_chain(text).map(|(leaf, chain)| (leaf, chain.into()));
         if let Ok(shown) = &shown {
             read.insert(key.to_owned(), Shown::clone(shown));
         }
@@ -348,6 +357,12 @@ impl SeenSecret {
     pub fn fingerprint(&self) -> &str {
         let public = || self.data.iter().filter(|(key, _)| !is_private(key));
         self.found().fingerprint.get_or_init(|| fingerprint(public().map(|(key, value)| (key.as_str(), value.as_slice()))))
+    }
+    /// When the first of a member's leaves of a domain ends, of those that can be read.
+    pub fn ends(&self, domain: Domain) -> Option<Timestamp> {
+        let leaves = |domain| leaf_keys(domain).iter().filter_map(|key| self.certificate(key)?.ok());
+        let first = |domain| Some((domain, leaves(domain).map(|leaf| leaf.not_after()).min()?));
+        self.found().ends.get_or_init(|| Domain::ALL.into_iter().filter_map(first).collect()).get(&domain).copied()
     }
     /// When its leaves are renewed among those of others: one place for all of a Secret, which is then written once.
     pub fn spread(&self) -> Spread {

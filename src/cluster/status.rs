@@ -13,7 +13,7 @@ use super::{
     act::Acted,
     build,
     observed::{Observed, ObservedMember, SeenSecret, annotation, belongs, hex, name_of},
-    plan::{self, AuthorityState, Note, Plan, RECOVERING, leaf_keys, lost_in_words, progress_in_words, why_not_ready},
+    plan::{self, AuthorityState, Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
     validate::{Invalid, ValidatedCluster},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     },
     etcd,
     metrics::{ClusterState, DomainState},
-    names::{MemberName, Names, annotation as key, member_key},
+    names::{MemberName, Names, annotation as key},
     pki::{Certificate, Domain, Issuer, Phase},
 };
 
@@ -115,11 +115,11 @@ fn cluster_id(uid: &str, observed: &Observed) -> Option<String> {
 pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState {
     let count = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or_default();
     let is_true = |kind: &str| api::condition(&status.conditions, kind).is_some_and(|condition| condition.status == "True");
-    let domain = |domain: Option<&DomainStatus>, leaves: &[&str]| DomainState {
-        expiry: first_expiry(observed, leaves),
-        authorities: [domain.map(|domain| &domain.active), domain.map(|domain| &domain.next)]
+    let domain = |status: Option<&DomainStatus>, domain: Domain| DomainState {
+        expiry: first_expiry(observed, domain),
+        authorities: [status.map(|domain| &domain.active), status.map(|domain| &domain.next)]
             .map(|authority| authority?.expires.parse().ok()),
-        phase: domain.and_then(|domain| Phase::parse(domain.phase.as_deref()?)),
+        phase: status.and_then(|domain| Phase::parse(domain.phase.as_deref()?)),
     };
     let (ready, wanted) = status.ready.as_deref().unwrap_or_default().split_once('/').unzip();
     ClusterState {
@@ -127,8 +127,8 @@ pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState 
         wanted: count(wanted),
         available: is_true(kind::AVAILABLE),
         certificates_ready: is_true(kind::CERTIFICATES_READY),
-        client: domain(status.certificates.as_ref().and_then(|all| all.client.as_ref()), leaf_keys(Domain::Client)),
-        peer: domain(status.certificates.as_ref().and_then(|all| all.peer.as_ref()), leaf_keys(Domain::Peer)),
+        client: domain(status.certificates.as_ref().and_then(|all| all.client.as_ref()), Domain::Client),
+        peer: domain(status.certificates.as_ref().and_then(|all| all.peer.as_ref()), Domain::Peer),
     }
 }
 
@@ -191,11 +191,9 @@ fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, obse
         progress: progress_in_words(member),
         version: etcd.map(|status| status.version.clone()),
         db_size: etcd.map(|status| rounded(status.db_size)),
-        certificate_expires: member.secret.as_ref().and_then(|secret| expiry(secret, &LEAVES)).map(|at| at.to_string()),
+        certificate_expires: member.secret.as_ref().and_then(expiry).map(|at| at.to_string()),
     }
 }
-
-const LEAVES: [&str; 3] = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
 
 /// The power of two that a size fits in, from 1Mi on: what changes with every write must not be in a status.
 fn rounded(bytes: i64) -> String {
@@ -203,20 +201,20 @@ fn rounded(bytes: i64) -> String {
     if mebibytes >= 1024 { format!("{}Gi", mebibytes / 1024) } else { format!("{mebibytes}Mi") }
 }
 
-fn expiry(secret: &SeenSecret, keys: &[&str]) -> Option<Timestamp> {
-    keys.iter().filter_map(|key| secret.certificate(key)?.ok()).map(|leaf| leaf.not_after()).min()
+fn expiry(secret: &SeenSecret) -> Option<Timestamp> {
+    Domain::ALL.into_iter().filter_map(|domain| secret.ends(domain)).min()
 }
 
-fn first_expiry(observed: &Observed, keys: &[&str]) -> Option<Timestamp> {
-    observed.members.values().filter_map(|member| expiry(member.secret.as_ref()?, keys)).min()
+fn first_expiry(observed: &Observed, domain: Domain) -> Option<Timestamp> {
+    observed.members.values().filter_map(|member| member.secret.as_ref()?.ends(domain)).min()
 }
 
 fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Option<CertificatesStatus> {
     let old = observed.status.certificates.clone().unwrap_or_default();
-    let domain = |secret: &Option<SeenSecret>, old: Option<DomainStatus>, keys: &[&str]| {
-        let expires = first_expiry(observed, keys).map(|at| at.to_string());
+    let domain = |domain: Domain, old: Option<DomainStatus>| {
+        let expires = first_expiry(observed, domain).map(|at| at.to_string());
         // Once reported, an authority changes only by a rotation: that is how one that was changed by hand is noticed.
-        match plan::authority_of(secret.as_ref(), String::new, old.as_ref(), uid, false) {
+        match plan::authority_of(observed.authority(domain), String::new, old.as_ref(), uid, false) {
             AuthorityState::Ready(authorities) => Some(DomainStatus {
                 active: authority(&authorities.active, &authorities.issuers.active),
                 next: authority(&authorities.next, &authorities.issuers.next),
@@ -231,8 +229,8 @@ fn certificates(uid: &str, members: &[MemberStatus], observed: &Observed) -> Opt
     let status = CertificatesStatus {
         // All in UTC and of one form, so the first text is the first moment.
         expires: members.iter().filter_map(|member| member.certificate_expires.clone()).min(),
-        client: domain(&observed.client_authority, old.client, leaf_keys(Domain::Client)),
-        peer: domain(&observed.peer_authority, old.peer, leaf_keys(Domain::Peer)),
+        client: domain(Domain::Client, old.client),
+        peer: domain(Domain::Peer, old.peer),
     };
     (status != CertificatesStatus::default()).then_some(status)
 }
@@ -392,7 +390,7 @@ fn even(judgement: &Judgement) -> String {
 /// Whether a quorum says that this is no member any more: what is left of it is on its way out.
 fn is_removed(names: &Names, observed: &Observed, name: &MemberName) -> bool {
     let known = observed.status.cluster_id.as_deref();
-    let list = observed.list.as_ref().ok().filter(|list| known.is_some_and(|known| format!("{:x}", list.cluster_id) == known));
+    let list = observed.list.as_ref().ok().filter(|list| known.is_some_and(|known| list.is_of(known)));
     list.is_some() && observed.listed(names, name).is_none()
 }
 
@@ -466,7 +464,7 @@ fn degraded(names: &Names, observed: &Observed, judgement: &Judgement, acted: &A
     problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));
     problems.extend(complaints(observed));
     if let (Ok(list), Some(known)) = (&observed.list, &observed.status.cluster_id)
-        && format!("{:x}", list.cluster_id) != *known
+        && !list.is_of(known)
     {
         problems
             .insert(0, Note::new("ClusterIDChanged", format!("the members are in cluster {:x}, not {known}", list.cluster_id)));

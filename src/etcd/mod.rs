@@ -109,6 +109,16 @@ impl MemberList {
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| !member.is_learner)
     }
+
+    /// Whether it is that of the cluster with this ID.
+    pub fn is_of(&self, cluster_id: &str) -> bool {
+        is_id(cluster_id, self.cluster_id)
+    }
+}
+
+/// Whether a text is this ID, in hexadecimal digits as everybody writes it.
+pub fn is_id(text: &str, id: u64) -> bool {
+    u64::from_str_radix(text, 16) == Ok(id)
 }
 
 /// What came of asking a member.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use jiff::Timestamp;
@@ -24,9 +25,13 @@ static BUNDLES: Recent<Digest, Vec<Certificate>, 256> = Recent::new();
 static VERIFIED: Recent<[Digest; 2], bool, 16_384> = Recent::new();
 static ROOTS: Recent<Digest, bool, 512> = Recent::new();
 
-/// A certificate: what is public of a leaf or an authority. Two are equal when their DER is.
+/// A certificate: what is public of a leaf or an authority. Two are equal when their DER is. Copies cost nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub struct Certificate(Arc<Content>);
+
+/// What is in one.
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
     der: Box<[u8]>,
     pem: Box<str>,
     serial: Serial,
@@ -92,7 +97,7 @@ impl Certificate {
                 _ => {}
             }
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Content {
             der: der.into(),
             pem: pem::encode(der, pem::CERTIFICATE)?.as_str().into(),
             serial: Serial::from_der_integer(read.raw_serial())
@@ -111,52 +116,52 @@ impl Certificate {
             key_digest: KeyDigest::of(read.public_key().raw),
             fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
             digest: digest(der),
-        })
+        })))
     }
 
     /// One `CERTIFICATE` block, which ends with a newline.
     pub fn pem(&self) -> &str {
-        &self.pem
+        &self.0.pem
     }
     /// The certificate as it was signed.
     pub fn der(&self) -> &[u8] {
-        &self.der
+        &self.0.der
     }
     /// The serial number.
     pub fn serial(&self) -> Serial {
-        self.serial
+        self.0.serial
     }
     /// The subject's common name, which etcd takes for a user's name; empty without one. The last one, if it has several, as
     /// Go sees it.
     pub fn common_name(&self) -> &str {
-        &self.common_name
+        &self.0.common_name
     }
     /// The first moment of its validity.
     pub fn not_before(&self) -> Timestamp {
-        self.not_before
+        self.0.not_before
     }
     /// The last second of its validity.
     pub fn not_after(&self) -> Timestamp {
-        self.not_after
+        self.0.not_after
     }
     /// The DNS names it is for.
     pub fn dns_names(&self) -> &BTreeSet<String> {
-        &self.dns_names
+        &self.0.dns_names
     }
     /// The addresses it is for.
     pub fn ip_addresses(&self) -> &BTreeSet<IpAddr> {
-        &self.ip_addresses
+        &self.0.ip_addresses
     }
     /// Whether it is an authority's.
     pub fn is_ca(&self) -> bool {
-        self.is_ca
+        self.0.is_ca
     }
     /// Whether an authority with it may sign now.
     ///
     /// # Errors
     /// [`PkiError::AuthorityNotValid`].
     pub fn check_valid_authority(&self, now: Timestamp) -> Result<(), PkiError> {
-        let (not_before, not_after) = (self.not_before, self.not_after);
+        let (not_before, not_after) = (self.0.not_before, self.0.not_after);
         if now < not_before || now >= not_after {
             return Err(PkiError::AuthorityNotValid { not_before, not_after });
         }
@@ -164,69 +169,69 @@ impl Certificate {
     }
     /// Whether an authority with it may sign certificates (keyUsage).
     pub(super) fn signs_certificates(&self) -> bool {
-        parse(&self.der)
+        parse(&self.0.der)
             .is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign())))
     }
     /// Whether an authority with it may sign revocation lists (keyUsage).
     pub(super) fn signs_lists(&self) -> bool {
-        parse(&self.der).is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign())))
+        parse(&self.0.der).is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign())))
     }
     /// How many authorities there may be between it and a leaf, if that is limited.
     pub(super) fn path_length(&self) -> Option<u32> {
-        parse(&self.der).ok()?.basic_constraints().ok()??.value.path_len_constraint
+        parse(&self.0.der).ok()?.basic_constraints().ok()??.value.path_len_constraint
     }
     /// Whether it is a root: its own key signed it.
     pub fn is_self_signed(&self) -> bool {
         let is_root =
             |read: X509Certificate| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok();
-        ROOTS.get(self.digest, || parse(&self.der).map(is_root)).unwrap_or_default()
+        ROOTS.get(self.0.digest, || parse(&self.0.der).map(is_root)).unwrap_or_default()
     }
     /// Whether an authority signed it, by the name and the signature alone: what others make may lack key identifiers.
     pub fn is_below(&self, authority: &Certificate) -> bool {
-        let (Ok(read), Ok(issuer)) = (parse(&self.der), parse(&authority.der)) else { return false };
+        let (Ok(read), Ok(issuer)) = (parse(&self.0.der), parse(&authority.0.der)) else { return false };
         read.issuer().as_raw() == issuer.subject().as_raw() && read.verify_signature(Some(issuer.public_key())).is_ok()
     }
     /// Whether a server may show it.
     pub fn server_auth(&self) -> bool {
-        self.server_auth
+        self.0.server_auth
     }
     /// Whether a client may show it.
     pub fn client_auth(&self) -> bool {
-        self.client_auth
+        self.0.client_auth
     }
     /// The name of its key.
     pub fn subject_key_id(&self) -> Option<&[u8]> {
-        self.subject_key_id.as_deref()
+        self.0.subject_key_id.as_deref()
     }
     /// The name of the key that signed it.
     pub fn authority_key_id(&self) -> Option<&[u8]> {
-        self.authority_key_id.as_deref()
+        self.0.authority_key_id.as_deref()
     }
     /// The digest of its public key.
     pub fn key_digest(&self) -> KeyDigest {
-        self.key_digest
+        self.0.key_digest
     }
 
     /// The first 16 hexadecimal digits of the SHA-256 of its DER, which tell it from every other.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        &self.0.fingerprint
     }
     /// Two thirds of its real life: from its begin to its end as they are, not as they were asked for.
     pub fn renew_at(&self) -> Timestamp {
-        let (begin, end) = (self.not_before.as_second(), self.not_after.as_second());
-        Timestamp::from_second(begin + (end - begin) * 2 / 3).unwrap_or(self.not_after)
+        let (begin, end) = (self.0.not_before.as_second(), self.0.not_after.as_second());
+        Timestamp::from_second(begin + (end - begin) * 2 / 3).unwrap_or(self.0.not_after)
     }
 
     /// Whether an authority signed it: the names and the key identifiers agree and the signature verifies.
     pub fn is_signed_by(&self, authority: &Certificate) -> bool {
-        let verified = VERIFIED.get([self.digest, authority.digest], || Ok::<_, PkiError>(self.verify(authority)));
+        let verified = VERIFIED.get([self.0.digest, authority.0.digest], || Ok::<_, PkiError>(self.verify(authority)));
         verified.unwrap_or_default()
     }
 
     fn verify(&self, authority: &Certificate) -> bool {
-        let (Ok(leaf), Ok(issuer)) = (parse(&self.der), parse(&authority.der)) else { return false };
-        self.authority_key_id.is_some()
-            && self.authority_key_id == authority.subject_key_id
+        let (Ok(leaf), Ok(issuer)) = (parse(&self.0.der), parse(&authority.0.der)) else { return false };
+        self.0.authority_key_id.is_some()
+            && self.0.authority_key_id == authority.0.subject_key_id
             && leaf.issuer().as_raw() == issuer.subject().as_raw()
             && leaf.verify_signature(Some(issuer.public_key())).is_ok()
     }

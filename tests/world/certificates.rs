@@ -7,7 +7,7 @@ use std::{
 
 use etcd_warden::{
     cluster::{
-        observed::SecretView,
+        observed::{Authorities, SecretView, SeenSecret},
         plan::{AuthorityRequest, LeafRequest},
     },
     names::authority_key,
@@ -79,8 +79,9 @@ pub fn leaf(request: &LeafRequest, generation: u32) -> Arc<Leaf> {
 }
 
 /// Changes the ledger in an authority's Secret, and its list with it.
-pub fn with_ledger(domain: Domain, secret: &mut SecretView, change: impl FnOnce(&mut Ledger)) {
-    let mut ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).expect("a ledger");
+pub fn with_ledger(domain: Domain, secret: &SeenSecret, change: impl FnOnce(&mut Ledger)) -> SecretView {
+    let mut ledger = Authorities::read(secret).expect("authorities").ledger.clone();
+    let mut secret = SecretView::clone(secret);
     let revoked: Vec<_> = ledger.revoked().collect();
     change(&mut ledger);
     let now: Vec<_> = ledger.revoked().collect();
@@ -88,4 +89,5 @@ pub fn with_ledger(domain: Domain, secret: &mut SecretView, change: impl FnOnce(
         secret.data.insert(authority_key::CRL.into(), authority(domain).0.sign_crl(now, *BEGIN).expect("a list"));
     }
     secret.data.insert(authority_key::LEDGER.into(), ledger.to_json().expect("a ledger"));
+    secret
 }

@@ -200,13 +200,9 @@ impl Etcd {
 
     /// Whether a member follows the leader.
     pub fn follows(&self, place: Place) -> bool {
-        self.leader.is_some_and(|leader| {
-            self.connected(leader, place) && self.disk(place).is_some_and(|disk| disk.members.iter().any(|m| self.is(m, place)))
-        })
-    }
-
-    fn is(&self, member: &Listed, place: Place) -> bool {
-        self.processes.get(&place).is_some_and(|process| process.id == member.id)
+        let Some(process) = self.processes.get(&place) else { return false };
+        let listed = |disk: &Disk| disk.member(process.id).is_some();
+        self.leader.is_some_and(|leader| self.connected(leader, place)) && self.disks.get(&process.volume).is_some_and(listed)
     }
 
     pub fn applied(&self, place: Place) -> usize {
@@ -329,6 +325,9 @@ impl Etcd {
         self.replicate(now);
         self.publish(now);
         let mut ended = vec![];
+        if self.processes.values().all(|process| self.disks[&process.volume].removed.is_empty()) {
+            return ended;
+        }
         for place in self.processes.keys().copied().collect::<Vec<_>>() {
             let process = &self.processes[&place];
             let told = self.disks[&process.volume].removed.contains(&process.id)
@@ -449,6 +448,9 @@ impl Etcd {
     /// Members publish themselves, and serve once they have.
     fn publish(&mut self, now: Millis) {
         let Some(leader) = self.leader else { return };
+        if self.processes.values().all(|process| process.serving) {
+            return;
+        }
         for place in self.processes.keys().copied().collect::<Vec<_>>() {
             let process = &self.processes[&place];
             if process.serving || process.behind_until > now || !self.connected(leader, place) {

@@ -532,8 +532,8 @@ fn ledger(world: &mut World, plan: &Plan) -> Done {
         let requests: Vec<LeafRequest> =
             changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).cloned().collect();
         let Some(secret) = world.kubernetes.things.secret(authority(domain)).filter(|_| !requests.is_empty()) else { continue };
-        let mut secret = SecretView::clone(secret);
-        certificates::with_ledger(domain, &mut secret, |ledger| {
+        let secret = secret.clone();
+        let secret = certificates::with_ledger(domain, &secret, |ledger| {
             for request in &requests {
                 let generation = world.issue(request);
                 ledger.record(&certificates::leaf(request, generation).certificate, request.holder.clone());
@@ -618,9 +618,8 @@ fn take(world: &mut World, valid: &ValidatedCluster, step: &Step, leader: Option
 
 fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) {
     let Some(secret) = world.kubernetes.things.secret(authority(domain)) else { return };
-    let mut secret = SecretView::clone(secret);
     let now = time(world.now);
-    certificates::with_ledger(domain, &mut secret, |ledger| {
+    let secret = certificates::with_ledger(domain, secret, |ledger| {
         ledger.revoke(|issued| holders.contains(&issued.holder), now);
     });
     world.kubernetes.put_secret(authority(domain), secret);

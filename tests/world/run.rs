@@ -27,7 +27,7 @@ pub struct World {
     pub kubernetes: Kubernetes,
     pub etcd: Etcd,
     /// Each runs or is dead.
-    pub operators: Vec<Option<Operator>>,
+    pub operators: Vec<Option<Box<Operator>>>,
     /// When a dead operator is started again; the second one, only until then.
     starts_at: Millis,
     second_until: Millis,
@@ -68,7 +68,7 @@ fn founded(replicas: u8) -> World {
         world.heal();
         assert_eq!(world.broken, Vec::<String>::new(), "a cluster of {replicas} can be founded");
         world.kubernetes.forget();
-        world.operators[0] = Some(Operator::new(world.kubernetes.list(), world.now));
+        world.operators[0] = Some(Operator::new(world.kubernetes.list(), world.now).into());
         world
     };
     FOUNDED.with(|founded| founded[usize::from(replicas)].get_or_init(found).clone())
@@ -82,7 +82,7 @@ impl World {
             now: 0,
             kubernetes,
             etcd: Etcd::default(),
-            operators: vec![Some(first), None],
+            operators: vec![Some(first.into()), None],
             starts_at: 0,
             second_until: 0,
             silent_until: [0; PLACES as usize],
@@ -179,7 +179,7 @@ impl World {
                 self.operators[1] = None;
             } else if self.operators[index].is_none() {
                 if self.starts_at <= now {
-                    self.operators[index] = Some(Operator::new(self.kubernetes.list(), now));
+                    self.operators[index] = Some(Operator::new(self.kubernetes.list(), now).into());
                 }
             } else if !operator::advance(self, index) {
                 self.starts_at = now + self.rng.between(500, 4_000);
@@ -373,7 +373,7 @@ impl World {
         members.len() == wanted
             && members.iter().all(|m| !m.learner && self.is_healthy(m))
             && (0..PLACES).all(|place| if here(place) { complete(place) } else { nothing(place) })
-            && self.operators[0].as_ref().is_some_and(Operator::idle)
+            && self.operators[0].as_ref().is_some_and(|operator| operator.idle())
     }
 
     /// Whether a member serves, as an operator could see if it looked now.

@@ -220,14 +220,6 @@ pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> Leaves 
     ]
 }
 
-/// Where a member's Secret has its leaves of a domain.
-pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
-    match domain {
-        Domain::Client => &[member_key::SERVER_CRT, member_key::CLIENT_CRT],
-        Domain::Peer => &[member_key::PEER_CRT],
-    }
-}
-
 /// The leaf to request, if the one in a Secret will not do.
 pub fn request_leaf(
     secret: Option<&SeenSecret>,
@@ -247,7 +239,7 @@ pub fn request_leaf(
         Some(Ok(leaf)) if revoked(leaf) => Stale::Revoked,
         _ => {
             let spread = secret.map(SeenSecret::spread).unwrap_or_default();
-            let read = certificate.as_ref().map(|read| read.as_deref());
+            let read = certificate.as_ref().map(Result::as_ref);
             let complete = || secret.is_some_and(|secret| secret.is_shown_with(keys[0], &authorities.chain));
             pki::stale(read, key, spec, &authorities.active, spread, now).or_else(|| (!complete()).then_some(Stale::Chain))?
         }
@@ -452,11 +444,10 @@ fn serves_its_leaves(member: &ObservedMember, secret: &SeenSecret) -> Result<boo
 }
 
 /// Certificates of users who are gone and of members that have been removed, and what the list lacks of those revoked before.
-pub fn revoke(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> Option<Step> {
-    let roster = Roster::read(cluster, observed);
+pub fn revoke(cluster: &ValidatedCluster, observed: &Observed, roster: Option<&Roster>, now: Timestamp) -> Option<Step> {
     let removed = |name: &str| {
         let member = cluster.names.parse_member(name);
-        roster.as_ref().zip(member).is_some_and(|(roster, member)| roster.is_gone(&member))
+        roster.zip(member).is_some_and(|(roster, member)| roster.is_gone(&member))
     };
     let gone = |holder: &Holder| match holder {
         Holder::User { uid, .. } => !observed.users.contains(uid),

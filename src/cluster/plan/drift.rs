@@ -80,8 +80,16 @@ pub struct Built(Mutex<BTreeMap<TypeId, Made>>);
 /// Things of one type, by what they follow from.
 type Made = BTreeMap<String, Arc<dyn Any + Send + Sync>>;
 
-/// What is to be applied of a `K`.
-struct Wanted<K>(Object, PhantomData<fn() -> K>);
+/// What is to be applied of a `K`, and the digest of it that it bears.
+struct Wanted<K>(Object, Arc<str>, PhantomData<fn() -> K>);
+
+impl<K: Resource<DynamicType = ()> + Serialize> Wanted<K> {
+    fn new(wanted: &K) -> Self {
+        let object = Object::new(wanted);
+        let digest = object.body["metadata"]["annotations"][annotation::APPLIED].as_str().unwrap_or_default().into();
+        Self(object, digest, PhantomData)
+    }
+}
 
 impl Clone for Built {
     /// Of a copy, which may be changed, nothing has been made.
@@ -111,8 +119,8 @@ impl Built {
         build: impl FnOnce() -> K,
         existing: Option<&Seen<K>>,
     ) -> Option<Object> {
-        let wanted = self.get(of, || Wanted(Object::new(&build()), PhantomData::<fn() -> K>));
-        if existing.is_some_and(|existing| existing.is_as(&wanted.0.body, |there| holds(there, &wanted.0.body))) {
+        let wanted = self.get(of, || Wanted::new(&build()));
+        if existing.is_some_and(|existing| existing.is_as(&wanted.1, |there| holds(there, &wanted.0.body))) {
             return None;
         }
         Some(Object { seen: existing.map(|existing| ObjectVersion::of(existing.meta())), ..wanted.0.clone() })

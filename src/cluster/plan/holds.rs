@@ -14,7 +14,14 @@ use crate::quantity;
 /// Whether `there` has every field of `wanted`. It may have more: what the API server fills in and what others own. But a
 /// selector is a whole, and with one more label it selects nothing.
 pub fn holds(there: &impl Serialize, wanted: &Value) -> bool {
-    there.serialize(Against { wanted, whole: false }).unwrap_or_default()
+    there.serialize(Against { wanted, whole: false }).is_ok()
+}
+
+/// That something is as wanted. What differs ends the comparison, as an error would.
+type Told = Result<(), fmt::Error>;
+
+fn told(holds: bool) -> Told {
+    holds.then_some(()).ok_or(fmt::Error)
 }
 
 /// The API server leaves out what is empty.
@@ -36,47 +43,41 @@ struct Against<'a> {
 }
 
 impl<'a> Against<'a> {
-    fn is(self, there: impl Into<Value>) -> bool {
-        *self.wanted == there.into()
+    fn fields(self) -> Result<Fields<'a>, fmt::Error> {
+        let wanted = self.wanted.as_object().ok_or(fmt::Error)?;
+        let left = wanted.values().filter(|value| self.whole || !is_empty(value)).count();
+        Ok(Fields { wanted, whole: self.whole, left, key: None })
     }
 
-    fn fields(self) -> Fields<'a> {
-        let wanted = self.wanted.as_object();
-        let left = wanted.into_iter().flat_map(Map::values).filter(|value| self.whole || !is_empty(value)).count();
-        Fields { wanted, whole: self.whole, left, holds: wanted.is_some(), key: None }
-    }
-
-    fn list(self) -> List<'a> {
-        let Value::Array(wanted) = self.wanted else { return List::Other };
+    fn list(self) -> Result<List<'a>, fmt::Error> {
+        let wanted = self.wanted.as_array().ok_or(fmt::Error)?;
         // Lists of objects are merged by their keys when they are applied, so what others add to them stays.
-        if !self.whole && wanted.iter().all(Value::is_object) {
+        Ok(if !self.whole && wanted.iter().all(Value::is_object) {
             List::Merged(wanted.iter().map(|wanted| (wanted, false)).collect())
         } else {
-            List::Replaced { wanted, at: 0, holds: true, whole: self.whole }
-        }
+            List::Replaced { left: wanted, whole: self.whole }
+        })
     }
 }
-
-type Told = Result<bool, fmt::Error>;
 
 macro_rules! numbers {
     ($($name:ident $type:ty),*) => {
         $(fn $name(self, there: $type) -> Told {
-            Ok(self.is(there))
+            told(*self.wanted == there)
         })*
     };
 }
 
 impl<'a> Serializer for Against<'a> {
-    type Ok = bool;
+    type Ok = ();
     type Error = fmt::Error;
     type SerializeSeq = List<'a>;
     type SerializeTuple = List<'a>;
     type SerializeTupleStruct = List<'a>;
-    type SerializeTupleVariant = Impossible<bool, fmt::Error>;
+    type SerializeTupleVariant = Impossible<(), fmt::Error>;
     type SerializeMap = Fields<'a>;
     type SerializeStruct = Fields<'a>;
-    type SerializeStructVariant = Impossible<bool, fmt::Error>;
+    type SerializeStructVariant = Impossible<(), fmt::Error>;
 
     numbers! {
         serialize_bool bool, serialize_i8 i8, serialize_i16 i16, serialize_i32 i32, serialize_i64 i64, serialize_u8 u8,
@@ -84,9 +85,9 @@ impl<'a> Serializer for Against<'a> {
     }
 
     fn serialize_str(self, there: &str) -> Told {
-        let Value::String(wanted) = self.wanted else { return Ok(false) };
+        let Value::String(wanted) = self.wanted else { return told(false) };
         let same_quantity = || quantity::milli(there).is_some_and(|value| Some(value) == quantity::milli(wanted));
-        Ok(there == wanted || !self.whole && same_quantity())
+        told(there == wanted || !self.whole && same_quantity())
     }
     fn serialize_char(self, there: char) -> Told {
         self.serialize_str(there.encode_utf8(&mut [0; 4]))
@@ -95,16 +96,16 @@ impl<'a> Serializer for Against<'a> {
         there.serialize(self)
     }
     fn serialize_none(self) -> Told {
-        Ok(self.is(()))
+        told(self.wanted.is_null())
     }
     fn serialize_some<T: Serialize + ?Sized>(self, there: &T) -> Told {
         there.serialize(self)
     }
     fn serialize_unit(self) -> Told {
-        Ok(self.is(()))
+        told(self.wanted.is_null())
     }
     fn serialize_unit_struct(self, _: &'static str) -> Told {
-        Ok(self.is(()))
+        told(self.wanted.is_null())
     }
     fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Told {
         self.serialize_str(variant)
@@ -113,24 +114,24 @@ impl<'a> Serializer for Against<'a> {
         there.serialize(self)
     }
     fn serialize_newtype_variant<T: Serialize + ?Sized>(self, _: &'static str, _: u32, variant: &'static str, there: &T) -> Told {
-        let mut fields = self.fields();
+        let mut fields = self.fields()?;
         fields.field(variant, there)?;
-        Ok(fields.told())
+        fields.told()
     }
     fn serialize_seq(self, _: Option<usize>) -> Result<List<'a>, fmt::Error> {
-        Ok(self.list())
+        self.list()
     }
     fn serialize_tuple(self, _: usize) -> Result<List<'a>, fmt::Error> {
-        Ok(self.list())
+        self.list()
     }
     fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<List<'a>, fmt::Error> {
-        Ok(self.list())
+        self.list()
     }
     fn serialize_map(self, _: Option<usize>) -> Result<Fields<'a>, fmt::Error> {
-        Ok(self.fields())
+        self.fields()
     }
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Fields<'a>, fmt::Error> {
-        Ok(self.fields())
+        self.fields()
     }
     // Nothing in Kubernetes' objects is of these kinds.
     fn serialize_tuple_variant(
@@ -139,7 +140,7 @@ impl<'a> Serializer for Against<'a> {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Impossible<bool, fmt::Error>, fmt::Error> {
+    ) -> Result<Impossible<(), fmt::Error>, fmt::Error> {
         Err(fmt::Error)
     }
     fn serialize_struct_variant(
@@ -148,66 +149,59 @@ impl<'a> Serializer for Against<'a> {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Impossible<bool, fmt::Error>, fmt::Error> {
+    ) -> Result<Impossible<(), fmt::Error>, fmt::Error> {
         Err(fmt::Error)
     }
 }
 
 /// The fields of an object, as they come.
 struct Fields<'a> {
-    wanted: Option<&'a Map<String, Value>>,
+    wanted: &'a Map<String, Value>,
     whole: bool,
     /// How many that must be there have yet to come.
     left: usize,
-    holds: bool,
     key: Option<Value>,
 }
 
 impl Fields<'_> {
-    fn field<T: Serialize + ?Sized>(&mut self, key: &str, there: &T) -> Result<(), fmt::Error> {
-        match self.wanted.and_then(|wanted| wanted.get(key)) {
-            _ if !self.holds => {}
-            Some(wanted) => {
-                self.left -= usize::from(self.whole || !is_empty(wanted));
-                // The API server takes selectors as a whole, so what others add to one is drift.
-                self.holds = there.serialize(Against { wanted, whole: self.whole || key == "selector" })?;
-            }
-            None => self.holds = !self.whole,
-        }
-        Ok(())
+    fn field<T: Serialize + ?Sized>(&mut self, key: &str, there: &T) -> Told {
+        let Some(wanted) = self.wanted.get(key) else { return told(!self.whole) };
+        self.left -= usize::from(self.whole || !is_empty(wanted));
+        // The API server takes selectors as a whole, so what others add to one is drift.
+        there.serialize(Against { wanted, whole: self.whole || key == "selector" })
     }
 
-    fn told(&self) -> bool {
-        self.holds && self.left == 0
+    fn told(&self) -> Told {
+        told(self.left == 0)
     }
 }
 
 impl SerializeStruct for Fields<'_> {
-    type Ok = bool;
+    type Ok = ();
     type Error = fmt::Error;
 
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, there: &T) -> Result<(), fmt::Error> {
+    fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, there: &T) -> Told {
         self.field(key, there)
     }
     fn end(self) -> Told {
-        Ok(self.told())
+        self.told()
     }
 }
 
 impl SerializeMap for Fields<'_> {
-    type Ok = bool;
+    type Ok = ();
     type Error = fmt::Error;
 
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), fmt::Error> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Told {
         self.key = serde_json::to_value(key).ok();
         Ok(())
     }
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, there: &T) -> Result<(), fmt::Error> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, there: &T) -> Told {
         let key = self.key.take();
         self.field(key.as_ref().and_then(Value::as_str).ok_or(fmt::Error)?, there)
     }
     fn end(self) -> Told {
-        Ok(self.told())
+        self.told()
     }
 }
 
@@ -215,52 +209,46 @@ impl SerializeMap for Fields<'_> {
 enum List<'a> {
     /// Each that is wanted, and whether it has come.
     Merged(Vec<(&'a Value, bool)>),
-    /// All of them in their order.
-    Replaced { wanted: &'a [Value], at: usize, holds: bool, whole: bool },
-    /// No list is wanted.
-    Other,
+    /// Those that have yet to come, in their order.
+    Replaced { left: &'a [Value], whole: bool },
 }
 
 impl List<'_> {
-    fn element<T: Serialize + ?Sized>(&mut self, there: &T) -> Result<(), fmt::Error> {
+    fn element<T: Serialize + ?Sized>(&mut self, there: &T) -> Told {
         match self {
             Self::Merged(all) => {
                 for (wanted, has_come) in all.iter_mut().filter(|(_, has_come)| !has_come) {
-                    *has_come = there.serialize(Against { wanted, whole: false })?;
+                    *has_come = there.serialize(Against { wanted, whole: false }).is_ok();
                 }
+                Ok(())
             }
-            Self::Replaced { wanted, at, holds, whole } => {
-                *holds &= match wanted.get(*at) {
-                    Some(wanted) => there.serialize(Against { wanted, whole: *whole })?,
-                    None => false,
-                };
-                *at += 1;
+            Self::Replaced { left, whole } => {
+                let (wanted, rest) = left.split_first().ok_or(fmt::Error)?;
+                *left = rest;
+                there.serialize(Against { wanted, whole: *whole })
             }
-            Self::Other => {}
         }
-        Ok(())
     }
 
-    fn told(&self) -> bool {
-        match self {
+    fn told(&self) -> Told {
+        told(match self {
             Self::Merged(all) => all.iter().all(|(_, has_come)| *has_come),
-            Self::Replaced { wanted, at, holds, .. } => *holds && *at == wanted.len(),
-            Self::Other => false,
-        }
+            Self::Replaced { left, .. } => left.is_empty(),
+        })
     }
 }
 
 macro_rules! lists {
     ($($trait:ident $element:ident),*) => {
         $(impl $trait for List<'_> {
-            type Ok = bool;
+            type Ok = ();
             type Error = fmt::Error;
 
-            fn $element<T: Serialize + ?Sized>(&mut self, there: &T) -> Result<(), fmt::Error> {
+            fn $element<T: Serialize + ?Sized>(&mut self, there: &T) -> Told {
                 self.element(there)
             }
             fn end(self) -> Told {
-                Ok(self.told())
+                self.told()
             }
         })*
     };

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{AWAITING, Note, Plan, certificates::AuthorityState, certificates::authority_state};
 use crate::{
     cluster::{
-        observed::{Authorities, NoOffer, Observed, Offered},
+        observed::{Authorities, NoOffer, Observed, Offered, leaf_keys},
         validate::ValidatedCluster,
     },
     names::{Names, common_name},
@@ -161,8 +161,13 @@ fn other_domain(cluster: &ValidatedCluster, observed: &Observed, domain: Domain,
 pub fn remarks(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
     let remark = |domain: Domain| {
         let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
+        let issuer = &authorities.issuers.active;
+        // What the operator signs is as it was asked for then.
+        if issuer.has_key() {
+            return None;
+        }
         let wanted = cluster.lives(domain).leaf;
-        let keys: &[&str] = super::certificates::leaf_keys(domain);
+        let keys = leaf_keys(domain);
         let leaves = observed.members.values().filter_map(|member| member.secret.as_ref());
         let leaves = leaves.flat_map(|secret| keys.iter().filter_map(|key| secret.certificate(key)?.ok()));
         // One that ends with its authority is not the issuer's doing.
@@ -171,10 +176,8 @@ pub fn remarks(cluster: &ValidatedCluster, observed: &Observed) -> Vec<String> {
             .map(|leaf| leaf.not_after().duration_since(leaf.not_before()))
             .filter(|life| *life < wanted - wanted / 10)
             .min()?;
-        let issuer = &authorities.issuers.active;
-        // What the operator signs is as it was asked for then.
         let (short, wanted) = (short.as_hours(), wanted.as_hours());
-        (!issuer.has_key()).then(|| format!("certificates of {issuer} live for {short} hours where {wanted} are wanted now"))
+        Some(format!("certificates of {issuer} live for {short} hours where {wanted} are wanted now"))
     };
     Domain::ALL.into_iter().filter_map(remark).collect()
 }

@@ -77,13 +77,14 @@ fn foreign(cluster: &ValidatedCluster, observed: &Observed) -> Vec<Foreign> {
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
         all.extend(member.secret.as_ref().map(|o| ("Secret", &o.meta)));
     }
-    let used = observed.members.iter().filter(|(_, member)| uses_claim(cluster, member));
-    let used: Vec<_> = used.map(|(name, _)| cluster.names.claim(name)).collect();
+    let is_used = |claim: &str| {
+        observed.members.iter().any(|(name, member)| uses_claim(cluster, member) && cluster.names.claim(name) == claim)
+    };
     let others = all.into_iter().filter(|(_, meta)| !belongs(meta, &cluster.uid));
     let of = |(kind, meta): (&'static str, &ObjectMeta)| {
         let name = meta.name.clone().unwrap_or_default();
         let nobodys = meta.owner_references.is_none() && annotation(meta, key::CLUSTER_UID).is_none();
-        let is_stripped = kind == "PersistentVolumeClaim" && nobodys && used.contains(&name);
+        let is_stripped = kind == "PersistentVolumeClaim" && nobodys && is_used(&name);
         Foreign { kind, name, owner: drift::owner(meta), is_stripped }
     };
     others.map(of).collect()
@@ -103,6 +104,9 @@ fn in_words(foreign: &[Foreign]) -> String {
 /// Takes out of a plan whatever would change an object that is another's.
 pub fn leave_foreign(cluster: &ValidatedCluster, observed: &Observed, plan: &mut Plan) {
     let foreign = foreign(cluster, observed);
+    if foreign.is_empty() {
+        return;
+    }
     let is = |kind: &str, name: &str| foreign.iter().any(|other| other.kind == kind && other.name == name);
     plan.objects.retain(|object| !is(&object.resource.kind, &object.name));
     let (stripped, foreign): (Vec<_>, Vec<_>) = foreign.into_iter().partition(|other| other.is_stripped);
@@ -135,12 +139,11 @@ fn restoration(cluster: &ValidatedCluster, observed: &Observed, member: &MemberN
 /// that has not been founded takes its members from the number that is wanted.
 ///
 /// One that etcd does not list any more is none, and nothing is made for it.
-pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
+pub fn known(cluster: &ValidatedCluster, observed: &Observed, roster: Option<&Roster>) -> Members {
     if !is_founded(cluster, observed) {
         return (0..cluster.replicas).map(|ordinal| (cluster.names.member(ordinal), StartState::New)).collect();
     }
-    let roster = Roster::read(cluster, observed);
-    let listed = |name: &MemberName| roster.as_ref().is_none_or(|roster| !roster.unlisted.contains_key(name));
+    let listed = |name: &MemberName| roster.is_none_or(|roster| !roster.unlisted.contains_key(name));
     let traced = |member: &ObservedMember| member.stateful_set.is_some() || member.claim.is_some();
     // Of a member that has lost everything, the last report still tells.
     let reported = |name: &MemberName| {
@@ -153,7 +156,7 @@ pub fn known(cluster: &ValidatedCluster, observed: &Observed) -> Members {
         roster.is_some() || written(cluster, observed, name).is_some() || left
     };
     let members = observed.members.iter().filter(|(name, member)| listed(name) && known(name, member));
-    members.map(|(name, member)| (name.clone(), start(cluster, observed, roster.as_ref(), name, member))).collect()
+    members.map(|(name, member)| (name.clone(), start(cluster, observed, roster, name, member))).collect()
 }
 
 fn written(cluster: &ValidatedCluster, observed: &Observed, name: &MemberName) -> Option<StartState> {
@@ -441,10 +444,9 @@ fn pod_problem(pod: &Pod) -> Option<String> {
 pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option<Step> {
     let list = observed.list.as_ref().ok()?;
     // Members that founded a second cluster by mistake are a fault to be reported, not to be written down.
-    if observed.status.cluster_id.as_ref().is_some_and(|known| *known != format!("{:x}", list.cluster_id)) {
+    if observed.status.cluster_id.as_ref().is_some_and(|known| !list.is_of(known)) {
         return None;
     }
-    let cluster_id = format!("{:x}", list.cluster_id);
     let members: Vec<_> = observed
         .members
         .iter()
@@ -453,8 +455,8 @@ pub fn lock_bootstrap(cluster: &ValidatedCluster, observed: &Observed) -> Option
             // It has published its name through raft, and it is the one that answers at this address.
             let listed = observed.listed(&cluster.names, name).filter(|listed| !listed.name.is_empty())?;
             let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
-            let bears = |key, id: &str| annotation(claim, key) == Some(id);
-            let written = bears(key::CLUSTER_ID, &cluster_id) && bears(key::MEMBER_ID, &format!("{:x}", listed.id));
+            let bears = |key, id| annotation(claim, key).is_some_and(|text| etcd::is_id(text, id));
+            let written = bears(key::CLUSTER_ID, list.cluster_id) && bears(key::MEMBER_ID, listed.id);
             let stays = claim.deletion_timestamp.is_none();
             (answers && !written && stays && belongs(claim, &cluster.uid))
                 .then(|| (name.clone(), listed.id, claim.uid.clone().unwrap_or_default()))

@@ -69,8 +69,7 @@ impl<'a> Roster<'a> {
     /// The members, if a quorum says who they are and it is the cluster that was founded.
     pub fn read(cluster: &ValidatedCluster, observed: &'a Observed) -> Option<Self> {
         let list = observed.list.as_ref().ok()?;
-        let known = observed.status.cluster_id.as_ref()?;
-        if format!("{:x}", list.cluster_id) != *known {
+        if !list.is_of(observed.status.cluster_id.as_ref()?) {
             return None;
         }
         let mut roster = Self {
@@ -148,12 +147,18 @@ impl<'a> Roster<'a> {
 }
 
 /// The next step towards the members that are wanted, and what is to be said about it.
-pub fn step(cluster: &ValidatedCluster, observed: &Observed, wanted: &Wanted, now: Timestamp, plan: &mut Plan) -> Option<Step> {
-    let roster = Roster::read(cluster, observed)?;
-    note_strangers(&roster, plan);
+pub fn step(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    roster: &Roster,
+    wanted: &Wanted,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> Option<Step> {
+    note_strangers(roster, plan);
     let why = |name: &MemberName, entry: &Entry| {
         let asked = is_named(cluster, name).then(|| "its user asks for it".to_owned());
-        asked.or_else(|| evidence::of_loss(cluster, observed, &roster, (name, entry), now))
+        asked.or_else(|| evidence::of_loss(cluster, observed, roster, (name, entry), now))
     };
     for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_left(cluster, member)) {
         plan.waits.push(Note::new(
@@ -161,16 +166,16 @@ pub fn step(cluster: &ValidatedCluster, observed: &Observed, wanted: &Wanted, no
             format!("{name} has been removed; its pod, its StatefulSet and its claim go{}", ongoing_since(observed)),
         ));
     }
-    if cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, &roster, name, plan)) {
+    if cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, roster, name, plan)) {
         plan.wishes.push(EndedWish::new(key::REPLACE));
     }
-    teardown(cluster, &roster)
-        .or_else(|| unstarted(cluster, observed, &roster, now))
-        .or_else(|| learner(cluster, observed, &roster, &why, now, plan))
-        .or_else(|| replace(cluster, observed, &roster, &why, plan))
-        .or_else(|| shrink(cluster, observed, &roster, wanted, plan))
-        .or_else(|| grow(cluster, observed, &roster, now, plan))
-        .or_else(|| restart(wanted, cluster, observed, &roster, plan))
+    teardown(cluster, roster)
+        .or_else(|| unstarted(cluster, observed, roster, now))
+        .or_else(|| learner(cluster, observed, roster, &why, now, plan))
+        .or_else(|| replace(cluster, observed, roster, &why, plan))
+        .or_else(|| shrink(cluster, observed, roster, wanted, plan))
+        .or_else(|| grow(cluster, observed, roster, now, plan))
+        .or_else(|| restart(wanted, cluster, observed, roster, plan))
 }
 
 /// Whether a member's user wants it replaced.

@@ -23,11 +23,12 @@ use std::{
 
 pub use adoption::Left;
 use adoption::Verdict;
-pub use certificates::{AuthorityState, authority_of, changed_files, leaf_keys, member_leaves, request_leaf};
+pub use certificates::{AuthorityState, authority_of, changed_files, member_leaves, request_leaf};
 pub use drift::{Built, Object, ObjectVersion, owner as owner_in_words};
 pub use issuers::{Inquiry, Source, inquiry};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{has_never_served, is_stuck, why_not_ready};
+use membership::Roster;
 pub use membership::outage;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
@@ -438,7 +439,9 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
         }
     }
     let recovery = recovery::plan(cluster, observed, now, &mut plan);
-    let members = members::known(cluster, observed);
+    let roster = Roster::read(cluster, observed);
+    let roster = roster.as_ref();
+    let members = members::known(cluster, observed, roster);
     members::plan_objects(cluster, observed, &members, &mut plan);
     certificates::plan(cluster, observed, &members, now, &mut plan);
     members::plan_stateful_sets(cluster, observed, &members, &recovery, &mut plan);
@@ -449,13 +452,13 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     plan.restarting = membership::restarting(observed, &wanted, now);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
-        .or_else(|| certificates::revoke(cluster, observed, now))
+        .or_else(|| certificates::revoke(cluster, observed, roster, now))
         .or_else(|| members::delete_budget(cluster, observed))
         .or_else(|| members::restart_stuck(observed, now, &plan))
         .or_else(|| rotation::restart_unbelieving(observed, &plan))
         .or_else(|| recovery.step.clone())
         .or_else(|| rotation::step(cluster, observed, now, &mut plan))
-        .or_else(|| if recovery.is_exclusive { None } else { membership::step(cluster, observed, &wanted, now, &mut plan) });
+        .or_else(|| membership::step(cluster, observed, roster.filter(|_| !recovery.is_exclusive)?, &wanted, now, &mut plan));
     // After what goes on, of which this is a part.
     members::note_waits(observed, &members, &recovery, &mut plan);
     if !plan.is_empty() || !plan.waits.is_empty() {

@@ -111,7 +111,7 @@ pub fn recheck(step: &Step, cluster: &ValidatedCluster, known: Option<&str>, fre
 }
 
 fn is_known(list: &etcd::MemberList, known: Option<&str>) -> bool {
-    known.is_none_or(|known| *known == format!("{:x}", list.cluster_id))
+    known.is_none_or(|known| list.is_of(known))
 }
 
 /// The change of the members that a step is. It is to be sent to the leader, who alone can judge learners and give up its place.

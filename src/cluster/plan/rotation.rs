@@ -13,7 +13,7 @@ use k8s_openapi::{
 
 use super::{
     CONFIRMING, EndedWish, Note, Plan, Source, Step,
-    certificates::{AuthorityState, authority_state, leaf_keys, reported},
+    certificates::{AuthorityState, authority_state, reported},
     issuers,
     membership::Roster,
     recovery,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::DomainStatus,
     cluster::{
-        observed::{Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, is_hex},
+        observed::{Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, is_hex, leaf_keys},
         validate::ValidatedCluster,
     },
     names::{annotation as key, member_key, tls_key},
