@@ -102,6 +102,10 @@ pub struct World {
     pub catching_up: u32,
     /// Whether the next step gets lost on its way.
     pub lossy: bool,
+    /// After how many writes from now on the operator dies.
+    pub dies_after: Option<usize>,
+    /// How many times it has died before a write.
+    pub deaths: u32,
     /// How far each member's data goes, where it is not as far as that of most.
     pub revisions: BTreeMap<MemberName, u64>,
     /// Members whose pods stay when they should go: their nodes are dead.
@@ -146,6 +150,8 @@ impl World {
             taken: vec![],
             catching_up: 2,
             lossy: false,
+            dies_after: None,
+            deaths: 0,
             revisions: BTreeMap::new(),
             stuck: BTreeSet::new(),
             theirs: BTreeMap::new(),
@@ -213,10 +219,20 @@ impl World {
         if self.observed.list.is_ok() && self.cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some()) {
             assert!(self.has_quorum() || self.voters() < 3, "quorum was lost by {:?}", self.taken.last());
         }
-        self.observed.status = report.status.clone();
-        self.cluster.status = Some(report.status.clone());
+        if self.observed.status != report.status && self.lives_for(1) == 1 {
+            self.observed.status = report.status.clone();
+            self.cluster.status = Some(report.status.clone());
+        }
         self.now += SECOND;
         Pass { plan, report }
+    }
+
+    /// How many of so many writes the operator lives to make in this pass.
+    fn lives_for(&mut self, writes: usize) -> usize {
+        let made = writes.min(self.dies_after.unwrap_or(writes));
+        self.deaths += u32::from(made < writes);
+        self.dies_after = self.dies_after.map(|left| left - made);
+        made
     }
 
     /// Passes until nothing is planned and the status stays, and says how many of them planned something.
@@ -700,19 +716,19 @@ impl World {
     }
 
     fn perform(&mut self, plan: &Plan) {
-        for inquiry in &plan.inquiries {
+        for inquiry in plan.inquiries.iter().take(self.lives_for(plan.inquiries.len())) {
             self.inquire(*inquiry);
         }
-        for request in &plan.authorities {
+        for request in plan.authorities.iter().take(self.lives_for(plan.authorities.len())) {
             self.create_authorities(request);
         }
-        for object in &plan.objects {
+        for object in plan.objects.iter().take(self.lives_for(plan.objects.len())) {
             self.apply(object);
         }
-        for change in &plan.secrets {
+        for change in plan.secrets.iter().take(self.lives_for(plan.secrets.len())) {
             self.change_secret(change);
         }
-        for note in &plan.pods {
+        for note in plan.pods.iter().take(self.lives_for(plan.pods.len())) {
             let (name, member) = self.observed.members.iter_mut().find(|(name, _)| names().pod(name) == note.pod).unwrap();
             let pod = member.pod.as_mut().unwrap();
             assert_eq!(pod.metadata.uid.as_ref(), Some(&note.uid));
@@ -722,12 +738,12 @@ impl World {
                 self.mounted.insert(name.clone(), member.secret.clone().unwrap());
             }
         }
-        for wish in &plan.wishes {
+        for wish in plan.wishes.iter().take(self.lives_for(plan.wishes.len())) {
             let annotations = self.cluster.metadata.annotations.get_or_insert_default();
             annotations.remove(wish.annotation);
             annotations.extend(wish.left.clone().map(|left| (wish.annotation.to_owned(), left)));
         }
-        if let Some(step) = plan.step.as_ref().filter(|_| !std::mem::take(&mut self.lossy)) {
+        if let Some(step) = plan.step.as_ref().filter(|_| !std::mem::take(&mut self.lossy) && self.lives_for(1) == 1) {
             self.take(step);
         }
     }

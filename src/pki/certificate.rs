@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use x509_parser::{
     certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension},
+    oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_SIG_ED25519},
     prelude::FromDer,
+    public_key::PublicKey,
     time::ASN1Time,
     x509::AttributeTypeAndValue,
 };
@@ -179,6 +181,22 @@ impl Certificate {
     /// How many authorities there may be between it and a leaf, if that is limited.
     pub(super) fn path_length(&self) -> Option<u32> {
         parse(&self.0.der).ok()?.basic_constraints().ok()??.value.path_len_constraint
+    }
+    /// Whether its name says that it was signed by this one, whatever the signature says.
+    pub(super) fn names_as_issuer(&self, authority: &Certificate) -> bool {
+        let (Ok(read), Ok(issuer)) = (parse(self.der()), parse(authority.der())) else { return false };
+        read.issuer().as_raw() == issuer.subject().as_raw()
+    }
+    /// Whether its key is of a kind that can be verified with here.
+    pub(super) fn has_known_key(&self) -> bool {
+        let Ok(read) = parse(self.der()) else { return false };
+        let key = read.public_key();
+        let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+        match key.parsed() {
+            Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
+            Ok(PublicKey::EC(_)) => curve().is_some_and(|curve| curve == OID_EC_P256 || curve == OID_NIST_EC_P384),
+            _ => key.algorithm.algorithm == OID_SIG_ED25519,
+        }
     }
     /// Whether it is a root: its own key signed it.
     pub fn is_self_signed(&self) -> bool {

@@ -109,6 +109,11 @@ impl Ledger {
         self.0.contains_key(&serial)
     }
 
+    /// Who holds the certificate with this serial, if it was written down.
+    pub fn holder(&self, serial: Serial) -> Option<&Holder> {
+        self.0.get(&serial).map(|issued| &issued.holder)
+    }
+
     /// Everything, ordered by serial.
     pub fn entries(&self) -> impl Iterator<Item = &Issued> {
         self.0.values()

@@ -35,10 +35,12 @@ impl Offer {
         };
         let mut certificates = read("tls.crt", certificates)?.into_iter();
         let authority = certificates.next().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
+        check_key(&authority)?;
         let candidates: Vec<_> = certificates.chain(read("ca.crt", roots)?).collect();
         let offer = Self::climb(authority, &candidates, now)?;
         let top = offer.above.last().unwrap_or(&offer.authority);
         if !top.is_self_signed() {
+            check_keys_above(top, &candidates)?;
             let name = top.common_name();
             return Err(PkiError::Chain(format!("ca.crt does not hold the certificate of the authority that signed {name:?}")));
         }
@@ -53,10 +55,10 @@ impl Offer {
         let mut certificates = read_bundle(certificates)?.into_iter();
         let leaf = certificates.next().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
         let candidates: Vec<_> = certificates.chain(read_bundle(roots)?).collect();
-        let authority = candidates
-            .iter()
-            .find(|candidate| leaf.is_below(candidate))
-            .ok_or_else(|| PkiError::Chain("the certificate of the authority that signed did not come with the answer".into()))?;
+        let Some(authority) = candidates.iter().find(|candidate| leaf.is_below(candidate)) else {
+            check_keys_above(&leaf, &candidates)?;
+            return Err(PkiError::Chain("the certificate of the authority that signed did not come with the answer".into()));
+        };
         Ok((leaf, Self::climb(authority.clone(), &candidates, now)?))
     }
 
@@ -94,6 +96,18 @@ impl Offer {
         }
         Ok(Self { authority, above })
     }
+}
+
+/// Whether what this one has signed can be verified.
+fn check_key(authority: &Certificate) -> Result<(), PkiError> {
+    let (name, kinds) = (authority.common_name(), "it must be ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits");
+    let refused = || PkiError::Chain(format!("the key of {name:?} is of a kind that is not supported: {kinds}"));
+    authority.has_known_key().then_some(()).ok_or_else(refused)
+}
+
+/// Whether of these certificates the one that should have signed another has a key by which that could be verified.
+fn check_keys_above(certificate: &Certificate, candidates: &[Certificate]) -> Result<(), PkiError> {
+    candidates.iter().filter(|candidate| certificate.names_as_issuer(candidate)).try_for_each(check_key)
 }
 
 /// Of these certificates the one that has signed another; the latest, if it has been renewed.

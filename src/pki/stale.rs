@@ -31,6 +31,8 @@ pub enum Stale {
     CommonName,
     /// It has been revoked.
     Revoked,
+    /// It was issued to another holder.
+    Holder,
     /// It lives longer than is wanted now.
     TooLong,
     /// It does not come with the certificates that are shown with it.
@@ -51,6 +53,7 @@ impl fmt::Display for Stale {
             Self::Usage => "is for other uses",
             Self::CommonName => "has another common name",
             Self::Revoked => "is revoked",
+            Self::Holder => "was issued to another holder",
             Self::TooLong => "is valid for longer than wanted",
             Self::Chain => "does not come with those of the authorities above it",
             Self::Due => "is due for renewal",

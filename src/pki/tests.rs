@@ -520,6 +520,30 @@ fn below(dir: &Path, name: &str, above: &str, algorithm: &str, extensions: &str)
 }
 
 #[test]
+fn authorities_whose_key_is_of_no_use_are_refused_for_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for (root, algorithm) in [("short", "RSA -pkeyopt rsa_keygen_bits:1024"), ("wide", "EC -pkeyopt ec_paramgen_curve:P-521")] {
+        assert!(openssl(dir, &format!("genpkey -algorithm {algorithm} -out {root}.key")).0);
+        let (ok, said) = openssl(dir, &format!("req -x509 -days 3650 -key {root}.key -subj /CN={root} -out {root}.crt"));
+        assert!(ok, "{said}");
+        let below_it = format!("below-{root}");
+        below(dir, &below_it, root, "ED25519", "CA:TRUE");
+        let read = |name: &str| fs::read(dir.join(format!("{name}.crt"))).unwrap();
+        let moment = Certificate::from_pem(&read(root)).unwrap().not_before() + SECOND;
+        let wanted = format!(
+            "the key of {root:?} is of a kind that is not supported: it must be ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits"
+        );
+        for (certificate, roots) in [(root, vec![]), (root, read(root)), (below_it.as_str(), read(root))] {
+            let problem = Offer::of_secret(&read(certificate), &roots, moment).unwrap_err().to_string();
+            assert!(problem.contains(&wanted), "{certificate}: {problem}");
+        }
+        let problem = Offer::of_answer(&read(&below_it), &read(root), moment).unwrap_err().to_string();
+        assert!(problem.contains(&wanted), "{problem}");
+    }
+}
+
+#[test]
 fn authorities_below_an_offline_root_are_traced_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -233,10 +233,13 @@ pub fn request_leaf(
     }
     let certificate = secret.and_then(|secret| secret.certificate(keys[0]));
     let key = secret.and_then(|secret| secret.key_digest(keys[1]));
-    let revoked = |leaf: &pki::Certificate| authorities.ledger.is_revoked(leaf.serial());
+    let holder = holder();
+    let ledger = &authorities.ledger;
     let why = match &certificate {
         // A member that was removed and comes again under its name.
-        Some(Ok(leaf)) if revoked(leaf) => Stale::Revoked,
+        Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => Stale::Revoked,
+        // Revoked with that one, it would lock out this one.
+        Some(Ok(leaf)) if ledger.holder(leaf.serial()).is_some_and(|other| *other != holder) => Stale::Holder,
         _ => {
             let spread = secret.map(SeenSecret::spread).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);
@@ -245,7 +248,7 @@ pub fn request_leaf(
         }
     };
     let at_once = authorities.issuers.active.has_key();
-    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder(), why, at_once })
+    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder, why, at_once })
 }
 
 /// The public contents of a Secret that are not what they should be.

@@ -3,7 +3,13 @@
 use k8s_openapi::api::apps::v1::StatefulSetStatus;
 
 use super::*;
-use crate::cluster::fixtures::{World, names};
+use crate::{
+    cluster::{
+        fixtures::{World, names},
+        plan::rotation::tests::wish,
+    },
+    pki::Domain,
+};
 
 /// A world, its cluster, and what a fresh read of all of it gives.
 fn fresh(world: &mut World) -> (ValidatedCluster, Fresh) {
@@ -256,8 +262,8 @@ fn only_those_who_are_gone_are_revoked() {
     let holders = vec![member(2), member(3), user("old"), user("new"), Holder::Operator];
     let (cluster, mut read) = fresh(&mut world);
     read.users.insert("new".into());
-    let step = Step::Revoke { domain: crate::pki::Domain::Client, holders };
-    let of = |list: Vec<Holder>| Ok(Step::Revoke { domain: crate::pki::Domain::Client, holders: list });
+    let step = Step::Revoke { domain: Domain::Client, holders };
+    let of = |list: Vec<Holder>| Ok(Step::Revoke { domain: Domain::Client, holders: list });
     assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![member(3), user("old")]));
     read.list = None;
     assert_eq!(recheck(&step, &cluster, Some("c1"), &read), of(vec![user("old")]));
@@ -287,4 +293,31 @@ fn nobody_is_added_before_every_voter_knows_that_the_last_one_of_that_name_was_r
     assert_eq!(behind(fresh.list.clone()), "right");
     assert_eq!(behind(Some(before)), "demo-1 still lists demo-2");
     assert_eq!(behind(None), "demo-1 may be behind: it does not say who the members are");
+}
+
+/// Whoever shows what it signs would be believed by nobody who was made without it.
+#[test]
+fn no_authority_signs_whom_a_pod_was_made_without() {
+    let mut world = founded("replicas: 3");
+    wish(&mut world, "peer");
+    let rotate = (0..200).find_map(|_| match world.plan().step {
+        Some(Step::Rotate(rotate)) if rotate.turn == Turn::Switch => Some(*rotate),
+        _ => {
+            world.pass();
+            None
+        }
+    });
+    let rotate = rotate.unwrap();
+    let next = rotate.seen.clone().unwrap()[1].clone();
+    let (cluster, mut fresh) = fresh(&mut world);
+    let step = |rotate: Rotate| Step::Rotate(Box::new(rotate));
+    assert_eq!(why(&step(rotate.clone()), &(cluster.clone(), fresh.clone())), "right");
+    for bundles in ["client=a,b;peer=c,d".into(), format!("client=a,{next};peer=c,d"), String::new()] {
+        let pod = fresh.pods.get_mut(&names().member(1)).unwrap();
+        pod.metadata.annotations.as_mut().unwrap().insert(key::BUNDLES.into(), bundles.clone());
+        let found = why(&step(rotate.clone()), &(cluster.clone(), fresh.clone()));
+        assert_eq!(found, "demo-1 has not started with the next peer authority", "{bundles}");
+    }
+    // The one before has expired: nobody is believed by anybody, and waiting would not help.
+    assert_eq!(why(&step(Rotate { at_once: true, ..rotate }), &(cluster, fresh)), "right");
 }

@@ -84,21 +84,27 @@ fn the_next_authority_takes_over_in_time_and_nobody_restarts() {
     // The bundles with the third are taken up at each member's next start, or after half of the time until it signs.
     let taken = world.taken.len();
     let known = [config(&world)];
-    age(&mut world, due / 2 + DAY, &[], &known);
+    age(&mut world, due / 2 - DAY, &[], &known);
+    assert_eq!(pods(&world), old_pods, "{:?}", steps(&world, taken));
+    age(&mut world, DAY * 2, &[], &known);
     let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
     assert_eq!(restarts, 3, "{:?}", steps(&world, taken));
     assert_ne!(pods(&world), old_pods);
 }
 
-/// Ten years in which nobody looks: at every moment everybody believes everybody, clients with the certificate and the `ca.crt`
-/// that they got last or, of the latter, one rotation before.
+/// Ten years in which nobody looks: at every moment everybody believes everybody, clients with any certificate that has not expired
+/// and with any `ca.crt` that they have read within the time for which an authority signs.
 #[test]
 fn everybody_is_believed_for_years() {
     let mut world = World::founded(
         "{replicas: 1, tls: {client: {authority: {duration: 8760h}, certificate: {duration: 2160h}}, peer: {authority: {duration: 10000h}, certificate: {duration: 2000h}}}}",
     );
+    // (8760 - 2160 - 1080) / 2 hours.
+    let promise = SignedDuration::from_hours(2760);
     let mut clients: Vec<Certificate> = vec![];
-    let mut bundles = vec![config(&world)];
+    // Each with when it could be read last.
+    let mut bundles: Vec<(Timestamp, Vec<u8>)> = vec![];
+    let mut most = 0;
     let end = world.now + SignedDuration::from_hours(24 * 365 * 10);
     let mut seen = BTreeSet::new();
     while world.now < end {
@@ -108,14 +114,18 @@ fn everybody_is_believed_for_years() {
             clients.push(leaf);
         }
         clients.retain(|leaf| leaf.not_after() >= world.now);
-        if bundles.last() != Some(&config(&world)) {
-            bundles.push(config(&world));
+        let (now, read) = (world.now, config(&world));
+        match bundles.last_mut() {
+            Some((at, bundle)) if *bundle == read => *at = now,
+            _ => bundles.push((now, read)),
         }
-        settle(&mut world, &clients, &bundles[bundles.len() - 1..]);
-        // Who has not read it since the last rotation.
-        world.check_trust(&clients, &bundles[bundles.len().saturating_sub(1)..]);
+        bundles.retain(|(read, _)| now.duration_since(*read) <= promise);
+        most = most.max(bundles.len());
+        let held: Vec<_> = bundles.iter().map(|(_, bundle)| bundle.clone()).collect();
+        settle(&mut world, &clients, &held);
         seen.insert(names_of(&domain(&world, Domain::Client))[0].clone());
     }
+    assert!(most > 1, "somebody has not read it since");
     assert!(seen.len() >= 20, "a rotation each 115 days or so, {seen:?}");
     let status = domain(&world, Domain::Client);
     assert!(status.retiring.len() <= 3, "{:?}", status.retiring);
@@ -158,19 +168,46 @@ fn a_rotation_that_is_asked_for_leaves_nobody_who_trusts_what_was_before() {
 
 #[test]
 fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_says_so() {
-    let mut world = World::founded("{}");
-    wish(&mut world, "peer");
-    world.silent.insert(names().member(1));
-    for _ in 0..60 {
-        world.pass();
+    for phase in ["Distributing", "Reissuing", "Dropping"] {
+        let mut world = World::founded("{}");
+        wish(&mut world, "peer");
+        while domain(&world, Domain::Peer).phase.as_deref() != Some(phase) {
+            world.pass();
+        }
+        world.silent.insert(names().member(1));
+        for _ in 0..60 {
+            world.pass();
+        }
+        assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some(phase));
+        let report = world.report();
+        let progressing = crate::api::condition(&report.status.conditions, "Progressing").unwrap();
+        let missing = progressing.message.split_once("missing: ").map(|(_, missing)| missing).unwrap_or_default();
+        assert!(missing.contains("demo-1"), "{phase}: {}", progressing.message);
+        world.silent.clear();
+        settle(&mut world, &[], &[]);
+        assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
     }
-    assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some("Distributing"));
-    let report = world.report();
-    let progressing = crate::api::condition(&report.status.conditions, "Progressing").unwrap();
-    assert!(progressing.message.contains("demo-1"), "{}", progressing.message);
-    world.silent.clear();
-    settle(&mut world, &[], &[]);
-    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+}
+
+#[test]
+fn a_rotation_goes_on_wherever_the_operator_dies() {
+    for of in Domain::ALL {
+        let mut world = World::founded("{}");
+        let taken = world.taken.len();
+        wish(&mut world, &of.to_string());
+        // After no write, after one, after two, and so on: the status is written last.
+        for writes in (0..5).cycle().take(600) {
+            world.dies_after = Some(writes);
+            world.pass();
+            world.check_trust(&[], &[]);
+        }
+        assert!(world.deaths > 50, "{}", world.deaths);
+        settle(&mut world, &[], &[]);
+        let what: Vec<_> =
+            steps(&world, taken).into_iter().filter(|step| !step.contains("Restart") && !step.contains("Move")).collect();
+        assert_eq!(what, ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"], "each once");
+        assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
+    }
 }
 
 #[test]

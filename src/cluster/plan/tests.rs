@@ -17,7 +17,7 @@ use crate::{
         observed::{Answer, SecretView, SeenSecret},
     },
     names::{annotation, authority_key, bootstrap_key, member_key},
-    pki::{Authority, Ledger},
+    pki::{Authority, Holder, Ledger},
 };
 
 const ONE: &str = "replicas: 1";
@@ -725,6 +725,36 @@ fn a_member_secret_that_was_deleted_is_made_whole_again() {
     world.settle();
 }
 
+#[test]
+fn what_was_exchanged_between_members_is_put_right() {
+    let mut world = World::founded("{}");
+    let data = |world: &mut World, ordinal| world.member(ordinal).secret.as_ref().unwrap().data.clone();
+    let (one, two) = (data(&mut world, 0), data(&mut world, 1));
+    world.member(0).secret.as_mut().unwrap().data = two;
+    world.member(1).secret.as_mut().unwrap().data = one;
+    let all = vec![member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
+    assert_eq!(leaves(&world.plan()), [("demo-0-tls".to_owned(), all.clone()), ("demo-1-tls".to_owned(), all)]);
+    world.settle();
+    // Of three certificates this one says nothing of its member.
+    for ordinal in [0, 1] {
+        let leaf = world.member(ordinal).secret.as_ref().unwrap().certificate(member_key::CLIENT_CRT).unwrap().unwrap();
+        let ledger = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::LEDGER].clone();
+        let holder = Holder::Member { name: names().member(ordinal).to_string() };
+        assert_eq!(Ledger::from_json(&ledger).unwrap().holder(leaf.serial()), Some(&holder));
+    }
+}
+
+#[test]
+fn secrets_that_were_made_at_once_are_renewed_one_after_the_other() {
+    let secret = |uid: &str| {
+        let mut secret = SecretView::default();
+        secret.meta.uid = Some(uid.into());
+        SeenSecret::from(secret).spread()
+    };
+    assert_ne!(secret("one"), secret("two"));
+    assert_eq!(secret("one"), secret("one"));
+}
+
 // Confirmation.
 
 fn annotations(plan: &Plan) -> Vec<&str> {
@@ -762,6 +792,25 @@ fn a_renewed_leaf_is_touched_touched_again_and_confirmed() {
     let idle = world.plan();
     assert!(idle.is_empty());
     assert_eq!(idle.next_check, IDLE);
+}
+
+#[test]
+fn a_leaf_that_only_the_other_members_see_is_confirmed_by_their_port() {
+    let mut world = World::founded(ONE);
+    world.kubelet = false;
+    world.cluster.spec.tls.peer.certificate.duration = crate::api::Duration("24h".into());
+    assert_eq!(leaves(&world.pass().plan), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
+    let is_confirmed = |world: &mut World| {
+        let secret = world.member(0).secret.as_ref().unwrap().fingerprint().to_owned();
+        world.pod(0).metadata.annotations.as_ref().unwrap().get(annotation::TLS_CONFIRMED) == Some(&secret)
+    };
+    for _ in 0..20 {
+        assert_eq!(reasons(&world.pass().plan.certificates), ["NotServedYet"]);
+        assert!(!is_confirmed(&mut world));
+    }
+    world.kubelet = true;
+    world.settle();
+    assert!(is_confirmed(&mut world));
 }
 
 #[test]
