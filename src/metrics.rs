@@ -54,6 +54,12 @@ struct DomainLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UserLabels {
+    namespace: String,
+    user: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AuthorityLabels {
     namespace: String,
     name: String,
@@ -85,6 +91,8 @@ pub struct ClusterState {
     pub available: bool,
     /// Whether every member serves the certificates that it should.
     pub certificates_ready: bool,
+    /// When the operator's own certificate expires, if it has one.
+    pub operator_expiry: Option<Timestamp>,
     /// The client domain.
     pub client: DomainState,
     /// The peer domain.
@@ -114,6 +122,8 @@ pub struct Metrics {
     available: Family<ClusterLabels, Gauge>,
     certificates_ready: Family<ClusterLabels, Gauge>,
     expiry: Family<DomainLabels, Gauge>,
+    operator_expiry: Family<ClusterLabels, Gauge>,
+    user_expiry: Family<UserLabels, Gauge>,
     authorities: Family<AuthorityLabels, Gauge>,
     rotation: Family<PhaseLabels, Gauge>,
     requests: Family<MethodLabels, Counter>,
@@ -144,6 +154,8 @@ impl Metrics {
             available: Family::default(),
             certificates_ready: Family::default(),
             expiry: Family::default(),
+            operator_expiry: Family::default(),
+            user_expiry: Family::default(),
             authorities: Family::default(),
             rotation: Family::default(),
             requests: Family::default(),
@@ -173,6 +185,18 @@ impl Metrics {
             "When the first certificate that a member serves expires, in seconds since 1970, by domain of trust",
             Unit::Seconds,
             self.expiry.clone(),
+        );
+        r.register_with_unit(
+            "operator_certificate_expiry_timestamp",
+            "When the certificate expires by which the operator is a client of the cluster, in seconds since 1970",
+            Unit::Seconds,
+            self.operator_expiry.clone(),
+        );
+        r.register_with_unit(
+            "user_certificate_expiry_timestamp",
+            "When the certificate of an EtcdUser expires, in seconds since 1970",
+            Unit::Seconds,
+            self.user_expiry.clone(),
         );
         r.register(
             "certificates_ready",
@@ -223,6 +247,7 @@ impl Metrics {
         self.wanted.get_or_create(&labels).set(state.wanted.into());
         self.available.get_or_create(&labels).set(state.available.into());
         self.certificates_ready.get_or_create(&labels).set(state.certificates_ready.into());
+        set(&self.operator_expiry, &labels, state.operator_expiry.map(Timestamp::as_second));
         for (domain, state) in DOMAINS.into_iter().zip([state.client, state.peer]) {
             self.domain(namespace, name, domain, state);
         }
@@ -247,12 +272,18 @@ impl Metrics {
     /// Forgets a cluster that is gone.
     pub fn forget_cluster(&self, namespace: &str, name: &str) {
         let labels = ClusterLabels { namespace: namespace.into(), name: name.into() };
-        for family in [&self.ready, &self.wanted, &self.available, &self.certificates_ready] {
+        for family in [&self.ready, &self.wanted, &self.available, &self.certificates_ready, &self.operator_expiry] {
             family.remove(&labels);
         }
         for domain in DOMAINS {
             self.domain(namespace, name, domain, DomainState::default());
         }
+    }
+
+    /// Notes when the certificate of a user expires, if it has one. One that is gone has none.
+    pub fn user(&self, namespace: &str, user: &str, expiry: Option<Timestamp>) {
+        let labels = UserLabels { namespace: namespace.into(), user: user.into() };
+        set(&self.user_expiry, &labels, expiry.map(Timestamp::as_second));
     }
 
     /// Counts a request to the Kubernetes API.
@@ -328,7 +359,15 @@ mod tests {
         let empty = series(&metrics);
         let expiry = Some(Timestamp::from_second(1_800_000_000).unwrap());
         let domain = DomainState { expiry, authorities: [expiry; 2], phase: Some(Phase::Dropping) };
-        let state = ClusterState { ready: 2, wanted: 3, available: true, certificates_ready: true, client: domain, peer: domain };
+        let state = ClusterState {
+            ready: 2,
+            wanted: 3,
+            available: true,
+            certificates_ready: true,
+            operator_expiry: expiry,
+            client: domain,
+            peer: domain,
+        };
         metrics.cluster("ns", "demo", state);
         let now = series(&metrics);
         for line in [
@@ -337,6 +376,7 @@ mod tests {
             r#"etcd_warden_cluster_available{namespace="ns",name="demo"} 1"#,
             r#"etcd_warden_certificates_ready{namespace="ns",name="demo"} 1"#,
             r#"etcd_warden_certificate_expiry_timestamp_seconds{namespace="ns",name="demo",domain="peer"} 1800000000"#,
+            r#"etcd_warden_operator_certificate_expiry_timestamp_seconds{namespace="ns",name="demo"} 1800000000"#,
             r#"etcd_warden_authority_expiry_timestamp_seconds{namespace="ns",name="demo",domain="client",role="next"} 1800000000"#,
             r#"etcd_warden_rotation_phase{namespace="ns",name="demo",domain="peer",phase="Dropping"} 1"#,
         ] {
@@ -345,6 +385,17 @@ mod tests {
         metrics.cluster("ns", "demo", ClusterState { client: DomainState::default(), ..state });
         assert!(!metrics.encode().contains(r#"domain="client""#));
         metrics.forget_cluster("ns", "demo");
+        assert_eq!(series(&metrics), empty);
+    }
+
+    #[test]
+    fn a_user_that_is_gone_leaves_nothing() {
+        let metrics = Metrics::new();
+        let empty = series(&metrics);
+        metrics.user("ns", "app", Some(Timestamp::from_second(1_800_000_000).unwrap()));
+        let line = r#"etcd_warden_user_certificate_expiry_timestamp_seconds{namespace="ns",user="app"} 1800000000"#;
+        assert!(series(&metrics).iter().any(|s| s == line), "{:#?}", series(&metrics));
+        metrics.user("ns", "app", None);
         assert_eq!(series(&metrics), empty);
     }
 }

@@ -56,10 +56,15 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// Runs the controllers until they are stopped. Passes that have begun are finished.
 pub async fn run(options: Options) {
+    run_by(options, Timestamp::now).await;
+}
+
+/// The same by another clock than the machine's.
+pub async fn run_by(options: Options, clock: fn() -> Timestamp) {
     let caches = options.readiness.gate("caches");
     let wanted: Vec<Option<String>> =
         if options.namespaces.is_empty() { vec![None] } else { options.namespaces.iter().cloned().map(Some).collect() };
-    let scopes = wanted.into_iter().map(|namespace| Controllers::start(&options, namespace));
+    let scopes = wanted.into_iter().map(|namespace| Controllers::start(&options, namespace, clock));
     let controllers = tokio::select! {
         () = options.stop.cancelled() => return,
         controllers = join_all(scopes) => controllers,
@@ -77,7 +82,7 @@ struct Controllers {
 }
 
 impl Controllers {
-    async fn start(options: &Options, namespace: Option<String>) -> Self {
+    async fn start(options: &Options, namespace: Option<String>, clock: fn() -> Timestamp) -> Self {
         let (to_clusters, clusters) = mpsc::unbounded_channel();
         let (to_users, users) = mpsc::unbounded_channel();
         let triggers = Triggers { clusters: to_clusters, users: to_users };
@@ -93,7 +98,7 @@ impl Controllers {
             triggers,
             domain: options.cluster_domain.clone(),
             stop: options.stop.clone(),
-            clock: Timestamp::now,
+            clock,
         };
         Self { context: Arc::new(context), clusters, users }
     }
@@ -101,17 +106,20 @@ impl Controllers {
     async fn run(self, stop: &CancellationToken) {
         let Self { context, clusters, users } = self;
         let scope: &Scope = &context.scope;
-        let forget = |gone: &ObjectRef<DynamicObject>| {
+        let forget_cluster = |gone: &ObjectRef<DynamicObject>| {
             let namespace = gone.namespace.as_deref().unwrap_or_default();
             context.metrics.forget_cluster(namespace, &gone.name);
             context.identities.forget(namespace, &gone.name);
+        };
+        let forget_user = |gone: &ObjectRef<DynamicObject>| {
+            context.metrics.user(gone.namespace.as_deref().unwrap_or_default(), &gone.name, None);
         };
         let pass_cluster =
             |context: Arc<Context>, cluster: Arc<EtcdCluster>| async move { cluster::pass(&context, &cluster).await };
         let pass_user = |context: Arc<Context>, user: Arc<EtcdUser>| async move { user::pass(&context, &user).await };
         futures::future::join(
-            control("EtcdCluster", scope.clusters.clone(), clusters, context.clone(), stop, pass_cluster, forget),
-            control("EtcdUser", scope.users.clone(), users, context.clone(), stop, pass_user, |_| {}),
+            control("EtcdCluster", scope.clusters.clone(), clusters, context.clone(), stop, pass_cluster, forget_cluster),
+            control("EtcdUser", scope.users.clone(), users, context.clone(), stop, pass_user, forget_user),
         )
         .await;
     }

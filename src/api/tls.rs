@@ -42,8 +42,8 @@ pub enum TlsVersion {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = four_leaves())]
 pub struct ClientTlsSpec {
-    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, without a failed write;
-    /// see `status.certificates`.
+    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, in which members are
+    /// restarted one by one; see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
     /// The built-in certificate authority. It cannot be changed yet.
@@ -76,8 +76,8 @@ pub enum ClientAuth {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = four_leaves())]
 pub struct PeerTlsSpec {
-    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, without a failed write;
-    /// see `status.certificates`.
+    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, in which members are
+    /// restarted one by one; see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
     /// The built-in certificate authority. It cannot be changed yet.

@@ -23,7 +23,7 @@ use crate::{
     },
     etcd,
     metrics::{ClusterState, DomainState},
-    names::{MemberName, Names, annotation as key},
+    names::{MemberName, Names, annotation as key, tls_key},
     pki::{Certificate, Domain, Issuer, Phase},
 };
 
@@ -127,6 +127,7 @@ pub fn metrics(status: &EtcdClusterStatus, observed: &Observed) -> ClusterState 
         wanted: count(wanted),
         available: is_true(kind::AVAILABLE),
         certificates_ready: is_true(kind::CERTIFICATES_READY),
+        operator_expiry: observed.operator.as_ref().and_then(|secret| Some(secret.certificate(tls_key::CRT)?.ok()?.not_after())),
         client: domain(status.certificates.as_ref().and_then(|all| all.client.as_ref()), Domain::Client),
         peer: domain(status.certificates.as_ref().and_then(|all| all.peer.as_ref()), Domain::Peer),
     }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     cluster::fixtures::{SECOND, World, names},
-    pki::Domain,
+    names::member_key,
+    pki::{Domain, Phase},
 };
 
 const ONE: &str = "replicas: 1";
@@ -408,6 +409,48 @@ fn the_metrics_tell_what_the_status_does() {
         state.available && state.client.expiry.is_some() && state.peer.expiry.is_some() && state.client.authorities[1].is_some()
     );
     assert_eq!((state.ready, state.wanted), (2, 3));
+}
+
+/// Of every certificate there is, and which one expires first.
+#[test]
+fn what_expires_first_is_told_everywhere() {
+    let mut world =
+        World::founded("{replicas: 3, tls: {client: {certificate: {duration: 240h}}, peer: {certificate: {duration: 24h}}}}");
+    let hours = |hours| SignedDuration::from_hours(hours);
+    let founded =
+        world.observed.members.values().filter_map(|member| member.secret.as_ref()?.certificate(member_key::PEER_CRT)?.ok());
+    let founded = founded.map(|leaf| leaf.not_after()).min().unwrap() - hours(24);
+    // One member's are renewed, so that the others' end sooner.
+    world.now += hours(8);
+    world.member(0).secret = None;
+    world.settle();
+    let status = world.report().status;
+    let state = metrics(&status, &world.observed);
+    assert_eq!((state.peer.expiry, state.client.expiry), (Some(founded + hours(24)), Some(founded + hours(240))));
+    assert_eq!(state.operator_expiry, Some(founded + hours(240)));
+    let all = status.certificates.clone().unwrap();
+    assert_eq!(all.expires.clone(), Some((founded + hours(24)).to_string()));
+    assert_eq!(all.client.unwrap().expires, Some((founded + hours(240)).to_string()));
+    let members: Vec<_> = status.members.iter().map(|member| member.certificate_expires.clone().unwrap()).collect();
+    assert!(members[0] > members[1] && members[1] == members[2], "{members:?}");
+    world.observed.operator = None;
+    assert_eq!(metrics(&status, &world.observed).operator_expiry, None);
+}
+
+#[test]
+fn the_phase_of_a_rotation_is_told() {
+    let mut world = World::founded(ONE);
+    world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), "peer".into());
+    let mut phases = vec![];
+    for _ in 0..200 {
+        let status = world.pass().report.status;
+        let state = metrics(&status, &world.observed);
+        assert_eq!(state.client.phase, None);
+        phases.push(state.peer.phase);
+    }
+    phases.dedup();
+    let [distributing, reissuing, dropping] = Phase::ALL.map(Some);
+    assert_eq!(phases, [None, distributing, reissuing, dropping, None]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource, ResourceExt, core::ObjectMeta, runtime::reflector::ObjectRef};
 
 pub use plan::{Observed, Plan, common_name, plan, secret_name};
-pub use status::{Outcome, report};
+pub use status::{Outcome, expiry, report};
 
 use crate::{
     api::EtcdUser,
@@ -45,6 +45,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
         Plan::Nothing => Outcome::Ready,
     };
     let report = report(user, &observed, &outcome, now);
+    context.metrics.user(&user.namespace().unwrap_or_default(), &user.name_any(), expiry(user, &report.status));
     let stale = write_report(context, user, user.status.as_ref(), &report).await?;
     Ok(match (&outcome, &plan) {
         (Outcome::Issued(_) | Outcome::Conflict, _) => Duration::from_millis(500),

@@ -11,7 +11,7 @@ use crate::{
         status::Report,
     },
     pki::Stale,
-    user::status::{Outcome, READY, report},
+    user::status::{Outcome, READY, expiry, report},
 };
 
 fn user(name: &str, spec: &str) -> EtcdUser {
@@ -256,4 +256,15 @@ fn a_refusal_is_a_warning_told_once() {
     assert!(matches!(report.events[0].type_, EventType::Warning));
     user.status = Some(report.status);
     assert!(told(&user, &observed, &outcome, world.now).2.events.is_empty());
+}
+
+#[test]
+fn the_end_of_a_certificate_is_told_unless_it_is_not_to_be_renewed() {
+    let (world, mut user, observed) = served();
+    let status = |user: &EtcdUser, observed: &Observed| report(user, observed, &Outcome::Ready, world.now).status;
+    let leaf = observed.secret.as_ref().unwrap().certificate(tls_key::CRT).unwrap().unwrap();
+    assert_eq!(expiry(&user, &status(&user, &observed)), Some(leaf.not_after()));
+    assert_eq!(expiry(&user, &status(&user, &Observed { secret: None, ..observed.clone() })), None);
+    user.metadata.annotations = Some([(annotation::REVOKE.to_owned(), String::new())].into());
+    assert_eq!(expiry(&user, &status(&user, &observed)), None);
 }

@@ -1,7 +1,7 @@
 //! What came of a pass -> status and events. Pure.
 
 use jiff::Timestamp;
-use kube::runtime::events::EventType;
+use kube::{ResourceExt, runtime::events::EventType};
 
 use super::{Observed, common_name, secret_name};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         plan::Note,
         status::{Finding, Report, event},
     },
-    names::tls_key,
+    names::{annotation, tls_key},
     pki::Certificate,
 };
 
@@ -75,6 +75,12 @@ pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Time
         certificate_expires: leaf.as_ref().map(|leaf| leaf.not_after().to_string()),
     };
     Report { status, events, done }
+}
+
+/// When the certificate expires that a status tells of, unless it is revoked: then it is not meant to be renewed.
+pub fn expiry(user: &EtcdUser, status: &EtcdUserStatus) -> Option<Timestamp> {
+    let is_revoked = user.annotations().contains_key(annotation::REVOKE);
+    status.certificate_expires.as_ref().filter(|_| !is_revoked).and_then(|at| at.parse().ok())
 }
 
 /// Whether the members of the cluster trust the authority that signed a leaf.

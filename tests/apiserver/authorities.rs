@@ -2,6 +2,7 @@
 
 use etcd_warden::names::authority_key;
 use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     ResourceExt,
@@ -77,5 +78,33 @@ async fn a_lost_authority_is_reported_and_healed_by_its_backup() {
         }
     }))
     .await;
+    operator.stop().await;
+}
+
+fn years_later() -> Timestamp {
+    Timestamp::now() + SignedDuration::from_hours(24 * 365 * 6)
+}
+
+#[tokio::test]
+async fn nothing_is_given_up_for_expired_by_one_clock_alone() {
+    let world = World::new("clock").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.founded("demo").await;
+    operator.quiet(2).await;
+    operator.stop().await;
+    let version = async |name: &str| world.api::<Secret>().get(name).await.unwrap().resource_version();
+    let names = ["demo-client-ca", "demo-peer-ca", "demo-0-tls"];
+    let before = join_all(names.map(version)).await;
+    let operator = world.operator_by(years_later);
+    let told = world.reports("demo", "Degraded", "ClockWrong").await;
+    assert!(told.message.contains("has expired by the operator's clock"), "{}", told.message);
+    operator.passed(3).await;
+    assert_eq!(join_all(names.map(version)).await, before);
+    operator.stop().await;
+    // By a clock that is right it goes on.
+    let operator = world.operator();
+    world.founded("demo").await;
+    assert_eq!(join_all(names.map(version)).await, before);
     operator.stop().await;
 }

@@ -8,6 +8,7 @@ mod admission;
 mod authorities;
 mod foreign;
 mod founding;
+mod issuers;
 mod killed;
 mod leader;
 mod leftovers;

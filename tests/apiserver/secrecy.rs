@@ -6,17 +6,29 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use etcd_warden::{api::EtcdCluster, cache, cluster::observed::is_private, pki::digest_of_private_pem};
+use etcd_warden::{
+    api::EtcdCluster,
+    cache,
+    cluster::observed::is_private,
+    issuing::CertificateRequest,
+    names::{annotation, authority_key, tls_key},
+    pki::{Authority, digest_of_private_pem},
+};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     ByteString,
     api::{core::v1::Secret, events::v1::Event},
 };
-use kube::{ResourceExt, api::ListParams};
+use kube::{
+    ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    issuers::{self, Issuer, Manner},
     state::everything,
     world::{World, until},
 };
@@ -42,9 +54,9 @@ async fn what_is_kept_of_a_secret_has_no_key() {
     let stop = CancellationToken::new();
     let scope = cache::start(&world.client, Some(&world.namespace), &cache::Triggers { clusters, users }, &stop).await;
     // Read once, and then told of a change.
-    let patch = kube::api::Patch::Merge(json!({ "metadata": { "annotations": { "a": "b" } } }));
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": { "a": "b" } } }));
     for secret in ["demo-0-tls", "demo-client-ca"] {
-        world.api::<Secret>().patch(secret, &kube::api::PatchParams::default(), &patch).await.map(|_| ()).unwrap();
+        world.api::<Secret>().patch(secret, &PatchParams::default(), &patch).await.map(|_| ()).unwrap();
     }
     until("the changes are seen", async || {
         let changed = scope.secrets.state().iter().filter(|secret| secret.annotations().contains_key("a")).count();
@@ -69,6 +81,45 @@ async fn what_is_kept_of_a_secret_has_no_key() {
     stop.cancel();
 }
 
+/// Lets the authorities of the cluster `demo` change, to one whose key does not fit at first, and has another cluster wait for an issuer
+/// to sign. Returns every key that was there at any time.
+async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
+    let clusters = world.api::<EtcdCluster>();
+    let mut all = keys(world).await;
+    let authority = |name| Authority::create(name, SignedDuration::from_hours(50_000), Timestamp::now()).unwrap();
+    let (company, other) = (authority("company"), authority("other"));
+    let data = |key: &Authority| {
+        let certificate = ByteString(company.certificate().pem().into());
+        json!({ "data": { tls_key::CRT: certificate, tls_key::KEY: ByteString(key.key_pem().into()) } })
+    };
+    world.create::<Secret>("company", data(&other)).await.unwrap();
+    let choose = json!({ "spec": { "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } } });
+    clusters.patch("demo", &PatchParams::default(), &Patch::Merge(choose)).await.map(drop).unwrap();
+    world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+    all.extend(keys(world).await);
+    let patch = Patch::Merge(data(&company));
+    world.api::<Secret>().patch("company", &PatchParams::default(), &patch).await.map(drop).unwrap();
+    let wish = Patch::Merge(json!({ "metadata": { "annotations": { annotation::ROTATE_CA: "peer" } } }));
+    clusters.patch("demo", &PatchParams::default(), &wish).await.map(drop).unwrap();
+    until("both domains rotate", async || {
+        let certificates = clusters.get("demo").await.unwrap().status?.certificates?;
+        certificates.client?.phase.zip(certificates.peer?.phase)
+    })
+    .await;
+
+    let issuer = Issuer::new(world).await;
+    world.cluster("theirs", issuers::spec()).await;
+    let pending = until("keys wait for their certificates", async || {
+        let authority = world.api::<Secret>().get_opt("theirs-client-ca").await.unwrap()?;
+        authority.data?.keys().any(|key| key.starts_with(authority_key::PENDING)).then_some(())
+    });
+    issuer.during(Manner::Silent, pending).await;
+    all.extend(keys(world).await);
+    issuer.during(Manner::Right, world.founded("theirs")).await;
+    all.extend(keys(world).await);
+    all
+}
+
 /// With the program as it is, its logs as loud as they get.
 #[tokio::test]
 async fn no_key_is_in_a_log_or_in_an_object() {
@@ -89,6 +140,7 @@ async fn no_key_is_in_a_log_or_in_an_object() {
         world.user_reports("app", "Issued").await;
         world.delete::<Secret>("app-etcd-tls").await;
         world.reports("demo", "Progressing", "WaitingForMembers").await;
+        let keys = Box::pin(with_issuers(&world)).await;
         assert!(Command::new("kill").arg(program.id().to_string()).status().unwrap().success());
         let ended = until("the program ends", async || program.try_wait().unwrap()).await;
         assert!(ended.success(), "{ended}");
@@ -102,13 +154,17 @@ async fn no_key_is_in_a_log_or_in_an_object() {
                 texts.push(serde_json::to_string(&object).unwrap());
             }
         }
-        let cluster = world.api::<EtcdCluster>().get("demo").await.unwrap();
-        texts.push(serde_json::to_string(&cluster).unwrap());
+        for cluster in world.api::<EtcdCluster>().list(&ListParams::default()).await.unwrap() {
+            texts.push(serde_json::to_string(&cluster).unwrap());
+        }
+        for request in world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap() {
+            texts.push(serde_json::to_string(&request).unwrap());
+        }
         for event in world.api::<Event>().list(&ListParams::default()).await.unwrap() {
             texts.push(serde_json::to_string(&event).unwrap());
         }
         let mut traces = vec!["PRIVATE KEY".to_owned(), BASE64.encode("-----BEGIN PRIVATE")];
-        for key in keys(&world).await {
+        for key in keys {
             // The middle of the key: as PEM has it, as the API has the PEM, and as bytes are printed.
             let pem = String::from_utf8(key.clone()).unwrap();
             traces.push(pem.lines().nth(1).unwrap()[20..60].to_owned());

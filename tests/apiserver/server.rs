@@ -113,7 +113,7 @@ impl Server {
         let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
         let name = crd.metadata.name.clone().unwrap();
         crds.patch(&name, &PatchParams::apply("tests").force(), &Patch::Apply(crd)).await.unwrap();
-        let path = format!("/apis/{}/v1alpha1/{}", api::GROUP, crd.spec.names.plural);
+        let path = format!("/apis/{}/{}/{}", crd.spec.group, crd.spec.versions[0].name, crd.spec.names.plural);
         until("the resource is served", async || client.request_text(get(&path)).await.ok()).await;
     }
 

@@ -2,10 +2,14 @@
 
 use etcd_warden::{
     api::EtcdUser,
-    names::{member_key, tls_key},
+    names::{authority_key, member_key, tls_key},
     pki::{Domain, Serial, crl_serials},
 };
-use k8s_openapi::api::core::v1::{ResourceQuota, Secret};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ResourceQuota, Secret},
+};
 use kube::{
     ResourceExt,
     api::{ObjectMeta, Patch, PatchParams, PostParams},
@@ -190,5 +194,67 @@ async fn who_goes_is_revoked_and_who_comes_after_is_another() {
         (revoked == [old, other].into()).then_some(())
     })
     .await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn the_end_of_its_certificate_is_told_for_as_long_as_there_is_a_user() {
+    let world = World::new("told").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    world.user_reports("app", "Issued").await;
+    let series =
+        format!("etcd_warden_user_certificate_expiry_timestamp_seconds{{namespace=\"{}\",user=\"app\"}}", world.namespace);
+    until("it is told", async || operator.tells(&series).then_some(())).await;
+    world.delete::<EtcdUser>("app").await;
+    until("it is told no more", async || (!operator.tells(&series)).then_some(())).await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn lists_are_never_missing_and_forget_what_has_expired() {
+    let world = World::new("lists").await;
+    let operator = world.operator();
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.founded("demo").await;
+    operator.quiet(1).await;
+    operator.stop().await;
+
+    // Somebody's who went long ago.
+    let (serial, secrets) = (Serial::random().unwrap(), world.api::<Secret>());
+    let (expired, issuing) =
+        (Timestamp::now() - SignedDuration::from_hours(2), Issuing::read(&world, "demo", Domain::Client).await);
+    let mut ledger: Vec<Value> = serde_json::from_slice(&issuing.ledger.to_json().unwrap()).unwrap();
+    let holder = json!({ "user": { "name": "gone", "uid": "gone" } });
+    ledger.push(json!({ "serial": serial, "holder": holder, "notAfter": expired, "revoked": expired }));
+    let crl = issuing.active.sign_crl([(serial, expired)], Timestamp::now()).unwrap();
+    let data = json!({
+        authority_key::LEDGER: ByteString(serde_json::to_vec(&ledger).unwrap()), authority_key::CRL: ByteString(crl),
+    });
+    let patch = Patch::Merge(json!({ "data": data }));
+    secrets.patch("demo-client-ca", &PatchParams::default(), &patch).await.map(drop).unwrap();
+    let operator = world.operator();
+    until("the member has the list", async || {
+        let member = secrets.get("demo-0-tls").await.unwrap();
+        crl_serials(bytes(&member, member_key::CLIENT_CRL)).unwrap().contains(&serial).then_some(())
+    })
+    .await;
+    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    world.user_reports("app", "Issued").await;
+    let issuing = Issuing::read(&world, "demo", Domain::Client).await;
+    assert!(!issuing.ledger.knows(serial) && issuing.revoked.is_empty(), "{:?}", issuing.revoked);
+
+    // Without the file etcd would refuse everybody.
+    let none = Patch::Merge(json!({ "data": { member_key::CLIENT_CRL: null, member_key::PEER_CRL: null } }));
+    secrets.patch("demo-0-tls", &PatchParams::default(), &none).await.map(drop).unwrap();
+    until("the lists are there again", async || {
+        let member = secrets.get("demo-0-tls").await.unwrap();
+        let is_there = |key| !bytes(&member, key).is_empty();
+        (is_there(member_key::CLIENT_CRL) && is_there(member_key::PEER_CRL)).then_some(())
+    })
+    .await;
+    operator.quiet(1).await;
+    whole(&world, "demo").await;
     operator.stop().await;
 }

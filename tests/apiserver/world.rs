@@ -17,6 +17,7 @@ use etcd_warden::{
     names::label,
     operator,
 };
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{apps::v1::StatefulSet, core::v1::Namespace},
     apimachinery::pkg::apis::meta::v1::Condition,
@@ -178,6 +179,12 @@ impl<'a> World<'a> {
     pub fn operator_with(&self, tap: Tap) -> Operator {
         Operator::start(self.server.tapped(&tap), tap, vec![self.namespace.clone()])
     }
+
+    /// An operator for this namespace with another clock than the machine's.
+    pub fn operator_by(&self, clock: fn() -> Timestamp) -> Operator {
+        let tap = Tap::default();
+        Operator::start_by(self.server.tapped(&tap), tap, vec![self.namespace.clone()], clock)
+    }
 }
 
 /// A running operator.
@@ -193,6 +200,10 @@ pub struct Operator {
 impl Operator {
     /// Starts one.
     pub fn start(client: Client, tap: Tap, namespaces: Vec<String>) -> Self {
+        Self::start_by(client, tap, namespaces, Timestamp::now)
+    }
+
+    fn start_by(client: Client, tap: Tap, namespaces: Vec<String>, clock: fn() -> Timestamp) -> Self {
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let options = operator::Options {
             client,
@@ -203,7 +214,7 @@ impl Operator {
             readiness: Readiness::default(),
             stop: stop.clone(),
         };
-        Self { tap, metrics, stop, task: tokio::spawn(operator::run(options)) }
+        Self { tap, metrics, stop, task: tokio::spawn(operator::run_by(options, clock)) }
     }
 
     /// Lets it finish what it has begun, and ends it.
@@ -218,6 +229,11 @@ impl Operator {
         // What it watches with are tasks of their own.
         self.stop.cancel();
         let _ = self.task.await;
+    }
+
+    /// Whether its metrics have a series that begins so.
+    pub fn tells(&self, series: &str) -> bool {
+        self.metrics.encode().lines().any(|line| line.starts_with(series))
     }
 
     /// How many passes it has made.

@@ -210,6 +210,31 @@ fn a_rotation_goes_on_wherever_the_operator_dies() {
     }
 }
 
+/// The status is what an authority is known by: with one that is two turns behind nobody would know it any more.
+#[test]
+fn a_rotation_takes_one_turn_and_no_more_while_the_status_cannot_be_written() {
+    const TURNS: [&str; 4] = ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"];
+    let turns = |steps: Vec<String>| steps.into_iter().filter(|step| TURNS.contains(&step.as_str())).collect::<Vec<_>>();
+    for (phase, turn) in [None, Some("Distributing"), Some("Reissuing"), Some("Dropping")].into_iter().zip(TURNS) {
+        let mut world = World::founded("{}");
+        let begin = world.taken.len();
+        wish(&mut world, "peer");
+        while domain(&world, Domain::Peer).phase.as_deref() != phase {
+            world.pass();
+        }
+        let (taken, told) = (world.taken.len(), world.observed.status.clone());
+        for _ in 0..200 {
+            world.pass();
+            world.observed.status = told.clone();
+            world.cluster.status = Some(told.clone());
+        }
+        assert_eq!(turns(steps(&world, taken)), [turn]);
+        settle(&mut world, &[], &[]);
+        assert_eq!(turns(steps(&world, begin)), TURNS);
+        assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+    }
+}
+
 #[test]
 fn clients_are_given_time_and_users_are_waited_for() {
     let mut world = World::founded("{}");
