@@ -45,7 +45,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
         Plan::Nothing => Outcome::Ready,
     };
     let report = report(user, &observed, &outcome, now);
-    context.metrics.user(&user.namespace().unwrap_or_default(), &user.name_any(), expiry(user, &report.status));
+    context.metrics.user(&user.namespace().unwrap_or_default(), &user.name_any(), expiry(user, &observed, &report.status));
     let stale = write_report(context, user, user.status.as_ref(), &report).await?;
     Ok(match (&outcome, &plan) {
         (Outcome::Issued(_) | Outcome::Conflict, _) => Duration::from_millis(500),

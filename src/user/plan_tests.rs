@@ -261,10 +261,14 @@ fn a_refusal_is_a_warning_told_once() {
 #[test]
 fn the_end_of_a_certificate_is_told_unless_it_is_not_to_be_renewed() {
     let (world, mut user, observed) = served();
-    let status = |user: &EtcdUser, observed: &Observed| report(user, observed, &Outcome::Ready, world.now).status;
+    let told = |user: &EtcdUser, observed: &Observed| {
+        let status = report(user, observed, &Outcome::Ready, world.now).status;
+        expiry(user, observed, &status)
+    };
     let leaf = observed.secret.as_ref().unwrap().certificate(tls_key::CRT).unwrap().unwrap();
-    assert_eq!(expiry(&user, &status(&user, &observed)), Some(leaf.not_after()));
-    assert_eq!(expiry(&user, &status(&user, &Observed { secret: None, ..observed.clone() })), None);
+    assert_eq!(told(&user, &observed), Some(leaf.not_after()));
+    assert_eq!(told(&user, &Observed { secret: None, ..observed.clone() }), None);
+    assert_eq!(told(&user, &Observed { cluster: None, ..observed.clone() }), None);
     user.metadata.annotations = Some([(annotation::REVOKE.to_owned(), String::new())].into());
-    assert_eq!(expiry(&user, &status(&user, &observed)), None);
+    assert_eq!(told(&user, &observed), None);
 }

@@ -77,10 +77,10 @@ pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Time
     Report { status, events, done }
 }
 
-/// When the certificate expires that a status tells of, unless it is revoked: then it is not meant to be renewed.
-pub fn expiry(user: &EtcdUser, status: &EtcdUserStatus) -> Option<Timestamp> {
-    let is_revoked = user.annotations().contains_key(annotation::REVOKE);
-    status.certificate_expires.as_ref().filter(|_| !is_revoked).and_then(|at| at.parse().ok())
+/// When the certificate expires that a status tells of, if it is meant to be renewed: not where it is revoked or its cluster is gone.
+pub fn expiry(user: &EtcdUser, observed: &Observed, status: &EtcdUserStatus) -> Option<Timestamp> {
+    let is_wanted = observed.cluster.is_some() && !user.annotations().contains_key(annotation::REVOKE);
+    status.certificate_expires.as_ref().filter(|_| is_wanted).and_then(|at| at.parse().ok())
 }
 
 /// Whether the members of the cluster trust the authority that signed a leaf.
