@@ -311,8 +311,8 @@ pub struct SecretContent {
     complete: Mutex<Option<Complete>>,
 }
 
-/// The leaves that a member is to have: who signs them, what they say, and the keys of the Secret for each and its private key.
-pub type Leaves = [(Domain, LeafSpec, [&'static str; 2]); 3];
+/// The leaves that a Secret is to have: who signs them, what they say, and the keys of the Secret for each and its private key.
+pub type Leaves = Vec<(Domain, LeafSpec, [&'static str; 2])>;
 
 /// Where a member's Secret has its leaves of a domain.
 pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
@@ -322,7 +322,7 @@ pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
     }
 }
 
-/// What the Secret of a member was last found to be as wanted by, and from when until when it is.
+/// What a Secret was last found to be as wanted by, and from when until when it is.
 pub struct Complete {
     /// The leaves that are wanted.
     pub leaves: Arc<Leaves>,

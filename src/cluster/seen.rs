@@ -75,7 +75,7 @@ impl<K> Seen<K> {
     /// Whether it is as what is `wanted`, of which this is a digest, as `compare` tells.
     pub(super) fn is_as(&self, wanted: &Arc<str>, compare: impl FnOnce(&K) -> bool) -> bool {
         let mut known = self.found.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref() == Some(wanted) {
+        if known.as_ref().is_some_and(|known| Arc::ptr_eq(known, wanted) || known == wanted) {
             return true;
         }
         let same = compare(&self.thing);

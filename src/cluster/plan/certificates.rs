@@ -170,7 +170,7 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
     if let Some(client) = client {
         let config = || build::ca_config(cluster, client.roots.clone());
         plan.objects.extend(cluster.built.unless_applied(&client.roots, config, observed.ca_config.as_ref()));
-        plan_operator(cluster, observed, client, now, plan);
+        plan_operator(cluster, observed, client, peer, now, plan);
     }
     plan.remarks = issuers::remarks(cluster, observed);
     for name in members.keys() {
@@ -201,7 +201,7 @@ pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> Leaves 
     let mut addresses = cluster.extra_addresses.clone();
     addresses.extend([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]);
     let server_names = names.server_sans(member).into_iter().chain(cluster.extra_names.iter().cloned()).collect();
-    [
+    vec![
         (
             Domain::Client,
             leaf(common_name::SERVER, server_names, addresses, Usage::Server, cluster.client.leaf),
@@ -314,7 +314,7 @@ fn plan_member(
     note_change(leaves, files, change, plan);
 }
 
-/// Notes that a member's Secret is as wanted, and until when: most passes find nothing else.
+/// Notes that a Secret is as wanted, and until when: most passes find nothing else.
 fn note_complete(secret: &SeenSecret, leaves: Arc<Leaves>, authorities: [&Arc<Authorities>; 2], now: Timestamp) {
     let of = |wanted: Domain| Domain::ALL.into_iter().zip(authorities).find(|(domain, _)| *domain == wanted);
     let lasting = |(domain, spec, keys): &(Domain, LeafSpec, [&'static str; 2])| {
@@ -330,11 +330,8 @@ fn note_complete(secret: &SeenSecret, leaves: Arc<Leaves>, authorities: [&Arc<Au
     }
 }
 
-fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Authorities, now: Timestamp, plan: &mut Plan) {
-    let secret = observed.operator.as_ref();
-    if secret.is_none() && !client.signs(now) || secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
-        return;
-    }
+/// The leaf by which the operator is a client of the members.
+fn operator_leaves(cluster: &ValidatedCluster) -> Leaves {
     let spec = LeafSpec {
         common_name: common_name::OPERATOR.into(),
         dns_names: BTreeSet::new(),
@@ -342,7 +339,27 @@ fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Autho
         usage: Usage::Client,
         duration: cluster.client.leaf,
     };
-    let leaf = (Domain::Client, spec, [tls_key::CRT, tls_key::KEY]);
+    vec![(Domain::Client, spec, [tls_key::CRT, tls_key::KEY])]
+}
+
+fn plan_operator(
+    cluster: &ValidatedCluster,
+    observed: &Observed,
+    client: &Arc<Authorities>,
+    peer: Option<&Arc<Authorities>>,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let secret = observed.operator.as_ref();
+    if secret.is_none() && !client.signs(now) || secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
+        return;
+    }
+    // No member has this name.
+    let wanted = cluster.built.get("", || operator_leaves(cluster));
+    let all = secret.zip(peer).map(|(secret, peer)| (secret, [client, peer]));
+    if all.is_some_and(|(secret, authorities)| secret.is_complete(&wanted, authorities, now)) {
+        return;
+    }
     let change = || SecretChange {
         name: cluster.names.operator_secret(),
         version: secret.and_then(|secret| secret.meta.resource_version.clone()),
@@ -350,8 +367,12 @@ fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, client: &Autho
         labels: build::selector(cluster.names.cluster()),
         ..SecretChange::default()
     };
-    let leaves = request_leaf(secret, &leaf, || Holder::Operator, client, now).into_iter().collect();
-    note_change(leaves, changed_files(secret, [(tls_key::CA, client.roots.as_bytes())]), change, plan);
+    let leaves: Vec<_> = wanted.iter().filter_map(|leaf| request_leaf(secret, leaf, || Holder::Operator, client, now)).collect();
+    let files = changed_files(secret, [(tls_key::CA, client.roots.as_bytes())]);
+    if let Some((secret, authorities)) = all.filter(|_| leaves.is_empty() && files.is_empty()) {
+        note_complete(secret, wanted, authorities, now);
+    }
+    note_change(leaves, files, change, plan);
 }
 
 /// Plans what is to be written into the Secret that `change` begins with, if there is anything.
