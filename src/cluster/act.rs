@@ -92,7 +92,8 @@ pub async fn act(
     for error in actor.apply(&bootstrap).await {
         acted.note(&error);
     }
-    if acted.again {
+    let founds = !plan.preflight.is_empty();
+    if acted.again || founds && !acted.failed.is_empty() {
         return acted;
     }
     // StatefulSets come after the Secrets, ConfigMaps and claims that their pods need.
@@ -142,7 +143,7 @@ impl Actor<'_> {
         for error in join_all(names.iter().map(check)).await.into_iter().filter_map(Result::err) {
             acted.note(&error);
         }
-        acted.failed.is_empty() && !acted.again
+        acted.failed.is_empty()
     }
 
     fn secret_names(&self) -> Vec<Object> {

@@ -84,7 +84,12 @@ async fn what_others_change_or_delete_is_put_right() {
 
     change::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
     change::<Service>(&world, "demo-peers", json!({ "spec": { "publishNotReadyAddresses": false } })).await;
-    change::<ConfigMap>(&world, "demo-bootstrap", json!({ "data": { "demo-0.cluster": null, "token": "x" } })).await;
+    change::<ConfigMap>(
+        &world,
+        "demo-bootstrap",
+        json!({ "metadata": { "labels": null }, "data": { "demo-0.cluster": null, "token": "x" } }),
+    )
+    .await;
     change::<PodDisruptionBudget>(&world, "demo", json!({ "spec": { "minAvailable": 0 } })).await;
     change::<StatefulSet>(&world, "demo-0", json!({ "spec": { "replicas": 0 } })).await;
     // Without its labels the operator does not see it any more.

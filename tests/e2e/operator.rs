@@ -267,6 +267,16 @@ async fn operator_pods(world: &World) -> Vec<Pod> {
     api.list(&ListParams::default().labels("app.kubernetes.io/name=etcd-warden")).await.unwrap().items
 }
 
+/// Kills the operators, and has no others started.
+pub async fn kill(world: &World) {
+    scale(0).await;
+    for pod in operator_pods(world).await {
+        let pods = Api::<Pod>::namespaced(world.client.clone(), NAMESPACE);
+        drop(pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await);
+    }
+    stop(world).await;
+}
+
 /// Ends the operators, and waits for their end.
 pub async fn stop(world: &World) {
     scale(0).await;

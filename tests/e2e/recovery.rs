@@ -81,7 +81,7 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
         if pod.contains("force-new-cluster") && pod.contains("startedAt") { Ok(()) } else { Err(pod) }
     })
     .await;
-    operator::stop(&world).await;
+    operator::kill(&world).await;
     kill_processes(&world, &["demo-0"]).await;
     operator::scale(2).await;
     let status = world.until_ready("demo").await;

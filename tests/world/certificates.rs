@@ -11,7 +11,7 @@ use etcd_warden::{
         plan::{AuthorityRequest, LeafRequest},
     },
     names::authority_key,
-    pki::{Authority, Certificate, Domain, Ledger},
+    pki::{Authority, Certificate, Domain, Ledger, Serial},
 };
 use jiff::Timestamp;
 
@@ -28,6 +28,7 @@ pub struct Leaf {
 struct Pool {
     authorities: HashMap<Domain, Arc<(Authority, Authority)>>,
     leaves: HashMap<(String, u32), Arc<Leaf>>,
+    lists: HashMap<(Domain, Vec<Serial>), Vec<u8>>,
 }
 
 static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
@@ -50,6 +51,16 @@ fn authority(domain: Domain) -> Arc<(Authority, Authority)> {
     pool().authorities[&domain].clone()
 }
 
+/// The list of these revoked certificates, of which etcd reads no more than the serial numbers.
+fn list(domain: Domain, authority: &Authority, revoked: Vec<Serial>) -> Vec<u8> {
+    let key = (domain, revoked);
+    if let Some(list) = pool().lists.get(&key) {
+        return list.clone();
+    }
+    let list = authority.sign_crl(key.1.iter().map(|serial| (*serial, *BEGIN)), *BEGIN).expect("a list");
+    pool().lists.entry(key).or_insert(list).clone()
+}
+
 /// The contents of an authority's new Secret.
 pub fn authority_data(request: &AuthorityRequest) -> SecretView {
     let both = authorities(request);
@@ -59,7 +70,7 @@ pub fn authority_data(request: &AuthorityRequest) -> SecretView {
         (authority_key::ACTIVE_KEY, digest(&both.0)),
         (authority_key::NEXT_CRT, both.1.certificate().pem().into()),
         (authority_key::NEXT_KEY, digest(&both.1)),
-        (authority_key::CRL, both.0.sign_crl([], *BEGIN).expect("a list")),
+        (authority_key::CRL, list(request.domain, &both.0, vec![])),
         (authority_key::LEDGER, Ledger::default().to_json().expect("a ledger")),
     ];
     let data = data.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -82,11 +93,12 @@ pub fn leaf(request: &LeafRequest, generation: u32) -> Arc<Leaf> {
 pub fn with_ledger(domain: Domain, secret: &SeenSecret, change: impl FnOnce(&mut Ledger)) -> SecretView {
     let mut ledger = Authorities::read(secret).expect("authorities").ledger.clone();
     let mut secret = SecretView::clone(secret);
-    let revoked: Vec<_> = ledger.revoked().collect();
+    let revoked = |ledger: &Ledger| ledger.revoked().map(|(serial, _)| serial).collect::<Vec<_>>();
+    let before = revoked(&ledger);
     change(&mut ledger);
-    let now: Vec<_> = ledger.revoked().collect();
-    if revoked != now {
-        secret.data.insert(authority_key::CRL.into(), authority(domain).0.sign_crl(now, *BEGIN).expect("a list"));
+    let now = revoked(&ledger);
+    if before != now {
+        secret.data.insert(authority_key::CRL.into(), list(domain, &authority(domain).0, now));
     }
     secret.data.insert(authority_key::LEDGER.into(), ledger.to_json().expect("a ledger"));
     secret

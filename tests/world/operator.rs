@@ -179,7 +179,9 @@ pub fn advance(world: &mut World, index: usize) -> bool {
             operator.rests = None;
         }
         // A plan made without knowing who the founders are, or how they start, ends here.
-        if let (Deed::Object(at), Done::No, None) = (&deed, done, lost)
+        let founds = !job.planned().1.preflight.is_empty();
+        if let (Deed::Object(at), Done::No) = (&deed, done)
+            && (founds || lost.is_none())
             && job.planned().1.objects[*at].name == names().bootstrap_config()
         {
             operator.queue.retain(|deed| matches!(deed, Deed::Report));
@@ -209,8 +211,12 @@ fn begin(world: &mut World, operator: &mut Operator) {
     }
     let Some(cluster) = operator.cache.things.cluster(Slot::Cluster).cloned() else { return };
     let known = operator.job.as_ref().filter(|job| is_validated_as(&job.cluster, &cluster));
-    let valid = known.map_or_else(|| validated(&cluster), |job| job.valid().clone());
-    let observed = observe(world, operator, &cluster);
+    let mut valid = known.map_or_else(|| validated(&cluster), |job| job.valid().clone());
+    let mut observed = observe(world, operator, &cluster);
+    if world.forgets {
+        valid = Arc::new(ValidatedCluster::clone(&valid));
+        forget(&mut observed);
+    }
     let plan = plan::plan(&valid, &observed, now);
     world.passes += 1;
     world.note(|| {
@@ -345,6 +351,28 @@ fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observe
         observed.members.entry(listed).or_insert_with(|| find(place));
     }
     observed
+}
+
+/// Leaves of what was observed only the objects, and not what has been found out about them.
+fn forget(observed: &mut Observed) {
+    fn all<K: Clone, F: Default>(seen: &mut Option<Seen<K, F>>) {
+        // Whoever may have changed it has to find out everything anew.
+        let _: Option<&mut K> = seen.as_deref_mut();
+    }
+    all(&mut observed.bootstrap);
+    all(&mut observed.client_service);
+    all(&mut observed.peer_service);
+    all(&mut observed.disruption_budget);
+    all(&mut observed.ca_config);
+    all(&mut observed.client_authority);
+    all(&mut observed.peer_authority);
+    all(&mut observed.operator);
+    for member in observed.members.values_mut() {
+        all(&mut member.claim);
+        all(&mut member.stateful_set);
+        all(&mut member.pod);
+        all(&mut member.secret);
+    }
 }
 
 /// The leaf that a pod serves, if it is the one that runs.

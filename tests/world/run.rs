@@ -28,6 +28,8 @@ pub struct World {
     pub etcd: Etcd,
     /// Each runs or is dead.
     pub operators: Vec<Option<Box<Operator>>>,
+    /// Whether operators keep nothing of what they have found out about objects in a pass before, as the program does.
+    pub forgets: bool,
     /// When a dead operator is started again; the second one, only until then.
     starts_at: Millis,
     second_until: Millis,
@@ -83,6 +85,7 @@ impl World {
             kubernetes,
             etcd: Etcd::default(),
             operators: vec![Some(first.into()), None],
+            forgets: false,
             starts_at: 0,
             second_until: 0,
             silent_until: [0; PLACES as usize],
@@ -104,6 +107,7 @@ impl World {
         let mut world = if script.unfounded { Self::new(script.replicas, 0) } else { founded(script.replicas) };
         world.rng = Rng::new(script.seed ^ 0x5eed);
         world.calm = false;
+        world.forgets = script.seed.is_multiple_of(100);
         world.trace = traced.then(Vec::new);
         for (gap, event) in &script.events {
             world.go(*gap);

@@ -235,11 +235,12 @@ pub fn request_leaf(
     let key = secret.and_then(|secret| secret.key_digest(keys[1]));
     let holder = holder();
     let ledger = &authorities.ledger;
+    let at_once = authorities.issuers.active.has_key();
     let why = match &certificate {
         // A member that was removed and comes again under its name.
         Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => Stale::Revoked,
-        // Revoked with that one, it would lock out this one.
-        Some(Ok(leaf)) if ledger.holder(leaf.serial()).is_some_and(|other| *other != holder) => Stale::Holder,
+        // Revoked with that one, it would lock out this one. But other issuers may have numbers that one before them had too.
+        Some(Ok(leaf)) if at_once && ledger.holder(leaf.serial()).is_some_and(|other| *other != holder) => Stale::Holder,
         _ => {
             let spread = secret.map(SeenSecret::spread).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);
@@ -247,7 +248,6 @@ pub fn request_leaf(
             pki::stale(read, key, spec, &authorities.active, spread, now).or_else(|| (!complete()).then_some(Stale::Chain))?
         }
     };
-    let at_once = authorities.issuers.active.has_key();
     Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder, why, at_once })
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Note, Object, Plan, PodNote, Step, drift,
+    Note, Object, Plan, PodNote, Step, drift, evidence,
     membership::Roster,
     recovery::{Recovery, is_current, pod_bears_flag, template_bears_flag},
 };
@@ -483,7 +483,9 @@ pub fn restart_stuck(observed: &Observed, now: Timestamp, plan: &Plan) -> Option
         let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
         let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();
-        let starting = running_since(pod).is_none_or(|since| now.duration_since(since) < FIRST_START);
+        // By the kubelet's clock and by our own, one of which may be wrong.
+        let runs_for = running_since(pod).map(|since| now.duration_since(since));
+        let starting = runs_for.is_none_or(|time| time.min(evidence::down_for(observed, name, now)) < FIRST_START);
         let silent = has_never_served(pod) && member.etcd.status().is_none() && !starting;
         // Who starts as a cluster of one is the recovery's to say.
         let forced = template_bears_flag(set) && !pod_bears_flag(pod);

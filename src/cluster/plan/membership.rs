@@ -163,7 +163,10 @@ pub fn step(
     for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_left(cluster, member)) {
         plan.waits.push(Note::new(
             "Removing",
-            format!("{name} has been removed; its pod, its StatefulSet and its claim go{}", ongoing_since(observed)),
+            format!(
+                "{name} has been removed; its pod, its StatefulSet and its claim go{}",
+                ongoing_since(observed, &["Removing"])
+            ),
         ));
     }
     if cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, roster, name, plan)) {
@@ -261,7 +264,8 @@ fn learner(
     // Its claim is made after it was added, so that there is none yet says nothing.
     let lost = why(name, learner).filter(|_| is_named(cluster, name) || learner.member.stateful_set.is_some());
     if let Some(why) = &lost {
-        plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed))));
+        plan.waits
+            .push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed, &["Replacing"]))));
     }
     // One that can't be given certificates would keep the members from being restarted for those of another authority.
     let stranded = learner.member.stateful_set.is_none() && !certificates::can_issue(cluster, observed, now);
@@ -297,7 +301,10 @@ fn replace(
     // One that serves waits until the change before is over: two at once could leave a single copy of the data.
     if voter.serves() && (!roster.learners.is_empty() || roster.voters.len() < cluster.replicas as usize) {
         let wanted = cluster.replicas;
-        let message = format!("{name} is to be replaced ({why}) as soon as there are {wanted} voters{}", ongoing_since(observed));
+        let message = format!(
+            "{name} is to be replaced ({why}) as soon as there are {wanted} voters{}",
+            ongoing_since(observed, &["Replacing"])
+        );
         plan.waits.push(Note::new("Replacing", message));
         return None;
     }
@@ -313,19 +320,24 @@ fn replace(
         plan.problems.push(Note::new("CannotReplace", format!("{name} is to be replaced ({why}), but {cause}")));
         return None;
     }
-    plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed))));
+    plan.waits
+        .push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed, &["Replacing"]))));
     go(name, voter, roster)
 }
 
-/// Since when something has been going on, to be put behind what is said of it.
-fn ongoing_since(observed: &Observed) -> String {
-    let progressing = api::condition(&observed.status.conditions, "Progressing").filter(|condition| condition.status == "True");
+/// Since when something has been going on, where it is for one of these reasons, to be put behind what is said of it.
+fn ongoing_since(observed: &Observed, reasons: &[&str]) -> String {
+    let progressing = api::condition(&observed.status.conditions, "Progressing");
+    let progressing = progressing.filter(|it| it.status == "True" && reasons.contains(&it.reason.as_str()));
     progressing.map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default()
 }
 
+/// What is told while members come and go.
+const RESIZING: [&str; 6] = ["Growing", "Joining", "CatchingUp", "Shrinking", "Removing", "WaitingForMembers"];
+
 /// From how many members to how many, and since when something has been going on.
 fn resizing(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster) -> String {
-    format!("from {} to {} members{}", roster.voters.len(), cluster.replicas, ongoing_since(observed))
+    format!("from {} to {} members{}", roster.voters.len(), cluster.replicas, ongoing_since(observed, &RESIZING))
 }
 
 /// One voter less: a sick one first, then one whose data will not stay, else the last.
@@ -486,7 +498,12 @@ fn restart(wanted: &Wanted, cluster: &ValidatedCluster, observed: &Observed, ros
     }
     plan.waits.push(Note::new(
         "Restarting",
-        format!("{} of {} members are still to be restarted{}", outdated.len(), roster.voters.len(), ongoing_since(observed)),
+        format!(
+            "{} of {} members are still to be restarted{}",
+            outdated.len(),
+            roster.voters.len(),
+            ongoing_since(observed, &["Restarting"])
+        ),
     ));
     // A pod must be made from the template that is wanted.
     let ready = |entry: &Entry| {
