@@ -553,10 +553,13 @@ fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
         container.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
         pod.metadata.annotations.as_mut().unwrap().remove(annotation::TLS_CONFIRMED);
         world.silent.insert(names().member(0));
+        let since = Some((world.now - SECOND * 60).to_string());
+        let reported = &mut world.observed.status.members[0];
+        (reported.ready, reported.since) = (false, since);
         world
     };
     assert!(restarts(&mut silent()));
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Change); 5] = [
         ("its template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
         }),
@@ -564,6 +567,9 @@ fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
             w.pod(0).metadata.annotations.as_mut().unwrap().insert(annotation::TLS_CONFIRMED.into(), "some".into());
         }),
         ("it has just begun", |w| w.now -= SECOND),
+        ("the kubelet's clock is behind ours, and it has just begun", |w| {
+            w.observed.status.members[0].since = Some((w.now - SECOND).to_string());
+        }),
         ("it serves", |w| w.silent.clear()),
     ];
     for (why_not, change) in changes {
