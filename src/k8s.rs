@@ -98,7 +98,8 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
     let mut body = serde_json::Value::clone(&object.body);
     let Some(seen) = &object.seen else {
         if let Some(there) = find(client, namespace, object, uid).await? {
-            return Err(show(&api, object, &there).await);
+            label(&api, object, &there).await?;
+            return Err(WriteError::Conflict(object.describe()));
         }
         body["metadata"]["resourceVersion"] = json!(ABSENT);
         return api.patch(&object.name, &applying(), &Patch::Apply(&body)).await.map(drop).map_err(error_of);
@@ -113,27 +114,28 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &str)
         Err(kube::Error::Api(status)) if status.is_invalid() => {}
         Err(error) => return Err(error_of(error)),
     }
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    api.patch(&object.name, &parameters, &Patch::Merge(&body)).await.map(drop).map_err(error_of)
+    api.patch(&object.name, &merging(), &Patch::Merge(&body)).await.map(drop).map_err(error_of)
 }
 
 fn applying() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }
 
-/// Sees to it that our watch tells of an object that is the cluster's and that it has not told of: the next pass plans for what it
-/// is. It comes by itself, unless somebody took its labels.
-async fn show(api: &Api<DynamicObject>, object: &Object, there: &ObjectMeta) -> WriteError {
+fn merging() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
+}
+
+/// Gives an object that is the cluster's, and of which our watch has not told, the labels back without which it never does: the next
+/// pass plans for what the object is.
+async fn label(api: &Api<DynamicObject>, object: &Object, there: &ObjectMeta) -> Result<(), WriteError> {
     let wanted = &object.body["metadata"]["labels"];
     let has = |key: &str| there.labels.as_ref().and_then(|labels| labels.get(key));
-    if wanted.as_object().into_iter().flatten().any(|(key, value)| has(key).map(String::as_str) != value.as_str()) {
-        let patch = json!({ "metadata": { "uid": there.uid, "labels": wanted } });
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        if let Err(error) = api.patch_metadata(&object.name, &parameters, &Patch::Merge(&patch)).await {
-            return WriteError::of(object.describe(), error);
-        }
+    if wanted.as_object().into_iter().flatten().all(|(key, value)| has(key).map(String::as_str) == value.as_str()) {
+        return Ok(());
     }
-    WriteError::Conflict(object.describe())
+    let patch = Patch::Merge(json!({ "metadata": { "uid": there.uid, "labels": wanted } }));
+    let labelled = api.patch_metadata(&object.name, &merging(), &patch).await;
+    labelled.map(drop).map_err(|error| WriteError::of(object.describe(), error))
 }
 
 /// Merges labels and annotations into an object that must still be the one with this uid.
@@ -173,8 +175,7 @@ where
     let patch: PartialObjectMeta<K> = precondition.into_request_partial::<K>();
     let mut patch = json!(patch);
     patch["metadata"].as_object_mut().into_iter().for_each(|meta| meta.extend(part.as_object().cloned().unwrap_or_default()));
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    api.patch_metadata(name, &parameters, &Patch::Merge(&patch)).await?;
+    api.patch_metadata(name, &merging(), &Patch::Merge(&patch)).await?;
     Ok(())
 }
 
