@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    api::ClientAuth,
     cluster::fixtures::{SECOND, World, names},
     names::member_key,
     pki::{Domain, Phase},
@@ -190,6 +191,31 @@ fn a_restart_needs_no_attention_unless_it_takes_long() {
     for seconds in 0..65 {
         let degraded = conditions(&world.pass().report)[2].0 == "True";
         assert_eq!(degraded, seconds >= 60, "after {seconds} s");
+    }
+}
+
+/// Between the end of the last pod and the next one that its StatefulSet makes, no pod tells of a restart.
+#[test]
+fn a_member_that_is_restarted_may_have_no_pod_for_a_moment() {
+    let asked: [fn(&mut World); 2] = [
+        |world| world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into()),
+        |world| world.cluster.spec.tls.client.client_auth = ClientAuth::None,
+    ];
+    for ask in asked {
+        let mut world = World::founded(THREE);
+        world.now += SignedDuration::from_hours(1);
+        ask(&mut world);
+        let mut gone = 0;
+        for _ in 0..100 {
+            world.pass();
+            if world.taken.pop().is_some_and(|step| step.starts_with("RestartMember")) {
+                gone += 1;
+                let plan = plan::plan(&world.valid(), &world.observed, world.now);
+                let report = world.report_on(&plan, &Acted::default());
+                assert_eq!(conditions(&report)[1..3], [("True", "Restarting"), ("False", "Healthy")]);
+            }
+        }
+        assert_eq!(gone, 3);
     }
 }
 

@@ -109,7 +109,7 @@ pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
         duration,
     };
     let holder = Holder::User { name: user.name_any(), uid };
-    let leaf = request_leaf(secret, &(Domain::Client, spec, [tls_key::CRT, tls_key::KEY]), || holder, &authorities, now);
+    let leaf = request_leaf(secret, &(Domain::Client, spec, [tls_key::CRT, tls_key::KEY]), &holder, &authorities, now);
     let endpoint = observed.names.endpoint();
     let files = [(tls_key::CA, authorities.roots.as_bytes()), (tls_key::ENDPOINTS, endpoint.as_bytes())];
     let mut labels = build::selector(cluster);

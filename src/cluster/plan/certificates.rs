@@ -166,15 +166,15 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, members: &Members, 
             AuthorityState::Ready(_) => {}
         }
     }
-    let [client, peer] = [states[0].1.ready(), states[1].1.ready()];
-    if let Some(client) = client {
+    let authorities = [states[0].1.ready(), states[1].1.ready()];
+    if let Some(client) = of(authorities, Domain::Client) {
         let config = || build::ca_config(cluster, client.roots.clone());
         plan.objects.extend(cluster.built.unless_applied(&client.roots, config, observed.ca_config.as_ref()));
-        plan_operator(cluster, observed, client, peer, now, plan);
+        plan_operator(cluster, observed, authorities, now, plan);
     }
     plan.remarks = issuers::remarks(cluster, observed);
     for name in members.keys() {
-        plan_member(cluster, observed, name, client, peer, now, plan);
+        plan_member(cluster, observed, name, authorities, now, plan);
     }
 }
 
@@ -224,7 +224,7 @@ pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> Leaves 
 pub fn request_leaf(
     secret: Option<&SeenSecret>,
     (domain, spec, keys): &(Domain, LeafSpec, [&'static str; 2]),
-    holder: impl FnOnce() -> Holder,
+    holder: &Holder,
     authorities: &Authorities,
     now: Timestamp,
 ) -> Option<LeafRequest> {
@@ -233,14 +233,13 @@ pub fn request_leaf(
     }
     let certificate = secret.and_then(|secret| secret.certificate(keys[0]));
     let key = secret.and_then(|secret| secret.key_digest(keys[1]));
-    let holder = holder();
     let ledger = &authorities.ledger;
     let at_once = authorities.issuers.active.has_key();
     let why = match &certificate {
         // A member that was removed and comes again under its name.
         Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => Stale::Revoked,
         // Revoked with that one, it would lock out this one. But other issuers may have numbers that one before them had too.
-        Some(Ok(leaf)) if at_once && ledger.holder(leaf.serial()).is_some_and(|other| *other != holder) => Stale::Holder,
+        Some(Ok(leaf)) if at_once && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) => Stale::Holder,
         _ => {
             let spread = secret.map(SeenSecret::spread).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);
@@ -248,7 +247,7 @@ pub fn request_leaf(
             pki::stale(read, key, spec, &authorities.active, spread, now).or_else(|| (!complete()).then_some(Stale::Chain))?
         }
     };
-    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder, why, at_once })
+    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder.clone(), why, at_once })
 }
 
 /// The public contents of a Secret that are not what they should be.
@@ -264,70 +263,56 @@ pub fn changed_files<'a>(
         .collect()
 }
 
+/// A domain's authorities as far as they are known, in the order of [`Domain::ALL`].
+type Known<'a> = [Option<&'a Arc<Authorities>>; 2];
+
+/// Those of one domain.
+fn of<T>(all: [T; 2], wanted: Domain) -> T {
+    let [client, peer] = all;
+    match wanted {
+        Domain::Client => client,
+        Domain::Peer => peer,
+    }
+}
+
+/// A Secret as it would be made, but for its leaves.
+struct Frame<'a> {
+    name: String,
+    type_: &'static str,
+    labels: BTreeMap<String, String>,
+    holder: Holder,
+    /// What is public in it beside the leaves.
+    files: Vec<(&'static str, &'a [u8])>,
+}
+
 fn plan_member(
     cluster: &ValidatedCluster,
     observed: &Observed,
     name: &MemberName,
-    client: Option<&Arc<Authorities>>,
-    peer: Option<&Arc<Authorities>>,
+    authorities: Known<'_>,
     now: Timestamp,
     plan: &mut Plan,
 ) {
     let secret = observed.members.get(name).and_then(|member| member.secret.as_ref());
-    if secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
-        return;
-    }
     let wanted = cluster.built.get(name.as_str(), || member_leaves(cluster, name));
-    let all = secret.zip(client.zip(peer)).map(|(secret, (client, peer))| (secret, [client, peer]));
-    if all.is_some_and(|(secret, authorities)| secret.is_complete(&wanted, authorities, now)) {
-        return;
-    }
-    // A Secret is made whole or not at all: a pod must not start with half of it.
-    if secret.is_none() && !client.zip(peer).is_some_and(|(client, peer)| client.signs(now) && peer.signs(now)) {
-        return;
-    }
-    let mut files = vec![];
-    if let Some(client) = client {
-        files.extend([(member_key::CLIENT_CA, client.bundle.as_bytes()), (member_key::CLIENT_CRL, client.crl.as_slice())]);
-    }
-    if let Some(peer) = peer {
-        files.extend([(member_key::PEER_CA, peer.bundle.as_bytes()), (member_key::PEER_CRL, peer.crl.as_slice())]);
-    }
-    let leaves: Vec<_> = wanted
-        .iter()
-        .filter_map(|leaf| {
-            let authorities = if leaf.0 == Domain::Client { client } else { peer };
-            request_leaf(secret, leaf, || Holder::Member { name: name.to_string() }, authorities?, now)
-        })
-        .collect();
-    let change = || SecretChange {
-        name: cluster.names.member_secret(name),
-        version: secret.and_then(|secret| secret.meta.resource_version.clone()),
-        type_: "Opaque",
-        labels: build::member_labels(cluster.names.cluster(), name),
-        ..SecretChange::default()
+    let frame = || {
+        let [client, peer] = authorities;
+        let mut files = vec![];
+        if let Some(client) = client {
+            files.extend([(member_key::CLIENT_CA, client.bundle.as_bytes()), (member_key::CLIENT_CRL, client.crl.as_slice())]);
+        }
+        if let Some(peer) = peer {
+            files.extend([(member_key::PEER_CA, peer.bundle.as_bytes()), (member_key::PEER_CRL, peer.crl.as_slice())]);
+        }
+        Frame {
+            name: cluster.names.member_secret(name),
+            type_: "Opaque",
+            labels: build::member_labels(cluster.names.cluster(), name),
+            holder: Holder::Member { name: name.to_string() },
+            files,
+        }
     };
-    let files = changed_files(secret, files);
-    if let Some((secret, authorities)) = all.filter(|_| leaves.is_empty() && files.is_empty()) {
-        note_complete(secret, wanted, authorities, now);
-    }
-    note_change(leaves, files, change, plan);
-}
-
-/// Notes that a Secret is as wanted, and until when: most passes find nothing else.
-fn note_complete(secret: &SeenSecret, leaves: Arc<Leaves>, authorities: [&Arc<Authorities>; 2], now: Timestamp) {
-    let of = |wanted: Domain| Domain::ALL.into_iter().zip(authorities).find(|(domain, _)| *domain == wanted);
-    let lasting = |(domain, spec, keys): &(Domain, LeafSpec, [&'static str; 2])| {
-        let (issuer, leaf) = (&of(*domain)?.1.active, secret.certificate(keys[0])?.ok()?);
-        let leaf = pki::lasting(&leaf, spec.duration, issuer, secret.spread());
-        Some(leaf.start.max(issuer.not_before())..leaf.end.min(issuer.not_after()))
-    };
-    let shorter = |one: Range<Timestamp>, other: Range<Timestamp>| one.start.max(other.start)..one.end.min(other.end);
-    let during = leaves.iter().map(lasting).reduce(|one, other| one.zip(other).map(|(one, other)| shorter(one, other))).flatten();
-    // While an authority does not sign, leaves are not looked at.
-    if let Some(during) = during.filter(|during| during.contains(&now)) {
-        secret.completed(Complete { leaves, authorities: authorities.map(Arc::clone), during });
-    }
+    plan_secret(&cluster.uid, secret, wanted, authorities, frame, now, plan);
 }
 
 /// The leaf by which the operator is a client of the members.
@@ -342,50 +327,53 @@ fn operator_leaves(cluster: &ValidatedCluster) -> Leaves {
     vec![(Domain::Client, spec, [tls_key::CRT, tls_key::KEY])]
 }
 
-fn plan_operator(
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    client: &Arc<Authorities>,
-    peer: Option<&Arc<Authorities>>,
+fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, authorities: Known<'_>, now: Timestamp, plan: &mut Plan) {
+    // No member has this name.
+    let wanted = cluster.built.get("", || operator_leaves(cluster));
+    let frame = || Frame {
+        name: cluster.names.operator_secret(),
+        type_: "kubernetes.io/tls",
+        labels: build::selector(cluster.names.cluster()),
+        holder: Holder::Operator,
+        files: of(authorities, Domain::Client).map(|client| (tls_key::CA, client.roots.as_bytes())).into_iter().collect(),
+    };
+    plan_secret(&cluster.uid, observed.operator.as_ref(), wanted, authorities, frame, now, plan);
+}
+
+/// Plans what is to be written into a Secret of the cluster with this uid, if there is anything.
+fn plan_secret<'a>(
+    uid: &str,
+    secret: Option<&SeenSecret>,
+    wanted: Arc<Leaves>,
+    authorities: Known<'_>,
+    frame: impl FnOnce() -> Frame<'a>,
     now: Timestamp,
     plan: &mut Plan,
 ) {
-    let secret = observed.operator.as_ref();
-    if secret.is_none() && !client.signs(now) || secret.is_some_and(|secret| !belongs(&secret.meta, &cluster.uid)) {
+    if secret.is_some_and(|secret| !belongs(&secret.meta, uid)) {
         return;
     }
-    // No member has this name.
-    let wanted = cluster.built.get("", || operator_leaves(cluster));
-    let all = secret.zip(peer).map(|(secret, peer)| (secret, [client, peer]));
+    let all = secret.zip(authorities[0].zip(authorities[1])).map(|(secret, (client, peer))| (secret, [client, peer]));
     if all.is_some_and(|(secret, authorities)| secret.is_complete(&wanted, authorities, now)) {
         return;
     }
-    let change = || SecretChange {
-        name: cluster.names.operator_secret(),
-        version: secret.and_then(|secret| secret.meta.resource_version.clone()),
-        type_: "kubernetes.io/tls",
-        labels: build::selector(cluster.names.cluster()),
-        ..SecretChange::default()
-    };
-    let leaves: Vec<_> = wanted.iter().filter_map(|leaf| request_leaf(secret, leaf, || Holder::Operator, client, now)).collect();
-    let files = changed_files(secret, [(tls_key::CA, client.roots.as_bytes())]);
-    if let Some((secret, authorities)) = all.filter(|_| leaves.is_empty() && files.is_empty()) {
-        note_complete(secret, wanted, authorities, now);
-    }
-    note_change(leaves, files, change, plan);
-}
-
-/// Plans what is to be written into the Secret that `change` begins with, if there is anything.
-fn note_change(
-    leaves: Vec<LeafRequest>,
-    files: BTreeMap<String, Vec<u8>>,
-    change: impl FnOnce() -> SecretChange,
-    plan: &mut Plan,
-) {
-    if leaves.is_empty() && files.is_empty() {
+    // A Secret is made whole or not at all: a pod must not start with half of it.
+    let signs = |domain| of(authorities, domain).is_some_and(|authorities| authorities.signs(now));
+    if secret.is_none() && !wanted.iter().all(|(domain, ..)| signs(*domain)) {
         return;
     }
-    let change = SecretChange { leaves, files, ..change() };
+    let Frame { name, type_, labels, holder, files } = frame();
+    let request = |leaf: &(Domain, LeafSpec, _)| request_leaf(secret, leaf, &holder, of(authorities, leaf.0)?, now);
+    let leaves: Vec<_> = wanted.iter().filter_map(request).collect();
+    let files = changed_files(secret, files);
+    if leaves.is_empty() && files.is_empty() {
+        if let Some((secret, authorities)) = all {
+            note_complete(secret, wanted, authorities, now);
+        }
+        return;
+    }
+    let version = secret.and_then(|secret| secret.meta.resource_version.clone());
+    let change = SecretChange { name, version, type_, labels, leaves, files };
     if !change.leaves.is_empty() {
         let message = format!("being issued in Secret {}: {}", change.name, change.leaves_in_words());
         // What others have to sign may take any time, and keeps nobody from being restarted.
@@ -393,6 +381,21 @@ fn note_change(
         plan.certificates.push(Note::new(reason, message));
     }
     plan.secrets.push(change);
+}
+
+/// Notes that a Secret is as wanted, and until when: most passes find nothing else.
+fn note_complete(secret: &SeenSecret, leaves: Arc<Leaves>, authorities: [&Arc<Authorities>; 2], now: Timestamp) {
+    let lasting = |(domain, spec, keys): &(Domain, LeafSpec, [&'static str; 2])| {
+        let (issuer, leaf) = (&of(authorities, *domain).active, secret.certificate(keys[0])?.ok()?);
+        let leaf = pki::lasting(&leaf, spec.duration, issuer, secret.spread());
+        Some(leaf.start.max(issuer.not_before())..leaf.end.min(issuer.not_after()))
+    };
+    let shorter = |one: Range<Timestamp>, other: Range<Timestamp>| one.start.max(other.start)..one.end.min(other.end);
+    let during = leaves.iter().map(lasting).reduce(|one, other| one.zip(other).map(|(one, other)| shorter(one, other))).flatten();
+    // While an authority does not sign, leaves are not looked at.
+    if let Some(during) = during.filter(|during| during.contains(&now)) {
+        secret.completed(Complete { leaves, authorities: authorities.map(Arc::clone), during });
+    }
 }
 
 /// How long a kubelet is given to refresh the files before it is told again.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
 
 use super::{
     CONFIRMING, EndedWish, Note, Plan, Step, certificates, evidence,
@@ -327,9 +327,13 @@ fn replace(
 
 /// Since when something has been going on, where it is for one of these reasons, to be put behind what is said of it.
 fn ongoing_since(observed: &Observed, reasons: &[&str]) -> String {
+    ongoing(observed, reasons).map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default()
+}
+
+/// What was last reported as going on, where it was for one of these reasons.
+fn ongoing<'a>(observed: &'a Observed, reasons: &[&str]) -> Option<&'a Condition> {
     let progressing = api::condition(&observed.status.conditions, "Progressing");
-    let progressing = progressing.filter(|it| it.status == "True" && reasons.contains(&it.reason.as_str()));
-    progressing.map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default()
+    progressing.filter(|it| it.status == "True" && reasons.contains(&it.reason.as_str()))
 }
 
 /// What is told while members come and go.
@@ -463,7 +467,9 @@ const RESTART: SignedDuration = SignedDuration::from_mins(1);
 
 /// The members that are down because they are being restarted as their user asked: their pods go, are gone, or have just come.
 pub fn restarting(observed: &Observed, wanted: &Wanted, now: Timestamp) -> BTreeSet<MemberName> {
-    let goes_on = observed.members.values().any(|member| wanted.is_outdated(member));
+    // When the last pod is gone and its StatefulSet has not made another one yet, nothing but what was reported tells of it.
+    let goes_on =
+        ongoing(observed, &["Restarting"]).is_some() || observed.members.values().any(|member| wanted.is_outdated(member));
     if !goes_on && wanted.restarted_at.is_none() && wanted.demands.is_empty() {
         return BTreeSet::new();
     }
