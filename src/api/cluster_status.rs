@@ -14,6 +14,9 @@ pub struct EtcdClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+    /// Since when what `Progressing` names has been going on. Its time of transition tells since when anything has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progressing_since: Option<String>,
     /// Members that serve, of those wanted, such as `3/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,

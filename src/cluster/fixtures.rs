@@ -86,6 +86,8 @@ pub struct World {
     pub now: Timestamp,
     /// Members that run and do not answer.
     pub silent: BTreeSet<MemberName>,
+    /// The versions of etcd that members run, where it is another one than is wanted.
+    pub versions: BTreeMap<MemberName, String>,
     /// Whether no member believes another.
     pub divided: bool,
     /// Members whose pods are not started.
@@ -142,6 +144,7 @@ impl World {
             observed: Observed::default(),
             now: "2026-03-01T12:00:00Z".parse().unwrap(),
             silent: BTreeSet::new(),
+            versions: BTreeMap::new(),
             divided: false,
             down: BTreeSet::new(),
             kubelet: true,
@@ -258,7 +261,7 @@ impl World {
             let id = self.running.get(name).and_then(|(_, id, _)| *id);
             if let Some(pod) = &mut member.pod {
                 let voter = self.etcd.iter().any(|m| Some(m.id) == id && !m.is_learner);
-                let ready = if voter && quorum { "True" } else { "False" };
+                let ready = if voter && quorum && !build::is_forced(pod.spec.as_ref()) { "True" } else { "False" };
                 if let Some(condition) = pod.status.iter_mut().flat_map(|s| s.conditions.iter_mut().flatten()).next() {
                     condition.status = ready.into();
                 }
@@ -273,7 +276,10 @@ impl World {
                 }
                 let is_learner = self.etcd.iter().any(|m| m.id == id && m.is_learner);
                 let applied = self.revisions.get(name).copied().unwrap_or(100);
-                let status = etcd::MemberStatus { leader, is_learner, raft_applied_index: applied, ..etcd_status(id) };
+                let mut status = etcd::MemberStatus { leader, is_learner, raft_applied_index: applied, ..etcd_status(id) };
+                if let Some(version) = self.versions.get(name) {
+                    status.version.clone_from(version);
+                }
                 (Answer::Reached(leaf(member_key::SERVER_CRT), Ok(status)), Some(Ok(leaf(member_key::PEER_CRT))))
             };
             (member.etcd, member.peer_leaf) = match (&member.pod, self.mounted.get(name), id) {

@@ -20,7 +20,7 @@ use k8s_openapi::{
 };
 use ring::digest;
 
-use super::seen::Seen;
+use super::{build, seen::Seen};
 use crate::{
     api::EtcdClusterStatus,
     etcd,
@@ -224,9 +224,17 @@ impl ObservedMember {
     /// Whether it answers and its pod is about to be ready: a learner is not before it has its vote, and for others the kubelet
     /// has yet to look.
     pub fn is_coming(&self, now: Timestamp) -> bool {
-        let since = self.pod.as_ref().filter(|pod| pod.metadata.deletion_timestamp.is_none()).and_then(|pod| running_since(pod));
+        // One that starts as a cluster of one is never ready.
+        let may = |pod: &&Seen<Pod>| pod.metadata.deletion_timestamp.is_none() && !build::is_forced(pod.spec.as_ref());
+        let since = self.pod.as_ref().filter(may).and_then(|pod| running_since(pod));
         let starting = since.is_some_and(|since| now.duration_since(since) < STARTING);
         self.etcd.status().is_some_and(|status| status.is_learner || starting) && !self.serves()
+    }
+    /// Whether its pod was made from another template than its StatefulSet has now.
+    pub fn is_older_than_template(&self) -> bool {
+        let wanted = self.stateful_set.as_ref().and_then(|set| set.status.as_ref()?.update_revision.as_deref());
+        let made = self.pod.as_ref().and_then(|pod| pod.metadata.labels.as_ref()?.get("controller-revision-hash"));
+        wanted.zip(made).is_some_and(|(wanted, made)| wanted != made)
     }
     /// Whether it serves: its pod is ready and it answers the operator.
     pub fn serves(&self) -> bool {

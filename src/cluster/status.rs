@@ -86,10 +86,11 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         members,
         unknown_members: unknown_members(&names, observed, now),
         certificates,
+        progressing_since: None,
     };
     let findings = [
         available(&names, observed, judgement, acted, now),
-        progressing(judgement, acted),
+        progressing(observed, judgement, acted),
         degraded(&names, observed, judgement, acted, now),
         certificates_ready(observed, judgement, acted),
     ];
@@ -99,6 +100,11 @@ pub fn report(cluster: &EtcdCluster, observed: &Observed, judgement: &Judgement,
         events.extend(finding.change(before));
         status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
     }
+    let goes_on = api::condition(&status.conditions, kind::PROGRESSING).filter(|condition| condition.status == "True");
+    status.progressing_since = goes_on.map(|condition| {
+        let before = old.progressing_since.clone().filter(|_| plan::is_ongoing(old, &condition.reason));
+        before.unwrap_or_else(|| seconds(now).to_string())
+    });
     let warned = acted.warned.iter().map(|note| event(EventType::Warning, note));
     let done = warned.chain(acted.done.iter().map(|note| event(EventType::Normal, note))).collect();
     Report { status, events: joined(events), done: joined(done) }
@@ -404,7 +410,7 @@ fn messages(notes: &[Note]) -> String {
     notes.iter().map(|note| note.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
+fn progressing(observed: &Observed, judgement: &Judgement, acted: &Acted) -> Finding {
     let finding = |holds, note, warns| Finding { kind: kind::PROGRESSING, holds, note, warns };
     match judgement {
         Judgement::Invalid(invalid) => finding(false, Note::new("InvalidSpec", invalid.to_string()), None),
@@ -414,18 +420,34 @@ fn progressing(judgement: &Judgement, acted: &Acted) -> Finding {
         Judgement::Planned(cluster, _) if cluster.paused => {
             finding(false, Note::new("Paused", "spec.paused is true: nothing is changed, certificates included"), Some(false))
         }
-        Judgement::Planned(_, plan) => match ongoing(plan, acted) {
-            Some(note) => finding(true, note, None),
-            None => finding(false, Note::new("AsWanted", "nothing is being done or awaited"), None),
-        },
+        Judgement::Planned(_, plan) => {
+            let nothing = || Note::new("AsWanted", format!("nothing is being done or awaited{}", outdated(observed)));
+            let going_on = ongoing(plan, acted);
+            finding(going_on.is_some(), going_on.unwrap_or_else(nothing), None)
+        }
     }
+}
+
+/// Whose pods are older than their templates, which restarts nobody.
+fn outdated(observed: &Observed) -> String {
+    let members = observed.members.iter().filter(|(_, member)| member.is_older_than_template());
+    let names: Vec<_> = members.map(|(name, _)| name.to_string()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; what was changed in the template of {} is taken up at their next restart ({})",
+        names.join(", "),
+        key::RESTARTED_AT
+    )
 }
 
 /// What is being done or awaited. What lasts longest comes first, so that the reason does not change with every pass.
 fn ongoing(plan: &Plan, acted: &Acted) -> Option<Note> {
     let waits: Vec<_> = plan.waits.iter().chain(&acted.waits).cloned().collect();
     if let Some(first) = waits.first() {
-        return Some(Note::new(first.reason, messages(&waits)));
+        let now = plan.step.as_ref().map(|step| format!("; now: {}", step.in_words())).unwrap_or_default();
+        return Some(Note::new(first.reason, messages(&waits) + &now));
     }
     if let Some(step) = &plan.step {
         return Some(Note::new(step.name(), step.in_words()));

@@ -220,6 +220,20 @@ fn a_member_that_is_restarted_may_have_no_pod_for_a_moment() {
 }
 
 #[test]
+fn pods_that_are_older_than_their_templates_are_told_of() {
+    let mut world = World::founded(THREE);
+    let set = world.member(1).stateful_set.as_mut().unwrap();
+    set.status.get_or_insert_default().update_revision = Some("new".into());
+    for (made, told) in [("old", true), ("new", false)] {
+        world.pod(1).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), made.into());
+        let report = world.pass().report;
+        let progressing = condition(&report, kind::PROGRESSING);
+        assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", "AsWanted"));
+        assert_eq!(progressing.message.contains("the template of demo-1 is taken up at their next restart"), told);
+    }
+}
+
+#[test]
 fn growing_and_shrinking_need_no_attention() {
     let mut world = World::founded(THREE);
     for replicas in [5, 3, 1, 3] {

@@ -5,7 +5,7 @@ use etcd_warden::{cluster::plan::Step, names::MemberName};
 
 use crate::{
     etcd::{Id, Listed},
-    kubernetes::place,
+    kubernetes::{Slot, place},
     run::World,
 };
 
@@ -65,11 +65,13 @@ impl World {
         }
     }
 
-    /// Whether a step that was taken has cost quorum: by what the operator could have known, if nothing came between.
+    /// Whether a step that was taken has cost quorum: by what the operator could have known, if nothing came between. Another operator
+    /// is no excuse where there is a disruption budget: evictions are checked against each other.
     pub fn after(&mut self, step: &Step, before: bool) {
         let voters = self.etcd.members().unwrap_or_else(|| self.etcd.best()).iter().filter(|m| !m.learner).count();
-        let announced = matches!(step, Step::RestartMember { .. }) && voters < 3;
-        if before && !announced && !self.has_quorum() && self.is_as_decided() {
+        let restart = matches!(step, Step::RestartMember { .. });
+        let guarded = restart && self.kubernetes.things.budget(Slot::Budget).is_some() && self.is_unsurprised();
+        if before && !(restart && voters < 3) && !self.has_quorum() && (guarded || self.is_as_decided()) {
             self.broken.push(format!("{}: quorum is lost", step.in_words()));
         }
     }

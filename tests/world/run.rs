@@ -410,6 +410,11 @@ impl World {
         self.decided == (self.now, self.surprises)
     }
 
+    /// Whether nothing has happened since, but for what operators did and what follows from that.
+    pub fn is_unsurprised(&self) -> bool {
+        self.decided.1 == self.surprises
+    }
+
     /// Everything there is to tell of a world that went wrong.
     pub fn describe(&self) -> String {
         let mut text = String::new();

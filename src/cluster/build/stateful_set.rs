@@ -4,8 +4,8 @@ use k8s_openapi::{
         core::v1::{
             Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
             Lifecycle, LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
-            PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-            SecretVolumeSource, SecurityContext, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
+            PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
     },
     apimachinery::pkg::{
@@ -60,12 +60,22 @@ pub fn stopped(mut set: StatefulSet) -> StatefulSet {
 /// Makes etcd forget, as it starts, every member but itself (`etcdserver/bootstrap.go`).
 const FORCE: &str = "--force-new-cluster";
 
+/// A condition that nobody sets: a pod that waits for it is never ready.
+const UNFORCED: &str = "etcd-warden.dev/unforced";
+
 /// The same whose pod starts as a cluster of one with the data that it has. It is among the arguments, which are fixed with the
 /// pod and can be seen: where no pod and no template has it, nobody starts like that.
+///
+/// The Service leads no client to such a pod. A lone member acknowledges what is in its log, and tells the log only with the next
+/// write that this was committed; if its container ends before, it is forced once more and drops all that it does not know to be
+/// committed (etcd 3.6 `etcdserver/bootstrap.go`, raft `MustSync`).
 #[must_use]
 pub fn forced(mut set: StatefulSet) -> StatefulSet {
-    for container in set.spec.template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
-        container.args.get_or_insert_default().push(FORCE.into());
+    if let Some(spec) = &mut set.spec.template.spec {
+        spec.readiness_gates = Some(vec![PodReadinessGate { condition_type: UNFORCED.into() }]);
+        for container in &mut spec.containers {
+            container.args.get_or_insert_default().push(FORCE.into());
+        }
     }
     set
 }

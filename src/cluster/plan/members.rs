@@ -478,10 +478,7 @@ pub fn delete_budget(cluster: &ValidatedCluster, observed: &Observed) -> Option<
 pub fn restart_stuck(observed: &Observed, now: Timestamp, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
-        let status = set.status.as_ref()?;
         let current = !plan.changes_set(name) && is_current(set);
-        let revision = pod.metadata.labels.as_ref()?.get("controller-revision-hash")?;
-        let outdated = status.update_revision.as_ref().is_some_and(|wanted| wanted != revision);
         let going = pod.metadata.deletion_timestamp.is_some();
         // By the kubelet's clock and by our own, one of which may be wrong.
         let runs_for = running_since(pod).map(|since| now.duration_since(since));
@@ -489,7 +486,7 @@ pub fn restart_stuck(observed: &Observed, now: Timestamp, plan: &Plan) -> Option
         let silent = has_never_served(pod) && member.etcd.status().is_none() && !starting;
         // Who starts as a cluster of one is the recovery's to say.
         let forced = template_bears_flag(set) && !pod_bears_flag(pod);
-        (current && outdated && !going && (is_stuck(pod) || silent) && !forced && !member.is_doomed())
+        (current && member.is_older_than_template() && !going && (is_stuck(pod) || silent) && !forced && !member.is_doomed())
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
 }

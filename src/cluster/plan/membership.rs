@@ -2,13 +2,14 @@
 //!
 //! Nothing is decided without a list that a quorum confirmed. **No step takes a cluster that has quorum below it**: a healthy
 //! voter goes only while all others serve, and another takes its place before the next goes; a dead one goes as soon as the healthy
-//! are a quorum of what remains, even if another one is dead, for etcd adds nobody while it cannot reach a voter. New ones come one
-//! after the other. etcd's own checks (strict reconfiguration, one learner) are the last fence behind this.
+//! are a quorum of what remains, even if another one is dead: with two of five lost, three of three remain, where one replaced before
+//! the other goes would be three of four meanwhile. New ones come one after the other. etcd's own checks (strict reconfiguration,
+//! one learner) are the last fence behind this.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{
     CONFIRMING, EndedWish, Note, Plan, Step, certificates, evidence,
@@ -17,7 +18,7 @@ use super::{
     rotation::{self, Demand},
 };
 use crate::{
-    api::{self, ClientAuth},
+    api::{self, ClientAuth, EtcdClusterStatus},
     cluster::{
         build,
         observed::{Observed, ObservedMember, annotation, belongs, name_of, running_since},
@@ -138,10 +139,13 @@ impl<'a> Roster<'a> {
         Some(Step::MoveLeader { member: name.clone(), from, to, successor: successor.clone() })
     }
 
-    /// The voters of this cluster that do not answer, each with why.
+    /// The voters that do not answer, each with why.
     fn silent_in_words(&self) -> String {
         let silent = self.voters.iter().filter(|(_, voter)| !voter.answers());
-        let silent: Vec<_> = silent.map(|(name, voter)| format!("{name}: {}", why_not_ready(voter.member))).collect();
+        let silent = silent.map(|(name, voter)| format!("{name}: {}", why_not_ready(voter.member)));
+        let strangers = self.strangers.iter().filter(|member| !member.is_learner);
+        let strangers = strangers.map(|member| format!("{:x}: the operator did not add it, and does not ask it", member.id));
+        let silent: Vec<_> = silent.chain(strangers).collect();
         if silent.is_empty() { String::new() } else { format!(" ({})", silent.join("; ")) }
     }
 }
@@ -163,10 +167,7 @@ pub fn step(
     for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_left(cluster, member)) {
         plan.waits.push(Note::new(
             "Removing",
-            format!(
-                "{name} has been removed; its pod, its StatefulSet and its claim go{}",
-                ongoing_since(observed, &["Removing"])
-            ),
+            format!("{name} has been removed; its pod, its StatefulSet and its claim go{}", ongoing_since(observed, "Removing")),
         ));
     }
     if cluster.replace.as_ref().is_some_and(|name| is_settled(cluster, roster, name, plan)) {
@@ -265,7 +266,7 @@ fn learner(
     let lost = why(name, learner).filter(|_| is_named(cluster, name) || learner.member.stateful_set.is_some());
     if let Some(why) = &lost {
         plan.waits
-            .push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed, &["Replacing"]))));
+            .push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed, "Replacing"))));
     }
     // One that can't be given certificates would keep the members from being restarted for those of another authority.
     let stranded = learner.member.stateful_set.is_none() && !certificates::can_issue(cluster, observed, now);
@@ -303,7 +304,7 @@ fn replace(
         let wanted = cluster.replicas;
         let message = format!(
             "{name} is to be replaced ({why}) as soon as there are {wanted} voters{}",
-            ongoing_since(observed, &["Replacing"])
+            ongoing_since(observed, "Replacing")
         );
         plan.waits.push(Note::new("Replacing", message));
         return None;
@@ -320,28 +321,28 @@ fn replace(
         plan.problems.push(Note::new("CannotReplace", format!("{name} is to be replaced ({why}), but {cause}")));
         return None;
     }
-    plan.waits
-        .push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed, &["Replacing"]))));
+    plan.waits.push(Note::new("Replacing", format!("{name} is being replaced: {why}{}", ongoing_since(observed, "Replacing"))));
     go(name, voter, roster)
 }
 
-/// Since when something has been going on, where it is for one of these reasons, to be put behind what is said of it.
-fn ongoing_since(observed: &Observed, reasons: &[&str]) -> String {
-    ongoing(observed, reasons).map(|condition| format!(" (since {})", condition.last_transition_time.0)).unwrap_or_default()
+/// Since when what has this reason has been going on, to be put behind what is said of it.
+fn ongoing_since(observed: &Observed, reason: &str) -> String {
+    let since = observed.status.progressing_since.as_ref().filter(|_| is_ongoing(&observed.status, reason));
+    since.map(|since| format!(" (since {since})")).unwrap_or_default()
 }
 
-/// What was last reported as going on, where it was for one of these reasons.
-fn ongoing<'a>(observed: &'a Observed, reasons: &[&str]) -> Option<&'a Condition> {
-    let progressing = api::condition(&observed.status.conditions, "Progressing");
-    progressing.filter(|it| it.status == "True" && reasons.contains(&it.reason.as_str()))
+/// Whether a status says that what has this reason goes on.
+pub fn is_ongoing(status: &EtcdClusterStatus, reason: &str) -> bool {
+    let progressing = api::condition(&status.conditions, "Progressing").filter(|it| it.status == "True");
+    progressing.is_some_and(|it| it.reason == reason || [&it.reason, reason].iter().all(|reason| RESIZING.contains(reason)))
 }
 
-/// What is told while members come and go.
-const RESIZING: [&str; 6] = ["Growing", "Joining", "CatchingUp", "Shrinking", "Removing", "WaitingForMembers"];
+/// What is told while members come and go: one change, in several steps.
+const RESIZING: [&str; 5] = ["Growing", "Joining", "CatchingUp", "Shrinking", "Removing"];
 
 /// From how many members to how many, and since when something has been going on.
 fn resizing(cluster: &ValidatedCluster, observed: &Observed, roster: &Roster) -> String {
-    format!("from {} to {} members{}", roster.voters.len(), cluster.replicas, ongoing_since(observed, &RESIZING))
+    format!("from {} to {} members{}", roster.voters.len(), cluster.replicas, ongoing_since(observed, "Growing"))
 }
 
 /// One voter less: a sick one first, then one whose data will not stay, else the last.
@@ -469,7 +470,7 @@ const RESTART: SignedDuration = SignedDuration::from_mins(1);
 pub fn restarting(observed: &Observed, wanted: &Wanted, now: Timestamp) -> BTreeSet<MemberName> {
     // When the last pod is gone and its StatefulSet has not made another one yet, nothing but what was reported tells of it.
     let goes_on =
-        ongoing(observed, &["Restarting"]).is_some() || observed.members.values().any(|member| wanted.is_outdated(member));
+        is_ongoing(&observed.status, "Restarting") || observed.members.values().any(|member| wanted.is_outdated(member));
     if !goes_on && wanted.restarted_at.is_none() && wanted.demands.is_empty() {
         return BTreeSet::new();
     }
@@ -508,7 +509,7 @@ fn restart(wanted: &Wanted, cluster: &ValidatedCluster, observed: &Observed, ros
             "{} of {} members are still to be restarted{}",
             outdated.len(),
             roster.voters.len(),
-            ongoing_since(observed, &["Restarting"])
+            ongoing_since(observed, "Restarting")
         ),
     ));
     // A pod must be made from the template that is wanted.
@@ -537,7 +538,22 @@ fn restart(wanted: &Wanted, cluster: &ValidatedCluster, observed: &Observed, ros
         // A change of the members is over first, and the one before must serve again, with the certificates that it should.
         let resizing = roster.voters.len() != cluster.replicas as usize && wanted.can_issue;
         let changing = !roster.learners.is_empty() || resizing;
-        if changing || !roster.all_serve() || unconfirmed || !plan.pods.is_empty() {
+        let until = if changing {
+            Some("the change of the members is over".to_owned())
+        } else if !roster.all_serve() {
+            Some(format!("all {} voters serve{}", roster.votes(), roster.silent_in_words()))
+        } else {
+            unconfirmed.then(|| "the certificates are as they should be; see CertificatesReady".to_owned())
+        };
+        if let Some(until) = until {
+            plan.waits.push(Note::new("Restarting", format!("{name} is next, when {until}")));
+            return None;
+        }
+        if let Some(message) = other_version(wanted, cluster, roster, voter) {
+            plan.problems.push(Note::new("CannotRestart", message));
+            return None;
+        }
+        if !plan.pods.is_empty() {
             return None;
         }
         if voter.leads() && roster.voters.len() > 1 {
@@ -545,6 +561,16 @@ fn restart(wanted: &Wanted, cluster: &ValidatedCluster, observed: &Observed, ros
         }
     }
     Some(Step::RestartMember { member: (*name).clone(), pod_uid: pod(voter)? })
+}
+
+/// What keeps a voter from being restarted because of the etcd that others have come back with: what a tag names may change.
+fn other_version(wanted: &Wanted, cluster: &ValidatedCluster, roster: &Roster, next: &Entry) -> Option<String> {
+    let version = |voter: &Entry| voter.member.etcd.status().map(|status| status.version.clone());
+    let (here, right) = (version(next)?, cluster.version.to_string());
+    let restarted = roster.voters.iter().filter(|(_, voter)| !wanted.is_outdated(voter.member));
+    let mut versions = restarted.filter_map(|(name, voter)| Some((name, version(voter)?)));
+    let (name, there) = versions.find(|(_, there)| *there != right && *there != here)?;
+    Some(format!("{name} has come back with etcd {there}, and spec.version is {right}: no other is restarted with that image"))
 }
 
 /// What a step costs clients, if it is one without which the members that remain are no quorum: with one or two voters that is

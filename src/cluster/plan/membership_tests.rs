@@ -230,6 +230,17 @@ fn what_goes_on_says_since_when() {
     }
     let wanted = format!("demo-3 is a learner and catches up (since {since}); it gets its vote when it has");
     assert_eq!(notes(&world.plan().waits, "CatchingUp"), [wanted]);
+
+    // What follows at once has its own time.
+    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    world.catching_up = 0;
+    while notes(&world.plan().waits, "Restarting").is_empty() || !notes(&world.plan().waits, "CatchingUp").is_empty() {
+        world.pass();
+    }
+    let begun = world.now;
+    world.pass();
+    let told = notes(&world.plan().waits, "Restarting").join("; ");
+    assert!(told.contains(&format!("(since {begun})")), "{told}");
 }
 
 /// The first that is said is the reason that `kubectl get` shows.
@@ -429,10 +440,42 @@ fn an_unknown_member_is_told_of_and_left() {
             assert_eq!(notes(&plan.problems, "CannotGrow").len(), 1);
         }
         assert_eq!(world.etcd.len(), 4);
+
+        scale(&mut world, 3);
+        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        // The template comes first.
+        world.pass();
+        let plan = world.pass().plan;
+        let told = notes(&plan.waits, "Restarting").join("; ");
+        let waits = told.contains("when all 4 voters serve (bad: the operator did not add it, and does not ask it)");
+        assert_eq!((plan.step.is_none(), waits), (!is_learner, !is_learner), "{told}");
     }
 }
 
 // Restarting.
+
+#[test]
+fn an_image_of_another_version_stops_a_restart_at_the_first() {
+    let mut world = founded(3);
+    world.leader = world.id(0);
+    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    until(&mut world, "RestartMember demo-1");
+    world.versions.insert(names().member(1), "3.6.15".into());
+    for _ in 0..10 {
+        world.pass();
+    }
+    let told = notes(&world.plan().problems, "CannotRestart");
+    assert_eq!(
+        told,
+        ["demo-1 has come back with etcd 3.6.15, and spec.version is 3.6.16: no other is restarted with that image"]
+    );
+    assert_eq!(changes(&world), ["RestartMember demo-1"]);
+
+    // Where all have another one, a restart changes nothing of that.
+    world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.6.15".into())).collect();
+    world.settle();
+    is_as_wanted(&mut world);
+}
 
 #[test]
 fn a_restart_takes_the_sick_first_and_the_leader_last() {

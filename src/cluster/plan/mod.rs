@@ -29,7 +29,7 @@ pub use issuers::{Inquiry, Source, inquiry};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{has_never_served, is_stuck, why_not_ready};
 use membership::Roster;
-pub use membership::outage;
+pub use membership::{is_ongoing, outage};
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
 pub use rotation::{Rotate, Salvage, Turn, believes_nobody};

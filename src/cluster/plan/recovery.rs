@@ -11,7 +11,7 @@
 //! | no pod of another, and none to come | the others' claims are marked: given up for the survivor. From here on none of them starts again |
 //! | the mark on all of them | the survivor's template gets `--force-new-cluster`, and its pod is made anew |
 //! | a list, and the flag | the wish is taken off; the flag is not wanted any more |
-//! | no wish, and the flag on a pod | that pod is made anew. Nobody is added before, so a container that starts again forces nothing but what is |
+//! | no wish, and the flag on a pod | that pod is made anew. Before that nobody is added and no client is let in, so there is nothing that a container that starts again could forget |
 //! | neither wish nor flag | the others are not listed: what they had is revoked and deleted, and the cluster grows, as ever |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,7 +95,7 @@ fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery,
             return unwish(plan);
         }
         // First of all: without the wish nobody is forced again.
-        let message = format!("{name} serves as a cluster of one, with the data that it had; what only others had is lost");
+        let message = format!("{name} is a cluster of one, with the data that it had; what only others had is lost");
         plan.wishes.push(EndedWish::new(key::RECOVER_FROM).told("Recovered", message));
     } else {
         recovery.step = restart(name, member, false);
@@ -109,7 +109,7 @@ fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery,
         ));
     }
     Ok(Some(format!(
-        "{name} serves as a cluster of one; its pod is made anew without --force-new-cluster before others are added"
+        "{name} is a cluster of one; its pod is made anew without --force-new-cluster before clients are led to it and others are added"
     )))
 }
 
