@@ -30,10 +30,11 @@ pub fn scenarios() -> Vec<Scenario> {
 
 const PODS: [&str; 3] = ["demo-0-0", "demo-1-0", "demo-2-0"];
 
-/// All members die at once, twice. What was written is there, in the same cluster.
+/// All members die at once, twice, while clients write. What was acknowledged is there, in the same cluster.
 async fn all_pods_killed(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let id = world.status("demo").await.cluster_id;
+    let writers = Writers::start(&user).await;
     for round in ["first", "second"] {
         user.etcdctl(["put", round, "kept"]).await.success();
         let began = Instant::now();
@@ -51,6 +52,9 @@ async fn all_pods_killed(world: Arc<World>) {
         }
     }
     assert_eq!(world.status("demo").await.cluster_id, id);
+    let figures = writers.stop().await.checked(&user).await;
+    world.measure(format!("all members killed twice: {figures}"));
+    figures.nothing_is_lost();
 }
 
 /// The process of the leader is killed, and then all at once. Nothing that was acknowledged is lost.
