@@ -9,7 +9,10 @@ use etcd_warden::{
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
-use kube::api::{ObjectMeta, PostParams};
+use kube::{
+    Api,
+    api::{DeleteParams, ObjectMeta, PostParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -74,22 +77,26 @@ impl Company {
         if !above.is_empty() {
             data.insert(tls_key::CA, above.iter().flat_map(|above| self.read(&format!("{above}.crt"))).collect());
         }
-        publish(world, secret, data).await;
+        publish(&world.api(), secret, data).await;
     }
 }
 
-async fn publish(world: &World, name: &str, data: BTreeMap<&str, Vec<u8>>) {
-    let secrets = world.api::<Secret>();
+async fn publish(secrets: &Api<Secret>, name: &str, data: BTreeMap<&str, Vec<u8>>) {
     let secret = Secret {
         metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
         data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect()),
         ..Secret::default()
     };
-    if world.get::<Secret>(name).await.is_some() {
+    if secrets.get_opt(name).await.unwrap().is_some() {
         secrets.replace(name, &PostParams::default(), &secret).await.unwrap();
     } else {
         secrets.create(&PostParams::default(), &secret).await.unwrap();
     }
+}
+
+/// What a Secret has of an authority that nobody stands above.
+fn in_secret(authority: &Authority) -> BTreeMap<&'static str, Vec<u8>> {
+    [(tls_key::CRT, authority.certificate().pem().as_bytes().to_vec()), (tls_key::KEY, authority.key_pem().to_vec())].into()
 }
 
 const P256: [&str; 3] = ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
@@ -190,10 +197,8 @@ async fn useless_authorities(world: Arc<World>) {
     company.authority("leaf", &P256, Some("root"), &["basicConstraints=CA:FALSE"]).await;
     company.authority("below", &P256, Some("good"), &ISSUING).await;
     company.authority("elsewhere", &P256, None, &["nameConstraints=critical,permitted;DNS:example.com"]).await;
-    let mut old = vec!["req", "-x509", "-not_before", "20200101000000Z", "-not_after", "20210101000000Z", "-subj", "/CN=old"];
-    let (key, crt) = (company.path("root.key"), company.path("old.crt"));
-    old.extend(["-key", &key, "-out", &crt]);
-    let expired = openssl(old).await.result().is_ok();
+    let day = SignedDuration::from_hours(24);
+    let old = Authority::create("old", day, Timestamp::now() - day * 2).unwrap();
     world.create_cluster("demo", 1, json!({})).await;
     world.until_ready("demo").await;
     issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
@@ -205,7 +210,7 @@ async fn useless_authorities(world: Arc<World>) {
     let with_ca =
         |crt: &str, key: &str, ca: Vec<u8>| -> BTreeMap<_, _> { pair(crt, key).into_iter().chain([(tls_key::CA, ca)]).collect() };
     let (root, key) = (company.read("root.crt"), company.read("root.key"));
-    let mut cases = vec![
+    let cases = [
         (with_ca("good", "good", vec![]), "ca.crt does not hold the certificate of the authority that signed"),
         (with_ca("good", "other", root.clone()), "the private key is not the one of the certificate"),
         (with_ca("leaf", "leaf", root.clone()), "is not the certificate of an authority"),
@@ -216,15 +221,10 @@ async fn useless_authorities(world: Arc<World>) {
             "openssl pkcs8 -topk8",
         ),
         (BTreeMap::from([pair("good", "good")[0].clone()]), "tls.key is missing"),
+        (in_secret(&old), "is valid from"),
     ];
-    if expired {
-        cases.push((
-            BTreeMap::from([(tls_key::CRT, company.read("old.crt")), (tls_key::KEY, company.read("root.key"))]),
-            "is valid from",
-        ));
-    }
     for (data, why) in cases {
-        publish(&world, "company", data).await;
+        publish(&world.api(), "company", data).await;
         until(why, PATIENCE, || async {
             let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
             if message.contains(why) { Ok(()) } else { Err(message) }
@@ -232,13 +232,13 @@ async fn useless_authorities(world: Arc<World>) {
         .await;
     }
     // Only a trial tells this.
-    publish(&world, "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
+    publish(&world.api(), "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
     world.until_condition("demo", "Degraded", "True", "IssuingFailed", PATIENCE).await;
     let now = status(&world, Domain::Peer).await;
     assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
     // One for both.
-    publish(&world, "company", with_ca("good", "good", root.clone())).await;
-    publish(&world, "again", with_ca("good", "good", root)).await;
+    publish(&world.api(), "company", with_ca("good", "good", root.clone())).await;
+    publish(&world.api(), "again", with_ca("good", "good", root)).await;
     until_signed_by(&world, Domain::Peer, "good").await;
     issuer(&world, Domain::Client, json!({ "caSecret": { "name": "again" } })).await;
     let message = world.until_condition("demo", "CertificatesReady", "False", "SameAuthority", PATIENCE).await;
@@ -254,9 +254,7 @@ async fn useless_authorities(world: Arc<World>) {
 /// there is one.
 async fn expired(world: Arc<World>) {
     let publish_made = async |name: &str, life: SignedDuration| {
-        let made = Authority::create(name, life, Timestamp::now()).unwrap();
-        let data = [(tls_key::CRT, made.certificate().pem().as_bytes().to_vec()), (tls_key::KEY, made.key_pem().to_vec())];
-        publish(&world, "company", data.into()).await;
+        publish(&world.api(), "company", in_secret(&Authority::create(name, life, Timestamp::now()).unwrap())).await;
     };
     publish_made("short", SignedDuration::from_secs(60)).await;
     let secret = json!({ "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
@@ -272,7 +270,7 @@ async fn expired(world: Arc<World>) {
 }
 
 /// cert-manager that comes after the cluster, issuers that come after cert-manager and are no use at first, an issuer that signs by
-/// another authority than before, and back to the built-in one. No write fails.
+/// another authority than before, one for all namespaces, and back to the built-in one. No write fails.
 async fn cert_manager(world: Arc<World>) {
     let program = root().join("hack/cluster/cert-manager");
     // It may be there from a run before.
@@ -286,7 +284,7 @@ async fn cert_manager(world: Arc<World>) {
     world.until_condition("demo", "CertificatesReady", "False", "WaitingForIssuer", PATIENCE).await;
 
     let company = Company::new(&world);
-    for name in ["clients", "peers", "peers-later"] {
+    for name in ["clients", "peers", "peers-later", "everywhere"] {
         company.authority(name, &P256, None, &["keyUsage=critical,keyCertSign,cRLSign"]).await;
     }
     company.publish(&world, "etcd-clients", "clients", &[]).await;
@@ -341,8 +339,24 @@ async fn cert_manager(world: Arc<World>) {
         .await;
     until_signed_by(&world, Domain::Peer, "peers-later").await;
     world.measure(format!("to another authority of the issuer in {:.1} s", began.elapsed().as_secs_f32()));
+    // It is no namespace's, so its name is one that nobody else has, and its authority lies with cert-manager.
+    let (everywhere, secrets) = (&world.namespace, Api::<Secret>::namespaced(world.client.clone(), "cert-manager"));
+    let pair = [(tls_key::CRT, company.read("everywhere.crt")), (tls_key::KEY, company.read("everywhere.key"))];
+    publish(&secrets, everywhere, pair.into()).await;
+    let of_all = json!({
+        "apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer",
+        "metadata": { "name": everywhere }, "spec": { "ca": { "secretName": everywhere } },
+    });
+    world.apply(&of_all.to_string()).await.success();
+    let began = Instant::now();
+    issuer(&world, Domain::Peer, json!({ "certManager": { "name": everywhere, "kind": "ClusterIssuer" } })).await;
+    let now = until_signed_by(&world, Domain::Peer, "everywhere").await;
+    assert_eq!(now.active.issuer, Some(format!("ClusterIssuer {everywhere}")));
+    world.measure(format!("to a ClusterIssuer in {:.1} s", began.elapsed().as_secs_f32()));
     issuer(&world, Domain::Peer, json!({ "certManager": null })).await;
     until_signed_by(&world, Domain::Peer, "demo peer").await;
+    world.kubectl(["delete", "clusterissuers.cert-manager.io", everywhere]).await.success();
+    secrets.delete(everywhere, &DeleteParams::default()).await.unwrap();
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("with cert-manager: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
