@@ -6,7 +6,7 @@ use etcd_warden::{
     api::{EtcdCluster, EtcdUser},
     etcd::Class,
     names::{label, member_key},
-    pki::{Authority, LeafSpec, Usage},
+    pki::{Authority, Certificate, LeafSpec, Usage},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -55,7 +55,11 @@ async fn one_member(world: Arc<World>) {
     put_get_watch(&user).await;
     let listed = world.kubectl(["get", "etcd"]).await.success();
     let row: Vec<_> = listed.lines().last().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(row[..5], ["demo", "1/1", "True", "AsWanted", "3.6.16"], "{listed}");
+    let leaves = world.secret("demo-0-tls").await;
+    let end = |crt| Certificate::from_pem(&leaves[crt]).unwrap().not_after();
+    let first = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT].map(end).into_iter().min().unwrap();
+    assert_eq!(world.status("demo").await.certificates.unwrap().expires, Some(first.to_string()));
+    assert_eq!(row[..6], ["demo", "1/1", "True", "AsWanted", "3.6.16", &first.to_string()], "{listed}");
 }
 
 async fn has_status(world: &World, replicas: usize) {
