@@ -261,6 +261,12 @@ impl World {
         events.into_iter().filter(about).map(|event| (event.reason.unwrap_or_default(), event.note.unwrap_or_default())).collect()
     }
 
+    /// No event about an object has this reason.
+    pub async fn is_never_told(&self, name: &str, reason: &str) {
+        let events = self.events(name).await;
+        assert!(!events.iter().any(|(told, _)| told == reason), "{events:?}");
+    }
+
     /// The contents of a Secret.
     pub async fn secret(&self, name: &str) -> BTreeMap<String, Vec<u8>> {
         let secret = self.get::<Secret>(name).await.unwrap_or_else(|| panic!("there is no Secret {name}"));
