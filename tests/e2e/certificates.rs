@@ -10,7 +10,7 @@ use std::{
 use etcd_warden::{
     api::{EtcdCluster, EtcdUser},
     names::{authority_key, member_key, tls_key},
-    pki::{Authority, Certificate, LeafSpec, Usage},
+    pki::{Authority, Certificate, Domain, LeafSpec, Usage},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
+    rotation,
     tools::{openssl, until},
     world::{Identity, PATIENCE, World},
     writer::Writers,
@@ -99,7 +100,9 @@ async fn leaves_are_renewed(world: Arc<World>) {
     let incarnation = world.incarnation("demo-0-0").await;
 
     let before = served(&world, &user).await;
-    due(&world, "demo-0-tls", member_key::SERVER_CRT, member_key::SERVER_KEY).await;
+    // The start is five minutes back, so this one has lived five of its seven minutes.
+    let server = (Domain::Client, [member_key::SERVER_CRT, member_key::SERVER_KEY]);
+    put_leaves(&world, "demo-0-tls", &[server], Timestamp::now(), SignedDuration::from_mins(2)).await;
     renewed(&world, &user, &before, "due").await;
 
     let before = served(&world, &user).await;
@@ -142,21 +145,14 @@ async fn leaves_are_renewed(world: Arc<World>) {
 }
 
 async fn served(world: &World, user: &Identity) -> Certificate {
-    try_served(world, user).await.unwrap()
-}
-
-/// With a key that does not fit its leaf, as a kubelet may just have brought it, no handshake comes about.
-async fn try_served(world: &World, user: &Identity) -> Result<Certificate, String> {
-    let names = world.names("demo");
-    let answer = user.ask(&names.member_host(&names.member(0))).await.map_err(|error| error.to_string())?;
-    Certificate::from_der(&answer.served).map_err(|error| error.to_string())
+    rotation::served(world, user, 0).await
 }
 
 /// Waits until the member serves another leaf, which is the one in its Secret, and measures that.
 async fn renewed(world: &World, user: &Identity, before: &Certificate, why: &str) {
     let began = Instant::now();
     until(&format!("another leaf is served: {why}"), PATIENCE, || async {
-        let now = try_served(world, user).await?;
+        let now = rotation::try_served(world, user, 0).await?;
         if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
     })
     .await;
@@ -167,16 +163,18 @@ async fn renewed(world: &World, user: &Identity, before: &Certificate, why: &str
     world.measure(format!("{why}: served after {took:.1} s"));
 }
 
-/// Puts a leaf in a Secret that the operator's own authority has signed, and of whose life more than two thirds are over.
-async fn due(world: &World, secret: &str, crt: &str, key: &str) {
-    let now = Timestamp::now();
-    let authority = world.secret("demo-client-ca").await;
-    let authority = Authority::load(&authority[authority_key::ACTIVE_CRT], &authority[authority_key::ACTIVE_KEY]).unwrap();
-    let old = Certificate::from_pem(&world.secret(secret).await[crt]).unwrap();
-    // The start is five minutes back, so this one has lived five of its seven minutes.
-    let leaf = authority.issue(&like(&old, SignedDuration::from_mins(2)), now).unwrap();
-    let (leaf, private) = (leaf.certificate.pem().to_owned(), String::from_utf8(leaf.key.pem().to_vec()).unwrap());
-    world.patch::<Secret>(secret, json!({ "stringData": { crt: leaf, key: private } })).await;
+/// Puts leaves like those that are there in a Secret, which the operator's own authorities have signed at some time for so long.
+pub async fn put_leaves(world: &World, secret: &str, leaves: &[(Domain, [&str; 2])], made: Timestamp, duration: SignedDuration) {
+    let there = world.secret(secret).await;
+    let mut data = BTreeMap::new();
+    for (domain, [crt, key]) in leaves {
+        let authority = world.secret(&format!("demo-{domain}-ca")).await;
+        let authority = Authority::load(&authority[authority_key::ACTIVE_CRT], &authority[authority_key::ACTIVE_KEY]).unwrap();
+        let leaf = authority.issue(&like(&Certificate::from_pem(&there[*crt]).unwrap(), duration), made).unwrap();
+        data.insert(crt, leaf.certificate.pem().to_owned());
+        data.insert(key, String::from_utf8(leaf.key.pem().to_vec()).unwrap());
+    }
+    world.patch::<Secret>(secret, json!({ "stringData": data })).await;
 }
 
 /// What another leaf in a leaf's place says.
