@@ -65,13 +65,20 @@ impl World {
         }
     }
 
+    /// Whether Kubernetes checks a step against what others do meanwhile: an eviction of a pod that is ready, where there is a
+    /// disruption budget.
+    pub fn is_fenced(&self, step: &Step) -> bool {
+        let Step::RestartMember { member, .. } = step else { return false };
+        let is_ready = self.kubernetes.pods.get(&place(member)).is_some_and(|kept| kept.ready);
+        is_ready && self.kubernetes.things.budget(Slot::Budget).is_some() && self.is_unsurprised()
+    }
+
     /// Whether a step that was taken has cost quorum: by what the operator could have known, if nothing came between. Another operator
-    /// is no excuse where there is a disruption budget: evictions are checked against each other.
-    pub fn after(&mut self, step: &Step, before: bool) {
+    /// is no excuse where there was a fence.
+    pub fn after(&mut self, step: &Step, before: bool, was_fenced: bool) {
         let voters = self.etcd.members().unwrap_or_else(|| self.etcd.best()).iter().filter(|m| !m.learner).count();
-        let restart = matches!(step, Step::RestartMember { .. });
-        let guarded = restart && self.kubernetes.things.budget(Slot::Budget).is_some() && self.is_unsurprised();
-        if before && !(restart && voters < 3) && !self.has_quorum() && (guarded || self.is_as_decided()) {
+        let announced = matches!(step, Step::RestartMember { .. }) && voters < 3;
+        if before && !announced && !self.has_quorum() && (was_fenced || self.is_as_decided()) {
             self.broken.push(format!("{}: quorum is lost", step.in_words()));
         }
     }

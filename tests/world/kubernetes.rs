@@ -171,7 +171,7 @@ pub struct Kept {
     crashes: u32,
     started: bool,
     pub deleting: Option<Millis>,
-    ready: bool,
+    pub ready: bool,
     probe_at: Millis,
     /// The files that the container sees.
     pub mounted: Option<SeenSecret>,

@@ -494,10 +494,10 @@ fn act(world: &mut World, operator: &mut Operator, job: &Job, deed: &Deed) -> Do
         }
         Deed::Take(step, leader) => {
             world.written();
-            let before = world.has_quorum();
+            let (before, fenced) = (world.has_quorum(), world.is_fenced(step));
             let taken = take(world, valid, step, leader.as_ref());
             world.note(|| format!("{}: {taken:?}", step.in_words()));
-            world.after(step, before);
+            world.after(step, before, fenced);
             Done::No
         }
         Deed::Report => {
