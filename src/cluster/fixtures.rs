@@ -37,7 +37,7 @@ use crate::{
     api::EtcdCluster,
     etcd, issuing,
     names::{MemberName, Names, annotation as key, authority_key, bootstrap_key, member_key},
-    pki::{Authority, Certificate, Domain, Holder, Issuer, Ledger, Offer, digest_of_private_pem, read_bundle},
+    pki::{Authority, Certificate, Domain, Holder, Issuer, LeafSpec, Ledger, Offer, digest_of_private_pem, read_bundle},
 };
 
 /// The uid of the cluster.
@@ -116,6 +116,8 @@ pub struct World {
     pub theirs: BTreeMap<Domain, Theirs>,
     /// Issuers that sign nothing.
     pub refusing: BTreeSet<String>,
+    /// The longest life that issuers give who are asked to sign.
+    pub longest: SignedDuration,
     /// Members of which a survivor that was forced to start alone knows no more: none of them must start again.
     forgotten: BTreeSet<u64>,
     /// Which member runs in a pod: the pod's uid and, if its process came up, etcd's ID of it and since how many passes.
@@ -159,6 +161,7 @@ impl World {
             stuck: BTreeSet::new(),
             theirs: BTreeMap::new(),
             refusing: BTreeSet::new(),
+            longest: SignedDuration::MAX,
             forgotten: BTreeSet::new(),
             running: BTreeMap::new(),
             data: BTreeMap::new(),
@@ -872,8 +875,10 @@ impl World {
         secret.data.extend(change.files.clone());
         for request in &change.leaves {
             let now = self.now;
+            let longest = if request.at_once { SignedDuration::MAX } else { self.longest };
+            let given = LeafSpec { duration: request.spec.duration.min(longest), ..request.spec.clone() };
             let mut leaf = self.with_ledger(request.domain, |authority, ledger| {
-                let leaf = authority.issue(&request.spec, now).unwrap();
+                let leaf = authority.issue(&given, now).unwrap();
                 ledger.record(&leaf.certificate, request.holder.clone());
                 leaf
             });

@@ -115,13 +115,14 @@ impl Spread {
 }
 
 /// From when on a leaf is [`Stale::Due`]: at two thirds of its real life or a little before, but not before a new one would outlive
-/// it by a sixth of the wanted duration. `None` if it never would, because its issuer ends too soon: then only another issuer helps, and a
-/// new leaf at each look would help nobody.
+/// it by a sixth of its life. `None` if it never would, because its issuer ends too soon: then only another issuer helps, and a
+/// new leaf at each look would help nobody. Where a shorter life was given than is wanted, no longer one is expected.
 pub fn renewal(leaf: &Certificate, wanted: SignedDuration, issuer: &Certificate, spread: Spread) -> Option<Timestamp> {
     let life = leaf.not_after().duration_since(leaf.not_before());
     let renew_at = leaf.renew_at().checked_sub(spread.lead(life)).unwrap_or(leaf.renew_at());
-    let worthwhile = leaf.not_after().checked_add(wanted / 6).ok().filter(|end| *end <= issuer.not_after())?;
-    Some(worthwhile.checked_sub(wanted).map_or(renew_at, |at| at.max(renew_at)))
+    let expected = wanted.min(life);
+    let worthwhile = leaf.not_after().checked_add(expected / 6).ok().filter(|end| *end <= issuer.not_after())?;
+    Some(worthwhile.checked_sub(expected).map_or(renew_at, |at| at.max(renew_at)))
 }
 
 /// From when until when a leaf that is not stale stays so: until it is due, or has expired.

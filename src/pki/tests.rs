@@ -272,6 +272,26 @@ fn a_leaf_clamped_by_its_authority_is_not_made_anew_in_a_loop() {
 }
 
 #[test]
+fn leaves_shorter_than_wanted_are_renewed_in_time_until_their_authority_ends() {
+    let issuer = authority("demo peer 1");
+    let end = issuer.certificate().not_after();
+    let hour = SignedDuration::from_hours(1);
+    let given = LeafSpec { duration: hour * 24, ..spec() };
+    // The authority has less time left than a sixth of what is wanted.
+    let mut moment = end - hour * 240;
+    let (mut leaf, mut made) = (issuer.issue(&given, moment).unwrap(), 1);
+    while moment < end - hour * 4 {
+        match why(&leaf, &spec(), &issuer, moment) {
+            None => {}
+            Some(Stale::Due) => (leaf, made) = (issuer.issue(&given, moment).unwrap(), made + 1),
+            other => panic!("{other:?} at {moment}"),
+        }
+        moment += hour;
+    }
+    assert!((14..=16).contains(&made), "{made}");
+}
+
+#[test]
 fn leaves_shorter_than_the_backdating_are_not_due_at_once() {
     let issuer = authority("demo peer 1");
     for seconds in [1, 60, 150, 300] {

@@ -328,6 +328,23 @@ fn shorter_lives_than_asked_for_are_told_of() {
 }
 
 #[test]
+fn certificates_that_live_shorter_than_wanted_are_renewed_in_time_until_their_authority_ends() {
+    let mut world = World::founded("{replicas: 1}");
+    choose(&mut world, Domain::Client, cert_manager("pki"));
+    // Less than a sixth of what is wanted is left of it for half of its life.
+    let short = Authority::create("short", DAY * 30, world.now).unwrap();
+    let end = short.certificate().not_after();
+    world.bring(Domain::Client, short, vec![]);
+    world.longest = DAY * 2;
+    settle(&mut world, &[], &[]);
+    while world.now < end - DAY {
+        world.now += DAY / 3;
+        world.check_trust(&[], &[]);
+        settle(&mut world, &[], &[]);
+    }
+}
+
+#[test]
 fn an_issuer_that_signs_nothing_can_be_left() {
     let mut world = World::founded("{}");
     choose(&mut world, Domain::Client, cert_manager("pki"));
