@@ -539,15 +539,12 @@ fn certificates_ready(observed: &Observed, judgement: &Judgement, acted: &Acted)
     if observed.members.is_empty() {
         return finding(false, Note::new("NotConfirmed", "there are no members yet"), None);
     }
+    let remarked = |message: String| [message].into_iter().chain(plan.remarks.iter().cloned()).collect::<Vec<_>>().join("; ");
     if !waiting.is_empty() {
         let message = format!("not yet seen to serve their certificates: {}", waiting.join(", "));
-        return finding(false, Note::new("NotConfirmed", message), None);
+        return finding(false, Note::new("NotConfirmed", remarked(message)), None);
     }
-    let message: Vec<_> = ["every member serves the certificates that it should"]
-        .into_iter()
-        .chain(plan.remarks.iter().map(String::as_str))
-        .collect();
-    finding(true, Note::new("Served", message.join("; ")), Some(false))
+    finding(true, Note::new("Served", remarked("every member serves the certificates that it should".into())), Some(false))
 }
 
 /// Whether somebody has to do something about an issuer.

@@ -275,6 +275,8 @@ async fn a_shorter_life_than_was_asked_for_is_taken() {
     let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     let leaf = certificate(&secret, member_key::SERVER_CRT);
     assert!(leaf.not_after() < Timestamp::now() + SignedDuration::from_hours(25));
+    let told = world.reports("demo", "CertificatesReady", "NotConfirmed").await.message;
+    assert!(told.contains("certificates of Issuer company live for 24 hours where 2160 are wanted now"), "{told}");
     let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
     issuer.during(Manner::Short, operator.quiet(3)).await;
     let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();

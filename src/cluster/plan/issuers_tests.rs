@@ -324,6 +324,9 @@ fn shorter_lives_than_asked_for_are_told_of() {
         world.cluster.spec.tls.client.certificate.duration = api::Duration("8000h".into());
         let remark = "certificates of Issuer pki live for 2160 hours where 8000 are wanted now";
         assert_eq!(world.plan().remarks, if told { vec![remark] } else { vec![] });
+        let report = world.report();
+        let ready = api::condition(&report.status.conditions, "CertificatesReady").unwrap();
+        assert_eq!((ready.status.as_str(), ready.message.contains(remark)), ("True", told), "{}", ready.message);
     }
 }
 
