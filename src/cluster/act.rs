@@ -161,14 +161,15 @@ impl Actor<'_> {
 
     /// Where certificates are issued.
     pub fn desk(&self) -> Desk<'_> {
-        Desk { client: &self.context.client, names: &self.cluster.names, owner: self.cluster.owner.clone() }
+        let cluster = self.cluster;
+        Desk { client: &self.context.client, names: &cluster.names, cluster: Some(cluster), owner: cluster.owner.clone() }
     }
 
     async fn inquire(&self, plan: &Plan, acted: &mut Acted) {
         for inquiry in &plan.inquiries {
             let (Inquiry::Ask(domain) | Inquiry::Forget(domain)) = *inquiry;
-            let (issuer, life) = (self.cluster.issuer(domain), self.cluster.lives(domain).leaf);
-            if let Err(error) = self.desk().inquire(*inquiry, issuer, life).await {
+            let life = self.cluster.lives(domain).leaf;
+            if let Err(error) = self.desk().inquire(self.cluster, *inquiry, life).await {
                 acted.note_issue(&error);
             }
         }
@@ -181,7 +182,7 @@ impl Actor<'_> {
         let creating = plan
             .authorities
             .iter()
-            .map(|request| issuing::create_authorities(&secrets, &self.cluster.names, request, metadata(request), uid, self.now));
+            .map(|request| issuing::create_authorities(&secrets, request, metadata(request), uid, self.now));
         let results = join_all(creating).await;
         for (request, result) in plan.authorities.iter().zip(results) {
             match result {

@@ -76,7 +76,7 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     let now = (context.clock)();
     let name = cluster.name_any();
     let namespace = cluster.namespace().unwrap_or_default();
-    let (observed, identity) = tokio::select! {
+    let (mut observed, identity) = tokio::select! {
         // Nothing has been done yet that would have to be finished.
         () = context.stop.cancelled() => return Ok(Duration::ZERO),
         observed = observe::observe(context, cluster, now) => observed,
@@ -84,6 +84,7 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     let (judgement, acted) = match validate::validate(cluster, &context.domain) {
         Err(invalid) => (Judgement::Invalid(invalid), Acted::default()),
         Ok(validated) => {
+            observed.offers = observe::find_offers(context, &validated, now).await;
             let plan = plan::plan(&validated, &observed, now);
             let acted = if validated.paused || plan.refused.is_some() {
                 Acted::default()

@@ -23,11 +23,12 @@ use super::{
         Answer, Home, NoOffer, Observed, ObservedMember, Offered, SecretView, SeenSecret, annotation, belongs, is_unscheduled,
         name_of, pod_ready, running_since,
     },
+    plan::inquiry,
     seen::Seen,
-    validate::issuer,
+    validate::ValidatedCluster,
 };
 use crate::{
-    api::{EtcdCluster, EtcdUser, IssuerSpec},
+    api::{EtcdCluster, EtcdUser},
     cache::{Guarded, Scope},
     etcd::{MemberList, MemberStatus, Target, Tls},
     issuing::find_offer,
@@ -36,7 +37,7 @@ use crate::{
         CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, authority_key, bootstrap_key, label,
         member_key, tls_key,
     },
-    pki::{Domain, Issuer, Offer, PkiError, PrivateKey},
+    pki::{Authority, Domain, Issuer, Offer, PkiError, PrivateKey},
 };
 
 /// How the operator shows itself to the members of one cluster.
@@ -82,7 +83,6 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, now: Timestamp) -
     let names = Names::new(&cluster.name_any(), &cluster.namespace().unwrap_or_default(), &context.domain);
     let mut observed = read(context, cluster, &names);
     find_claims(context, &names, &mut observed).await;
-    observed.offers = find_offers(context, cluster, &names, now).await;
     let identity = match &observed.operator {
         None => Err("the operator has no certificate for it yet".to_owned()),
         Some(secret) => context.identities.of(context, &names, secret).await,
@@ -202,29 +202,35 @@ async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) 
     }
 }
 
-/// Looks by which authorities the issuers sign that the spec names.
-async fn find_offers(context: &Context, cluster: &EtcdCluster, names: &Names, now: Timestamp) -> BTreeMap<Domain, Offered> {
-    let tls = &cluster.spec.tls;
-    let issuers = [(Domain::Client, &tls.client.issuer), (Domain::Peer, &tls.peer.issuer)];
-    let find = async |(domain, spec): (Domain, &IssuerSpec)| {
-        let offered = match issuer(spec) {
+/// Looks by which authorities the issuers sign that a spec names, which must make sense: they have to sign what it wants.
+pub async fn find_offers(context: &Context, cluster: &ValidatedCluster, now: Timestamp) -> BTreeMap<Domain, Offered> {
+    let namespace = cluster.names.namespace();
+    let find = async |domain: Domain| {
+        let offered = match cluster.issuer(domain) {
             Issuer::BuiltIn => None,
             Issuer::CaSecret { name } => {
-                let secrets: Api<Secret> = Api::namespaced(context.client.clone(), names.namespace());
-                Some(Offered { asked: None, answer: ca_secret(&secrets, &name, now).await.map_err(NoOffer::Unusable) })
+                let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+                let offer = ca_secret(&secrets, name, cluster, domain, now).await;
+                Some(Offered { asked: None, answer: offer.map_err(NoOffer::Unusable) })
             }
-            issuer @ Issuer::CertManager { .. } => {
-                let requests = Api::namespaced(context.client.clone(), names.namespace());
-                find_offer(&requests, names, domain, &issuer, now).await
+            Issuer::CertManager { .. } => {
+                let requests = Api::namespaced(context.client.clone(), namespace);
+                find_offer(&requests, cluster, domain, now).await
             }
         };
         Some((domain, offered?))
     };
-    join_all(issuers.map(find)).await.into_iter().flatten().collect()
+    join_all(Domain::ALL.map(find)).await.into_iter().flatten().collect()
 }
 
 /// The authority in a Secret of somebody else's. It is read each time: it has none of the operator's labels, so it is not watched.
-async fn ca_secret(secrets: &Api<Secret>, name: &str, now: Timestamp) -> Result<Offer, String> {
+async fn ca_secret(
+    secrets: &Api<Secret>,
+    name: &str,
+    cluster: &ValidatedCluster,
+    domain: Domain,
+    now: Timestamp,
+) -> Result<Offer, String> {
     let secret = KeySecret::get(secrets, name).await.map_err(|e| e.to_string())?;
     let secret = secret.ok_or_else(|| "there is no such Secret".to_owned())?;
     for key in [tls_key::CRT, tls_key::KEY] {
@@ -237,11 +243,14 @@ async fn ca_secret(secrets: &Api<Secret>, name: &str, now: Timestamp) -> Result<
         PkiError::Label(_) => format!("{} {e}: convert it with openssl pkcs8 -topk8 -nocrypt", tls_key::KEY),
         _ => format!("{}: {e}", tls_key::KEY),
     })?;
-    if key.public_digest() != offer.authority.key_digest() {
-        return Err(PkiError::KeyDoesNotFit.to_string());
-    }
+    let authority = Authority::load(offer.authority.pem().as_bytes(), key.pem()).map_err(|e| e.to_string())?;
+    // What it signs must be believed, before anybody is restarted for it.
+    authority.issue(&inquiry(cluster, domain, TRIAL), now).map_err(|e| e.to_string())?;
     Ok(offer)
 }
+
+/// How long what an authority signs to be tried is good for.
+const TRIAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// Looks where the volumes of members can be used whose pods no node takes.
 async fn find_homes(context: &Context, observed: &mut Observed) {

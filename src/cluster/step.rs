@@ -218,7 +218,7 @@ impl Taking<'_> {
     async fn rotate(&self, rotate: &Rotate) -> Taken {
         let Actor { cluster, now, .. } = self.actor;
         let metadata = build::retained(cluster, rotate.secret.clone());
-        issuing::rotate(&self.actor.secrets(), &cluster.names, rotate, metadata, &cluster.uid, *now).await?;
+        issuing::rotate(&self.actor.secrets(), rotate, metadata, &cluster.uid, *now).await?;
         let (domain, name) = (rotate.domain, rotate.name());
         Ok(Some(match rotate.turn {
             Turn::Prepare => format!("the {domain} authority is being rotated: {name:?} is trusted before it signs"),

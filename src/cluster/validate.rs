@@ -346,7 +346,7 @@ fn check_lives(domain: &str, authority: &Duration, leaf: &Duration, wrong: &mut 
 }
 
 /// Who is to sign certificates, by the spec.
-pub fn issuer(spec: &IssuerSpec) -> Issuer {
+fn issuer(spec: &IssuerSpec) -> Issuer {
     match (&spec.ca_secret, &spec.cert_manager) {
         (Some(secret), _) => Issuer::CaSecret { name: secret.name.clone() },
         (None, Some(CertManagerIssuer { name, kind, group })) => {

@@ -9,11 +9,11 @@ use zeroize::Zeroize;
 
 use super::{IssueError, check_owner};
 use crate::{
-    cluster::plan::{AuthorityRequest, Rotate, Salvage, Source, Turn, inquiry},
+    cluster::plan::{AuthorityRequest, Rotate, Salvage, Source, Turn},
     k8s::{KeySecret, WriteError, post},
-    names::{Names, authority_key, tls_key},
+    names::{authority_key, tls_key},
     pki::{
-        self, Authority, Certificate, Domain, Issuer, Issuers, Ledger, Offer, Phase, PkiError, Rotation, Serial, crl_serials,
+        self, Authority, Certificate, Issuer, Issuers, Ledger, Offer, Phase, PkiError, Rotation, Serial, crl_serials,
         read_bundle, sign_crl_without_key,
     },
 };
@@ -22,7 +22,6 @@ use crate::{
 /// by an earlier pass that our watch has not told of yet, nothing is done. Returns whether they were made.
 pub async fn create_authorities(
     secrets: &Api<Secret>,
-    names: &Names,
     request: &AuthorityRequest,
     metadata: ObjectMeta,
     uid: &str,
@@ -33,7 +32,7 @@ pub async fn create_authorities(
         check_owner(&there, uid)?;
         return Ok(false);
     }
-    let theirs = their_key(secrets, names, &request.source, request.domain, now).await?;
+    let theirs = their_key(secrets, &request.source, now).await?;
     let key = theirs.as_ref().map(|secret| secret.bytes(tls_key::KEY));
     let data = found(request, key, now).map_err(pki)?;
     let secret = KeySecret(Secret { metadata, data: Some(data), type_: Some("Opaque".into()), ..Secret::default() });
@@ -58,7 +57,6 @@ pub fn found(request: &AuthorityRequest, key: Option<&[u8]>, now: Timestamp) -> 
 /// [`IssueError::AuthorityChanged`] where they are not those for whom this was planned.
 pub async fn rotate(
     secrets: &Api<Secret>,
-    names: &Names,
     rotate: &Rotate,
     metadata: ObjectMeta,
     uid: &str,
@@ -93,7 +91,7 @@ pub async fn rotate(
     if !make {
         check_owner(&secret, uid)?;
     }
-    let theirs = their_key(secrets, names, &rotate.source, rotate.domain, now).await?;
+    let theirs = their_key(secrets, &rotate.source, now).await?;
     let key = theirs.as_ref().map(|secret| secret.bytes(tls_key::KEY));
     let data = secret.0.data.get_or_insert_default();
     if !turn(data, rotate, key, now).map_err(|source| IssueError::Pki { name: rotate.secret.clone(), source })? {
@@ -103,15 +101,8 @@ pub async fn rotate(
     Ok(written?)
 }
 
-/// The Secret with the private key of an authority that somebody else has made, once it has been tried: what it signs must be
-/// believed, before anybody is restarted for it.
-async fn their_key(
-    secrets: &Api<Secret>,
-    names: &Names,
-    source: &Source,
-    domain: Domain,
-    now: Timestamp,
-) -> Result<Option<KeySecret>, IssueError> {
+/// The Secret with the private key of an authority that somebody else has made, if it is the one that was seen and tried.
+async fn their_key(secrets: &Api<Secret>, source: &Source, now: Timestamp) -> Result<Option<KeySecret>, IssueError> {
     let Source::Offered(Issuer::CaSecret { name }, offer) = source else { return Ok(None) };
     let changed = || IssueError::AuthorityChanged(name.clone());
     let pki = |source| IssueError::Pki { name: name.clone(), source };
@@ -120,9 +111,6 @@ async fn their_key(
     if there.authority != offer.authority {
         return Err(changed());
     }
-    let authority = Authority::load(offer.authority.pem().as_bytes(), secret.bytes(tls_key::KEY)).map_err(pki)?;
-    let trial = authority.issue(&inquiry(names, domain, SignedDuration::from_hours(1)), now).map_err(pki)?;
-    pki::verify(&trial.certificate, &offer.authority, now).map_err(pki)?;
     Ok(Some(secret))
 }
 

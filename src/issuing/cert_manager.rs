@@ -15,6 +15,7 @@ use crate::{
         build,
         observed::{NoOffer, Offered, fingerprint},
         plan::{Inquiry, inquiry},
+        validate::ValidatedCluster,
     },
     k8s::{WriteError, post, reason},
     names::Names,
@@ -220,20 +221,21 @@ impl Desk<'_> {
         }
     }
 
-    /// Asks an issuer by which authority it signs, for a certificate of this life, or forgets what it said.
+    /// Asks the issuer of a cluster by which authority it signs, for a certificate of this life, or forgets what it said.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub async fn inquire(&self, inquired: Inquiry, issuer: &Issuer, life: SignedDuration) -> Result<(), IssueError> {
+    pub async fn inquire(&self, cluster: &ValidatedCluster, inquired: Inquiry, life: SignedDuration) -> Result<(), IssueError> {
         match inquired {
             Inquiry::Ask(domain) => {
+                let issuer = cluster.issuer(domain);
                 let name = inquiry_name(self.names, domain, issuer);
                 // Nobody will ever show it, so the key is not kept.
                 let key = PrivateKey::generate().map_err(|source| IssueError::Pki { name: name.clone(), source })?;
-                self.request(&name, issuer, &inquiry(self.names, domain, life), &key).await.map(drop)
+                self.request(&name, issuer, &inquiry(cluster, domain, life), &key).await.map(drop)
             }
             Inquiry::Forget(domain) => {
-                self.delete_request(&inquiry_name(self.names, domain, issuer)).await;
+                self.delete_request(&inquiry_name(self.names, domain, cluster.issuer(domain))).await;
                 Ok(())
             }
         }
@@ -264,15 +266,14 @@ pub(super) fn request_name(names: &Names, domain: Domain, key: &PrivateKey) -> S
     format!("{}-{}", names.authority(domain), &key.public_digest().to_hex()[..16])
 }
 
-/// What an issuer has said of its authority, if it has been asked.
+/// What the issuer of a cluster has said of its authority, if it has been asked.
 pub async fn find_offer(
     requests: &Api<CertificateRequest>,
-    names: &Names,
+    cluster: &ValidatedCluster,
     domain: Domain,
-    issuer: &Issuer,
     now: Timestamp,
 ) -> Option<Offered> {
-    let there = match find(requests, &inquiry_name(names, domain, issuer)).await {
+    let there = match find(requests, &inquiry_name(&cluster.names, domain, cluster.issuer(domain))).await {
         Ok(there) => there?,
         Err(error) => return Some(Offered { asked: None, answer: Err(NoOffer::Unusable(reason(&error))) }),
     };
@@ -280,7 +281,7 @@ pub async fn find_offer(
         Answer::Awaited(why) => Err(NoOffer::Awaited(why)),
         Answer::Refused(why) => Err(NoOffer::Unusable(why)),
         Answer::Signed(certificates, above) => {
-            judge(&certificates, &above, &inquiry(names, domain, there.life()), now).map_err(NoOffer::Unusable)
+            judge(&certificates, &above, &inquiry(cluster, domain, there.life()), now).map_err(NoOffer::Unusable)
         }
     };
     Some(Offered { asked: Some(there.creation_timestamp().map_or(now, |at| at.0)), answer })
@@ -304,17 +305,17 @@ fn judge(certificates: &[u8], above: &[u8], spec: &LeafSpec, now: Timestamp) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pki::{Authority, bundle};
+    use crate::{
+        cluster::fixtures::World,
+        pki::{Authority, bundle},
+    };
 
     fn now() -> Timestamp {
         "2026-03-01T12:00:00Z".parse().unwrap()
     }
 
     fn spec() -> LeafSpec {
-        LeafSpec {
-            usage: Usage::Both,
-            ..inquiry(&Names::new("demo", "ns", "cluster.local"), Domain::Client, SignedDuration::from_hours(2160))
-        }
+        LeafSpec { usage: Usage::Both, ..inquiry(&World::new("{}").valid(), Domain::Client, SignedDuration::from_hours(2160)) }
     }
 
     fn authority(name: &str) -> Authority {

@@ -19,6 +19,7 @@ use crate::{
     cluster::{
         observed::{fingerprint, hex},
         plan::{Inquiry, LeafRequest},
+        validate::ValidatedCluster,
     },
     k8s::{KeySecret, WriteError},
     names::{Names, authority_key},
@@ -34,6 +35,8 @@ pub struct Desk<'a> {
     pub client: &'a Client,
     /// The names of the cluster's objects.
     pub names: &'a Names,
+    /// The cluster, if its spec makes sense. If not, nobody is asked by which authority they sign.
+    pub cluster: Option<&'a ValidatedCluster>,
     /// With whom requests to others go.
     pub owner: OwnerReference,
 }
@@ -163,11 +166,11 @@ impl Desk<'_> {
     ) -> Result<Vec<Option<IssueError>>, IssueError> {
         let opened = self.open(domain, expected).await?;
         opened.active.check_valid_authority(now).map_err(self.pki(domain))?;
-        if opened.signer.is_some() {
-            return Ok(requests.iter().map(|_| None).collect());
+        if let Some(authority) = &opened.signer {
+            let refused = |problem: PkiError| IssueError::Issuer { issuer: opened.issuer.clone(), why: problem.to_string() };
+            return Ok(requests.iter().map(|request| authority.issue(&request.spec, now).err().map(refused)).collect());
         }
         let mut opened = self.make_pending(domain, expected, opened, requests).await?;
-        let issuer = opened.issuer.clone();
         let asked = self.ask(domain, &opened, requests, now).await;
         let useless = |asked: &Asked| {
             asked.is_old && matches!(asked.leaf, Err(IssueError::Issuer { .. } | IssueError::OtherAuthority { .. }))
@@ -187,10 +190,13 @@ impl Desk<'_> {
             join_all(names.iter().map(|name| self.delete_request(name))).await;
         }
         let is_other = |asked: &Asked| matches!(asked.leaf, Err(IssueError::OtherAuthority { .. }));
-        if asked.iter().flatten().any(|asked| asked.is_renewed || is_other(asked)) {
+        let is_wanted = |cluster: &&ValidatedCluster| *cluster.issuer(domain) == opened.issuer;
+        if let Some(cluster) = self.cluster.filter(is_wanted)
+            && asked.iter().flatten().any(|asked| asked.is_renewed || is_other(asked))
+        {
             // Its authority must be known and trusted before what it signs is shown, or before the certificate of before ends.
             let life = requests.iter().map(|request| request.spec.duration).max().unwrap_or_default();
-            self.inquire(Inquiry::Ask(domain), &issuer, life).await?;
+            self.inquire(cluster, Inquiry::Ask(domain), life).await?;
         }
         Ok(asked.into_iter().map(|asked| asked.and_then(|asked| asked.leaf).err()).collect())
     }

@@ -148,7 +148,8 @@ impl Authority {
     /// outside of the authority's own validity.
     ///
     /// # Errors
-    /// When the authority is not valid now, or the specification holds what cannot be in a certificate.
+    /// When the authority is not valid now, the specification holds what cannot be in a certificate, or nobody would believe it: an
+    /// authority that somebody else has made may be for some names only.
     pub fn issue(&self, spec: &LeafSpec, now: Timestamp) -> Result<Leaf, PkiError> {
         self.check_valid(now)?;
         let not_before =
@@ -174,6 +175,7 @@ impl Authority {
         if !certificate.is_signed_by(&self.certificate) {
             return Err(PkiError::NotAuthority("its subject is of a form that is not supported"));
         }
+        super::verify(&certificate, &self.certificate, now)?;
         Ok(Leaf { certificate, key, chain: vec![] })
     }
 

@@ -630,7 +630,19 @@ fn an_authority_that_may_not_sign_for_our_names_is_found_out_by_a_trial() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     assert!(openssl(dir, "genpkey -algorithm ED25519 -out ca.key").0);
-    for (constraint, good) in [("permitted;DNS:.svc", true), ("permitted;DNS:example.com", false), ("excluded;DNS:.svc", false)] {
+    let (svc, cluster) = ("permitted;DNS:.svc", "permitted;DNS:.svc,permitted;DNS:.cluster.local");
+    let local = format!("{cluster},permitted;DNS:localhost");
+    let shown = ["demo.ns.svc", "demo.ns.svc.cluster.local", "localhost"];
+    let more = ["demo.ns.svc", "demo.ns.svc.cluster.local", "localhost", "etcd.example.com"];
+    for (constraint, names, good) in [
+        (svc, &shown[..1], true),
+        (svc, &shown, false),
+        (cluster, &shown, false),
+        (&local, &shown, true),
+        (&local, &more, false),
+        ("permitted;DNS:example.com", &shown, false),
+        ("excluded;DNS:.svc", &shown, false),
+    ] {
         let request =
             format!("req -x509 -days 3650 -key ca.key -subj /CN=ca -addext nameConstraints=critical,{constraint} -out ca.crt");
         let (ok, said) = openssl(dir, &request);
@@ -638,10 +650,9 @@ fn an_authority_that_may_not_sign_for_our_names_is_found_out_by_a_trial() {
         let text = fs::read(dir.join("ca.crt")).unwrap();
         let authority = Authority::load(&text, &fs::read(dir.join("ca.key")).unwrap()).unwrap();
         let moment = authority.certificate().not_before() + SECOND;
-        let spec = LeafSpec { dns_names: ["demo.ns.svc".into()].into(), ip_addresses: BTreeSet::new(), ..spec() };
-        let leaf = authority.issue(&spec, moment).unwrap();
-        let verified = super::verify(&leaf.certificate, authority.certificate(), moment);
-        assert_eq!(verified.is_ok(), good, "{constraint}: {verified:?}");
+        let spec = LeafSpec { dns_names: names.iter().map(|name| (*name).into()).collect(), ..spec() };
+        let problem = authority.issue(&spec, moment).err();
+        assert_eq!(problem.is_none(), good, "{constraint}, {names:?}: {problem:?}");
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
         act::expected_authority,
         observed::SecretView,
         plan::{Note, SecretChange},
+        validate::validate,
         write_report,
     },
     issuing::{self, Desk, IssueError, Target},
@@ -130,7 +131,8 @@ async fn try_issue(
         let expected = expected_authority(observed.authority.as_ref()).ok_or_else(changed)?;
         let requests: Vec<_> = change.leaves.iter().collect();
         let owner = user.controller_owner_ref(&()).unwrap_or_default();
-        let desk = Desk { client: &context.client, names: &observed.names, owner };
+        let cluster = observed.cluster.as_ref().and_then(|cluster| validate(cluster, &context.domain).ok());
+        let desk = Desk { client: &context.client, names: &observed.names, cluster: cluster.as_ref(), owner };
         if let Some(problem) = desk.prepare(Domain::Client, &expected, &requests, now).await?.into_iter().flatten().next() {
             if let Some(change) = change.without(|_| true) {
                 issuing::write(&secrets, &change, target, vec![], metadata, now).await?;

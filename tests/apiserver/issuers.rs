@@ -7,6 +7,7 @@ use std::{
 };
 
 use etcd_warden::{
+    api::EtcdCluster,
     issuing::CertificateRequest,
     names::{member_key, tls_key},
     pki::{Authority, Certificate},
@@ -18,7 +19,10 @@ use kube::{
     ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
-use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
+    KeyUsagePurpose, NameConstraints,
+};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -281,5 +285,51 @@ async fn a_shorter_life_than_was_asked_for_is_taken() {
     issuer.during(Manner::Short, operator.quiet(3)).await;
     let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not asked for again and again");
+    operator.stop().await;
+}
+
+/// What a Secret holds of an authority that may sign for these names only.
+fn authority_for(names: &[&str]) -> Value {
+    let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
+    let now = OffsetDateTime::from_unix_timestamp(Timestamp::now().as_second()).unwrap();
+    (params.not_before, params.not_after) = (now - time::Duration::days(1), now + time::Duration::days(3650));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let permitted_subtrees = names.iter().map(|name| GeneralSubtree::DnsName((*name).into())).collect();
+    params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+    let certificate = params.self_signed(&key).unwrap();
+    json!({ "type": "kubernetes.io/tls", "stringData": { "tls.crt": certificate.pem(), "tls.key": key.serialize_pem() } })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_that_may_not_sign_for_all_names_signs_for_none() {
+    let world = World::new("names").await;
+    let operator = world.operator();
+    world.create::<Secret>("company", authority_for(&["svc"])).await.unwrap();
+    let spec = json!({ "replicas": 1, "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
+    world.cluster("demo", spec).await;
+    let believed = "a certificate of it would not be believed";
+    let told = world.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
+    assert!(told.contains(believed), "{told}");
+    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none());
+
+    world.delete::<Secret>("company").await;
+    world.create::<Secret>("company", authority_for(&["svc", "cluster.local", "localhost"])).await.unwrap();
+    world.founded("demo").await;
+    let secret = async |name| world.api::<Secret>().get(name).await.unwrap().data;
+    let secrets = async || (secret("demo-client-ca").await, secret("demo-0-tls").await);
+    let before = secrets().await;
+    let clusters = world.api::<EtcdCluster>();
+    let ask = async |names: &[&str]| {
+        let patch = json!({ "spec": { "tls": { "client": { "extraSANs": { "dnsNames": names } } } } });
+        clusters.patch("demo", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    };
+    ask(&["etcd.example.com"]).await;
+    let told = world.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
+    assert!(told.contains(believed), "{told}");
+    operator.passed(3).await;
+    assert_eq!(secrets().await, before, "nothing is signed that nobody believes");
+    ask(&[]).await;
+    world.founded("demo").await;
     operator.stop().await;
 }

@@ -188,35 +188,46 @@ fn request_authority(cluster: &ValidatedCluster, domain: Domain, source: Source)
     }
 }
 
+/// The leaf that a member shows to whoever connects to its port of a domain.
+pub fn server_leaf(cluster: &ValidatedCluster, domain: Domain, member: &MemberName) -> LeafSpec {
+    let names = &cluster.names;
+    let local = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+    match domain {
+        Domain::Client => LeafSpec {
+            common_name: common_name::SERVER.into(),
+            dns_names: names.server_sans(member).into_iter().chain(cluster.extra_names.iter().cloned()).collect(),
+            ip_addresses: cluster.extra_addresses.iter().copied().chain(local).collect(),
+            usage: Usage::Server,
+            duration: cluster.client.leaf,
+        },
+        Domain::Peer => LeafSpec {
+            common_name: common_name::PEER.into(),
+            dns_names: names.peer_sans(member).into_iter().collect(),
+            ip_addresses: BTreeSet::new(),
+            usage: Usage::Both,
+            duration: cluster.peer.leaf,
+        },
+    }
+}
+
+/// The leaf of a client of this cluster.
+fn client_leaf(cluster: &ValidatedCluster, common_name: &str) -> LeafSpec {
+    LeafSpec {
+        common_name: common_name.into(),
+        dns_names: BTreeSet::new(),
+        ip_addresses: BTreeSet::new(),
+        usage: Usage::Client,
+        duration: cluster.client.leaf,
+    }
+}
+
 /// The three leaves of a member.
 pub fn member_leaves(cluster: &ValidatedCluster, member: &MemberName) -> Leaves {
-    let leaf = |common_name: &str, dns_names: Vec<String>, ip_addresses: BTreeSet<IpAddr>, usage, duration| LeafSpec {
-        common_name: common_name.into(),
-        dns_names: dns_names.into_iter().collect(),
-        ip_addresses,
-        usage,
-        duration,
-    };
-    let names = &cluster.names;
-    let mut addresses = cluster.extra_addresses.clone();
-    addresses.extend([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]);
-    let server_names = names.server_sans(member).into_iter().chain(cluster.extra_names.iter().cloned()).collect();
+    let server = |domain| server_leaf(cluster, domain, member);
     vec![
-        (
-            Domain::Client,
-            leaf(common_name::SERVER, server_names, addresses, Usage::Server, cluster.client.leaf),
-            [member_key::SERVER_CRT, member_key::SERVER_KEY],
-        ),
-        (
-            Domain::Peer,
-            leaf(common_name::PEER, names.peer_sans(member), BTreeSet::new(), Usage::Both, cluster.peer.leaf),
-            [member_key::PEER_CRT, member_key::PEER_KEY],
-        ),
-        (
-            Domain::Client,
-            leaf(common_name::MEMBER, vec![], BTreeSet::new(), Usage::Client, cluster.client.leaf),
-            [member_key::CLIENT_CRT, member_key::CLIENT_KEY],
-        ),
+        (Domain::Client, server(Domain::Client), [member_key::SERVER_CRT, member_key::SERVER_KEY]),
+        (Domain::Peer, server(Domain::Peer), [member_key::PEER_CRT, member_key::PEER_KEY]),
+        (Domain::Client, client_leaf(cluster, common_name::MEMBER), [member_key::CLIENT_CRT, member_key::CLIENT_KEY]),
     ]
 }
 
@@ -317,14 +328,7 @@ fn plan_member(
 
 /// The leaf by which the operator is a client of the members.
 fn operator_leaves(cluster: &ValidatedCluster) -> Leaves {
-    let spec = LeafSpec {
-        common_name: common_name::OPERATOR.into(),
-        dns_names: BTreeSet::new(),
-        ip_addresses: BTreeSet::new(),
-        usage: Usage::Client,
-        duration: cluster.client.leaf,
-    };
-    vec![(Domain::Client, spec, [tls_key::CRT, tls_key::KEY])]
+    vec![(Domain::Client, client_leaf(cluster, common_name::OPERATOR), [tls_key::CRT, tls_key::KEY])]
 }
 
 fn plan_operator(cluster: &ValidatedCluster, observed: &Observed, authorities: Known<'_>, now: Timestamp, plan: &mut Plan) {

@@ -1,17 +1,18 @@
 //! By which authority the issuer signs that the spec names, where that is not the built-in one.
 
-use std::collections::BTreeSet;
-
 use jiff::{SignedDuration, Timestamp};
 
-use super::{AWAITING, Note, Plan, certificates::AuthorityState, certificates::authority_state};
+use super::{
+    AWAITING, Note, Plan,
+    certificates::{AuthorityState, authority_state, server_leaf},
+};
 use crate::{
     cluster::{
         observed::{Authorities, NoOffer, Observed, Offered, leaf_keys},
         validate::ValidatedCluster,
     },
-    names::{Names, common_name},
-    pki::{Certificate, Domain, Issuer, LeafSpec, Offer, Usage},
+    names::common_name,
+    pki::{Certificate, Domain, Issuer, LeafSpec, Offer},
 };
 
 /// Where an authority comes from that is to be trusted.
@@ -37,26 +38,12 @@ const RETRY: SignedDuration = SignedDuration::from_mins(1);
 /// How often in the life of an authority its issuer is asked whether there is another one, once two thirds of it are over.
 const LOOKS: i32 = 50;
 
-/// What an issuer is asked for that has to sign before its authority is known: what the leaves of servers have. Whoever changes
-/// that would be found out only when everybody waits for it.
-pub fn inquiry(names: &Names, domain: Domain, life: SignedDuration) -> LeafSpec {
-    let host = match domain {
-        Domain::Client => names.client_host(),
-        Domain::Peer => names.peer_host().to_owned(),
-    };
-    LeafSpec {
-        common_name: common_name::INQUIRY.into(),
-        dns_names: [host].into(),
-        ip_addresses: match domain {
-            Domain::Client => [[127, 0, 0, 1].into()].into(),
-            Domain::Peer => BTreeSet::new(),
-        },
-        usage: match domain {
-            Domain::Client => Usage::Server,
-            Domain::Peer => Usage::Both,
-        },
-        duration: life,
-    }
+/// What an issuer is asked for before its authority is trusted: what the leaves of servers have. Whoever changes that, or may not sign
+/// it, would be found out only when everybody waits for it.
+pub fn inquiry(cluster: &ValidatedCluster, domain: Domain, life: SignedDuration) -> LeafSpec {
+    // Those of another member have another number in their names.
+    let shown = server_leaf(cluster, domain, &cluster.names.member(0));
+    LeafSpec { common_name: common_name::INQUIRY.into(), duration: life, ..shown }
 }
 
 /// The authority that is to come next in a domain, where that is another one than now, by what the spec says of its issuer. `anew` says
