@@ -182,6 +182,28 @@ fn a_secret_that_is_gone_or_useless_is_told_of_and_its_authority_goes_on() {
 }
 
 #[test]
+fn an_issuer_that_cannot_be_used_keeps_nobody_from_anything_else() {
+    let mut world = World::founded("{}");
+    choose(&mut world, Domain::Client, ca_secret("company"));
+    let useless = Offered { asked: None, answer: Err(NoOffer::Unusable("it may not sign for these names".into())) };
+    world.observed.offers.insert(Domain::Client, useless);
+    wish(&mut world, "peer");
+    world.cluster.spec.replicas = 5;
+    for _ in 0..400 {
+        world.pass();
+        world.check_trust(&[], &[]);
+    }
+    assert_eq!(world.etcd.len(), 5);
+    let (client, peer) = (domain(&world, Domain::Client), domain(&world, Domain::Peer));
+    assert!(peer.active.name.ends_with('3') && peer.phase.is_none(), "{peer:?}");
+    assert!(client.active.name.ends_with('1') && client.phase.is_none(), "{client:?}");
+    let report = world.report();
+    let told = api::condition(&report.status.conditions, "CertificatesReady").unwrap();
+    assert_eq!((told.status.as_str(), told.reason.as_str()), ("False", "IssuerUnusable"));
+    assert!(told.message.contains("it may not sign for these names"), "{}", told.message);
+}
+
+#[test]
 fn certificates_of_an_authority_that_is_not_trusted_yet_are_held_back() {
     let mut world = World::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
     let first = authority("first", &world);
