@@ -203,6 +203,8 @@ fn a_rotation_that_is_asked_for_leaves_nobody_who_trusts_what_was_before() {
         assert!(world.trusted(bundle).iter().all(|name| name.ends_with('3') || name.ends_with('4')));
         let annotations = world.cluster.metadata.annotations.clone().unwrap();
         assert!(!annotations.contains_key(key::ROTATE_CA), "the wish is over as soon as it is stored");
+        let told = passes.iter().flat_map(|pass| &pass.plan.wishes).filter_map(|wish| wish.told.as_ref());
+        assert_eq!(told.map(|note| note.reason).collect::<Vec<_>>(), ["RotationBegun"]);
         let phases: Vec<_> = passes
             .iter()
             .filter_map(|pass| {
