@@ -106,7 +106,7 @@ pub struct DomainState {
     pub expiry: Option<Timestamp>,
     /// When the active and the next authority expire.
     pub authorities: [Option<Timestamp>; 2],
-    /// How far a rotation that was asked for has come, if there is one.
+    /// How far a rotation that was asked for, or to another issuer's authority, has come, if there is one.
     pub phase: Option<Phase>,
 }
 
@@ -211,7 +211,7 @@ impl Metrics {
         );
         r.register(
             "rotation_phase",
-            "1 for the phase in which a rotation of an authority is that was asked for; no series while there is none",
+            "1 for the phase in which a rotation of an authority is that was asked for, or to another issuer's; no series while there is none",
             self.rotation.clone(),
         );
         r.register("kubernetes_requests", "Requests to the Kubernetes API, by method; a watch is one GET", self.requests.clone());
