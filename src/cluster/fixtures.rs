@@ -692,9 +692,11 @@ impl World {
         // Before that nobody runs.
         let Some((operator, config)) = there else { return };
         let config = config.data.clone().unwrap();
-        for (name, (_, started)) in &self.started {
+        // Nobody talks to one that has been removed, or does not run.
+        let is_there = |name: &MemberName| self.running.contains_key(name) && self.is_listed(name);
+        for (name, (_, started)) in self.started.iter().filter(|(name, _)| is_there(name)) {
             let mounted = &self.mounted[name];
-            for (other, files) in &self.mounted {
+            for (other, files) in self.mounted.iter().filter(|(other, _)| is_there(other)) {
                 let peer = leaf(files, member_key::PEER_CRT);
                 assert!(believed(&peer, &started.data[member_key::PEER_CA]), "{now}: {name} does not believe {other}");
                 let client = leaf(files, member_key::CLIENT_CRT);

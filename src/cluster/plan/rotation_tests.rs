@@ -379,6 +379,28 @@ fn both_domains_at_once_and_in_the_middle_of_growing() {
 }
 
 #[test]
+fn members_go_and_are_replaced_in_every_phase() {
+    for phase in ["Distributing", "Reissuing", "Dropping"] {
+        for replicas in [3, 5] {
+            let mut world = World::founded("{replicas: 5}");
+            wish(&mut world, "peer");
+            while domain(&world, Domain::Peer).phase.as_deref() != Some(phase) {
+                world.pass();
+            }
+            if replicas == 5 {
+                let annotations = world.cluster.metadata.annotations.get_or_insert_default();
+                annotations.insert(key::REPLACE.into(), "demo-1".into());
+            }
+            world.cluster.spec.replicas = replicas;
+            settle(&mut world, &[], &[]);
+            assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"], "{phase}");
+            assert_eq!(world.etcd.len(), usize::try_from(replicas).unwrap(), "{phase}");
+            assert!(replicas == 3 || world.taken.contains(&"RemoveMember demo-1".to_owned()), "{phase}");
+        }
+    }
+}
+
+#[test]
 fn of_two_domains_the_one_that_cannot_begin_does_not_keep_the_other_rotating() {
     let mut world = World::founded("{replicas: 1}");
     world.observed.status.certificates.as_mut().unwrap().peer.as_mut().unwrap().active.key_id = "00".into();
