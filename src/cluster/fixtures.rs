@@ -803,12 +803,9 @@ impl World {
         let mut held = BTreeSet::new();
         for domain in change.leaves.iter().map(|leaf| leaf.domain).collect::<BTreeSet<_>>() {
             let authorities = Authorities::read(self.authority_secret(domain).as_ref().unwrap()).unwrap();
-            if authorities.issuers.active.has_key() {
-                continue;
-            }
             if self.refusing.contains(&authorities.issuers.active.to_string()) {
                 held.insert(domain);
-            } else if *self.theirs[&domain].0.certificate() != authorities.active {
+            } else if !authorities.issuers.active.has_key() && *self.theirs[&domain].0.certificate() != authorities.active {
                 self.inquire(Inquiry::Ask(domain));
                 held.insert(domain);
             }

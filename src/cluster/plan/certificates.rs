@@ -245,12 +245,17 @@ pub fn request_leaf(
     let certificate = secret.and_then(|secret| secret.certificate(keys[0]));
     let key = secret.and_then(|secret| secret.key_digest(keys[1]));
     let ledger = &authorities.ledger;
-    let at_once = authorities.issuers.active.has_key();
+    // What an authority of somebody else's may not sign is held back, as what its issuer does not.
+    let at_once = authorities.issuers.active == Issuer::BuiltIn;
     let why = match &certificate {
         // A member that was removed and comes again under its name.
         Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => Stale::Revoked,
         // Revoked with that one, it would lock out this one. But other issuers may have numbers that one before them had too.
-        Some(Ok(leaf)) if at_once && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) => Stale::Holder,
+        Some(Ok(leaf))
+            if authorities.issuers.active.has_key() && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) =>
+        {
+            Stale::Holder
+        }
         _ => {
             let spread = secret.map(SeenSecret::spread).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);

@@ -371,25 +371,27 @@ fn certificates_that_live_shorter_than_wanted_are_renewed_in_time_until_their_au
 
 #[test]
 fn an_issuer_that_signs_nothing_can_be_left() {
-    let mut world = World::founded("{}");
-    choose(&mut world, Domain::Client, cert_manager("pki"));
-    let theirs = authority("theirs", &world);
-    world.bring(Domain::Client, theirs, vec![]);
-    settle(&mut world, &[], &[]);
-    world.refusing.insert("Issuer pki".into());
-    world.now += DAY * 61;
-    for _ in 0..20 {
-        world.pass();
-        world.check_trust(&[], &[]);
+    for (issuer, name) in [(cert_manager("pki"), "Issuer pki"), (ca_secret("company"), "the authority in Secret company")] {
+        let mut world = World::founded("{}");
+        choose(&mut world, Domain::Client, issuer);
+        let theirs = authority("theirs", &world);
+        world.bring(Domain::Client, theirs, vec![]);
+        settle(&mut world, &[], &[]);
+        world.refusing.insert(name.into());
+        world.now += DAY * 61;
+        for _ in 0..20 {
+            world.pass();
+            world.check_trust(&[], &[]);
+        }
+        let peer = |world: &World| {
+            let leaf = world.observed.members.values().next().unwrap().secret.as_ref().unwrap().certificate(member_key::PEER_CRT);
+            leaf.unwrap().unwrap().not_before()
+        };
+        assert!(peer(&world) > world.now - DAY, "what the operator signs itself is renewed all the same");
+        choose(&mut world, Domain::Client, IssuerSpec::default());
+        settle(&mut world, &[], &[]);
+        assert_eq!(domain(&world, Domain::Client).active.issuer, None);
     }
-    let peer = |world: &World| {
-        let leaf = world.observed.members.values().next().unwrap().secret.as_ref().unwrap().certificate(member_key::PEER_CRT);
-        leaf.unwrap().unwrap().not_before()
-    };
-    assert!(peer(&world) > world.now - DAY, "what the operator signs itself is renewed all the same");
-    choose(&mut world, Domain::Client, IssuerSpec::default());
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.issuer, None);
 }
 
 #[test]

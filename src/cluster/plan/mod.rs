@@ -210,7 +210,7 @@ pub struct LeafRequest {
     pub holder: Holder,
     /// Why the one that is there will not do.
     pub why: Stale,
-    /// Whether the operator signs it itself, and need not wait for anybody.
+    /// Whether it is certain to be signed now, by the operator's own authority: nothing need wait for anybody else.
     pub at_once: bool,
 }
 
