@@ -125,9 +125,9 @@ pub struct DomainStatus {
     /// Authorities that sign no more and are still trusted, until they expire or a rotation in phases is over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retiring: Vec<AuthorityStatus>,
-    /// How far a rotation that was asked for, or a change of the issuer, has come: `Distributing` (members are restarted to trust the new authority before
-    /// it signs), `Reissuing` (its certificates take the place of those of the one before), `Dropping` (members are restarted to
-    /// forget that one). Absent while there is none.
+    /// How far a rotation that was asked for, or a change of the issuer, has come: `Distributing` (members are restarted to trust the
+    /// new authority before it signs), `Reissuing` (its certificates take the place of those of the one before), `Dropping` (members
+    /// are restarted to forget that one). Absent while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// Since when.

@@ -27,8 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     act::Acted,
-    observe::Identities,
+    observe::{Identities, Identity},
+    observed::Observed,
     status::{Judgement, Report},
+    validate::{Invalid, ValidatedCluster},
 };
 use crate::{
     api::EtcdCluster,
@@ -76,15 +78,14 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
     let now = (context.clock)();
     let name = cluster.name_any();
     let namespace = cluster.namespace().unwrap_or_default();
-    let (mut observed, identity) = tokio::select! {
+    let (observed, identity, validated) = tokio::select! {
         // Nothing has been done yet that would have to be finished.
         () = context.stop.cancelled() => return Ok(Duration::ZERO),
-        observed = observe::observe(context, cluster, now) => observed,
+        seen = look(context, cluster, now) => seen,
     };
-    let (judgement, acted) = match validate::validate(cluster, &context.domain) {
+    let (judgement, acted) = match validated {
         Err(invalid) => (Judgement::Invalid(invalid), Acted::default()),
         Ok(validated) => {
-            observed.offers = observe::find_offers(context, &validated, now).await;
             let plan = plan::plan(&validated, &observed, now);
             let acted = if validated.paused || plan.refused.is_some() {
                 Acted::default()
@@ -113,6 +114,20 @@ pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, 
         Judgement::Invalid(_) => Duration::from_secs(12),
     };
     Ok(if acted.again || stale { next.min(Duration::from_millis(500)) } else { next })
+}
+
+/// Observes and validates. What issuers offer is tried with what the spec wants signed, so only where that makes sense.
+async fn look(
+    context: &Context,
+    cluster: &EtcdCluster,
+    now: Timestamp,
+) -> (Observed, Option<Identity>, Result<ValidatedCluster, Invalid>) {
+    let (mut observed, identity) = observe::observe(context, cluster, now).await;
+    let validated = validate::validate(cluster, &context.domain);
+    if let Ok(validated) = &validated {
+        observed.offers = observe::find_offers(context, validated, now).await;
+    }
+    (observed, identity, validated)
 }
 
 /// Publishes what was done, writes the status if it differs, then publishes what changed in it. Returns whether the object was

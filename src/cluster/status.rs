@@ -446,7 +446,8 @@ fn outdated(observed: &Observed) -> String {
 fn ongoing(plan: &Plan, acted: &Acted) -> Option<Note> {
     let waits: Vec<_> = plan.waits.iter().chain(&acted.waits).cloned().collect();
     if let Some(first) = waits.first() {
-        let now = plan.step.as_ref().map(|step| format!("; now: {}", step.in_words())).unwrap_or_default();
+        let step = plan.step.as_ref().filter(|_| acted.waits.is_empty());
+        let now = step.map(|step| format!("; now: {}", step.in_words())).unwrap_or_default();
         return Some(Note::new(first.reason, messages(&waits) + &now));
     }
     if let Some(step) = &plan.step {

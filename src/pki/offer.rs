@@ -145,10 +145,9 @@ pub fn verify(leaf: &Certificate, authority: &Certificate, now: Timestamp) -> Re
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
         verifier.map_err(|e| refused(&e))?.verify_client_cert(&der, &[], now).map_err(|e| refused(&e))?;
     }
-    // All of its names are looked at for the first of them.
-    let name = leaf.dns_names().iter().find(|name| !name.starts_with('*'));
+    // All of its names are looked at for the first of them that can be asked for, which a wildcard cannot.
+    let name = leaf.dns_names().iter().find_map(|name| ServerName::try_from(name.as_str()).ok());
     if let Some(name) = name.filter(|_| leaf.server_auth()) {
-        let name = ServerName::try_from(name.as_str()).map_err(|e| refused(&e))?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build().map_err(|e| refused(&e))?;
         verifier.verify_server_cert(&der, &[], &name, &[], now).map_err(|e| refused(&e))?;
     }

@@ -233,7 +233,11 @@ async fn useless_authorities(world: Arc<World>) {
     }
     // Only a trial tells this.
     publish(&world.api(), "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
-    world.until_condition("demo", "Degraded", "True", "IssuingFailed", PATIENCE).await;
+    until("nobody would believe it", PATIENCE, || async {
+        let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+        if message.contains("would not be believed") { Ok(()) } else { Err(message) }
+    })
+    .await;
     let now = status(&world, Domain::Peer).await;
     assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
     // One for both.

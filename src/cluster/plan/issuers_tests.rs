@@ -388,9 +388,17 @@ fn an_issuer_that_signs_nothing_can_be_left() {
             leaf.unwrap().unwrap().not_before()
         };
         assert!(peer(&world) > world.now - DAY, "what the operator signs itself is renewed all the same");
+        // A member that nobody gives certificates keeps nothing waiting.
+        world.cluster.spec.replicas = 5;
+        for _ in 0..20 {
+            world.pass();
+            world.check_trust(&[], &[]);
+        }
+        assert_eq!(world.etcd.len(), 4, "it is added before it is known that its certificates are refused");
         choose(&mut world, Domain::Client, IssuerSpec::default());
         settle(&mut world, &[], &[]);
         assert_eq!(domain(&world, Domain::Client).active.issuer, None);
+        assert_eq!(world.etcd.len(), 5);
     }
 }
 

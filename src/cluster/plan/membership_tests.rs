@@ -467,11 +467,20 @@ fn an_image_of_another_version_stops_a_restart_at_the_first() {
     let told = notes(&world.plan().problems, "CannotRestart");
     assert_eq!(
         told,
-        ["demo-1 has come back with etcd 3.6.15, and spec.version is 3.6.16: no other is restarted with that image"]
+        [
+            "demo-1 runs etcd 3.6.15 since its restart, and spec.version is 3.6.16: no other is restarted with that image. When it is mended, set annotation etcd-warden.dev/restarted-at anew"
+        ]
     );
     assert_eq!(changes(&world), ["RestartMember demo-1"]);
 
+    // Mended.
+    world.versions.clear();
+    annotate(&mut world, annotation::RESTARTED_AT, "again");
+    world.settle();
+    is_as_wanted(&mut world);
+
     // Where all have another one, a restart changes nothing of that.
+    annotate(&mut world, annotation::RESTARTED_AT, "once more");
     world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.6.15".into())).collect();
     world.settle();
     is_as_wanted(&mut world);
@@ -525,7 +534,7 @@ fn a_bad_template_stops_at_the_first_member_whatever_is_shrunk() {
                 assert!(!step.starts_with("RestartMember") && !step.starts_with("RemoveMember"), "{:?}", world.taken);
             }
         }
-        world.now += RESTART;
+        world.now += super::super::restart::RESTART;
         let plan = world.plan();
         if from > 2 {
             let told = notes(&plan.problems, "CannotShrink").join("");

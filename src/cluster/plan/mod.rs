@@ -13,6 +13,7 @@ mod members;
 mod membership;
 mod recheck;
 mod recovery;
+mod restart;
 mod rotation;
 
 use std::{
@@ -29,9 +30,10 @@ pub use issuers::{Inquiry, Source, inquiry};
 use jiff::{SignedDuration, Timestamp};
 pub use members::{has_never_served, is_stuck, why_not_ready};
 use membership::Roster;
-pub use membership::{is_ongoing, outage};
+pub use membership::is_ongoing;
 pub use recheck::{Fresh, NotNow, change, leader, recheck};
 pub use recovery::{RECOVERING, is_current, is_stopped, lost_in_words, pod_bears_flag, progress_in_words, template_bears_flag};
+pub use restart::outage;
 pub use rotation::{Rotate, Salvage, Turn, believes_nobody};
 
 use super::{observed::Observed, validate::ValidatedCluster};
@@ -448,8 +450,8 @@ pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> 
     members::leave_foreign(cluster, observed, &mut plan);
     certificates::plan_confirmation(cluster, observed, now, &mut plan);
     members::plan_pod_labels(cluster, observed, &mut plan);
-    let wanted = membership::Wanted::of(cluster, observed, now);
-    plan.restarting = membership::restarting(observed, &wanted, now);
+    let wanted = restart::Wanted::of(cluster, observed, now);
+    plan.restarting = restart::restarting(observed, &wanted, now);
     // What guards data comes first: a step that fails is planned again, and must not keep that one from being taken.
     plan.step = members::lock_bootstrap(cluster, observed)
         .or_else(|| certificates::revoke(cluster, observed, roster, now))

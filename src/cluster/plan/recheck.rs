@@ -192,7 +192,7 @@ impl Check<'_> {
         };
         for (name, pod) in &self.fresh.pods {
             let knows = started_with(&pod.metadata, rotate.domain).any(|name| name == next);
-            // Nobody talks to one that has been removed, and what is left of it goes only after this.
+            // Nobody talks to one that has been removed. In a rotation in phases what is left of it goes only after this.
             let is_gone = self.listed(name).is_ok_and(|listed| listed.is_none());
             ensure(knows || is_gone, || format!("{name} has not started with the next {} authority", rotate.domain))?;
         }

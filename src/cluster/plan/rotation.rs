@@ -129,7 +129,7 @@ pub fn believes_nobody(pod: &Pod, set: &StatefulSet) -> bool {
 pub fn restart_unbelieving(observed: &Observed, plan: &Plan) -> Option<Step> {
     observed.members.iter().find_map(|(name, member)| {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
-        let stays = pod.metadata.deletion_timestamp.is_none();
+        let stays = pod.metadata.deletion_timestamp.is_none() && member.secret.is_some();
         (stays && !plan.changes_secrets() && !plan.changes_set(name) && recovery::is_current(set) && believes_nobody(pod, set))
             .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
     })
