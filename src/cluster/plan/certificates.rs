@@ -117,9 +117,8 @@ fn is_as_reported(authorities: &Authorities, reported: &DomainStatus) -> bool {
 
 /// Whether a new member could be given its certificates.
 pub fn can_issue(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> bool {
-    // An issuer that is being left may be left because it does not sign, or may not sign what is wanted now.
-    let stays = |all: &Authorities| all.issuers.active == Issuer::BuiltIn || all.active == all.next;
-    let signs = |all: &Authorities| all.signs(now) && stays(all);
+    // An issuer that is being left may be left because it does not sign.
+    let signs = |all: &Authorities| all.signs(now) && !all.leaves_its_issuer();
     let signs = |domain| matches!(authority_state(cluster, observed, domain), AuthorityState::Ready(all) if signs(&all));
     Domain::ALL.into_iter().all(signs)
 }

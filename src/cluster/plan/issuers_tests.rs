@@ -388,18 +388,33 @@ fn an_issuer_that_signs_nothing_can_be_left() {
             leaf.unwrap().unwrap().not_before()
         };
         assert!(peer(&world) > world.now - DAY, "what the operator signs itself is renewed all the same");
-        // A member that nobody gives certificates keeps nothing waiting.
-        world.cluster.spec.replicas = 5;
-        for _ in 0..20 {
-            world.pass();
-            world.check_trust(&[], &[]);
-        }
-        assert_eq!(world.etcd.len(), 4, "it is added before it is known that its certificates are refused");
         choose(&mut world, Domain::Client, IssuerSpec::default());
         settle(&mut world, &[], &[]);
         assert_eq!(domain(&world, Domain::Client).active.issuer, None);
-        assert_eq!(world.etcd.len(), 5);
     }
+}
+
+#[test]
+fn who_serves_is_not_replaced_while_no_other_could_be_given_certificates() {
+    let mut world = World::founded("{}");
+    choose(&mut world, Domain::Client, cert_manager("pki"));
+    let theirs = authority("theirs", &world);
+    world.bring(Domain::Client, theirs, vec![]);
+    settle(&mut world, &[], &[]);
+    choose(&mut world, Domain::Client, IssuerSpec::default());
+    while domain(&world, Domain::Client).phase.is_none() {
+        world.pass();
+    }
+    world.cluster.metadata.annotations = Some([(key::REPLACE.to_owned(), "demo-1".to_owned())].into());
+    world.pass();
+    let told = world.plan().waits.iter().any(|note| note.message.contains("as soon as another can be given certificates"));
+    assert!(told && !world.taken.contains(&"RemoveMember demo-1".to_owned()), "{:?}", world.taken);
+    while !world.taken.contains(&"RemoveMember demo-1".to_owned()) {
+        world.pass();
+    }
+    assert_eq!(domain(&world, Domain::Client).active.issuer, None);
+    settle(&mut world, &[], &[]);
+    assert_eq!(world.etcd.len(), 3);
 }
 
 #[test]

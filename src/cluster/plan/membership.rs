@@ -173,7 +173,7 @@ pub fn step(
     teardown(cluster, roster)
         .or_else(|| unstarted(cluster, observed, roster, now))
         .or_else(|| learner(cluster, observed, roster, &why, now, plan))
-        .or_else(|| replace(cluster, observed, roster, &why, plan))
+        .or_else(|| replace(cluster, observed, roster, wanted, &why, plan))
         .or_else(|| shrink(cluster, observed, roster, wanted, plan))
         .or_else(|| grow(cluster, observed, roster, now, plan))
         .or_else(|| restart(wanted, cluster, observed, roster, plan))
@@ -290,6 +290,7 @@ fn replace(
     cluster: &ValidatedCluster,
     observed: &Observed,
     roster: &Roster,
+    wanted: &Wanted,
     why: &impl Fn(&MemberName, &Entry) -> Option<String>,
     plan: &mut Plan,
 ) -> Option<Step> {
@@ -303,6 +304,13 @@ fn replace(
             "{name} is to be replaced ({why}) as soon as there are {wanted} voters{}",
             ongoing_since(observed, "Replacing")
         );
+        plan.waits.push(Note::new("Replacing", message));
+        return None;
+    }
+    // What it has is better than that nobody can take its place.
+    if voter.serves() && voter.member.secret.is_some() && !wanted.can_issue {
+        let message =
+            format!("{name} is to be replaced ({why}) as soon as another can be given certificates; see CertificatesReady");
         plan.waits.push(Note::new("Replacing", message));
         return None;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::{
     Note, Plan, Step, certificates, evidence,
@@ -27,7 +27,7 @@ pub struct Wanted<'a> {
     asks_clients: bool,
     demands: Vec<Demand>,
     /// Whether others can be added: where they can't be given certificates, it may take a restart until they can.
-    can_issue: bool,
+    pub can_issue: bool,
 }
 
 impl<'a> Wanted<'a> {
@@ -162,9 +162,13 @@ pub fn restart(
 fn other_version(wanted: &Wanted, cluster: &ValidatedCluster, roster: &Roster, next: &Entry) -> Option<String> {
     let version = |voter: &Entry| voter.member.etcd.status().map(|status| status.version.clone());
     let (here, right) = (version(next)?, cluster.version.to_string());
-    // One that came back before the image was mended says nothing of the image now.
-    let is_new = |voter: &Entry| !wanted.is_outdated(voter.member) && !voter.member.is_older_than_template();
-    let restarted = roster.voters.iter().filter(|(_, voter)| is_new(voter));
+    // Whoever came back with another image says nothing of the one that is wanted now.
+    let image = |spec: Option<&PodSpec>| spec?.containers.first()?.image.clone();
+    let has_image = |member: &ObservedMember| {
+        let (pod, set) = (member.pod.as_ref(), member.stateful_set.as_ref());
+        image(pod.and_then(|pod| pod.spec.as_ref())) == image(set.and_then(|set| set.spec.template.spec.as_ref()))
+    };
+    let restarted = roster.voters.iter().filter(|(_, voter)| !wanted.is_outdated(voter.member) && has_image(voter.member));
     let mut versions = restarted.filter_map(|(name, voter)| Some((name, version(voter)?)));
     let (name, there) = versions.find(|(_, there)| *there != right && *there != here)?;
     Some(format!(
