@@ -42,6 +42,8 @@ pub struct Writers {
 pub struct Figures {
     pub written: u32,
     pub failed: u32,
+    /// Of these, how many were acknowledged all the same, by a last try that ended too late.
+    pub late: u32,
     failed_tries: u32,
     /// Tries that failed because the connection that was kept had ended.
     pub broken: u32,
@@ -79,6 +81,7 @@ impl Writers {
             let figures = task.await.unwrap();
             all.written += figures.written;
             all.failed += figures.failed;
+            all.late += figures.late;
             all.failed_tries += figures.failed_tries;
             all.broken += figures.broken;
             all.slowest = all.slowest.max(figures.slowest);
@@ -111,6 +114,9 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let slowest = self.slowest.as_millis();
         write!(f, "{} writes, {} failed", self.written, self.failed)?;
+        if self.late > 0 {
+            write!(f, " ({} late)", self.late)?;
+        }
         if let Some(lost) = self.lost {
             write!(f, ", {lost} lost")?;
         }
@@ -161,6 +167,7 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
             figures.written += 1;
         } else {
             figures.failed += 1;
+            figures.late += u32::from(written.is_ok());
         }
         if written.is_ok() {
             figures.acknowledged.insert(key);
