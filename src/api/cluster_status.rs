@@ -80,7 +80,7 @@ pub struct MemberStatus {
     /// Whether it serves: its pod is ready and it answers the operator over TLS.
     #[serde(default)]
     pub ready: bool,
-    /// Since when it serves, or does not.
+    /// Since when it serves, or does not; a voter that has been a learner, at the earliest since it has its vote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
     /// Why it does not serve.

@@ -9,20 +9,20 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, PodCondition, Secret, Service},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use ring::digest;
 
-use super::{build, seen::Seen};
+use super::seen::Seen;
 use crate::{
-    api::EtcdClusterStatus,
+    api::{EtcdClusterStatus, MemberStatus},
     etcd,
     names::{MemberName, Names, annotation, authority_key, bootstrap_key, member_key},
     pki::{
@@ -117,6 +117,11 @@ impl Observed {
     /// What etcd says of a member, if it lists it.
     pub fn listed(&self, names: &Names, member: &MemberName) -> Option<&etcd::Member> {
         listed(names, self.list.as_ref().ok()?, member)
+    }
+
+    /// What was last reported of a member.
+    pub fn reported(&self, member: &MemberName) -> Option<&MemberStatus> {
+        self.status.members.iter().find(|reported| reported.name == member.as_str())
     }
 }
 
@@ -221,15 +226,6 @@ impl ObservedMember {
     pub fn is_doomed(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
     }
-    /// Whether it answers and its pod is about to be ready: a learner is not before it has its vote, and for others the kubelet
-    /// has yet to look.
-    pub fn is_coming(&self, now: Timestamp) -> bool {
-        // One that starts as a cluster of one is never ready.
-        let may = |pod: &&Seen<Pod>| pod.metadata.deletion_timestamp.is_none() && !build::is_forced(pod.spec.as_ref());
-        let since = self.pod.as_ref().filter(may).and_then(|pod| running_since(pod));
-        let starting = since.is_some_and(|since| now.duration_since(since) < STARTING);
-        self.etcd.status().is_some_and(|status| status.is_learner || starting) && !self.serves()
-    }
     /// Whether its pod was made from another template than its StatefulSet has now.
     pub fn is_older_than_template(&self) -> bool {
         let wanted = self.stateful_set.as_ref().and_then(|set| set.status.as_ref()?.update_revision.as_deref());
@@ -242,20 +238,20 @@ impl ObservedMember {
     }
 }
 
-/// How long after the start of its container a pod may be not ready though its member answers: kubelets look every 2 s.
-const STARTING: SignedDuration = SignedDuration::from_secs(15);
-
 /// Whether a pod is ready and stays.
 pub fn pod_ready(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none()
-        && pod.status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == "Ready" && c.status == "True")
+    pod.metadata.deletion_timestamp.is_none() && pod_condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
 /// Whether no node takes a pod.
 pub fn is_unscheduled(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     pod.metadata.deletion_timestamp.is_none()
-        && conditions.into_iter().any(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+        && pod_condition(pod, "PodScheduled").is_some_and(|scheduled| scheduled.status == "False")
+}
+
+/// What the kubelet or the scheduler says of a pod.
+pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
 }
 
 /// The time at which a pod's container started, if it runs.

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::core::v1::Pod,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::{
     ResourceExt,
     runtime::events::{Event, EventType},
@@ -12,8 +15,9 @@ use kube::{
 use super::{
     act::Acted,
     build,
-    observed::{Observed, ObservedMember, SeenSecret, annotation, belongs, hex, name_of},
+    observed::{Observed, ObservedMember, SeenSecret, annotation, belongs, hex, name_of, pod_condition, running_since},
     plan::{self, AuthorityState, Note, Plan, RECOVERING, lost_in_words, progress_in_words, why_not_ready},
+    seen::Seen,
     validate::{Invalid, ValidatedCluster},
 };
 use crate::{
@@ -173,21 +177,25 @@ fn unknown_members(names: &Names, observed: &Observed, now: Timestamp) -> Vec<Un
     all
 }
 
+/// The role of a member without a vote.
+const LEARNER: &str = "Learner";
+
 fn member_status(names: &Names, name: &MemberName, member: &ObservedMember, observed: &Observed, now: Timestamp) -> MemberStatus {
     let etcd = member.etcd.status();
     let listed = observed.listed(names, name);
     let written = member.claim.as_ref().and_then(|claim| annotation(&claim.metadata, key::MEMBER_ID)).map(str::to_owned);
     let role = etcd.map(|status| match status {
-        status if status.is_learner => "Learner",
+        status if status.is_learner => LEARNER,
         status if status.leader == status.member_id => "Leader",
         _ => "Follower",
     });
-    let before = observed.status.members.iter().find(|before| before.name == name.as_str());
+    let before = observed.reported(name);
     // Without a list, who has lost everything is still the member that it was.
     let known = || written.or_else(|| before?.id.clone());
     let id = listed.map(|m| m.id).or(etcd.map(|status| status.member_id)).map(|id| format!("{id:x}")).or_else(known);
     // Of another incarnation, what was before says nothing.
-    let unchanged = before.filter(|before| before.ready == member.serves() && before.id == id);
+    let has_voted = |before: &MemberStatus| is_learner(before) && role.is_some_and(|role| role != LEARNER);
+    let unchanged = before.filter(|before| before.ready == member.serves() && before.id == id && !has_voted(before));
     MemberStatus {
         name: name.to_string(),
         id,
@@ -346,10 +354,10 @@ fn available(names: &Names, observed: &Observed, judgement: &Judgement, acted: &
         Err(problem) if silent.is_empty() => silent.push(problem.clone()),
         Err(_) => {}
         Ok(list) => {
-            let member = |voter: &etcd::Member| observed.members.get(&name_of(names, list, voter)?);
+            let member = |voter: &etcd::Member| observed.members.get_key_value(&name_of(names, list, voter)?);
             let voters: Vec<_> = list.voters().collect();
             // A kubelet that has yet to look at a pod takes no quorum away.
-            let serves = |member: &ObservedMember| member.serves() || member.is_coming(now);
+            let serves = |(name, member): (_, &ObservedMember)| member.serves() || is_coming(observed, name, member, now);
             let serving = voters.iter().filter(|voter| member(voter).is_some_and(serves)).count();
             if serving > voters.len() / 2 {
                 let message = format!("{serving} of {} voters serve{}", voters.len(), even(judgement));
@@ -399,6 +407,33 @@ fn is_removed(names: &Names, observed: &Observed, name: &MemberName) -> bool {
     let known = observed.status.cluster_id.as_deref();
     let list = observed.list.as_ref().ok().filter(|list| known.is_some_and(|known| list.is_of(known)));
     list.is_some() && observed.listed(names, name).is_none()
+}
+
+/// How long a pod may be not ready though its member answers: kubelets look every 2 s, unless they have much to do.
+const STARTING: SignedDuration = SignedDuration::from_secs(15);
+
+/// Whether a member answers and its pod is about to be ready: a learner's is not before it has its vote, and then, as after the
+/// start of its container, the kubelet has yet to look.
+fn is_coming(observed: &Observed, name: &MemberName, member: &ObservedMember, now: Timestamp) -> bool {
+    // One that starts as a cluster of one is never ready.
+    let may = |pod: &&Seen<Pod>| pod.metadata.deletion_timestamp.is_none() && !build::is_forced(pod.spec.as_ref());
+    let (Some(status), Some(pod), false) = (member.etcd.status(), member.pod.as_ref().filter(may), member.serves()) else {
+        return false;
+    };
+    let Some(started) = running_since(pod) else { return status.is_learner };
+    let before = observed.reported(name).filter(|before| !before.ready && !was_ready(pod, started));
+    let voted = before.and_then(|before| if is_learner(before) { Some(now) } else { before.since.as_ref()?.parse().ok() });
+    status.is_learner || voted.into_iter().chain([started]).any(|since| now.duration_since(since) < STARTING)
+}
+
+/// Whether a pod that is not ready was so once since its container started.
+fn was_ready(pod: &Pod, started: Timestamp) -> bool {
+    let changed = pod_condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    changed.is_some_and(|changed| changed.0 > started)
+}
+
+fn is_learner(reported: &MemberStatus) -> bool {
+    reported.role.as_deref() == Some(LEARNER)
 }
 
 /// What there is to say of a member that does not serve.
@@ -482,7 +517,7 @@ fn degraded(names: &Names, observed: &Observed, judgement: &Judgement, acted: &A
         api::condition(&observed.status.conditions, kind::DEGRADED).is_some_and(|before| before.reason == "MemberDown");
     let is_restarting = |name| !was_down && matches!(judgement, Judgement::Planned(_, plan) if plan.restarting.contains(name));
     let started = observed.members.iter().filter(|(name, member)| {
-        let comes = member.is_coming(now) || is_restarting(name);
+        let comes = is_coming(observed, name, member, now) || is_restarting(name);
         !refused && member.has_started() && !comes && !is_removed(names, observed, name)
     });
     problems.extend(started.filter_map(|(name, member)| down(name, member)).map(|message| Note::new("MemberDown", message)));

@@ -150,6 +150,30 @@ fn a_quorum_is_not_lost_by_a_pod_that_is_about_to_be_ready() {
     }
 }
 
+/// A learner is never ready, and it may take long to catch up.
+#[test]
+fn a_quorum_is_not_lost_by_a_learner_that_has_just_got_its_vote() {
+    let mut world = World::founded("replicas: 2");
+    world.now += SignedDuration::from_hours(1);
+    let plan = world.plan();
+    not_ready(&mut world, 1);
+    let voted = world.now;
+    world.observed.status.members[1] =
+        MemberStatus { ready: false, role: Some("Learner".into()), ..world.observed.status.members[1].clone() };
+    for (seconds, available) in [(0, ("True", "QuorumServes")), (14, ("True", "QuorumServes")), (15, ("False", "NoQuorum"))] {
+        world.now = voted + SignedDuration::from_secs(seconds);
+        let report = world.report_on(&plan, &Acted::default());
+        assert_eq!(conditions(&report)[0], available, "after {seconds} s");
+        world.observed.status = report.status;
+    }
+    // One that was ready is down as soon as it is not.
+    world.observed.status.members[1].since = Some(world.now.to_string());
+    assert_eq!(conditions(&world.report_on(&plan, &Acted::default()))[0], ("True", "QuorumServes"));
+    let now = world.now;
+    world.pod(1).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(now));
+    assert_eq!(conditions(&world.report_on(&plan, &Acted::default()))[0], ("False", "NoQuorum"));
+}
+
 #[test]
 fn a_restart_needs_no_attention_unless_it_takes_long() {
     let mut world = World::founded(THREE);

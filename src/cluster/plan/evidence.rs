@@ -37,7 +37,7 @@ pub fn of_loss(
 
 /// How long a member has been down, as was last reported.
 pub fn down_for(observed: &Observed, name: &MemberName, now: Timestamp) -> SignedDuration {
-    let reported = observed.status.members.iter().find(|member| member.name == name.as_str() && !member.ready);
+    let reported = observed.reported(name).filter(|member| !member.ready);
     let since = reported.and_then(|member| member.since.as_ref()?.parse::<Timestamp>().ok());
     since.map_or(SignedDuration::ZERO, |since| now.duration_since(since))
 }

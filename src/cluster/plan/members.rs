@@ -17,7 +17,8 @@ use crate::{
     cluster::{
         build,
         observed::{
-            Observed, ObservedMember, StartState, annotation, belongs, is_unscheduled, pod_ready, running_since, start_state,
+            Observed, ObservedMember, StartState, annotation, belongs, is_unscheduled, pod_condition, pod_ready, running_since,
+            start_state,
         },
         validate::ValidatedCluster,
     },
@@ -121,7 +122,7 @@ pub fn leave_foreign(cluster: &ValidatedCluster, observed: &Observed, plan: &mut
 
 /// How a claim becomes a member's again that has lost what was written on it.
 fn restoration(cluster: &ValidatedCluster, observed: &Observed, member: &MemberName, claim: &str) -> String {
-    let reported = observed.status.members.iter().find(|reported| reported.name == member.as_str());
+    let reported = observed.reported(member);
     let listed = observed.listed(&cluster.names, member).map(|listed| format!("{:x}", listed.id));
     let id = listed.or_else(|| reported?.id.clone()).map(|id| format!(" {}={id}", key::MEMBER_ID));
     let of = observed.status.cluster_id.as_ref().map(|of| format!(" {}={of}", key::CLUSTER_ID));
@@ -367,7 +368,7 @@ pub fn note_waits(observed: &Observed, members: &Members, recovery: &Recovery, p
 
 /// Since when a member does not serve, as was last reported, to be put behind what is said of it.
 pub fn since(observed: &Observed, name: &MemberName) -> String {
-    let reported = observed.status.members.iter().find(|reported| reported.name == name.as_str() && !reported.ready);
+    let reported = observed.reported(name).filter(|reported| !reported.ready);
     let since = reported.and_then(|reported| reported.since.as_ref());
     since.map(|since| format!(" (since {since})")).unwrap_or_default()
 }
@@ -409,8 +410,8 @@ fn pod_problem(pod: &Pod) -> Option<String> {
         return Some(format!("its pod is being deleted{}", node(pod).map(|node| format!(" on node {node}")).unwrap_or_default()));
     }
     let status = pod.status.as_ref()?;
-    let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "False");
-    if let Some(scheduled) = condition("PodScheduled") {
+    let is_not = |kind| pod_condition(pod, kind).filter(|condition| condition.status == "False");
+    if let Some(scheduled) = is_not("PodScheduled") {
         // The scheduler appends what it says of preemption, which is nothing: ". not found", ". preemption: ...".
         let message =
             scheduled.message.as_deref().unwrap_or("no reason given").trim_end_matches(" not found").trim_end_matches('.');
