@@ -27,7 +27,7 @@ use jiff::SignedDuration;
 use crate::{
     certificates,
     etcd::{Id, Listed, Millis, Place},
-    kubernetes::{Cache, PLACES, Refused, Slot, member, names, place},
+    kubernetes::{Cache, PLACES, Refused, Slot, is_validated_as, member, names, place},
     run::World,
     time,
 };
@@ -252,12 +252,6 @@ fn begin(world: &mut World, operator: &mut Operator) {
     queue.push_back(Deed::Report);
     operator.queue = queue;
     operator.job = Some(Arc::new(Job { cluster, observed, judgement: Judgement::Planned(valid, Box::new(plan)) }));
-}
-
-/// Whether two states of a cluster's object differ in nothing that is validated: with each change of the spec its generation grows.
-fn is_validated_as(one: &EtcdCluster, other: &EtcdCluster) -> bool {
-    let (one, other) = (&one.metadata, &other.metadata);
-    (one.generation, &one.annotations) == (other.generation, &other.annotations)
 }
 
 /// The real thing, which follows from the spec and from what is in these metadata, and is made once of each: what is built of it

@@ -17,7 +17,7 @@ const TICK: Millis = 250;
 /// How long a world is given to become as wanted once nothing more happens to it.
 const PATIENCE: Millis = 1_800_000;
 /// How long nothing must happen before a world counts as done.
-const QUIET: Millis = 25_000;
+const QUIET: Millis = 15_000;
 /// After what time in which it was as wanted a world must not be written to any more.
 const RESTLESS: Millis = 120_000;
 
@@ -107,7 +107,7 @@ impl World {
         let mut world = if script.unfounded { Self::new(script.replicas, 0) } else { founded(script.replicas) };
         world.rng = Rng::new(script.seed ^ 0x5eed);
         world.calm = false;
-        world.forgets = script.seed.is_multiple_of(100);
+        world.forgets = script.seed.is_multiple_of(500);
         world.trace = traced.then(Vec::new);
         for (gap, event) in &script.events {
             world.go(*gap);
