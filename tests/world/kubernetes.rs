@@ -108,6 +108,16 @@ pub enum Thing {
     Pod(Seen<Pod>),
 }
 
+/// What a watch has told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum News {
+    None,
+    /// That a status has been written. The real operator looks at that at once, and here it waits for the next pass: it would be
+    /// every fifth one and hardly ever finds anything.
+    Status,
+    Other,
+}
+
 /// Whether two states of a cluster's object differ in nothing that is validated: with each change of the spec its generation grows.
 pub fn is_validated_as(one: &EtcdCluster, other: &EtcdCluster) -> bool {
     let (one, other) = (&one.metadata, &other.metadata);
@@ -255,21 +265,19 @@ impl Kubernetes {
         Cache { things: self.things.clone(), seen: std::array::from_fn(|kind| self.log[kind].len()), lag_until: [0; KINDS] }
     }
 
-    /// What watches tell until now, and whether there was anything to look at soon. A status that was written is not: the operator
-    /// looks at it at once, and here that waits for the next pass, because it would be every fifth one and hardly ever finds
-    /// anything.
-    pub fn watch(&self, cache: &mut Cache, now: Millis) -> bool {
-        let mut news = false;
+    /// What watches tell until now.
+    pub fn watch(&self, cache: &mut Cache, now: Millis) -> News {
+        let mut news = News::None;
         for kind in 0..KINDS {
             if cache.lag_until[kind] > now {
                 continue;
             }
             for (slot, thing) in &self.log[kind][cache.seen[kind]..] {
                 let known = &mut cache.things.0[slot.index()];
-                news |= match (known.as_ref(), thing.as_ref()) {
-                    (Some(Thing::Cluster(one)), Some(Thing::Cluster(other))) => !is_validated_as(one, other),
-                    _ => true,
-                };
+                news = news.max(match (known.as_ref(), thing.as_ref()) {
+                    (Some(Thing::Cluster(one)), Some(Thing::Cluster(other))) if is_validated_as(one, other) => News::Status,
+                    _ => News::Other,
+                });
                 known.clone_from(thing);
             }
             cache.seen[kind] = self.log[kind].len();

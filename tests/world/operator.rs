@@ -27,7 +27,7 @@ use jiff::SignedDuration;
 use crate::{
     certificates,
     etcd::{Id, Listed, Millis, Place},
-    kubernetes::{Cache, PLACES, Refused, Slot, is_validated_as, member, names, place},
+    kubernetes::{Cache, News, PLACES, Refused, Slot, is_validated_as, member, names, place},
     run::World,
     time,
 };
@@ -143,9 +143,13 @@ impl Operator {
 pub fn advance(world: &mut World, index: usize) -> bool {
     let now = world.now;
     let mut operator = std::mem::take(&mut world.operators[index]).expect("it runs");
-    if world.kubernetes.watch(&mut operator.cache, now) {
-        operator.next = operator.next.min(now);
-        operator.rests = None;
+    match world.kubernetes.watch(&mut operator.cache, now) {
+        News::None => {}
+        News::Status => operator.rests = None,
+        News::Other => {
+            operator.next = operator.next.min(now);
+            operator.rests = None;
+        }
     }
     if operator.queue.is_empty() && operator.next <= now {
         begin(world, &mut operator);

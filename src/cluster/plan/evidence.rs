@@ -15,6 +15,7 @@ use crate::{
         observed::{Home, Observed, annotation},
         validate::ValidatedCluster,
     },
+    etcd,
     names::{MemberName, annotation as key},
 };
 
@@ -47,11 +48,10 @@ fn lost_data(entry: &Entry) -> Option<String> {
     let Some(claim) = &entry.member.claim else {
         return (!entry.member.claim_unread).then(|| "its claim is gone".into());
     };
-    let id = format!("{:x}", entry.listed.id);
     let written = annotation(&claim.metadata, key::MEMBER_ID);
     if claim.metadata.deletion_timestamp.is_some() {
         Some("its claim is being deleted".into())
-    } else if written.is_some_and(|written| written != id) {
+    } else if written.is_some_and(|written| !etcd::is_id(written, entry.listed.id)) {
         Some("its claim has the data of another member".into())
     } else if is_given_up(entry.member) {
         Some("its data was given up in a recovery".into())

@@ -307,6 +307,18 @@ fn a_member_that_lost_its_claim_is_replaced_and_what_it_had_is_revoked() {
 }
 
 #[test]
+fn an_id_that_a_user_wrote_down_in_another_way_is_the_same() {
+    let mut world = founded(3);
+    let id = world.id(1);
+    let claim = world.member(1).claim.as_mut().unwrap();
+    claim.metadata.annotations.as_mut().unwrap().insert(annotation::MEMBER_ID.into(), format!("{id:020X}"));
+    world.stop(1);
+    for _ in 0..10 {
+        assert_eq!(world.pass().plan.step, None);
+    }
+}
+
+#[test]
 fn two_of_five_are_replaced() {
     let mut world = founded(5);
     world.lose(1);

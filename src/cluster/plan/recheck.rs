@@ -1,7 +1,8 @@
 //! Whether a step is still right, decided on what was read just now. Pure.
 //!
 //! A plan is made from caches, which are behind, and of answers that may be seconds old; meanwhile another operator may have
-//! acted. So nothing that cannot be taken back is done before it is decided again here, on nothing but fresh reads.
+//! acted. So nothing that cannot be taken back is done before it is decided again here, on nothing but fresh reads, that the
+//! cluster can bear it. The reason for it is the one that the plan has seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 

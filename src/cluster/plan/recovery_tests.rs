@@ -203,6 +203,26 @@ fn a_claim_that_is_being_deleted_is_not_waited_for() {
 }
 
 #[test]
+fn nothing_is_forced_while_a_claim_cannot_be_read() {
+    let mut world = lost(3);
+    let id = world.id(0);
+    // It has lost its labels, and the API server does not answer.
+    let claim = world.member(1).claim.take();
+    world.member(1).claim_unread = true;
+    wish(&mut world, "demo-0");
+    let pass = passes(&mut world, 20);
+    assert_eq!(world.taken, Vec::<String>::new());
+    let (reason, message) = condition(&pass, "Progressing");
+    assert_eq!(reason, "Recovering");
+    assert!(message.contains("the claims of demo-1 cannot be read"), "{message}");
+    world.member(1).claim = claim;
+    world.member(1).claim_unread = false;
+    passes(&mut world, 20);
+    world.down.clear();
+    is_whole(&mut world, id);
+}
+
+#[test]
 fn nothing_is_forced_while_another_may_run() {
     let mut world = lost(3);
     world.down.clear();
