@@ -50,6 +50,14 @@ impl WriteError {
             _ => Self::Refused { object: object.into(), source: Box::new(source) },
         }
     }
+
+    /// The error of a change of `object`, which was there a moment before: that it is gone, as with its cluster, is a change too.
+    pub fn of_change(object: impl Into<String>, source: kube::Error) -> Self {
+        match &source {
+            kube::Error::Api(status) if status.is_not_found() => Self::Conflict(object.into()),
+            _ => Self::of(object, source),
+        }
+    }
 }
 
 /// What the API server said, without the parts that only a program reads.
@@ -235,7 +243,7 @@ impl KeySecret {
     /// Replaces it, if it is still what was read.
     pub async fn replace(self, api: &Api<Secret>) -> Result<(), WriteError> {
         let name = self.0.metadata.name.clone().unwrap_or_default();
-        let made = api.replace(&name, &post(), &self.0).await.map_err(|e| WriteError::of(self.describe(), e))?;
+        let made = api.replace(&name, &post(), &self.0).await.map_err(|e| WriteError::of_change(self.describe(), e))?;
         drop(Self(made));
         Ok(())
     }
@@ -246,5 +254,22 @@ impl KeySecret {
     /// The bytes under a key; empty if there are none.
     pub fn bytes(&self, key: &str) -> &[u8] {
         self.0.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_is_gone_has_changed_and_was_not_refused() {
+        let error = |code, reason| kube::Error::Api(Status::failure("", reason).with_code(code).boxed());
+        let changed = |error| matches!(WriteError::of_change("Secret a", error), WriteError::Conflict(_));
+        assert!(changed(error(404, "NotFound")) && changed(error(409, "Conflict")));
+        assert!(!changed(error(403, "Forbidden")));
+        // Where nothing has been read before, it is the namespace that is not there.
+        assert!(matches!(WriteError::of("Secret a", error(404, "NotFound")), WriteError::Refused { .. }));
     }
 }

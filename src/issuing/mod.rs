@@ -125,17 +125,20 @@ async fn rehearse(
     target: &Target,
 ) -> Result<(), WriteError> {
     let parameters = PostParams { dry_run: true, ..post() };
+    let name = format!("Secret {}", change.name);
     let made = match target {
         Target::Done => return Ok(()),
         Target::Make => {
             let mut secret = new_secret(change, metadata.clone());
             let data = secret.0.data.get_or_insert_default();
             data.extend(change.leaves.iter().flat_map(|leaf| leaf.keys).map(|key| (key.to_owned(), ByteString(vec![]))));
-            secrets.create(&parameters, &secret.0).await
+            secrets.create(&parameters, &secret.0).await.map_err(|e| WriteError::of(name, e))?
         }
-        Target::Change(secret) => secrets.replace(&change.name, &parameters, &secret.0).await,
+        Target::Change(secret) => {
+            secrets.replace(&change.name, &parameters, &secret.0).await.map_err(|e| WriteError::of_change(name, e))?
+        }
     };
-    drop(KeySecret(made.map_err(|e| WriteError::of(format!("Secret {}", change.name), e))?));
+    drop(KeySecret(made));
     Ok(())
 }
 
