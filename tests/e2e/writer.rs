@@ -1,6 +1,5 @@
 //! Clients that write without pause, as etcd's own do: each write is tried again until it succeeds, and has failed when it has
-//! not succeeded 5 s after its first try. One that succeeds later, while the host of a virtual machine gives a quarter of it or more to
-//! others, is told and is no failure of etcd's or ours.
+//! not succeeded 5 s after its first try.
 
 use std::{
     collections::BTreeSet,
@@ -44,9 +43,7 @@ pub struct Figures {
     pub written: u32,
     pub failed: u32,
     /// Of these, how many were acknowledged all the same, by a last try that ended too late.
-    pub late: u32,
-    /// Not of these: acknowledged too late while the host took so much of this machine that nobody could have been in time.
-    stalled: u32,
+    late: u32,
     failed_tries: u32,
     /// Tries that failed because the connection that was kept had ended.
     pub broken: u32,
@@ -85,7 +82,6 @@ impl Writers {
             all.written += figures.written;
             all.failed += figures.failed;
             all.late += figures.late;
-            all.stalled += figures.stalled;
             all.failed_tries += figures.failed_tries;
             all.broken += figures.broken;
             all.slowest = all.slowest.max(figures.slowest);
@@ -121,9 +117,6 @@ impl fmt::Display for Figures {
         if self.late > 0 {
             write!(f, " ({} late)", self.late)?;
         }
-        if self.stalled > 0 {
-            write!(f, ", {} late while the machine's host took a quarter of it", self.stalled)?;
-        }
         if let Some(lost) = self.lost {
             write!(f, ", {lost} lost")?;
         }
@@ -152,7 +145,7 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let (began, processors) = (Instant::now(), Processors::now());
+        let began = Instant::now();
         let key = key(name, number);
         if fresh {
             client = connect(&user);
@@ -172,8 +165,6 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
         // The last try may end after that.
         if written.is_ok() && took <= PATIENCE {
             figures.written += 1;
-        } else if written.is_ok() && processors.were_stolen() {
-            figures.stalled += 1;
         } else {
             figures.failed += 1;
             figures.late += u32::from(written.is_ok());
@@ -184,27 +175,6 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
         tokio::time::sleep(PAUSE).await;
     }
     figures
-}
-
-/// What the processors have done since the machine started, in ticks (proc(5), /proc/stat).
-struct Processors {
-    /// What this machine would have used and its host gave to others.
-    stolen: u64,
-    all: u64,
-}
-
-impl Processors {
-    fn now() -> Self {
-        let stat = fs::read_to_string("/proc/stat").expect("Linux");
-        let ticks: Vec<u64> = stat.lines().next().unwrap_or_default().split_whitespace().flat_map(str::parse).collect();
-        Self { stolen: ticks.get(7).copied().unwrap_or_default(), all: ticks.iter().take(8).sum() }
-    }
-
-    /// Whether a quarter of them was taken since then.
-    fn were_stolen(&self) -> bool {
-        let now = Self::now();
-        now.stolen.saturating_sub(self.stolen) * 4 >= now.all.saturating_sub(self.all).max(1)
-    }
 }
 
 async fn put(channel: &mut Channel, key: &str) -> Result<(), Failure> {

@@ -410,8 +410,7 @@ fn pod_problem(pod: &Pod) -> Option<String> {
         return Some(format!("its pod is being deleted{}", node(pod).map(|node| format!(" on node {node}")).unwrap_or_default()));
     }
     let status = pod.status.as_ref()?;
-    let is_not = |kind| pod_condition(pod, kind).filter(|condition| condition.status == "False");
-    if let Some(scheduled) = is_not("PodScheduled") {
+    if let Some(scheduled) = pod_condition(pod, "PodScheduled").filter(|scheduled| scheduled.status == "False") {
         // The scheduler appends what it says of preemption, which is nothing: ". not found", ". preemption: ...".
         let message =
             scheduled.message.as_deref().unwrap_or("no reason given").trim_end_matches(" not found").trim_end_matches('.');

@@ -145,9 +145,9 @@ fn begin(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, recove
             running.join("; ")
         )));
     }
-    let unread: Vec<_> = others.iter().filter(|(_, other)| other.claim_unread).map(|(name, _)| (*name).clone()).collect();
+    let unread: Vec<_> = others.iter().filter(|(_, other)| other.claim_unread).map(|(name, _)| *name).collect();
     if !unread.is_empty() {
-        return Ok(Some(format!("the claims of {} cannot be read, and their data must be given up first", list(&unread))));
+        return Ok(Some(format!("the claims of {} cannot be read, and their data must be given up first", list(unread))));
     }
     let left = others.iter().filter(|(_, other)| !is_given_up(other)).filter_map(|(name, other)| {
         let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, &cluster.uid))?.metadata;
