@@ -34,26 +34,26 @@ impl<K: Clone + Eq + Hash> Backoff<K> {
         let count = failures.entry(key.clone()).or_default();
         let wait = FIRST.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(LONGEST);
         *count = count.saturating_add(1);
-        wait.saturating_sub(spread(&(key, *count), wait / 4))
+        wait.saturating_sub(jitter(&(key, *count), wait / 4))
     }
 
-    /// Forgets the failures of an object that was a success, or is gone.
+    /// Resets the count of an object whose pass succeeded, or that no longer exists.
     pub fn succeeded(&self, key: &K) {
         self.failures().remove(key);
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<K, u32>> {
-        // A count is whole at any time, so one that a panic left behind can be used.
+        // A count is valid at any time, also after a panic.
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A time in `0..max` that is always the same for `key`: added to what is done every so often, it keeps a thousand objects
-/// that were all read at the operator's start from being done in the same second.
-pub fn spread<K: Hash + ?Sized>(key: &K, max: Duration) -> Duration {
+/// A duration in `0..max` that is always the same for `key`. Added to a repeated delay, it keeps a thousand objects that were all
+/// read when the operator started from having their passes in the same second.
+pub fn jitter<K: Hash + ?Sized>(key: &K, max: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    // The hash's upper half as a fraction of 2^32.
+    // The upper half of the hash as a fraction of 2^32.
     let fraction = u128::from(hasher.finish() >> 32);
     let nanos = (max.as_nanos() * fraction) >> 32;
     // It fits wherever `max` is below 584 years.
@@ -90,16 +90,16 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_spread_evenly() {
+    fn jitter_is_spread_evenly() {
         let max = Duration::from_secs(100);
         let mut tenths = [0; 10];
         for key in 0..1000 {
-            let at = spread(&format!("ns/cluster-{key}"), max);
+            let at = jitter(&format!("ns/cluster-{key}"), max);
             assert!(at < max);
             tenths[usize::try_from(at.as_secs() / 10).unwrap()] += 1;
         }
         assert!(tenths.iter().all(|n| (60..=140).contains(n)), "{tenths:?}");
-        assert_eq!(spread("a", max), spread("a", max));
-        assert_eq!(spread("a", Duration::ZERO), Duration::ZERO);
+        assert_eq!(jitter("a", max), jitter("a", max));
+        assert_eq!(jitter("a", Duration::ZERO), Duration::ZERO);
     }
 }

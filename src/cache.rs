@@ -1,23 +1,25 @@
 //! What the operator keeps of Kubernetes' objects, by watching them.
 //!
-//! Only what carries the operator's label is watched, besides its own resources, and **no private key is kept**: it is
-//! replaced by a digest of its public half before the object is stored, which is enough to tell whether a key fits its
-//! certificate. Who needs a key reads its Secret when it needs it.
+//! Only objects with the operator's label are watched, besides its own resources, and **no private key is kept**: it is replaced by a
+//! digest of its public half before the object is stored, which tells whether a key belongs to its certificate. Where a key is
+//! needed, its Secret is read.
 
-use std::{fmt::Debug, hash::Hash, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use futures::StreamExt;
-use k8s_openapi::{
-    ByteString,
-    api::{
-        apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, Secret, Service},
-        policy::v1::PodDisruptionBudget,
-    },
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, Secret, Service},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
+    core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store},
@@ -27,13 +29,15 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroize;
 
 use crate::{
     api::{EtcdCluster, EtcdUser},
-    cluster::observed::is_private,
+    certificates::secret::{CachedSecret, SecretDerived},
+    kubernetes::{
+        cached::{Cached, Drift},
+        secret::{SecretView, redact},
+    },
     names::label,
-    pki,
 };
 
 /// A resource of a user's, which may be one that this version of the operator cannot read.
@@ -45,23 +49,62 @@ pub struct Scope {
     pub clusters: Store<Guarded<EtcdCluster>>,
     /// The users.
     pub users: Store<Guarded<EtcdUser>>,
-    /// The Secrets that the operator made, without their private keys.
-    pub secrets: Store<Secret>,
-    /// The ConfigMaps that the operator made.
-    pub config_maps: Store<ConfigMap>,
-    /// The Services that the operator made.
-    pub services: Store<Service>,
-    /// The claims that the operator made.
-    pub claims: Store<PersistentVolumeClaim>,
-    /// The StatefulSets that the operator made.
-    pub stateful_sets: Store<StatefulSet>,
+    /// The Secrets that the operator created, without their private keys.
+    pub secrets: Kept<Secret, SecretDerived>,
+    /// The ConfigMaps that the operator created.
+    pub config_maps: Kept<ConfigMap>,
+    /// The Services that the operator created.
+    pub services: Kept<Service>,
+    /// The claims that the operator created.
+    pub claims: Kept<PersistentVolumeClaim>,
+    /// The StatefulSets that the operator created.
+    pub stateful_sets: Kept<StatefulSet>,
     /// The pods of those.
-    pub pods: Store<Pod>,
-    /// The disruption budgets that the operator made.
-    pub budgets: Store<PodDisruptionBudget>,
+    pub pods: Kept<Pod>,
+    /// The disruption budgets that the operator created.
+    pub budgets: Kept<PodDisruptionBudget>,
 }
 
-/// Who is to be looked at because something changed.
+impl Scope {
+    /// A Secret that the operator created.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<CachedSecret> {
+        let (secret, derived) = self.secrets.find(namespace, name)?;
+        Some(Cached::new(Arc::new(SecretView::new(&secret)), derived))
+    }
+}
+
+/// The objects of one kind, and what was derived from the present version of each.
+pub struct Kept<K: Resource<DynamicType = ()> + Clone + 'static, D = Drift> {
+    store: Store<K>,
+    derived: Derived<K, D>,
+}
+
+/// By namespace and name: the version, and what was derived from it.
+type Derived<K, D> = Arc<Mutex<HashMap<(String, String), (Weak<K>, Arc<D>)>>>;
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static, D: Default> Kept<K, D> {
+    fn find(&self, namespace: &str, name: &str) -> Option<(Arc<K>, Arc<D>)> {
+        let object = self.store.get(&ObjectRef::new(name).within(namespace))?;
+        let mut known = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        let (version, derived) = known.entry((namespace.to_owned(), name.to_owned())).or_default();
+        if version.as_ptr() != Arc::as_ptr(&object) {
+            (*version, *derived) = (Arc::downgrade(&object), Arc::default());
+        }
+        Some((object, derived.clone()))
+    }
+
+    /// An object by its name.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Cached<K, D>> {
+        self.find(namespace, name).map(|(object, derived)| Cached::new(object, derived))
+    }
+
+    /// All objects.
+    pub fn state(&self) -> Vec<Arc<K>> {
+        self.store.state()
+    }
+}
+
+/// Requests for passes over objects that may have to change.
 #[derive(Clone)]
 pub struct Triggers {
     /// Clusters.
@@ -71,7 +114,7 @@ pub struct Triggers {
 }
 
 impl Triggers {
-    /// A cluster by name. Nobody listens any more when the operator stops, and then it does not matter.
+    /// A cluster by name. When the operator stops, the request is dropped.
     fn cluster(&self, name: &str, namespace: &str) {
         let _ = self.clusters.send(ObjectRef::new(name).within(namespace));
     }
@@ -79,7 +122,7 @@ impl Triggers {
     pub fn user(&self, name: &str, namespace: &str) {
         let _ = self.users.send(ObjectRef::new(name).within(namespace));
     }
-    /// Whoever an object that the operator made belongs to.
+    /// The cluster or user that an object belongs to.
     fn owner_of<K: Resource>(&self, object: &K) {
         let namespace = object.namespace().unwrap_or_default();
         let Some(labels) = object.meta().labels.as_ref() else { return };
@@ -94,7 +137,6 @@ impl Triggers {
 /// Starts the watches of one namespace, or of all where there is none, and returns when everything has been read once.
 pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers, stop: &CancellationToken) -> Arc<Scope> {
     let watch = Watch { client, namespace, stop };
-    let ours = || watcher::Config::default().labels(label::MANAGED);
     let any = watcher::Config::default;
     let clusters = {
         let triggers = triggers.clone();
@@ -114,7 +156,7 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
             move |user: &Guarded<EtcdUser>| {
                 let namespace = user.namespace().unwrap_or_default();
                 triggers.user(&user.name_any(), &namespace);
-                // The cluster revokes what a user had who is gone.
+                // The cluster revokes the certificates of a deleted user.
                 if let Ok(user) = &user.0 {
                     triggers.cluster(&user.spec.cluster_ref.name, &namespace);
                 }
@@ -124,22 +166,16 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
     let scope = Scope {
         clusters,
         users,
-        secrets: watch.keep(ours(), redact, owner(triggers)),
-        config_maps: watch.keep(ours(), |_| {}, owner(triggers)),
-        services: watch.keep(ours(), |_| {}, owner(triggers)),
-        claims: watch.keep(ours(), |_| {}, owner(triggers)),
-        stateful_sets: watch.keep(ours(), |_| {}, owner(triggers)),
-        pods: watch.keep(ours(), slim, owner(triggers)),
-        budgets: watch.keep(ours(), |_| {}, owner(triggers)),
+        secrets: watch.keep_own(redact, triggers),
+        config_maps: watch.keep_own(|_| {}, triggers),
+        services: watch.keep_own(|_| {}, triggers),
+        claims: watch.keep_own(|_| {}, triggers),
+        stateful_sets: watch.keep_own(|_| {}, triggers),
+        pods: watch.keep_own(slim, triggers),
+        budgets: watch.keep_own(|_| {}, triggers),
     };
     scope.read_once().await;
     Arc::new(scope)
-}
-
-/// Tells whoever an object belongs to.
-fn owner<K: Resource>(triggers: &Triggers) -> impl Fn(&K) + Send + 'static + use<K> {
-    let triggers = triggers.clone();
-    move |object| triggers.owner_of(object)
 }
 
 impl Scope {
@@ -147,13 +183,13 @@ impl Scope {
         // An error would mean that the watch has ended, which happens only when the operator stops.
         let _ = self.clusters.wait_until_ready().await;
         let _ = self.users.wait_until_ready().await;
-        let _ = self.secrets.wait_until_ready().await;
-        let _ = self.config_maps.wait_until_ready().await;
-        let _ = self.services.wait_until_ready().await;
-        let _ = self.claims.wait_until_ready().await;
-        let _ = self.stateful_sets.wait_until_ready().await;
-        let _ = self.pods.wait_until_ready().await;
-        let _ = self.budgets.wait_until_ready().await;
+        let _ = self.secrets.store.wait_until_ready().await;
+        let _ = self.config_maps.store.wait_until_ready().await;
+        let _ = self.services.store.wait_until_ready().await;
+        let _ = self.claims.store.wait_until_ready().await;
+        let _ = self.stateful_sets.store.wait_until_ready().await;
+        let _ = self.pods.store.wait_until_ready().await;
+        let _ = self.budgets.store.wait_until_ready().await;
     }
 }
 
@@ -164,10 +200,26 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Keeps the objects of a kind, after `modify`, and tells `seen` of each that came, changed or went.
+    /// Keeps the objects of a kind that the operator created, after `modify`, and triggers the cluster or user that each belongs to.
+    fn keep_own<K, D>(&self, modify: fn(&mut K), triggers: &Triggers) -> Kept<K, D>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        D: Send + Sync + 'static,
+    {
+        let (derived, triggers): (Derived<K, D>, _) = (Arc::default(), triggers.clone());
+        let known = derived.clone();
+        let store = self.keep(watcher::Config::default().labels(label::MANAGED), modify, move |object: &K| {
+            let key = (object.namespace().unwrap_or_default(), object.name_any());
+            known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            triggers.owner_of(object);
+        });
+        Kept { store, derived }
+    }
+
+    /// Keeps the objects of a kind, after `modify`, and calls `seen` with each that was created, changed or deleted.
     fn keep<K>(&self, config: watcher::Config, modify: fn(&mut K), seen: impl Fn(&K) + Send + 'static) -> Store<K>
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
             + DeserializeOwned
             + Debug
@@ -201,7 +253,7 @@ impl Watch<'_> {
                     Some(Err(error)) if is_not_served(&error) => {
                         tracing::warn!(kind = %K::kind(&()), "the API server does not know this kind: are the CRDs installed?");
                     }
-                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted; it goes on"),
+                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted, will be resumed"),
                     None => break,
                 }
             }
@@ -217,19 +269,8 @@ fn is_not_served(error: &watcher::Error) -> bool {
     }
 }
 
-/// Takes the private keys out of a Secret.
-fn redact(secret: &mut Secret) {
-    for (key, ByteString(value)) in secret.data.iter_mut().flatten() {
-        if is_private(key) {
-            let digest = pki::digest_of_private_pem(value).map(|digest| digest.to_hex().into_bytes());
-            value.zeroize();
-            *value = digest.unwrap_or_default();
-        }
-    }
-}
-
-/// Takes out of a pod what is not needed: there are as many as members. With what it starts etcd tells whether it is as wanted, and
-/// whether others start with the same.
+/// Removes from a pod what no decision needs, because there are as many pods as members. What its containers start with tells
+/// whether it is up to date.
 pub fn slim(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
         let start = |container: Container| Container {
@@ -252,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_pods_that_is_kept_which_is_decided_by() {
+    fn a_pod_keeps_what_decisions_need() {
         let spec = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], workingDir: / }], volumes: [{ name: v }] }";
         let kept = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }] }] }";
         let read = |spec: &str| -> Option<PodSpec> { serde_saphyr::from_str(spec).ok() };
@@ -260,20 +301,5 @@ mod tests {
         slim(&mut pod);
         assert!(pod.spec.is_some());
         assert_eq!(pod.spec, read(kept));
-    }
-
-    #[test]
-    fn no_private_key_is_kept() -> Result<(), pki::PkiError> {
-        let key = pki::PrivateKey::generate()?;
-        let digest = key.public_digest().to_hex();
-        let data = [("tls.key", key.pem().to_vec()), ("other.key", b"nonsense".to_vec()), ("tls.crt", b"public".to_vec())];
-        let data = data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
-        let mut secret = Secret { data: Some(data), ..Secret::default() };
-        redact(&mut secret);
-        let data = secret.data.unwrap_or_default();
-        assert_eq!(data["tls.key"].0, digest.into_bytes());
-        assert!(data["other.key"].0.is_empty());
-        assert_eq!(data["tls.crt"].0, b"public");
-        Ok(())
     }
 }

@@ -21,12 +21,12 @@ use crate::metrics::Metrics;
 /// The port when no address is given.
 pub const DEFAULT_PORT: u16 = 8080;
 
-/// What must be there before the operator is ready. It is ready when every gate is open.
+/// Whether the operator is ready: it is when every gate is open.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
 
 impl Readiness {
-    /// A gate, closed, by a name that tells a reader of `/readyz` what is awaited: `caches`.
+    /// A closed gate. Its name tells a reader of `/readyz` what is pending: `caches`.
     pub fn gate(&self, name: &'static str) -> Gate {
         let gate = Gate { readiness: self.clone(), name };
         gate.close();
@@ -39,7 +39,7 @@ impl Readiness {
     }
 
     fn closed(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
-        // A set of names is whole at any time, so one that a panic left behind can be used.
+        // A set of names is valid at any time, also after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -52,12 +52,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// It is there.
+    /// Opens it.
     pub fn open(&self) {
         self.readiness.closed().remove(self.name);
     }
 
-    /// It is awaited.
+    /// Closes it.
     pub fn close(&self) {
         self.readiness.closed().insert(self.name);
     }
@@ -69,7 +69,7 @@ pub async fn bind(address: Option<SocketAddr>) -> io::Result<TcpListener> {
         return TcpListener::bind(address).await;
     }
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT)).await {
-        // Only a kernel without IPv6 is a reason for another address.
+        // IPv4 alone is used only on a kernel without IPv6.
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => TcpListener::bind((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)).await,
         bound => bound,
     }
@@ -94,8 +94,8 @@ fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
 
 fn ready(readiness: &Readiness) -> (StatusCode, String) {
     match readiness.awaited() {
-        awaited if awaited.is_empty() => (StatusCode::OK, "ok\n".into()),
-        awaited => (StatusCode::SERVICE_UNAVAILABLE, format!("awaited: {}\n", awaited.join(", "))),
+        pending if pending.is_empty() => (StatusCode::OK, "ok\n".into()),
+        pending => (StatusCode::SERVICE_UNAVAILABLE, format!("pending: {}\n", pending.join(", "))),
     }
 }
 
@@ -130,9 +130,9 @@ mod tests {
 
         assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let answer = fetch(address, "/readyz").await;
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("awaited: caches, crds\n"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("pending: caches, crds\n"), "{answer}");
         crds.open();
-        assert!(fetch(address, "/readyz").await.ends_with("awaited: caches\n"));
+        assert!(fetch(address, "/readyz").await.ends_with("pending: caches\n"));
         caches.open();
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         caches.close();

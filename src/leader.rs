@@ -1,8 +1,8 @@
-//! Which of several operators acts: the one that holds a `coordination.k8s.io/v1` Lease.
+//! Leader election: of several operators the one that holds a `coordination.k8s.io/v1` Lease acts.
 //!
-//! Every write carries the resourceVersion that was read, so of two candidates one gets a conflict and has lost. Clocks of
-//! different machines are never compared: whether a holder has expired is judged by how long *we* have seen its lease
-//! unchanged. A leader counts its own term from before it sent the last renewal that was confirmed, and gives up at
+//! Every write carries the resourceVersion that was read, so of two candidates one gets a conflict and loses. Clocks of
+//! different machines are never compared: a holder has expired when *this process* has seen its lease
+//! unchanged for long enough. A leader counts its own term from before it sent the last renewal that was confirmed, and gives up at
 //! [`DEADLINE`], while candidates wait for [`LEASE`] from after they saw that renewal at the earliest.
 //!
 //! The margin between the two covers what a leader still has under way. A process that was stopped for longer than that may
@@ -45,14 +45,14 @@ const TRY: Duration = Duration::from_millis(1600);
 /// How often a candidate reads the lease.
 const POLL: Duration = Duration::from_secs(2);
 
-/// What a candidate does about the lease that it sees.
+/// What a candidate finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
-    /// There is none.
+    /// There is no lease.
     Create,
-    /// Nobody holds it, or its holder has not been heard of for the lease's duration.
+    /// It has no holder, or its holder has not renewed it for its duration.
     Take,
-    /// Somebody holds it. That includes a holder with our own name: another process may have been given the same one, and if
+    /// It is held. That includes a holder with our own name: another process may have been given the same one, and if
     /// it was ourselves, in a write whose answer was lost, waiting does no harm.
     Wait,
 }
@@ -63,7 +63,7 @@ fn decide(lease: Option<&Lease>, seen_since: Instant, now: Instant) -> Decision 
     if holder(lease).is_none() {
         return Decision::Take;
     }
-    // What the holder promised, which may be another version of this program.
+    // The duration that the holder declared, which may be another version of the operator.
     let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
     let duration = duration.and_then(|s| u64::try_from(s).ok()).map_or(LEASE, Duration::from_secs);
     if now.saturating_duration_since(seen_since) >= duration { Decision::Take } else { Decision::Wait }
@@ -78,7 +78,7 @@ fn held(mut lease: Lease, me: &str, now: Timestamp) -> Lease {
     let renewed = holder(&lease) == Some(me);
     let spec = lease.spec.get_or_insert_default();
     if !renewed {
-        // Counted as Kubernetes' own components do: the first acquisition is none.
+        // Counted as Kubernetes' own components do: the first acquisition does not count.
         spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |n| n.saturating_add(1)));
         spec.acquire_time = Some(MicroTime(now));
     }
@@ -88,7 +88,7 @@ fn held(mut lease: Lease, me: &str, now: Timestamp) -> Lease {
     lease
 }
 
-/// `lease` as its holder writes it to give it up, so that a candidate takes it at its next look.
+/// `lease` as its holder writes it to release it, so that a candidate takes it when it reads it next.
 fn released(mut lease: Lease) -> Lease {
     let spec = lease.spec.get_or_insert_default();
     *spec = LeaseSpec { lease_transitions: spec.lease_transitions, ..LeaseSpec::default() };
@@ -116,7 +116,7 @@ impl Elector {
         let (mut seen, mut failure, mut leader) = (None, None, None);
         loop {
             let began = Instant::now();
-            // Not ended by `stop`: a lease that was just taken must be given up again, not left to expire.
+            // Not ended by `stop`: a lease that was just taken must be released, not left to expire.
             match within(began + TRY, self.attempt(&mut seen)).await {
                 Ok(Attempt::Leads(lease)) => {
                     standby.open();
@@ -133,7 +133,7 @@ impl Elector {
                 }
                 Err(error) => {
                     let text = error.to_string();
-                    // Told once, not every two seconds.
+                    // Logged once, not every two seconds.
                     if failure.as_ref() != Some(&text) {
                         tracing::warn!(lease = self.name, error = text, "the lease could not be read or taken");
                         failure = Some(text);
@@ -165,7 +165,7 @@ impl Elector {
         };
         match written {
             Ok(lease) => Ok(Attempt::Leads(Box::new(lease))),
-            // Another candidate was faster; the next look tells which.
+            // Another candidate was faster; the next read tells which one.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(Attempt::Follows(None)),
             Err(error) => Err(error),
         }
@@ -178,7 +178,7 @@ impl Elector {
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Renewal::Lost(None)),
             written => return written.map(|lease| Renewal::Renewed(Box::new(lease))),
         }
-        // Either another process has it, or somebody annotated it, or our last write arrived though its answer did not.
+        // Another process has it, someone annotated it, or our last write succeeded although its answer was lost.
         match self.leases.get_opt(&self.name).await? {
             Some(lease) if holder(&lease) == Some(&self.me) => {
                 self.replace(&held(lease, &self.me, Timestamp::now())).await.map(|lease| Renewal::Renewed(Box::new(lease)))
@@ -207,7 +207,7 @@ impl Elector {
             match within(deadline.min(sent + TRY), self.renew(&lease)).await {
                 Ok(Renewal::Renewed(renewed)) => (lease, proven, next) = (*renewed, sent, sent + RENEW),
                 Ok(Renewal::Lost(holder)) => {
-                    tracing::error!(lease = self.name, holder, "the lease was taken away");
+                    tracing::error!(lease = self.name, holder, "another process holds the lease");
                     return None;
                 }
                 Err(error) => {
@@ -253,7 +253,7 @@ fn params() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() }
 }
 
-/// Being the one that acts. Renewed in the background, and released when it is dropped.
+/// Leadership. It is renewed in the background, and released when it is dropped.
 pub struct Leadership {
     lost: CancellationToken,
     release: DropGuard,
@@ -263,7 +263,7 @@ pub struct Leadership {
 impl Leadership {
     fn begin(elector: Elector, lease: Lease, proven: Instant) -> Self {
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        // A guard, so that it is told however the task ends.
+        // A guard, so that the loss is signalled however the task ends.
         let (guard, asked) = (lost.clone().drop_guard(), release.clone());
         let task = tokio::spawn(async move {
             let _guard = guard;
@@ -279,11 +279,11 @@ impl Leadership {
         self.lost.cancelled().await;
     }
 
-    /// Gives the lease up, so that another candidate takes it within two seconds; to be called when nothing acts any more. It
+    /// Releases the lease, so that another candidate takes it within two seconds; to be called when no pass is running any more. It
     /// takes less than four seconds, also when the API server does not answer.
     pub async fn release(self) {
         drop(self.release);
-        // The task can't have been aborted, and a panic in it has been reported.
+        // The task cannot have been aborted, and a panic in it has been reported.
         let _ = self.task.await;
     }
 }

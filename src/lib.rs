@@ -6,7 +6,7 @@
 //!             watches, members' answers                                 server-side apply, status, events
 //!                        |                                                            ^
 //! trigger --> observe ------> validate ------> plan ---------> act ---------------> report --> next trigger
-//!             Observed        ValidatedCluster Plan with       Acted: what was      status     or next_check
+//!             Observed        ValidatedCluster Plan with       Outcome: what was      status     or next_check
 //!             not pure        pure             one Step, pure  done; not pure       pure
 //! ```
 //!
@@ -21,16 +21,21 @@
 pub mod api;
 pub mod backoff;
 pub mod cache;
+pub mod certificates;
 pub mod cluster;
+pub mod context;
+pub mod controllers;
+pub mod digest;
 pub mod etcd;
 pub mod http;
+pub mod identity;
+pub mod ids;
 pub mod issuing;
-pub mod k8s;
+pub mod kubernetes;
 pub mod leader;
 pub mod metrics;
 pub mod names;
-pub mod operator;
 pub mod pki;
-pub mod quantity;
+pub mod reporting;
 pub mod telemetry;
 pub mod user;

@@ -1,10 +1,7 @@
 //! The operator's program: its arguments, its signals, and the order in which it starts and stops.
 
 use std::{
-    collections::hash_map::RandomState,
-    fs,
-    hash::BuildHasher,
-    io,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,11 +11,11 @@ use std::{
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use etcd_warden::{
-    api, etcd,
+    api, controllers, etcd,
     http::{self, Readiness},
+    kubernetes::error::chain,
     leader::{Elector, Leadership},
     metrics::Metrics,
-    operator,
     telemetry::{self, LogFormat},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +39,7 @@ enum Command {
     Run(Box<RunArgs>),
     /// Print the definitions of the custom resources as YAML
     Crd {
-        /// Write them to a file each in this directory instead
+        /// Write one file for each of them to this directory instead
         #[arg(long)]
         dir: Option<PathBuf>,
     },
@@ -73,10 +70,10 @@ struct RunArgs {
     /// Where /healthz, /readyz and /metrics are served [default: [::]:8080, without IPv6 0.0.0.0:8080]
     #[arg(long, env = "ETCD_WARDEN_HTTP_ADDRESS")]
     http_address: Option<SocketAddr>,
-    /// The form of log lines
+    /// The format of log lines
     #[arg(long, env = "ETCD_WARDEN_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
-    /// What is logged, as comma-separated levels and target=level
+    /// What is logged: comma-separated levels and target=level
     #[arg(long, env = "ETCD_WARDEN_LOG_FILTER", default_value = telemetry::DEFAULT_FILTER)]
     log_filter: String,
 }
@@ -84,27 +81,27 @@ struct RunArgs {
 /// Why the program failed.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("the log filter can't be read")]
+    #[error("the log filter is invalid")]
     LogFilter(#[from] tracing_subscriber::filter::ParseError),
-    #[error("no TLS: another provider of cryptography was installed")]
+    #[error("another provider of cryptography is installed already")]
     Crypto,
     #[error("neither a service account nor a kubeconfig can be used")]
     Config(#[source] kube::Error),
-    #[error("HTTP can't be served")]
+    #[error("cannot serve HTTP")]
     Http(#[source] io::Error),
-    #[error("signals can't be received")]
+    #[error("cannot receive signals")]
     Signals(#[source] io::Error),
     #[error("leadership was lost; another operator may be acting")]
     LeadershipLost,
-    #[error("work did not stop within {} s", STOP.as_secs())]
+    #[error("passes did not end within {} s", STOP.as_secs())]
     Stuck,
-    #[error("{} can't be written", .0.display())]
+    #[error("cannot write {}", .0.display())]
     Write(PathBuf, #[source] io::Error),
-    #[error("the definitions can't be printed")]
+    #[error("cannot print the definitions")]
     Print(#[from] serde_saphyr::ser::Error),
-    #[error("the definitions can't be made")]
+    #[error("cannot generate the definitions")]
     Crds(#[source] serde_json::Error),
-    #[error("no runtime")]
+    #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
 }
 
@@ -120,8 +117,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
+            let text = chain(&error);
             if tracing::dispatcher::has_been_set() {
                 tracing::error!("{text}");
             } else {
@@ -135,10 +131,10 @@ fn main() -> ExitCode {
 fn start(args: RunArgs) -> Result<(), Error> {
     telemetry::init(args.log_format, &args.log_filter)?;
     rustls::crypto::ring::default_provider().install_default().map_err(|_| Error::Crypto)?;
-    // Two workers: the work is waiting for others, and each worker costs memory.
+    // Two threads: most of the time is spent waiting for others, and each thread costs memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     let result = runtime.block_on(run(args));
-    // Whoever lost the lease must not wait for anything.
+    // A process that lost the lease must not wait for anything.
     runtime.shutdown_background();
     result
 }
@@ -152,7 +148,7 @@ async fn run(args: RunArgs) -> Result<(), Error> {
 
     let standby = args.leader_elect.then(|| readiness.gate("lease"));
     let listener = http::bind(args.http_address).await.map_err(Error::Http)?;
-    // Probes are answered until the process ends, not until it is told to.
+    // Probes are answered until the process ends, and not only until it is asked to stop.
     let http = tokio::spawn(http::serve(listener, readiness.clone(), metrics.clone(), CancellationToken::new()));
 
     let leadership = match &standby {
@@ -168,7 +164,7 @@ async fn run(args: RunArgs) -> Result<(), Error> {
     };
     metrics.leading(true);
     let namespaces = args.watch_namespaces.iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
-    let operator = operator::run(operator::Options {
+    let operator = controllers::run(controllers::Options {
         client,
         dialer: Arc::new(etcd::Client::default()),
         namespaces,
@@ -198,14 +194,14 @@ fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
-/// How long the API server may take to begin its answer; as long as it takes itself for a request before it gives up. Without
-/// a limit, a connection whose other end is gone without a word would hold up an object's passes for ever.
+/// How long the API server may take to begin its answer; it is the API server's own limit for a request. Without a limit, a connection
+/// whose other end vanished would block the passes of an object forever.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// A client of the API server whose requests are counted.
 async fn client(metrics: &Arc<Metrics>) -> Result<kube::Client, Error> {
     let mut config = kube::Config::infer().await.map_err(|error| Error::Config(kube::Error::InferConfig(error)))?;
-    // A pass comes again by itself, on what there then is. An eviction that a budget refuses would hold it up for many seconds.
+    // A pass is repeated by itself, on fresh observations. Retries of an eviction that a budget refuses would block it for many seconds.
     config.default_retry = false;
     let metrics = metrics.clone();
     let count = MapRequestLayer::new(move |request: ::http::Request<kube::client::Body>| {
@@ -241,11 +237,11 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// The host's name, which is the pod's, and digits that differ when its container is started again.
+/// The host's name, which is the pod's, and random digits that differ when its container is restarted.
 fn identity() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    // Each RandomState has keys of its own, so the hash of nothing is a random number.
-    format!("{}_{:08x}", host.trim(), RandomState::new().hash_one(()) >> 32)
+    let random = ring::rand::generate(&ring::rand::SystemRandom::new()).map_or(0, |random| u32::from_be_bytes(random.expose()));
+    format!("{}_{random:08x}", host.trim())
 }
 
 fn cluster_domain() -> String {

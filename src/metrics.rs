@@ -1,10 +1,9 @@
-//! What the operator counts, for Prometheus. Every name begins with `etcd_warden_`.
+//! The operator's metrics for Prometheus. Every name begins with `etcd_warden_`.
 //!
-//! Labels are bounded: words of the operator's own, kinds, and the names of clusters that are there. Never a text of an error.
+//! Labels are bounded: fixed words, kinds, and the names of existing clusters. Never the text of an error.
 
 use std::time::Duration;
 
-use crate::pki::Phase;
 use http::Method;
 use jiff::Timestamp;
 use prometheus_client::{
@@ -18,6 +17,8 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+use crate::pki::{Domain, PerDomain, Phase};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReconcileLabels {
@@ -77,36 +78,32 @@ struct PhaseLabels {
 
 /// The roles of authorities.
 const ROLES: [&str; 2] = ["active", "next"];
-/// The domains of trust, which certificates' expiry is told by.
-const DOMAINS: [&str; 2] = ["client", "peer"];
 
-/// What there is to tell of one cluster after a pass.
+/// The state of one cluster after a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClusterState {
-    /// Members that serve.
-    pub ready: u32,
-    /// Members that are wanted.
-    pub wanted: u32,
-    /// Whether a quorum of voters serves.
+    /// Members that are healthy.
+    pub ready: i32,
+    /// Members that are desired.
+    pub desired: i32,
+    /// Whether a quorum of voters is healthy.
     pub available: bool,
-    /// Whether every member serves the certificates that it should.
+    /// Whether every member presents its desired certificates.
     pub certificates_ready: bool,
     /// When the operator's own certificate expires, if it has one.
     pub operator_expiry: Option<Timestamp>,
-    /// The client domain.
-    pub client: DomainState,
-    /// The peer domain.
-    pub peer: DomainState,
+    /// The domains of trust.
+    pub domains: PerDomain<DomainState>,
 }
 
-/// What there is to tell of one domain of trust.
+/// The state of one domain of trust.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DomainState {
-    /// When the first certificate expires that a member serves, if one does.
+    /// When the first of the members' certificates expires, if there are any.
     pub expiry: Option<Timestamp>,
-    /// When the active and the next authority expire.
-    pub authorities: [Option<Timestamp>; 2],
-    /// How far a rotation that was asked for, or to another issuer's authority, has come, if there is one.
+    /// When the active and the next authority expire, if there are any.
+    pub authorities: Option<[Timestamp; 2]>,
+    /// The phase of a rotation in phases, if there is one.
     pub phase: Option<Phase>,
 }
 
@@ -118,7 +115,7 @@ pub struct Metrics {
     reconcile_seconds: Family<KindLabels, Histogram>,
     leader: Gauge,
     ready: Family<ClusterLabels, Gauge>,
-    wanted: Family<ClusterLabels, Gauge>,
+    desired: Family<ClusterLabels, Gauge>,
     available: Family<ClusterLabels, Gauge>,
     certificates_ready: Family<ClusterLabels, Gauge>,
     expiry: Family<DomainLabels, Gauge>,
@@ -150,7 +147,7 @@ impl Metrics {
             reconcile_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 13))),
             leader: Gauge::default(),
             ready: Family::default(),
-            wanted: Family::default(),
+            desired: Family::default(),
             available: Family::default(),
             certificates_ready: Family::default(),
             expiry: Family::default(),
@@ -168,7 +165,7 @@ impl Metrics {
 
     fn register(&mut self) {
         let r = &mut self.registry;
-        r.register("build", "The program that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register("build", "The version of the operator", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register("reconciles", "Passes over an object, by kind and outcome: ok or error", self.reconciles.clone());
         r.register_with_unit(
             "reconcile_duration",
@@ -176,19 +173,19 @@ impl Metrics {
             Unit::Seconds,
             self.reconcile_seconds.clone(),
         );
-        r.register("leader", "1 while this process is the one that acts", self.leader.clone());
-        r.register("cluster_members_ready", "Members that serve", self.ready.clone());
-        r.register("cluster_members_wanted", "Members that are wanted", self.wanted.clone());
-        r.register("cluster_available", "1 while a quorum of voters serves", self.available.clone());
+        r.register("leader", "1 while this process is the leader", self.leader.clone());
+        r.register("cluster_members_ready", "Members that are healthy", self.ready.clone());
+        r.register("cluster_members_desired", "Members that are desired", self.desired.clone());
+        r.register("cluster_available", "1 while a quorum of voters is healthy", self.available.clone());
         r.register_with_unit(
             "certificate_expiry_timestamp",
-            "When the first certificate that a member serves expires, in seconds since 1970, by domain of trust",
+            "When the first of the members' certificates expires, in seconds since 1970, by domain of trust",
             Unit::Seconds,
             self.expiry.clone(),
         );
         r.register_with_unit(
             "operator_certificate_expiry_timestamp",
-            "When the certificate expires by which the operator is a client of the cluster, in seconds since 1970",
+            "When the operator's own client certificate for the cluster expires, in seconds since 1970",
             Unit::Seconds,
             self.operator_expiry.clone(),
         );
@@ -200,65 +197,67 @@ impl Metrics {
         );
         r.register(
             "certificates_ready",
-            "1 while every member serves the certificates that it should",
+            "1 while every member presents its desired certificates",
             self.certificates_ready.clone(),
         );
         r.register_with_unit(
             "authority_expiry_timestamp",
-            "When an authority expires, in seconds since 1970, by domain of trust and role: active or next",
+            "When a CA expires, in seconds since 1970, by domain of trust and role: active or next",
             Unit::Seconds,
             self.authorities.clone(),
         );
         r.register(
             "rotation_phase",
-            "1 for the phase in which a rotation of an authority is that was asked for, or to another issuer's; no series while there is none",
+            "1 for the present phase of a rotation of a CA that was requested, or to the CA of another issuer; no series while there is none",
             self.rotation.clone(),
         );
         r.register("kubernetes_requests", "Requests to the Kubernetes API, by method; a watch is one GET", self.requests.clone());
-        r.register("steps", "Steps taken that can't be taken back or touch quorum", self.steps.clone());
-        r.register("leaves_issued", "Certificates issued, by what they are for", self.leaves.clone());
+        r.register("steps", "Changes made that cannot be undone or that touch the quorum, by step", self.steps.clone());
+        r.register("leaves_issued", "Certificates issued, by use: server, peer, member, operator or user", self.leaves.clone());
     }
 
-    /// Everything in the format of `OpenMetrics`.
+    /// All metrics in the `OpenMetrics` text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        // Writing to a string fails only if a value can't be encoded, and all of ours are numbers.
+        // Writing to a string fails only if a value cannot be encoded, and all values are numbers.
         if let Err(error) = text::encode(&mut text, &self.registry) {
             tracing::error!(%error, "metrics could not be encoded");
         }
         text
     }
 
-    /// Notes a pass over an object of `kind`; `outcome` is `ok` or `error`.
+    /// Counts a pass over an object of `kind`; `outcome` is `ok` or `error`.
     pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
         self.reconciles.get_or_create(&ReconcileLabels { kind, outcome }).inc();
         self.reconcile_seconds.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
     }
 
-    /// Notes whether this process is the one that acts.
+    /// Records whether this process is the leader.
     pub fn leading(&self, leads: bool) {
         self.leader.set(leads.into());
     }
 
-    /// Notes the state of a cluster.
+    /// Records the state of a cluster.
     pub fn cluster(&self, namespace: &str, name: &str, state: ClusterState) {
         let labels = ClusterLabels { namespace: namespace.into(), name: name.into() };
         self.ready.get_or_create(&labels).set(state.ready.into());
-        self.wanted.get_or_create(&labels).set(state.wanted.into());
+        self.desired.get_or_create(&labels).set(state.desired.into());
         self.available.get_or_create(&labels).set(state.available.into());
         self.certificates_ready.get_or_create(&labels).set(state.certificates_ready.into());
         set(&self.operator_expiry, &labels, state.operator_expiry.map(Timestamp::as_second));
-        for (domain, state) in DOMAINS.into_iter().zip([state.client, state.peer]) {
-            self.domain(namespace, name, domain, state);
+        for (domain, state) in state.domains.iter() {
+            self.domain(namespace, name, domain, *state);
         }
     }
 
-    /// What is not there has no series, rather than a wrong time: alerts compare it with now.
-    fn domain(&self, namespace: &str, name: &str, domain: &'static str, state: DomainState) {
+    /// What does not exist has no series, rather than a wrong time: alerts compare it with now.
+    fn domain(&self, namespace: &str, name: &str, domain: Domain, state: DomainState) {
+        let domain = domain.as_str();
         let at = || (namespace.to_owned(), name.to_owned());
         let (namespace, name) = at();
         set(&self.expiry, &DomainLabels { namespace, name, domain }, state.expiry.map(Timestamp::as_second));
-        for (role, expiry) in ROLES.into_iter().zip(state.authorities) {
+        for (index, role) in ROLES.into_iter().enumerate() {
+            let expiry = state.authorities.map(|expiries| expiries[index]);
             let (namespace, name) = at();
             set(&self.authorities, &AuthorityLabels { namespace, name, domain, role }, expiry.map(Timestamp::as_second));
         }
@@ -269,18 +268,18 @@ impl Metrics {
         }
     }
 
-    /// Forgets a cluster that is gone.
+    /// Removes a cluster that no longer exists.
     pub fn forget_cluster(&self, namespace: &str, name: &str) {
         let labels = ClusterLabels { namespace: namespace.into(), name: name.into() };
-        for family in [&self.ready, &self.wanted, &self.available, &self.certificates_ready, &self.operator_expiry] {
+        for family in [&self.ready, &self.desired, &self.available, &self.certificates_ready, &self.operator_expiry] {
             family.remove(&labels);
         }
-        for domain in DOMAINS {
+        for domain in Domain::ALL {
             self.domain(namespace, name, domain, DomainState::default());
         }
     }
 
-    /// Notes when the certificate of a user expires, if it has one. One that is gone has none.
+    /// Records when the certificate of a user expires, if it has one. A user that no longer exists has none.
     pub fn user(&self, namespace: &str, user: &str, expiry: Option<Timestamp>) {
         let labels = UserLabels { namespace: namespace.into(), user: user.into() };
         set(&self.user_expiry, &labels, expiry.map(Timestamp::as_second));
@@ -304,13 +303,13 @@ impl Metrics {
         self.steps.get_or_create(&StepLabels { step }).inc();
     }
 
-    /// Counts a certificate, by what it is for: `server`, `peer`, `member`, `operator` or `user`.
+    /// Counts a certificate, by its use: `server`, `peer`, `member`, `operator` or `user`.
     pub fn leaf_issued(&self, kind: &'static str) {
         self.leaves.get_or_create(&KindLabels { kind }).inc();
     }
 }
 
-/// Sets a series, or ends it.
+/// Sets a series, or removes it.
 fn set<L: Clone + Eq + std::hash::Hash>(family: &Family<L, Gauge>, labels: &L, value: Option<i64>) {
     match value {
         Some(value) => {
@@ -336,7 +335,7 @@ mod tests {
         metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));
         metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));
         metrics.requested(&Method::PATCH);
-        metrics.step("LockBootstrap");
+        metrics.step("RecordMembers");
         metrics.leaf_issued("server");
         metrics.leading(true);
         let series = series(&metrics);
@@ -344,7 +343,7 @@ mod tests {
             r#"etcd_warden_reconciles_total{kind="EtcdCluster",outcome="ok"} 2"#,
             r#"etcd_warden_reconcile_duration_seconds_count{kind="EtcdCluster"} 2"#,
             r#"etcd_warden_kubernetes_requests_total{method="PATCH"} 1"#,
-            r#"etcd_warden_steps_total{step="LockBootstrap"} 1"#,
+            r#"etcd_warden_steps_total{step="RecordMembers"} 1"#,
             r#"etcd_warden_leaves_issued_total{kind="server"} 1"#,
             "etcd_warden_leader 1",
         ] {
@@ -354,25 +353,24 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_that_is_gone_leaves_nothing() {
+    fn a_deleted_cluster_has_no_series() {
         let metrics = Metrics::new();
         let empty = series(&metrics);
         let expiry = Some(Timestamp::from_second(1_800_000_000).unwrap());
-        let domain = DomainState { expiry, authorities: [expiry; 2], phase: Some(Phase::Dropping) };
+        let domain = DomainState { expiry, authorities: expiry.map(|expiry| [expiry; 2]), phase: Some(Phase::Dropping) };
         let state = ClusterState {
             ready: 2,
-            wanted: 3,
+            desired: 3,
             available: true,
             certificates_ready: true,
             operator_expiry: expiry,
-            client: domain,
-            peer: domain,
+            domains: PerDomain { client: domain, peer: domain },
         };
         metrics.cluster("ns", "demo", state);
         let now = series(&metrics);
         for line in [
             r#"etcd_warden_cluster_members_ready{namespace="ns",name="demo"} 2"#,
-            r#"etcd_warden_cluster_members_wanted{namespace="ns",name="demo"} 3"#,
+            r#"etcd_warden_cluster_members_desired{namespace="ns",name="demo"} 3"#,
             r#"etcd_warden_cluster_available{namespace="ns",name="demo"} 1"#,
             r#"etcd_warden_certificates_ready{namespace="ns",name="demo"} 1"#,
             r#"etcd_warden_certificate_expiry_timestamp_seconds{namespace="ns",name="demo",domain="peer"} 1800000000"#,
@@ -382,14 +380,14 @@ mod tests {
         ] {
             assert!(now.iter().any(|s| s == line), "{line} is not in {now:#?}");
         }
-        metrics.cluster("ns", "demo", ClusterState { client: DomainState::default(), ..state });
+        metrics.cluster("ns", "demo", ClusterState { domains: PerDomain { client: DomainState::default(), peer: domain }, ..state });
         assert!(!metrics.encode().contains(r#"domain="client""#));
         metrics.forget_cluster("ns", "demo");
         assert_eq!(series(&metrics), empty);
     }
 
     #[test]
-    fn a_user_that_is_gone_leaves_nothing() {
+    fn a_deleted_user_has_no_series() {
         let metrics = Metrics::new();
         let empty = series(&metrics);
         metrics.user("ns", "app", Some(Timestamp::from_second(1_800_000_000).unwrap()));

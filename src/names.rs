@@ -1,8 +1,14 @@
 //! Every object name, DNS name, label, annotation and Secret key, in one place.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Debug},
+    hash::Hash,
+    sync::Arc,
+};
 
-use crate::pki::Domain;
+use kube::ResourceExt;
+
+use crate::{api::EtcdUser, pki::Domain};
 
 /// The field manager of everything the operator applies.
 pub const FIELD_MANAGER: &str = "etcd-warden";
@@ -38,7 +44,7 @@ pub mod label {
 pub mod annotation {
     /// On Secrets with leaves: when the operator has written them last.
     pub const WRITTEN_AT: &str = "etcd-warden.dev/written-at";
-    /// On every object that the operator applies: a digest of what it applied, so that a field that is no longer wanted is
+    /// On every object that the operator applies: a digest of what it applied, so that a field that is no longer desired is
     /// noticed though the rest is as it should be.
     pub const APPLIED: &str = "etcd-warden.dev/applied";
     /// On claims and authorities' Secrets, which may outlive their cluster: the uid of the `EtcdCluster` they belong to.
@@ -55,7 +61,7 @@ pub mod annotation {
     pub const RESTARTED_AT: &str = "etcd-warden.dev/restarted-at";
     /// On an `EtcdCluster`, by its user: the name of a member that is to be replaced.
     pub const REPLACE: &str = "etcd-warden.dev/replace";
-    /// On an `EtcdCluster`, by its user: the name of the member from whose data alone the cluster is to be made anew, with
+    /// On an `EtcdCluster`, by its user: the name of the member from whose data alone the cluster is to be recovered, with
     /// [`FORCE`] behind it if what others may have beside is to be lost knowingly.
     pub const RECOVER_FROM: &str = "etcd-warden.dev/recover-from";
     /// On an `EtcdCluster`, by its user: the domains, separated by commas, whose authorities are to be replaced by new ones.
@@ -64,8 +70,8 @@ pub mod annotation {
     pub const REVOKE: &str = "etcd-warden.dev/revoke";
     /// What ends the value of [`RECOVER_FROM`] where it is to be done in any case.
     pub const FORCE: &str = ",force";
-    /// On a claim: the name of the member for whose data this data was given up. Its member is never started with it again.
-    pub const GIVEN_UP_FOR: &str = "etcd-warden.dev/given-up-for";
+    /// On a claim: its data was discarded in favor of that of this member. Its member is never started with it again.
+    pub const DISCARDED_FOR: &str = "etcd-warden.dev/given-up-for";
     /// On a pod: which version of its Secret it was told about, and when. Writing it makes the kubelet refresh the files at
     /// once.
     pub const TLS_TOUCHED: &str = "etcd-warden.dev/tls-touched";
@@ -119,15 +125,15 @@ pub mod authority_key {
     pub const NEXT_CRT: &str = "next.crt";
     /// Its private key.
     pub const NEXT_KEY: &str = "next.key";
-    /// The revoked serials, DER, signed by the active authority, or by nobody in particular where it cannot.
+    /// The revoked serials, DER, signed by the active authority, or by a throw-away key where it cannot sign.
     pub const CRL: &str = "ca.crl";
     /// The certificates of authorities that sign no more and are still trusted.
     pub const RETIRING_CRT: &str = "retiring.crt";
     /// Certificates above those of the authorities, up to their roots.
-    pub const ABOVE_CRT: &str = "above.crt";
+    pub const ANCESTORS_CRT: &str = "above.crt";
     /// Whose the active and the next one are: JSON. See `pki::Issuers`.
     pub const ISSUERS: &str = "issuers.json";
-    /// How far a rotation that somebody asked for has come: JSON. See `pki::Rotation`.
+    /// The phase of a requested rotation: JSON. See `pki::Rotation`.
     pub const ROTATION: &str = "rotation.json";
     /// What was issued, to whom and until when: JSON. See `pki::Ledger`.
     pub const LEDGER: &str = "issued.json";
@@ -162,8 +168,8 @@ pub mod common_name {
     pub const OPERATOR: &str = "root";
     /// Names that begin like this are the operator's.
     pub const RESERVED_PREFIX: &str = "etcd-warden:";
-    /// Of certificates that an issuer is asked for by which to know its authority; nobody keeps their keys.
-    pub const INQUIRY: &str = "etcd-warden:inquiry";
+    /// Of certificates that are requested to learn the authority of an issuer; their keys are not kept.
+    pub const ISSUER_PROBE: &str = "etcd-warden:inquiry";
     /// Of server leaves.
     pub const SERVER: &str = "etcd-warden:server";
     /// Of peer leaves.
@@ -181,7 +187,7 @@ pub struct MemberName {
 }
 
 impl MemberName {
-    /// The ordinal, by which members are ordered.
+    /// The ordinal. Members are ordered by it.
     pub fn ordinal(&self) -> u32 {
         self.ordinal
     }
@@ -350,9 +356,14 @@ impl Names {
     }
 }
 
-/// The Secret of a user who did not choose its name.
-pub fn default_user_secret(user: &str) -> String {
-    format!("{user}-etcd-tls")
+/// The common name of a user's certificate.
+pub fn user_common_name(user: &EtcdUser) -> String {
+    user.spec.common_name.clone().unwrap_or_else(|| user.name_any())
+}
+
+/// The name of a user's Secret.
+pub fn user_secret(user: &EtcdUser) -> String {
+    user.spec.secret_name.clone().unwrap_or_else(|| format!("{}-etcd-tls", user.name_any()))
 }
 
 #[cfg(test)]

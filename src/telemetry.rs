@@ -1,4 +1,4 @@
-//! Where log lines go and in which form.
+//! Logging: where lines go and in which format.
 //!
 //! Secrets are not logged: no type that holds a private key has a `Debug` or a `Display`, and what libraries log is capped
 //! whatever the filter says, because the body of a request or of an answer may be a Secret.
@@ -13,20 +13,20 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// What is logged when nothing else is asked for.
+/// The default filter.
 pub const DEFAULT_FILTER: &str = "info,kube=warn,kube_client=warn,kube_runtime=warn,tower=warn,hyper=warn,rustls=warn";
 
-/// The form of log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
-    /// An object a line, for machines.
+    /// One JSON object per line, for machines.
     #[default]
     Json,
     /// Text, for people.
     Text,
 }
 
-/// Logs to stderr from now on.
+/// Starts logging to stderr.
 ///
 /// # Errors
 /// When `filter` is not a filter of `tracing_subscriber`, such as `info,etcd_warden=debug`.
@@ -41,7 +41,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// What libraries may log at most. At `trace`, kube logs the API server's answers and the HTTP libraries what they send.
+/// The most that libraries may log. At `trace`, kube logs the API server's answers and the HTTP libraries what they send.
 fn cap() -> Targets {
     Targets::new()
         .with_default(LevelFilter::TRACE)

@@ -1,4 +1,4 @@
-//! The stages that decide know no client, no runtime and no clock; and no file grows beyond what one reads at a sitting.
+//! The code that decides knows no client, no runtime and no clock; and no file is longer than what can be read in one go.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,16 +8,35 @@ use std::{
 };
 
 /// Files and folders whose code decides without asking or touching anything.
-const PURE: [&str; 11] = [
+const PURE: [&str; 30] = [
     "src/api",
-    "src/cluster/build",
+    "src/backoff.rs",
+    "src/certificates",
+    "src/cluster/facts",
+    "src/cluster/leaves.rs",
+    "src/cluster/objects",
     "src/cluster/observed.rs",
+    "src/cluster/outcome.rs",
     "src/cluster/plan",
-    "src/cluster/status.rs",
+    "src/cluster/status",
+    "src/cluster/steps",
     "src/cluster/validate.rs",
+    "src/cluster/validated.rs",
+    "src/digest.rs",
+    "src/etcd/version.rs",
+    "src/ids.rs",
+    "src/kubernetes/cached.rs",
+    "src/kubernetes/covers.rs",
+    "src/kubernetes/desired.rs",
+    "src/kubernetes/object.rs",
+    "src/kubernetes/ownership.rs",
+    "src/kubernetes/pod.rs",
+    "src/kubernetes/quantity.rs",
     "src/names.rs",
     "src/pki",
-    "src/quantity.rs",
+    "src/reporting/condition.rs",
+    "src/reporting/event.rs",
+    "src/reporting/note.rs",
     "src/user/plan.rs",
     "src/user/status.rs",
 ];
@@ -36,7 +55,7 @@ const FORBIDDEN: [&str; 11] = [
     "std::env",
 ];
 /// The most lines of a file, tests not counted.
-const LONGEST: usize = 600;
+const LONGEST: usize = 500;
 
 fn sources(under: &Path) -> Vec<PathBuf> {
     if under.is_file() {
@@ -61,7 +80,7 @@ fn code(path: &Path) -> Vec<(usize, String)> {
     lines.into_iter().filter(|(_, line)| !line.trim_start().starts_with("//")).collect()
 }
 
-/// What an import of several items from kube brings in, which no line shows in one piece.
+/// The line of an import from kube that brings in a client. An import of several items may be spread over several lines.
 fn imports_client(code: &[(usize, String)]) -> Option<usize> {
     let mut inside = false;
     for (at, line) in code {
@@ -76,7 +95,9 @@ fn imports_client(code: &[(usize, String)]) -> Option<usize> {
 }
 
 #[test]
-fn what_decides_knows_no_client_no_runtime_and_no_clock() {
+fn deciding_code_knows_no_client_no_runtime_and_no_clock() {
+    let missing: Vec<_> = PURE.iter().filter(|path| !Path::new(path).exists()).collect();
+    assert!(missing.is_empty(), "these no longer exist: {missing:?}");
     let mut found = vec![];
     for path in PURE.iter().flat_map(|path| sources(Path::new(path))).filter(|path| !is_test(path)) {
         let code = code(&path);
@@ -84,12 +105,12 @@ fn what_decides_knows_no_client_no_runtime_and_no_clock() {
             let forbidden = FORBIDDEN.iter().filter(|word| line.contains(*word));
             found.extend(forbidden.map(|word| format!("{}:{at}: {word}", path.display())));
         }
-        found.extend(imports_client(&code).map(|at| format!("{}:{at}: a client of kube's", path.display())));
+        found.extend(imports_client(&code).map(|at| format!("{}:{at}: a client of kube", path.display())));
     }
     let found = found.join("\n");
     assert!(
         found.is_empty(),
-        "these files must stay pure; pass in what they need, or move the code to a stage that acts:\n{found}"
+        "these files must stay pure; pass in what they need, or move the code to where the operator acts:\n{found}"
     );
 }
 
@@ -104,7 +125,7 @@ fn no_file_is_too_long() {
         .collect();
     assert!(
         long.is_empty(),
-        "a file has {LONGEST} lines at most, tests not counted; split by what each part knows:\n{}",
+        "a file has at most {LONGEST} lines, tests not counted; split these by what each part knows:\n{}",
         long.join("\n")
     );
 }

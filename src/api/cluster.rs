@@ -30,9 +30,9 @@ pub const MAX_NAME_LENGTH: usize = 49;
     status = "EtcdClusterStatus",
     scale = r#"{"specReplicasPath":".spec.replicas","statusReplicasPath":".status.replicas","labelSelectorPath":".status.selector"}"#,
     doc = "A secured etcd cluster. The operator issues every certificate from authorities of its own, starts the members with TLS on every port that clients and peers use, and keeps them as this object says.",
-    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Members that serve, of those wanted"}"#,
-    printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum serves"}"#,
-    printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.conditions[?(@.type==\"Progressing\")].reason","description":"What is being done or awaited"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Healthy members of the desired ones"}"#,
+    printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum is healthy"}"#,
+    printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.conditions[?(@.type==\"Progressing\")].reason","description":"What is in progress or pending"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".spec.version"}"#,
     printcolumn = r#"{"name":"Certs","type":"string","jsonPath":".status.certificates.expires","description":"When the first certificate expires, if it were not renewed"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
@@ -88,7 +88,7 @@ pub struct EtcdClusterSpec {
     /// The Service for clients. It cannot be changed yet.
     #[serde(default)]
     pub service: ServiceSpec,
-    /// When a member that does not come back by itself is given up and replaced.
+    /// When a member that does not come back by itself is replaced.
     #[serde(default)]
     pub repair: RepairSpec,
     /// While true the operator changes nothing of this cluster, certificates included; it goes on reporting its state.
@@ -308,7 +308,7 @@ pub struct PodSpec {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
-    /// How the Service is reached. Names and addresses by which it is reached from outside belong in
+    /// How the Service is reached. Names and addresses under which clients outside reach it belong in
     /// `tls.client.extraSANs`.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
@@ -317,7 +317,7 @@ pub struct ServiceSpec {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// When a member is given up and replaced by a new one under its name, which copies all data from the others. It takes evidence
+/// When a member is replaced by a new one under its name, which copies all data from the others. It takes evidence
 /// that the member cannot come back, as its data is deleted with it; that a pod is slow, or cannot be scheduled, is none. However
 /// long these are, a member is replaced only while the others that serve are a quorum without it, one at a time. A claim or a volume
 /// that is lost needs no time.
@@ -336,7 +336,7 @@ pub struct RepairSpec {
     #[serde(default = "default_lost_node")]
     #[x_kube(validation = repair_time())]
     pub lost_node: Duration,
-    /// How long a member that somebody else added may stay without ever starting, before it is removed again: as a voter it
+    /// How long a member that someone else added may stay without ever starting, before it is removed again: as a voter it
     /// counts against the quorum, as a learner it keeps others from being added. One that has started is never removed.
     #[serde(default = "default_unstarted")]
     #[x_kube(validation = repair_time())]

@@ -1,6 +1,9 @@
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::ids::{ClusterId, MemberId};
+use crate::pki::Domain;
 
 /// What the operator last saw of the cluster.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,8 +19,8 @@ pub struct EtcdClusterStatus {
     pub conditions: Vec<Condition>,
     /// Since when what `Progressing` names has been going on. Its time of transition tells since when anything has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub progressing_since: Option<String>,
-    /// Members that serve, of those wanted, such as `3/3`.
+    pub progressing_since: Option<Time>,
+    /// Healthy members of the desired ones, such as `3/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
     /// The number of members that serve.
@@ -32,7 +35,7 @@ pub struct EtcdClusterStatus {
     /// etcd's own ID of the cluster, in hexadecimal, as `etcdctl` prints it. It is set once the cluster has come up and never
     /// changes.
     #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
-    pub cluster_id: Option<String>,
+    pub cluster_id: Option<ClusterId>,
     /// The URLs for clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
@@ -50,11 +53,11 @@ pub struct EtcdClusterStatus {
 }
 
 /// A member that etcd lists and that the operator did not add.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnknownMemberStatus {
     /// etcd's ID of the member, in hexadecimal.
-    pub id: String,
+    pub id: MemberId,
     /// Its name, empty until it has started.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
@@ -62,7 +65,7 @@ pub struct UnknownMemberStatus {
     #[serde(default)]
     pub peer_url: String,
     /// Since when it has been seen.
-    pub since: String,
+    pub since: Time,
 }
 
 /// One member.
@@ -73,7 +76,7 @@ pub struct MemberStatus {
     pub name: String,
     /// etcd's ID of the member, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
+    pub id: Option<MemberId>,
     /// `Leader`, `Follower` or `Learner`; absent when the member does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
@@ -82,7 +85,7 @@ pub struct MemberStatus {
     pub ready: bool,
     /// Since when it serves, or does not; a voter that has been a learner, at the earliest since it has its vote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<String>,
+    pub since: Option<Time>,
     /// Why it does not serve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -97,7 +100,7 @@ pub struct MemberStatus {
     pub db_size: Option<String>,
     /// When the first of its certificates expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate_expires: Option<String>,
+    pub certificate_expires: Option<Time>,
 }
 
 /// The certificates of a cluster.
@@ -105,7 +108,7 @@ pub struct MemberStatus {
 pub struct CertificatesStatus {
     /// When the first certificate of any member expires, if it were not renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires: Option<String>,
+    pub expires: Option<Time>,
     /// Port 2379.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<DomainStatus>,
@@ -115,7 +118,7 @@ pub struct CertificatesStatus {
 }
 
 /// One domain of trust.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainStatus {
     /// The authority that signs.
@@ -132,14 +135,14 @@ pub struct DomainStatus {
     pub phase: Option<String>,
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase_since: Option<String>,
+    pub phase_since: Option<Time>,
     /// When the first leaf of this domain that a member serves expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires: Option<String>,
+    pub expires: Option<Time>,
 }
 
 /// A certificate authority.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthorityStatus {
     /// The common name of its subject.
@@ -147,8 +150,18 @@ pub struct AuthorityStatus {
     /// Its subject key identifier in hexadecimal, as in the authority key identifier of the certificates that it signed.
     pub key_id: String,
     /// When its certificate expires.
-    pub expires: String,
+    pub expires: Time,
     /// Whose it is, where it is not the operator's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
+}
+
+impl CertificatesStatus {
+    /// What is reported of a domain.
+    pub fn domain(&self, domain: Domain) -> Option<&DomainStatus> {
+        match domain {
+            Domain::Client => self.client.as_ref(),
+            Domain::Peer => self.peer.as_ref(),
+        }
+    }
 }

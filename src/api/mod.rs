@@ -3,19 +3,19 @@
 
 mod cluster;
 mod cluster_status;
+mod conditions;
 mod duration;
 mod tls;
 mod user;
 
 pub use cluster::*;
 pub use cluster_status::*;
+pub use conditions::*;
 pub use duration::{Duration, InvalidDuration};
 pub use tls::*;
 pub use user::*;
 
-use k8s_openapi::{
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition, apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
 /// The API group of every resource, label and annotation of the operator.
@@ -43,11 +43,6 @@ fn without_nulls(crd: &CustomResourceDefinition) -> serde_json::Result<CustomRes
     let mut value = serde_json::to_value(crd)?;
     strip(&mut value);
     serde_json::from_value(value)
-}
-
-/// The condition of type `kind`, if it has been reported.
-pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
-    conditions.iter().find(|c| c.type_ == kind)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The rules that the API server refuses bad input by, evaluated over the schemas in `crds/`.
+//! The rules by which the API server refuses invalid input, evaluated on the schemas in `crds/`.
 
 use std::sync::LazyLock;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// The schemas of `EtcdCluster` and `EtcdUser`, made once: they are large.
+/// The schemas of `EtcdCluster` and `EtcdUser`, generated once: they are large.
 static SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
     crds().unwrap().map(|crd| {
         let schema = crd.spec.versions[0].schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
@@ -15,7 +15,7 @@ static SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
     })
 });
 
-/// What the rules of `schema` say about `new`, which is to take the place of `old`.
+/// What the rules of `schema` say about `new`, which is to replace `old`.
 fn refusals(schema: &Value, new: &Value, old: Option<&Value>) -> Vec<String> {
     let errors = Validator::new().validate(schema, new, old).err();
     errors.map(|errors| errors.iter().map(ToString::to_string).collect()).unwrap_or_default()
@@ -41,7 +41,7 @@ fn user(name: &str, spec: &Value, old: Option<&Value>) -> Vec<String> {
 
 #[track_caller]
 fn refused(refusals: &[String], part: &str, what: &Value) {
-    assert!(refusals.len() == 1 && refusals[0].contains(part), "{what}: {part:?} was expected, there is {refusals:#?}");
+    assert!(refusals.len() == 1 && refusals[0].contains(part), "{what}: {part:?} was expected, found {refusals:#?}");
 }
 
 #[track_caller]
@@ -74,7 +74,7 @@ fn an_empty_spec_is_complete() {
 }
 
 #[test]
-fn bad_specs_are_refused_in_words() {
+fn invalid_specs_are_refused_with_a_reason() {
     let (long_name, sixty) = ("a".repeat(64), "a".repeat(60));
     let tls = |authority: &str, certificate: &str| json!({ "authority": { "duration": authority }, "certificate": { "duration": certificate } });
     for (spec, part) in [
@@ -130,7 +130,7 @@ fn bad_specs_are_refused_in_words() {
 }
 
 #[test]
-fn good_specs_pass() {
+fn valid_specs_pass() {
     for spec in [
         json!({ "replicas": 1 }),
         json!({ "replicas": 2 }),
@@ -154,7 +154,7 @@ fn good_specs_pass() {
 }
 
 #[test]
-fn reserved_flags_are_told_from_others() {
+fn only_reserved_flags_are_refused() {
     let arg = |flag: &str| json!({ "etcd": { "extraArgs": { "metrics": "basic", flag: "x" } } });
     for flag in [
         "name",
@@ -195,7 +195,7 @@ fn reserved_flags_are_told_from_others() {
 }
 
 #[test]
-fn what_cannot_be_changed_yet_is_refused_and_the_rest_passes() {
+fn fields_that_cannot_be_changed_yet_are_refused_and_others_pass() {
     let zeros = format!("sha256:{}", "0".repeat(64));
     let base = json!({});
     for (spec, field) in [
@@ -233,7 +233,7 @@ fn what_cannot_be_changed_yet_is_refused_and_the_rest_passes() {
 }
 
 #[test]
-fn users_have_names_that_fit() {
+fn names_of_users_must_fit() {
     let of = |spec: Value| {
         let mut spec = spec;
         spec["clusterRef"] = json!({ "name": "demo" });
@@ -274,7 +274,7 @@ fn users_have_names_that_fit() {
 }
 
 #[test]
-fn schemas_are_such_that_the_api_server_keeps_what_we_mean() {
+fn schemas_have_no_nullable_fields_and_only_known_formats() {
     fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str, &str, &Value)) {
         for (key, child) in value.as_object().into_iter().flatten() {
             visit(path, key, child);

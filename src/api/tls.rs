@@ -3,6 +3,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, duration::duration_rule};
+use crate::pki::{Domain, Issuer};
 
 /// The certificates of a cluster, in two domains of trust that share nothing: `client` for port 2379 and `peer` for port
 /// 2380. A certificate of the peer domain is full control over the data, so it is never handed out.
@@ -128,6 +129,29 @@ pub struct CertManagerIssuer {
     #[serde(default = "default_issuer_group")]
     #[schemars(length(min = 1, max = 253))]
     pub group: String,
+}
+
+impl IssuerSpec {
+    /// The issuer.
+    pub fn issuer(&self) -> Issuer {
+        match (&self.ca_secret, &self.cert_manager) {
+            (Some(secret), _) => Issuer::CaSecret { name: secret.name.clone() },
+            (None, Some(CertManagerIssuer { name, kind, group })) => {
+                Issuer::CertManager { name: name.clone(), kind: kind.clone(), group: group.clone() }
+            }
+            (None, None) => Issuer::BuiltIn,
+        }
+    }
+}
+
+impl TlsSpec {
+    /// The issuer of a domain's certificates.
+    pub fn issuer(&self, domain: Domain) -> &IssuerSpec {
+        match domain {
+            Domain::Client => &self.client.issuer,
+            Domain::Peer => &self.peer.issuer,
+        }
+    }
 }
 
 fn default_issuer_kind() -> String {

@@ -1,4 +1,4 @@
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,7 @@ use super::CertificateSpec;
 pub struct EtcdUserSpec {
     /// The cluster that the user is a client of. If it is not there yet, the user waits for it.
     pub cluster_ref: ClusterRef,
-    /// The common name in the certificate's subject, by which etcd knows the user. The default is the object's name.
+    /// The common name in the certificate's subject, which is the user's name in etcd. The default is the object's name.
     /// `root` and names that begin with `etcd-warden:` are the operator's own, and no two users of one cluster have the same.
     /// It cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,5 +83,5 @@ pub struct EtcdUserStatus {
     pub serial: Option<String>,
     /// When the certificate expires. It is renewed at two thirds of its life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate_expires: Option<String>,
+    pub certificate_expires: Option<Time>,
 }

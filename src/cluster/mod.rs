@@ -1,171 +1,96 @@
 //! One pass over an `EtcdCluster`: observe -> validate -> plan -> act -> report.
 //!
-//! | stage | file | pure |
+//! | stage | where | pure |
 //! | --- | --- | --- |
-//! | observe | `observe.rs`, its data in `observed.rs` | no |
-//! | validate | `validate.rs` | yes |
-//! | plan | `plan/`, with what `build/` makes | yes |
-//! | act | `act.rs`, the steps in `step.rs` | no |
-//! | report | `status.rs` | yes; written here |
+//! | observe | `observe/`, its data in `observed.rs`, what follows from them in `facts/` | `facts/` alone |
+//! | validate | `validate.rs`, its data in `validated.rs` | yes |
+//! | plan | `plan/`, with the objects of `objects/` and the steps of `steps/` | yes |
+//! | act | `act/` | no |
+//! | report | `status/`; written here | yes |
 
 pub mod act;
-pub mod build;
+pub mod dial;
+pub mod facts;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod leaves;
+pub mod objects;
 pub mod observe;
 pub mod observed;
+pub mod outcome;
 pub mod plan;
-pub mod seen;
+pub mod specs;
 pub mod status;
-mod step;
+pub mod steps;
 pub mod validate;
+pub mod validated;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use serde::{Serialize, de::DeserializeOwned};
-use tokio_util::sync::CancellationToken;
+use kube::ResourceExt;
 
 use self::{
-    act::Acted,
-    observe::{Identities, Identity},
-    observed::Observed,
-    status::{Judgement, Report},
-    validate::{Invalid, ValidatedCluster},
+    act::Actor,
+    facts::Facts,
+    outcome::{Decision, Outcome},
+    plan::{changes, input::Input},
+    specs::{Spec, Specs},
 };
 use crate::{
-    api::EtcdCluster,
-    cache::{Scope, Triggers},
-    etcd::Dialer,
-    k8s::WriteError,
-    metrics::Metrics,
-};
-use jiff::Timestamp;
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::NamespaceResourceScope,
-    runtime::events::{Event, EventType, Recorder, Reporter},
+    api::EtcdCluster, context::Context, ids::Uid, kubernetes::error::WriteError, names::Names, reporting::publish::write_report,
 };
 
-/// What a pass needs beside its object.
-pub struct Context {
-    /// The API server.
-    pub client: Client,
-    /// What is known of Kubernetes' objects.
-    pub scope: Arc<Scope>,
-    /// How members are asked.
-    pub dialer: Arc<dyn Dialer>,
-    /// The operator's identities towards the clusters.
-    pub identities: Identities,
-    /// In whose name events are published.
-    pub reporter: Reporter,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// Whom to look at next.
-    pub triggers: Triggers,
-    /// The DNS domain of the Kubernetes cluster.
-    pub domain: String,
-    /// Ends the pass while that costs nothing.
-    pub stop: CancellationToken,
-    /// The time.
-    pub clock: fn() -> Timestamp,
-}
-
-/// One pass. Returns when the next one is due, if nothing happens before.
+/// One pass. Returns when the next one is due if nothing happens before.
 ///
 /// # Errors
 /// When the status could not be written. Everything else that goes wrong is in the status.
-pub async fn pass(context: &Context, cluster: &EtcdCluster) -> Result<Duration, WriteError> {
+pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Result<Duration, WriteError> {
     let now = (context.clock)();
-    let name = cluster.name_any();
-    let namespace = cluster.namespace().unwrap_or_default();
-    let (observed, identity, validated) = tokio::select! {
-        // Nothing has been done yet that would have to be finished.
+    let names = Names::new(&object.name_any(), &object.namespace().unwrap_or_default(), &context.domain);
+    let uid = Uid::of(&object.metadata).unwrap_or_default();
+    let (observed, identity) = tokio::select! {
+        // Nothing has been changed yet.
         () = context.stop.cancelled() => return Ok(Duration::ZERO),
-        seen = look(context, cluster, now) => seen,
+        observed = observe::observe(context, object, &names, now) => observed,
     };
-    let (judgement, acted) = match validated {
-        Err(invalid) => (Judgement::Invalid(invalid), Acted::default()),
-        Ok(validated) => {
-            let plan = plan::plan(&validated, &observed, now);
-            let acted = if validated.paused || plan.refused.is_some() {
-                Acted::default()
-            } else {
-                act::act(context, cluster, &validated, &observed, &plan, identity.as_ref(), now).await
-            };
-            (Judgement::Planned(Arc::new(validated), Box::new(plan)), acted)
+    let facts = Facts::of(&names, &uid, &observed, now);
+    let Spec { cluster, desired, .. } = specs.of(object, &context.domain);
+    let decision = match cluster {
+        Err(invalid) => Decision::Invalid(invalid),
+        Ok(cluster) => {
+            let plan = plan::plan(&Input { cluster: &cluster, desired: &desired, observed: &observed, facts: &facts, now });
+            Decision::Planned(cluster, plan)
         }
     };
-    let report = status::report(cluster, &observed, &judgement, &acted, now);
-    context.metrics.cluster(&namespace, &name, status::metrics(&report.status, &observed));
-    let stale = write_report(context, cluster, cluster.status.as_ref(), &report).await?;
-    // Users may wait for an authority that was made just now.
-    if !acted.done.is_empty() {
-        for user in context.scope.users.state() {
-            if let Ok(user) = &user.0
-                && user.spec.cluster_ref.name == name
-                && user.namespace().as_deref() == Some(&namespace)
-            {
-                context.triggers.user(&user.name_any(), &namespace);
-            }
+    let outcome = match &decision {
+        Decision::Planned(cluster, plan) if !cluster.paused => {
+            Actor { context, object, cluster, observed: &observed, identity: identity.as_ref(), now }.act(plan).await
         }
-    }
-    let next = match &judgement {
-        Judgement::Planned(_, plan) => plan.next_check,
-        Judgement::Invalid(_) => Duration::from_secs(12),
+        _ => Outcome::default(),
     };
-    Ok(if acted.again || stale { next.min(Duration::from_millis(500)) } else { next })
+    let report =
+        status::report(&status::Input { cluster: object, observed: &observed, facts: &facts, decision: &decision, outcome: &outcome, now });
+    let state = status::metrics::state(&report.status, &observed, &decision);
+    context.metrics.cluster(names.namespace(), names.cluster(), state);
+    let is_outdated = write_report(context, object, object.status.as_ref(), &report).await?;
+    // Users may wait for an authority that was created just now.
+    if !outcome.done.is_empty() {
+        trigger_users(context, &names);
+    }
+    let next = decision.plan().map_or(changes::IDLE, plan::changes::Plan::next_check);
+    Ok(if outcome.again || is_outdated { next.min(AGAIN) } else { next })
 }
 
-/// Observes and validates. What issuers offer is tried with what the spec wants signed, so only where that makes sense.
-async fn look(
-    context: &Context,
-    cluster: &EtcdCluster,
-    now: Timestamp,
-) -> (Observed, Option<Identity>, Result<ValidatedCluster, Invalid>) {
-    let (mut observed, identity) = observe::observe(context, cluster, now).await;
-    let validated = validate::validate(cluster, &context.domain);
-    if let Ok(validated) = &validated {
-        observed.offers = observe::find_offers(context, validated, now).await;
-    }
-    (observed, identity, validated)
-}
+/// When the next pass is due after something changed under the plan.
+const AGAIN: Duration = Duration::from_millis(500);
 
-/// Publishes what was done, writes the status if it differs, then publishes what changed in it. Returns whether the object was
-/// newer than what the pass saw: then nothing was written, and the next pass reports on what it is now.
-pub async fn write_report<K, S>(context: &Context, object: &K, old: Option<&S>, report: &Report<S>) -> Result<bool, WriteError>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned,
-    S: PartialEq + Serialize,
-{
-    let reference = object.object_ref(&());
-    for event in &report.done {
-        publish(context, event, &reference).await;
-    }
-    if old != Some(&report.status) {
-        let api: Api<K> = Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-        match crate::k8s::apply_status(&api, &object.name_any(), &object.meta().resource_version, &report.status).await {
-            Ok(()) => {}
-            Err(WriteError::Conflict(_)) => return Ok(true),
-            Err(error) => return Err(error),
+fn trigger_users(context: &Context, names: &Names) {
+    for user in context.scope.users.state() {
+        if let Ok(user) = &user.0
+            && user.spec.cluster_ref.name == names.cluster()
+            && user.namespace().as_deref() == Some(names.namespace())
+        {
+            context.triggers.user(&user.name_any(), names.namespace());
         }
-    }
-    for event in &report.events {
-        publish(context, event, &reference).await;
-    }
-    Ok(false)
-}
-
-/// Publishes an event and logs it. That an event can't be published must not stop a pass.
-pub async fn publish(context: &Context, event: &Event, reference: &k8s_openapi::api::core::v1::ObjectReference) {
-    let note = event.note.as_deref().unwrap_or_default();
-    let (namespace, name) = (reference.namespace.as_deref().unwrap_or_default(), reference.name.as_deref().unwrap_or_default());
-    match event.type_ {
-        EventType::Normal => tracing::info!(namespace, name, reason = event.reason, "{note}"),
-        EventType::Warning => tracing::warn!(namespace, name, reason = event.reason, "{note}"),
-    }
-    // One that is kept takes the next event of this reason for a repeat, and drops what that one says.
-    let recorder = Recorder::new(context.client.clone(), context.reporter.clone());
-    if let Err(error) = recorder.publish(event, reference).await {
-        tracing::warn!(namespace, name, error = crate::k8s::reason(&error), "event not published");
     }
 }

@@ -1,7 +1,12 @@
+use jiff::SignedDuration;
 use proptest::prelude::*;
 
-use super::*;
-use crate::cluster::fixtures::cluster;
+use super::{Invalid, validate};
+use crate::{
+    certificates::lifetimes::Lifetimes,
+    cluster::{fixtures::cluster, validated::ValidatedCluster},
+    etcd::Version,
+};
 
 fn check(spec: &str) -> Result<ValidatedCluster, Invalid> {
     validate(&cluster(spec), "cluster.local")
@@ -19,14 +24,15 @@ fn every_default_is_valid() {
     let valid = check("{}").unwrap();
     assert_eq!((valid.replicas, valid.version.to_string().as_str()), (3, "3.6.16"));
     assert_eq!(valid.image, "gcr.io/etcd-development/etcd:v3.6.16");
-    assert_eq!(valid.client, Lives { authority: SignedDuration::from_hours(43_800), leaf: SignedDuration::from_hours(2160) });
-    assert_eq!(valid.client, valid.peer);
+    let hours = SignedDuration::from_hours;
+    assert_eq!(valid.lifetimes.client, Lifetimes { authority: hours(43_800), leaf: hours(2160) });
+    assert_eq!(valid.lifetimes.client, valid.lifetimes.peer);
     assert_eq!((valid.etcd.heartbeat_interval, valid.etcd.election_timeout, valid.etcd.quota), (100, 1000, 2 << 30));
     assert!(valid.retains() && !valid.paused);
 }
 
 #[test]
-fn every_wrong_value_is_named_with_what_to_do() {
+fn every_invalid_value_is_reported_with_what_to_do() {
     let long = format!("{}.example", "a".repeat(64));
     let long = format!("{{tls: {{client: {{extraSANs: {{dnsNames: [{long}]}}}}}}}}");
     let cases = [
@@ -51,7 +57,7 @@ fn every_wrong_value_is_named_with_what_to_do() {
         ("{tls: {peer: {certificate: {duration: 0s}}}}", "spec.tls.peer.certificate.duration", "at least 1h"),
         ("{tls: {peer: {authority: {duration: soon}}}}", "spec.tls.peer.authority.duration", "write it like 2160h"),
         ("{tls: {peer: {authority: {duration: 8639h}}}}", "spec.tls.peer.authority.duration", "at least four times"),
-        ("{tls: {client: {authority: {duration: 876001h}}}}", "spec.tls.client.authority.duration", "a hundred years at most"),
+        ("{tls: {client: {authority: {duration: 876001h}}}}", "spec.tls.client.authority.duration", "at most a hundred years"),
         ("{tls: {client: {extraSANs: {dnsNames: [Etcd.example]}}}}", "extraSANs.dnsNames", "a DNS name in lower case"),
         ("{tls: {client: {extraSANs: {dnsNames: ['a b']}}}}", "extraSANs.dnsNames", "a DNS name in lower case"),
         ("{tls: {client: {extraSANs: {dnsNames: ['']}}}}", "extraSANs.dnsNames", "a DNS name in lower case"),
@@ -73,7 +79,7 @@ fn every_wrong_value_is_named_with_what_to_do() {
         ),
         ("{etcd: {extraArgs: {--max-txn-ops: '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
         ("{etcd: {extraArgs: {'': '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
-        ("{etcd: {extraArgs: {'max-txn-ops=1 --name': x}}}", "spec.etcd.extraArgs", "not a flag's name"),
+        ("{etcd: {extraArgs: {'max-txn-ops=1 --name': x}}}", "spec.etcd.extraArgs", "not the name of a flag"),
     ];
     for (spec, field, what_to_do) in cases {
         let message = wrong(spec);
@@ -82,7 +88,7 @@ fn every_wrong_value_is_named_with_what_to_do() {
 }
 
 #[test]
-fn flags_that_are_the_operators_own_are_reserved() {
+fn flags_that_the_operator_sets_are_reserved() {
     for flag in [
         "name",
         "data-dir",
@@ -112,14 +118,14 @@ fn flags_that_are_the_operators_own_are_reserved() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let Invalid(problems) = check("{replicas: 10, version: v3, storage: {size: x}}").unwrap_err();
     assert_eq!(problems.len(), 3);
     assert_eq!(Invalid(problems).to_string().matches("; ").count(), 2);
 }
 
 #[test]
-fn names_that_cannot_be_those_of_services_are_refused() {
+fn names_that_services_cannot_have_are_refused() {
     let named = |name: &str| {
         let mut cluster = cluster("{}");
         cluster.metadata.name = Some(name.into());
@@ -173,7 +179,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_spec_makes_it_panic(
+    fn no_spec_causes_a_panic(
         replicas in any::<i32>(),
         texts in prop::collection::vec(prop_oneof![any::<String>(), "[0-9]{0,20}(\\.[0-9]{0,12})?(h|m|s|ms|Ki|Gi|Pi|m|k)?", "v?[0-9]{1,5}\\.[0-9]\\.[0-9]{1,11}"], 16),
     ) {

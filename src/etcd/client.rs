@@ -2,9 +2,10 @@
 //! to the gRPC library, which would show no certificate.
 
 use super::{
-    Answer, Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, Target, Tls, TlsFault,
+    Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, StatusAnswer, Target, Tls, TlsFault,
     progress,
 };
+use crate::ids::{ClusterId, MemberId};
 use futures::{FutureExt, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -47,11 +48,11 @@ impl Default for Client {
 }
 
 impl Dialer for Client {
-    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Answer, DialError>> {
+    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<StatusAnswer, DialError>> {
         async move {
             let (served, stream) = self.handshake(target, tls).await?;
             let status = self.within(status(stream, target).boxed()).await;
-            Ok(Answer { served, status })
+            Ok(StatusAnswer { served, status })
         }
         .boxed()
     }
@@ -151,11 +152,10 @@ async fn status(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberS
     let status = etcd_client::Client::from_channel(channel, None).await?.status().await?;
     let header = status.header().ok_or_else(no_header)?;
     Ok(MemberStatus {
-        cluster_id: header.cluster_id(),
-        member_id: header.member_id(),
-        leader: status.leader(),
-        raft_term: status.raft_term(),
-        raft_index: status.raft_index(),
+        cluster_id: ClusterId(header.cluster_id()),
+        member_id: MemberId(header.member_id()),
+        // etcd writes 0 for none (`raft.None`).
+        leader: Some(status.leader()).filter(|id| *id != 0).map(MemberId),
         raft_applied_index: status.raft_applied_index(),
         is_learner: status.is_learner(),
         version: status.version().to_owned(),
@@ -176,17 +176,11 @@ async fn members(stream: TlsStream<TcpStream>, target: &Target) -> Result<Member
     let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");
     let response = grpc.unary(request, path, codec).await?.into_inner();
     Ok(MemberList {
-        cluster_id: response.header.ok_or_else(no_header)?.cluster_id,
+        cluster_id: ClusterId(response.header.ok_or_else(no_header)?.cluster_id),
         members: response
             .members
             .into_iter()
-            .map(|m| Member {
-                id: m.id,
-                name: m.name,
-                peer_urls: m.peer_urls,
-                client_urls: m.client_urls,
-                is_learner: m.is_learner,
-            })
+            .map(|m| Member { id: MemberId(m.id), name: m.name, peer_urls: m.peer_urls, is_learner: m.is_learner })
             .collect(),
     })
 }
@@ -199,9 +193,9 @@ async fn change(stream: TlsStream<TcpStream>, target: &Target, change: &Change) 
             let learner = etcd_client::MemberAddOptions::new().with_is_learner();
             client.member_add([peer_url.as_str()], Some(learner)).await.map(|_| ())
         }
-        Change::Promote { id } => client.member_promote(*id).await.map(|_| ()),
-        Change::Remove { id } => client.member_remove(*id).await.map(|_| ()),
-        Change::MoveLeader { to } => client.move_leader(*to).await.map(|_| ()),
+        Change::Promote { id } => client.member_promote(id.0).await.map(|_| ()),
+        Change::Remove { id } => client.member_remove(id.0).await.map(|_| ()),
+        Change::MoveLeader { to } => client.move_leader(to.0).await.map(|_| ()),
     }?;
     Ok(())
 }
@@ -240,8 +234,6 @@ mod wire {
         pub name: String,
         #[prost(string, repeated, tag = "3")]
         pub peer_urls: Vec<String>,
-        #[prost(string, repeated, tag = "4")]
-        pub client_urls: Vec<String>,
         #[prost(bool, tag = "5")]
         pub is_learner: bool,
     }

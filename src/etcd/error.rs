@@ -153,9 +153,9 @@ pub enum Class {
 }
 
 impl Class {
-    /// Whether a change that was refused like this is to be tried again, or was made by somebody else: the next look tells. Of
-    /// anything else a user must know.
-    pub fn passes(self) -> bool {
+    /// Whether the next pass may try again without reporting a failure: the cause is temporary, or someone else has made the change.
+    /// Everything else is reported.
+    pub fn is_transient(self) -> bool {
         !matches!(self, Self::Auth | Self::CertificateRefused | Self::Corrupt | Self::NoSpace | Self::Other)
     }
 }

@@ -11,13 +11,17 @@ mod client;
 mod error;
 mod progress;
 mod tls;
+mod version;
 
 pub use client::Client;
 pub use error::{Class, DialError, EtcdError, TlsFault};
 pub use tls::{Tls, TlsError};
+pub use version::Version;
 
 use futures::future::BoxFuture;
 use std::{fmt, net::IpAddr};
+
+use crate::ids::{ClusterId, MemberId};
 
 /// One port of one member.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,15 +63,11 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
     /// The cluster that the member belongs to.
-    pub cluster_id: u64,
+    pub cluster_id: ClusterId,
     /// The member's own ID.
-    pub member_id: u64,
-    /// The ID of the leader that the member follows, 0 if it sees none.
-    pub leader: u64,
-    /// The current raft term.
-    pub raft_term: u64,
-    /// The last committed raft index.
-    pub raft_index: u64,
+    pub member_id: MemberId,
+    /// The leader that the member follows, if it sees one.
+    pub leader: Option<MemberId>,
     /// The last raft index that the member has applied.
     pub raft_applied_index: u64,
     /// Whether the member is a learner, which has no vote.
@@ -80,17 +80,22 @@ pub struct MemberStatus {
     pub errors: Vec<String>,
 }
 
+impl MemberStatus {
+    /// Whether the member is the leader, by its own word.
+    pub fn leads(&self) -> bool {
+        self.leader == Some(self.member_id)
+    }
+}
+
 /// One entry of the member list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// The member's ID.
-    pub id: u64,
+    pub id: MemberId,
     /// The member's name, empty until it has started.
     pub name: String,
     /// The URLs that the other members use.
     pub peer_urls: Vec<String>,
-    /// The URLs that clients use, empty until it has started.
-    pub client_urls: Vec<String>,
     /// Whether the member is a learner, which has no vote.
     pub is_learner: bool,
 }
@@ -99,7 +104,7 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberList {
     /// The cluster.
-    pub cluster_id: u64,
+    pub cluster_id: ClusterId,
     /// Its members, voters and learners, in no particular order.
     pub members: Vec<Member>,
 }
@@ -109,21 +114,11 @@ impl MemberList {
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| !member.is_learner)
     }
-
-    /// Whether it is that of the cluster with this ID.
-    pub fn is_of(&self, cluster_id: &str) -> bool {
-        is_id(cluster_id, self.cluster_id)
-    }
-}
-
-/// Whether a text is this ID, in hexadecimal digits as everybody writes it.
-pub fn is_id(text: &str, id: u64) -> bool {
-    u64::from_str_radix(text, 16) == Ok(id)
 }
 
 /// What came of asking a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct StatusAnswer {
     /// The leaf certificate (DER) that the member serves. It was verified against the bundle and the member's name.
     pub served: Vec<u8>,
     /// The member's status, or why it did not give one.
@@ -141,17 +136,17 @@ pub enum Change {
     /// Gives a learner its vote, if it has caught up. To be sent to the leader, which alone can tell.
     Promote {
         /// The learner.
-        id: u64,
+        id: MemberId,
     },
     /// Removes a member for good: its ID never comes back.
     Remove {
         /// The member.
-        id: u64,
+        id: MemberId,
     },
     /// Makes another voter the leader. To be sent to the leader.
     MoveLeader {
         /// The next leader.
-        to: u64,
+        to: MemberId,
     },
 }
 
@@ -170,7 +165,7 @@ pub struct Progress {
 /// The ways in which the operator talks to one etcd member. Each call is a new connection, bounded in time.
 pub trait Dialer: Send + Sync + 'static {
     /// Reads the leaf that the member serves and asks for its status.
-    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Answer, DialError>>;
+    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<StatusAnswer, DialError>>;
 
     /// The member list, linearizable: it is what a quorum agreed to, or an error. A learner cannot give it.
     fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>>;

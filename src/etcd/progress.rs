@@ -18,7 +18,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Metrics are some 100 KB; whoever sends more is no etcd.
+/// Metrics have about 100 KB. More than this is not read.
 const LIMIT: u64 = 8 << 20;
 
 /// Asks for the metrics and reads what is told of progress in them.
@@ -50,8 +50,8 @@ mod tests {
     fn progress_is_among_the_metrics() {
         let answer = "HTTP/1.0 200 OK\r\n\r\n# TYPE etcd_debugging_mvcc_current_revision gauge\n\
             etcd_debugging_mvcc_current_revision 1.234567e+06\netcd_server_has_leader 0\netcd_server_is_learner 1\n";
-        let wanted = Progress { revision: 1_234_567, has_leader: false, is_learner: true };
-        assert_eq!(parse(answer), Some(wanted));
+        let expected = Progress { revision: 1_234_567, has_leader: false, is_learner: true };
+        assert_eq!(parse(answer), Some(expected));
         assert_eq!(parse("HTTP/1.0 404 Not Found\r\n\r\n404 page not found"), None);
         assert_eq!(parse(&answer.replace("current_revision 1", "current_revision of 1")), None);
     }

@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc};
 use zeroize::Zeroizing;
 
 /// What is needed to dial the members of one cluster in one trust domain. Making it parses keys and certificates and is the
-/// expensive part, so it is kept and made anew when the Secrets change; a clone is cheap.
+/// expensive part, so it is kept until the Secrets change; a clone is cheap.
 #[derive(Clone)]
 pub struct Tls(Arc<ClientConfig>);
 

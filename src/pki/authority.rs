@@ -1,4 +1,4 @@
-//! Authorities and what they issue.
+//! Authorities and the leaves that they issue.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -10,32 +10,41 @@ use rcgen::{
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::{Certificate, PkiError, PrivateKey, Serial, bundle, key::key_pair};
+use super::{
+    certificate::{Certificate, bundle},
+    error::PkiError,
+    key::{PrivateKey, key_pair},
+    serial::Serial,
+    verify::verify,
+};
 
-/// How long before it is made a certificate begins to be valid, for those whose clocks are behind.
+/// How long before its creation a certificate begins to be valid, for peers whose clocks are behind.
 pub const BACKDATING: SignedDuration = SignedDuration::from_mins(5);
 
-/// What a leaf is for.
+/// What a leaf may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Usage {
-    /// To be shown by a server.
+    /// By a server.
     Server,
-    /// To be shown by a client.
+    /// By a client.
     Client,
-    /// Both, as members do among themselves.
+    /// By both, as members do among themselves.
     Both,
 }
 
 impl Usage {
+    /// Whether a server may use it.
     pub(super) fn server(self) -> bool {
         self != Self::Client
     }
+
+    /// Whether a client may use it.
     pub(super) fn client(self) -> bool {
         self != Self::Server
     }
 }
 
-/// What a leaf should be.
+/// What a leaf says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeafSpec {
     /// The subject's common name.
@@ -44,18 +53,17 @@ pub struct LeafSpec {
     pub dns_names: BTreeSet<String>,
     /// All addresses.
     pub ip_addresses: BTreeSet<IpAddr>,
-    /// What it is for.
+    /// What it may be used for.
     pub usage: Usage,
-    /// How long it is valid from the moment it is made.
+    /// How long it is valid from its creation on.
     pub duration: SignedDuration,
 }
 
 impl LeafSpec {
-    /// A request for a certificate with these names for a key, in PEM (PKCS#10). What it is to be for and for how long is not part of
-    /// it.
+    /// A request for a certificate with these names for a key, in PEM (PKCS#10). It contains neither usage nor duration.
     ///
     /// # Errors
-    /// When the specification holds what cannot be in a certificate.
+    /// If a name cannot be written into a certificate.
     pub fn request(&self, key: &PrivateKey) -> Result<String, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -72,24 +80,24 @@ impl LeafSpec {
     }
 }
 
-/// A leaf that was just made. The key exists nowhere else.
+/// A leaf that was just issued. Its private key exists nowhere else.
 pub struct Leaf {
     /// The certificate.
     pub certificate: Certificate,
     /// Its private key.
     pub key: PrivateKey,
-    /// The certificates that are shown with it, for those who trust the root alone.
+    /// The intermediate certificates that are presented with it, for peers that trust only the root.
     pub chain: Vec<Certificate>,
 }
 
 impl Leaf {
-    /// The certificate and those that are shown with it: the form of a server's or client's certificate file.
+    /// The certificate and the intermediate ones: the form of a server's or client's certificate file.
     pub fn pem(&self) -> String {
         bundle([&self.certificate].into_iter().chain(&self.chain))
     }
 }
 
-/// A certificate that may sign others, and its private key. It has no `Debug`.
+/// A certificate that may sign others, with its private key. It has no `Debug`.
 pub struct Authority {
     certificate: Certificate,
     key: PrivateKey,
@@ -97,9 +105,9 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new one, which signs itself: ECDSA P-256, valid from 5 minutes before `now` until `duration` after it.
+    /// Creates a self-signed one: ECDSA P-256, valid from 5 minutes before `now` until `duration` after it.
     ///
-    /// The common name must be another one for each generation, so that no verifier takes one for the other.
+    /// The common name must be different for each generation, so that no verifier confuses them.
     pub fn create(common_name: &str, duration: SignedDuration, now: Timestamp) -> Result<Self, PkiError> {
         let key = PrivateKey::generate()?;
         let pair = key_pair(key.pem())?;
@@ -110,18 +118,18 @@ impl Authority {
         Ok(Self { certificate: Certificate::from_der(signed.der())?, key, pair })
     }
 
-    /// One that was made before, or by somebody else.
+    /// Loads one that was created earlier, or elsewhere.
     ///
     /// # Errors
-    /// When one of the two is unreadable, they do not belong together, or the certificate is not one that may sign others and
-    /// has a key identifier.
+    /// If the certificate or the key is unreadable, they do not belong together, or the certificate may not sign others or has no
+    /// key identifier.
     pub fn load(certificate: &[u8], key: &[u8]) -> Result<Self, PkiError> {
         let certificate = Certificate::from_pem(certificate)?;
         if !certificate.is_ca() {
-            return Err(PkiError::NotAuthority("its certificate is not one of an authority (basicConstraints)"));
+            return Err(PkiError::NotAuthority("its certificate is not a CA certificate (basicConstraints)"));
         }
         if !certificate.signs_certificates() {
-            return Err(PkiError::NotAuthority("its certificate is not for signing certificates (keyUsage)"));
+            return Err(PkiError::NotAuthority("its certificate may not sign certificates (keyUsage)"));
         }
         if certificate.subject_key_id().is_none() {
             return Err(PkiError::NotAuthority("its certificate has no subject key identifier"));
@@ -144,19 +152,19 @@ impl Authority {
         self.key.pem()
     }
 
-    /// A new key and a certificate for it, valid from 5 minutes before `now` until the wanted duration after it, and never
+    /// Creates a key and a certificate for it, valid from 5 minutes before `now` until the specified duration after it, and never
     /// outside of the authority's own validity.
     ///
     /// # Errors
-    /// When the authority is not valid now, the specification holds what cannot be in a certificate, or nobody would believe it: an
-    /// authority that somebody else has made may be for some names only.
+    /// If the authority is not valid now, the specification cannot be written into a certificate, or the certificate would not be
+    /// accepted: an external authority may be limited to some names.
     pub fn issue(&self, spec: &LeafSpec, now: Timestamp) -> Result<Leaf, PkiError> {
         self.check_valid(now)?;
         let not_before =
             now.checked_sub(BACKDATING).map_or(self.certificate.not_before(), |t| t.max(self.certificate.not_before()));
         let not_after = end(now, spec.duration)?.min(self.certificate.not_after());
         let mut params = params(&spec.common_name, not_before, not_after)?;
-        // Said explicitly, because only then the extension and a key identifier are written.
+        // Explicitly, because only then the extension and a key identifier are written.
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -170,27 +178,31 @@ impl Authority {
         let key = PrivateKey::generate()?;
         let signed = params.signed_by(&*key_pair(key.pem())?, &self.issuer()?)?;
         let certificate = Certificate::from_der(signed.der())?;
-        // An authority made by somebody else may have a subject that cannot be written again as it is. Its leaves would verify
-        // nowhere and be made anew forever.
+        // An external authority may have a subject that cannot be written again as it is. Its leaves would verify nowhere and be
+        // issued again forever.
         if !certificate.is_signed_by(&self.certificate) {
             return Err(PkiError::NotAuthority("its subject is of a form that is not supported"));
         }
-        super::verify(&certificate, &self.certificate, now)?;
+        verify(&certificate, &self.certificate, now)?;
         Ok(Leaf { certificate, key, chain: vec![] })
     }
 
-    /// Whether it is valid now, without which it signs nothing.
+    /// Checks that it is valid now: otherwise it signs nothing.
+    ///
+    /// # Errors
+    /// [`PkiError::AuthorityNotValid`].
     pub fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
         self.certificate.check_valid_authority(now)
     }
 
+    /// The form in which the library signs with it.
     pub(super) fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, PkiError> {
         Ok(Issuer::from_ca_cert_der(&self.certificate.der().into(), &*self.pair)?)
     }
 }
 
-/// What all certificates have in common. The defaults of the library are not kept: validity from 1975 to 4096, another
-/// common name, and a serial that follows from the key.
+/// What all certificates have in common. It replaces the library's defaults: a validity from 1975 to 4096, another common name,
+/// and a serial that is derived from the key.
 fn params(common_name: &str, not_before: Timestamp, not_after: Timestamp) -> Result<CertificateParams, PkiError> {
     if common_name.is_empty() {
         return Err(PkiError::Name(String::new()));
@@ -211,7 +223,7 @@ fn end(now: Timestamp, duration: SignedDuration) -> Result<Timestamp, PkiError> 
     now.checked_add(duration).map_err(|_| PkiError::Lifetime)
 }
 
-/// A moment as the library wants it. Certificates know whole seconds only.
+/// A moment in the form that the library expects. Certificates contain whole seconds only.
 pub(super) fn date(at: Timestamp) -> Result<OffsetDateTime, PkiError> {
     OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|_| PkiError::Lifetime)
 }

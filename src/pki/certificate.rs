@@ -1,4 +1,4 @@
-//! Certificates as they are read, and bundles of them.
+//! Certificates, and bundles of them.
 
 use std::{
     collections::BTreeSet,
@@ -17,21 +17,13 @@ use x509_parser::{
     x509::AttributeTypeAndValue,
 };
 
-use super::{
-    KeyDigest, PkiError, Serial, pem,
-    recent::{Digest, Recent, digest},
-};
+use super::{error::PkiError, key::KeyDigest, pem, serial::Serial};
 
-static READ: Recent<Digest, Certificate, 512> = Recent::new();
-static BUNDLES: Recent<Digest, Vec<Certificate>, 256> = Recent::new();
-static VERIFIED: Recent<[Digest; 2], bool, 16_384> = Recent::new();
-static ROOTS: Recent<Digest, bool, 512> = Recent::new();
-
-/// A certificate: what is public of a leaf or an authority. Two are equal when their DER is. Copies cost nothing.
+/// The certificate of a leaf or an authority, without its private key. Two are equal if their DER is. Clones share the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate(Arc<Content>);
 
-/// What is in one.
+/// What is read of a certificate.
 #[derive(Debug, PartialEq, Eq)]
 struct Content {
     der: Box<[u8]>,
@@ -49,27 +41,20 @@ struct Content {
     authority_key_id: Option<Box<[u8]>>,
     key_digest: KeyDigest,
     fingerprint: Box<str>,
-    /// Of the DER: what is known of this certificate is kept under it.
-    digest: Digest,
 }
 
 impl Certificate {
     /// The certificate of a text that holds one `CERTIFICATE` block and nothing else.
     pub fn from_pem(text: &[u8]) -> Result<Self, PkiError> {
-        READ.get(digest(text), || Self::from_der(&pem::single(text, pem::CERTIFICATE)?))
+        Self::from_der(&pem::single(text, pem::CERTIFICATE)?)
     }
 
-    /// The first certificate of a text that holds `CERTIFICATE` blocks and nothing else, and the others: a leaf, and what is shown with
-    /// it.
+    /// The first certificate of a text that holds `CERTIFICATE` blocks and nothing else, and the others: a leaf, and the
+    /// intermediate certificates that are presented with it.
     pub fn with_chain(text: &[u8]) -> Result<(Self, Vec<Self>), PkiError> {
-        match Self::from_pem(text) {
-            Err(PkiError::Count { found: 2.., .. }) => {
-                let mut all = read_bundle(text)?;
-                let leaf = all.remove(0);
-                Ok((leaf, all))
-            }
-            single => Ok((single?, vec![])),
-        }
+        let mut all = read_bundle(text)?.into_iter();
+        let leaf = all.next().ok_or(PkiError::Count { expected: pem::CERTIFICATE, found: 0 })?;
+        Ok((leaf, all.collect()))
     }
 
     /// The certificate with this DER.
@@ -77,28 +62,9 @@ impl Certificate {
         let read = parse(der)?;
         let common_name =
             read.subject().iter_common_name().last().map(AttributeTypeAndValue::as_str).transpose().map_err(unreadable)?;
-        let alternative = read.subject_alternative_name().map_err(unreadable)?;
-        let mut dns_names = BTreeSet::new();
-        let mut ip_addresses = BTreeSet::new();
-        for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
-            match name {
-                GeneralName::DNSName(name) => drop(dns_names.insert((*name).to_owned())),
-                GeneralName::IPAddress(octets) => drop(ip_addresses.insert(ip_address(octets)?)),
-                _ => {}
-            }
-        }
+        let (dns_names, ip_addresses) = alternative_names(&read)?;
         let extended = read.extended_key_usage().map_err(unreadable)?.map(|extension| extension.value);
-        let (mut subject_key_id, mut authority_key_id) = (None, None);
-        for extension in read.extensions() {
-            match extension.parsed_extension() {
-                ParsedExtension::SubjectKeyIdentifier(id) => subject_key_id = Some(id.0.into()),
-                ParsedExtension::AuthorityKeyIdentifier(id) => {
-                    authority_key_id = id.key_identifier.as_ref().map(|id| id.0.into());
-                }
-                ParsedExtension::ParseError { error } => return Err(PkiError::Certificate(error.to_string())),
-                _ => {}
-            }
-        }
+        let (subject_key_id, authority_key_id) = key_ids(&read)?;
         Ok(Self(Arc::new(Content {
             der: der.into(),
             pem: pem::encode(der, pem::CERTIFICATE)?.as_str().into(),
@@ -110,14 +76,13 @@ impl Certificate {
             dns_names,
             ip_addresses,
             is_ca: read.basic_constraints().map_err(unreadable)?.is_some_and(|extension| extension.value.ca),
-            // Without the extension a certificate is good for everything.
+            // Without the extension a certificate may be used for everything.
             server_auth: extended.is_none_or(|usage| usage.any || usage.server_auth),
             client_auth: extended.is_none_or(|usage| usage.any || usage.client_auth),
             subject_key_id,
             authority_key_id,
             key_digest: KeyDigest::of(read.public_key().raw),
             fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
-            digest: digest(der),
         })))
     }
 
@@ -133,8 +98,8 @@ impl Certificate {
     pub fn serial(&self) -> Serial {
         self.0.serial
     }
-    /// The subject's common name, which etcd takes for a user's name; empty without one. The last one, if it has several, as
-    /// Go sees it.
+    /// The subject's common name, which etcd uses as a user's name; empty if there is none. The last one if there are several, as
+    /// in Go.
     pub fn common_name(&self) -> &str {
         &self.0.common_name
     }
@@ -146,19 +111,19 @@ impl Certificate {
     pub fn not_after(&self) -> Timestamp {
         self.0.not_after
     }
-    /// The DNS names it is for.
+    /// The DNS names that it is for.
     pub fn dns_names(&self) -> &BTreeSet<String> {
         &self.0.dns_names
     }
-    /// The addresses it is for.
+    /// The addresses that it is for.
     pub fn ip_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.0.ip_addresses
     }
-    /// Whether it is an authority's.
+    /// Whether it is the certificate of an authority.
     pub fn is_ca(&self) -> bool {
         self.0.is_ca
     }
-    /// Whether an authority with it may sign now.
+    /// Checks that an authority with this certificate may sign now.
     ///
     /// # Errors
     /// [`PkiError::AuthorityNotValid`].
@@ -169,26 +134,26 @@ impl Certificate {
         }
         Ok(())
     }
-    /// Whether an authority with it may sign certificates (keyUsage).
+    /// Whether an authority with this certificate may sign certificates (keyUsage).
     pub(super) fn signs_certificates(&self) -> bool {
         parse(&self.0.der)
             .is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign())))
     }
-    /// Whether an authority with it may sign revocation lists (keyUsage).
+    /// Whether an authority with this certificate may sign revocation lists (keyUsage).
     pub(super) fn signs_lists(&self) -> bool {
         parse(&self.0.der).is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign())))
     }
-    /// How many authorities there may be between it and a leaf, if that is limited.
+    /// How many other authorities there may be between it and a leaf, if that is limited.
     pub(super) fn path_length(&self) -> Option<u32> {
         parse(&self.0.der).ok()?.basic_constraints().ok()??.value.path_len_constraint
     }
-    /// Whether its name says that it was signed by this one, whatever the signature says.
+    /// Whether it names this authority as its issuer, whether or not its signature verifies.
     pub(super) fn names_as_issuer(&self, authority: &Certificate) -> bool {
         let (Ok(read), Ok(issuer)) = (parse(self.der()), parse(authority.der())) else { return false };
         read.issuer().as_raw() == issuer.subject().as_raw()
     }
-    /// Whether its key is of a kind that can be verified with here.
-    pub(super) fn has_known_key(&self) -> bool {
+    /// Whether its key is of a kind with which signatures can be verified here.
+    pub(super) fn has_supported_key(&self) -> bool {
         let Ok(read) = parse(self.der()) else { return false };
         let key = read.public_key();
         let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
@@ -198,30 +163,29 @@ impl Certificate {
             _ => key.algorithm.algorithm == OID_SIG_ED25519,
         }
     }
-    /// Whether it is a root: its own key signed it.
+    /// Whether it is a root, signed with its own key.
     pub fn is_self_signed(&self) -> bool {
-        let is_root =
-            |read: X509Certificate| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok();
-        ROOTS.get(self.0.digest, || parse(&self.0.der).map(is_root)).unwrap_or_default()
+        parse(&self.0.der)
+            .is_ok_and(|read| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok())
     }
-    /// Whether an authority signed it, by the name and the signature alone: what others make may lack key identifiers.
-    pub fn is_below(&self, authority: &Certificate) -> bool {
+    /// Whether an authority signed it, by the name and the signature alone: certificates of others may lack key identifiers.
+    pub(super) fn is_below(&self, authority: &Certificate) -> bool {
         let (Ok(read), Ok(issuer)) = (parse(&self.0.der), parse(&authority.0.der)) else { return false };
         read.issuer().as_raw() == issuer.subject().as_raw() && read.verify_signature(Some(issuer.public_key())).is_ok()
     }
-    /// Whether a server may show it.
+    /// Whether a server may use it.
     pub fn server_auth(&self) -> bool {
         self.0.server_auth
     }
-    /// Whether a client may show it.
+    /// Whether a client may use it.
     pub fn client_auth(&self) -> bool {
         self.0.client_auth
     }
-    /// The name of its key.
+    /// The identifier of its key.
     pub fn subject_key_id(&self) -> Option<&[u8]> {
         self.0.subject_key_id.as_deref()
     }
-    /// The name of the key that signed it.
+    /// The identifier of the key that signed it.
     pub fn authority_key_id(&self) -> Option<&[u8]> {
         self.0.authority_key_id.as_deref()
     }
@@ -229,40 +193,30 @@ impl Certificate {
     pub fn key_digest(&self) -> KeyDigest {
         self.0.key_digest
     }
-
-    /// The first 16 hexadecimal digits of the SHA-256 of its DER, which tell it from every other.
+    /// The first 16 hexadecimal digits of the SHA-256 of its DER, which identify it.
     pub fn fingerprint(&self) -> &str {
         &self.0.fingerprint
     }
-    /// Two thirds of its real life: from its begin to its end as they are, not as they were asked for.
+    /// When two thirds of its real life are over: from its begin to its end as they are, not as they were requested.
     pub fn renew_at(&self) -> Timestamp {
         let (begin, end) = (self.0.not_before.as_second(), self.0.not_after.as_second());
         Timestamp::from_second(begin + (end - begin) * 2 / 3).unwrap_or(self.0.not_after)
     }
 
-    /// Whether an authority signed it: the names and the key identifiers agree and the signature verifies.
+    /// Whether an authority signed it: the names and the key identifiers match, and the signature verifies.
     pub fn is_signed_by(&self, authority: &Certificate) -> bool {
-        let verified = VERIFIED.get([self.0.digest, authority.0.digest], || Ok::<_, PkiError>(self.verify(authority)));
-        verified.unwrap_or_default()
-    }
-
-    fn verify(&self, authority: &Certificate) -> bool {
-        let (Ok(leaf), Ok(issuer)) = (parse(&self.0.der), parse(&authority.0.der)) else { return false };
-        self.0.authority_key_id.is_some()
-            && self.0.authority_key_id == authority.0.subject_key_id
-            && leaf.issuer().as_raw() == issuer.subject().as_raw()
-            && leaf.verify_signature(Some(issuer.public_key())).is_ok()
+        self.0.authority_key_id.is_some() && self.0.authority_key_id == authority.0.subject_key_id && self.is_below(authority)
     }
 }
 
-/// Certificates one after the other in PEM: the form of a file of trusted authorities.
+/// Certificates in PEM, one after the other: the form of a file of trusted authorities.
 pub fn bundle<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
     certificates.into_iter().map(Certificate::pem).collect()
 }
 
 /// The certificates of a text that holds `CERTIFICATE` blocks and nothing else, in their order; there may be none.
 pub fn read_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
-    BUNDLES.get(digest(text), || pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect())
+    pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect()
 }
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
@@ -275,6 +229,37 @@ fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
 
 fn unreadable(error: impl std::fmt::Display) -> PkiError {
     PkiError::Certificate(error.to_string())
+}
+
+/// The DNS names and the addresses that a certificate is for.
+fn alternative_names(read: &X509Certificate) -> Result<(BTreeSet<String>, BTreeSet<IpAddr>), PkiError> {
+    let alternative = read.subject_alternative_name().map_err(unreadable)?;
+    let (mut dns_names, mut ip_addresses) = (BTreeSet::new(), BTreeSet::new());
+    for name in alternative.iter().flat_map(|extension| &extension.value.general_names) {
+        match name {
+            GeneralName::DNSName(name) => drop(dns_names.insert((*name).to_owned())),
+            GeneralName::IPAddress(octets) => drop(ip_addresses.insert(ip_address(octets)?)),
+            _ => {}
+        }
+    }
+    Ok((dns_names, ip_addresses))
+}
+
+/// The identifier of a key.
+type KeyId = Option<Box<[u8]>>;
+
+/// The identifiers of a certificate's key and of the key that signed it. Every extension must be readable.
+fn key_ids(read: &X509Certificate) -> Result<(KeyId, KeyId), PkiError> {
+    let (mut subject, mut authority) = (None, None);
+    for extension in read.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => subject = Some(id.0.into()),
+            ParsedExtension::AuthorityKeyIdentifier(id) => authority = id.key_identifier.as_ref().map(|id| id.0.into()),
+            ParsedExtension::ParseError { error } => return Err(PkiError::Certificate(error.to_string())),
+            _ => {}
+        }
+    }
+    Ok((subject, authority))
 }
 
 fn ip_address(octets: &[u8]) -> Result<IpAddr, PkiError> {

@@ -1,36 +1,36 @@
-//! Who signs the certificates of a domain.
+//! Issuers: what signs the certificates of a domain.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::PkiError;
+use super::error::PkiError;
 
-/// Who signs the certificates of a domain.
+/// What signs the certificates of a domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Issuer {
-    /// The operator, by authorities that it makes itself.
+    /// The operator, with authorities that it creates itself.
     #[default]
     BuiltIn,
-    /// The operator, by the authority in a Secret of the cluster's namespace.
+    /// The operator, with the authority in a Secret of the cluster's namespace.
     CaSecret {
-        /// The Secret.
+        /// The name of the Secret.
         name: String,
     },
-    /// cert-manager, or what serves its `CertificateRequests`. The authority's key is not known here.
+    /// cert-manager, or another controller that signs its `CertificateRequests`. The private key is not known here.
     CertManager {
-        /// Its issuer.
+        /// The name of its issuer object.
         name: String,
-        /// The kind of that: `Issuer`, `ClusterIssuer` or another one's.
+        /// The kind of the issuer object: `Issuer`, `ClusterIssuer`, or one of another API group.
         kind: String,
-        /// The API group of that.
+        /// The API group of the issuer object.
         group: String,
     },
 }
 
 impl Issuer {
-    /// Whether the operator holds the key of the authority.
+    /// Whether the operator holds the private key of the authority.
     pub fn has_key(&self) -> bool {
         !matches!(self, Self::CertManager { .. })
     }
@@ -40,24 +40,24 @@ impl fmt::Display for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BuiltIn => f.write_str("the built-in issuer"),
-            Self::CaSecret { name } => write!(f, "the authority in Secret {name}"),
+            Self::CaSecret { name } => write!(f, "the CA in Secret {name}"),
             Self::CertManager { name, kind, group } if group == "cert-manager.io" => write!(f, "{kind} {name}"),
             Self::CertManager { name, kind, group } => write!(f, "{kind}.{group} {name}"),
         }
     }
 }
 
-/// Whose authorities the active and the next one of a domain are. It is stored with them.
+/// Which issuers the active and the next authority of a domain belong to. It is stored with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issuers {
-    /// Whose the active one is.
+    /// That of the active authority.
     pub active: Issuer,
-    /// Whose the next one is.
+    /// That of the next authority.
     pub next: Issuer,
 }
 
 impl Issuers {
-    /// Reads what [`Issuers::to_json`] wrote. Where there is nothing, the operator made both.
+    /// Reads what [`Issuers::to_json`] wrote. An empty text means that both authorities are built in.
     pub fn from_json(text: &[u8]) -> Result<Self, PkiError> {
         if text.is_empty() {
             return Ok(Self::default());

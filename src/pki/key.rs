@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use rcgen::{KeyPair, PublicKeyData};
 use ring::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
-use super::{PkiError, pem};
+use super::{error::PkiError, pem};
 
 /// A private key in PKCS#8. It is wiped when dropped, and has no `Debug` and no `Display`.
 pub struct PrivateKey {
@@ -61,23 +62,12 @@ impl KeyDigest {
 
     /// 64 hexadecimal digits in lower case.
     pub fn to_hex(self) -> String {
-        self.0.iter().flat_map(|octet| [octet >> 4, octet & 0xf]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+        HEXLOWER.encode(&self.0)
     }
 
     /// Reads what [`KeyDigest::to_hex`] wrote.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let digit = |byte: u8| match byte {
-            b'0'..=b'9' => Some(byte - b'0'),
-            b'a'..=b'f' => Some(byte - b'a' + 10),
-            _ => None,
-        };
-        let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-        let pairs: &[[u8; 2]; 32] = pairs.try_into().ok()?;
-        let mut octets = [0; 32];
-        for (octet, [high, low]) in octets.iter_mut().zip(pairs) {
-            *octet = digit(*high)? << 4 | digit(*low)?;
-        }
-        Some(Self(octets))
+        HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an authority's domain has issued: without it nobody could revoke the certificate of a holder that is gone.
+//! The ledger: which certificates a domain has issued, so that those of a deleted user or a removed member can be revoked.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -8,12 +8,14 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Certificate, PkiError, Serial};
+use crate::ids::Uid;
+
+use super::{certificate::Certificate, error::PkiError, serial::Serial};
 
 /// How long a certificate stays in the ledger after its end, for members whose clocks are behind.
 const KEPT: SignedDuration = SignedDuration::from_hours(1);
 
-/// Who holds a certificate.
+/// The holder of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Holder {
@@ -29,7 +31,7 @@ pub enum Holder {
         /// The object's name.
         name: String,
         /// The object's uid: a user with the same name may come after it.
-        uid: String,
+        uid: Uid,
     },
 }
 
@@ -49,7 +51,7 @@ impl fmt::Display for Holder {
 pub struct Issued {
     /// Its serial.
     pub serial: Serial,
-    /// Who holds it.
+    /// Its holder.
     pub holder: Holder,
     /// Its end.
     pub not_after: Timestamp,
@@ -89,7 +91,7 @@ impl Ledger {
         meant.map(|issued| issued.revoked = Some(Timestamp::from_second(now.as_second()).unwrap_or(now))).count()
     }
 
-    /// Drops what expired more than an hour ago, revoked or not: nobody accepts it any more.
+    /// Removes what expired more than an hour ago, revoked or not, because it is not accepted any more.
     pub fn prune(&mut self, now: Timestamp) {
         self.0.retain(|_, issued| now.duration_since(issued.not_after) <= KEPT);
     }
@@ -109,7 +111,7 @@ impl Ledger {
         self.0.contains_key(&serial)
     }
 
-    /// Who holds the certificate with this serial, if it was written down.
+    /// The holder of the certificate with this serial, if it was recorded.
     pub fn holder(&self, serial: Serial) -> Option<&Holder> {
         self.0.get(&serial).map(|issued| &issued.holder)
     }

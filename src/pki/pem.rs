@@ -1,22 +1,24 @@
-//! PEM, strict and wiped.
+//! PEM, read strictly and wiped from memory.
 //!
-//! Strict, because etcd takes a bundle with any other block in it for a reason not to start (`NewCertPool` in its
-//! `client/pkg/tlsutil`); wiped, because private keys pass through here.
+//! Strictly, because etcd does not start with a bundle that holds any other block (`NewCertPool` in its `client/pkg/tlsutil`);
+//! wiped, because private keys pass through here.
 
 use std::str;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-use super::PkiError;
+use super::error::PkiError;
 
+/// The label of a certificate.
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
+/// The label of a private key in PKCS#8.
 pub(super) const PRIVATE_KEY: &str = "PRIVATE KEY";
 
-/// A line holds 64 characters (RFC 7468), which are 48 octets.
+/// The characters of a line (RFC 7468), which are 48 octets.
 const LINE: usize = 64;
 
-/// The contents of all blocks of a text that holds blocks of one kind and nothing else but blank lines.
+/// The contents of all blocks of a text that holds blocks with this label and nothing else but blank lines.
 pub(super) fn blocks(text: &[u8], label: &'static str) -> Result<Vec<Zeroizing<Vec<u8>>>, PkiError> {
     let text = str::from_utf8(text).map_err(|_| PkiError::Pem("it is not text"))?;
     let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
@@ -26,13 +28,13 @@ pub(super) fn blocks(text: &[u8], label: &'static str) -> Result<Vec<Zeroizing<V
         if begins.ok_or(PkiError::Pem("there is text outside of the blocks"))? != label {
             return Err(PkiError::Label(label));
         }
-        // As large as it can get, so that it never moves and leaves a copy behind.
+        // With all the capacity that it can need, so that it never moves and leaves a copy behind.
         let mut body = Zeroizing::new(String::with_capacity(text.len()));
         loop {
             let line = lines.next().ok_or(PkiError::Pem("a block has no end"))?;
             if let Some(ends) = line.strip_prefix("-----END ") {
                 if ends.strip_suffix("-----") != Some(label) {
-                    return Err(PkiError::Pem("a block ends as another kind than it began"));
+                    return Err(PkiError::Pem("a block ends as another kind than it begins"));
                 }
                 break;
             }
@@ -48,7 +50,7 @@ pub(super) fn single(text: &[u8], label: &'static str) -> Result<Zeroizing<Vec<u
     let mut blocks = blocks(text, label)?;
     match (blocks.len(), blocks.pop()) {
         (1, Some(block)) => Ok(block),
-        (found, _) => Err(PkiError::Count { wanted: label, found }),
+        (found, _) => Err(PkiError::Count { expected: label, found }),
     }
 }
 
@@ -59,7 +61,7 @@ fn decode(body: &str) -> Result<Zeroizing<Vec<u8>>, PkiError> {
     Ok(der)
 }
 
-/// One block, which ends with a newline.
+/// One block in PEM, which ends with a newline.
 pub(super) fn encode(der: &[u8], label: &str) -> Result<Zeroizing<String>, PkiError> {
     let lines = der.len().div_ceil(LINE / 4 * 3);
     let mut text = Zeroizing::new(String::with_capacity(lines * (LINE + 1) + 2 * (label.len() + 18)));
@@ -83,20 +85,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_encoded_is_read_back() -> Result<(), PkiError> {
+    fn encoded_blocks_are_read_back() -> Result<(), PkiError> {
         for length in [0, 1, 2, 3, 47, 48, 49, 96, 500] {
             let der: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap_or_default()).collect();
             let text = encode(&der, CERTIFICATE)?;
             assert!(text.lines().all(|line| line.len() <= LINE), "{length}");
             assert_eq!(*single(text.as_bytes(), CERTIFICATE)?, der);
-            // Nothing was moved while it grew.
+            // The text was never moved while it grew.
             assert!(text.capacity() >= text.len() && text.capacity() <= text.len() + LINE, "{length}");
         }
         Ok(())
     }
 
     #[test]
-    fn what_others_write_is_read() -> Result<(), PkiError> {
+    fn blocks_of_other_programs_are_read() -> Result<(), PkiError> {
         let text = b"\n-----BEGIN CERTIFICATE-----\r\nAAEC\r\nAwQF\r\n-----END CERTIFICATE-----";
         assert_eq!(*single(text, CERTIFICATE)?, [0, 1, 2, 3, 4, 5]);
         assert_eq!(blocks(b"", CERTIFICATE)?.len(), 0);
@@ -104,11 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn other_texts_are_refused() {
         let block = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
         for (text, why) in [
-            (String::new(), PkiError::Count { wanted: CERTIFICATE, found: 0 }),
-            (format!("{block}{block}"), PkiError::Count { wanted: CERTIFICATE, found: 2 }),
+            (String::new(), PkiError::Count { expected: CERTIFICATE, found: 0 }),
+            (format!("{block}{block}"), PkiError::Count { expected: CERTIFICATE, found: 2 }),
             (block.replace("CERTIFICATE", "PRIVATE KEY"), PkiError::Label(CERTIFICATE)),
             (format!("{block}{}", block.replace("CERTIFICATE", "PRIVATE KEY")), PkiError::Label(CERTIFICATE)),
             (block.replace("CERTIFICATE", "CERTIFICATE "), PkiError::Label(CERTIFICATE)),
@@ -116,7 +118,7 @@ mod tests {
             (format!("{block}x"), PkiError::Pem("there is text outside of the blocks")),
             (block.replace("AAEC", "AAE"), PkiError::Pem("a block is not base64")),
             (block.replace("AAEC", "Proc-Type: 4,ENCRYPTED\nAAEC"), PkiError::Pem("a block is not base64")),
-            (block.replace("END CERTIFICATE", "END KEY"), PkiError::Pem("a block ends as another kind than it began")),
+            (block.replace("END CERTIFICATE", "END KEY"), PkiError::Pem("a block ends as another kind than it begins")),
             (block[..40].to_owned(), PkiError::Pem("a block has no end")),
         ] {
             assert_eq!(single(text.as_bytes(), CERTIFICATE).err(), Some(why), "{text}");

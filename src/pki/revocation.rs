@@ -1,22 +1,29 @@
 //! Revocation lists.
 //!
-//! etcd reads the file at each connection and compares nothing but the serial: not the issuer, not the signature, not
-//! `nextUpdate` (`client/pkg/transport/listener_tls.go`). From 3.6 on it must be DER.
+//! etcd reads the file at each connection and compares only the serial: not the issuer, not the signature, not `nextUpdate`
+//! (`client/pkg/transport/listener_tls.go`). Since 3.6 it must be DER.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 use jiff::Timestamp;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
-use super::{Authority, PkiError, Serial, authority::date};
+use super::{
+    authority::{Authority, date},
+    error::PkiError,
+    serial::Serial,
+};
 
 impl Authority {
-    /// A list of revoked serials, DER, good until the end of the authority. It may be empty. The order of the serials
-    /// follows from them, but signatures are random: compare lists by [`crl_serials`].
+    /// A list of revoked serials, DER, valid until the authority expires. It may be empty. Serials are ordered, but signatures are
+    /// random: compare lists by [`crl_serials`].
     ///
     /// # Errors
-    /// When the authority is not valid now.
+    /// If the authority is not valid now.
     pub fn sign_crl(&self, revoked: impl IntoIterator<Item = (Serial, Timestamp)>, now: Timestamp) -> Result<Vec<u8>, PkiError> {
         self.check_valid(now)?;
         if !self.certificate().signs_lists() {
@@ -34,7 +41,7 @@ impl Authority {
         let params = CertificateRevocationListParams {
             this_update: date(now)?,
             next_update: date(self.certificate().not_after())?,
-            // Only a later list may have a greater number, and nothing else is known of the lists before.
+            // A later list must have a greater number, and earlier lists are not known here.
             crl_number: SerialNumber::from(u64::try_from(now.as_second()).unwrap_or_default()),
             issuing_distribution_point: None,
             revoked_certs: revoked.iter().map(entry).collect::<Result<_, PkiError>>()?,
@@ -44,8 +51,11 @@ impl Authority {
     }
 }
 
-/// The same by a key that is thrown away, good until `end`: for an authority whose key is not at hand, or that may not sign lists
-/// (keyUsage).
+/// The same list, signed with a new key that is not kept and valid until `end`: for an authority whose private key is not known,
+/// or that may not sign lists (keyUsage).
+///
+/// # Errors
+/// If `end` is not after `now`.
 pub fn sign_crl_without_key(
     revoked: impl IntoIterator<Item = (Serial, Timestamp)>,
     end: Timestamp,
@@ -54,9 +64,12 @@ pub fn sign_crl_without_key(
     Authority::create("etcd-warden revocation list", end.duration_since(now), now)?.sign_crl(revoked, now)
 }
 
-/// The serials on a list in DER.
+/// The serials on a revocation list in DER.
+///
+/// # Errors
+/// [`PkiError::RevocationList`].
 pub fn crl_serials(der: &[u8]) -> Result<BTreeSet<Serial>, PkiError> {
-    let unreadable = |why: &dyn std::fmt::Display| PkiError::RevocationList(why.to_string());
+    let unreadable = |why: &dyn Display| PkiError::RevocationList(why.to_string());
     let (rest, list) = CertificateRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
     if !rest.is_empty() {
         return Err(unreadable(&"something follows it"));

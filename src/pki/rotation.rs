@@ -1,38 +1,39 @@
-//! When one authority follows the other, and how far a rotation that somebody asked for has come.
+//! When one authority follows the other, and how far a rotation in phases has come.
 //!
-//! Each domain has an active authority, which signs, and the next one, which is trusted already. With authorities of life D and
-//! leaves of life L an authority is the next one for P = (D - L - M) / 2 and then the active one for P, where M = L / 2 is for
-//! delays: so it never signs a leaf that would outlive it, and is trusted for long before it signs. What has signed before is
-//! trusted until it expires, which is after the last leaf that it signed.
+//! Each domain has an active authority, which signs, and a next one, which is already trusted. If authorities live for D and
+//! leaves for L, an authority is the next one for P = (D - L - M) / 2 and then the active one for P, where M = L / 2 allows for
+//! delays: it never signs a leaf that would outlive it, and is trusted long before it signs. After that it is trusted until it
+//! expires, which is later than the last leaf that it signed.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{BACKDATING, Certificate, PkiError};
+use super::{authority::BACKDATING, certificate::Certificate, error::PkiError};
 
-/// How far a rotation that somebody asked for has come. It is stored with the authorities and only moves forward.
+/// How far a rotation in phases has come: one that was requested, or that another issuer or a lost authority requires. It is
+/// stored with the authorities and only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rotation {
-    /// What is being done.
+    /// Its current phase.
     pub phase: Phase,
-    /// Since when.
+    /// Since when it is in this phase.
     pub since: Timestamp,
 }
 
-/// A phase of a rotation that somebody asked for.
+/// A phase of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Phase {
-    /// A new authority has been made, and everybody is to trust it before it signs: members take it up when they are restarted.
+    /// The next authority was created, and must be trusted everywhere before it signs: members read it when they are restarted.
     Distributing,
-    /// It signs, and everybody is to show a certificate of it.
+    /// It is the active one, and all certificates are issued again.
     Reissuing,
-    /// The one before is trusted no more, and members are to forget it: they are restarted.
+    /// The previous one is no longer trusted. Members are restarted, because they still trust it until then.
     Dropping,
 }
 
 impl Phase {
-    /// All, in their order.
+    /// All phases in their order.
     pub const ALL: [Self; 3] = [Self::Distributing, Self::Reissuing, Self::Dropping];
 
     /// Reads what [`Phase::as_str`] wrote.
@@ -40,7 +41,7 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| phase.as_str() == text)
     }
 
-    /// As it is written in a status.
+    /// Its name, as a status has it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Distributing => "Distributing",
@@ -62,28 +63,28 @@ impl Rotation {
     }
 }
 
-/// When an authority was made.
-pub fn made_at(authority: &Certificate) -> Timestamp {
+/// When an authority was created.
+fn created_at(authority: &Certificate) -> Timestamp {
     authority.not_before().checked_add(BACKDATING).unwrap_or(authority.not_before())
 }
 
-/// For how long an authority is the next one, and after that the active one, where leaves live for `leaf`: P.
-pub fn term(authority: &Certificate, leaf: SignedDuration) -> SignedDuration {
-    let life = authority.not_after().duration_since(made_at(authority));
+/// For how long an authority is the next one, and then the active one, if leaves live for `leaf`: P.
+fn term(authority: &Certificate, leaf: SignedDuration) -> SignedDuration {
+    let life = authority.not_after().duration_since(created_at(authority));
     ((life - leaf - leaf / 2) / 2).max(SignedDuration::ZERO)
 }
 
-/// When the next authority is to become the active one: in time, and in any case before the active one gets too old to sign leaves of
-/// their full life, as where a succession was late or lives were other ones.
+/// When the next authority has to become the active one: after its term, but before the active one is too old to sign leaves of
+/// their full life, in case the previous succession was late or lifetimes were changed.
 pub fn succeeds_at(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
-    let in_time = made_at(next).checked_add(term(next, leaf)).unwrap_or(Timestamp::MAX);
+    let regular = created_at(next).checked_add(term(next, leaf)).unwrap_or(Timestamp::MAX);
     let latest = active.not_after().checked_sub(leaf).and_then(|at| at.checked_sub(leaf / 2)).unwrap_or(Timestamp::MIN);
-    in_time.min(latest)
+    regular.min(latest)
 }
 
-/// By when every member should have started with the next authority among those that it trusts. Those that have not are
-/// restarted from then on.
-pub fn known_by(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
-    let made = made_at(next);
-    made.checked_add(succeeds_at(active, next, leaf).duration_since(made) / 2).unwrap_or(Timestamp::MAX)
+/// By when every member should have been started with the next authority among those that it trusts. From then on members that do
+/// not trust it are restarted.
+pub fn trusted_by(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
+    let created = created_at(next);
+    created.checked_add(succeeds_at(active, next, leaf).duration_since(created) / 2).unwrap_or(Timestamp::MAX)
 }

@@ -1,14 +1,12 @@
 //! Serial numbers.
 
-use std::{
-    fmt::{self, Write},
-    str::FromStr,
-};
+use std::{fmt, str::FromStr};
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
-use super::PkiError;
+use super::error::PkiError;
 
 /// What RFC 5280 allows at most, in octets; other authorities use it all.
 const OCTETS: usize = 20;
@@ -50,8 +48,7 @@ impl Serial {
 
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.octets().iter().flat_map(|octet| [octet >> 4, octet & 0xf]);
-        digits.filter_map(|digit| char::from_digit(digit.into(), 16)).try_for_each(|digit| f.write_char(digit))
+        f.write_str(&HEXLOWER.encode(self.octets()))
     }
 }
 
@@ -65,11 +62,8 @@ impl FromStr for Serial {
     type Err = PkiError;
     fn from_str(text: &str) -> Result<Self, PkiError> {
         let invalid = || PkiError::Serial(text.to_owned());
-        if text.is_empty() || text.len() % 2 == 1 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(invalid());
-        }
-        let octets: Result<Vec<u8>, _> = (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16)).collect();
-        octets.ok().and_then(|octets| Self::from_octets(&octets)).ok_or_else(invalid)
+        let octets = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().filter(|octets| !octets.is_empty());
+        octets.and_then(|octets| Self::from_octets(&octets)).ok_or_else(invalid)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The parts together, judged by what verifies them in the field: a path validator and the openssl command.
+//! Certificates, keys and revocation lists as a path validator and the openssl command judge them.
 
 #![allow(clippy::unwrap_used, clippy::unwrap_in_result, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -38,11 +38,18 @@ fn spec() -> LeafSpec {
     }
 }
 
-fn why(leaf: &Leaf, spec: &LeafSpec, issuer: &Authority, now: Timestamp) -> Option<Stale> {
-    stale(Some(Ok(&leaf.certificate)), Some(leaf.key.public_digest()), spec, issuer.certificate(), Spread::default(), now)
+fn why(leaf: &Leaf, spec: &LeafSpec, issuer: &Authority, now: Timestamp) -> Option<ReissueReason> {
+    reissue_reason(
+        Some(Ok(&leaf.certificate)),
+        Some(leaf.key.public_digest()),
+        spec,
+        issuer.certificate(),
+        RenewalJitter::default(),
+        now,
+    )
 }
 
-/// Path validation as a TLS server does it for its clients, or the reverse.
+/// Path validation as a TLS server does it for clients, or the reverse.
 fn verify(leaf: &Certificate, bundle: &str, usage: webpki::KeyUsage, at: Timestamp) -> Result<(), webpki::Error> {
     let authorities = read_bundle(bundle.as_bytes()).unwrap();
     let trusted: Vec<CertificateDer> = authorities.iter().map(|authority| authority.der().into()).collect();
@@ -53,11 +60,11 @@ fn verify(leaf: &Certificate, bundle: &str, usage: webpki::KeyUsage, at: Timesta
     leaf.verify_for_usage(&[webpki::ring::ECDSA_P256_SHA256], &anchors, &[], at, usage, None, None).map(drop)
 }
 
-/// Runs openssl and gives all it said, and whether it was content.
+/// Runs openssl. Returns whether it succeeded, and its output.
 fn openssl(dir: &Path, arguments: &str) -> (bool, String) {
-    let output = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    (output.status.success(), said)
+    let result = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+    let output = String::from_utf8_lossy(&result.stdout).into_owned() + &String::from_utf8_lossy(&result.stderr);
+    (result.status.success(), output)
 }
 
 #[test]
@@ -68,11 +75,11 @@ fn leaves_verify_against_their_own_bundle_only() {
         for issuer in [&client, &next] {
             let leaf = issuer.issue(&LeafSpec { usage, ..spec() }, now()).unwrap().certificate;
             assert_eq!((leaf.server_auth(), leaf.client_auth()), (server || both, !server || both));
-            for (wanted, good) in
+            for (purpose, good) in
                 [(webpki::KeyUsage::server_auth(), leaf.server_auth()), (webpki::KeyUsage::client_auth(), leaf.client_auth())]
             {
-                assert_eq!(verify(&leaf, &bundles.0, wanted, now()).is_ok(), good, "{usage:?}");
-                let refused = verify(&leaf, &bundles.1, wanted, now()).err();
+                assert_eq!(verify(&leaf, &bundles.0, purpose, now()).is_ok(), good, "{usage:?}");
+                let refused = verify(&leaf, &bundles.1, purpose, now()).err();
                 assert_eq!(refused == Some(webpki::Error::UnknownIssuer), good, "{usage:?}: {refused:?}");
                 assert!(refused.is_some(), "{usage:?}");
             }
@@ -87,7 +94,7 @@ fn leaves_verify_against_their_own_bundle_only() {
         assert!(entity.verify_is_valid_for_subject_name(&name(good)).is_ok(), "{good}");
     }
     assert!(entity.verify_is_valid_for_subject_name(&name("demo-1-0.demo-peers.ns.svc")).is_err());
-    // And in time: from 5 minutes before to the last second.
+    // From 5 minutes before its creation to its last second.
     for (moment, good) in [
         (leaf.not_before() - SECOND, false),
         (leaf.not_before(), true),
@@ -103,17 +110,17 @@ fn an_authority_with_the_same_name_is_not_the_same() {
     let (one, other) = (authority("same"), authority("same"));
     let leaf = one.issue(&spec(), now()).unwrap();
     assert!(!leaf.certificate.is_signed_by(other.certificate()));
-    assert_eq!(why(&leaf, &spec(), &other, now()), Some(Stale::WrongIssuer));
-    // Nor is one that says the right issuer enough: the last octets are the signature's.
+    assert_eq!(why(&leaf, &spec(), &other, now()), Some(ReissueReason::WrongIssuer));
+    // Naming the right issuer is not enough either: the last octets are the signature's.
     let mut forged = leaf.certificate.der().to_vec();
     *forged.last_mut().unwrap() ^= 1;
     assert!(!Certificate::from_der(&forged).unwrap().is_signed_by(one.certificate()));
 }
 
 #[test]
-fn authorities_are_as_designed_and_are_loaded_again() {
-    let made = authority("demo client 1");
-    let certificate = made.certificate();
+fn authorities_are_as_designed_and_can_be_loaded() {
+    let created = authority("demo client 1");
+    let certificate = created.certificate();
     assert!(certificate.is_ca() && certificate.subject_key_id().is_some_and(|id| id.len() == 20));
     assert_eq!((certificate.common_name(), certificate.not_before()), ("demo client 1", at("2026-03-01T11:55:00Z")));
     assert_eq!(certificate.not_after(), at("2031-02-28T12:00:00Z"));
@@ -123,16 +130,16 @@ fn authorities_are_as_designed_and_are_loaded_again() {
     let usage = read.key_usage().unwrap().unwrap();
     assert!(usage.critical && usage.value.key_cert_sign() && usage.value.crl_sign() && usage.value.digital_signature());
 
-    let again = Authority::load(certificate.pem().as_bytes(), made.key_pem()).unwrap();
-    assert_eq!((again.certificate(), again.key_pem()), (certificate, made.key_pem()));
-    assert!(again.issue(&spec(), now()).unwrap().certificate.is_signed_by(certificate));
+    let loaded = Authority::load(certificate.pem().as_bytes(), created.key_pem()).unwrap();
+    assert_eq!((loaded.certificate(), loaded.key_pem()), (certificate, created.key_pem()));
+    assert!(loaded.issue(&spec(), now()).unwrap().certificate.is_signed_by(certificate));
 
     let pem = certificate.pem().as_bytes();
     let other = authority("other");
     assert_eq!(Authority::load(pem, other.key_pem()).err(), Some(PkiError::KeyDoesNotFit));
-    assert_eq!(Authority::load(pem, b"").err(), Some(PkiError::Count { wanted: "PRIVATE KEY", found: 0 }));
-    assert_eq!(Authority::load(made.key_pem(), pem).err(), Some(PkiError::Label("CERTIFICATE")));
-    let leaf = made.issue(&spec(), now()).unwrap();
+    assert_eq!(Authority::load(pem, b"").err(), Some(PkiError::Count { expected: "PRIVATE KEY", found: 0 }));
+    assert_eq!(Authority::load(created.key_pem(), pem).err(), Some(PkiError::Label("CERTIFICATE")));
+    let leaf = created.issue(&spec(), now()).unwrap();
     let refused = Authority::load(leaf.certificate.pem().as_bytes(), leaf.key.pem()).err();
     assert!(matches!(refused, Some(PkiError::NotAuthority(_))), "{refused:?}");
 }
@@ -153,7 +160,7 @@ fn leaves_are_as_specified() {
     let usage = read.key_usage().unwrap().unwrap();
     assert_eq!((usage.critical, usage.value.flags), (true, 1));
     assert_eq!(Certificate::from_pem(certificate.pem().as_bytes()).as_ref(), Ok(certificate));
-    // Without names, as a client's.
+    // A client's has no names.
     let client = LeafSpec { dns_names: BTreeSet::new(), ip_addresses: BTreeSet::new(), usage: Usage::Client, ..spec() };
     let leaf = issuer.issue(&client, now()).unwrap();
     assert_eq!(why(&leaf, &client, &issuer, now()), None);
@@ -192,124 +199,133 @@ fn no_leaf_is_valid_outside_of_its_authority() {
 }
 
 #[test]
-fn stale_says_why() {
-    let (issuer, wanted) = (authority("demo peer 1"), spec());
-    let leaf = issuer.issue(&wanted, now()).unwrap();
+fn reissue_reasons_are_found() {
+    let (issuer, desired) = (authority("demo peer 1"), spec());
+    let leaf = issuer.issue(&desired, now()).unwrap();
     let (certificate, key) = (&leaf.certificate, Some(leaf.key.public_digest()));
     let ca = issuer.certificate();
-    assert_eq!(why(&leaf, &wanted, &issuer, now()), None);
-    assert_eq!(stale(None, key, &wanted, ca, Spread::default(), now()), Some(Stale::Missing));
+    assert_eq!(why(&leaf, &desired, &issuer, now()), None);
+    assert_eq!(reissue_reason(None, key, &desired, ca, RenewalJitter::default(), now()), Some(ReissueReason::Missing));
     let error = PkiError::Pem("it is not text");
-    assert_eq!(stale(Some(Err(&error)), key, &wanted, ca, Spread::default(), now()), Some(Stale::Unreadable(error.to_string())));
+    assert_eq!(
+        reissue_reason(Some(Err(&error)), key, &desired, ca, RenewalJitter::default(), now()),
+        Some(ReissueReason::Unreadable(error.to_string()))
+    );
     let other = PrivateKey::generate().unwrap().public_digest();
     for key in [None, Some(other)] {
-        assert_eq!(stale(Some(Ok(certificate)), key, &wanted, ca, Spread::default(), now()), Some(Stale::KeyDoesNotFit));
+        assert_eq!(
+            reissue_reason(Some(Ok(certificate)), key, &desired, ca, RenewalJitter::default(), now()),
+            Some(ReissueReason::KeyDoesNotFit)
+        );
     }
-    assert_eq!(why(&leaf, &wanted, &authority("demo peer 2"), now()), Some(Stale::WrongIssuer));
+    assert_eq!(why(&leaf, &desired, &authority("demo peer 2"), now()), Some(ReissueReason::WrongIssuer));
     let hours = SignedDuration::from_hours;
     for (changed, reason) in [
-        (LeafSpec { dns_names: [HOST.to_owned()].into(), ..spec() }, Some(Stale::Names)),
-        (LeafSpec { ip_addresses: BTreeSet::new(), ..spec() }, Some(Stale::Names)),
-        (LeafSpec { usage: Usage::Server, ..spec() }, Some(Stale::Usage)),
-        (LeafSpec { usage: Usage::Client, ..spec() }, Some(Stale::Usage)),
-        (LeafSpec { common_name: "other".into(), ..spec() }, Some(Stale::CommonName)),
-        (LeafSpec { duration: hours(2159), ..spec() }, Some(Stale::TooLong)),
+        (LeafSpec { dns_names: [HOST.to_owned()].into(), ..spec() }, Some(ReissueReason::Names)),
+        (LeafSpec { ip_addresses: BTreeSet::new(), ..spec() }, Some(ReissueReason::Names)),
+        (LeafSpec { usage: Usage::Server, ..spec() }, Some(ReissueReason::Usage)),
+        (LeafSpec { usage: Usage::Client, ..spec() }, Some(ReissueReason::Usage)),
+        (LeafSpec { common_name: "other".into(), ..spec() }, Some(ReissueReason::CommonName)),
+        (LeafSpec { duration: hours(2159), ..spec() }, Some(ReissueReason::TooLong)),
         (LeafSpec { duration: hours(4320), ..spec() }, None),
-        // Something urgent comes before what can wait.
-        (LeafSpec { usage: Usage::Client, duration: hours(1), ..spec() }, Some(Stale::Usage)),
+        // The more urgent reason comes first.
+        (LeafSpec { usage: Usage::Client, duration: hours(1), ..spec() }, Some(ReissueReason::Usage)),
     ] {
         assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{changed:?}");
     }
     let (begin, due, end) = (certificate.not_before(), certificate.renew_at(), certificate.not_after());
     let nanosecond = SignedDuration::from_nanos(1);
     for (moment, reason) in [
-        (begin - SECOND, Some(Stale::Expired)),
+        (begin - SECOND, Some(ReissueReason::Expired)),
         (begin, None),
         (due - SECOND, None),
         (due - nanosecond, None),
-        (due, Some(Stale::Due)),
-        (end, Some(Stale::Due)),
-        (end + nanosecond, Some(Stale::Expired)),
-        (end + SECOND, Some(Stale::Expired)),
+        (due, Some(ReissueReason::Due)),
+        (end, Some(ReissueReason::Due)),
+        (end + nanosecond, Some(ReissueReason::Expired)),
+        (end + SECOND, Some(ReissueReason::Expired)),
     ] {
-        assert_eq!(why(&leaf, &wanted, &issuer, moment), reason, "{moment}");
+        assert_eq!(why(&leaf, &desired, &issuer, moment), reason, "{moment}");
     }
     // A minute of slack, and not a second more.
-    for (shorter, reason) in [(60, None), (61, Some(Stale::TooLong))] {
+    for (shorter, reason) in [(60, None), (61, Some(ReissueReason::TooLong))] {
         let changed = LeafSpec { duration: QUARTER - SignedDuration::from_secs(shorter), ..spec() };
         assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{shorter}");
     }
-    let authority_as_leaf = stale(Some(Ok(ca)), Some(ca.key_digest()), &wanted, ca, Spread::default(), now());
-    assert_eq!(authority_as_leaf, Some(Stale::Names));
-    assert_eq!(format!("the certificate {}", Stale::Due), "the certificate is due for renewal");
+    let authority_as_leaf = reissue_reason(Some(Ok(ca)), Some(ca.key_digest()), &desired, ca, RenewalJitter::default(), now());
+    assert_eq!(authority_as_leaf, Some(ReissueReason::Names));
+    assert_eq!(format!("the certificate {}", ReissueReason::Due), "the certificate is due for renewal");
 }
 
 #[test]
-fn a_leaf_clamped_by_its_authority_is_not_made_anew_in_a_loop() {
+fn a_leaf_that_ends_with_its_authority_is_not_reissued_in_a_loop() {
     let issuer = authority("demo peer 1");
     let end = issuer.certificate().not_after();
     let sixth = QUARTER / 6;
-    // One that ends a sixth of the wanted duration before its authority may be renewed once more, one second later no more.
+    // One that ends a sixth of the desired duration before its authority is renewed once more, one that ends a second later is not.
     let last = issuer.issue(&spec(), end - QUARTER - sixth).unwrap();
-    assert_eq!(why(&last, &spec(), &issuer, last.certificate.renew_at()), Some(Stale::Due));
-    assert_eq!(renewal(&last.certificate, QUARTER, issuer.certificate(), Spread::default()), Some(last.certificate.renew_at()));
+    assert_eq!(why(&last, &spec(), &issuer, last.certificate.renew_at()), Some(ReissueReason::Due));
+    assert_eq!(
+        renewal(&last.certificate, QUARTER, issuer.certificate(), RenewalJitter::default()),
+        Some(last.certificate.renew_at())
+    );
     let over = issuer.issue(&spec(), end - QUARTER - sixth + SECOND).unwrap();
     assert_eq!(why(&over, &spec(), &issuer, over.certificate.renew_at()), None);
     assert_eq!(why(&over, &spec(), &issuer, over.certificate.not_after()), None);
-    assert_eq!(renewal(&over.certificate, QUARTER, issuer.certificate(), Spread::default()), None);
-    // All its life long: looked at every day, leaves of 90 days in 5 years are made some thirty times and never expire.
+    assert_eq!(renewal(&over.certificate, QUARTER, issuer.certificate(), RenewalJitter::default()), None);
+    // Checked every day for 5 years, leaves of 90 days are issued some thirty times and never expire.
     let mut leaf = issuer.issue(&spec(), now()).unwrap();
-    let (mut moment, mut made) = (now(), 1);
+    let (mut moment, mut issued) = (now(), 1);
     while moment < end {
         match why(&leaf, &spec(), &issuer, moment) {
             None => {}
-            Some(Stale::Due) => (leaf, made) = (issuer.issue(&spec(), moment).unwrap(), made + 1),
+            Some(ReissueReason::Due) => (leaf, issued) = (issuer.issue(&spec(), moment).unwrap(), issued + 1),
             other => panic!("{other:?} at {moment}"),
         }
         moment += SignedDuration::from_hours(24);
     }
-    assert!((30..=32).contains(&made), "{made}");
+    assert!((30..=32).contains(&issued), "{issued}");
 }
 
 #[test]
-fn leaves_shorter_than_wanted_are_renewed_in_time_until_their_authority_ends() {
+fn leaves_shorter_than_desired_are_renewed_in_time_until_their_authority_ends() {
     let issuer = authority("demo peer 1");
     let end = issuer.certificate().not_after();
     let hour = SignedDuration::from_hours(1);
     let given = LeafSpec { duration: hour * 24, ..spec() };
-    // The authority has less time left than a sixth of what is wanted.
+    // The authority has less time left than a sixth of the desired duration.
     let mut moment = end - hour * 240;
-    let (mut leaf, mut made) = (issuer.issue(&given, moment).unwrap(), 1);
+    let (mut leaf, mut issued) = (issuer.issue(&given, moment).unwrap(), 1);
     while moment < end - hour * 4 {
         match why(&leaf, &spec(), &issuer, moment) {
             None => {}
-            Some(Stale::Due) => (leaf, made) = (issuer.issue(&given, moment).unwrap(), made + 1),
+            Some(ReissueReason::Due) => (leaf, issued) = (issuer.issue(&given, moment).unwrap(), issued + 1),
             other => panic!("{other:?} at {moment}"),
         }
         moment += hour;
     }
-    assert!((14..=16).contains(&made), "{made}");
+    assert!((14..=16).contains(&issued), "{issued}");
 }
 
 #[test]
 fn leaves_shorter_than_the_backdating_are_not_due_at_once() {
     let issuer = authority("demo peer 1");
     for seconds in [1, 60, 150, 300] {
-        let wanted = LeafSpec { duration: SignedDuration::from_secs(seconds), ..spec() };
-        let made = at("2026-03-01T12:00:00Z");
-        let leaf = issuer.issue(&wanted, made).unwrap();
-        assert_eq!(why(&leaf, &wanted, &issuer, made), None, "{seconds}");
-        assert_eq!(why(&leaf, &wanted, &issuer, leaf.certificate.not_after()), Some(Stale::Due), "{seconds}");
+        let desired = LeafSpec { duration: SignedDuration::from_secs(seconds), ..spec() };
+        let issued_at = at("2026-03-01T12:00:00Z");
+        let leaf = issuer.issue(&desired, issued_at).unwrap();
+        assert_eq!(why(&leaf, &desired, &issuer, issued_at), None, "{seconds}");
+        assert_eq!(why(&leaf, &desired, &issuer, leaf.certificate.not_after()), Some(ReissueReason::Due), "{seconds}");
     }
 }
 
 #[test]
-fn texts_with_anything_else_are_refused() {
+fn texts_with_other_content_are_refused() {
     let issuer = authority("demo peer 1");
     let leaf = issuer.issue(&spec(), now()).unwrap();
     let (pem, key) = (leaf.certificate.pem(), String::from_utf8(leaf.key.pem().to_vec()).unwrap());
     let both = format!("{pem}{}", issuer.certificate().pem());
-    assert_eq!(Certificate::from_pem(both.as_bytes()), Err(PkiError::Count { wanted: "CERTIFICATE", found: 2 }));
+    assert_eq!(Certificate::from_pem(both.as_bytes()), Err(PkiError::Count { expected: "CERTIFICATE", found: 2 }));
     assert_eq!(read_bundle(both.as_bytes()), Ok(vec![leaf.certificate.clone(), issuer.certificate().clone()]));
     assert_eq!(bundle([&leaf.certificate, issuer.certificate()]), both);
     for text in [format!("{key}{pem}"), format!("{pem}{key}")] {
@@ -319,7 +335,7 @@ fn texts_with_anything_else_are_refused() {
     let mut longer = leaf.certificate.der().to_vec();
     longer.push(0);
     assert_eq!(Certificate::from_der(&longer), Err(PkiError::Certificate("something follows it".into())));
-    // Cut anywhere it is an error and never a panic.
+    // Truncated anywhere, it is an error and never a panic.
     for length in 0..leaf.certificate.der().len() {
         assert!(Certificate::from_der(&leaf.certificate.der()[..length]).is_err(), "{length}");
     }
@@ -334,7 +350,7 @@ fn certificates_without_an_end_are_read() {
     let certificate = Certificate::from_der(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).unwrap();
     assert_eq!(certificate.not_after(), Timestamp::MAX);
     assert!(certificate.renew_at() > at("7000-01-01T00:00:00Z") && certificate.renew_at() < Timestamp::MAX);
-    // No extension says what it is for, so it is for everything.
+    // No extension limits what it may be used for.
     assert!(certificate.server_auth() && certificate.client_auth());
 }
 
@@ -351,7 +367,7 @@ fn the_ledger_is_read_back_and_pruned() {
     }
     let first = |issued: &Issued| issued.holder == user("app", "1");
     assert_eq!((ledger.revoke(first, now()), ledger.revoke(first, now() + SECOND)), (1, 0));
-    // Taken in again it stays revoked, since when it was.
+    // Recorded again, it stays revoked since the same moment.
     ledger.record(&leaves[2], Holder::Operator);
     let revoked = vec![(leaves[2].serial(), at("2026-03-01T12:00:00Z"))];
     assert_eq!(ledger.revoked().collect::<Vec<_>>(), revoked);
@@ -361,7 +377,7 @@ fn the_ledger_is_read_back_and_pruned() {
     let serials: Vec<_> = ledger.entries().map(|issued| issued.serial).collect();
     assert!(serials.is_sorted() && serials.len() == 4);
 
-    // The form, which later versions must be able to read.
+    // The stored form, which later versions must be able to read.
     let text = br#"[{"serial":"0a","holder":"operator","notAfter":"2026-05-30T12:00:00Z"},{"serial":"0b","holder":{"member":{"name":"demo-0"}},"notAfter":"2026-05-30T12:00:01Z"},{"serial":"0c","holder":{"user":{"name":"app","uid":"1"}},"notAfter":"2026-05-30T12:00:00Z","revoked":"2026-03-01T12:00:00Z"}]"#;
     let mut ledger = Ledger::from_json(text).unwrap();
     assert_eq!(ledger.to_json().unwrap(), text);
@@ -401,7 +417,7 @@ fn revocation_lists_hold_what_was_revoked() {
 }
 
 #[test]
-fn openssl_agrees() {
+fn openssl_accepts_and_refuses_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (issuer, other) = (authority("demo client 1"), authority("demo peer 1"));
@@ -415,13 +431,13 @@ fn openssl_agrees() {
     fs::write(dir.join("ca.crl"), &crl).unwrap();
     fs::write(dir.join("empty.crl"), issuer.sign_crl([], now()).unwrap()).unwrap();
 
-    let (ok, said) = openssl(dir, "crl -inform DER -in ca.crl -noout -text -CAfile ca.crt");
-    assert!(ok && said.contains("verify OK") && said.contains("Version 2 (0x1)"), "{said}");
-    assert!(said.to_lowercase().contains(&leaves[1].certificate.serial().to_string()), "{said}");
-    let (ok, said) = openssl(dir, "crl -inform DER -in empty.crl -out empty.pem -CAfile ca.crt");
-    assert!(ok && said.contains("verify OK"), "{said}");
-    let (ok, said) = openssl(dir, "crl -inform DER -in ca.crl -out crl.pem");
-    assert!(ok, "{said}");
+    let (ok, output) = openssl(dir, "crl -inform DER -in ca.crl -noout -text -CAfile ca.crt");
+    assert!(ok && output.contains("verify OK") && output.contains("Version 2 (0x1)"), "{output}");
+    assert!(output.to_lowercase().contains(&leaves[1].certificate.serial().to_string()), "{output}");
+    let (ok, output) = openssl(dir, "crl -inform DER -in empty.crl -out empty.pem -CAfile ca.crt");
+    assert!(ok && output.contains("verify OK"), "{output}");
+    let (ok, output) = openssl(dir, "crl -inform DER -in ca.crl -out crl.pem");
+    assert!(ok, "{output}");
 
     let verify = format!("verify -x509_strict -attime {} -verify_hostname {HOST}", now().as_second());
     for (arguments, good) in [
@@ -432,46 +448,46 @@ fn openssl_agrees() {
         ("-crl_check -CRLfile crl.pem -CAfile ca.crt revoked.crt", false),
         ("-crl_check -CRLfile empty.pem -CAfile ca.crt revoked.crt", true),
     ] {
-        let (ok, said) = openssl(dir, &format!("{verify} {arguments}"));
-        assert_eq!(ok, good, "{arguments}: {said}");
+        let (ok, output) = openssl(dir, &format!("{verify} {arguments}"));
+        assert_eq!(ok, good, "{arguments}: {output}");
     }
-    let (ok, said) = openssl(dir, "pkey -in good.key -noout -text");
-    assert!(ok && said.contains("prime256v1"), "{said}");
+    let (ok, output) = openssl(dir, "pkey -in good.key -noout -text");
+    assert!(ok && output.contains("prime256v1"), "{output}");
 }
 
 #[test]
-fn authorities_of_others_can_issue() {
+fn external_authorities_can_issue() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     for (name, algorithm, subject, good) in [
         ("p384", "EC -pkeyopt ec_paramgen_curve:P-384", "/C=DE/O=Example/OU=Sites/CN=Example", true),
         ("ed25519", "ED25519", "/CN=Example", true),
         ("rsa", "RSA -pkeyopt rsa_keygen_bits:2048", "/O=Example/CN=Example", true),
-        // The library keeps one value for each kind of attribute: refused, where it would have made leaves of nobody.
+        // The library keeps one value of each kind of attribute: refused, because its leaves would name another issuer.
         ("twice", "ED25519", "/OU=One/OU=Two/CN=Example", false),
     ] {
-        let (ok, said) = openssl(dir, &format!("genpkey -algorithm {algorithm} -out {name}.key"));
-        assert!(ok, "{said}");
-        let (ok, said) = openssl(dir, &format!("req -x509 -days 3650 -key {name}.key -subj {subject} -out {name}.crt"));
-        assert!(ok, "{said}");
+        let (ok, output) = openssl(dir, &format!("genpkey -algorithm {algorithm} -out {name}.key"));
+        assert!(ok, "{output}");
+        let (ok, output) = openssl(dir, &format!("req -x509 -days 3650 -key {name}.key -subj {subject} -out {name}.crt"));
+        assert!(ok, "{output}");
         let read = |end: &str| fs::read(dir.join(format!("{name}.{end}"))).unwrap();
         let issuer = Authority::load(&read("crt"), &read("key")).unwrap();
-        // It was made now, by a clock that this test cannot set.
+        // openssl created it now, by a clock that this test cannot set.
         let moment = issuer.certificate().not_before() + SECOND;
-        let made = issuer.issue(&spec(), moment);
-        assert_eq!(made.is_ok(), good, "{name}");
-        let Ok(leaf) = made else { continue };
+        let issued = issuer.issue(&spec(), moment);
+        assert_eq!(issued.is_ok(), good, "{name}");
+        let Ok(leaf) = issued else { continue };
         assert_eq!(why(&leaf, &spec(), &issuer, moment), None, "{name}");
         fs::write(dir.join("leaf.crt"), leaf.certificate.pem()).unwrap();
-        let (ok, said) = openssl(dir, &format!("verify -attime {} -CAfile {name}.crt leaf.crt", moment.as_second()));
-        assert!(ok, "{name}: {said}");
+        let (ok, output) = openssl(dir, &format!("verify -attime {} -CAfile {name}.crt leaf.crt", moment.as_second()));
+        assert!(ok, "{name}: {output}");
         fs::write(dir.join("ca.crl"), issuer.sign_crl([(leaf.certificate.serial(), moment)], moment).unwrap()).unwrap();
-        let (ok, said) = openssl(dir, &format!("crl -inform DER -in ca.crl -noout -CAfile {name}.crt"));
-        assert!(ok && said.contains("verify OK"), "{name}: {said}");
-        // The list names the key as the authority does, not as this operator's own authorities do.
-        let (ok, said) = openssl(dir, "crl -inform DER -in ca.crl -noout -text");
+        let (ok, output) = openssl(dir, &format!("crl -inform DER -in ca.crl -noout -CAfile {name}.crt"));
+        assert!(ok && output.contains("verify OK"), "{name}: {output}");
+        // The list has the key identifier of the authority, not one that is derived as for built-in authorities.
+        let (ok, output) = openssl(dir, "crl -inform DER -in ca.crl -noout -text");
         let id: Vec<_> = leaf.certificate.authority_key_id().unwrap().iter().map(|octet| format!("{octet:02X}")).collect();
-        assert!(ok && said.contains(&id.join(":")), "{name}: {said}");
+        assert!(ok && output.contains(&id.join(":")), "{name}: {output}");
     }
 }
 
@@ -487,26 +503,26 @@ fn authorities_that_may_not_sign_are_refused() {
         ("subjectKeyIdentifier=none", false),
         ("basicConstraints=CA:FALSE", false),
     ] {
-        let (ok, said) = openssl(dir, &format!("req -x509 -days 9 -key ca.key -subj /CN=x -addext {extension} -out ca.crt"));
-        assert!(ok, "{said}");
+        let (ok, output) = openssl(dir, &format!("req -x509 -days 9 -key ca.key -subj /CN=x -addext {extension} -out ca.crt"));
+        assert!(ok, "{output}");
         let loaded = Authority::load(&fs::read(dir.join("ca.crt")).unwrap(), &key).map(drop);
         assert!(if good { loaded.is_ok() } else { matches!(loaded, Err(PkiError::NotAuthority(_))) }, "{extension}: {loaded:?}");
     }
 }
 
 #[test]
-fn a_leaf_lasts_for_as_long_as_it_is_not_stale() {
+fn a_leaf_is_not_reissued_in_its_current_window() {
     let (issuer, leaf_of) = (authority("ca"), |issuer: &Authority, at| issuer.issue(&spec(), at).unwrap());
-    // One that is renewed, and one that its issuer ends with.
+    // One that is renewed, and one that ends with its issuer.
     let late = issuer.certificate().not_after() - QUARTER / 3;
     for leaf in [leaf_of(&issuer, now()), leaf_of(&issuer, late)] {
-        let lasting = lasting(&leaf.certificate, QUARTER, issuer.certificate(), Spread::default());
-        for edge in [lasting.start, lasting.end] {
+        let window = current_window(&leaf.certificate, QUARTER, issuer.certificate(), RenewalJitter::default());
+        for edge in [window.start, window.end] {
             for moment in [edge - SECOND, edge, edge + SECOND] {
-                let stale = why(&leaf, &spec(), &issuer, moment);
-                // In its last second it does, and is not relied on.
+                let reason = why(&leaf, &spec(), &issuer, moment);
+                // In its last second it is valid, but not relied on.
                 let last = moment == leaf.certificate.not_after();
-                assert_eq!(lasting.contains(&moment), stale.is_none() && !last, "{moment}: {stale:?}, {lasting:?}");
+                assert_eq!(window.contains(&moment), reason.is_none() && !last, "{moment}: {reason:?}, {window:?}");
             }
         }
     }
@@ -517,49 +533,49 @@ fn a_thousand_holders_do_not_renew_in_one_minute() {
     let issuer = authority("ca");
     let leaf = issuer.issue(&spec(), now()).unwrap().certificate;
     let life = leaf.not_after().duration_since(leaf.not_before());
-    let at = |holder: u32| renewal(&leaf, QUARTER, issuer.certificate(), Spread::of(&holder.to_string())).unwrap();
+    let at = |holder: u32| renewal(&leaf, QUARTER, issuer.certificate(), RenewalJitter::of(&holder.to_string())).unwrap();
     let times: BTreeSet<_> = (0..1000).map(at).collect();
     assert!(times.len() > 200, "{}", times.len());
     let (first, last) = (*times.first().unwrap(), *times.last().unwrap());
     assert!(last <= leaf.renew_at() && first >= leaf.renew_at() - life / 20, "{first} to {last}");
     assert!(last.duration_since(first) > life / 25);
-    assert_eq!(at(7), at(7), "a holder has its place for good");
+    assert_eq!(at(7), at(7), "the jitter of a holder is constant");
 }
 
-/// The certificate of an authority that `openssl` makes below another, and its key.
-fn below(dir: &Path, name: &str, above: &str, algorithm: &str, extensions: &str) {
+/// Creates with `openssl` an authority that another one signs, with its key.
+fn below(dir: &Path, name: &str, parent: &str, algorithm: &str, extensions: &str) {
     for command in [
         format!("genpkey -algorithm {algorithm} -out {name}.key"),
         format!(
-            "req -x509 -days 3650 -key {name}.key -CA {above}.crt -CAkey {above}.key -subj /CN={name} -addext basicConstraints=critical,{extensions} -addext keyUsage=keyCertSign -out {name}.crt"
+            "req -x509 -days 3650 -key {name}.key -CA {parent}.crt -CAkey {parent}.key -subj /CN={name} -addext basicConstraints=critical,{extensions} -addext keyUsage=keyCertSign -out {name}.crt"
         ),
     ] {
-        let (ok, said) = openssl(dir, &command);
-        assert!(ok, "{said}");
+        let (ok, output) = openssl(dir, &command);
+        assert!(ok, "{output}");
     }
 }
 
 #[test]
-fn authorities_whose_key_is_of_no_use_are_refused_for_that() {
+fn authorities_with_unsupported_keys_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     for (root, algorithm) in [("short", "RSA -pkeyopt rsa_keygen_bits:1024"), ("wide", "EC -pkeyopt ec_paramgen_curve:P-521")] {
         assert!(openssl(dir, &format!("genpkey -algorithm {algorithm} -out {root}.key")).0);
-        let (ok, said) = openssl(dir, &format!("req -x509 -days 3650 -key {root}.key -subj /CN={root} -out {root}.crt"));
-        assert!(ok, "{said}");
+        let (ok, output) = openssl(dir, &format!("req -x509 -days 3650 -key {root}.key -subj /CN={root} -out {root}.crt"));
+        assert!(ok, "{output}");
         let below_it = format!("below-{root}");
         below(dir, &below_it, root, "ED25519", "CA:TRUE");
         let read = |name: &str| fs::read(dir.join(format!("{name}.crt"))).unwrap();
         let moment = Certificate::from_pem(&read(root)).unwrap().not_before() + SECOND;
-        let wanted = format!(
+        let expected = format!(
             "the key of {root:?} is of a kind that is not supported: it must be ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits"
         );
         for (certificate, roots) in [(root, vec![]), (root, read(root)), (below_it.as_str(), read(root))] {
-            let problem = Offer::of_secret(&read(certificate), &roots, moment).unwrap_err().to_string();
-            assert!(problem.contains(&wanted), "{certificate}: {problem}");
+            let problem = ExternalAuthority::of_secret(&read(certificate), &roots, moment).unwrap_err().to_string();
+            assert!(problem.contains(&expected), "{certificate}: {problem}");
         }
-        let problem = Offer::of_answer(&read(&below_it), &read(root), moment).unwrap_err().to_string();
-        assert!(problem.contains(&wanted), "{problem}");
+        let problem = ExternalAuthority::of_answer(&read(&below_it), &read(root), moment).unwrap_err().to_string();
+        assert!(problem.contains(&expected), "{problem}");
     }
 }
 
@@ -567,14 +583,14 @@ fn authorities_whose_key_is_of_no_use_are_refused_for_that() {
 fn authorities_below_an_offline_root_are_traced_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    for root in ["root", "stranger"] {
+    for root in ["root", "unknown"] {
         assert!(openssl(dir, &format!("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out {root}.key")).0);
-        let (ok, said) = openssl(dir, &format!("req -x509 -days 3650 -key {root}.key -subj /CN={root} -out {root}.crt"));
-        assert!(ok, "{said}");
+        let (ok, output) = openssl(dir, &format!("req -x509 -days 3650 -key {root}.key -subj /CN={root} -out {root}.crt"));
+        assert!(ok, "{output}");
     }
     below(dir, "middle", "root", "ED25519", "CA:TRUE,pathlen:1");
     below(dir, "issuing", "middle", "RSA -pkeyopt rsa_keygen_bits:2048", "CA:TRUE,pathlen:0");
-    // Nothing may stand below the one above it.
+    // The authority that signs it allows none below itself.
     below(dir, "toolow", "issuing", "ED25519", "CA:TRUE");
     below(dir, "leaf", "middle", "ED25519", "CA:FALSE");
     let read = |names: &str| -> Vec<u8> {
@@ -582,71 +598,72 @@ fn authorities_below_an_offline_root_are_traced_to_it() {
     };
     let moment = Certificate::from_pem(&read("issuing")).unwrap().not_before() + SECOND;
     for (certificates, roots) in
-        [("issuing", "root middle"), ("issuing middle", "root"), ("issuing middle root", ""), ("issuing", "stranger middle root")]
+        [("issuing", "root middle"), ("issuing middle", "root"), ("issuing middle root", ""), ("issuing", "unknown middle root")]
     {
-        let offer = Offer::of_secret(&read(certificates), &read(roots), moment).unwrap();
-        assert_eq!(offer.authority.common_name(), "issuing");
-        let above: Vec<_> = offer.above.iter().map(Certificate::common_name).collect();
-        assert_eq!(above, ["middle", "root"], "{certificates}, {roots}");
-        let shown: Vec<_> = chain(&offer.authority, &offer.above).iter().map(|one| one.common_name().to_owned()).collect();
-        assert_eq!(shown, ["issuing", "middle"], "not the root");
+        let external = ExternalAuthority::of_secret(&read(certificates), &read(roots), moment).unwrap();
+        assert_eq!(external.authority.common_name(), "issuing");
+        let ancestors: Vec<_> = external.ancestors.iter().map(Certificate::common_name).collect();
+        assert_eq!(ancestors, ["middle", "root"], "{certificates}, {roots}");
+        let presented: Vec<_> =
+            presented_chain(&external.authority, &external.ancestors).iter().map(|one| one.common_name().to_owned()).collect();
+        assert_eq!(presented, ["issuing", "middle"], "not the root");
     }
     for (certificates, roots, at, why) in [
         ("", "root", moment, "there is no certificate"),
-        ("issuing", "", moment, "ca.crt does not hold the certificate of the authority that signed \"issuing\""),
-        ("issuing", "middle", moment, "ca.crt does not hold the certificate of the authority that signed \"middle\""),
-        ("issuing middle", "stranger", moment, "signed \"middle\""),
-        ("leaf", "middle root", moment, "\"leaf\" is not the certificate of an authority"),
-        ("toolow", "issuing middle root", moment, "\"issuing\" allows for fewer authorities below it than the 1 that there are"),
+        ("issuing", "", moment, "ca.crt does not hold the certificate of the CA that signed \"issuing\""),
+        ("issuing", "middle", moment, "ca.crt does not hold the certificate of the CA that signed \"middle\""),
+        ("issuing middle", "unknown", moment, "signed \"middle\""),
+        ("leaf", "middle root", moment, "\"leaf\" is not a CA certificate"),
+        ("toolow", "issuing middle root", moment, "\"issuing\" allows fewer CAs below it than the 1 of the chain"),
         ("issuing", "middle root", moment + SignedDuration::from_hours(24 * 3651), "is valid from"),
     ] {
-        let problem = Offer::of_secret(&read(certificates), &read(roots), at).unwrap_err().to_string();
+        let problem = ExternalAuthority::of_secret(&read(certificates), &read(roots), at).unwrap_err().to_string();
         assert!(problem.contains(why), "{certificates}, {roots}: {problem}");
     }
     let key = fs::read(dir.join("issuing.key")).unwrap();
     let with_key = [read("issuing"), key.clone()].concat();
-    let problem = Offer::of_secret(&with_key, &read("middle root"), moment).unwrap_err().to_string();
+    let problem = ExternalAuthority::of_secret(&with_key, &read("middle root"), moment).unwrap_err().to_string();
     assert!(problem.starts_with("tls.crt: holds a block of another kind than CERTIFICATE"), "{problem}");
 
-    // What it signs is believed by who trusts it alone, and by who trusts the root and is shown what is between.
-    let offer = Offer::of_secret(&read("issuing"), &read("middle root"), moment).unwrap();
+    // Its leaves are accepted by peers that trust only it, and by peers that trust the root and are presented the intermediates.
+    let external = ExternalAuthority::of_secret(&read("issuing"), &read("middle root"), moment).unwrap();
     let authority = Authority::load(&read("issuing"), &key).unwrap();
     let leaf = authority.issue(&spec(), moment).unwrap();
-    assert_eq!(super::verify(&leaf.certificate, &offer.authority, moment), Ok(()));
-    assert!(super::verify(&leaf.certificate, &Certificate::from_pem(&read("stranger")).unwrap(), moment).is_err());
-    let leaf = Leaf { chain: chain(&offer.authority, &offer.above), ..leaf };
-    fs::write(dir.join("shown.pem"), leaf.pem()).unwrap();
+    assert_eq!(super::verify(&leaf.certificate, &external.authority, moment), Ok(()));
+    assert!(super::verify(&leaf.certificate, &Certificate::from_pem(&read("unknown")).unwrap(), moment).is_err());
+    let leaf = Leaf { chain: presented_chain(&external.authority, &external.ancestors), ..leaf };
+    fs::write(dir.join("presented.pem"), leaf.pem()).unwrap();
     fs::write(dir.join("own.pem"), leaf.certificate.pem()).unwrap();
-    let (ok, said) =
-        openssl(dir, &format!("verify -attime {} -CAfile root.crt -untrusted shown.pem own.pem", moment.as_second()));
-    assert!(ok, "{said}");
-    // It may not sign lists, so somebody else does.
+    let (ok, output) =
+        openssl(dir, &format!("verify -attime {} -CAfile root.crt -untrusted presented.pem own.pem", moment.as_second()));
+    assert!(ok, "{output}");
+    // It may not sign lists, so another key does.
     let serial = leaf.certificate.serial();
     assert_eq!(crl_serials(&authority.sign_crl([(serial, moment)], moment).unwrap()).unwrap(), [serial].into());
 }
 
 #[test]
-fn an_authority_that_may_not_sign_for_our_names_is_found_out_by_a_trial() {
+fn an_authority_that_may_not_sign_the_names_cannot_issue() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     assert!(openssl(dir, "genpkey -algorithm ED25519 -out ca.key").0);
     let (svc, cluster) = ("permitted;DNS:.svc", "permitted;DNS:.svc,permitted;DNS:.cluster.local");
     let local = format!("{cluster},permitted;DNS:localhost");
-    let shown = ["demo.ns.svc", "demo.ns.svc.cluster.local", "localhost"];
+    let inner = ["demo.ns.svc", "demo.ns.svc.cluster.local", "localhost"];
     let more = ["demo.ns.svc", "demo.ns.svc.cluster.local", "localhost", "etcd.example.com"];
     for (constraint, names, good) in [
-        (svc, &shown[..1], true),
-        (svc, &shown, false),
-        (cluster, &shown, false),
-        (&local, &shown, true),
+        (svc, &inner[..1], true),
+        (svc, &inner, false),
+        (cluster, &inner, false),
+        (&local, &inner, true),
         (&local, &more, false),
-        ("permitted;DNS:example.com", &shown, false),
-        ("excluded;DNS:.svc", &shown, false),
+        ("permitted;DNS:example.com", &inner, false),
+        ("excluded;DNS:.svc", &inner, false),
     ] {
         let request =
             format!("req -x509 -days 3650 -key ca.key -subj /CN=ca -addext nameConstraints=critical,{constraint} -out ca.crt");
-        let (ok, said) = openssl(dir, &request);
-        assert!(ok, "{said}");
+        let (ok, output) = openssl(dir, &request);
+        assert!(ok, "{output}");
         let text = fs::read(dir.join("ca.crt")).unwrap();
         let authority = Authority::load(&text, &fs::read(dir.join("ca.key")).unwrap()).unwrap();
         let moment = authority.certificate().not_before() + SECOND;
@@ -657,26 +674,30 @@ fn an_authority_that_may_not_sign_for_our_names_is_found_out_by_a_trial() {
 }
 
 #[test]
-fn an_answer_tells_who_signed() {
+fn an_answer_reveals_the_authority() {
     let (issuer, other) = (authority("issuer"), authority("other"));
     let leaf = issuer.issue(&spec(), now()).unwrap().certificate;
-    let answer = |certificates: &[&Certificate], above: &[&Certificate]| {
-        Offer::of_answer(bundle(certificates.iter().copied()).as_bytes(), bundle(above.iter().copied()).as_bytes(), now())
+    let answer = |certificates: &[&Certificate], roots: &[&Certificate]| {
+        ExternalAuthority::of_answer(
+            bundle(certificates.iter().copied()).as_bytes(),
+            bundle(roots.iter().copied()).as_bytes(),
+            now(),
+        )
     };
-    for (certificates, above) in [
+    for (certificates, roots) in [
         (vec![&leaf], vec![issuer.certificate()]),
         (vec![&leaf, issuer.certificate()], vec![]),
         (vec![&leaf, other.certificate()], vec![issuer.certificate()]),
     ] {
-        let (read, offer) = answer(&certificates, &above).unwrap();
-        assert_eq!((&read, &offer.authority), (&leaf, issuer.certificate()));
-        assert!(offer.above.is_empty());
+        let (read, external) = answer(&certificates, &roots).unwrap();
+        assert_eq!((&read, &external.authority), (&leaf, issuer.certificate()));
+        assert!(external.ancestors.is_empty());
     }
-    for (certificates, above) in
+    for (certificates, roots) in
         [(vec![], vec![issuer.certificate()]), (vec![&leaf], vec![other.certificate()]), (vec![&leaf], vec![])]
     {
-        assert!(answer(&certificates, &above).is_err());
+        assert!(answer(&certificates, &roots).is_err());
     }
-    // One that signs itself is nobody's authority.
+    // A self-signed leaf is not an authority.
     assert!(answer(&[&leaf], &[&leaf]).is_err());
 }

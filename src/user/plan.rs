@@ -1,199 +1,260 @@
-//! Whether a user may have a certificate, and whether the one there is will do. Pure.
+//! Whether a user may have a certificate, and whether the existing one is up to date. Pure.
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use crate::{
-    api::{EtcdCluster, EtcdUser},
-    cluster::{
-        build,
-        observed::{Authorities, SeenSecret, belongs},
-        plan::{AuthorityState, Note, SecretChange, authority_of, changed_files, owner_in_words, request_leaf},
-        validate,
+    api::{EtcdCluster, EtcdUser, Reason},
+    certificates::{
+        authorities::Authorities,
+        lifetimes::leaf_lifetime,
+        requests::{DesiredLeaf, LeafKeys, SecretChange, changed_files, request_leaf},
+        secret::CachedSecret,
+        state::{AuthorityState, authority_state},
     },
-    names::{self, Names, annotation, label, tls_key},
+    cluster::objects,
+    ids::Uid,
+    kubernetes::ownership::{belongs, describe_owner},
+    names::{Names, annotation as key, common_name, label, tls_key, user_common_name, user_secret},
     pki::{Domain, Holder, Issued, LeafSpec, Usage},
+    reporting::note::Note,
 };
 
-/// What there is around a user.
+/// What exists around a user.
 #[derive(Clone, Debug)]
-pub struct Observed {
+pub struct ObservedUser {
+    /// The user's uid.
+    pub uid: Uid,
     /// The names of the cluster's objects.
     pub names: Names,
-    /// The cluster, if it is there.
+    /// The cluster, if it exists.
     pub cluster: Option<EtcdCluster>,
-    /// The authorities of its client domain.
-    pub authority: Option<SeenSecret>,
-    /// The user's Secret.
-    pub secret: Option<SeenSecret>,
-    /// The other users in the namespace.
+    /// The Secret with the authorities of its client domain.
+    pub authority: Option<CachedSecret>,
+    /// The Secret under the user's name for it.
+    pub secret: Option<CachedSecret>,
+    /// The other users in the namespace, at least those with which this one [`competes`].
     pub others: Vec<EtcdUser>,
 }
 
 /// What is to be done for a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
-    /// The spec can't be served; somebody must change something.
-    Refused(Note),
-    /// Something is not there yet.
-    Waiting(Note),
-    /// Nothing can be issued for now; what there is goes on until it expires.
-    Held(Note),
-    /// The Secret is to be made or changed.
+pub enum UserPlan {
+    /// No certificate is issued.
+    Blocked(Obstacle),
+    /// The Secret is created or changed.
     Issue(SecretChange),
-    /// All is as it should be.
+    /// The Secret is up to date.
     Nothing,
 }
 
-/// The common name of a user's certificate.
-pub fn common_name(user: &EtcdUser) -> String {
-    user.spec.common_name.clone().unwrap_or_else(|| user.name_any())
+/// Why no certificate is issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The user is not served as it is; someone has to change something.
+    Refused(Note),
+    /// Something does not exist yet.
+    Waiting(Note),
+    /// Nothing can be issued for now. An existing certificate stays in use until it expires.
+    Suspended(Note),
 }
 
-/// The name of a user's Secret.
-pub fn secret_name(user: &EtcdUser) -> String {
-    user.spec.secret_name.clone().unwrap_or_else(|| names::default_user_secret(&user.name_any()))
+/// Plans what is to be done for a user.
+pub fn plan(user: &EtcdUser, observed: &ObservedUser, now: Timestamp) -> UserPlan {
+    match try_plan(user, observed, now) {
+        Ok(Some(change)) => UserPlan::Issue(change),
+        Ok(None) => UserPlan::Nothing,
+        Err(obstacle) => UserPlan::Blocked(obstacle),
+    }
 }
 
-/// What is to be done for a user.
-pub fn plan(user: &EtcdUser, observed: &Observed, now: Timestamp) -> Plan {
-    let duration = match validate::check_leaf("spec.certificate.duration", &user.spec.certificate.duration) {
-        Ok(duration) => duration,
-        Err(problem) => return Plan::Refused(Note::new("InvalidSpec", problem)),
+fn try_plan(user: &EtcdUser, observed: &ObservedUser, now: Timestamp) -> Result<Option<SecretChange>, Obstacle> {
+    let duration = leaf_lifetime("spec.certificate.duration", &user.spec.certificate.duration).map_err(invalid)?;
+    check_not_revoked(user, observed)?;
+    check_common_name(user)?;
+    check_names_are_free(user, observed)?;
+    let authorities = authorities(user, observed)?;
+    check_owner(user, observed)?;
+    let can_sign = authorities.can_sign(now);
+    if observed.secret.is_none() && !can_sign {
+        return Err(cannot_sign(&authorities, now));
+    }
+    // The trust bundle of an existing Secret is kept up to date even while nothing can be signed.
+    let change = secret_change(user, observed, &authorities, duration, now);
+    if !change.leaves.is_empty() || !change.files.is_empty() {
+        Ok(Some(change))
+    } else if can_sign {
+        Ok(None)
+    } else {
+        Err(cannot_sign(&authorities, now))
+    }
+}
+
+fn refused(reason: Reason, message: impl Into<String>) -> Obstacle {
+    Obstacle::Refused(Note::new(reason, message))
+}
+
+fn invalid(message: impl Into<String>) -> Obstacle {
+    refused(Reason::InvalidSpec, message)
+}
+
+fn waiting(reason: Reason, message: impl Into<String>) -> Obstacle {
+    Obstacle::Waiting(Note::new(reason, message))
+}
+
+fn suspended(reason: Reason, message: impl Into<String>) -> Obstacle {
+    Obstacle::Suspended(Note::new(reason, message))
+}
+
+/// A user that is annotated for revocation gets no certificate. The cluster's next pass revokes those that it has.
+fn check_not_revoked(user: &EtcdUser, observed: &ObservedUser) -> Result<(), Obstacle> {
+    if !user.annotations().contains_key(key::REVOKE) {
+        return Ok(());
+    }
+    let is_live = |issued: &Issued| {
+        let holds = matches!(&issued.holder, Holder::User { uid, .. } if *uid == observed.uid);
+        holds && issued.revoked.is_none()
     };
-    if user.annotations().contains_key(annotation::REVOKE) {
-        return Plan::Refused(Note::new("Revoked", revoked(user, observed)));
-    }
-    if let Some(refusal) = refuse(user, observed) {
-        return Plan::Refused(refusal);
-    }
-    let cluster = &user.spec.cluster_ref.name;
-    let Some(there) = &observed.cluster else {
-        return Plan::Waiting(Note::new(
-            "ClusterNotFound",
-            format!("there is no EtcdCluster {cluster} in this namespace; waiting for it"),
-        ));
+    let authorities = observed.authority.as_ref().and_then(|secret| secret.authorities().ok());
+    let all_revoked = authorities.is_some_and(|authorities| !authorities.ledger.entries().any(is_live));
+    let message = if all_revoked {
+        format!("its certificates are revoked; remove annotation {} to have a new one issued", key::REVOKE)
+    } else {
+        let cluster = &user.spec.cluster_ref.name;
+        format!(
+            "its certificates are not revoked yet: EtcdCluster {cluster} does so next, unless it is paused or its client CA is lost"
+        )
     };
-    if there.spec.paused {
-        return Plan::Held(Note::new("ClusterPaused", format!("EtcdCluster {cluster} is paused; nothing is issued")));
+    Err(refused(Reason::Revoked, message))
+}
+
+fn check_common_name(user: &EtcdUser) -> Result<(), Obstacle> {
+    let name = user_common_name(user);
+    if name == common_name::OPERATOR || name.starts_with(common_name::RESERVED_PREFIX) {
+        return Err(invalid(format!(
+            "the common name {name} is the operator's own (root and etcd-warden:* are); recreate this EtcdUser with another \
+             spec.commonName"
+        )));
     }
-    let authorities = match authority(there, observed) {
-        Ok(authorities) => authorities,
-        Err(plan) => return *plan,
+    if name.is_empty() || name.len() > 64 {
+        let message = "a common name must have 1 to 64 characters; recreate this EtcdUser with another spec.commonName";
+        return Err(invalid(message));
+    }
+    Ok(())
+}
+
+/// Whether two users of one namespace cannot both have what their specs name: a Secret, or a common name in one cluster.
+pub fn competes(user: &EtcdUser, other: &EtcdUser) -> bool {
+    has_same_secret(user, other) || has_same_common_name(user, other)
+}
+
+fn has_same_secret(user: &EtcdUser, other: &EtcdUser) -> bool {
+    user_secret(user) == user_secret(other)
+}
+
+fn has_same_common_name(user: &EtcdUser, other: &EtcdUser) -> bool {
+    user.spec.cluster_ref == other.spec.cluster_ref && user_common_name(user) == user_common_name(other)
+}
+
+/// Of two users that compete the older one is served.
+fn check_names_are_free(user: &EtcdUser, observed: &ObservedUser) -> Result<(), Obstacle> {
+    let older: Vec<_> = observed.others.iter().filter(|other| seniority(other) < seniority(user)).collect();
+    if let Some(other) = older.iter().find(|other| has_same_secret(user, other)) {
+        let (other, secret) = (other.name_any(), user_secret(user));
+        let message =
+            format!("EtcdUser {other} has the Secret {secret} already; recreate this EtcdUser with another spec.secretName");
+        return Err(refused(Reason::SecretNameTaken, message));
+    }
+    if let Some(other) = older.iter().find(|other| has_same_common_name(user, other)) {
+        let (other, name) = (other.name_any(), user_common_name(user));
+        let message =
+            format!("EtcdUser {other} has the common name {name} already; recreate this EtcdUser with another spec.commonName");
+        return Err(refused(Reason::CommonNameTaken, message));
+    }
+    Ok(())
+}
+
+/// Orders users, the oldest first. Creation times are whole seconds: of two in the same second, the one with a certificate counts as older.
+fn seniority(user: &EtcdUser) -> (Option<Timestamp>, bool, Option<String>) {
+    let has_no_certificate = user.status.as_ref().is_none_or(|status| status.serial.is_none());
+    (user.creation_timestamp().map(|created| created.0), has_no_certificate, user.uid())
+}
+
+/// The client authorities of the user's cluster.
+fn authorities(user: &EtcdUser, observed: &ObservedUser) -> Result<Arc<Authorities>, Obstacle> {
+    let name = &user.spec.cluster_ref.name;
+    let existing = observed.cluster.as_ref().and_then(|cluster| Some((cluster, Uid::of(&cluster.metadata)?)));
+    let Some((cluster, uid)) = existing else {
+        let message = format!("there is no EtcdCluster {name} in this namespace; waiting for it");
+        return Err(waiting(Reason::ClusterNotFound, message));
     };
-    let uid = user.uid().unwrap_or_default();
-    if let Some(secret) = &observed.secret
-        && !belongs(&secret.meta, &uid)
-    {
-        return Plan::Refused(Note::new(
-            "NameTaken",
-            format!("Secret {} cannot be used: {}", secret_name(user), owner_in_words(&secret.meta)),
-        ));
+    if cluster.spec.paused {
+        return Err(suspended(Reason::ClusterPaused, format!("EtcdCluster {name} is paused; no certificates are issued")));
     }
+    let reported = cluster.status.as_ref().and_then(|status| status.certificates.as_ref()?.client.as_ref());
+    match authority_state(observed.authority.as_ref(), &observed.names.client_authority(), reported, &uid, false) {
+        AuthorityState::Ready(authorities) => Ok(authorities),
+        AuthorityState::Absent => {
+            Err(waiting(Reason::ClusterNotReady, format!("EtcdCluster {name} has no client CA yet; waiting for it")))
+        }
+        AuthorityState::Lost(problem) => Err(suspended(Reason::CALost, format!("{problem}; no certificate can be issued"))),
+    }
+}
+
+/// A Secret that exists already is used only if it is this user's.
+fn check_owner(user: &EtcdUser, observed: &ObservedUser) -> Result<(), Obstacle> {
+    match &observed.secret {
+        Some(secret) if !belongs(&secret.meta, &observed.uid) => {
+            let message = format!("Secret {} cannot be used: {}", user_secret(user), describe_owner(&secret.meta));
+            Err(refused(Reason::NameTaken, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn cannot_sign(authorities: &Authorities, now: Timestamp) -> Obstacle {
+    if authorities.is_in_force(now) {
+        let message = "the issuer signs with another CA; no certificate is issued until that CA is trusted everywhere";
+        suspended(Reason::WaitingForIssuer, message)
+    } else {
+        let message = "the client CA is lost or has expired; no certificate can be issued until the next CA signs";
+        suspended(Reason::CALost, message)
+    }
+}
+
+/// What has to be written into the user's Secret. It may be nothing.
+fn secret_change(
+    user: &EtcdUser,
+    observed: &ObservedUser,
+    authorities: &Authorities,
+    duration: SignedDuration,
+    now: Timestamp,
+) -> SecretChange {
     let secret = observed.secret.as_ref();
-    let held = || {
-        let (reason, why) =
-            if authorities.is_in_force(now) { ("WaitingForIssuer", MOVED_ON) } else { ("AuthorityLost", CANNOT_SIGN) };
-        Plan::Held(Note::new(reason, why))
-    };
-    if secret.is_none() && !authorities.signs(now) {
-        return held();
-    }
     let spec = LeafSpec {
-        common_name: common_name(user),
+        common_name: user_common_name(user),
         dns_names: BTreeSet::new(),
         ip_addresses: BTreeSet::new(),
         usage: Usage::Client,
         duration,
     };
-    let holder = Holder::User { name: user.name_any(), uid };
-    let leaf = request_leaf(secret, &(Domain::Client, spec, [tls_key::CRT, tls_key::KEY]), &holder, &authorities, now);
+    let keys = LeafKeys { certificate: tls_key::CRT, private_key: tls_key::KEY };
+    let leaf = DesiredLeaf { domain: Domain::Client, spec, keys };
+    let holder = Holder::User { name: user.name_any(), uid: observed.uid.clone() };
     let endpoint = observed.names.endpoint();
     let files = [(tls_key::CA, authorities.roots.as_bytes()), (tls_key::ENDPOINTS, endpoint.as_bytes())];
-    let mut labels = build::selector(cluster);
+    let mut labels = objects::selector(observed.names.cluster());
     labels.insert(label::USER.into(), user.name_any());
-    let change = SecretChange {
-        name: secret_name(user),
+    SecretChange {
+        name: user_secret(user),
         version: secret.and_then(|secret| secret.meta.resource_version.clone()),
         type_: "kubernetes.io/tls",
         labels,
-        leaves: leaf.into_iter().collect(),
+        leaves: request_leaf(secret, &leaf, &holder, authorities, now).into_iter().collect(),
         files: changed_files(secret, files),
-    };
-    if !change.leaves.is_empty() || !change.files.is_empty() {
-        Plan::Issue(change)
-    } else if authorities.signs(now) {
-        Plan::Nothing
-    } else {
-        held()
     }
-}
-
-const MOVED_ON: &str = "the issuer signs by another authority, which is being trusted everywhere first";
-const CANNOT_SIGN: &str = "the authority is lost or has expired; nothing can be issued until the next one signs";
-
-/// How far a revocation has come that its user asked for: the cluster's next pass does it.
-fn revoked(user: &EtcdUser, observed: &Observed) -> String {
-    let uid = user.uid().unwrap_or_default();
-    let holds = |issued: &Issued| matches!(&issued.holder, Holder::User { uid: holder, .. } if *holder == uid);
-    let authorities = observed.authority.as_ref().and_then(|secret| Authorities::read(secret).ok());
-    let done = authorities.is_some_and(|all| !all.ledger.entries().any(|issued| issued.revoked.is_none() && holds(issued)));
-    let wish = annotation::REVOKE;
-    if done {
-        format!("its certificates are revoked; it gets another when annotation {wish} is taken off")
-    } else {
-        let cluster = &user.spec.cluster_ref.name;
-        format!(
-            "its certificates are not revoked yet: EtcdCluster {cluster} is about to, unless it is paused or its authority is lost"
-        )
-    }
-}
-
-fn authority(cluster: &EtcdCluster, observed: &Observed) -> Result<Arc<Authorities>, Box<Plan>> {
-    let reported = cluster.status.as_ref().and_then(|status| status.certificates.as_ref()?.client.as_ref());
-    let uid = cluster.uid().unwrap_or_default();
-    match authority_of(observed.authority.as_ref(), || observed.names.client_authority(), reported, &uid, false) {
-        AuthorityState::Ready(authorities) => Ok(authorities),
-        AuthorityState::Absent => {
-            let message = format!("EtcdCluster {} has no certificate authority yet", cluster.name_any());
-            Err(Box::new(Plan::Waiting(Note::new("ClusterNotReady", message))))
-        }
-        AuthorityState::Lost(problem) => {
-            Err(Box::new(Plan::Held(Note::new("AuthorityLost", format!("{problem}; nothing can be issued")))))
-        }
-    }
-}
-
-/// What keeps a user from ever being served as it is. Of two users with one name, the older has it.
-fn refuse(user: &EtcdUser, observed: &Observed) -> Option<Note> {
-    let name = common_name(user);
-    let invalid = |message: String| Some(Note::new("InvalidSpec", message));
-    if name == names::common_name::OPERATOR || name.starts_with(names::common_name::RESERVED_PREFIX) {
-        return invalid(format!(
-            "the common name {name} is the operator's own (root and etcd-warden:* are); set another spec.commonName"
-        ));
-    }
-    if name.is_empty() || name.len() > 64 {
-        return invalid("a certificate's common name has 1 to 64 characters; set spec.commonName".into());
-    }
-    let older = |other: &&EtcdUser| {
-        // Times are whole seconds; of two in one, the one that has a certificate already.
-        let waits = |user: &EtcdUser| user.status.as_ref().is_none_or(|status| status.serial.is_none());
-        let age = |user: &EtcdUser| (user.creation_timestamp().map(|at| at.0), waits(user), user.uid());
-        age(other) < age(user)
-    };
-    let others: Vec<_> = observed.others.iter().filter(older).collect();
-    if let Some(other) = others.iter().find(|other| secret_name(other) == secret_name(user)) {
-        let message =
-            format!("EtcdUser {} has the Secret {} already; set another spec.secretName", other.name_any(), secret_name(user));
-        return Some(Note::new("SecretNameTaken", message));
-    }
-    let same = |other: &&&EtcdUser| other.spec.cluster_ref == user.spec.cluster_ref && common_name(other) == name;
-    let other = others.iter().find(same)?;
-    let message = format!("EtcdUser {} has the common name {name} already; set another spec.commonName", other.name_any());
-    Some(Note::new("CommonNameTaken", message))
 }
 
 #[cfg(test)]

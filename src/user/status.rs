@@ -3,92 +3,97 @@
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::events::EventType};
 
-use super::{Observed, common_name, secret_name};
+use super::plan::{ObservedUser, Obstacle};
 use crate::{
-    api::{self, EtcdUser, EtcdUserStatus},
-    cluster::{
-        observed::{belongs, hex},
-        plan::Note,
-        status::{Finding, Report, event},
+    api::{ConditionType, EtcdUser, EtcdUserStatus, Reason, condition},
+    digest::is_hex,
+    kubernetes::ownership::belongs,
+    names::{annotation as key, tls_key, user_common_name, user_secret},
+    pki::{Certificate, ReissueReason},
+    reporting::{
+        condition::{Announced, Finding, seconds},
+        event::event,
+        note::Note,
+        publish::Report,
     },
-    names::{annotation, tls_key},
-    pki::Certificate,
 };
 
 /// What came of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Somebody must change something.
-    Refused(Note),
-    /// Something is awaited.
-    Waiting(Note),
-    /// Nothing can be issued for now; what there is goes on.
-    Held(Note),
-    /// The Secret was written, because of this if a certificate was issued.
-    Issued(Option<String>),
-    /// Something changed meanwhile; the next pass goes on.
+pub enum UserOutcome {
+    /// No certificate was issued.
+    Blocked(Obstacle),
+    /// The Secret was written, with a new certificate if there is a reason for one.
+    Written(Option<ReissueReason>),
+    /// Something changed since the plan was made. The next pass continues.
     Conflict,
-    /// It could not be done.
+    /// The Secret could not be written.
     Failed(String),
-    /// All is as it should be.
+    /// The Secret is up to date.
     Ready,
 }
 
-/// The type of the one condition.
-pub const READY: &str = "Ready";
-
-/// What is to be told of a pass.
-pub fn report(user: &EtcdUser, observed: &Observed, outcome: &Outcome, now: Timestamp) -> Report<EtcdUserStatus> {
-    let old = user.status.clone().unwrap_or_default();
-    let uid = user.metadata.uid.as_deref().unwrap_or_default();
-    let ours = observed.secret.as_ref().filter(|secret| belongs(&secret.meta, uid));
-    let leaf = ours.and_then(|secret| secret.certificate(tls_key::CRT)?.ok());
-    let usable = leaf.as_ref().is_some_and(|leaf| leaf.not_after() > now && is_trusted(leaf, observed));
-    let secret = secret_name(user);
-    let issued = || Note::new("Issued", format!("Secret {secret} holds a certificate for {}", common_name(user)));
-    let (holds, note, warns) = match outcome {
-        Outcome::Refused(note) => (false, note.clone(), Some(true)),
-        Outcome::Waiting(note) => (false, note.clone(), Some(false)),
-        Outcome::Held(note) => (usable, note.clone(), Some(true)),
-        Outcome::Failed(problem) => (usable, Note::new("IssuingFailed", problem.clone()), Some(true)),
-        Outcome::Ready => (true, issued(), None),
-        Outcome::Issued(_) | Outcome::Conflict if usable => (true, issued(), None),
-        Outcome::Issued(_) | Outcome::Conflict => {
-            (false, Note::new("Issuing", format!("the certificate in Secret {secret} is being issued")), None)
-        }
-    };
-    let finding = Finding { kind: READY, holds, note, warns };
-    let before = api::condition(&old.conditions, READY);
-    let events = finding.change(before).into_iter().collect();
-    let done = if let Outcome::Issued(Some(why)) = outcome {
-        let message = format!("issued a certificate for {} in Secret {secret}: the certificate {why}", common_name(user));
-        vec![event(EventType::Normal, &Note::new("CertificateIssued", message))]
-    } else {
-        vec![]
-    };
+/// The status of a user, and the events about the pass.
+pub fn report(user: &EtcdUser, observed: &ObservedUser, outcome: &UserOutcome, now: Timestamp) -> Report<EtcdUserStatus> {
+    let secret = observed.secret.as_ref().filter(|secret| belongs(&secret.meta, &observed.uid));
+    let leaf = secret.and_then(|secret| secret.certificate(tls_key::CRT)?.ok());
+    let is_accepted = leaf.as_ref().is_some_and(|leaf| leaf.not_after() > now && is_trusted(leaf, observed));
+    let finding = ready(user, outcome, is_accepted);
+    let before = user.status.as_ref().and_then(|status| condition(&status.conditions, ConditionType::Ready));
+    let generation = user.metadata.generation;
     let status = EtcdUserStatus {
-        observed_generation: user.metadata.generation,
-        conditions: vec![finding.condition(before, user.metadata.generation, now)],
-        common_name: Some(common_name(user)),
-        secret_name: Some(secret),
+        observed_generation: generation,
+        conditions: vec![finding.condition(before, generation, now)],
+        common_name: Some(user_common_name(user)),
+        secret_name: Some(user_secret(user)),
         serial: leaf.as_ref().map(|leaf| leaf.serial().to_string()),
-        certificate_expires: leaf.as_ref().map(|leaf| leaf.not_after().to_string()),
+        certificate_expires: leaf.as_ref().map(|leaf| seconds(leaf.not_after())),
     };
-    Report { status, events, done }
+    let done = match outcome {
+        UserOutcome::Written(Some(why)) => {
+            let (name, secret) = (user_common_name(user), user_secret(user));
+            let message = format!("issued a certificate for {name} in Secret {secret}: the certificate {why}");
+            vec![event(EventType::Normal, &Note::new(Reason::CertificateIssued, message))]
+        }
+        _ => vec![],
+    };
+    Report { status, events: finding.event(before).into_iter().collect(), done }
 }
 
-/// When the certificate expires that a status tells of, if it is meant to be renewed: not where it is revoked or its cluster is gone.
-pub fn expiry(user: &EtcdUser, observed: &Observed, status: &EtcdUserStatus) -> Option<Timestamp> {
-    let is_wanted = observed.cluster.is_some() && !user.annotations().contains_key(annotation::REVOKE);
-    status.certificate_expires.as_ref().filter(|_| is_wanted).and_then(|at| at.parse().ok())
+/// The condition `Ready`. `is_accepted` says whether the Secret holds a certificate that the members accept.
+fn ready(user: &EtcdUser, outcome: &UserOutcome, is_accepted: bool) -> Finding {
+    let secret = user_secret(user);
+    let issued = || {
+        let message = format!("Secret {secret} holds a certificate for {}", user_common_name(user));
+        (true, Note::new(Reason::Issued, message), Announced::Silently)
+    };
+    let (is_true, note, announced) = match outcome {
+        UserOutcome::Blocked(Obstacle::Refused(note)) => (false, note.clone(), Announced::AsWarning),
+        UserOutcome::Blocked(Obstacle::Waiting(note)) => (false, note.clone(), Announced::Normally),
+        UserOutcome::Blocked(Obstacle::Suspended(note)) => (is_accepted, note.clone(), Announced::AsWarning),
+        UserOutcome::Failed(problem) => (is_accepted, Note::new(Reason::IssuingFailed, problem.clone()), Announced::AsWarning),
+        UserOutcome::Ready => issued(),
+        UserOutcome::Written(_) | UserOutcome::Conflict if is_accepted => issued(),
+        UserOutcome::Written(_) | UserOutcome::Conflict => {
+            let message = format!("the certificate in Secret {secret} is being issued");
+            (false, Note::new(Reason::Issuing, message), Announced::Silently)
+        }
+    };
+    Finding { kind: ConditionType::Ready, is_true, note, announced }
+}
+
+/// When the certificate in a status expires; `None` if it will not be renewed, because it is revoked or its cluster no longer exists.
+pub fn expiry(user: &EtcdUser, observed: &ObservedUser, status: &EtcdUserStatus) -> Option<Timestamp> {
+    let is_renewed = observed.cluster.is_some() && !user.annotations().contains_key(key::REVOKE);
+    status.certificate_expires.as_ref().filter(|_| is_renewed).map(|expires| expires.0)
 }
 
 /// Whether the members of the cluster trust the authority that signed a leaf.
-fn is_trusted(leaf: &Certificate, observed: &Observed) -> bool {
-    let status = observed.cluster.as_ref().and_then(|cluster| cluster.status.as_ref()?.certificates.as_ref()?.client.as_ref());
-    let signer = leaf.authority_key_id().map(hex);
-    status.is_some_and(|domain| {
+fn is_trusted(leaf: &Certificate, observed: &ObservedUser) -> bool {
+    let status = observed.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
+    let domain = status.and_then(|status| status.certificates.as_ref()?.client.as_ref());
+    domain.zip(leaf.authority_key_id()).is_some_and(|(domain, signer)| {
         let mut trusted = [&domain.active, &domain.next].into_iter().chain(&domain.retiring);
-        trusted.any(|authority| Some(&authority.key_id) == signer.as_ref())
+        trusted.any(|authority| is_hex(&authority.key_id, signer))
     })
 }

@@ -224,7 +224,7 @@ async fn tables_say_what_matters() {
     let operator = world.operator();
     world.user_reports("app", "Issued").await;
     // All certificates are there, and no pod to serve them.
-    world.reports("demo", "CertificatesReady", "NotConfirmed").await;
+    world.reports("demo", "CertificatesReady", "Confirming").await;
     operator.stop().await;
     // By their short names, as people do.
     let rows = |kind: &str, more: &[&str]| {
@@ -240,7 +240,7 @@ async fn tables_say_what_matters() {
     assert_eq!(clusters[0], ["NAME", "READY", "AVAILABLE", "PROGRESS", "VERSION", "CERTS", "AGE", "REASON", "MESSAGE"]);
     assert_eq!(clusters[1][..5], ["demo", "0/3", "False", "WaitingForMembers", "3.6.16"]);
     assert!(clusters[1][5].ends_with('Z') && clusters[1][5][..4] >= *year, "{clusters:?}");
-    assert_eq!(clusters[1][7], "Starting");
+    assert_eq!(clusters[1][7], "Bootstrapping");
     assert!(clusters[1][8].contains("demo-0: it has no pod yet"), "{clusters:?}");
     assert_eq!(rows("etcd", &[])[0].len(), 7);
     let users = rows("etcduser", &[]);

@@ -21,13 +21,13 @@ async fn a_lost_authority_is_reported_and_healed_by_its_backup() {
     let operator = world.operator();
     let data = |key: &str, value: Value| json!({ "data": { key: value } });
     let cases: [(&str, &str, Option<Value>, &str); 7] = [
-        ("deleted", "client-ca", None, "is gone"),
+        ("deleted", "client-ca", None, "is missing, or has lost its labels"),
         ("emptied", "peer-ca", Some(json!({ "data": null })), "active.crt is missing"),
         ("keyless", "client-ca", Some(data(authority_key::ACTIVE_KEY, Value::Null)), "active.key is missing"),
         ("edited", "client-ca", Some(data(authority_key::ACTIVE_CRT, json!("bWluZQ=="))), "active.crt: "),
         ("ledgerless", "client-ca", Some(data(authority_key::LEDGER, Value::Null)), "issued.json: "),
         ("listless", "peer-ca", Some(data(authority_key::CRL, json!("bWluZQ=="))), "ca.crl: "),
-        ("other", "peer-ca", Some(json!("the client domain's")), "other authorities than the members trust"),
+        ("other", "peer-ca", Some(json!("the client domain's")), "other CAs than the members trust"),
     ];
     for (name, ..) in &cases {
         world.cluster(name, json!({ "replicas": 1 })).await;
@@ -54,9 +54,9 @@ async fn a_lost_authority_is_reported_and_healed_by_its_backup() {
                     secrets.patch(&authority, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).unwrap();
                 }
             }
-            let lost = world.reports(name, "CertificatesReady", "AuthorityLost").await;
+            let lost = world.reports(name, "CertificatesReady", "CALost").await;
             assert!(lost.message.contains(&format!("Secret {authority}")) && lost.message.contains(problem), "{}", lost.message);
-            world.reports(name, "Degraded", "AuthorityLost").await;
+            world.reports(name, "Degraded", "CALost").await;
             let now = secrets.get(&format!("{name}-0-tls")).await.unwrap();
             assert_eq!(now.resource_version(), member.resource_version(), "{name}");
             assert_eq!(secrets.get_opt(&authority).await.unwrap().is_none(), change.is_none(), "{name}");
@@ -97,7 +97,7 @@ async fn nothing_is_given_up_for_expired_by_one_clock_alone() {
     let names = ["demo-client-ca", "demo-peer-ca", "demo-0-tls"];
     let before = join_all(names.map(version)).await;
     let operator = world.operator_by(years_later);
-    let told = world.reports("demo", "Degraded", "ClockWrong").await;
+    let told = world.reports("demo", "Degraded", "ClockSkew").await;
     assert!(told.message.contains("has expired by the operator's clock"), "{}", told.message);
     operator.passed(3).await;
     assert_eq!(join_all(names.map(version)).await, before);

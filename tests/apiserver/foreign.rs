@@ -102,10 +102,10 @@ async fn before_the_cluster(labelled: bool) {
     for (cluster, kind, object) in clusters() {
         let data =
             labelled && (kind == "PersistentVolumeClaim" || object.ends_with("-client-ca") || object.ends_with("-peer-ca"));
-        let reason = if data { "DataLeft" } else { "NameTaken" };
+        let reason = if data { "LeftoverData" } else { "NameTaken" };
         let message = world.reports(&cluster, "Degraded", reason).await.message;
         assert!(message.contains(&format!("{kind} {object}")), "{message}");
-        assert!(data || message.contains("etcd-warden did not make it"), "{message}");
+        assert!(data || message.contains("it was not created by etcd-warden"), "{message}");
     }
     operator.quiet(11).await;
     let now = everything(&world).await;
@@ -154,7 +154,7 @@ async fn after_the_cluster(labelled: bool) {
     let operator = world.operator();
     for (cluster, kind, object) in clusters() {
         let authority = object.ends_with("-client-ca") || object.ends_with("-peer-ca");
-        let reason = if authority { "AuthorityLost" } else { "NameTaken" };
+        let reason = if authority { "CALost" } else { "NameTaken" };
         let message = world.reports(&cluster, "Degraded", reason).await.message;
         let there = if authority { format!("Secret {object}") } else { format!("{kind} {object} cannot be used") };
         assert!(message.contains(&there), "{message}");
@@ -167,7 +167,7 @@ async fn after_the_cluster(labelled: bool) {
         remove(&world, kind, &object).await;
         if object.ends_with("-client-ca") || object.ends_with("-peer-ca") {
             // Made anew it would cut off whoever trusts the old one.
-            world.reports(&cluster, "CertificatesReady", "AuthorityLost").await;
+            world.reports(&cluster, "CertificatesReady", "CALost").await;
         } else {
             world.founded(&cluster).await;
             whole(&world, &cluster).await;

@@ -8,7 +8,7 @@ use std::{
 
 use etcd_warden::{
     api::EtcdCluster,
-    issuing::CertificateRequest,
+    issuing::cert_manager::CertificateRequest,
     names::{member_key, tls_key},
     pki::{Authority, Certificate},
 };
@@ -191,7 +191,7 @@ fn later() -> Timestamp {
 async fn what_an_issuer_should_not_have_signed_is_handed_to_nobody() {
     let cases = [
         (Manner::Denied, "IssuerFailed", "Issuer company cannot be used: it refused CertificateRequest demo-client-ca-", 0),
-        (Manner::OtherAuthority, "OtherAuthority", "Issuer company signs by \"other\" now, which has to be trusted", 3),
+        (Manner::OtherAuthority, "IssuerCAChanged", "Issuer company signs with CA \"other\" now, which has to be trusted", 3),
         (Manner::Nameless, "IssuerFailed", "the certificate that it signed is for other names or addresses", 1),
         (Manner::Useless, "IssuerFailed", "the certificate that it signed is for other uses", 3),
     ];
@@ -240,7 +240,7 @@ async fn an_operator_that_comes_after_the_one_that_asked_uses_the_answer() {
         .during(Manner::Silent, async {
             until_ok(async || {
                 let told = world.reports("demo", "CertificatesReady", "WaitingForIssuer").await.message;
-                let is_it = told.contains("waiting for Issuer company: nobody has looked at CertificateRequest");
+                let is_it = told.contains("waiting for Issuer company: no controller has processed CertificateRequest");
                 let requests = issuer.requests().await;
                 (is_it && requests.len() == 3).then_some(requests).ok_or_else(|| format!("three are asked for: {told}"))
             })
@@ -279,8 +279,8 @@ async fn a_shorter_life_than_was_asked_for_is_taken() {
     let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     let leaf = certificate(&secret, member_key::SERVER_CRT);
     assert!(leaf.not_after() < Timestamp::now() + SignedDuration::from_hours(25));
-    let told = world.reports("demo", "CertificatesReady", "NotConfirmed").await.message;
-    assert!(told.contains("certificates of Issuer company live for 24 hours where 2160 are wanted now"), "{told}");
+    let told = world.reports("demo", "CertificatesReady", "Confirming").await.message;
+    assert!(told.contains("certificates of Issuer company are valid for 24 hours instead of the desired 2160"), "{told}");
     let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
     issuer.during(Manner::Short, operator.quiet(3)).await;
     let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
@@ -308,9 +308,9 @@ async fn an_authority_that_may_not_sign_for_all_names_signs_for_none() {
     world.create::<Secret>("company", authority_for(&["svc"])).await.unwrap();
     let spec = json!({ "replicas": 1, "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
     world.cluster("demo", spec).await;
-    let believed = "a certificate of it would not be believed";
+    let refused = "a certificate that it signed would not be accepted";
     let told = world.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
-    assert!(told.contains(believed), "{told}");
+    assert!(told.contains(refused), "{told}");
     assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none());
 
     world.delete::<Secret>("company").await;
@@ -326,7 +326,7 @@ async fn an_authority_that_may_not_sign_for_all_names_signs_for_none() {
     };
     ask(&["etcd.example.com"]).await;
     let told = world.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
-    assert!(told.contains(believed), "{told}");
+    assert!(told.contains(refused), "{told}");
     operator.passed(3).await;
     assert_eq!(secrets().await, before, "nothing is signed that nobody believes");
     ask(&[]).await;

@@ -40,7 +40,7 @@ async fn claims_and_authorities_stay_and_are_not_taken_over() {
     assert_eq!(names, ["data-demo-0", "data-demo-1", "data-demo-2", "demo-client-ca", "demo-peer-ca"]);
 
     world.cluster("demo", json!({})).await;
-    let refused = world.reports("demo", "Available", "DataLeft").await.message;
+    let refused = world.reports("demo", "Available", "LeftoverData").await.message;
     for (_, name) in left.keys() {
         assert!(refused.contains(name), "{refused}");
     }
@@ -76,7 +76,7 @@ async fn without_retention_nothing_stays() {
     // The next one comes before the garbage collector: it waits, and takes nothing for its own.
     let before = everything(&world).await;
     let new = world.cluster("demo", spec).await.uid().unwrap();
-    world.reports("demo", "Progressing", "Refused").await;
+    world.reports("demo", "Progressing", "Blocked").await;
     operator.quiet(1).await;
     let now = everything(&world).await;
     assert!(before.iter().all(|(id, object)| now[id].resource_version() == object.resource_version()));

@@ -9,8 +9,8 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use etcd_warden::{
     api::EtcdCluster,
     cache,
-    cluster::observed::is_private,
-    issuing::CertificateRequest,
+    issuing::cert_manager::CertificateRequest,
+    kubernetes::secret::is_private,
     names::{annotation, authority_key, tls_key},
     pki::{Authority, digest_of_private_pem},
 };
@@ -146,7 +146,7 @@ async fn no_key_is_in_a_log_or_in_an_object() {
         assert!(ended.success(), "{ended}");
 
         let log = std::fs::read_to_string(log.path()).unwrap();
-        assert!(log.contains("leading") || log.contains("everything has been read once"), "{log}");
+        assert!(log.contains("leading") || log.contains("all objects have been read once"), "{log}");
         assert!(log.contains("TRACE"), "it is as loud as it gets");
         let mut texts = vec![log];
         for ((kind, _), object) in everything(&world).await {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use etcd_warden::{
     api::{EtcdCluster, EtcdUser},
     cache::Guarded,
-    names::{MemberName, Names, authority_key, bootstrap_key, member_key, tls_key},
+    ids::Uid,
+    names::{MemberName, Names, authority_key, bootstrap_key, member_key, tls_key, user_secret},
     pki::{Authority, Certificate, Domain, Holder, Ledger, PrivateKey, Serial, crl_serials, read_bundle},
-    user,
 };
 use k8s_openapi::{
     ByteString,
@@ -145,8 +145,8 @@ pub async fn whole(world: &World<'_>, cluster: &str) -> Written {
     let users = world.api::<Guarded<EtcdUser>>().list(&ListParams::default()).await.unwrap();
     for user in users.into_iter().filter_map(|user| user.0.ok()) {
         if user.spec.cluster_ref.name == cluster {
-            let uid = user.uid().unwrap();
-            let secret: Secret = owned(world, &user::secret_name(&user), &uid).await;
+            let uid = Uid::of(&user.metadata).unwrap();
+            let secret: Secret = owned(world, &user_secret(&user), uid.as_str()).await;
             assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/tls"));
             assert_eq!(bytes(&secret, tls_key::ENDPOINTS), names.endpoint().as_bytes());
             assert_eq!(read_bundle(bytes(&secret, tls_key::CA)).unwrap(), client.bundle());

@@ -1,8 +1,11 @@
 //! Two operators act at once, which leader election makes rare and not impossible.
 
 use etcd_warden::{
-    cluster::plan::{Object, ObjectVersion},
-    k8s,
+    ids::Uid,
+    kubernetes::{
+        apply,
+        object::{Object, ObjectVersion},
+    },
 };
 use futures::future::join_all;
 use k8s_openapi::{
@@ -51,7 +54,7 @@ async fn two_operators_do_no_harm() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_plan_changes_nothing_that_it_does_not_know() {
     let world = World::new("late").await;
-    let api = world.api::<ConfigMap>();
+    let (api, uid) = (world.api::<ConfigMap>(), Uid::from("uid-of-demo"));
     let config = |state: &str| ConfigMap {
         metadata: ObjectMeta {
             name: Some("demo-bootstrap".into()),
@@ -69,12 +72,12 @@ async fn a_late_plan_changes_nothing_that_it_does_not_know() {
         ..ConfigMap::default()
     };
     let apply = async |seen: Option<&ConfigMap>, state: &str| {
-        let object = Object { seen: seen.map(|seen| ObjectVersion::of(&seen.metadata)), ..Object::new(&config(state)) };
-        k8s::apply(&world.client, &world.namespace, &object, "uid-of-demo").await.map_err(|error| error.to_string())
+        let object = Object { seen: seen.and_then(|seen| ObjectVersion::of(&seen.metadata)), ..Object::new(&config(state)) };
+        apply::apply(&world.client, &world.namespace, &object, &uid).await.map_err(|error| error.to_string())
     };
     let there = async || api.get("demo-bootstrap").await.unwrap();
     let state = |config: &ConfigMap| config.data.as_ref().unwrap()["demo-0.state"].clone();
-    let changed = Err("ConfigMap demo-bootstrap changed meanwhile".to_owned());
+    let changed = Err("ConfigMap demo-bootstrap has changed meanwhile".to_owned());
 
     // Of two who found none, one makes it.
     let both = futures::join!(apply(None, "one"), apply(None, "other"));
@@ -92,11 +95,14 @@ async fn a_late_plan_changes_nothing_that_it_does_not_know() {
     assert!(api.get_opt("demo-bootstrap").await.unwrap().is_none());
     // And somebody else's is told of as that.
     api.create(
-        &k8s::post(),
+        &apply::post(),
         &ConfigMap { metadata: ObjectMeta { owner_references: None, ..config("").metadata }, ..config("theirs") },
     )
     .await
     .unwrap();
-    assert_eq!(apply(None, "late").await, Err("ConfigMap demo-bootstrap cannot be used: etcd-warden did not make it".to_owned()));
+    assert_eq!(
+        apply(None, "late").await,
+        Err("ConfigMap demo-bootstrap cannot be used: it was not created by etcd-warden".to_owned())
+    );
     assert_eq!(state(&there().await), "theirs");
 }

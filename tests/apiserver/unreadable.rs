@@ -89,7 +89,7 @@ async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
         })
         .await;
         assert_eq!(event.type_.as_deref(), Some("Warning"));
-        assert!(event.note.unwrap().contains("cannot read the object, which is left as it is"));
+        assert!(event.note.unwrap().contains("cannot read the object and does not change anything"));
     }
     let invalid = world.reports("many", "Degraded", "InvalidSpec").await.message;
     assert!(invalid.contains("spec.replicas is 10") && invalid.contains("without the v"), "{invalid}");

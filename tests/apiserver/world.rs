@@ -10,12 +10,11 @@ use std::{
 };
 
 use etcd_warden::{
-    api::{self, EtcdCluster, EtcdUser},
-    etcd,
+    api::{ConditionType, EtcdCluster, EtcdUser, Reason, condition},
+    controllers, etcd,
     http::Readiness,
     metrics::Metrics,
     names::label,
-    operator,
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -39,6 +38,11 @@ use crate::{
 
 /// Long enough on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The type of conditions with this text.
+fn type_of(kind: &str) -> ConditionType {
+    ConditionType::parse(kind).unwrap_or_else(|| panic!("{kind} is no type of conditions"))
+}
 
 /// Tries until `probe` gives something.
 pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
@@ -127,11 +131,12 @@ impl<'a> World<'a> {
 
     /// Waits until a condition of a cluster has this reason, and returns it.
     pub async fn reports(&self, cluster: &str, kind: &str, reason: &str) -> Condition {
+        assert!(Reason::parse(reason).is_some(), "{reason} is no reason");
         let clusters: Api<EtcdCluster> = self.api();
         until_ok(async || {
             let there = clusters.get(cluster).await.unwrap();
             let status = there.status.unwrap_or_default();
-            let condition = api::condition(&status.conditions, kind).cloned();
+            let condition = condition(&status.conditions, type_of(kind)).cloned();
             let condition = condition.filter(|c| c.reason == reason && c.observed_generation == there.metadata.generation);
             condition.ok_or_else(|| format!("EtcdCluster {cluster} is {kind} {reason}: {:#?}", status.conditions))
         })
@@ -146,13 +151,13 @@ impl<'a> World<'a> {
             let there = self.api::<EtcdCluster>().get(cluster).await.unwrap();
             let status = there.status.clone().unwrap_or_default();
             let is = |kind, reason| {
-                let condition = api::condition(&status.conditions, kind);
+                let condition = condition(&status.conditions, type_of(kind));
                 condition.is_some_and(|c| c.reason == reason && c.observed_generation == there.metadata.generation)
             };
             let members = sets.list(&selector).await.unwrap().items.len();
             let made = i32::try_from(members) == Ok(there.spec.replicas)
                 && is("Progressing", "WaitingForMembers")
-                && is("CertificatesReady", "NotConfirmed")
+                && is("CertificatesReady", "Confirming")
                 && is("Degraded", "Healthy");
             made.then_some(()).ok_or_else(|| format!("EtcdCluster {cluster} is founded: {:#?}", status.conditions))
         })
@@ -161,11 +166,12 @@ impl<'a> World<'a> {
 
     /// Waits until the condition of a user has this reason, and returns it.
     pub async fn user_reports(&self, user: &str, reason: &str) -> Condition {
+        assert!(Reason::parse(reason).is_some(), "{reason} is no reason");
         let users: Api<EtcdUser> = self.api();
         until(&format!("EtcdUser {user} is {reason}"), async || {
             let there = users.get(user).await.unwrap();
             let status = there.status.filter(|status| status.observed_generation == there.metadata.generation)?;
-            api::condition(&status.conditions, "Ready").cloned().filter(|condition| condition.reason == reason)
+            condition(&status.conditions, ConditionType::Ready).cloned().filter(|condition| condition.reason == reason)
         })
         .await
     }
@@ -205,7 +211,7 @@ impl Operator {
 
     fn start_by(client: Client, tap: Tap, namespaces: Vec<String>, clock: fn() -> Timestamp) -> Self {
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
-        let options = operator::Options {
+        let options = controllers::Options {
             client,
             dialer: Arc::new(etcd::Client::default()),
             namespaces,
@@ -214,7 +220,7 @@ impl Operator {
             readiness: Readiness::default(),
             stop: stop.clone(),
         };
-        Self { tap, metrics, stop, task: tokio::spawn(operator::run_by(options, clock)) }
+        Self { tap, metrics, stop, task: tokio::spawn(controllers::run_by(options, clock)) }
     }
 
     /// Lets it finish what it has begun, and ends it.

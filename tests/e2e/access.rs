@@ -9,10 +9,13 @@ use etcd_warden::{
     pki::{Authority, Certificate, LeafSpec, Usage},
 };
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service},
-    policy::v1::PodDisruptionBudget,
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::{Value, json};
@@ -58,8 +61,8 @@ async fn one_member(world: Arc<World>) {
     let leaves = world.secret("demo-0-tls").await;
     let end = |crt| Certificate::from_pem(&leaves[crt]).unwrap().not_after();
     let first = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT].map(end).into_iter().min().unwrap();
-    assert_eq!(world.status("demo").await.certificates.unwrap().expires, Some(first.to_string()));
-    assert_eq!(row[..6], ["demo", "1/1", "True", "AsWanted", "3.6.16", &first.to_string()], "{listed}");
+    assert_eq!(world.status("demo").await.certificates.unwrap().expires, Some(Time(first)));
+    assert_eq!(row[..6], ["demo", "1/1", "True", "UpToDate", "3.6.16", &first.to_string()], "{listed}");
 }
 
 async fn has_status(world: &World, replicas: usize) {
@@ -81,8 +84,10 @@ async fn has_status(world: &World, replicas: usize) {
     let distinct: std::collections::BTreeSet<_> = authorities.iter().filter(|id| !id.is_empty()).collect();
     assert_eq!(distinct.len(), 4, "two authorities in each domain");
 
+    // Only the end of a fault is worth an event.
+    world.until_condition("demo", "CertificatesReady", "True", "CertificatesServed", PATIENCE).await;
     let events = world.events("demo").await;
-    for reason in ["AuthoritiesCreated", "CertificatesIssued", "LockBootstrap", "QuorumServes", "Served"] {
+    for reason in ["CACreated", "CertificatesIssued", "MembersRecorded", "QuorumHealthy"] {
         assert!(events.iter().any(|(r, _)| r == reason), "no event {reason} among {events:?}");
     }
 }
@@ -262,7 +267,7 @@ async fn revoked(world: &World, user: &Identity) {
     let slowest = futures::future::join_all(refused).await.into_iter().max().unwrap();
     world.measure(format!("revoked: refused at every member {:.1} s after the EtcdUser was deleted", slowest.as_secs_f32()));
     assert!(slowest.as_secs() < 15, "{slowest:?}");
-    assert!(world.events("demo").await.iter().any(|(reason, _)| reason == "Revoke"));
+    assert!(world.events("demo").await.iter().any(|(reason, _)| reason == "CertificatesRevoked"));
 }
 
 /// A client certificate of an authority that nobody here trusts, with the name that the operator has.

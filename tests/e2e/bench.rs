@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
-    rotation::{refresh, rotate, served, status, until_renewed},
+    rotation::{refresh, rotate, served, status, try_status, until_renewed},
     tools::{Ran, kubectl, root, run, until},
     world::{Identity, PATIENCE, World},
     writer::Writers,
@@ -117,7 +117,7 @@ async fn by_the_operator(world: Arc<World>) {
     rotate(&world, "client,peer").await;
     for (domain, before) in [Domain::Client, Domain::Peer].into_iter().zip(before) {
         until("another authority signs alone", PATIENCE * 4, || async {
-            let now = status(&world, domain).await;
+            let now = try_status(&world, domain).await?;
             let over = now.phase.is_none() && now.active.key_id != before.active.key_id && now.retiring.is_empty();
             if over { Ok(()) } else { Err(format!("{now:?}")) }
         })

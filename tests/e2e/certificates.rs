@@ -8,7 +8,7 @@ use std::{
 };
 
 use etcd_warden::{
-    api::{EtcdCluster, EtcdUser},
+    api::{ConditionType, EtcdCluster, EtcdUser, condition},
     names::{authority_key, member_key, tls_key},
     pki::{Authority, Certificate, Domain, LeafSpec, Usage},
 };
@@ -218,7 +218,7 @@ async fn authority_lost(world: Arc<World>) {
         let leaves = world.secret("demo-0-tls").await;
 
         world.delete::<Secret>(&name).await;
-        lost(&world, &user, &format!("Secret {name} is gone")).await;
+        lost(&world, &user, &format!("Secret {name} is missing, or has lost its labels")).await;
         assert!(world.get::<Secret>(&name).await.is_none(), "a new one was made");
 
         restore(&world, &name, &backup, true).await;
@@ -234,7 +234,7 @@ async fn authority_lost(world: Arc<World>) {
         let other = Authority::create("another", SignedDuration::from_hours(48), Timestamp::now()).unwrap();
         let pair = json!({ "stringData": { "active.crt": other.certificate().pem(), "active.key": String::from_utf8_lossy(other.key_pem()) } });
         world.patch::<Secret>(&name, pair).await;
-        lost(&world, &user, "holds other authorities than the members trust").await;
+        lost(&world, &user, "holds other CAs than the members trust").await;
         restore(&world, &name, &backup, false).await;
         world.until_ready("demo").await;
         assert_eq!(world.secret("demo-0-tls").await, leaves, "leaves are kept");
@@ -247,8 +247,8 @@ async fn authority_lost(world: Arc<World>) {
 async fn lost(world: &World, user: &Identity, words: &str) {
     let message = until("the loss is reported", PATIENCE, || async {
         let conditions = world.status("demo").await.conditions;
-        let found = etcd_warden::api::condition(&conditions, "CertificatesReady").unwrap();
-        let told = found.status == "False" && found.reason == "AuthorityLost" && found.message.contains(words);
+        let found = condition(&conditions, ConditionType::CertificatesReady).unwrap();
+        let told = found.status == "False" && found.reason == "CALost" && found.message.contains(words);
         if told { Ok(found.message.clone()) } else { Err(format!("{found:?}")) }
     })
     .await;
@@ -299,7 +299,7 @@ async fn writers_notice_nothing(world: Arc<World>) {
     world.delete::<EtcdUser>("other").await;
     until("the other user is revoked", PATIENCE, || async {
         let events = world.events("demo").await;
-        if events.iter().any(|(reason, _)| reason == "Revoke") { Ok(()) } else { Err("no event".to_owned()) }
+        if events.iter().any(|(reason, _)| reason == "CertificatesRevoked") { Ok(()) } else { Err("no event".to_owned()) }
     })
     .await;
     world.until_ready("demo").await;

@@ -66,7 +66,7 @@ async fn data_corrupted(world: Arc<World>) {
     figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     let events = world.events("demo").await;
-    assert!(events.iter().any(|(reason, _)| reason == "RemoveMember"), "{events:?}");
+    assert!(events.iter().any(|(reason, _)| reason == "MemberRemoved"), "{events:?}");
 }
 
 /// A member whose volume is on a node that is gone is replaced. There is one node only, so it is the label by which the volume
@@ -83,7 +83,7 @@ async fn node_gone(world: Arc<World>) {
     world.kill(&format!("{}-0", member.name)).await;
     let removed = until("it is removed", PATIENCE, || async {
         let events = world.events("demo").await;
-        let found = events.into_iter().find(|(reason, _)| reason == "RemoveMember");
+        let found = events.into_iter().find(|(reason, _)| reason == "MemberRemoved");
         found.ok_or_else(|| "it is a member".to_owned())
     });
     // Whatever comes of it, the scenarios that follow need the node.

@@ -11,7 +11,7 @@ use crate::{
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(first_use), scenario!(every_field), scenario!(go_client).long(), scenario!(readme)]
+    vec![scenario!(first_use), scenario!(every_field), scenario!(go_client).long(), scenario!(documents)]
 }
 
 async fn apply(world: &World, file: &str) {
@@ -65,12 +65,13 @@ async fn go_client(world: Arc<World>) {
     until("the client has done its work", PATIENCE, || async { run(&program, [&folder]).await.result() }).await;
 }
 
-/// The commands that the README shows, as they are, in a namespace of their own.
-async fn readme(world: Arc<World>) {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+/// The commands that the documents show, as they are, in a namespace of their own.
+async fn documents(world: Arc<World>) {
     let kubeconfig = world.write("kubeconfig", &[("config".to_owned(), own_context(&world).await.into_bytes())].into());
-    for section in ["First use", "Members", "When it does not work"] {
-        let (_, text) = readme.split_once(&format!("\n## {section}\n")).unwrap();
+    let operations = "docs/operations.md";
+    for (file, section) in [("README.md", "First use"), (operations, "Members"), (operations, "When it does not work")] {
+        let document = fs::read_to_string(root().join(file)).unwrap();
+        let (_, text) = document.split_once(&format!("\n## {section}\n")).unwrap();
         let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
         let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
         let mut script = format!("export KUBECONFIG={}/config\ncd {}\n", kubeconfig.display(), root().display());
@@ -78,7 +79,7 @@ async fn readme(world: Arc<World>) {
         script.extend(blocks.filter(|block| !block.starts_with("go -C")));
         assert!(script.contains("kubectl "), "{section}");
         let said = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
-        world.measure(format!("README, {section}: {} lines", said.lines().count()));
+        world.measure(format!("{file}, {section}: {} lines", said.lines().count()));
         assert!(section != "First use" || said.contains("greeting"), "{said}");
     }
     assert_eq!(world.until_ready("demo").await.members.len(), 5);

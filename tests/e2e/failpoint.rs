@@ -12,10 +12,10 @@ use std::{
 
 use axum::http::{Method, Request, Response, header::CONTENT_TYPE};
 use etcd_warden::{
-    etcd::{self, Answer, Change, DialError, Dialer, EtcdError, MemberList, Progress, Target, Tls},
+    controllers,
+    etcd::{self, Change, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls},
     http::Readiness,
     metrics::Metrics,
-    operator,
 };
 use futures::future::BoxFuture;
 use kube::{
@@ -74,7 +74,7 @@ pub async fn operate_until<T>(namespace: &str, done: impl Future<Output = T>) ->
     let client = kube::Client::try_from(config().await).unwrap();
     tokio::select! {
         done = done => done,
-        () = operator::run(options(namespace, client, Arc::new(etcd::Client::default()), stop)) => unreachable!("nobody stops it"),
+        () = controllers::run(options(namespace, client, Arc::new(etcd::Client::default()), stop)) => unreachable!("nobody stops it"),
     }
 }
 
@@ -84,7 +84,7 @@ async fn operate(namespace: &str, life: &Life) {
     let _guard = stop.clone().drop_guard();
     let client = ClientBuilder::try_from(config().await).unwrap().with_layer(life).build();
     tokio::select! {
-        () = operator::run(options(namespace, client, Arc::new(life.clone()), stop)) => {}
+        () = controllers::run(options(namespace, client, Arc::new(life.clone()), stop)) => {}
         () = life.dead.cancelled() => {}
     }
 }
@@ -96,8 +96,8 @@ async fn config() -> Config {
     config
 }
 
-fn options(namespace: &str, client: kube::Client, dialer: Arc<dyn Dialer>, stop: CancellationToken) -> operator::Options {
-    operator::Options {
+fn options(namespace: &str, client: kube::Client, dialer: Arc<dyn Dialer>, stop: CancellationToken) -> controllers::Options {
+    controllers::Options {
         client,
         dialer,
         namespaces: vec![namespace.to_owned()],
@@ -236,7 +236,7 @@ where
 }
 
 impl Dialer for Life {
-    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Answer, DialError>> {
+    fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<StatusAnswer, DialError>> {
         Box::pin(async { etcd::Client::default().ask(target, tls).await })
     }
 

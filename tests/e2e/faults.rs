@@ -44,7 +44,7 @@ async fn all_pods_killed(world: Arc<World>) {
             if status.ready.as_deref() == Some("3/3") { Err("the status says 3/3".to_owned()) } else { Ok(()) }
         })
         .await;
-        world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
+        world.until_condition("demo", "Available", "False", "QuorumLost", PATIENCE).await;
         world.until_ready("demo").await;
         world.measure(format!("all members killed ({round}): everything is well after {:.1} s", began.elapsed().as_secs_f32()));
         for written in ["first", "second"].into_iter().take_while(|written| *written <= round) {

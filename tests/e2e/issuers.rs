@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
-    rotation::{refresh, served, status, until_renewed},
+    rotation::{refresh, served, status, try_status, until_renewed},
     tools::{openssl, root, run, until},
     world::{PATIENCE, World},
     writer::Writers,
@@ -111,7 +111,7 @@ async fn issuer(world: &World, domain: Domain, issuer: Value) {
 /// Waits until a rotation to the authority of this name is over.
 async fn until_signed_by(world: &World, domain: Domain, name: &str) -> DomainStatus {
     let now = until(&format!("{name} is the {domain} authority"), PATIENCE * 4, || async {
-        let now = status(world, domain).await;
+        let now = try_status(world, domain).await?;
         let over = now.phase.is_none() && now.retiring.is_empty() && now.active.name.contains(name);
         if over { Ok(now) } else { Err(format!("{now:?}")) }
     })
@@ -162,7 +162,7 @@ async fn ca_in_a_secret(world: Arc<World>) {
     let began = Instant::now();
     issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "etcd-peers" } })).await;
     let now = until_signed_by(&world, Domain::Peer, "peers").await;
-    assert_eq!(now.active.issuer.as_deref(), Some("the authority in Secret etcd-peers"));
+    assert_eq!(now.active.issuer.as_deref(), Some("the CA in Secret etcd-peers"));
     world.measure(format!("from the built-in issuer to a Secret in {:.1} s", began.elapsed().as_secs_f32()));
     let began = Instant::now();
     company.publish(&world, "etcd-peers", "peers-later", &[]).await;
@@ -181,7 +181,7 @@ async fn ca_in_a_secret(world: Arc<World>) {
     // Its Secret may go; nothing does but what it says.
     world.delete::<Secret>("etcd-clients").await;
     let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
-    assert!(message.contains("go on being signed"), "{message}");
+    assert!(message.contains("certificates continue to be signed as before"), "{message}");
     world.create_user("later", "demo").await;
     world.user_identity("later").await.accepted(&names.client_host()).await.unwrap();
     company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
@@ -211,10 +211,10 @@ async fn useless_authorities(world: Arc<World>) {
         |crt: &str, key: &str, ca: Vec<u8>| -> BTreeMap<_, _> { pair(crt, key).into_iter().chain([(tls_key::CA, ca)]).collect() };
     let (root, key) = (company.read("root.crt"), company.read("root.key"));
     let cases = [
-        (with_ca("good", "good", vec![]), "ca.crt does not hold the certificate of the authority that signed"),
-        (with_ca("good", "other", root.clone()), "the private key is not the one of the certificate"),
-        (with_ca("leaf", "leaf", root.clone()), "is not the certificate of an authority"),
-        (with_ca("below", "below", [company.read("good.crt"), root.clone()].concat()), "allows for fewer authorities below it"),
+        (with_ca("good", "good", vec![]), "ca.crt does not hold the certificate of the CA that signed"),
+        (with_ca("good", "other", root.clone()), "the private key does not belong to the certificate"),
+        (with_ca("leaf", "leaf", root.clone()), "is not a CA certificate"),
+        (with_ca("below", "below", [company.read("good.crt"), root.clone()].concat()), "allows fewer CAs below it"),
         (with_ca("good", "good", [root.clone(), key].concat()), "holds a block of another kind than CERTIFICATE"),
         (
             BTreeMap::from([pair("good", "good")[0].clone(), (tls_key::KEY, sec1), (tls_key::CA, root.clone())]),
@@ -235,7 +235,7 @@ async fn useless_authorities(world: Arc<World>) {
     publish(&world.api(), "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
     until("nobody would believe it", PATIENCE, || async {
         let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
-        if message.contains("would not be believed") { Ok(()) } else { Err(message) }
+        if message.contains("would not be accepted") { Ok(()) } else { Err(message) }
     })
     .await;
     let now = status(&world, Domain::Peer).await;
@@ -245,7 +245,7 @@ async fn useless_authorities(world: Arc<World>) {
     publish(&world.api(), "again", with_ca("good", "good", root)).await;
     until_signed_by(&world, Domain::Peer, "good").await;
     issuer(&world, Domain::Client, json!({ "caSecret": { "name": "again" } })).await;
-    let message = world.until_condition("demo", "CertificatesReady", "False", "SameAuthority", PATIENCE).await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "SharedCA", PATIENCE).await;
     assert!(message.contains("every client could act as a member"), "{message}");
     let both = json!({ "spec": { "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } } }).to_string();
     let refusal = world.kubectl(["patch", "etcdcluster", "demo", "--type=merge", "-p", &both]).await.failure();
@@ -263,8 +263,8 @@ async fn expired(world: Arc<World>) {
     publish_made("short", SignedDuration::from_secs(60)).await;
     let secret = json!({ "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
     world.create_cluster("demo", 1, secret).await;
-    world.until_condition("demo", "Available", "True", "QuorumServes", PATIENCE).await;
-    let message = world.until_condition("demo", "Degraded", "True", "AuthorityExpired", PATIENCE).await;
+    world.until_condition("demo", "Available", "True", "QuorumHealthy", PATIENCE).await;
+    let message = world.until_condition("demo", "Degraded", "True", "CAExpired", PATIENCE).await;
     assert!(message.contains("Secret company"), "{message}");
     publish_made("long", SignedDuration::from_hours(9999)).await;
     until_signed_by(&world, Domain::Client, "long").await;

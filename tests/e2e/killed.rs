@@ -9,6 +9,7 @@ use std::{
 
 use etcd_warden::{
     api::{EtcdCluster, EtcdClusterStatus},
+    ids::MemberId,
     names::{authority_key, bootstrap_key, member_key},
     pki::{Certificate, Holder, Ledger, Serial, crl_serials},
 };
@@ -214,8 +215,8 @@ async fn dies_during(change: Change, world: Arc<World>) -> String {
     format!("{change:?} in {:.0} s, {}; {figures}", took.as_secs_f32(), deaths.in_words())
 }
 
-fn ids(status: &EtcdClusterStatus) -> BTreeMap<String, Option<String>> {
-    status.members.iter().map(|member| (member.name.clone(), member.id.clone())).collect()
+fn ids(status: &EtcdClusterStatus) -> BTreeMap<String, Option<MemberId>> {
+    status.members.iter().map(|member| (member.name.clone(), member.id)).collect()
 }
 
 /// The serials that each member has.

@@ -85,7 +85,7 @@ async fn deleted_and_brought_back(world: Arc<World>) {
     }
     assert_eq!(world.secret("demo-client-ca").await["active.crt"], authority["active.crt"]);
     let events = world.events("demo").await;
-    assert!(events.iter().any(|(reason, _)| reason == "TakeOver"), "{events:?}");
+    assert!(events.iter().any(|(reason, _)| reason == "Adopted"), "{events:?}");
 }
 
 /// What does not fit together is refused and left alone.
@@ -110,7 +110,7 @@ async fn left_without_an_authority(world: Arc<World>) {
 
 /// The cluster is refused, and stays so whatever passes over it.
 async fn left_alone(world: &World, before: &BTreeMap<String, Option<String>>) {
-    let message = world.until_condition("demo", "Available", "False", "DataLeft", PATIENCE).await;
+    let message = world.until_condition("demo", "Available", "False", "LeftoverData", PATIENCE).await;
     for name in ["data-demo-0", "demo-client-ca", "Secret demo-peer-ca is missing", "kubectl"] {
         assert!(message.contains(name), "{message}");
     }
@@ -122,7 +122,7 @@ async fn left_alone(world: &World, before: &BTreeMap<String, Option<String>>) {
         if seen == generation { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
-    world.until_condition("demo", "Available", "False", "DataLeft", PATIENCE).await;
+    world.until_condition("demo", "Available", "False", "LeftoverData", PATIENCE).await;
     assert_eq!(what_is_there(world).await, KEPT[..2]);
     assert_eq!(versions(world).await, *before);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use etcd_warden::api::{self, EtcdCluster};
+use etcd_warden::api::{ConditionType, EtcdCluster, condition};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PersistentVolumeClaim};
 use kube::ResourceExt;
 use serde_json::json;
@@ -33,7 +33,7 @@ async fn members_changed_by_hand(world: Arc<World>) {
         assert!(says.contains(url) && says.contains("never started"), "{says}");
         world.kubectl(["scale", "etcd", "demo", "--replicas=4"]).await.success();
         // It would be in the way of growing, and says so.
-        let says = until_says(&world, "Degraded", "the operator did not add").await;
+        let says = until_says(&world, ConditionType::Degraded, "the operator did not add").await;
         world.measure(format!("{url} added by hand: {says}"));
         let list = user.etcdctl(["member", "list"]).await.success();
         assert_eq!(list.lines().count(), 4, "{list}");
@@ -49,11 +49,11 @@ async fn members_changed_by_hand(world: Arc<World>) {
         voters(&user, 3).await;
     }
     let events = world.events("demo").await;
-    assert_eq!(events.iter().filter(|(reason, _)| reason == "RemoveUnstarted").count(), 1, "{events:?}");
+    assert_eq!(events.iter().filter(|(reason, _)| reason == "UnstartedMemberRemoved").count(), 1, "{events:?}");
 
     let before = world.status("demo").await;
     let removed = before.members.iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap();
-    user.etcdctl(["member", "remove", removed.id.as_deref().unwrap()]).await.success();
+    user.etcdctl(["member", "remove", &removed.id.unwrap().to_string()]).await.success();
     until("another member has its name", PATIENCE, || async {
         let status = world.ready("demo").await?;
         let same = status.members.iter().any(|member| member.id == removed.id);
@@ -79,8 +79,8 @@ async fn wishes_that_cannot_be(world: Arc<World>) {
     };
     for nobody in ["demo-7", "demo", "demo-0-0", ""] {
         wish(Some(nobody)).await;
-        let says = until_says(&world, "Degraded", &format!("names {nobody}, which is no member")).await;
-        world.until_condition("demo", "Degraded", "True", "NoSuchMember", PATIENCE).await;
+        let says = until_says(&world, ConditionType::Degraded, &format!("names {nobody}, which is not a member")).await;
+        world.until_condition("demo", "Degraded", "True", "MemberNotFound", PATIENCE).await;
         world.measure(format!("replace {nobody:?}: {says}"));
     }
     // Nor one without which there would be none.
@@ -129,7 +129,7 @@ async fn claims_changed_by_hand(world: Arc<World>) {
     let image = |repository: &str| json!({ "spec": { "image": { "repository": repository } } });
     world.patch::<EtcdCluster>("demo", image("example.invalid/etcd")).await;
     world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { "etcd-warden.dev/restarted-at": "now" } } })).await;
-    until_says(&world, "Progressing", "cannot be pulled").await;
+    until_says(&world, ConditionType::Progressing, "cannot be pulled").await;
     let pod = world.incarnation("demo-0-0").await;
     world.kubectl(["delete", "pvc", "data-demo-0", "--wait=false"]).await.success();
     world.until_condition("demo", "Degraded", "True", "ClaimLost", PATIENCE).await;
@@ -147,10 +147,10 @@ async fn claims_changed_by_hand(world: Arc<World>) {
 }
 
 /// Waits until the message of a condition contains something.
-async fn until_says(world: &World, kind: &str, words: &str) -> String {
+async fn until_says(world: &World, kind: ConditionType, words: &str) -> String {
     until(&format!("{kind} says {words}"), PATIENCE, || async {
         let conditions = world.status("demo").await.conditions;
-        let message = api::condition(&conditions, kind).map(|condition| condition.message.clone()).unwrap_or_default();
+        let message = condition(&conditions, kind).map(|condition| condition.message.clone()).unwrap_or_default();
         if message.contains(words) { Ok(message) } else { Err(message) }
     })
     .await

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use etcd_warden::api::{self, EtcdCluster, EtcdClusterStatus, MemberStatus};
+use etcd_warden::api::{ConditionType, EtcdCluster, EtcdClusterStatus, MemberStatus, condition};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::{ResourceExt, api::ListParams};
@@ -60,7 +60,7 @@ async fn through(world: &World, numbers: &[i32]) {
     world.measure(format!("{numbers:?} members: {figures}"));
     figures.nothing_is_lost();
     assert_eq!(figures.failed, 0, "{figures}");
-    world.is_never_told("demo", "NoQuorum").await;
+    world.is_never_told("demo", "QuorumLost").await;
 }
 
 async fn scale(world: &World, to: i32) {
@@ -113,8 +113,9 @@ async fn restart(world: &World, wish: &str) {
 /// The first member that led and had leadership moved to another one.
 async fn gave_up(world: &World) -> Option<String> {
     let events = world.events("demo").await;
-    let (_, note) = events.into_iter().find(|(reason, _)| reason == "MoveLeader")?;
-    Some(note.rsplit_once(" in place of ").unwrap().1.to_owned())
+    let (_, note) = events.into_iter().find(|(reason, _)| reason == "LeaderMoved")?;
+    let (led, _) = note.strip_prefix("moved leadership from ").unwrap().split_once(" to ").unwrap();
+    Some(led.to_owned())
 }
 
 /// A restart with a template of which no pod can be started stops at the first member, even if the cluster is made smaller
@@ -159,7 +160,7 @@ async fn a_bad_template(world: Arc<World>) {
     restart(Some("later")).await;
     no_image().await;
     scale(&world, 1).await;
-    let says = world.until_condition("demo", "Degraded", "True", "CannotShrink", PATIENCE).await;
+    let says = world.until_condition("demo", "Degraded", "True", "CannotScaleDown", PATIENCE).await;
     world.measure(format!("a bad template: {says}"));
     assert_eq!(incarnations(&world).await.intersection(&before).count(), 2, "the others are not restarted");
     // The restart of the only member that remains would be an outage.
@@ -237,7 +238,7 @@ async fn growing_taken_back(world: Arc<World>) {
     scale(&world, 5).await;
     let says = until("the status says what is awaited", PATIENCE, || async {
         let status = world.status("demo").await;
-        let progressing = api::condition(&status.conditions, "Progressing").cloned().ok_or("nothing")?;
+        let progressing = condition(&status.conditions, ConditionType::Progressing).cloned().ok_or("nothing")?;
         let wait = "PersistentVolumeClaim data-demo-3 is Pending";
         if progressing.message.contains(wait) { Ok(progressing.message) } else { Err(progressing.message) }
     })
@@ -272,7 +273,7 @@ async fn growing_taken_back(world: Arc<World>) {
     let after = world.until_ready("demo").await;
     remove_class().await;
     voters(&user, 3).await;
-    let id = |status: &EtcdClusterStatus| status.members.iter().map(|member| member.id.clone()).collect::<Vec<_>>();
+    let id = |status: &EtcdClusterStatus| status.members.iter().map(|member| member.id).collect::<Vec<_>>();
     assert_eq!(id(&after), id(&before));
     let claims = world.kubectl(["get", "pvc", "-o", "name"]).await.success();
     assert_eq!(claims.lines().count(), 3, "{claims}");
@@ -288,7 +289,7 @@ async fn quorum_lost(world: Arc<World>) {
     user.etcdctl(["put", "before", "kept"]).await.success();
     lose(&world, "demo-1").await;
     lose(&world, "demo-2").await;
-    let says = world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
+    let says = world.until_condition("demo", "Available", "False", "QuorumLost", PATIENCE).await;
     world.measure(format!("quorum lost: {says}"));
     let before = world.status("demo").await;
     let kept = world.get::<PersistentVolumeClaim>("data-demo-0").await.unwrap().uid();
@@ -299,16 +300,15 @@ async fn quorum_lost(world: Arc<World>) {
             let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
             let status = cluster.status.unwrap();
             let seen = status.observed_generation == cluster.metadata.generation;
-            let waits = api::condition(&status.conditions, "Degraded").is_some_and(|c| c.status == "True");
+            let waits = condition(&status.conditions, ConditionType::Degraded).is_some_and(|c| c.status == "True");
             if seen && waits { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
         })
         .await;
     }
     let now = world.status("demo").await;
-    world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
-    let members = |status: &EtcdClusterStatus| {
-        status.members.iter().map(|member| (member.name.clone(), member.id.clone())).collect::<Vec<_>>()
-    };
+    world.until_condition("demo", "Available", "False", "QuorumLost", PATIENCE).await;
+    let members =
+        |status: &EtcdClusterStatus| status.members.iter().map(|member| (member.name.clone(), member.id)).collect::<Vec<_>>();
     assert_eq!((members(&now), now.cluster_id), (members(&before), before.cluster_id));
     let claims = world.kubectl(["get", "pvc", "-o", "name"]).await.success();
     assert_eq!(claims, "persistentvolumeclaim/data-demo-0\n");

@@ -44,15 +44,18 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
     }
     futures::future::join_all(["demo-1-0", "demo-2-0"].map(|pod| world.kill(pod))).await;
     let lost = until("the status says what is lost", PATIENCE, || async {
-        let message = world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
-        let all =
-            ["demo-1 has no data (PersistentVolumeClaim data-demo-1 is gone)", "data-demo-2 is gone", "demo-0 has data, up to"];
+        let message = world.until_condition("demo", "Available", "False", "QuorumLost", PATIENCE).await;
+        let all = [
+            "demo-1 has no data (PersistentVolumeClaim data-demo-1 is missing)",
+            "data-demo-2 is missing",
+            "demo-0 has data up to",
+        ];
         if all.iter().all(|words| message.contains(words)) { Ok(message) } else { Err(message) }
     })
     .await;
     world.measure(format!("a lost quorum is told of in full after {:.1} s: {lost}", began.elapsed().as_secs_f32()));
-    assert!(lost.starts_with("quorum is lost since 20"), "{lost}");
-    assert!(lost.contains("Of 3 members 1 have data: those that have data are no quorum"), "{lost}");
+    assert!(lost.starts_with("quorum has been lost since 20"), "{lost}");
+    assert!(lost.contains("1 of 3 members have data: they are no quorum"), "{lost}");
     assert!(
         lost.contains(&format!("`kubectl -n {} annotate etcd demo {RECOVER}=demo-0`", world.namespace)),
         "the command is as it can be copied: {lost}"
@@ -62,9 +65,9 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
     let figures = writers.stop().await;
 
     for (value, why) in [
-        ("demo-7", "demo-7 is no member with data"),
-        ("demo-1", "demo-1 is no member with data"),
-        ("everyone", "everyone is no member with data"),
+        ("demo-7", "demo-7 is not a member with data"),
+        ("demo-1", "demo-1 is not a member with data"),
+        ("everyone", "everyone is not a member with data"),
     ] {
         wish(&world, Some(value)).await;
         refused(&world, why).await;
@@ -110,7 +113,7 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
     until("it is told", PATIENCE, || async {
         let events = world.events("demo").await;
         let told = |reason: &str| events.iter().any(|(of, _)| of == reason);
-        if ["RecoveryRefused", "RestartMember", "NoQuorum"].into_iter().all(told) { Ok(()) } else { Err(format!("{events:?}")) }
+        if ["RecoveryRefused", "PodRestarted", "QuorumLost"].into_iter().all(told) { Ok(()) } else { Err(format!("{events:?}")) }
     })
     .await;
 
@@ -138,15 +141,15 @@ async fn one_that_hangs_is_given_up(world: Arc<World>) {
     assert!(hangs.success());
     world.kill("demo-2-0").await;
     let lost = until("the status says what is lost", PATIENCE, || async {
-        let message = world.until_condition("demo", "Available", "False", "NoQuorum", PATIENCE).await;
-        let all = ["demo-0 has data, up to revision", "demo-1 has data, how far is not known", "demo-2 has no data"];
+        let message = world.until_condition("demo", "Available", "False", "QuorumLost", PATIENCE).await;
+        let all = ["demo-0 has data up to revision", "demo-1 has data, but how far it goes is unknown", "demo-2 has no data"];
         if all.iter().all(|words| message.contains(words)) { Ok(message) } else { Err(message) }
     })
     .await;
-    assert!(lost.contains("with nothing lost, as soon as 2 of those that have data run"), "{lost}");
+    assert!(lost.contains("becomes available again without loss as soon as 2 of them run"), "{lost}");
     let figures = writers.stop().await;
     wish(&world, Some("demo-0")).await;
-    refused(&world, "2 of 3 members run, which are a quorum as soon as they find each other").await;
+    refused(&world, "2 of 3 members run, and are a quorum as soon as they reach each other").await;
 
     let began = Instant::now();
     wish(&world, Some("demo-0,force")).await;
@@ -161,7 +164,7 @@ async fn one_that_hangs_is_given_up(world: Arc<World>) {
     assert_eq!((&status.cluster_id, &status.members[0].id), (&before.cluster_id, &before.members[0].id));
     assert_ne!(status.members[1].id, before.members[1].id, "it is another member");
     let events = world.events("demo").await;
-    assert!(events.iter().any(|(reason, note)| reason == "GiveUp" && note.contains("the data of demo-1 ")), "{events:?}");
+    assert!(events.iter().any(|(reason, note)| reason == "DataDiscarded" && note.contains("the data of demo-1 ")), "{events:?}");
     let figures = figures.checked(&user).await;
     world.measure(format!("recovered without one that hangs: {figures}"));
 }

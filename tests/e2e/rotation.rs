@@ -7,7 +7,7 @@ use std::{
 
 use etcd_warden::{
     api::{DomainStatus, EtcdCluster, EtcdUser},
-    cluster::{build, validate::validate},
+    cluster::{objects, validate::validate},
     names::{annotation, authority_key, member_key, tls_key},
     pki::{Authority, Certificate, Domain, Ledger, read_bundle},
 };
@@ -70,7 +70,7 @@ async fn on_schedule(world: Arc<World>) {
     let writers = Writers::start(&user).await;
     for domain in [Domain::Client, Domain::Peer] {
         until("the next authority signs", PATIENCE, || async {
-            let now = status(&world, domain).await;
+            let now = try_status(&world, domain).await?;
             if now.active.name.ends_with(" 2") && now.retiring.len() == 1 { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
@@ -128,7 +128,7 @@ pub async fn make_authorities(world: &World, domain: Domain, made: Timestamp) {
         (authority_key::LEDGER, Ledger::default().to_json().unwrap()),
     ];
     let secret = Secret {
-        metadata: build::retained(&cluster, cluster.names.authority(domain)),
+        metadata: objects::retained(&cluster, cluster.names.authority(domain)),
         data: Some(data.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect()),
         type_: Some("Opaque".into()),
         ..Secret::default()
@@ -137,8 +137,12 @@ pub async fn make_authorities(world: &World, domain: Domain, made: Timestamp) {
 }
 
 pub async fn status(world: &World, domain: Domain) -> DomainStatus {
+    try_status(world, domain).await.unwrap()
+}
+
+pub async fn try_status(world: &World, domain: Domain) -> Result<DomainStatus, String> {
     let certificates = world.status("demo").await.certificates.unwrap_or_default();
-    if domain == Domain::Client { certificates.client } else { certificates.peer }.unwrap_or_default()
+    certificates.domain(domain).cloned().ok_or_else(|| format!("the status does not tell of the {domain} domain"))
 }
 
 pub async fn served(world: &World, user: &Identity, ordinal: u32) -> Certificate {
@@ -187,7 +191,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     rotate(world, &domain.to_string()).await;
     let seen = Mutex::new(vec![]);
     until("the rotation is over", PATIENCE * 4, || async {
-        let now = status(world, domain).await;
+        let now = try_status(world, domain).await?;
         if let Some(phase) = now.phase.clone()
             && !seen.lock().unwrap().contains(&phase)
         {
@@ -262,11 +266,11 @@ async fn lost_and_replaced(world: &Arc<World>, domain: Domain) {
     let writers = Writers::start(&user).await;
     let refreshing = refresh(Arc::clone(world));
     world.delete::<Secret>(&format!("demo-{domain}-ca")).await;
-    world.until_condition("demo", "CertificatesReady", "False", "AuthorityLost", PATIENCE).await;
+    world.until_condition("demo", "CertificatesReady", "False", "CALost", PATIENCE).await;
     let began = Instant::now();
     rotate(world, &domain.to_string()).await;
     until("another authority signs", PATIENCE * 4, || async {
-        let now = status(world, domain).await;
+        let now = try_status(world, domain).await?;
         if now.phase.is_none() && now.active.key_id != before.active.key_id { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
@@ -280,7 +284,7 @@ async fn lost_and_replaced(world: &Arc<World>, domain: Domain) {
     assert_eq!(figures.failed, 0, "{figures}");
     figures.nothing_is_lost();
     let events = world.events("demo").await;
-    for reason in ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"] {
+    for reason in ["CAPrepared", "CASwitched", "CADropped", "RotationFinished"] {
         assert!(events.iter().any(|(told, _)| told == reason), "{reason} is not told: {events:?}");
     }
 }

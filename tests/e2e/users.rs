@@ -41,7 +41,7 @@ async fn waiting_and_conflicts(world: Arc<World>) {
     let foreign = world.api::<Secret>().create(&kube::api::PostParams::default(), &foreign).await.unwrap();
     world.try_create::<EtcdUser>("taker", of_demo(json!({ "secretName": "mine" }))).await.unwrap();
     let message = world.until_user("taker", "False", "").await;
-    assert!(message.contains("Secret mine cannot be used: etcd-warden did not make it"), "{message}");
+    assert!(message.contains("Secret mine cannot be used: it was not created by etcd-warden"), "{message}");
     let after = world.get::<Secret>("mine").await.unwrap();
     assert_eq!(after.metadata.resource_version, foreign.metadata.resource_version);
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use etcd_warden::{
-    api::{self, EtcdCluster, EtcdClusterStatus, EtcdUser},
-    etcd::{self, Answer, Class, DialError, Dialer, Target, Tls},
+    api::{ConditionType, EtcdCluster, EtcdClusterStatus, EtcdUser, Reason, condition},
+    etcd::{self, Class, DialError, Dialer, StatusAnswer, Target, Tls},
     names::{Names, tls_key},
 };
 use k8s_openapi::{
@@ -205,9 +205,11 @@ impl World {
         within: Duration,
     ) -> impl Future<Output = String> {
         let what = format!("{cluster}: {kind}={status} {reason}");
+        let kind = ConditionType::parse(kind).unwrap_or_else(|| panic!("{kind} is no type of conditions"));
+        assert!(reason.is_empty() || Reason::parse(reason).is_some(), "{reason} is no reason");
         let waiting = move || async move {
             let conditions = self.status(cluster).await.conditions;
-            match api::condition(&conditions, kind) {
+            match condition(&conditions, kind) {
                 Some(c) if c.status == status && (reason.is_empty() || c.reason == reason) => Ok(c.message.clone()),
                 _ => Err(conditions_in_words(&conditions)),
             }
@@ -220,15 +222,15 @@ impl World {
     pub async fn ready(&self, cluster: &str) -> Result<EtcdClusterStatus, String> {
         let cluster = self.get::<EtcdCluster>(cluster).await.ok_or("it is gone")?;
         let status = cluster.status.unwrap_or_default();
-        let is = |kind: &str, wanted: &str| api::condition(&status.conditions, kind).is_some_and(|c| c.status == wanted);
+        let is = |kind, wanted: &str| condition(&status.conditions, kind).is_some_and(|c| c.status == wanted);
         let all = status.ready.as_deref() == Some(&format!("{0}/{0}", cluster.spec.replicas));
         let current = status.observed_generation == cluster.metadata.generation;
         if all
             && current
-            && is("Available", "True")
-            && is("CertificatesReady", "True")
-            && is("Progressing", "False")
-            && is("Degraded", "False")
+            && is(ConditionType::Available, "True")
+            && is(ConditionType::CertificatesReady, "True")
+            && is(ConditionType::Progressing, "False")
+            && is(ConditionType::Degraded, "False")
         {
             return Ok(status);
         }
@@ -244,9 +246,10 @@ impl World {
 
     /// Waits until the one condition of a user has this status, and this reason if one is given; returns its message.
     pub async fn until_user(&self, user: &str, status: &str, reason: &str) -> String {
+        assert!(reason.is_empty() || Reason::parse(reason).is_some(), "{reason} is no reason");
         until(&format!("EtcdUser {user}: Ready={status} {reason}"), PATIENCE, || async {
             let status_of = self.get::<EtcdUser>(user).await.and_then(|user| user.status).unwrap_or_default();
-            match api::condition(&status_of.conditions, "Ready") {
+            match condition(&status_of.conditions, ConditionType::Ready) {
                 Some(c) if c.status == status && (reason.is_empty() || c.reason == reason) => Ok(c.message.clone()),
                 _ => Err(conditions_in_words(&status_of.conditions)),
             }
@@ -263,6 +266,7 @@ impl World {
 
     /// No event about an object has this reason.
     pub async fn is_never_told(&self, name: &str, reason: &str) {
+        assert!(Reason::parse(reason).is_some(), "{reason} is no reason");
         let events = self.events(name).await;
         assert!(!events.iter().any(|(told, _)| told == reason), "{events:?}");
     }
@@ -289,7 +293,7 @@ impl World {
     /// The identity in a user's Secret, once it is there.
     pub async fn user_identity(&self, user: &str) -> Identity {
         self.until_user(user, "True", "").await;
-        self.identity(&etcd_warden::names::default_user_secret(user)).await
+        self.identity(&format!("{user}-etcd-tls")).await
     }
 
     /// The identity in a Secret of type kubernetes.io/tls.
@@ -342,7 +346,7 @@ impl Identity {
     }
 
     /// Asks a member for its status, as the operator would: the leaf that it serves, and what it makes of the identity.
-    pub async fn ask(&self, host: &str) -> Result<Answer, DialError> {
+    pub async fn ask(&self, host: &str) -> Result<StatusAnswer, DialError> {
         let pair = self.pair.as_ref().map(|(crt, key)| (fs::read(crt).unwrap(), fs::read(key).unwrap()));
         let pair = pair.as_ref().map(|(crt, key)| (crt.as_slice(), key.as_slice()));
         let tls = Tls::new(&fs::read(&self.ca).unwrap(), pair).unwrap();

@@ -6,10 +6,12 @@ use std::{
 };
 
 use etcd_warden::{
-    cluster::{
-        observed::{Authorities, SecretView, SeenSecret},
-        plan::{AuthorityRequest, LeafRequest},
+    certificates::{
+        requests::LeafRequest,
+        secret::CachedSecret,
+        transition::{AuthorityRequest, NewAuthority},
     },
+    kubernetes::secret::SecretView,
     names::authority_key,
     pki::{Authority, Certificate, Domain, Ledger, Serial},
 };
@@ -39,11 +41,13 @@ fn pool() -> std::sync::MutexGuard<'static, Pool> {
 
 /// The active and the next authority of a domain.
 fn authorities(request: &AuthorityRequest) -> Arc<(Authority, Authority)> {
-    let make = || {
-        let [active, next] =
-            request.common_names.each_ref().map(|name| Authority::create(name, request.duration, *BEGIN).expect("an authority"));
-        Arc::new((active, next))
+    let create = |new: &NewAuthority| match new {
+        NewAuthority::BuiltIn { common_name, duration } => {
+            Authority::create(common_name, *duration, *BEGIN).expect("an authority")
+        }
+        NewAuthority::External(issuer, _) => panic!("no world has an external issuer, and this is {issuer}"),
     };
+    let make = || Arc::new((create(&request.active), create(&request.next)));
     pool().authorities.entry(request.domain).or_insert_with(make).clone()
 }
 
@@ -79,7 +83,7 @@ pub fn authority_data(request: &AuthorityRequest) -> SecretView {
 
 /// The leaf for a request, another one for each `generation`.
 pub fn leaf(request: &LeafRequest, generation: u32) -> Arc<Leaf> {
-    let key = (format!("{} {} {}", request.domain, request.holder, request.keys[0]), generation);
+    let key = (format!("{} {} {}", request.domain, request.holder, request.keys.certificate), generation);
     if let Some(leaf) = pool().leaves.get(&key) {
         return leaf.clone();
     }
@@ -90,8 +94,8 @@ pub fn leaf(request: &LeafRequest, generation: u32) -> Arc<Leaf> {
 }
 
 /// Changes the ledger in an authority's Secret, and its list with it.
-pub fn with_ledger(domain: Domain, secret: &SeenSecret, change: impl FnOnce(&mut Ledger)) -> SecretView {
-    let mut ledger = Authorities::read(secret).expect("authorities").ledger.clone();
+pub fn with_ledger(domain: Domain, secret: &CachedSecret, change: impl FnOnce(&mut Ledger)) -> SecretView {
+    let mut ledger = secret.authorities().expect("authorities").ledger.clone();
     let mut secret = SecretView::clone(secret);
     let revoked = |ledger: &Ledger| ledger.revoked().map(|(serial, _)| serial).collect::<Vec<_>>();
     let before = revoked(&ledger);

@@ -1,7 +1,7 @@
 //! A model of etcd: members with logs on disks, elections, the log's replication, and the rules by which members come, start
 //! and go. `reality.rs` holds it against real processes.
 //!
-//! A log is data: who has persisted which entry is known, so whether an acknowledged write survives is looked up and not
+//! A log is data: which members have persisted an entry is known, so whether an acknowledged write survives is looked up and not
 //! assumed. Members are known by the place of their URL, which for a pod is its ordinal.
 
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub struct Process {
     pub serving: bool,
     /// Until when it takes nothing from the leader.
     pub behind_until: Millis,
-    /// Whether nobody among the members hears it.
+    /// Whether no other member hears it.
     pub cut: bool,
     removed_at: Option<Millis>,
 }
@@ -139,26 +139,26 @@ pub struct Etcd {
     pub leader: Option<Place>,
     term: u32,
     leaderless_since: Millis,
-    /// Whom the leader has told of entries since it leads.
+    /// The members to which the leader has sent entries since it leads.
     matched: Vec<Id>,
     writes: u32,
     pub acked: Vec<u32>,
     /// What went wrong that must not.
     pub broken: Vec<String>,
-    /// The clusters that were founded.
-    pub founded: Vec<u64>,
+    /// The clusters that were bootstrapped.
+    pub clusters: Vec<u64>,
     /// Members that had data once.
     pub born: Vec<Id>,
-    /// Members that are known by their claims, so that they must not come again without their data.
-    pub written_down: Vec<Id>,
+    /// Members that are recorded on their claims, so that they must not come again without their data.
+    pub recorded: Vec<Id>,
 }
 
 fn hash(parts: &[u64]) -> u64 {
     parts.iter().fold(0xcbf2_9ce4_8422_2325, |sum, part| Rng::new(sum ^ part.wrapping_mul(0x0100_0000_01b3)).next()).max(1)
 }
 
-/// The ID of a founder.
-fn founder(place: Place, token: u64) -> Id {
+/// The ID of a member that bootstraps a cluster.
+fn first_id(place: Place, token: u64) -> Id {
     hash(&[1, place.into(), token])
 }
 
@@ -193,7 +193,7 @@ impl Etcd {
         self.disk(self.leader?).map(|disk| disk.cluster)
     }
 
-    /// The members as the most advanced disk has them, where there is no quorum to ask.
+    /// The members as the most advanced disk has them, for when no quorum can be asked.
     pub fn best(&self) -> &[Listed] {
         self.disks.values().max_by_key(|disk| (disk.commit, disk.position())).map_or(&[], |disk| disk.members.as_slice())
     }
@@ -220,8 +220,8 @@ impl Etcd {
         if let Some(disk) = self.disks.get(&volume) {
             let id = disk.id;
             // Peers answer 410 to one that they know to be removed, and it ends with code 0.
-            let told = self.processes.iter().any(|(_, peer)| !peer.cut && self.disks[&peer.volume].removed.contains(&id));
-            if told || disk.removed.contains(&id) {
+            let is_known = self.processes.iter().any(|(_, peer)| !peer.cut && self.disks[&peer.volume].removed.contains(&id));
+            if is_known || disk.removed.contains(&id) {
                 return Boot::Ends("the member has been permanently removed");
             }
             self.processes.insert(place, run(id));
@@ -234,7 +234,7 @@ impl Etcd {
         let peer =
             |of: &Self, place: &Place| of.processes.get(place).filter(|p| !p.cut).and_then(|p| of.disks.get(&p.volume)).cloned();
         if start.new {
-            let id = founder(place, start.token);
+            let id = first_id(place, start.token);
             let bootstrapped =
                 peers.iter().filter_map(|place| peer(self, place)).any(|disk| disk.member(id).is_some_and(|m| m.named));
             if bootstrapped {
@@ -245,7 +245,7 @@ impl Etcd {
             let cluster = list.iter().fold(hash(&[2, start.token]), |sum, place| hash(&[sum, (*place).into()]));
             let add = |place: &Place| Entry {
                 term: 1,
-                what: What::Add { id: founder(*place, start.token), place: *place, learner: false },
+                what: What::Add { id: first_id(*place, start.token), place: *place, learner: false },
             };
             let log: Vec<_> = list.iter().map(add).collect();
             self.begin(place, volume, id, cluster, log);
@@ -265,9 +265,9 @@ impl Etcd {
             return Boot::Ends("no match found for existing member");
         };
         let lists = |leader| self.disk(leader).is_some_and(|disk| disk.member(me.id).is_some());
-        let told = self.leader.is_some_and(lists) && self.matched.contains(&me.id);
+        let was_sent = self.leader.is_some_and(lists) && self.matched.contains(&me.id);
         self.begin(place, volume, me.id, remote.cluster, vec![]);
-        if told {
+        if was_sent {
             // The leader goes on from entries that it has forgotten. Another leader would send it everything again.
             self.disks.remove(&volume);
             return Boot::Ends("tocommit is out of range");
@@ -278,13 +278,13 @@ impl Etcd {
 
     /// An empty disk becomes that of a member.
     fn begin(&mut self, place: Place, volume: Volume, id: Id, cluster: u64, log: Vec<Entry>) {
-        if !self.founded.contains(&cluster) {
-            self.founded.push(cluster);
+        if !self.clusters.contains(&cluster) {
+            self.clusters.push(cluster);
         }
-        if self.founded.len() > 1 {
-            self.broken.push(format!("a second cluster is founded by {place}"));
+        if self.clusters.len() > 1 {
+            self.broken.push(format!("a second cluster is bootstrapped by {place}"));
         }
-        if self.written_down.contains(&id) {
+        if self.recorded.contains(&id) {
             self.broken.push(format!("{place} starts under its old ID without its data"));
         }
         if !self.born.contains(&id) {
@@ -330,11 +330,11 @@ impl Etcd {
         }
         for place in self.processes.keys().copied().collect::<Vec<_>>() {
             let process = &self.processes[&place];
-            let told = self.disks[&process.volume].removed.contains(&process.id)
+            let is_removed = self.disks[&process.volume].removed.contains(&process.id)
                 || self.leader.is_some_and(|leader| {
                     self.connected(leader, place) && self.disk(leader).is_some_and(|disk| disk.removed.contains(&process.id))
                 });
-            if !told {
+            if !is_removed {
                 continue;
             }
             let at = *self.processes.get_mut(&place).expect("it is there").removed_at.get_or_insert(now);

@@ -6,12 +6,17 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
-    cluster::{
-        observed::{SecretView, SeenSecret, StartState, annotation, start_state},
-        plan::{Object, ObjectVersion},
-        seen::Seen,
+    certificates::secret::CachedSecret,
+    cluster::objects::{StartState, start_state},
+    ids::Uid,
+    kubernetes::{
+        cached::Cached,
+        object::{Object, ObjectVersion},
+        ownership::annotation,
+        secret::SecretView,
     },
     names::{MemberName, Names, annotation as key, bootstrap_key},
+    pki::Domain,
 };
 use k8s_openapi::{
     api::{
@@ -62,6 +67,24 @@ const SLOTS: usize = 9 + 4 * PLACES as usize;
 pub const KINDS: usize = 8;
 
 impl Slot {
+    /// That of a domain's authorities.
+    pub fn authority(domain: Domain) -> Self {
+        match domain {
+            Domain::Client => Self::ClientCa,
+            Domain::Peer => Self::PeerCa,
+        }
+    }
+
+    /// That of the Secret with this name.
+    pub fn secret(name: &str) -> Option<Self> {
+        let names = names();
+        if name == names.operator_secret() {
+            return Some(Self::Operator);
+        }
+        let authority = Domain::ALL.into_iter().find(|domain| name == names.authority(*domain)).map(Self::authority);
+        authority.or_else(|| named(name, |member| names.member_secret(member)).map(Self::Secret))
+    }
+
     fn index(self) -> usize {
         let member = |kind: usize, place: Place| 9 + kind * usize::from(PLACES) + usize::from(place);
         match self {
@@ -98,22 +121,22 @@ impl Slot {
 /// An object.
 #[derive(Clone)]
 pub enum Thing {
-    Cluster(Seen<EtcdCluster>),
-    Config(Seen<ConfigMap>),
-    Service(Seen<Service>),
-    Budget(Seen<PodDisruptionBudget>),
-    Secret(SeenSecret),
-    Claim(Seen<PersistentVolumeClaim>),
-    Set(Seen<StatefulSet>),
-    Pod(Seen<Pod>),
+    Cluster(Cached<EtcdCluster>),
+    Config(Cached<ConfigMap>),
+    Service(Cached<Service>),
+    Budget(Cached<PodDisruptionBudget>),
+    Secret(CachedSecret),
+    Claim(Cached<PersistentVolumeClaim>),
+    Set(Cached<StatefulSet>),
+    Pod(Cached<Pod>),
 }
 
-/// What a watch has told.
+/// What a watch has reported.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum News {
     None,
     /// That a status has been written. The real operator looks at that at once, and here it waits for the next pass: it would be
-    /// every fifth one and hardly ever finds anything.
+    /// every fifth one and would hardly ever find anything.
     Status,
     Other,
 }
@@ -124,7 +147,7 @@ pub fn is_validated_as(one: &EtcdCluster, other: &EtcdCluster) -> bool {
     (one.generation, &one.annotations) == (other.generation, &other.annotations)
 }
 
-/// Objects by their slots: what the API server has, or what a watch has told.
+/// Objects by their slots: what the API server has, or what a watch has reported.
 #[derive(Clone)]
 pub struct Things(Vec<Option<Thing>>);
 
@@ -143,17 +166,17 @@ impl Things {
     fn new() -> Self {
         Self(vec![None; SLOTS])
     }
-    getter!(cluster, Cluster, Seen<EtcdCluster>);
-    getter!(config, Config, Seen<ConfigMap>);
-    getter!(service, Service, Seen<Service>);
-    getter!(budget, Budget, Seen<PodDisruptionBudget>);
-    getter!(secret, Secret, SeenSecret);
-    getter!(claim, Claim, Seen<PersistentVolumeClaim>);
-    getter!(set, Set, Seen<StatefulSet>);
-    getter!(pod, Pod, Seen<Pod>);
+    getter!(cluster, Cluster, Cached<EtcdCluster>);
+    getter!(config, Config, Cached<ConfigMap>);
+    getter!(service, Service, Cached<Service>);
+    getter!(budget, Budget, Cached<PodDisruptionBudget>);
+    getter!(secret, Secret, CachedSecret);
+    getter!(claim, Claim, Cached<PersistentVolumeClaim>);
+    getter!(set, Set, Cached<StatefulSet>);
+    getter!(pod, Pod, Cached<Pod>);
 }
 
-/// What a watch has told so far.
+/// What a watch has reported so far.
 #[derive(Clone)]
 pub struct Cache {
     pub things: Things,
@@ -190,7 +213,7 @@ pub struct Kept {
     pub ready: bool,
     probe_at: Millis,
     /// The files that the container sees.
-    pub mounted: Option<SeenSecret>,
+    pub mounted: Option<CachedSecret>,
     refresh_at: Option<Millis>,
 }
 
@@ -229,6 +252,11 @@ pub fn place(member: &MemberName) -> Place {
     Place::try_from(member.ordinal()).unwrap_or(PLACES)
 }
 
+/// The place of the member of which one kind of object, named like this, has this name.
+pub fn named(name: &str, name_of: impl Fn(&MemberName) -> String) -> Option<Place> {
+    (0..PLACES).find(|place| name_of(&member(*place)) == name)
+}
+
 impl Kubernetes {
     pub fn new(cluster: EtcdCluster) -> Self {
         let mut new = Self {
@@ -245,7 +273,7 @@ impl Kubernetes {
         new
     }
 
-    /// Everything that was told is forgotten, so that copies are small; only caches that are up to date stay valid.
+    /// Everything that was reported is forgotten, so that copies are small; only caches that are up to date stay valid.
     pub fn forget(&mut self) {
         self.log = Default::default();
     }
@@ -255,7 +283,7 @@ impl Kubernetes {
         self.version.to_string()
     }
 
-    fn tell(&mut self, slot: Slot, thing: Option<Thing>) {
+    fn put(&mut self, slot: Slot, thing: Option<Thing>) {
         self.things.0[slot.index()].clone_from(&thing);
         self.log[slot.kind()].push((slot, thing));
     }
@@ -291,42 +319,42 @@ impl Kubernetes {
 
     pub fn put_cluster(&mut self, mut cluster: EtcdCluster) {
         cluster.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Cluster, Some(Thing::Cluster(cluster.into())));
+        self.put(Slot::Cluster, Some(Thing::Cluster(cluster.into())));
     }
 
     pub fn put_secret(&mut self, slot: Slot, mut secret: SecretView) {
         secret.meta.resource_version = Some(self.next_version());
-        self.tell(slot, Some(Thing::Secret(secret.into())));
+        self.put(slot, Some(Thing::Secret(secret.into())));
     }
 
     fn put_claim(&mut self, place: Place, mut claim: PersistentVolumeClaim) {
         claim.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Claim(place), Some(Thing::Claim(claim.into())));
+        self.put(Slot::Claim(place), Some(Thing::Claim(claim.into())));
     }
 
     fn put_set(&mut self, place: Place, mut set: StatefulSet) {
         set.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Set(place), Some(Thing::Set(set.into())));
+        self.put(Slot::Set(place), Some(Thing::Set(set.into())));
     }
 
     pub fn put_pod(&mut self, place: Place, mut pod: Pod) {
         pod.metadata.resource_version = Some(self.next_version());
-        self.tell(Slot::Pod(place), Some(Thing::Pod(pod.into())));
+        self.put(Slot::Pod(place), Some(Thing::Pod(pod.into())));
     }
 
-    /// Server-side apply, as `k8s::apply` uses it.
+    /// Server-side apply, as `kubernetes::apply` uses it.
     pub fn apply(&mut self, object: &Object) -> Result<(), Refused> {
         let names = names();
-        let of = |text: &str| place(&names.parse_member(text).expect("a member's object"));
+        let of = |name_of: fn(&MemberName) -> String| named(&object.name, name_of).expect("a member's object");
         let slot = match object.resource.kind.as_str() {
-            "StatefulSet" => Slot::Set(of(&object.name)),
-            "PersistentVolumeClaim" => Slot::Claim(of(object.name.trim_start_matches("data-"))),
+            "StatefulSet" => Slot::Set(of(MemberName::to_string)),
+            "PersistentVolumeClaim" => Slot::Claim(of(|member| self::names().claim(member))),
             "PodDisruptionBudget" => Slot::Budget,
             "Service" if object.name == names.peer_service() => Slot::PeerService,
             "Service" => Slot::ClientService,
             "ConfigMap" if object.name == names.ca_config() => Slot::CaConfig,
             "ConfigMap" => Slot::Bootstrap,
-            other => panic!("nobody applies a {other}"),
+            other => panic!("the operator applies no {other}"),
         };
         let version = self.next_version();
         let thing = match self.things.0[slot.index()].clone() {
@@ -345,60 +373,71 @@ impl Kubernetes {
                 _ => Thing::Config(made(object, &version)),
             },
         };
-        self.tell(slot, Some(thing));
+        self.put(slot, Some(thing));
         Ok(())
     }
 
-    /// Merges annotations into a claim or a pod that must be the one with this uid.
-    pub fn annotate_claim(&mut self, place: Place, uid: &str, with: &[(&str, String)]) -> Result<(), Refused> {
+    /// Merges annotations into a claim that must be the one with this uid.
+    pub fn annotate_claim(
+        &mut self,
+        place: Place,
+        uid: &Uid,
+        annotations: &BTreeMap<&'static str, String>,
+    ) -> Result<(), Refused> {
         let claim = self.things.claim(Slot::Claim(place)).ok_or(Refused::NotFound)?;
+        check(&claim.metadata, uid)?;
         let mut claim = PersistentVolumeClaim::clone(claim);
-        merge(&mut claim.metadata, uid, with)?;
+        let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        claim.metadata.annotations.get_or_insert_default().extend(annotations);
         self.put_claim(place, claim);
         Ok(())
     }
 
-    pub fn annotate_pod(
+    /// Merges labels and annotations into a pod that must be the one with this uid.
+    pub fn patch_pod(
         &mut self,
         place: Place,
-        uid: &str,
-        with: &[(&str, String)],
+        uid: &Uid,
+        labels: &BTreeMap<String, String>,
+        annotations: &BTreeMap<String, String>,
         now: Millis,
         rng: &mut Rng,
     ) -> Result<(), Refused> {
         let pod = self.things.pod(Slot::Pod(place)).ok_or(Refused::NotFound)?;
+        check(&pod.metadata, uid)?;
         let mut pod = Pod::clone(pod);
-        merge(&mut pod.metadata, uid, with)?;
+        pod.metadata.labels.get_or_insert_default().extend(labels.clone());
+        pod.metadata.annotations.get_or_insert_default().extend(annotations.clone());
         self.put_pod(place, pod);
-        // The kubelet refreshes the files of a pod that it is told about.
+        // The kubelet refreshes the files of a pod when the pod changes.
         if let Some(kept) = self.pods.get_mut(&place) {
             kept.refresh_at = Some(now + rng.between(100, 1_500));
         }
         Ok(())
     }
 
-    pub fn delete_budget(&mut self, uid: &str) -> Result<(), Refused> {
-        let there = self.things.budget(Slot::Budget).ok_or(Refused::NotFound)?;
-        check(&there.metadata, uid)?;
-        self.tell(Slot::Budget, None);
+    pub fn delete_budget(&mut self, uid: &Uid) -> Result<(), Refused> {
+        let existing = self.things.budget(Slot::Budget).ok_or(Refused::NotFound)?;
+        check(&existing.metadata, uid)?;
+        self.put(Slot::Budget, None);
         Ok(())
     }
 
-    pub fn delete_set(&mut self, place: Place, uid: &str) -> Result<(), Refused> {
-        let there = self.things.set(Slot::Set(place)).ok_or(Refused::NotFound)?;
-        check(&there.metadata, uid)?;
-        self.tell(Slot::Set(place), None);
+    pub fn delete_set(&mut self, place: Place, uid: &Uid) -> Result<(), Refused> {
+        let existing = self.things.set(Slot::Set(place)).ok_or(Refused::NotFound)?;
+        check(&existing.metadata, uid)?;
+        self.put(Slot::Set(place), None);
         Ok(())
     }
 
     /// The claim stays until no pod uses it (`pvc-protection`).
-    pub fn delete_claim(&mut self, place: Place, uid: Option<&str>, now: Millis) -> Result<(), Refused> {
-        let there = self.things.claim(Slot::Claim(place)).ok_or(Refused::NotFound)?;
+    pub fn delete_claim(&mut self, place: Place, uid: Option<&Uid>, now: Millis) -> Result<(), Refused> {
+        let existing = self.things.claim(Slot::Claim(place)).ok_or(Refused::NotFound)?;
         if let Some(uid) = uid {
-            check(&there.metadata, uid)?;
+            check(&existing.metadata, uid)?;
         }
-        if there.metadata.deletion_timestamp.is_none() {
-            let mut claim = PersistentVolumeClaim::clone(there);
+        if existing.metadata.deletion_timestamp.is_none() {
+            let mut claim = PersistentVolumeClaim::clone(existing);
             claim.metadata.deletion_timestamp = Some(Time(time(now)));
             self.put_claim(place, claim);
         }
@@ -413,10 +452,20 @@ impl Kubernetes {
         self.show(place, now);
     }
 
+    /// The same with a pod that must be the one with this uid.
+    pub fn delete_pod_with(&mut self, place: Place, uid: &Uid, now: Millis, rng: &mut Rng) -> Result<(), Refused> {
+        let kept = self.pods.get(&place).ok_or(Refused::NotFound)?;
+        if kept.uid != uid.as_str() {
+            return Err(Refused::Conflict);
+        }
+        self.delete_pod(place, now, rng);
+        Ok(())
+    }
+
     /// The Eviction API (`registry/core/pod/storage/eviction.go`), where a pod that is not ready may always go.
-    pub fn evict(&mut self, place: Place, uid: Option<&str>, now: Millis, rng: &mut Rng) -> Result<(), Refused> {
+    pub fn evict(&mut self, place: Place, uid: Option<&Uid>, now: Millis, rng: &mut Rng) -> Result<(), Refused> {
         let kept = self.pods.get(&place).filter(|kept| kept.deleting.is_none()).ok_or(Refused::NotFound)?;
-        if uid.is_some_and(|uid| kept.uid != uid) {
+        if uid.is_some_and(|uid| kept.uid != uid.as_str()) {
             return Err(Refused::Conflict);
         }
         let budget = self.things.budget(Slot::Budget).and_then(|budget| budget.spec.as_ref()?.min_available.clone());
@@ -453,13 +502,13 @@ impl Kubernetes {
         }
     }
 
-    /// Whether there is nothing of a member about which anybody could do anything.
+    /// Whether a member has neither claim nor StatefulSet nor pod.
     fn is_empty(&self, place: Place) -> bool {
         let is_none = |slot: Slot| self.things.0[slot.index()].is_none();
         is_none(Slot::Claim(place)) && is_none(Slot::Set(place)) && !self.pods.contains_key(&place)
     }
 
-    /// Claims are bound when they are made, and gone when nothing uses them.
+    /// Claims are bound when they are created, and gone when no pod uses them.
     fn bind(&mut self, place: Place, etcd: &mut Etcd) {
         let Some(claim) = self.things.claim(Slot::Claim(place)) else { return };
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
@@ -467,7 +516,7 @@ impl Kubernetes {
             if let Some(volume) = self.volumes.remove(uid) {
                 etcd.lose(volume);
             }
-            self.tell(Slot::Claim(place), None);
+            self.put(Slot::Claim(place), None);
         } else if !self.volumes.contains_key(uid) {
             self.next_volume += 1;
             self.volumes.insert(uid.to_owned(), self.next_volume);
@@ -531,7 +580,7 @@ impl Kubernetes {
             },
         );
         let mut pod = Pod { metadata: meta, spec: set.spec.template.spec.clone(), ..Pod::default() };
-        // Nobody here looks at more than operators keep.
+        // Operators keep no more of it.
         slim(&mut pod);
         self.put_pod(place, pod);
     }
@@ -543,7 +592,7 @@ impl Kubernetes {
             etcd.stop(place);
             if gone_at <= now {
                 self.pods.remove(&place);
-                self.tell(Slot::Pod(place), None);
+                self.put(Slot::Pod(place), None);
             }
             return;
         }
@@ -660,17 +709,11 @@ fn is_learner(etcd: &Etcd, place: Place) -> bool {
     etcd.members().unwrap_or_default().iter().any(|m| m.place == place && m.learner)
 }
 
-fn check(meta: &ObjectMeta, uid: &str) -> Result<(), Refused> {
-    if meta.uid.as_deref() == Some(uid) { Ok(()) } else { Err(Refused::Conflict) }
+fn check(meta: &ObjectMeta, uid: &Uid) -> Result<(), Refused> {
+    if meta.uid.as_deref() == Some(uid.as_str()) { Ok(()) } else { Err(Refused::Conflict) }
 }
 
-fn merge(meta: &mut ObjectMeta, uid: &str, with: &[(&str, String)]) -> Result<(), Refused> {
-    check(meta, uid)?;
-    meta.annotations.get_or_insert_default().extend(with.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-    Ok(())
-}
-
-fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, version: &str) -> Seen<K> {
+fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, version: &str) -> Cached<K> {
     let mut new: K = K::deserialize(&*object.body).expect("it is what it says");
     let meta = new.meta_mut();
     (meta.uid, meta.resource_version, meta.generation) = (Some(format!("uid-{version}")), Some(version.into()), Some(1));
@@ -679,12 +722,12 @@ fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, versi
 
 /// What is applied replaces what was, but for what others wrote.
 fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applied>(
-    old: &Seen<K>,
+    old: &Cached<K>,
     object: &Object,
     version: &str,
-) -> Result<Seen<K>, Refused> {
+) -> Result<Cached<K>, Refused> {
     let was = old.meta();
-    if object.seen != Some(ObjectVersion::of(was)) {
+    if object.seen != ObjectVersion::of(was) {
         return Err(Refused::Conflict);
     }
     let mut new: K = K::deserialize(&*object.body).expect("it is what it says");
@@ -699,7 +742,7 @@ fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applie
     Ok(new.into())
 }
 
-/// What an object keeps when it is applied anew.
+/// What an object keeps when it is applied again.
 trait Applied {
     fn keep(&mut self, _old: &Self) {}
 }

@@ -4,12 +4,14 @@
 //! is shrunk before it is shown.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::unwrap_in_result, clippy::panic, reason = "a test fails by panicking")]
-#![allow(missing_docs, clippy::cast_precision_loss, reason = "nobody else uses it")]
+#![allow(missing_docs, clippy::cast_precision_loss, reason = "it is used here alone")]
 
+mod actions;
 mod certificates;
 mod etcd;
 mod invariants;
 mod kubernetes;
+mod observation;
 mod operator;
 mod reality;
 mod rng;
@@ -92,7 +94,7 @@ fn no_world_breaks() {
     }
 }
 
-/// Leaves out whatever is not needed for the failure, and shows what is left.
+/// Leaves out everything that is not needed for the failure, and shows the rest.
 fn fail(mut script: Script) -> ! {
     let seed = script.seed;
     let fails = |script: &Script| !World::run(script, false).broken.is_empty();

@@ -1,4 +1,4 @@
-//! The model of etcd against etcd: the same scenarios on both must end the same, deed by deed.
+//! The model of etcd against etcd: the same scenarios on both must end the same, action by action.
 
 use std::{
     fs::File,
@@ -20,17 +20,17 @@ use crate::{
 /// What is done in a scenario. Changes of the members are sent to the leader.
 #[derive(Clone, Debug)]
 enum Act {
-    /// So many members start as founders, and serve.
-    Found(Place),
+    /// So many members bootstrap a cluster and are healthy.
+    Bootstrap(Place),
     Stop(Place),
     Wipe(Place),
-    /// A member starts, and serves or ends.
+    /// A member starts, and is healthy or ends.
     Start(Place, &'static [Place], Mode),
     /// A member that runs ends by itself.
     Ends(Place),
     /// The members that run have a leader, and know each other for long enough for etcd to count on them.
     Settle,
-    /// The first of the two leads, or another deed makes it.
+    /// This member leads: leadership is moved to it if another one leads.
     Lead(Place),
     Add(Place),
     Promote(Place),
@@ -56,7 +56,7 @@ const SCENARIOS: &[(&str, &[Act])] = &[
     (
         "one grows to three",
         &[
-            Found(1),
+            Bootstrap(1),
             Write,
             Add(1),
             Promote(1),
@@ -72,22 +72,22 @@ const SCENARIOS: &[(&str, &[Act])] = &[
         ],
     ),
     (
-        "with one of three down nobody is added and only the dead one goes",
-        &[Found(3), Settle, Lead(0), Stop(2), Settle, Add(3), Remove(1), Remove(2), List, Add(3), List],
+        "with one of three down no member is added and only the one that is down is removed",
+        &[Bootstrap(3), Settle, Lead(0), Stop(2), Settle, Add(3), Remove(1), Remove(2), List, Add(3), List],
     ),
-    ("with one of five down a learner is added", &[Found(5), Settle, Lead(0), Stop(4), Settle, Add(5), List]),
-    ("there is one learner at most, and one of a URL", &[Found(3), Settle, Add(3), Settle, Add(3), Add(4), List]),
+    ("with one of five down a learner is added", &[Bootstrap(5), Settle, Lead(0), Stop(4), Settle, Add(5), List]),
+    ("at most one learner is added, and one member for each URL", &[Bootstrap(3), Settle, Add(3), Settle, Add(3), Add(4), List]),
     (
-        "who has just come back does not count yet",
-        &[Found(3), Settle, Lead(0), Stop(1), Start(1, &[1], Existing), Add(3), Remove(2)],
+        "a member that has just come back does not count yet",
+        &[Bootstrap(3), Settle, Lead(0), Stop(1), Start(1, &[1], Existing), Add(3), Remove(2)],
     ),
-    ("one of two goes", &[Found(2), Settle, Lead(0), Remove(1), Ends(1), List, Write]),
-    ("the dead one of two does not go, as there is no quorum", &[Found(2), Settle, Lead(0), Stop(1), List]),
-    ("a learner does not lead, and a voter does", &[Found(3), Settle, Lead(0), Add(3), MoveLeader(3), MoveLeader(1), Write]),
+    ("one of two is removed", &[Bootstrap(2), Settle, Lead(0), Remove(1), Ends(1), List, Write]),
+    ("the one of two that is down is not removed, because there is no quorum", &[Bootstrap(2), Settle, Lead(0), Stop(1), List]),
+    ("a learner does not lead, and a voter does", &[Bootstrap(3), Settle, Lead(0), Add(3), MoveLeader(3), MoveLeader(1), Write]),
     (
         "a joiner needs the list that there is",
         &[
-            Found(2),
+            Bootstrap(2),
             Settle,
             Add(2),
             Start(2, &[0, 2], Existing),
@@ -99,29 +99,29 @@ const SCENARIOS: &[(&str, &[Act])] = &[
         ],
     ),
     (
-        "a member without its data does not start alone, nor as a founder",
-        &[Found(3), Settle, Write, Stop(2), Wipe(2), Start(2, &[2], Existing), Start(2, &[0, 1, 2], New), Write],
+        "a member without its data does not start alone, and does not bootstrap a cluster",
+        &[Bootstrap(3), Settle, Write, Stop(2), Wipe(2), Start(2, &[2], Existing), Start(2, &[0, 1, 2], New), Write],
     ),
     (
-        "a member without its data ends that starts with the whole list",
-        &[Found(3), Settle, Lead(0), Write, Write, Stop(2), Wipe(2), Start(2, &[0, 1, 2], Existing), Write],
+        "a member without its data ends if it starts with the whole list",
+        &[Bootstrap(3), Settle, Lead(0), Write, Write, Stop(2), Wipe(2), Start(2, &[0, 1, 2], Existing), Write],
     ),
     (
-        "but it runs, and votes on what it forgot, if another leads meanwhile",
-        &[Found(3), Settle, Lead(2), Write, Stop(2), Settle, Wipe(2), Start(2, &[0, 1, 2], Existing), Write, List],
+        "but it runs, and votes on what it forgot, if another one leads by then",
+        &[Bootstrap(3), Settle, Lead(2), Write, Stop(2), Settle, Wipe(2), Start(2, &[0, 1, 2], Existing), Write, List],
     ),
     (
-        "who is removed ends, and does not come back with its data",
-        &[Found(3), Settle, Lead(0), Remove(2), Ends(2), Start(2, &[2], Existing), List, Write],
+        "a removed member ends, and does not come back with its data",
+        &[Bootstrap(3), Settle, Lead(0), Remove(2), Ends(2), Start(2, &[2], Existing), List, Write],
     ),
     (
-        "who is removed while it is down does not come back",
-        &[Found(3), Settle, Lead(0), Stop(2), Settle, Remove(2), Start(2, &[2], Existing), List],
+        "a member that is removed while it is down does not come back",
+        &[Bootstrap(3), Settle, Lead(0), Stop(2), Settle, Remove(2), Start(2, &[2], Existing), List],
     ),
     (
         "all come back with their data",
         &[
-            Found(3),
+            Bootstrap(3),
             Settle,
             Write,
             Stop(0),
@@ -136,9 +136,9 @@ const SCENARIOS: &[(&str, &[Act])] = &[
         ],
     ),
     (
-        "a name that was removed is taken again by another",
+        "the name of a removed member is taken by a new one",
         &[
-            Found(3),
+            Bootstrap(3),
             Settle,
             Lead(0),
             Stop(2),
@@ -152,9 +152,9 @@ const SCENARIOS: &[(&str, &[Act])] = &[
         ],
     ),
     (
-        "of a peer that is behind a joiner takes the ID of who was removed",
+        "a joining member takes the ID of a removed one from a peer that is behind",
         &[
-            Found(5),
+            Bootstrap(5),
             Settle,
             Lead(1),
             Stop(0),
@@ -182,7 +182,7 @@ trait Side {
     fn act(&mut self, act: &Act) -> String;
 }
 
-fn in_words(result: Result<(), Class>) -> String {
+fn describe(result: Result<(), Class>) -> String {
     result.map_or_else(|class| format!("{class:?}"), |()| "done".into())
 }
 
@@ -233,13 +233,13 @@ impl Side for Model {
         let now = self.now;
         let leader = self.etcd.leader.unwrap_or_default();
         match act {
-            Found(count) => {
+            Bootstrap(count) => {
                 let list: Vec<_> = (0..*count).collect();
                 for place in &list {
                     self.etcd.start(*place, (*place).into(), &Start { token: 1, list: list.clone(), new: true }, now);
                 }
                 let all = self.wait(20_000, |etcd| etcd.processes.values().all(|process| process.serving));
-                assert!(all, "the model founds a cluster");
+                assert!(all, "the model bootstraps a cluster");
                 "done".into()
             }
             Stop(place) => {
@@ -263,8 +263,8 @@ impl Side for Model {
                 }
                 "done".into()
             }
-            Add(place) => in_words(self.etcd.add_learner(leader, *place, now)),
-            Promote(place) => in_words(self.etcd.promote(leader, self.id(*place), now)),
+            Add(place) => describe(self.etcd.add_learner(leader, *place, now)),
+            Promote(place) => describe(self.etcd.promote(leader, self.id(*place), now)),
             PromoteInTime(place) => {
                 let id = self.id(*place);
                 let mut last = Err(Class::Other);
@@ -272,10 +272,10 @@ impl Side for Model {
                     last = etcd.promote(leader, id, now);
                     last != Err(Class::LearnerNotReady)
                 });
-                in_words(last)
+                describe(last)
             }
-            Remove(place) => in_words(self.etcd.remove(leader, self.id(*place), now)),
-            MoveLeader(place) => in_words(self.etcd.move_leader(leader, self.id(*place), now)),
+            Remove(place) => describe(self.etcd.remove(leader, self.id(*place), now)),
+            MoveLeader(place) => describe(self.etcd.move_leader(leader, self.id(*place), now)),
             Write => self.wait(10_000, |etcd| etcd.write(now)).to_string(),
             List => {
                 self.wait(3_000, |_| false);
@@ -410,7 +410,7 @@ impl Real {
     }
 
     fn change(&self, args: &[&str], of: Option<Place>) -> Result<(), Class> {
-        let leader = until(PATIENCE, || self.leader()).expect("somebody leads");
+        let leader = until(PATIENCE, || self.leader()).expect("a member leads");
         let listed = of.and_then(|of| self.members(leader)?.into_iter().find(|m| m.1 == of));
         let id = listed.map(|m| format!("{:x}", m.0));
         let args: Vec<_> = args.iter().copied().chain(id.as_deref()).collect();
@@ -421,13 +421,13 @@ impl Real {
 impl Side for Real {
     fn act(&mut self, act: &Act) -> String {
         match act {
-            Found(count) => {
+            Bootstrap(count) => {
                 let list: Vec<_> = (0..*count).collect();
                 for place in &list {
                     self.spawn(*place, &list, New);
                 }
                 let all = || list.iter().all(|place| self.status(*place).is_some_and(|(_, leader)| leader != 0)).then_some(());
-                until(PATIENCE, all).expect("a cluster is founded");
+                until(PATIENCE, all).expect("a cluster is bootstrapped");
                 "done".into()
             }
             Stop(place) => {
@@ -460,7 +460,7 @@ impl Side for Real {
             }
             Lead(place) => {
                 let id = self.status(*place).expect("it answers").0;
-                let leader = until(PATIENCE, || self.leader()).expect("somebody leads");
+                let leader = until(PATIENCE, || self.leader()).expect("a member leads");
                 if leader != *place {
                     self.etcdctl(leader, &["move-leader", &format!("{id:x}")]).expect("a healthy voter leads");
                 }
@@ -468,16 +468,16 @@ impl Side for Real {
             }
             Add(place) => {
                 let (name, url) = (format!("m{place}"), format!("--peer-urls={}", self.url(*place, 1)));
-                in_words(self.change(&["member", "add", &name, "--learner", &url], None))
+                describe(self.change(&["member", "add", &name, "--learner", &url], None))
             }
-            Promote(place) => in_words(self.change(&["member", "promote"], Some(*place))),
+            Promote(place) => describe(self.change(&["member", "promote"], Some(*place))),
             PromoteInTime(place) => {
                 let attempt =
                     || Some(self.change(&["member", "promote"], Some(*place))).filter(|r| *r != Err(Class::LearnerNotReady));
-                in_words(until(PATIENCE, attempt).unwrap_or(Err(Class::LearnerNotReady)))
+                describe(until(PATIENCE, attempt).unwrap_or(Err(Class::LearnerNotReady)))
             }
-            Remove(place) => in_words(self.change(&["member", "remove"], Some(*place))),
-            MoveLeader(place) => in_words(self.change(&["move-leader"], Some(*place))),
+            Remove(place) => describe(self.change(&["member", "remove"], Some(*place))),
+            MoveLeader(place) => describe(self.change(&["move-leader"], Some(*place))),
             Write => {
                 let at = self.running[0].0;
                 until(Duration::from_secs(10), || self.etcdctl(at, &["put", "key", "value"]).ok()).is_some().to_string()
@@ -491,7 +491,7 @@ impl Side for Real {
     }
 }
 
-/// Ports that nobody listens on, given out once.
+/// Ports that are free, each given out once.
 fn free_ports() -> [u16; 2] {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     std::array::from_fn(|_| {
@@ -509,9 +509,9 @@ fn free_ports() -> [u16; 2] {
 #[test]
 fn etcd_and_its_model_agree() {
     let version = std::env::var("ETCD").unwrap_or_else(|_| "3.6.16".into());
-    let wanted = std::env::var("SCENARIO").unwrap_or_default();
+    let filter = std::env::var("SCENARIO").unwrap_or_default();
     let mut differ = vec![];
-    let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| name.contains(&wanted)).collect();
+    let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| name.contains(&filter)).collect();
     for some in scenarios.chunks(4) {
         std::thread::scope(|scope| {
             let run = |(name, acts): &(&'static str, &'static [Act])| {

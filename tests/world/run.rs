@@ -1,8 +1,10 @@
-//! A world and its time: what happens to it, what goes on by itself, and whether it becomes as wanted in the end.
+//! A world and its time: what happens to it, what goes on by itself, and whether it becomes as desired in the end.
 
 use std::{cell::OnceCell, collections::BTreeMap};
 
-use etcd_warden::{api::EtcdCluster, cluster::plan::LeafRequest, names::annotation as key};
+use etcd_warden::{
+    api::EtcdCluster, certificates::requests::LeafRequest, ids::Uid, kubernetes::pod::pod_ready, names::annotation as key,
+};
 
 use crate::{
     etcd::{Etcd, Listed, Millis, Place, Volume},
@@ -14,11 +16,11 @@ use crate::{
 
 /// How often everything is looked at.
 const TICK: Millis = 250;
-/// How long a world is given to become as wanted once nothing more happens to it.
+/// How long a world is given to become as desired once nothing more happens to it.
 const PATIENCE: Millis = 1_800_000;
 /// How long nothing must happen before a world counts as done.
 const QUIET: Millis = 15_000;
-/// After what time in which it was as wanted a world must not be written to any more.
+/// After what time in which it was as desired a world must not be written to any more.
 const RESTLESS: Millis = 120_000;
 
 #[derive(Clone)]
@@ -28,7 +30,7 @@ pub struct World {
     pub etcd: Etcd,
     /// Each runs or is dead.
     pub operators: Vec<Option<Box<Operator>>>,
-    /// Whether operators keep nothing of what they have found out about objects in a pass before, as the program does.
+    /// Whether operators derive everything again in each pass, and keep nothing of it as the program does.
     pub forgets: bool,
     /// When a dead operator is started again; the second one, only until then.
     starts_at: Millis,
@@ -58,22 +60,22 @@ fn cluster(replicas: u8) -> EtcdCluster {
     cluster
 }
 
-/// A world with a cluster that is as wanted, made once for each number of members; by each thread, so that none waits for another
+/// A world with a cluster that is as desired, made once for each number of members; by each thread, so that none waits for another
 /// that asks the same of the same object.
-fn founded(replicas: u8) -> World {
+fn bootstrapped(replicas: u8) -> World {
     thread_local! {
-        static FOUNDED: [OnceCell<World>; 10] = const { [const { OnceCell::new() }; 10] };
+        static BOOTSTRAPPED: [OnceCell<World>; 10] = const { [const { OnceCell::new() }; 10] };
     }
-    let found = || {
+    let bootstrap = || {
         let mut world = World::new(replicas, 0);
         world.calm = true;
         world.heal();
-        assert_eq!(world.broken, Vec::<String>::new(), "a cluster of {replicas} can be founded");
+        assert_eq!(world.broken, Vec::<String>::new(), "a cluster of {replicas} can be bootstrapped");
         world.kubernetes.forget();
         world.operators[0] = Some(Operator::new(world.kubernetes.list(), world.now).into());
         world
     };
-    FOUNDED.with(|founded| founded[usize::from(replicas)].get_or_init(found).clone())
+    BOOTSTRAPPED.with(|worlds| worlds[usize::from(replicas)].get_or_init(bootstrap).clone())
 }
 
 impl World {
@@ -102,9 +104,9 @@ impl World {
         }
     }
 
-    /// Runs a script to its end and until the world is as wanted.
+    /// Runs a script to its end and until the world is as desired.
     pub fn run(script: &Script, traced: bool) -> Self {
-        let mut world = if script.unfounded { Self::new(script.replicas, 0) } else { founded(script.replicas) };
+        let mut world = if script.bootstraps { Self::new(script.replicas, 0) } else { bootstrapped(script.replicas) };
         world.rng = Rng::new(script.seed ^ 0x5eed);
         world.calm = false;
         world.forgets = script.seed.is_multiple_of(500);
@@ -115,7 +117,7 @@ impl World {
                 return world;
             }
             world.note(|| format!("--- {event:?}"));
-            world.strike(event);
+            world.happen(event);
         }
         let after = world.rng.between(0, 8_000);
         world.go(after);
@@ -130,7 +132,7 @@ impl World {
         }
     }
 
-    /// Whether something else goes on between this deed of an operator and the next.
+    /// Whether something else goes on between this action of an operator and the next.
     pub fn interleaves(&mut self) -> bool {
         !self.calm && self.rng.one_in(6)
     }
@@ -140,15 +142,15 @@ impl World {
         self.written_at = self.now;
     }
 
-    /// The next leaf for a holder; which one that was is told by [`World::issued`].
+    /// The next leaf for a holder; [`World::issued`] returns which one that was.
     pub fn issue(&mut self, request: &LeafRequest) -> u32 {
-        let generation = self.generations.entry((request.holder.to_string(), request.keys[0])).or_default();
+        let generation = self.generations.entry((request.holder.to_string(), request.keys.certificate)).or_default();
         *generation += 1;
         *generation
     }
 
     pub fn issued(&self, request: &LeafRequest) -> u32 {
-        self.generations.get(&(request.holder.to_string(), request.keys[0])).copied().unwrap_or_default()
+        self.generations.get(&(request.holder.to_string(), request.keys.certificate)).copied().unwrap_or_default()
     }
 
     /// Time passes.
@@ -215,7 +217,7 @@ impl World {
     }
 
     /// Something happens.
-    fn strike(&mut self, event: &Event) {
+    fn happen(&mut self, event: &Event) {
         self.surprises += 1;
         let now = self.now;
         match *event {
@@ -223,8 +225,8 @@ impl World {
                 cluster.spec.replicas = replicas.into();
                 cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
             }),
-            Event::Restart(at) => self.wish(key::RESTARTED_AT, Some(at.to_string())),
-            Event::Replace(place) => self.wish(key::REPLACE, Some(member(place).to_string())),
+            Event::Restart(at) => self.request(key::RESTARTED_AT, Some(at.to_string())),
+            Event::Replace(place) => self.request(key::REPLACE, Some(member(place).to_string())),
             Event::KillPod(place) => self.kubernetes.delete_pod(place, now, &mut self.rng),
             Event::KillAllPods => (0..PLACES).for_each(|place| self.kubernetes.delete_pod(place, now, &mut self.rng)),
             Event::Crash(place) => self.etcd.stop(place),
@@ -259,7 +261,7 @@ impl World {
                 }
             }
             Event::LoseBudget => {
-                let uid = self.kubernetes.things.budget(Slot::Budget).and_then(|budget| budget.metadata.uid.clone());
+                let uid = self.kubernetes.things.budget(Slot::Budget).and_then(|budget| Uid::of(&budget.metadata));
                 let _ = uid.map(|uid| self.kubernetes.delete_budget(&uid));
             }
             Event::Lag { operator, kind, millis } => {
@@ -289,7 +291,7 @@ impl World {
         self.kubernetes.put_cluster(cluster);
     }
 
-    fn wish(&mut self, key: &str, value: Option<String>) {
+    fn request(&mut self, key: &str, value: Option<String>) {
         self.edit(|cluster| {
             let annotations = cluster.metadata.annotations.get_or_insert_default();
             match value {
@@ -299,7 +301,7 @@ impl World {
         });
     }
 
-    /// Nothing more happens to the world, and it has to become as wanted and stay so.
+    /// Nothing more happens to the world, and it has to become as desired and stay so.
     fn heal(&mut self) {
         self.note(|| "--- nothing more happens".into());
         self.second_until = 0;
@@ -316,55 +318,55 @@ impl World {
         let mut asked_at = self.now;
         while self.broken.is_empty() {
             self.go(TICK);
-            if !self.is_as_wanted() {
+            if !self.is_as_desired() {
                 good_since = self.now;
             }
             if self.now - good_since.max(self.written_at) >= QUIET {
                 return;
             }
             if self.now - good_since >= RESTLESS {
-                self.broken.push("it is as wanted for long, and still written to".into());
+                self.broken.push("it is as desired for long, and still written to".into());
             }
             if self.now - asked_at >= 15_000 {
                 asked_at = self.now;
                 self.ask();
             }
             if self.now > end {
-                self.broken.push("it does not become as wanted".into());
+                self.broken.push("it does not become as desired".into());
             }
         }
     }
 
-    /// What only a user can do: name the member whose volume came back empty, and take back a wish that names nobody.
+    /// What only a user can do: name the member whose volume came back empty, and take back a request that names no member.
     fn ask(&mut self) {
         let members = self.members();
-        let wish = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
-        let named = |m: &Listed| Some(member(m.place).to_string()) == wish;
+        let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
+        let named = |m: &Listed| Some(member(m.place).to_string()) == request;
         let born = |m: &&Listed| self.etcd.born.contains(&m.id);
         let wiped = members.iter().filter(born).find(|m| self.etcd.disk_of(m.id).is_none()).copied();
         match wiped {
-            // There is one wish at a time, and this one is needed.
+            // There is one request at a time, and this one is needed.
             Some(wiped) if !named(&wiped) => {
                 self.note(|| format!("the user asks for {} to be replaced", wiped.place));
-                self.wish(key::REPLACE, Some(member(wiped.place).to_string()));
+                self.request(key::REPLACE, Some(member(wiped.place).to_string()));
             }
-            None if wish.is_some() && !members.iter().any(named) => self.wish(key::REPLACE, None),
+            None if request.is_some() && !members.iter().any(named) => self.request(key::REPLACE, None),
             _ => {}
         }
     }
 
-    /// Whether the members are those that are wanted, all of them serve, and nothing is left of others.
-    fn is_as_wanted(&self) -> bool {
+    /// Whether the members are those that are desired, all of them are healthy, and nothing is left of others.
+    fn is_as_desired(&self) -> bool {
         let Some(members) = self.etcd.members() else { return false };
         let cluster = self.kubernetes.cluster();
-        let wanted = usize::try_from(cluster.spec.replicas).unwrap_or_default();
-        let here = |place: Place| members.iter().any(|m| m.place == place);
+        let desired = usize::try_from(cluster.spec.replicas).unwrap_or_default();
+        let is_member = |place: Place| members.iter().any(|m| m.place == place);
         let things = &self.kubernetes.things;
         let restarted = cluster.metadata.annotations.as_ref().and_then(|all| all.get(key::RESTARTED_AT));
         let complete = |place: Place| {
             let pod = things.pod(Slot::Pod(place));
             let made = pod.and_then(|pod| pod.metadata.annotations.as_ref()?.get(key::RESTARTED_AT));
-            pod.is_some_and(|pod| etcd_warden::cluster::observed::pod_ready(pod))
+            pod.is_some_and(|pod| pod_ready(pod))
                 && (restarted.is_none() || made == restarted)
                 && things.set(Slot::Set(place)).is_some()
                 && things.claim(Slot::Claim(place)).is_some_and(|claim| claim.metadata.deletion_timestamp.is_none())
@@ -374,13 +376,13 @@ impl World {
                 && things.set(Slot::Set(place)).is_none()
                 && things.claim(Slot::Claim(place)).is_none()
         };
-        members.len() == wanted
+        members.len() == desired
             && members.iter().all(|m| !m.learner && self.is_healthy(m))
-            && (0..PLACES).all(|place| if here(place) { complete(place) } else { nothing(place) })
+            && (0..PLACES).all(|place| if is_member(place) { complete(place) } else { nothing(place) })
             && self.operators[0].as_ref().is_some_and(|operator| operator.idle())
     }
 
-    /// Whether a member serves, as an operator could see if it looked now.
+    /// Whether a member is healthy, as an operator could see now.
     pub fn is_healthy(&self, listed: &Listed) -> bool {
         let process = self.etcd.processes.get(&listed.place).filter(|process| process.id == listed.id);
         let kept = self.kubernetes.pods.get(&listed.place);
@@ -415,7 +417,7 @@ impl World {
         self.decided.1 == self.surprises
     }
 
-    /// Everything there is to tell of a world that went wrong.
+    /// The state of a world that went wrong.
     pub fn describe(&self) -> String {
         let mut text = String::new();
         let mut line = |what: String| {
@@ -438,7 +440,7 @@ impl World {
             line(format!("  pod {place} {} running {} deleting {:?}", kept.uid, kept.running(), kept.deleting));
         }
         let cluster = self.kubernetes.cluster();
-        line(format!("wanted {} {:?}", cluster.spec.replicas, cluster.metadata.annotations));
+        line(format!("desired {} {:?}", cluster.spec.replicas, cluster.metadata.annotations));
         for condition in cluster.status.iter().flat_map(|status| &status.conditions) {
             line(format!("  {} {} {}: {}", condition.type_, condition.status, condition.reason, condition.message));
         }

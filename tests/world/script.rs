@@ -10,8 +10,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Script {
     pub seed: u64,
-    /// Whether the cluster is still to be founded when it begins.
-    pub unfounded: bool,
+    /// Whether the cluster is still to be bootstrapped when it begins.
+    pub bootstraps: bool,
     pub replicas: u8,
     /// What happens, and how long after what came before.
     pub events: Vec<(Millis, Event)>,
@@ -49,13 +49,13 @@ pub enum Event {
     RemoveByHand(Place),
     /// The disruption budget is deleted.
     LoseBudget,
-    /// A watch tells nothing.
+    /// A watch reports nothing.
     Lag { operator: u8, kind: usize, millis: Millis },
-    /// All watches tell nothing.
+    /// All watches report nothing.
     LagAll { operator: u8, millis: Millis },
     /// A write or a call gets lost, before or after it has taken effect.
     Lose { operator: u8, after: u8, effective: bool },
-    /// The operator dies between two deeds.
+    /// The operator dies between two actions.
     Die { operator: u8, after: u8 },
     /// Its clock is off.
     Clock { operator: u8, off: Millis },
@@ -67,7 +67,7 @@ impl Script {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let replicas = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5]);
-        let unfounded = rng.one_in(16);
+        let bootstraps = rng.one_in(16);
         let count = rng.between(1, 9);
         let gap = |rng: &mut Rng| match rng.below(4) {
             0 => 0,
@@ -76,12 +76,12 @@ impl Script {
             _ => rng.between(2_000, 20_000),
         };
         let mut events: Vec<_> = (0..count).map(|_| (gap(&mut rng), Event::any(&mut rng))).collect();
-        // Each wish is another one than those before.
+        // Each request differs from those before.
         let restarts = events.iter_mut().filter_map(|(_, event)| if let Event::Restart(at) = event { Some(at) } else { None });
         for (at, restart) in (1..).zip(restarts) {
             *restart = at;
         }
-        Self { seed, unfounded, replicas, events }
+        Self { seed, bootstraps, replicas, events }
     }
 }
 

@@ -1,165 +1,144 @@
-//! Whether a new cluster takes over what a deleted one of its name has left: claims with data, and the authorities' Secrets.
+//! Whether a new cluster adopts what a deleted one of its name left: claims with data, and the authorities' Secrets.
 //!
 //! It does if they fit together: both authorities, and the claims of a majority of the members that the ledger of the peer domain
-//! knows. Then the members start with their data and the authorities that they trust, and who is missing is replaced. Anything
-//! else is refused, and nothing is touched.
+//! knows. Then the members start with their data and the authorities that they trust, and missing members are replaced. Anything
+//! else is refused, and nothing is changed.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{Note, Step};
+use super::input::Input;
 use crate::{
+    api::Reason,
     cluster::{
-        observed::{Authorities, Observed, annotation, belongs},
-        validate::ValidatedCluster,
+        observed::ObservedMember,
+        steps::{Adopt, Leftover, LeftoverKind, is_leftover},
     },
+    ids::Uid,
+    kubernetes::ownership::{annotation, belongs},
     names::{MemberName, annotation as key},
-    pki::Holder,
+    pki::{Domain, Holder},
+    reporting::note::Note,
 };
 
-/// What is to become of what was left.
-pub enum Verdict {
-    /// Nothing was left, or the cluster has its own already.
+/// What becomes of leftovers.
+pub enum Adoption {
+    /// There are none, or the bootstrap of the cluster has begun.
     Nothing,
-    /// It is taken over by this step.
-    Fits(Step),
-    /// It is not, because of this.
+    /// They are adopted.
+    Possible(Adopt),
+    /// They are not adopted, for this reason.
     Refused(Note),
 }
 
-/// An object that a deleted cluster has left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
-    /// Whether it is a member's claim; else it is an authority's Secret.
-    pub claim: bool,
-    /// Its name.
-    pub name: String,
-    /// Its uid.
-    pub uid: String,
-}
+/// An object under the cluster's names that may outlive its cluster.
+type Object<'a> = (LeftoverKind, &'a ObjectMeta);
 
-impl Left {
-    /// Its kind and name.
-    pub fn describe(&self) -> String {
-        format!("{} {}", if self.claim { "PersistentVolumeClaim" } else { "Secret" }, self.name)
+/// Judges what exists under the cluster's names before its bootstrap.
+pub fn judge(input: &Input) -> Adoption {
+    let Input { observed, facts, .. } = input;
+    if facts.bootstrap.is_some() || observed.has_come_up() {
+        return Adoption::Nothing;
     }
-
-    fn new(claim: bool, meta: &ObjectMeta) -> Self {
-        Self { claim, name: meta.name.clone().unwrap_or_default(), uid: meta.uid.clone().unwrap_or_default() }
+    // The authorities first: once a claim belongs to the cluster, the cluster needs them.
+    let secrets = observed.authorities.iter().filter_map(|(_, secret)| Some((LeftoverKind::Secret, &secret.as_ref()?.meta)));
+    let claims = observed.members.values().filter_map(|member| Some((LeftoverKind::Claim, &member.claim.as_ref()?.metadata)));
+    let all: Vec<Object> = secrets.chain(claims).collect();
+    let foreign = all.iter().filter(|(_, meta)| !belongs(meta, facts.uid));
+    let objects: Vec<_> = foreign.filter_map(|(kind, meta)| Leftover::of(*kind, meta)).collect();
+    if objects.is_empty() {
+        return Adoption::Nothing;
     }
-}
-
-/// Whether an object stays: one with an owner, or that is being deleted, will be gone soon.
-pub fn is_left(meta: &ObjectMeta) -> bool {
-    meta.deletion_timestamp.is_none() && meta.owner_references.iter().flatten().next().is_none()
-}
-
-/// Judges what is there under the cluster's names before the cluster has begun.
-pub fn judge(cluster: &ValidatedCluster, observed: &Observed) -> Verdict {
-    let begun = observed.bootstrap.as_ref().is_some_and(|config| belongs(&config.metadata, &cluster.uid));
-    if begun || observed.status.cluster_id.is_some() {
-        return Verdict::Nothing;
-    }
-    // The authorities first: once a claim is the cluster's own, it needs them.
-    let secrets =
-        [&observed.client_authority, &observed.peer_authority].into_iter().flatten().map(|secret| (false, &secret.meta));
-    let claims = observed.members.values().filter_map(|member| Some((true, &member.claim.as_ref()?.metadata)));
-    let all: Vec<_> = secrets.chain(claims).collect();
-    let left: Vec<_> =
-        all.iter().filter(|(_, meta)| !belongs(meta, &cluster.uid)).map(|(claim, meta)| Left::new(*claim, meta)).collect();
-    if left.is_empty() {
-        return Verdict::Nothing;
-    }
-    match fits(cluster, observed, &all) {
-        Ok(from) => Verdict::Fits(Step::TakeOver { objects: left, from }),
-        Err(problem) => Verdict::Refused(refusal(cluster, &left, &problem)),
+    match previous_owner(input, &all) {
+        Ok(from) => Adoption::Possible(Adopt { objects, from }),
+        Err(problem) => Adoption::Refused(refusal(input, &objects, &problem)),
     }
 }
 
-fn refusal(cluster: &ValidatedCluster, left: &[Left], problem: &str) -> Note {
-    let (namespace, name) = (cluster.names.namespace(), cluster.names.cluster());
-    let left: Vec<_> = left.iter().map(Left::describe).collect();
+fn refusal(input: &Input, leftovers: &[Leftover], problem: &str) -> Note {
+    let (namespace, name) = (input.facts.names.namespace(), input.facts.names.cluster());
+    let leftovers: Vec<_> = leftovers.iter().map(Leftover::describe).collect();
     Note::new(
-        "DataLeft",
+        Reason::LeftoverData,
         format!(
-            "a deleted EtcdCluster of this name has left {}, which cannot be taken over: {problem}. Nothing was touched: restore what \
-             is missing, or copy the data that you need and remove them with `kubectl -n {namespace} delete pvc,secret -l \
+            "a deleted EtcdCluster of this name left {}, which cannot be adopted: {problem}. Nothing was changed: restore what is \
+             missing, or copy the data that you need and remove them with `kubectl -n {namespace} delete pvc,secret -l \
              app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance={name}`, or choose another name",
-            left.join(", "),
+            leftovers.join(", "),
         ),
     )
 }
 
-/// The uid of the cluster that all of it was of, or why it does not fit together. Part of it may be the new cluster's already.
-fn fits(cluster: &ValidatedCluster, observed: &Observed, all: &[(bool, &ObjectMeta)]) -> Result<String, String> {
-    let uid = whose(cluster, all)?;
-    let secret = |secret: &Option<_>, name: String| {
-        let secret = secret.as_ref().ok_or_else(|| format!("Secret {name} is missing"))?;
-        Authorities::read(secret).map_err(|problem| format!("Secret {name}: {problem}"))
+/// The uid of the cluster that everything belonged to, or why it does not fit together. Part of it may have been adopted already.
+fn previous_owner(input: &Input, all: &[Object]) -> Result<Uid, String> {
+    let Input { observed, facts, .. } = input;
+    let uid = common_owner(input, all)?;
+    let authorities = |domain: Domain| {
+        let name = facts.names.authority(domain);
+        let secret = observed.authorities[domain].as_ref().ok_or_else(|| format!("Secret {name} is missing"))?;
+        secret.authorities().map_err(|problem| format!("Secret {name}: {problem}"))
     };
-    secret(&observed.client_authority, cluster.names.client_authority())?;
-    let peer = secret(&observed.peer_authority, cluster.names.peer_authority())?;
-    let claims: Vec<_> =
-        observed.members.iter().filter_map(|(name, member)| Some((name, &member.claim.as_ref()?.metadata))).collect();
+    authorities(Domain::Client)?;
+    let peer = authorities(Domain::Peer)?;
+    check_claims(observed.members.values())?;
+    // Removed members were revoked, so the ledger names the members. Nothing else that outlives a cluster does.
+    let issued = peer.ledger.entries().filter(|issued| issued.revoked.is_none());
+    let members: BTreeSet<MemberName> = issued
+        .filter_map(|issued| match &issued.holder {
+            Holder::Member { name } => facts.names.parse_member(name),
+            Holder::User { .. } | Holder::Operator => None,
+        })
+        .collect();
+    let has_claim = |name: &MemberName| observed.members.get(name).is_some_and(|member| member.claim.is_some());
+    let (existing, missing): (Vec<_>, Vec<_>) = members.iter().partition(|name| has_claim(name));
+    if existing.len() <= members.len() / 2 {
+        let missing: Vec<_> = missing.into_iter().map(|name| facts.names.claim(name)).collect();
+        let (existing, all, missing) = (existing.len(), members.len(), missing.join(", "));
+        return Err(format!("only {existing} of its {all} members have their claims; missing are {missing}"));
+    }
+    Ok(uid)
+}
+
+/// Checks that the claims have the data of different members of one cluster.
+fn check_claims<'a>(members: impl Iterator<Item = &'a ObservedMember>) -> Result<(), String> {
     let (mut clusters, mut ids) = (BTreeSet::new(), BTreeSet::new());
-    for (_, meta) in &claims {
-        let name = meta.name.as_deref().unwrap_or_default();
-        if let Some(survivor) = annotation(meta, key::GIVEN_UP_FOR) {
-            return Err(format!("the data of PersistentVolumeClaim {name} was given up for that of {survivor}: delete it"));
+    for member in members {
+        let Some(claim) = &member.claim else { continue };
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        if let Some(survivor) = annotation(&claim.metadata, key::DISCARDED_FOR) {
+            return Err(format!("the data of PersistentVolumeClaim {name} was discarded in favor of {survivor}: delete it"));
         }
-        let written = annotation(meta, key::CLUSTER_ID).zip(annotation(meta, key::MEMBER_ID));
-        let (of, id) = written.ok_or_else(|| format!("it is not written on PersistentVolumeClaim {name} whose data it has"))?;
-        clusters.insert(of);
+        let (Some(cluster), Some(id)) = member.recorded_ids() else {
+            return Err(format!("PersistentVolumeClaim {name} lacks the annotations that identify its member"));
+        };
+        clusters.insert(cluster);
         if !ids.insert(id) {
-            return Err(format!("PersistentVolumeClaim {name} has the data of the same member as another"));
+            return Err(format!("PersistentVolumeClaim {name} has the data of the same member as another one"));
         }
     }
     if clusters.len() > 1 {
         return Err("the claims have the data of different clusters".into());
     }
-    // Who was removed has been revoked; so this names the members, and nothing else does that outlives a cluster.
-    let members: BTreeSet<MemberName> = peer
-        .ledger
-        .entries()
-        .filter(|issued| issued.revoked.is_none())
-        .filter_map(|issued| match &issued.holder {
-            Holder::Member { name } => cluster.names.parse_member(name),
-            _ => None,
-        })
-        .collect();
-    let there = claims.iter().filter(|(name, _)| members.contains(name)).count();
-    if there <= members.len() / 2 {
-        let missing: Vec<_> = members
-            .iter()
-            .filter(|name| !claims.iter().any(|(there, _)| there == name))
-            .map(|name| cluster.names.claim(name))
-            .collect();
-        return Err(format!(
-            "only {there} of the {} members that it had have their claims; missing are {}",
-            members.len(),
-            missing.join(", ")
-        ));
-    }
-    Ok(uid)
+    Ok(())
 }
 
-/// The uid of the one deleted cluster that everything is of, but for what is the new one's already.
-fn whose(cluster: &ValidatedCluster, all: &[(bool, &ObjectMeta)]) -> Result<String, String> {
+/// The uid of the one deleted cluster that everything belonged to that is not the new cluster's already.
+fn common_owner(input: &Input, all: &[Object]) -> Result<Uid, String> {
     let mut uids = BTreeSet::new();
-    for (claim, meta) in all.iter().filter(|(_, meta)| !belongs(meta, &cluster.uid)) {
-        let what = Left::new(*claim, meta).describe();
+    for (kind, meta) in all.iter().filter(|(_, meta)| !belongs(meta, input.facts.uid)) {
+        let describe = || Leftover::of(*kind, meta).map(|object| object.describe()).unwrap_or_default();
         let Some(uid) = annotation(meta, key::CLUSTER_UID) else {
-            return Err(format!("{what} is not of an EtcdCluster"));
+            return Err(format!("{} did not belong to an EtcdCluster", describe()));
         };
-        if !is_left(meta) {
-            return Err(format!("{what} is being deleted with the cluster that it was of"));
+        if !is_leftover(meta) {
+            return Err(format!("{} is being deleted with its cluster", describe()));
         }
         uids.insert(uid);
     }
     match uids.into_iter().collect::<Vec<_>>().as_slice() {
-        [uid] => Ok((*uid).to_owned()),
-        _ => Err("they are of different clusters".into()),
+        [uid] => Ok(Uid::from(*uid)),
+        _ => Err("they belonged to different clusters".into()),
     }
 }
 

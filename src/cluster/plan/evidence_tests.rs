@@ -7,13 +7,14 @@ use k8s_openapi::{
 use crate::{
     cluster::{
         fixtures::{SECOND, World, names},
-        observed::Home,
+        observed::VolumeNode,
     },
     etcd,
+    ids::MemberId,
 };
 
-fn founded(spec: &str) -> World {
-    let mut world = World::founded(spec);
+fn bootstrapped(spec: &str) -> World {
+    let mut world = World::bootstrapped(spec);
     world.taken.clear();
     world
 }
@@ -22,7 +23,7 @@ fn removals(world: &World) -> Vec<&str> {
     world.taken.iter().map(String::as_str).filter(|step| step.starts_with("Remove")).collect()
 }
 
-/// Passes for this long, now and then.
+/// Passes now and then for this long.
 fn live(world: &mut World, time: SignedDuration) {
     for _ in 0..20 {
         world.pass();
@@ -33,9 +34,9 @@ fn live(world: &mut World, time: SignedDuration) {
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 #[test]
-fn one_whose_container_ends_again_and_again_is_replaced_after_the_time_given() {
+fn a_member_whose_container_ends_repeatedly_is_replaced_after_the_set_time() {
     for (spec, limit) in [("{}", 10), ("repair: { crashLoop: 3m }", 3)] {
-        let mut world = founded(spec);
+        let mut world = bootstrapped(spec);
         world.crash(1);
         live(&mut world, MINUTE * (limit - 1));
         assert_eq!(removals(&world), Vec::<&str>::new());
@@ -54,13 +55,13 @@ fn waits_for(world: &mut World, reason: &str) {
 }
 
 #[test]
-fn one_that_could_be_ended_by_something_else_is_not_given_up() {
+fn a_member_that_may_be_down_for_another_reason_is_not_replaced() {
     type Change = fn(&mut World);
     let changes: [Change; 8] = [
         // Its image cannot be pulled, or its volume is not attached: it ended long ago.
         |world| waits_for(world, "ImagePullBackOff"),
         |world| waits_for(world, "ContainerCreating"),
-        // The kubelet ended it, as it was slow to start.
+        // The kubelet ended it, because it was slow to start.
         |world| {
             let status = world.pod(1).status.as_mut().unwrap();
             let container = &mut status.container_statuses.as_mut().unwrap()[0];
@@ -73,7 +74,7 @@ fn one_that_could_be_ended_by_something_else_is_not_given_up() {
             let last = container.last_state.as_mut().unwrap().terminated.as_mut().unwrap();
             last.reason = Some("OOMKilled".into());
         },
-        // It has other settings than those that serve.
+        // It has other settings than the healthy ones.
         |world| world.pod(1).spec.as_mut().unwrap().containers[0].image = Some("newer".into()),
         |world| {
             let arguments = world.pod(1).spec.as_mut().unwrap().containers[0].args.as_mut().unwrap();
@@ -91,7 +92,7 @@ fn one_that_could_be_ended_by_something_else_is_not_given_up() {
         },
     ];
     for change in changes {
-        let mut world = founded("{}");
+        let mut world = bootstrapped("{}");
         world.crash(1);
         change(&mut world);
         live(&mut world, MINUTE * 30);
@@ -100,8 +101,8 @@ fn one_that_could_be_ended_by_something_else_is_not_given_up() {
 }
 
 #[test]
-fn one_that_is_merely_down_stays_for_ever() {
-    let mut world = founded("{}");
+fn a_member_that_is_only_down_is_never_replaced() {
+    let mut world = bootstrapped("{}");
     world.stop(1);
     live(&mut world, MINUTE * 600);
     world.stop(1);
@@ -111,8 +112,8 @@ fn one_that_is_merely_down_stays_for_ever() {
 }
 
 #[test]
-fn the_time_begins_anew_when_it_serves_in_between() {
-    let mut world = founded("{}");
+fn the_time_starts_again_when_the_member_is_healthy_in_between() {
+    let mut world = bootstrapped("{}");
     for _ in 0..4 {
         world.crash(1);
         live(&mut world, MINUTE * 6);
@@ -124,21 +125,23 @@ fn the_time_begins_anew_when_it_serves_in_between() {
     assert_eq!(removals(&world), Vec::<&str>::new());
 }
 
-/// No node takes its pod.
-fn homeless(world: &mut World, ordinal: u32, home: Home) {
+/// No node accepts its pod.
+fn unschedulable(world: &mut World, ordinal: u32, volume_node: VolumeNode) {
     let unscheduled = PodCondition { type_: "PodScheduled".into(), status: "False".into(), ..PodCondition::default() };
     let status = world.pod(ordinal).status.as_mut().unwrap();
     status.container_statuses = None;
     status.conditions.as_mut().unwrap().push(unscheduled);
     world.silent.insert(names().member(ordinal));
-    world.member(ordinal).home = home;
+    world.member(ordinal).volume_node = volume_node;
 }
 
 #[test]
-fn one_whose_node_is_gone_is_replaced_and_one_whose_node_is_there_is_not() {
-    for (home, removed) in [(Home::Gone("its node is gone".into()), true), (Home::There, false), (Home::Unknown, false)] {
-        let mut world = founded("{}");
-        homeless(&mut world, 2, home);
+fn a_member_is_replaced_if_its_node_is_gone_and_not_if_it_exists() {
+    for (volume_node, removed) in
+        [(VolumeNode::Gone("its node is gone".into()), true), (VolumeNode::Exists, false), (VolumeNode::Unknown, false)]
+    {
+        let mut world = bootstrapped("{}");
+        unschedulable(&mut world, 2, volume_node);
         live(&mut world, SECOND * 50);
         assert_eq!(removals(&world), Vec::<&str>::new(), "the minute is not over");
         live(&mut world, MINUTE);
@@ -147,42 +150,41 @@ fn one_whose_node_is_gone_is_replaced_and_one_whose_node_is_there_is_not() {
 }
 
 #[test]
-fn of_two_whose_node_is_gone_none_is_removed_that_the_quorum_needs() {
-    let mut world = founded("{}");
+fn members_whose_nodes_are_gone_stay_if_the_quorum_needs_them() {
+    let mut world = bootstrapped("{}");
     for ordinal in [1, 2] {
-        homeless(&mut world, ordinal, Home::Gone("its node is gone".into()));
+        unschedulable(&mut world, ordinal, VolumeNode::Gone("its node is gone".into()));
     }
     live(&mut world, MINUTE * 60);
     assert_eq!(removals(&world), Vec::<&str>::new());
 }
 
 #[test]
-fn one_whose_volume_is_gone_is_replaced_once_it_stops() {
-    let mut world = founded("{}");
+fn a_member_whose_volume_is_gone_is_replaced_once_it_stops() {
+    let mut world = bootstrapped("{}");
     let status = PersistentVolumeClaimStatus { phase: Some("Lost".into()), ..PersistentVolumeClaimStatus::default() };
     world.member(0).claim.as_mut().unwrap().status = Some(status);
     live(&mut world, MINUTE);
-    assert_eq!(removals(&world), Vec::<&str>::new(), "it serves");
+    assert_eq!(removals(&world), Vec::<&str>::new(), "it is healthy");
     world.stop(0);
     live(&mut world, MINUTE);
     assert_eq!(removals(&world), ["RemoveMember demo-0"]);
 }
 
 #[test]
-fn one_that_somebody_added_and_that_never_starts_goes_after_the_time_given() {
+fn an_unknown_member_that_never_starts_is_removed_after_the_set_time() {
     for (is_learner, name, removed) in [(false, "", true), (true, "", true), (false, "theirs", false), (true, "theirs", false)] {
-        let mut world = founded("repair: { unstarted: 5m }");
+        let mut world = bootstrapped("repair: { unstarted: 5m }");
         world.etcd.push(etcd::Member {
-            id: 0xbad,
+            id: MemberId(0xbad),
             name: name.into(),
             peer_urls: vec!["https://elsewhere:2380".into()],
-            client_urls: vec![],
             is_learner,
         });
         live(&mut world, MINUTE * 4);
         assert_eq!(removals(&world), Vec::<&str>::new());
         let unknown = &world.observed.status.unknown_members;
-        assert_eq!((unknown.len(), unknown[0].id.as_str(), unknown[0].name.as_str()), (1, "bad", name));
+        assert_eq!((unknown.len(), unknown[0].id, unknown[0].name.as_str()), (1, MemberId(0xbad), name));
         live(&mut world, MINUTE * 60);
         assert_eq!(removals(&world).len(), usize::from(removed));
         assert_eq!(world.observed.status.unknown_members.len(), usize::from(!removed));

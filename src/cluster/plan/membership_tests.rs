@@ -1,24 +1,27 @@
-//! Members come, go, are replaced and restarted in a world with etcd's rules. What must never happen is checked by the world
+//! Members are added, removed, replaced and restarted in a world with etcd's rules. What must never happen is checked by the world
 //! itself, at every step.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Debug};
 
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::apimachinery::pkg::{apis::meta::v1::Time, util::intstr::IntOrString};
 use proptest::prelude::*;
 
-use super::*;
 use crate::{
+    api::{ConditionType, Reason, condition},
+    certificates::authorities::Authorities,
     cluster::{
-        fixtures::{World, names},
-        observed::Authorities,
-        plan::Plan,
+        fixtures::{SECOND, World, names, objects},
+        steps::Step,
     },
-    names::{annotation, bootstrap_key, member_key},
+    etcd,
+    ids::MemberId,
+    names::{annotation as key, bootstrap_key, member_key},
     pki::{Holder, crl_serials},
+    reporting::note::Note,
 };
 
-fn founded(replicas: i32) -> World {
-    let mut world = World::founded(&format!("replicas: {replicas}"));
+fn bootstrapped(replicas: i32) -> World {
+    let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
     world.taken.clear();
     world
 }
@@ -45,20 +48,20 @@ fn until(world: &mut World, step: &str) {
 
 /// The steps that were taken and change who is a member, leads or runs.
 fn changes(world: &World) -> Vec<&str> {
-    let others = ["LockBootstrap", "Revoke"];
+    let others = ["RecordMembers", "Revoke"];
     world.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
 }
 
-/// Everything is as wanted, and nothing is left of those that went.
-fn is_as_wanted(world: &mut World) {
-    let plan = world.plan();
-    assert!(plan.is_empty() && plan.waits.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(), "{plan:#?}");
+/// Everything is up to date, and nothing is left of removed members.
+fn is_up_to_date(world: &mut World) {
+    let plan = world.changes();
+    assert!(plan.is_empty() && plan.progress.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(), "{plan:#?}");
     let wanted = usize::try_from(world.cluster.spec.replicas).unwrap();
     assert_eq!(world.ordinals().len(), wanted);
     assert_eq!(world.etcd.len(), wanted, "no learner is left");
     let names: Vec<_> = world.ordinals().into_iter().map(|ordinal| names().member(ordinal)).collect();
     assert_eq!(world.observed.members.keys().cloned().collect::<Vec<_>>(), names);
-    assert!(world.observed.members.values().all(|member| member.serves() && member.has_started()));
+    assert!(world.observed.members.values().all(|member| member.is_healthy() && member.has_started()));
     let status = world.report().status;
     let replicas = world.cluster.spec.replicas;
     assert_eq!((status.replicas, status.ready_replicas), (replicas, replicas));
@@ -72,7 +75,7 @@ fn is_as_wanted(world: &mut World) {
     let quorum = i32::try_from(wanted / 2 + 1).unwrap();
     assert_eq!(budget, (wanted > 2).then_some(IntOrString::Int(quorum)));
     // What was issued to those who are gone is revoked, and what members have is not.
-    let authorities = Authorities::read(world.observed.client_authority.as_ref().unwrap()).unwrap();
+    let authorities = Authorities::read(world.observed.authorities.client.as_ref().unwrap()).unwrap();
     for issued in authorities.ledger.entries() {
         if let Holder::Member { name } = &issued.holder {
             let listed = world.ordinals().iter().any(|ordinal| format!("demo-{ordinal}") == *name);
@@ -88,25 +91,25 @@ fn is_as_wanted(world: &mut World) {
 fn to(world: &mut World, replicas: i32) {
     scale(world, replicas);
     world.settle();
-    is_as_wanted(world);
+    is_up_to_date(world);
 }
 
-fn notes(notes: &[Note], reason: &str) -> Vec<String> {
+fn notes(notes: &[Note], reason: Reason) -> Vec<String> {
     notes.iter().filter(|note| note.reason == reason).map(|note| note.message.clone()).collect()
 }
 
-// Growing and shrinking.
+// Scaling.
 
 #[test]
 fn one_grows_to_three_by_one_learner_after_the_other() {
-    let mut world = founded(1);
+    let mut world = bootstrapped(1);
     to(&mut world, 3);
     assert_eq!(changes(&world), ["AddLearner demo-1", "Promote demo-1", "AddLearner demo-2", "Promote demo-2"]);
 }
 
 #[test]
 fn a_learner_starts_with_the_list_that_etcd_has_and_gets_its_vote_when_it_is_written_down() {
-    let mut world = founded(1);
+    let mut world = bootstrapped(1);
     scale(&mut world, 3);
     until(&mut world, "AddLearner demo-1");
     world.pass();
@@ -115,7 +118,7 @@ fn a_learner_starts_with_the_list_that_etcd_has_and_gets_its_vote_when_it_is_wri
     assert_eq!(data["demo-1.cluster"], format!("{},{}", url(0), url(1)));
     assert_eq!((data["demo-1.state"].as_str(), data["demo-0.cluster"].clone()), ("existing", url(0)));
     until(&mut world, "Promote demo-1");
-    let before = world.taken.iter().position(|step| step == "LockBootstrap").unwrap();
+    let before = world.taken.iter().position(|step| step == "RecordMembers").unwrap();
     let vote = world.taken.iter().position(|step| step == "Promote demo-1").unwrap();
     assert!(before < vote, "{:?}", world.taken);
 }
@@ -124,8 +127,8 @@ fn a_learner_starts_with_the_list_that_etcd_has_and_gets_its_vote_when_it_is_wri
 fn every_number_of_members_becomes_every_other() {
     for from in 1..=9 {
         for replicas in (1..=9).filter(|replicas| *replicas != from) {
-            let mut world = founded(from);
-            is_as_wanted(&mut world);
+            let mut world = bootstrapped(from);
+            is_up_to_date(&mut world);
             to(&mut world, replicas);
         }
     }
@@ -133,7 +136,7 @@ fn every_number_of_members_becomes_every_other() {
 
 #[test]
 fn the_last_goes_first_and_the_leader_gives_up_its_place_before() {
-    let mut world = founded(3);
+    let mut world = bootstrapped(3);
     world.leader = world.id(2);
     to(&mut world, 1);
     let wanted = [
@@ -153,7 +156,7 @@ fn the_last_goes_first_and_the_leader_gives_up_its_place_before() {
 
 #[test]
 fn a_sick_member_goes_before_healthy_ones() {
-    let mut world = founded(5);
+    let mut world = bootstrapped(5);
     world.stop(1);
     scale(&mut world, 3);
     for _ in 0..40 {
@@ -169,14 +172,14 @@ fn a_sick_member_goes_before_healthy_ones() {
 #[test]
 fn an_edit_in_the_middle_takes_effect_at_the_next_step() {
     for passes in 0..24 {
-        let mut world = founded(3);
+        let mut world = bootstrapped(3);
         scale(&mut world, 5);
         for _ in 0..passes {
             world.pass();
         }
         to(&mut world, [1, 2, 3][passes % 3]);
     }
-    let mut world = founded(3);
+    let mut world = bootstrapped(3);
     scale(&mut world, 5);
     until(&mut world, "AddLearner demo-3");
     to(&mut world, 3);
@@ -184,43 +187,43 @@ fn an_edit_in_the_middle_takes_effect_at_the_next_step() {
 }
 
 #[test]
-fn nobody_comes_or_goes_while_a_member_is_down_that_is_to_stay() {
-    let mut world = founded(3);
+fn no_member_is_added_or_removed_while_a_member_is_down_that_stays() {
+    let mut world = bootstrapped(3);
     world.stop(0);
     scale(&mut world, 5);
     for _ in 0..10 {
-        let plan = world.pass().plan;
+        let plan = world.pass().changes();
         assert_eq!(plan.step, None);
-        let told = notes(&plan.problems, "CannotGrow");
-        assert!(told.len() == 1 && told[0].ends_with("comes first (demo-0: it has no pod yet)"), "{told:?}");
+        let reported = notes(&plan.problems, Reason::CannotScaleUp);
+        assert!(reported.len() == 1 && reported[0].ends_with("comes first (demo-0: it has no pod yet)"), "{reported:?}");
     }
     let going = world.member(1).pod.clone().map(|mut pod| {
         pod.spec.as_mut().unwrap().node_name = Some("n1".into());
-        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+        pod.metadata.deletion_timestamp = Some(Time(world.now));
         pod
     });
     world.member(0).pod = going;
-    let told = notes(&world.plan().problems, "CannotGrow");
-    assert!(told[0].contains("(demo-0: its pod is being deleted on node n1"), "{told:?}");
+    let reported = notes(&world.changes().problems, Reason::CannotScaleUp);
+    assert!(reported[0].contains("(demo-0: its pod is being deleted on node n1"), "{reported:?}");
     let pod = world.member(0).pod.as_mut().unwrap();
     (pod.metadata.deletion_timestamp, pod.status) = (None, None);
-    let told = notes(&world.plan().problems, "CannotGrow");
-    assert!(told[0].contains("; its node is n1"), "{told:?}");
+    let reported = notes(&world.changes().problems, Reason::CannotScaleUp);
+    assert!(reported[0].contains("; its node is n1"), "{reported:?}");
     world.member(0).pod = None;
     world.down.clear();
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
 }
 
 #[test]
 fn what_goes_on_says_since_when() {
-    let mut world = founded(3);
+    let mut world = bootstrapped(3);
     world.silent.insert(names().member(0));
     scale(&mut world, 4);
     let since = world.now;
     world.pass();
-    let wanted = format!("from 3 to 4 members (since {since}); demo-3 comes next");
-    assert_eq!(notes(&world.pass().plan.waits, "Growing"), [wanted]);
+    let wanted = format!("from 3 to 4 members (since {since}); next: demo-3");
+    assert_eq!(notes(&world.pass().changes().progress, Reason::ScalingUp), [wanted]);
     world.silent.clear();
     world.catching_up = 5;
     until(&mut world, "AddLearner demo-3");
@@ -228,51 +231,59 @@ fn what_goes_on_says_since_when() {
     for _ in 0..4 {
         world.pass();
     }
-    let wanted = format!("demo-3 is a learner and catches up (since {since}); it gets its vote when it has");
-    assert_eq!(notes(&world.plan().waits, "CatchingUp"), [wanted]);
+    let wanted = format!("demo-3 is a learner and is catching up (since {since}); it is promoted once it has");
+    assert_eq!(notes(&world.changes().progress, Reason::CatchingUp), [wanted]);
 
     // What follows at once has its own time.
-    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    annotate(&mut world, key::RESTARTED_AT, "now");
     world.catching_up = 0;
-    while notes(&world.plan().waits, "Restarting").is_empty() || !notes(&world.plan().waits, "CatchingUp").is_empty() {
+    while notes(&world.changes().progress, Reason::RollingRestart).is_empty()
+        || !notes(&world.changes().progress, Reason::CatchingUp).is_empty()
+    {
         world.pass();
     }
     let begun = world.now;
     world.pass();
-    let told = notes(&world.plan().waits, "Restarting").join("; ");
-    assert!(told.contains(&format!("(since {begun})")), "{told}");
+    let reported = notes(&world.changes().progress, Reason::RollingRestart).join("; ");
+    assert!(reported.contains(&format!("(since {begun})")), "{reported}");
 }
 
 /// The first that is said is the reason that `kubectl get` shows.
 #[test]
-fn growing_and_restarting_are_shown_as_that() {
-    let mut world = founded(3);
+fn scaling_up_and_restarting_are_shown_as_that() {
+    let mut world = bootstrapped(3);
     let reason = |world: &mut World| {
         let status = world.report().status;
-        crate::api::condition(&status.conditions, "Progressing").map(|condition| condition.reason.clone()).unwrap()
+        condition(&status.conditions, ConditionType::Progressing).map(|it| Reason::parse(&it.reason).unwrap()).unwrap()
     };
     let mut shown = vec![];
     world.catching_up = 3;
     scale(&mut world, 4);
-    while !world.plan().is_empty() || !world.plan().waits.is_empty() {
+    while !world.is_idle() || !world.changes().progress.is_empty() {
         shown.push(reason(&mut world));
         world.pass();
     }
     shown.dedup();
     // Its ID is written down between, in a pass that is about that alone.
-    assert_eq!(shown, ["Growing", "Joining", "WaitingForMembers", "CatchingUp", "Applying"]);
+    assert_eq!(
+        shown,
+        [Reason::ScalingUp, Reason::Joining, Reason::WaitingForMembers, Reason::CatchingUp, Reason::ApplyingObjects]
+    );
     world.leader = world.id(0);
-    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    annotate(&mut world, key::RESTARTED_AT, "now");
     until(&mut world, "RestartMember demo-1");
     world.pass();
-    assert_eq!(reason(&mut world), "Restarting");
+    assert_eq!(reason(&mut world), Reason::RollingRestart);
 }
 
 #[test]
 fn what_an_even_number_costs_is_said() {
-    for (replicas, said) in [(3, "3 of 3 voters serve"), (4, "4 of 4 voters serve; 4 members survive no more failures than 3")] {
-        let status = founded(replicas).report().status;
-        assert_eq!(crate::api::condition(&status.conditions, "Available").unwrap().message, said);
+    for (replicas, said) in [
+        (3, "3 of 3 voters are healthy"),
+        (4, "4 of 4 voters are healthy; an even number of members (4) tolerates no more failures than 3"),
+    ] {
+        let status = bootstrapped(replicas).report().status;
+        assert_eq!(condition(&status.conditions, ConditionType::Available).unwrap().message, said);
     }
 }
 
@@ -281,13 +292,13 @@ fn what_an_even_number_costs_is_said() {
 #[test]
 fn a_member_that_lost_its_claim_is_replaced_and_what_it_had_is_revoked() {
     for (lost, leads) in [(1, 0), (0, 0), (2, 1)] {
-        let mut world = founded(3);
+        let mut world = bootstrapped(3);
         world.leader = world.id(leads);
         let old = world.member(lost).secret.clone().unwrap();
         let id = world.id(lost);
         world.lose(lost);
         world.settle();
-        is_as_wanted(&mut world);
+        is_up_to_date(&mut world);
         assert_ne!(world.id(lost), id);
         let wanted = ["RemoveMember", "DeleteStatefulSet", "AddLearner", "Promote"].map(|step| format!("{step} demo-{lost}"));
         assert_eq!(changes(&world), wanted);
@@ -307,160 +318,159 @@ fn a_member_that_lost_its_claim_is_replaced_and_what_it_had_is_revoked() {
 }
 
 #[test]
-fn an_id_that_a_user_wrote_down_in_another_way_is_the_same() {
-    let mut world = founded(3);
+fn an_id_that_a_user_wrote_in_another_way_is_the_same() {
+    let mut world = bootstrapped(3);
     let id = world.id(1);
     let claim = world.member(1).claim.as_mut().unwrap();
-    claim.metadata.annotations.as_mut().unwrap().insert(annotation::MEMBER_ID.into(), format!("{id:020X}"));
+    claim.metadata.annotations.as_mut().unwrap().insert(key::MEMBER_ID.into(), format!("{:020X}", id.0));
     world.stop(1);
     for _ in 0..10 {
-        assert_eq!(world.pass().plan.step, None);
+        assert_eq!(world.pass().changes().step, None);
     }
 }
 
 #[test]
 fn two_of_five_are_replaced() {
-    let mut world = founded(5);
+    let mut world = bootstrapped(5);
     world.lose(1);
     world.lose(3);
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
     assert_eq!(world.ordinals(), [0, 1, 2, 3, 4]);
 }
 
 #[test]
-fn where_quorum_is_lost_nothing_is_done() {
-    let mut world = founded(3);
+fn without_quorum_nothing_is_done() {
+    let mut world = bootstrapped(3);
     world.lose(1);
     world.lose(2);
     for _ in 0..10 {
         let pass = world.pass();
-        assert!(pass.plan.is_empty(), "{:?}", pass.plan);
-        assert_eq!(notes(&pass.plan.problems, "ClaimLost").len(), 2);
-        let available = crate::api::condition(&pass.report.status.conditions, "Available").unwrap();
-        assert_eq!((available.status.as_str(), available.reason.as_str()), ("False", "NoQuorum"));
+        assert!(pass.is_idle(), "{:?}", pass.plan);
+        let available = condition(&pass.report.status.conditions, ConditionType::Available).unwrap();
+        assert_eq!((available.status.as_str(), available.reason.as_str()), ("False", Reason::QuorumLost.as_str()));
+        assert_eq!(notes(&pass.changes().problems, Reason::ClaimLost).len(), 2);
     }
     assert_eq!(changes(&world), Vec::<&str>::new());
 }
 
 #[test]
-fn a_member_is_not_replaced_where_that_would_cost_quorum() {
+fn a_member_is_not_replaced_if_that_would_cost_the_quorum() {
     // Three of five serve: the dead one that lost its data may go, a healthy one that its user names may not.
-    let mut world = founded(5);
+    let mut world = bootstrapped(5);
     world.stop(1);
     world.stop(2);
-    annotate(&mut world, annotation::REPLACE, "demo-3");
+    annotate(&mut world, key::REPLACE, "demo-3");
     let cannot = |world: &mut World, cause: &str| {
         for _ in 0..5 {
-            let plan = world.pass().plan;
+            let plan = world.pass().changes();
             assert_eq!(plan.step, None);
-            let told = notes(&plan.problems, "CannotReplace");
-            assert!(told.len() == 1 && told[0].contains(cause), "{told:?}");
+            let reported = notes(&plan.problems, Reason::CannotReplace);
+            assert!(reported.len() == 1 && reported[0].contains(cause), "{reported:?}");
         }
     };
-    cannot(&mut world, "but only 2 of the 4 others serve: removing it would cost quorum");
+    cannot(&mut world, "but only 2 of the 4 others are healthy: removing it would cost the quorum");
     world.down.remove(&names().member(2));
-    cannot(&mut world, "but it serves, and only 3 of the 4 others do: one that is down comes first");
-    let mut world = founded(1);
-    annotate(&mut world, annotation::REPLACE, "demo-0");
+    cannot(&mut world, "but it is healthy, and only 3 of the 4 others are: one that is down comes first");
+    let mut world = bootstrapped(1);
+    annotate(&mut world, key::REPLACE, "demo-0");
     cannot(&mut world, "but it is the only voter. Set spec.replicas to 3 first");
 }
 
 #[test]
 fn a_member_is_replaced_when_its_user_asks_and_only_once() {
     for member in ["demo-0", "demo-2"] {
-        let mut world = founded(3);
+        let mut world = bootstrapped(3);
         world.pass();
-        annotate(&mut world, annotation::REPLACE, member);
+        annotate(&mut world, key::REPLACE, member);
         world.settle();
-        is_as_wanted(&mut world);
-        assert_eq!(world.cluster.metadata.annotations.as_ref().and_then(|a| a.get(annotation::REPLACE)), None);
+        is_up_to_date(&mut world);
+        assert_eq!(world.cluster.metadata.annotations.as_ref().and_then(|a| a.get(key::REPLACE)), None);
         assert_eq!(world.taken.iter().filter(|step| step.starts_with("RemoveMember")).count(), 1);
     }
 }
 
 #[test]
-fn one_that_serves_is_not_replaced_before_another_has_been() {
-    let mut world = founded(3);
+fn a_healthy_member_is_not_replaced_before_another_has_been() {
+    let mut world = bootstrapped(3);
     world.lose(2);
-    annotate(&mut world, annotation::REPLACE, "demo-1");
+    annotate(&mut world, key::REPLACE, "demo-1");
     for _ in 0..60 {
         world.pass();
         assert!(world.ordinals().len() > 1, "{:?}", world.taken);
     }
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
     let removed: Vec<_> = world.taken.iter().filter(|step| step.starts_with("RemoveMember")).collect();
     assert_eq!(removed, ["RemoveMember demo-2", "RemoveMember demo-1"]);
 }
 
 #[test]
 fn a_learner_that_can_not_start_is_replaced_when_its_user_asks() {
-    let mut world = founded(1);
+    let mut world = bootstrapped(1);
     scale(&mut world, 2);
     world.down.insert(names().member(1));
     until(&mut world, "AddLearner demo-1");
     for _ in 0..5 {
         world.pass();
     }
-    annotate(&mut world, annotation::REPLACE, "demo-1");
+    annotate(&mut world, key::REPLACE, "demo-1");
     until(&mut world, "RemoveMember demo-1");
     world.down.clear();
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
 }
 
 #[test]
-fn a_wish_that_names_no_member_is_told() {
+fn a_request_that_names_no_member_is_reported() {
     for name in ["demo-7", "nonsense", "other-0"] {
-        let mut world = founded(3);
-        annotate(&mut world, annotation::REPLACE, name);
-        let plan = world.pass().plan;
+        let mut world = bootstrapped(3);
+        annotate(&mut world, key::REPLACE, name);
+        let plan = world.pass().changes();
         assert!(plan.is_empty());
-        let told = notes(&plan.problems, "NoSuchMember");
-        assert!(told.len() == 1 && told[0].contains(name), "{told:?}");
+        let reported = notes(&plan.problems, Reason::MemberNotFound);
+        assert!(reported.len() == 1 && reported[0].contains(name), "{reported:?}");
     }
 }
 
 #[test]
 fn a_member_that_was_removed_by_hand_is_replaced_and_never_starts_with_its_data() {
-    let mut world = founded(3);
+    let mut world = bootstrapped(3);
     let id = world.id(1);
     world.etcd.retain(|member| member.id != id);
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
     assert_eq!(changes(&world), ["DeleteStatefulSet demo-1", "DeleteClaim demo-1", "AddLearner demo-1", "Promote demo-1"]);
 }
 
 #[test]
-fn an_unknown_member_is_told_of_and_left() {
+fn an_unknown_member_is_reported_and_left_alone() {
     for is_learner in [false, true] {
-        let mut world = founded(3);
-        let stranger = etcd::Member {
-            id: 0xbad,
+        let mut world = bootstrapped(3);
+        let unknown = etcd::Member {
+            id: MemberId(0xbad),
             name: "theirs".into(),
             peer_urls: vec!["https://elsewhere:2380".into()],
-            client_urls: vec![],
             is_learner,
         };
-        world.etcd.push(stranger);
+        world.etcd.push(unknown);
         scale(&mut world, 4);
         for _ in 0..10 {
-            let plan = world.pass().plan;
+            let plan = world.pass().changes();
             assert_eq!(plan.step, None);
-            assert!(notes(&plan.problems, "UnknownMember")[0].contains("bad (theirs) at https://elsewhere:2380"));
-            assert_eq!(notes(&plan.problems, "CannotGrow").len(), 1);
+            assert!(notes(&plan.problems, Reason::UnknownMember)[0].contains("bad (theirs) at https://elsewhere:2380"));
+            assert_eq!(notes(&plan.problems, Reason::CannotScaleUp).len(), 1);
         }
         assert_eq!(world.etcd.len(), 4);
 
         scale(&mut world, 3);
-        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        annotate(&mut world, key::RESTARTED_AT, "now");
         // The template comes first.
         world.pass();
-        let plan = world.pass().plan;
-        let told = notes(&plan.waits, "Restarting").join("; ");
-        let waits = told.contains("when all 4 voters serve (bad: the operator did not add it, and does not ask it)");
-        assert_eq!((plan.step.is_none(), waits), (!is_learner, !is_learner), "{told}");
+        let plan = world.pass().changes();
+        let reported = notes(&plan.progress, Reason::RollingRestart).join("; ");
+        let waits = reported.contains("once all 4 voters are healthy (bad: the operator did not add it and does not ask it)");
+        assert_eq!((plan.step.is_none(), waits), (!is_learner, !is_learner), "{reported}");
     }
 }
 
@@ -468,74 +478,74 @@ fn an_unknown_member_is_told_of_and_left() {
 
 #[test]
 fn an_image_of_another_version_stops_a_restart_at_the_first() {
-    let mut world = founded(3);
+    let mut world = bootstrapped(3);
     world.leader = world.id(0);
-    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    annotate(&mut world, key::RESTARTED_AT, "now");
     until(&mut world, "RestartMember demo-1");
     world.versions.insert(names().member(1), "3.6.15".into());
     for _ in 0..10 {
         world.pass();
     }
-    let told = notes(&world.plan().problems, "CannotRestart");
+    let reported = notes(&world.changes().problems, Reason::CannotRestart);
     assert_eq!(
-        told,
+        reported,
         [
-            "demo-1 runs etcd 3.6.15 since its restart, and spec.version is 3.6.16: no other is restarted with that image. When it is mended, set annotation etcd-warden.dev/restarted-at anew"
+            "demo-1 runs etcd 3.6.15 since its restart, but spec.version is 3.6.16: no other member is restarted with that image. When it is fixed, set annotation etcd-warden.dev/restarted-at to another value"
         ]
     );
     assert_eq!(changes(&world), ["RestartMember demo-1"]);
 
     // Mended.
     world.versions.clear();
-    annotate(&mut world, annotation::RESTARTED_AT, "again");
+    annotate(&mut world, key::RESTARTED_AT, "again");
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
 
     // Where all have another one, a restart changes nothing of that.
-    annotate(&mut world, annotation::RESTARTED_AT, "once more");
+    annotate(&mut world, key::RESTARTED_AT, "once more");
     world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.6.15".into())).collect();
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
 }
 
 #[test]
 fn a_restart_takes_the_sick_first_and_the_leader_last() {
-    let mut world = founded(3);
+    let mut world = bootstrapped(3);
     world.leader = world.id(0);
     world.silent.insert(names().member(2));
-    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    annotate(&mut world, key::RESTARTED_AT, "now");
     until(&mut world, "RestartMember demo-2");
     for _ in 0..10 {
         world.pass();
     }
-    assert_eq!(changes(&world), ["RestartMember demo-2"], "it does not serve yet, and the others wait");
+    assert_eq!(changes(&world), ["RestartMember demo-2"], "it is not healthy yet, and the others wait");
     world.silent.clear();
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
     assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
 }
 
 #[test]
 fn leadership_goes_to_the_voter_whose_log_is_longest() {
     for (behind, wanted) in [(None, 0), (Some(0), 1), (Some(1), 0)] {
-        let mut world = founded(3);
+        let mut world = bootstrapped(3);
         world.leader = world.id(2);
         if let Some(behind) = behind {
             world.revisions.insert(names().member(behind), 99);
         }
         scale(&mut world, 2);
-        let Some(Step::MoveLeader { successor, to, .. }) = world.plan().step else { panic!("{:#?}", world.plan()) };
-        assert_eq!((successor, to), (names().member(wanted), world.id(wanted)));
+        let Some(Step::MoveLeader(step)) = world.changes().step else { panic!("{:#?}", world.plan()) };
+        assert_eq!((step.successor, step.to), (names().member(wanted), world.id(wanted)));
     }
 }
 
-/// Whoever is restarted does not serve, and the cluster is made smaller meanwhile.
+/// The restarted member is not healthy, and the cluster is scaled down meanwhile.
 #[test]
-fn a_bad_template_stops_at_the_first_member_whatever_is_shrunk() {
+fn a_bad_template_stops_at_the_first_member_even_if_the_cluster_is_scaled_down() {
     for (from, replicas) in [(5, 3), (5, 1), (3, 1), (3, 2), (2, 1)] {
-        let mut world = founded(from);
+        let mut world = bootstrapped(from);
         world.leader = world.id(0);
-        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        annotate(&mut world, key::RESTARTED_AT, "now");
         until(&mut world, "RestartMember demo-1");
         world.silent.insert(names().member(1));
         scale(&mut world, replicas);
@@ -546,11 +556,12 @@ fn a_bad_template_stops_at_the_first_member_whatever_is_shrunk() {
                 assert!(!step.starts_with("RestartMember") && !step.starts_with("RemoveMember"), "{:?}", world.taken);
             }
         }
-        world.now += super::super::restart::RESTART;
-        let plan = world.plan();
+        // Longer than a restart may take.
+        world.now += SECOND * 60;
+        let plan = world.changes();
         if from > 2 {
-            let told = notes(&plan.problems, "CannotShrink").join("");
-            assert!(told.starts_with("demo-1 has been restarted and does not serve"), "{told}");
+            let reported = notes(&plan.problems, Reason::CannotScaleDown).join("");
+            assert!(reported.starts_with("demo-1 was restarted and is not healthy"), "{reported}");
         }
         // It is taken back, or mended.
         if replicas < 3 && from > 2 {
@@ -559,35 +570,35 @@ fn a_bad_template_stops_at_the_first_member_whatever_is_shrunk() {
         }
         world.silent.clear();
         world.settle();
-        is_as_wanted(&mut world);
+        is_up_to_date(&mut world);
     }
 }
 
 #[test]
 fn each_is_confirmed_before_the_next_is_restarted() {
-    let mut world = founded(5);
-    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    let mut world = bootstrapped(5);
+    annotate(&mut world, key::RESTARTED_AT, "now");
     for _ in 0..60 {
         let before = world.taken.len();
-        let plan = world.plan();
+        let plan = world.changes();
         world.pass();
         if world.taken.len() > before && world.taken[before].starts_with("RestartMember") {
-            assert!(plan.certificates.is_empty() && plan.pods.is_empty() && plan.objects.is_empty(), "{plan:#?}");
+            assert!(plan.certificates.is_empty() && plan.pods.is_empty() && objects(&plan).is_empty(), "{plan:#?}");
         }
     }
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
     assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 5);
     let pods = world.observed.members.values().map(|m| m.pod.as_ref().unwrap().metadata.annotations.clone().unwrap());
-    assert!(pods.into_iter().all(|annotations| annotations[annotation::RESTARTED_AT] == "now"));
+    assert!(pods.into_iter().all(|annotations| annotations[key::RESTARTED_AT] == "now"));
 }
 
 #[test]
 fn clusters_without_redundancy_are_restarted_too() {
     for replicas in [1, 2] {
-        let mut world = founded(replicas);
-        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        let mut world = bootstrapped(replicas);
+        annotate(&mut world, key::RESTARTED_AT, "now");
         world.settle();
-        is_as_wanted(&mut world);
+        is_up_to_date(&mut world);
         assert_eq!(
             world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(),
             usize::try_from(replicas).unwrap()
@@ -597,31 +608,34 @@ fn clusters_without_redundancy_are_restarted_too() {
 
 /// `kubectl delete pvc` of a member that runs: the claim stays until its pod ends.
 fn delete_claim(world: &mut World, ordinal: u32) {
-    let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now);
+    let at = Time(world.now);
     world.member(ordinal).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
 }
 
 #[test]
 fn a_restart_never_takes_data_without_which_there_is_no_quorum() {
     for replicas in [1, 2] {
-        let mut world = founded(replicas);
+        let mut world = bootstrapped(replicas);
         delete_claim(&mut world, 0);
         world.leader = world.id(0);
-        annotate(&mut world, annotation::RESTARTED_AT, "now");
+        annotate(&mut world, key::RESTARTED_AT, "now");
         for _ in 0..10 {
-            let plan = world.pass().plan;
-            let told = notes(&plan.problems, "ClaimLost").join("");
-            assert!(told.contains("as soon as its pod ends") && told.contains("etcd-warden.dev/replace=demo-0"), "{told}");
+            let plan = world.pass().changes();
+            let reported = notes(&plan.problems, Reason::ClaimLost).join("");
+            assert!(
+                reported.contains("as soon as its pod ends") && reported.contains("etcd-warden.dev/replace=demo-0"),
+                "{reported}"
+            );
         }
         assert!(!world.taken.iter().any(|step| step == "RestartMember demo-0"), "{:?}", world.taken);
-        let plan = world.plan();
-        assert_eq!(notes(&plan.problems, "CannotRestart").len(), 1, "{:?}", plan.problems);
+        let plan = world.changes();
+        assert_eq!(notes(&plan.problems, Reason::CannotRestart).len(), 1, "{:?}", plan.problems);
     }
 }
 
 #[test]
-fn shrinking_keeps_those_whose_claims_stay() {
-    let mut world = founded(3);
+fn scaling_down_keeps_members_whose_claims_stay() {
+    let mut world = bootstrapped(3);
     delete_claim(&mut world, 0);
     scale(&mut world, 1);
     until(&mut world, "RemoveMember demo-2");
@@ -631,11 +645,11 @@ fn shrinking_keeps_those_whose_claims_stay() {
 
 #[test]
 fn a_restart_waits_for_a_change_of_the_members() {
-    let mut world = founded(3);
-    annotate(&mut world, annotation::RESTARTED_AT, "now");
+    let mut world = bootstrapped(3);
+    annotate(&mut world, key::RESTARTED_AT, "now");
     scale(&mut world, 4);
     world.settle();
-    is_as_wanted(&mut world);
+    is_up_to_date(&mut world);
     let promoted = world.taken.iter().position(|step| step == "Promote demo-3").unwrap();
     let restarted = world.taken.iter().position(|step| step.starts_with("RestartMember")).unwrap();
     assert!(promoted < restarted);
@@ -708,8 +722,8 @@ fn strike(world: &mut World, fault: &Fault) {
             world.down.clear();
             world.silent.clear();
         }
-        Fault::Restart(at) => annotate(world, annotation::RESTARTED_AT, &at.to_string()),
-        Fault::Replace(ordinal) => annotate(world, annotation::REPLACE, &format!("demo-{ordinal}")),
+        Fault::Restart(at) => annotate(world, key::RESTARTED_AT, &at.to_string()),
+        Fault::Replace(ordinal) => annotate(world, key::REPLACE, &format!("demo-{ordinal}")),
         Fault::RemoveByHand(place) => {
             if let Some(ordinal) = victim(world, *place).filter(|_| world.has_quorum()) {
                 let id = world.id(ordinal);
@@ -729,21 +743,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_members_become_as_wanted(replicas in 1..6, faults in faults()) {
-        let mut world = founded(replicas);
+    fn whatever_happens_the_members_become_as_desired(replicas in 1..6, faults in faults()) {
+        let mut world = bootstrapped(replicas);
         for fault in &faults {
             strike(&mut world, fault);
         }
         strike(&mut world, &Fault::Mend);
         world.lossy = false;
-        // A wish that names no member stays, and is told of.
+        // A request that names no member stays, and is reported.
         world.settle();
         if let Some(annotations) = &mut world.cluster.metadata.annotations {
-            annotations.remove(annotation::REPLACE);
+            annotations.remove(key::REPLACE);
         }
         world.settle();
-        is_as_wanted(&mut world);
-        let idle: Plan = world.pass().plan;
-        prop_assert!(idle.is_empty());
+        is_up_to_date(&mut world);
+        prop_assert!(world.pass().is_idle());
     }
 }

@@ -1,181 +1,200 @@
-//! Quorum lost: how far each member got, and the way out that a cluster's user may ask for.
+//! Recovery from a lost quorum, which a cluster's user requests by naming a survivor.
 //!
-//! The user names a survivor. Its data alone becomes the cluster, and what others have beside is lost. The same data must not serve
-//! twice: two of the others that come back later, from nodes that were dead, would be a quorum of the cluster that was, under the
-//! same IDs. So the others are stopped and their data is given up before anything is forced, and what is done next follows from what
-//! there is:
+//! The survivor's data alone becomes the cluster, and what only others have is lost. The same data must not serve twice: two of the
+//! others that come back later, on nodes that were dead, would be a quorum of the previous cluster under the same IDs. So the others are
+//! stopped and their data is discarded before anything is forced. What is done follows from what exists:
 //!
-//! | there is | so |
+//! | what exists | what is done |
 //! | --- | --- |
-//! | the wish, and nothing that speaks against it | the others' StatefulSets are scaled to 0. Until here, taking the wish off undoes all |
-//! | no pod of another, and none to come | the others' claims are marked: given up for the survivor. From here on none of them starts again |
-//! | the mark on all of them | the survivor's template gets `--force-new-cluster`, and its pod is made anew |
-//! | a list, and the flag | the wish is taken off; the flag is not wanted any more |
-//! | no wish, and the flag on a pod | that pod is made anew. Before that nobody is added and no client is let in, so there is nothing that a container that starts again could forget |
-//! | neither wish nor flag | the others are not listed: what they had is revoked and deleted, and the cluster grows, as ever |
+//! | the request, and nothing that speaks against it | the StatefulSets of the others are scaled to 0. Until here, removing the request undoes everything |
+//! | no pod of another member, and none will be created | the claims of the others are marked as discarded. From here on none of them starts again |
+//! | all of them are marked | the survivor's template gets `--force-new-cluster`, and its pod is created again |
+//! | a member list, and the flag | the request is removed, and the flag is no longer desired |
+//! | no request, and a pod with the flag | that pod is created again. Until then no member is added and no client is let in, so a container that starts again has nothing to forget |
+//! | neither request nor flag | the others are not listed: their certificates are revoked, their objects deleted, and the cluster grows |
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use jiff::SignedDuration;
 
-use super::{EndedWish, Note, Plan, Step, why_not_ready};
+use super::{
+    input::Input,
+    changes::{Changes, CompletedRequest, RequestEvent},
+};
 use crate::{
-    api,
+    api::{ConditionType, Reason, condition},
     cluster::{
-        build,
-        observed::{Observed, ObservedMember, annotation, belongs},
-        validate::ValidatedCluster,
+        facts::{
+            lost_quorum::{follower, holds_data, list, progress, progress_problem},
+            pods::{discarded_for, is_forced, is_in_effect, is_stopped, pod_is_forced, template_is_forced},
+        },
+        observed::ObservedMember,
+        steps::{DiscardData, RestartMember, Step},
     },
-    etcd::Progress,
-    names::{MemberName, Names, annotation as key},
+    ids::Uid,
+    kubernetes::{
+        ownership::belongs,
+        pod::{is_terminating, node_of},
+    },
+    names::{MemberName, annotation as key},
+    reporting::note::Note,
 };
 
-/// What a recovery asks of the rest of the plan.
-#[derive(Debug, Default)]
+/// What a recovery requires of the rest of the plan.
+#[derive(Default)]
 pub struct Recovery {
-    /// Who must not run.
+    /// The members that must not run.
     pub stopped: BTreeSet<MemberName>,
-    /// Whose next pod starts as a cluster of one.
+    /// The member whose next pod starts as a cluster of one.
     pub forced: Option<MemberName>,
-    /// Whether somebody runs, or may be about to, as a cluster of one: nobody comes, goes or is restarted meanwhile.
+    /// Whether a member runs, or may be about to run, as a cluster of one: no member is added, removed or restarted meanwhile.
     pub is_exclusive: bool,
     /// The next step.
     pub step: Option<Step>,
+    /// What there is to report, and requests that are complete.
+    pub changes: Changes,
 }
 
-/// How long quorum has been lost before anybody is stopped: an election looks the same while it lasts, and so does a call that came
-/// too late.
+/// How long the quorum must have been lost before members are stopped: an election looks the same while it lasts, and so does a
+/// call that came too late.
 const ELECTION: SignedDuration = SignedDuration::from_secs(10);
 
-/// What a recovery that goes on is told under.
-pub const RECOVERING: &str = "Recovering";
+/// What is in progress, if anything; or why nothing is although it was requested.
+type Progress = Result<Option<String>, String>;
 
-/// What is to be done for a recovery, or why it is not.
-pub fn plan(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, plan: &mut Plan) -> Recovery {
-    let stopped = observed.members.iter().filter(|(_, member)| given_up(member).is_some()).map(|(name, _)| name.clone());
-    let mut recovery = Recovery { stopped: stopped.collect(), ..Recovery::default() };
-    let goes_on = match &observed.list {
-        Ok(_) => end(cluster, observed, &mut recovery, plan),
-        Err(_) => begin(cluster, observed, now, &mut recovery),
+/// What has to be done for a recovery, or why it is refused.
+pub fn plan(input: &Input) -> Recovery {
+    let stopped = input.observed.members.iter().filter(|(_, member)| discarded_for(member).is_some());
+    let mut recovery = Recovery { stopped: stopped.map(|(name, _)| name.clone()).collect(), ..Recovery::default() };
+    let progress = match &input.observed.list {
+        Ok(_) => finish(input, &mut recovery),
+        Err(_) => start(input, &mut recovery),
     };
-    match goes_on {
-        Ok(Some(words)) => plan.waits.push(Note::new(RECOVERING, words)),
-        Ok(None) => {}
+    let changes = std::mem::take(&mut recovery.changes);
+    recovery.changes = match progress {
+        Ok(Some(message)) => changes.progress(Reason::Recovering, message),
+        Ok(None) => changes,
         Err(why) => {
-            let wish = cluster.recover_from.as_deref().unwrap_or_default();
-            let message = format!("annotation {}={wish} is refused, and nothing was touched: {why}", key::RECOVER_FROM);
-            plan.problems.push(Note::new("RecoveryRefused", message));
+            let request = input.cluster.requests.recover_from.as_deref().unwrap_or_default();
+            let message = format!("annotation {}={request} is refused, and nothing was changed: {why}", key::RECOVER_FROM);
+            changes.problem(Reason::RecoveryRefused, message)
         }
-    }
+    };
     recovery
 }
 
-/// What goes on, in words, or why nothing does though it was wished for.
-type Course = Result<Option<String>, String>;
-
-/// With a list there is a quorum: either nothing is to be recovered, or the survivor has come up and is to forget that it was
+/// With a member list there is a quorum: either there is nothing to recover, or the survivor has started and must forget that it was
 /// forced.
-fn end(cluster: &ValidatedCluster, observed: &Observed, recovery: &mut Recovery, plan: &mut Plan) -> Course {
-    let wish = cluster.recover_from.as_deref().map(Wish::read);
-    // It must not wait for the day on which quorum is lost.
-    let unwish = |plan: &mut Plan| {
-        let wish = cluster.recover_from.as_deref().unwrap_or_default();
-        let message =
-            format!("there is a quorum, so nothing was touched, and annotation {}={wish} is taken off", key::RECOVER_FROM);
-        plan.wishes.push(EndedWish { warns: true, ..EndedWish::new(key::RECOVER_FROM).told("RecoveryRefused", message) });
-        Ok(None)
-    };
-    let Some((name, member)) = observed.members.iter().find(|(_, member)| bears_flag(member)) else {
-        return if wish.is_some() { unwish(plan) } else { Ok(None) };
+fn finish(input: &Input, recovery: &mut Recovery) -> Progress {
+    let request = input.cluster.requests.recover_from.as_deref();
+    let Some((name, member)) = input.observed.members.iter().find(|(_, member)| is_forced(member)) else {
+        recovery.changes.completed.extend(request.map(refuse));
+        return Ok(None);
     };
     recovery.is_exclusive = true;
-    if let Some(wish) = wish {
-        if wish.survivor != name.as_str() {
-            return unwish(plan);
+    match request.map(Request::read) {
+        // The request comes first: without it no member is forced again.
+        Some(Request { survivor, .. }) if survivor == name.as_str() => {
+            let message = format!("{name} is a cluster of one, with the data that it had; what only others had is lost");
+            let event = RequestEvent::Accepted(Note::new(Reason::Recovered, message));
+            recovery.changes.completed.push(CompletedRequest::removed(key::RECOVER_FROM, Some(event)));
         }
-        // First of all: without the wish nobody is forced again.
-        let message = format!("{name} is a cluster of one, with the data that it had; what only others had is lost");
-        plan.wishes.push(EndedWish::new(key::RECOVER_FROM).told("Recovered", message));
-    } else {
-        recovery.step = restart(name, member, false);
+        Some(_) => {
+            recovery.changes.completed.extend(request.map(refuse));
+            return Ok(None);
+        }
+        None => recovery.step = restart(name, member, false),
     }
     if member.is_doomed() {
-        plan.problems.push(Note::new(
-            "CannotRestart",
-            format!(
-                "{name} has the only data, and its claim is being deleted and goes with its pod: it is neither restarted without --force-new-cluster, nor are others added. Save its data with `etcdctl snapshot save`"
-            ),
-        ));
+        let message = format!(
+            "{name} has the only data, and its PersistentVolumeClaim is being deleted and goes with its pod: it is not restarted without \
+             --force-new-cluster, and no others are added. Save its data with `etcdctl snapshot save`"
+        );
+        recovery.changes = std::mem::take(&mut recovery.changes).problem(Reason::CannotRestart, message);
     }
     Ok(Some(format!(
-        "{name} is a cluster of one; its pod is made anew without --force-new-cluster before clients are led to it and others are added"
+        "{name} is a cluster of one; it is restarted without --force-new-cluster before clients can reach it and others are added"
     )))
 }
 
-/// Without a list: from the wish to the forced start.
-fn begin(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, recovery: &mut Recovery) -> Course {
-    let Some(wish) = cluster.recover_from.as_deref().map(Wish::read) else {
-        let survivor = observed.members.values().find_map(given_up);
+/// The request must not wait for the day on which the quorum is lost.
+fn refuse(request: &str) -> CompletedRequest {
+    let message =
+        format!("there is a quorum, so nothing was changed, and annotation {}={request} was removed", key::RECOVER_FROM);
+    let event = RequestEvent::Refused(Note::new(Reason::RecoveryRefused, message));
+    CompletedRequest::removed(key::RECOVER_FROM, Some(event))
+}
+
+/// Without a member list: from the request to the forced start.
+fn start(input: &Input, recovery: &mut Recovery) -> Progress {
+    let Input { cluster, observed, facts, .. } = input;
+    let Some(request) = cluster.requests.recover_from.as_deref().map(Request::read) else {
+        let survivor = observed.members.values().find_map(discarded_for);
         return Ok(survivor.map(|survivor| {
             format!(
-                "{survivor} is awaited, for which the data of {} was given up. If it does not come, set annotation {}={survivor} again",
+                "waiting for {survivor}; the data of {} was discarded in its favor. If it does not start, set annotation {}={survivor} again",
                 list(&recovery.stopped),
                 key::RECOVER_FROM,
             )
         }));
     };
-    let found = cluster.names.parse_member(wish.survivor).and_then(|name| observed.members.get_key_value(&name));
+    let found = facts.names.parse_member(request.survivor).and_then(|name| observed.members.get_key_value(&name));
     let Some((survivor, member)) = found.filter(|(_, member)| holds_data(member)) else {
-        return Err(format!("{} is no member with data", wish.survivor));
+        return Err(format!("{} is not a member with data", request.survivor));
     };
     let others: BTreeMap<_, _> = observed.members.iter().filter(|(name, _)| *name != survivor).collect();
-    let is_given_up = |member: &ObservedMember| given_up(member) == Some(wish.survivor);
-    if !bears_flag(member) && !others.values().any(|other| is_given_up(other)) {
-        reasons_against(cluster, observed, &wish, member, &others)?;
-        if !is_lost_for_good(observed, now) {
-            return Ok(Some(format!("{survivor} becomes a cluster of one if quorum stays lost for {} s", ELECTION.as_secs())));
+    let is_discarded = |member: &ObservedMember| discarded_for(member) == Some(request.survivor);
+    if !is_forced(member) && !others.values().any(|other| is_discarded(other)) {
+        check_allowed(input, &request, member, &others)?;
+        if !is_lost_for_long(input) {
+            return Ok(Some(format!(
+                "{survivor} becomes a cluster of one if the quorum stays lost for {} s",
+                ELECTION.as_secs()
+            )));
         }
     }
     recovery.stopped = others.keys().map(|name| (*name).clone()).collect();
-    let running: Vec<_> = others.iter().filter_map(|(name, other)| may_run(cluster, name, other)).collect();
+    let running: Vec<_> = others.iter().filter_map(|(name, other)| may_run(input, name, other)).collect();
     if !running.is_empty() {
         return Ok(Some(format!(
-            "stopping all members but {survivor}, from whose data the cluster is made anew: {}",
+            "stopping all members but {survivor}, from whose data the cluster is recovered: {}",
             running.join("; ")
         )));
     }
     let unread: Vec<_> = others.iter().filter(|(_, other)| other.claim_unread).map(|(name, _)| *name).collect();
     if !unread.is_empty() {
-        return Ok(Some(format!("the claims of {} cannot be read, and their data must be given up first", list(unread))));
+        return Ok(Some(format!("the claims of {} cannot be read, and their data must be discarded first", list(unread))));
     }
-    let left = others.iter().filter(|(_, other)| !is_given_up(other)).filter_map(|(name, other)| {
-        let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, &cluster.uid))?.metadata;
-        // No new pod gets a claim that is being deleted, and it may stay like that for long.
-        Some(((*name).clone(), claim.uid.clone()?)).filter(|_| claim.deletion_timestamp.is_none())
+    let to_discard = others.iter().filter(|(_, other)| !is_discarded(other)).filter_map(|(name, other)| {
+        let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?.metadata;
+        // A claim that is being deleted may stay for long, but no new pod can use it.
+        Some(((*name).clone(), Uid::of(claim)?)).filter(|_| claim.deletion_timestamp.is_none())
     });
-    let left: Vec<_> = left.collect();
-    if !left.is_empty() {
-        recovery.step = Some(Step::GiveUp { survivor: survivor.clone(), claims: left });
-        return Ok(Some(format!("giving up the data of all members but {survivor}")));
+    let claims: Vec<_> = to_discard.collect();
+    if !claims.is_empty() {
+        recovery.step = Some(DiscardData { survivor: survivor.clone(), claims }.into());
+        return Ok(Some(format!("discarding the data of all members but {survivor}")));
     }
     recovery.forced = Some(survivor.clone());
     recovery.step = restart(survivor, member, true);
     Ok(Some(format!("starting {survivor} alone, with its data")))
 }
 
-fn is_lost_for_good(observed: &Observed, now: Timestamp) -> bool {
-    let available = api::condition(&observed.status.conditions, "Available").filter(|condition| condition.status == "False");
-    available.is_some_and(|condition| now.duration_since(condition.last_transition_time.0) >= ELECTION)
+fn is_lost_for_long(input: &Input) -> bool {
+    let available = condition(&input.observed.status.conditions, ConditionType::Available);
+    available
+        .filter(|condition| condition.status == "False")
+        .is_some_and(|condition| input.now.duration_since(condition.last_transition_time.0) >= ELECTION)
 }
 
-/// What an `EtcdCluster` asks for.
-struct Wish<'a> {
+/// A request to recover.
+struct Request<'a> {
     survivor: &'a str,
+    /// Whether data that only others may have is lost knowingly.
     is_forced: bool,
 }
 
-impl<'a> Wish<'a> {
+impl<'a> Request<'a> {
     fn read(text: &'a str) -> Self {
         match text.strip_suffix(key::FORCE) {
             Some(survivor) => Self { survivor, is_forced: true },
@@ -185,18 +204,17 @@ impl<'a> Wish<'a> {
 }
 
 /// Fails with what speaks against a recovery that has not begun.
-fn reasons_against(
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    wish: &Wish,
+fn check_allowed(
+    input: &Input,
+    request: &Request,
     member: &ObservedMember,
     others: &BTreeMap<&MemberName, &ObservedMember>,
 ) -> Result<(), String> {
-    let survivor = wish.survivor;
-    if cluster.paused {
+    let (observed, survivor) = (input.observed, request.survivor);
+    if input.cluster.paused {
         return Err("spec.paused is true".into());
     }
-    if observed.status.cluster_id.is_none() {
+    if !observed.has_come_up() {
         return Err("the cluster has not come up yet".into());
     }
     if let Some(name) = follower(observed) {
@@ -205,33 +223,44 @@ fn reasons_against(
     if progress(member).is_some_and(|progress| progress.is_learner) {
         return Err(format!("{survivor} is a learner, which never had a vote"));
     }
-    // A kubelet's look at a member is a read that a quorum confirms, whatever the operator can reach.
+    // The kubelet's readiness probe is a read that a quorum confirms, whatever the operator can reach.
     if let Some((name, _)) = observed.members.iter().find(|(_, member)| member.pod_ready()) {
-        return Err(format!("the pod of {name} is ready, which it is with a quorum only"));
+        return Err(format!("the pod of {name} is ready, which requires a quorum"));
     }
-    if wish.is_forced {
+    if request.is_forced {
         return Ok(());
     }
     let running = others.values().filter(|other| other.progress.is_some()).count() + 1;
     let all = others.len() + 1;
     if running > all / 2 {
         return Err(format!(
-            "{running} of {all} members run, which are a quorum as soon as they find each other. To go on without them, set it to {survivor}{}",
+            "{running} of {all} members run, and are a quorum as soon as they reach each other. To go on without them, set it to {survivor}{}",
             key::FORCE
         ));
     }
-    let anyway = format!("If that is to be lost, set it to {survivor}{}", key::FORCE);
+    check_furthest(member, others, request.survivor)
+}
+
+/// Fails if another member may have data that the survivor lacks.
+fn check_furthest(
+    member: &ObservedMember,
+    others: &BTreeMap<&MemberName, &ObservedMember>,
+    survivor: &str,
+) -> Result<(), String> {
+    let anyway = format!("If its data may be lost, set it to {survivor}{}", key::FORCE);
     let Some(own) = progress(member) else {
-        return Err(format!("how far {survivor} got cannot be read: {}. {anyway}", not_read(member)));
+        let problem = progress_problem(member);
+        return Err(format!("it cannot be read how far the data of {survivor} goes: {problem}. {anyway}"));
     };
     for (name, other) in others {
         match progress(other) {
             Some(progress) if progress.revision > own.revision => {
                 let (far, near) = (progress.revision, own.revision);
-                return Err(format!("{name} got further, to revision {far}; {survivor} has {near}. {anyway}"));
+                return Err(format!("the data of {name} goes further, to revision {far}; {survivor} has {near}. {anyway}"));
             }
             None if other.progress.is_some() => {
-                return Err(format!("{name} runs, and how far it got cannot be read: {}. {anyway}", not_read(other)));
+                let problem = progress_problem(other);
+                return Err(format!("{name} runs, and it cannot be read how far its data goes: {problem}. {anyway}"));
             }
             _ => {}
         }
@@ -239,144 +268,30 @@ fn reasons_against(
     Ok(())
 }
 
-/// Why a member may have a process, or get one.
-fn may_run(cluster: &ValidatedCluster, name: &MemberName, member: &ObservedMember) -> Option<String> {
-    let pod = cluster.names.pod(name);
-    if let Some(there) = &member.pod {
-        let node = there.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        return Some(match (node, &there.metadata.deletion_timestamp) {
-            (Some(node), Some(_)) => format!(
-                "pod {pod} on node {node} is being deleted; if that node is gone for good, delete the Node, or the pod with `kubectl -n {} delete pod {pod} --force`",
-                cluster.names.namespace(),
+/// Why a member may be running, or may be started.
+fn may_run(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<String> {
+    let pod = input.facts.names.pod(name);
+    if let Some(existing) = &member.pod {
+        return Some(match node_of(existing).filter(|_| is_terminating(existing)) {
+            Some(node) => format!(
+                "pod {pod} on node {node} is being deleted; if that node is gone for good, delete the Node, or the pod with `kubectl -n {} \
+                 delete pod {pod} --force`",
+                input.facts.names.namespace(),
             ),
-            _ => format!("pod {pod} is there"),
+            None => format!("pod {pod} exists"),
         });
     }
     let set = member.stateful_set.as_ref()?;
     (!is_stopped(set)).then(|| format!("StatefulSet {name} is not scaled to 0 yet"))
 }
 
-/// Whether a StatefulSet has no pod and its controller makes none.
-pub fn is_stopped(set: &StatefulSet) -> bool {
-    let pods = set.status.as_ref().map(|status| status.replicas);
-    is_current(set) && set.spec.replicas == Some(0) && pods == Some(0)
-}
-
-/// Whether the controller makes pods from what a StatefulSet says now.
-pub fn is_current(set: &StatefulSet) -> bool {
-    set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation)
-}
-
-/// Has the pod of a member made anew where only the other one of pod and template bears the flag, and its data does not go with it.
+/// Restarts a member if only one of its pod and its template is forced, and its data does not go with the pod.
 fn restart(name: &MemberName, member: &ObservedMember, forced: bool) -> Option<Step> {
     let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
-    let due = is_current(set) && template_bears_flag(set) == forced && pod_bears_flag(pod) != forced;
-    let stays = pod.metadata.deletion_timestamp.is_none() && !member.is_doomed();
-    (due && stays).then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
-}
-
-/// Whether a pod was made to start as a cluster of one.
-pub fn pod_bears_flag(pod: &Pod) -> bool {
-    build::is_forced(pod.spec.as_ref())
-}
-
-/// Whether a StatefulSet's next pod starts as a cluster of one.
-pub fn template_bears_flag(set: &StatefulSet) -> bool {
-    build::is_forced(set.spec.template.spec.as_ref())
-}
-
-fn bears_flag(member: &ObservedMember) -> bool {
-    member.pod.as_deref().is_some_and(pod_bears_flag) || member.stateful_set.as_deref().is_some_and(template_bears_flag)
-}
-
-/// The member for which a member's data was given up. A claim that is being deleted is of no more concern.
-fn given_up(member: &ObservedMember) -> Option<&str> {
-    let claim = &member.claim.as_ref()?.metadata;
-    annotation(claim, key::GIVEN_UP_FOR).filter(|_| claim.deletion_timestamp.is_none())
-}
-
-/// Whether a member has data with which it can start.
-fn holds_data(member: &ObservedMember) -> bool {
-    let stays = member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_none());
-    stays && member.has_started() && given_up(member).is_none()
-}
-
-fn progress(member: &ObservedMember) -> Option<Progress> {
-    member.progress.as_ref()?.as_ref().ok().copied()
-}
-
-/// How far a member's data goes, for its status. While there is a leader that changes with every write.
-pub fn progress_in_words(member: &ObservedMember) -> Option<String> {
-    progress(member).filter(|progress| !progress.has_leader).map(|progress| format!("revision {}", progress.revision))
-}
-
-fn not_read(member: &ObservedMember) -> String {
-    match &member.progress {
-        Some(Err(problem)) => format!("it {problem}"),
-        _ => why_not_ready(member),
-    }
-}
-
-/// A member that sees a leader.
-fn follower(observed: &Observed) -> Option<&MemberName> {
-    observed.members.iter().find(|(_, member)| progress(member).is_some_and(|p| p.has_leader)).map(|(name, _)| name)
-}
-
-fn list<'a>(names: impl IntoIterator<Item = &'a MemberName>) -> String {
-    names.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// What there is to say of a cluster that was founded and of which nobody gives a list: who has data, how far, and what to do.
-pub fn lost_in_words(names: &Names, observed: &Observed, recovering: bool) -> String {
-    let members = &observed.members;
-    let tell = |(name, member): (&MemberName, &ObservedMember)| match (holds_data(member), progress_in_words(member)) {
-        (true, Some(progress)) => format!("{name} has data, up to {progress}"),
-        (true, None) => format!("{name} has data, how far is not known ({})", not_read(member)),
-        (false, _) => format!("{name} has no data ({})", no_data(names, name, member)),
-    };
-    let told: Vec<_> = members.iter().map(tell).collect();
-    let holders: Vec<_> = members.iter().filter(|(_, member)| holds_data(member)).collect();
-    let quorum = members.len() / 2 + 1;
-    let advice = if recovering {
-        "It is being recovered: see Progressing".into()
-    } else if let Some(name) = follower(observed) {
-        format!(
-            "{name} sees a leader, so there is a quorum, and it is the operator that cannot reach it: nothing is to be recovered"
-        )
-    } else {
-        // Of equals the first.
-        let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
-        let Some((best, _)) = best else { return format!("{}. No data is left to recover from", told.join("; ")) };
-        let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
-        let wait = if holders.len() < quorum {
-            "those that have data are no quorum and cannot serve by themselves".into()
-        } else {
-            format!("the cluster serves again, with nothing lost, as soon as {quorum} of those that have data run")
-        };
-        format!(
-            "Of {} members {} have data: {wait}. If no more can come back: `{command}` makes a new cluster of the data of {best}; what only others have is lost then",
-            members.len(),
-            holders.len()
-        )
-    };
-    format!("{}. {advice}", told.join("; "))
-}
-
-fn no_data(names: &Names, name: &MemberName, member: &ObservedMember) -> String {
-    let claim = names.claim(name);
-    match &member.claim {
-        None => format!("PersistentVolumeClaim {claim} is gone"),
-        Some(there) if there.metadata.deletion_timestamp.is_some() => format!("PersistentVolumeClaim {claim} is being deleted"),
-        Some(_) => match given_up(member) {
-            Some(survivor) => format!("it was given up for {survivor}"),
-            None => "it has never started".into(),
-        },
-    }
-}
-
-/// Whether a member is listed without being able to start, because what it has was given up.
-pub fn is_given_up(member: &ObservedMember) -> bool {
-    given_up(member).is_some()
+    let is_due = is_in_effect(set) && template_is_forced(set) == forced && pod_is_forced(pod) != forced;
+    let stays = !is_terminating(pod) && !member.is_doomed();
+    let step = RestartMember { member: name.clone(), pod_uid: Uid::of(&pod.metadata)? };
+    (is_due && stays).then(|| step.into())
 }
 
 #[cfg(test)]

@@ -1,15 +1,23 @@
-//! A lost quorum, and the way out of it. What must never happen is checked by the world itself: nobody runs beside one that is
-//! forced, nobody that was given up starts again, nobody is added while anybody could be forced.
+//! A lost quorum, and the recovery from it. What must never happen is checked by the world itself: no member runs beside one that is
+//! forced, no member whose data was discarded starts again, no member is added while one could be forced.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
 use crate::{
-    cluster::fixtures::{Pass, World, names},
-    names::annotation,
+    cluster::{
+        facts::{Facts, lost_quorum, pods::discarded_for},
+        fixtures::{Pass, World, names},
+    },
+    etcd::Progress,
+    ids::MemberId,
+    kubernetes::desired::Desired,
+    names::annotation as key,
 };
 
 /// Of three or more members all but the first two are lost with their data, and the second is down.
 fn lost(replicas: i32) -> World {
-    let mut world = World::founded(&format!("replicas: {replicas}"));
+    let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
     world.taken.clear();
     for ordinal in 2..u32::try_from(replicas).unwrap() {
         world.lose(ordinal);
@@ -26,89 +34,92 @@ fn passes(world: &mut World, count: usize) -> Pass {
     world.pass()
 }
 
-fn wish(world: &mut World, value: &str) {
-    world.cluster.metadata.annotations.get_or_insert_default().insert(annotation::RECOVER_FROM.into(), value.into());
+fn request(world: &mut World, value: &str) {
+    world.cluster.metadata.annotations.get_or_insert_default().insert(key::RECOVER_FROM.into(), value.into());
 }
 
-fn is_wished(world: &World) -> bool {
-    world.cluster.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(annotation::RECOVER_FROM))
+fn is_requested(world: &World) -> bool {
+    world.cluster.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(key::RECOVER_FROM))
 }
 
-fn condition(pass: &Pass, kind: &str) -> (String, String) {
-    let condition = api::condition(&pass.report.status.conditions, kind).unwrap();
-    (condition.reason.clone(), condition.message.clone())
+fn reported(pass: &Pass, kind: ConditionType) -> (Reason, String) {
+    let condition = condition(&pass.report.status.conditions, kind).unwrap();
+    (Reason::parse(&condition.reason).unwrap(), condition.message.clone())
 }
 
 /// The only reason against it, which changes nothing.
 #[track_caller]
 fn is_refused(world: &mut World, why: &str) {
     let pass = passes(world, 3);
-    assert!(pass.plan.is_empty() && world.taken.is_empty(), "{:#?} {:?}", pass.plan, world.taken);
-    let refusals: Vec<_> = pass.plan.problems.iter().filter(|note| note.reason == "RecoveryRefused").collect();
-    assert!(matches!(refusals.as_slice(), [note] if note.message.contains(why)), "{:?}", pass.plan.problems);
-    assert_eq!(condition(&pass, "Degraded").0, "RecoveryRefused");
-    assert!(is_wished(world));
+    assert!(pass.is_idle() && world.taken.is_empty(), "{:#?} {:?}", pass.plan, world.taken);
+    assert_eq!(reported(&pass, ConditionType::Degraded).0, Reason::RecoveryRefused);
+    let problems = pass.changes().problems;
+    let refusals: Vec<_> = problems.iter().filter(|note| note.reason == Reason::RecoveryRefused).collect();
+    assert!(matches!(refusals.as_slice(), [note] if note.message.contains(why)), "{problems:?}");
+    assert!(is_requested(world));
 }
 
-/// The wish comes to nothing, and is not kept for the day on which quorum is lost.
-fn is_unwished(world: &mut World) {
-    let pass = world.pass();
-    let [wish] = &pass.plan.wishes[..] else { panic!("it is taken off: {:?}", pass.plan.wishes) };
-    assert!(wish.warns && wish.left.is_none());
-    let message = &wish.told.as_ref().unwrap().message;
-    assert!(message.starts_with("there is a quorum, so nothing was touched") && pass.plan.step.is_none(), "{message}");
-    assert!(!is_wished(world) && world.taken.is_empty(), "{:?}", world.taken);
-    assert!(world.pass().plan.is_empty());
+/// The request is refused, and not kept for the day on which the quorum is lost.
+fn is_refused_for_good(world: &mut World) {
+    let changes = world.pass().changes();
+    let [completed] = &changes.completed[..] else { panic!("it is removed: {:?}", changes.completed) };
+    let CompletedRequest { remaining: None, event: Some(RequestEvent::Refused(note)), .. } = completed else {
+        panic!("{completed:?}")
+    };
+    let message = &note.message;
+    assert!(message.starts_with("there is a quorum, so nothing was changed") && changes.step.is_none(), "{message}");
+    assert!(!is_requested(world) && world.taken.is_empty(), "{:?}", world.taken);
+    assert!(world.pass().is_idle());
 }
 
-/// Its steps, but for what is written down and revoked.
+/// Its steps, except those that record and revoke.
 fn changes(world: &World) -> Vec<&str> {
-    let others = ["LockBootstrap", "Revoke"];
+    let others = ["RecordMembers", "Revoke"];
     world.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
 }
 
-/// Everything is as wanted: so many members, of which the first is the one that there was, and nothing of the recovery is left.
-fn is_whole(world: &mut World, id: u64) {
+/// Everything is up to date: all members exist, the first is the survivor, and nothing of the recovery is left.
+fn is_whole(world: &mut World, id: MemberId) {
     world.settle();
-    let plan = world.plan();
-    assert!(plan.is_empty() && plan.waits.is_empty() && plan.problems.is_empty(), "{plan:#?}");
+    let plan = world.changes();
+    assert!(plan.is_empty() && plan.progress.is_empty() && plan.problems.is_empty(), "{plan:#?}");
     let all: Vec<_> = (0..world.cluster.spec.replicas.unsigned_abs()).collect();
     assert_eq!((world.ordinals(), world.id(0)), (all, id));
-    assert!(!is_wished(world) && !world.is_anyone_forced());
-    assert!(world.observed.members.values().all(|member| member.serves() && given_up(member).is_none()));
+    assert!(!is_requested(world) && !world.is_any_forced());
+    assert!(world.observed.members.values().all(|member| member.is_healthy() && discarded_for(member).is_none()));
 }
 
 #[test]
 fn the_only_data_does_not_go_with_the_flag() {
     let mut world = lost(3);
-    wish(&mut world, "demo-0");
+    request(&mut world, "demo-0");
     for _ in 0..40 {
-        if is_wished(&world) {
+        if is_requested(&world) {
             world.pass();
         }
     }
-    assert!(!is_wished(&world) && world.is_anyone_forced());
-    world.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
+    assert!(!is_requested(&world) && world.is_any_forced());
+    world.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(world.now));
     let before = world.taken.len();
     let pass = passes(&mut world, 5);
     assert!(!world.taken[before..].iter().any(|step| step.starts_with("RestartMember")), "{:?}", world.taken);
-    assert!(pass.plan.problems.iter().any(|note| note.reason == "CannotRestart"), "{:?}", pass.plan.problems);
+    let problems = pass.changes().problems;
+    assert!(problems.iter().any(|note| note.reason == Reason::CannotRestart), "{problems:?}");
 }
 
 #[test]
-fn what_is_lost_and_what_to_do_is_told_once() {
+fn what_is_lost_and_what_to_do_is_reported_once() {
     let mut world = lost(3);
     world.revisions.insert(names().member(0), 123);
     let pass = passes(&mut world, 2);
-    let (reason, message) = condition(&pass, "Available");
-    assert_eq!(reason, "NoQuorum");
+    let (reason, message) = reported(&pass, ConditionType::Available);
+    assert_eq!(reason, Reason::QuorumLost);
     for words in [
-        "quorum is lost since 2026-03-01T12:00:",
-        "demo-0 has data, up to revision 123; demo-1 has data, how far is not known (it has no pod yet); \
-         demo-2 has no data (PersistentVolumeClaim data-demo-2 is gone)",
-        "Of 3 members 2 have data: the cluster serves again, with nothing lost, as soon as 2 of those that have data run",
-        "If no more can come back: `kubectl -n ns annotate etcd demo etcd-warden.dev/recover-from=demo-0` makes a new cluster",
+        "quorum has been lost since 2026-03-01T12:00:",
+        "demo-0 has data up to revision 123; demo-1 has data, but how far it goes is unknown (it has no pod yet); \
+         demo-2 has no data (PersistentVolumeClaim data-demo-2 is missing)",
+        "2 of 3 members have data: the cluster becomes available again without loss as soon as 2 of them run",
+        "If no other can come back: `kubectl -n ns annotate etcd demo etcd-warden.dev/recover-from=demo-0` makes a new cluster",
     ] {
         assert!(message.contains(words), "{message}");
     }
@@ -117,13 +128,13 @@ fn what_is_lost_and_what_to_do_is_told_once() {
     // It stays as it is, to the second.
     let later = passes(&mut world, 30);
     assert_eq!(later.report.status, pass.report.status);
-    assert!(later.report.events.is_empty() && later.plan.is_empty());
+    assert!(later.report.events.is_empty() && later.is_idle());
 
     world.lose(1);
-    let message = condition(&passes(&mut world, 2), "Available").1;
-    assert!(message.contains("Of 3 members 1 have data: those that have data are no quorum"), "{message}");
+    let message = reported(&passes(&mut world, 2), ConditionType::Available).1;
+    assert!(message.contains("1 of 3 members have data: they are no quorum"), "{message}");
     world.lose(0);
-    let message = condition(&passes(&mut world, 2), "Available").1;
+    let message = reported(&passes(&mut world, 2), ConditionType::Available).1;
     assert!(message.ends_with("No data is left to recover from"), "{message}");
 }
 
@@ -132,10 +143,10 @@ fn the_most_advanced_is_the_one_to_recover_from() {
     let mut world = lost(5);
     world.down.clear();
     world.revisions.insert(names().member(1), 101);
-    let message = condition(&passes(&mut world, 2), "Available").1;
+    let message = reported(&passes(&mut world, 2), ConditionType::Available).1;
     assert!(message.contains("recover-from=demo-1`"), "{message}");
     world.revisions.clear();
-    let message = condition(&passes(&mut world, 2), "Available").1;
+    let message = reported(&passes(&mut world, 2), ConditionType::Available).1;
     assert!(message.contains("recover-from=demo-0`"), "{message}");
 }
 
@@ -144,48 +155,48 @@ fn a_survivor_becomes_a_cluster_of_one_and_grows() {
     for replicas in [2, 3, 5] {
         let mut world = lost(replicas);
         let id = world.id(0);
-        wish(&mut world, "demo-0");
+        request(&mut world, "demo-0");
         world.down.clear();
         world.down.insert(names().member(1));
-        let mut told: Vec<String> = vec![];
+        let mut seen: Vec<String> = vec![];
         for _ in 0..40 {
             let pass = world.pass();
-            let (reason, message) = condition(&pass, "Progressing");
-            let words = if reason == "Recovering" { message } else { reason };
+            let (reason, message) = reported(&pass, ConditionType::Progressing);
+            let words = if reason == Reason::Recovering { message } else { reason.to_string() };
             if words.starts_with("demo-0 is a cluster of one") {
-                // Its container may start once more, and then forget what it told clients.
-                assert_eq!(condition(&pass, "Available").0, "NoQuorum");
+                // Its container may start once more, and then forget what it confirmed to clients.
+                assert_eq!(reported(&pass, ConditionType::Available).0, Reason::QuorumLost);
                 assert!(!world.observed.members[&names().member(0)].pod_ready());
             }
-            if told.last() != Some(&words) {
-                told.push(words);
+            if seen.last() != Some(&words) {
+                seen.push(words);
             }
         }
         world.down.clear();
         is_whole(&mut world, id);
-        let told = told.join("\n");
+        let seen = seen.join("\n");
         let phases =
-            ["stopping all members but demo-0", "giving up the data", "starting demo-0 alone", "demo-0 is a cluster of one"];
+            ["stopping all members but demo-0", "discarding the data", "starting demo-0 alone", "demo-0 is a cluster of one"];
         let mut from = 0;
         for phase in phases {
-            from += told[from..].find(phase).unwrap_or_else(|| panic!("{phase} comes next in {told}"));
+            from += seen[from..].find(phase).unwrap_or_else(|| panic!("{phase} comes next in {seen}"));
         }
         let begun: Vec<_> = changes(&world).into_iter().take(2).collect();
-        assert_eq!(begun, ["GiveUp for demo-0", "RestartMember demo-0"]);
+        assert_eq!(begun, ["DiscardData for demo-0", "RestartMember demo-0"]);
         let restarts = world.taken.iter().filter(|step| *step == "RestartMember demo-0").count();
         assert_eq!(restarts, 2, "with the flag and without it: {:?}", world.taken);
     }
 }
 
 #[test]
-fn who_comes_back_late_does_not_start_again() {
+fn a_member_that_comes_back_late_does_not_start_again() {
     let mut world = lost(5);
     let id = world.id(0);
-    wish(&mut world, "demo-0");
+    request(&mut world, "demo-0");
     for _ in 0..60 {
         world.pass();
         // Its node is there again, and its claim as it was.
-        if world.taken.iter().any(|step| step.starts_with("GiveUp")) {
+        if world.taken.iter().any(|step| step.starts_with("DiscardData")) {
             world.down.clear();
         }
     }
@@ -195,9 +206,9 @@ fn who_comes_back_late_does_not_start_again() {
 #[test]
 fn a_claim_that_is_being_deleted_is_not_waited_for() {
     let mut world = lost(3);
-    let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now);
+    let at = Time(world.now);
     world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
-    wish(&mut world, "demo-0");
+    request(&mut world, "demo-0");
     passes(&mut world, 6);
     assert_eq!(changes(&world)[..1], ["RestartMember demo-0"]);
 }
@@ -209,11 +220,11 @@ fn nothing_is_forced_while_a_claim_cannot_be_read() {
     // It has lost its labels, and the API server does not answer.
     let claim = world.member(1).claim.take();
     world.member(1).claim_unread = true;
-    wish(&mut world, "demo-0");
+    request(&mut world, "demo-0");
     let pass = passes(&mut world, 20);
     assert_eq!(world.taken, Vec::<String>::new());
-    let (reason, message) = condition(&pass, "Progressing");
-    assert_eq!(reason, "Recovering");
+    let (reason, message) = reported(&pass, ConditionType::Progressing);
+    assert_eq!(reason, Reason::Recovering);
     assert!(message.contains("the claims of demo-1 cannot be read"), "{message}");
     world.member(1).claim = claim;
     world.member(1).claim_unread = false;
@@ -231,20 +242,20 @@ fn nothing_is_forced_while_another_may_run() {
     world.stuck.insert(names().member(1));
     world.silent.insert(names().member(0));
     passes(&mut world, 2);
-    wish(&mut world, "demo-0,force");
+    request(&mut world, "demo-0,force");
     let pass = passes(&mut world, 20);
     assert_eq!(world.taken, Vec::<String>::new());
-    let (reason, message) = condition(&pass, "Progressing");
-    assert_eq!(reason, "Recovering");
+    let (reason, message) = reported(&pass, ConditionType::Progressing);
+    assert_eq!(reason, Reason::Recovering);
     assert!(message.contains("pod demo-1-0"), "{message}");
-    let available = condition(&pass, "Available").1;
-    assert!(available.ends_with("It is being recovered: see Progressing"), "{available}");
+    let available = reported(&pass, ConditionType::Available).1;
+    assert!(available.ends_with("The cluster is being recovered: see Progressing"), "{available}");
     // Until then it can be undone.
     world.cluster.metadata.annotations = None;
     passes(&mut world, 2);
     let replicas = |world: &mut World, ordinal| world.member(ordinal).stateful_set.as_ref().unwrap().spec.replicas;
     assert_eq!((replicas(&mut world, 0), replicas(&mut world, 1)), (Some(1), Some(1)));
-    wish(&mut world, "demo-0,force");
+    request(&mut world, "demo-0,force");
     passes(&mut world, 5);
     world.stuck.clear();
     world.silent.clear();
@@ -255,18 +266,18 @@ fn nothing_is_forced_while_another_may_run() {
 }
 
 #[test]
-fn a_wish_that_makes_no_sense_is_refused() {
+fn a_request_that_makes_no_sense_is_refused() {
     let with = |value: &str, set: &dyn Fn(&mut World), why: &str| {
         let mut world = lost(5);
         set(&mut world);
         passes(&mut world, 2);
-        wish(&mut world, value);
+        request(&mut world, value);
         is_refused(&mut world, why);
     };
     let mut world = lost(3);
     for name in ["demo-7", "demo-2", "nonsense", "other-0", "", ",force", "demo-0,please"] {
-        wish(&mut world, name);
-        is_refused(&mut world, "is no member with data");
+        request(&mut world, name);
+        is_refused(&mut world, "is not a member with data");
     }
     let further = |world: &mut World| {
         world.down.clear();
@@ -275,16 +286,16 @@ fn a_wish_that_makes_no_sense_is_refused() {
     with(
         "demo-0",
         &further,
-        "demo-1 got further, to revision 101; demo-0 has 100. If that is to be lost, set it to demo-0,force",
+        "the data of demo-1 goes further, to revision 101; demo-0 has 100. If its data may be lost, set it to demo-0,force",
     );
     let silent = |world: &mut World| {
         world.down.clear();
         world.silent.insert(names().member(1));
     };
-    with("demo-0", &silent, "demo-1 runs, and how far it got cannot be read: it does not listen on port 2381");
+    with("demo-0", &silent, "demo-1 runs, and it cannot be read how far its data goes: it does not listen on port 2381");
     let unread = |world: &mut World| world.silent.extend([names().member(0)]);
-    with("demo-0", &unread, "how far demo-0 got cannot be read");
-    with("demo-1", &|_| {}, "how far demo-1 got cannot be read: it has no pod yet");
+    with("demo-0", &unread, "it cannot be read how far the data of demo-0 goes");
+    with("demo-1", &|_| {}, "it cannot be read how far the data of demo-1 goes: it has no pod yet");
     with("demo-0", &|world| world.cluster.spec.paused = true, "spec.paused is true");
 }
 
@@ -295,86 +306,95 @@ fn what_speaks_against_it_can_be_overruled_but_not_a_quorum() {
     world.revisions.insert(names().member(1), 101);
     let id = world.id(0);
     passes(&mut world, 2);
-    wish(&mut world, "demo-0,force");
+    request(&mut world, "demo-0,force");
     is_whole(&mut world, id);
 
-    let mut world = World::founded("replicas: 3");
+    let mut world = World::bootstrapped("replicas: 3");
     world.taken.clear();
     for value in ["demo-0", "demo-0,force", "demo-9"] {
-        wish(&mut world, value);
-        is_unwished(&mut world);
+        request(&mut world, value);
+        is_refused_for_good(&mut world);
     }
     // Again after it was done: nothing is touched.
     let mut world = lost(3);
     let id = world.id(0);
-    wish(&mut world, "demo-0");
+    request(&mut world, "demo-0");
     passes(&mut world, 30);
     world.down.clear();
     is_whole(&mut world, id);
     world.taken.clear();
-    wish(&mut world, "demo-0,force");
-    is_unwished(&mut world);
+    request(&mut world, "demo-0,force");
+    is_refused_for_good(&mut world);
+}
+
+/// Why a recovery is refused, and what it would require, on what is observed.
+fn refusal(world: &World) -> (String, Recovery) {
+    let (cluster, observed, desired, now) = (&*world.valid(), &world.observed, &Desired::default(), world.now);
+    let facts = &Facts::of(&cluster.names, &cluster.uid, observed, now);
+    let recovery = super::plan(&Input { cluster, desired, observed, facts, now });
+    let message = &recovery.changes.problems[0].message;
+    (message.split_once("is refused, and nothing was changed: ").unwrap().1.to_owned(), recovery)
 }
 
 #[test]
 fn a_majority_that_runs_may_only_have_lost_sight_of_each_other() {
-    let mut world = World::founded("replicas: 3");
+    let mut world = World::bootstrapped("replicas: 3");
     world.taken.clear();
     world.pass();
     // All run, and no list is had.
     let members = world.etcd.clone();
     world.observed.list = Err("sees no leader".into());
-    let mut plan = Plan::default();
     for member in world.observed.members.values_mut() {
         member.progress = Some(Ok(Progress { revision: 7, has_leader: false, is_learner: false }));
     }
     // What the kubelets see outweighs all.
-    wish(&mut world, "demo-0,force");
-    super::plan(&world.valid(), &world.observed, world.now, &mut plan);
-    assert!(plan.problems[0].message.contains("the pod of demo-0 is ready"), "{:?}", plan.problems);
+    request(&mut world, "demo-0,force");
+    assert_eq!(refusal(&world).0, "the pod of demo-0 is ready, which requires a quorum");
     for member in world.observed.members.values_mut() {
         member.pod.as_mut().unwrap().status.as_mut().unwrap().conditions = None;
     }
-    let mut plan = Plan::default();
-    wish(&mut world, "demo-0");
-    let recovery = super::plan(&world.valid(), &world.observed, world.now, &mut plan);
+    request(&mut world, "demo-0");
+    let (why, recovery) = refusal(&world);
     assert!(recovery.step.is_none() && recovery.stopped.is_empty() && recovery.forced.is_none());
-    assert!(plan.problems[0].message.contains("3 of 3 members run, which are a quorum as soon as they find each other"));
+    assert!(why.contains("3 of 3 members run, and are a quorum as soon as they reach each other"), "{why}");
     // One that sees a leader speaks for itself, and no force overrules that.
     world.member(1).progress = Some(Ok(Progress { revision: 7, has_leader: true, is_learner: false }));
-    wish(&mut world, "demo-0,force");
-    let mut plan = Plan::default();
-    let recovery = super::plan(&world.valid(), &world.observed, world.now, &mut plan);
+    request(&mut world, "demo-0,force");
+    let (why, recovery) = refusal(&world);
     assert!(recovery.stopped.is_empty());
-    assert!(plan.problems[0].message.contains("demo-1 sees a leader"), "{:?}", plan.problems);
-    assert!(lost_in_words(&names(), &world.observed, false).ends_with("nothing is to be recovered"));
+    assert!(why.contains("demo-1 sees a leader"), "{why}");
+    assert!(lost_quorum::describe(&names(), &world.observed, false).ends_with("do not recover"));
     assert_eq!(world.etcd, members);
 }
 
 #[test]
 fn an_election_is_waited_for() {
-    let mut world = World::founded("replicas: 3");
+    let mut world = World::bootstrapped("replicas: 3");
     world.taken.clear();
     world.stop(1);
     world.stop(2);
-    wish(&mut world, "demo-0");
+    request(&mut world, "demo-0");
     let pass = passes(&mut world, 5);
-    assert!(pass.plan.is_empty(), "{:?}", pass.plan);
-    assert!(condition(&pass, "Progressing").1.contains("demo-0 becomes a cluster of one if quorum stays lost for 10 s"));
+    assert!(pass.is_idle(), "{:?}", pass.plan);
+    assert!(
+        reported(&pass, ConditionType::Progressing)
+            .1
+            .contains("demo-0 becomes a cluster of one if the quorum stays lost for 10 s")
+    );
     world.down.clear();
     passes(&mut world, 2);
-    wish(&mut world, "demo-0");
-    is_unwished(&mut world);
+    request(&mut world, "demo-0");
+    is_refused_for_good(&mut world);
 }
 
 #[test]
 fn whatever_is_lost_on_the_way_it_goes_on_from_what_there_is() {
-    // Every step fails once, containers end at every moment, the wish is taken off at every moment.
+    // Every step fails once, containers end at every moment, the request is removed at every moment.
     for at in 1..11 {
         for fault in [at % 4, (at + 1) % 4] {
             let mut world = lost(3);
             let id = world.id(0);
-            wish(&mut world, "demo-0");
+            request(&mut world, "demo-0");
             for pass in 0..60 {
                 if pass == at {
                     match fault {
@@ -385,11 +405,11 @@ fn whatever_is_lost_on_the_way_it_goes_on_from_what_there_is() {
                     }
                 }
                 if pass == at + 6 && fault == 3 {
-                    assert!(world.observed.members.values().all(|member| given_up(member).is_none() || !bears_flag(member)));
-                    if world.plan().waits.iter().any(|wait| wait.message.contains("set annotation"))
+                    assert!(world.observed.members.values().all(|member| discarded_for(member).is_none() || !is_forced(member)));
+                    if world.changes().progress.iter().any(|wait| wait.message.contains("set annotation"))
                         || world.observed.list.is_err()
                     {
-                        wish(&mut world, "demo-0");
+                        request(&mut world, "demo-0");
                     }
                 }
                 world.pass();

@@ -1,417 +1,277 @@
-//! One authority after the other: the scheduled succession, and the rotation that somebody asks for.
+//! When one certificate authority succeeds another: as scheduled, or in the phases of a rotation that was requested.
 //!
-//! etcd reads its bundles only when it starts, so whom a member trusts is what its pod was made with. An authority signs only
-//! when every member has started with it in its bundle, and is taken out only when nobody shows a leaf of it any more.
-
-use std::collections::BTreeSet;
+//! etcd reads its trust bundles only when it starts, so which authorities a member trusts was decided when its pod was created. An
+//! authority signs only once every member has started with it, and is removed only once no member presents a leaf of it any more.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{
-    api::{apps::v1::StatefulSet, core::v1::Pod},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
 
 use super::{
-    CONFIRMING, EndedWish, Note, Plan, Source, Step,
-    certificates::{AuthorityState, authority_state, reported},
+    input::Input,
+    changes::{Changes, CompletedRequest, RequestEvent, SOON},
     issuers,
-    membership::Roster,
-    recovery,
 };
 use crate::{
-    api::DomainStatus,
-    cluster::{
-        observed::{Authorities, Observed, ObservedMember, SeenSecret, annotation, belongs, is_hex, leaf_keys},
-        validate::ValidatedCluster,
+    api::Reason,
+    certificates::{
+        authorities::Authorities,
+        secret::{CachedSecret, leaf_keys},
+        state::{AuthorityState, matches_status},
+        transition::{Change, Salvage, Transition},
     },
+    cluster::{
+        facts::trust::{TrustRequirement, trusted_by},
+        observed::ObservedMember,
+        steps::ChangeAuthorities,
+    },
+    digest::is_hex,
+    kubernetes::ownership::{annotation, belongs},
     names::{annotation as key, member_key, tls_key},
-    pki::{Certificate, Domain, Phase, crl_serials, read_bundle, rotation},
+    pki::{Certificate, Domain, Phase, Rotation, crl_serials, read_bundle, rotation},
+    reporting::note::Note,
 };
 
-/// What is done with the authorities of a domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Another next authority is made: those that there are may be known to others, or are lost.
-    Prepare,
-    /// The next authority becomes the active one, and another next one is made.
-    Switch,
-    /// What has signed before is not to be trusted any more.
-    Drop,
-    /// The rotation is over.
-    Finish,
-    /// Both have expired, so that nobody is believed any more: two others are made, and members are restarted with these.
-    Renew,
-}
-
-/// A change of the authorities of a domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rotate {
-    /// The domain.
-    pub domain: Domain,
-    /// What is done.
-    pub turn: Turn,
-    /// The Secret of the authorities.
-    pub secret: String,
-    /// The fingerprints of the active and the next one for whom this was planned; none where they are lost.
-    pub seen: Option<[String; 2]>,
-    /// Where the authority comes from that is to be trusted.
-    pub source: Source,
-    /// The common names of the authority that is to be made, and of one after it.
-    pub common_names: [String; 2],
-    /// How long it is valid, if it is made.
-    pub duration: SignedDuration,
-    /// Of lost authorities, what members still trust.
-    pub salvage: Option<Salvage>,
-    /// Whether it waits for nobody, because the active one has expired.
-    pub at_once: bool,
-}
-
-impl Rotate {
-    /// The name of the authority that is to be trusted.
-    pub fn name(&self) -> &str {
-        match &self.source {
-            Source::Made => &self.common_names[0],
-            Source::Offered(_, offer) => offer.authority.common_name(),
-        }
-    }
-
-    /// What is being done, in words.
-    pub fn in_words(&self) -> String {
-        let (domain, name) = (self.domain, self.name());
-        match self.turn {
-            Turn::Prepare => format!("beginning a rotation of the {domain} authority: {name:?} is to be trusted"),
-            Turn::Switch => format!("letting the next {domain} authority sign"),
-            Turn::Drop => format!("taking the {domain} authorities of before out of all bundles"),
-            Turn::Renew => format!("making other {domain} authorities, as those that there are have expired"),
-            Turn::Finish => format!("ending the rotation of the {domain} authority: nobody trusts the one of before"),
-        }
-    }
-}
-
-/// What the members' Secrets have of authorities that are lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Salvage {
-    /// The resourceVersion of the Secret that does not do, if it is there.
-    pub version: Option<String>,
-    /// The certificate of the one that signed.
-    pub active: Certificate,
-    /// Those of all others that are trusted beside it.
-    pub others: Vec<Certificate>,
-    /// The revocation list, DER.
-    pub crl: Vec<u8>,
-}
-
-/// How long clients are given to take up what their Secrets hold, before it is needed: kubelets refresh files within about 90 s.
+/// How long clients have to read their Secrets before the contents are needed: the kubelet refreshes files within about 90 s.
 const CLIENTS: SignedDuration = SignedDuration::from_mins(2);
 
-/// The authorities of a domain that a pod was made with, or those of a template are. It may have started with newer ones.
-pub fn started_with(made: &ObjectMeta, domain: Domain) -> impl Iterator<Item = &str> {
-    let all = annotation(made, key::BUNDLES).unwrap_or_default();
-    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(of, _)| *of == domain.as_str());
-    of_domain.into_iter().flat_map(|(_, names)| names.split(','))
+/// The next transition of authorities, and what there is to report about it.
+pub fn plan(input: &Input) -> Changes {
+    let mut changes = requests(input);
+    let transitions = Domain::ALL.map(|domain| {
+        let (transition, contribution) = transition(input, domain);
+        changes.merge(contribution);
+        transition
+    });
+    let first = transitions.into_iter().flatten().next();
+    Changes { step: first.map(|transition| ChangeAuthorities(Box::new(transition)).into()), ..changes }
 }
 
-/// Whether a pod was made with none of the authorities that its template has for a domain: it believes nobody, and nobody believes
-/// it. So it is only where all authorities have expired before there were others.
-pub fn believes_nobody(pod: &Pod, set: &StatefulSet) -> bool {
-    let Some(template) = &set.spec.template.metadata else { return false };
-    // Made with all that the template has.
-    if annotation(&pod.metadata, key::BUNDLES) == annotation(template, key::BUNDLES) {
-        return false;
+/// A request to rotate the authorities of a domain is complete once the rotation has started, so that it does not start again.
+fn requests(input: &Input) -> Changes {
+    let requests = &input.cluster.requests;
+    let mut changes = Changes::default();
+    if !requests.rotate_unknown.is_empty() {
+        let unknown = requests.rotate_unknown.join(", ");
+        let message = format!("annotation {} names {unknown}: it must be client, peer, or client,peer", key::ROTATE_CA);
+        changes = changes.problem(Reason::InvalidRotationRequest, message);
     }
-    Domain::ALL.into_iter().any(|domain| {
-        let there = || started_with(&pod.metadata, domain);
-        there().next().is_some() && !started_with(template, domain).any(|name| there().any(|other| other == name))
-    })
-}
-
-/// A member that believes nobody. Nothing is asked of the others, who are no quorum for anybody whom they do not believe.
-pub fn restart_unbelieving(observed: &Observed, plan: &Plan) -> Option<Step> {
-    observed.members.iter().find_map(|(name, member)| {
-        let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
-        let stays = pod.metadata.deletion_timestamp.is_none() && member.secret.is_some();
-        (stays && !plan.changes_secrets() && !plan.changes_set(name) && recovery::is_current(set) && believes_nobody(pod, set))
-            .then(|| Step::RestartMember { member: name.clone(), pod_uid: pod.metadata.uid.clone().unwrap_or_default() })
-    })
-}
-
-/// What of a domain's authorities every member must have started with.
-pub struct Demand {
-    domain: Domain,
-    with: String,
-    /// If nothing else may be among them.
-    only: Option<BTreeSet<String>>,
-}
-
-impl Demand {
-    /// That everybody trusts the next authority.
-    fn to_know(authorities: &Authorities, domain: Domain) -> Self {
-        Self { domain, with: authorities.next.fingerprint().to_owned(), only: None }
+    let is_rotating =
+        |domain: &Domain| input.facts.authorities.state[*domain].ready().is_some_and(|authorities| authorities.rotation.is_some());
+    let (started, pending): (Vec<_>, Vec<_>) = requests.rotate.iter().partition(|domain| is_rotating(domain));
+    if !started.is_empty() {
+        let remaining = pending.into_iter().map(ToString::to_string).chain(requests.rotate_unknown.iter().cloned());
+        let remaining = Some(remaining.collect::<Vec<_>>().join(",")).filter(|remaining| !remaining.is_empty());
+        let message = "a rotation that was requested has started; see status.certificates";
+        let event = Some(RequestEvent::Accepted(Note::new(Reason::RotationStarted, message)));
+        changes.completed.push(CompletedRequest { annotation: key::ROTATE_CA, remaining, event });
     }
-
-    /// That nobody trusts others than those that are to be trusted.
-    fn to_forget(authorities: &Authorities, domain: Domain) -> Self {
-        let only = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
-        Self { only: Some(only), ..Self::to_know(authorities, domain) }
-    }
-
-    /// Whether a pod was made with the right authorities.
-    pub fn is_met(&self, pod: &Pod) -> bool {
-        let mut there = started_with(&pod.metadata, self.domain);
-        let is_among = |name: &str| self.only.as_ref().is_none_or(|only| only.contains(name));
-        started_with(&pod.metadata, self.domain).all(is_among) && there.any(|name| name == self.with)
-    }
+    changes
 }
 
-/// What members must be restarted for, if they have not started with it.
-pub fn demands(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp) -> Vec<Demand> {
-    let demand = |domain| {
-        let AuthorityState::Ready(authorities) = authority_state(cluster, observed, domain) else { return None };
-        match authorities.rotation.map(|rotation| rotation.phase) {
-            Some(Phase::Distributing) => Some(Demand::to_know(&authorities, domain)),
-            Some(Phase::Reissuing) => None,
-            Some(Phase::Dropping) => Some(Demand::to_forget(&authorities, domain)),
-            None => (now >= rotation::known_by(&authorities.active, &authorities.next, cluster.lives(domain).leaf))
-                .then(|| Demand::to_know(&authorities, domain)),
-        }
-    };
-    Domain::ALL.into_iter().filter_map(demand).collect()
-}
-
-/// The next change of an authority, and what is to be said about it.
-pub fn step(cluster: &ValidatedCluster, observed: &Observed, now: Timestamp, plan: &mut Plan) -> Option<Step> {
-    if !cluster.rotate_unknown.is_empty() {
-        let (wish, unknown) = (key::ROTATE_CA, cluster.rotate_unknown.join(", "));
-        let message = format!("annotation {wish} names {unknown}: it must be client, peer, or client,peer");
-        plan.problems.push(Note::new("NoSuchDomain", message));
-    }
-    let rotates = |domain: &Domain| {
-        let state = authority_state(cluster, observed, *domain);
-        matches!(state, AuthorityState::Ready(authorities) if authorities.rotation.is_some())
-    };
-    // The wish for a domain is over once it has begun, so that it is not fulfilled again.
-    let (begun, left): (Vec<_>, Vec<_>) = cluster.rotate.iter().partition(|domain| rotates(domain));
-    if !begun.is_empty() {
-        let left = left.into_iter().map(ToString::to_string).chain(cluster.rotate_unknown.iter().cloned());
-        let left = Some(left.collect::<Vec<_>>().join(",")).filter(|left| !left.is_empty());
-        let message = "a rotation that was asked for has begun, and goes on by itself; see status.certificates";
-        plan.wishes.push(EndedWish { left, ..EndedWish::new(key::ROTATE_CA).told("RotationBegun", message) });
-    }
-    let turns: Vec<_> = Domain::ALL.into_iter().filter_map(|domain| turn(cluster, observed, domain, now, plan)).collect();
-    turns.into_iter().next().map(|rotate| Step::Rotate(Box::new(rotate)))
-}
-
-fn turn(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Timestamp, plan: &mut Plan) -> Option<Rotate> {
-    let wished = cluster.rotate.contains(&domain);
-    let state = authority_state(cluster, observed, domain);
-    let authorities = match &state {
+fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
+    let is_requested = input.cluster.requests.rotate.contains(&domain);
+    let authorities = match &input.facts.authorities.state[domain] {
         AuthorityState::Ready(authorities) => authorities,
-        AuthorityState::Lost(_) if wished => return salvage(cluster, observed, domain, now, plan),
-        AuthorityState::Absent | AuthorityState::Lost(_) => return None,
+        AuthorityState::Lost(_) if is_requested => return replace_lost(input, domain),
+        AuthorityState::Absent | AuthorityState::Lost(_) => return (None, Changes::default()),
     };
-    // What was done is written down before the next is done.
-    let is_reported = reported(observed, domain).is_some_and(|reported| is_current(authorities, reported));
-    let rotate = |turn, source| {
-        is_reported.then(|| Rotate {
-            domain,
-            turn,
-            source,
-            secret: cluster.names.authority(domain),
-            seen: Some([&authorities.active, &authorities.next].map(|authority| authority.fingerprint().to_owned())),
-            common_names: [1, 2]
-                .map(|later| cluster.authority_name(domain, generation(cluster, domain, authorities.trusted()) + later)),
-            duration: cluster.lives(domain).authority,
-            salvage: None,
-            at_once: false,
-        })
-    };
-    // Whoever has started without the next one believes nobody any more, and is restarted for that.
-    if now >= authorities.active.not_after() {
-        let (turn, source) = if now < authorities.next.not_after() {
-            (Turn::Switch, Source::Made)
+    let next = |later: u32| generation(input, domain, authorities.trusted()) + later;
+    let (change, changes) = if input.now >= authorities.active.not_after() {
+        // Members that started without the next authority trust none any more, and are restarted for that.
+        if input.now < authorities.next.not_after() {
+            let next = input.cluster.built_in_authority(domain, next(1));
+            (Some(Change::Switch { next, immediately: true }), Changes::default())
         } else {
-            (Turn::Renew, issuers::successor(cluster, observed, domain, Some(authorities), true, now, plan)?)
-        };
-        return rotate(turn, source).map(|rotate| Rotate { at_once: true, ..rotate });
-    }
-    // An issuer may change, or its authority, at any moment of a rotation: then that begins again, from what is trusted by then.
-    let anew = wished && authorities.rotation.is_none();
-    if let Some(source) = issuers::successor(cluster, observed, domain, Some(authorities), anew, now, plan) {
-        return rotate(Turn::Prepare, source);
-    }
-    let Some(rotation) = authorities.rotation else {
-        // The authority of an issuer that is not the built-in one has none after it.
-        if authorities.next == authorities.active {
-            return None;
+            let (source, changes) = issuers::successor(input, domain, Some(authorities), true);
+            let renew = source.map(|source| {
+                let [active, next] = [next(1), next(2)].map(|generation| source.authority(input, domain, generation));
+                Change::Renew { active, next }
+            });
+            (renew, changes)
         }
-        let due = now >= rotation::succeeds_at(&authorities.active, &authorities.next, cluster.lives(domain).leaf);
-        let takes_over = due && is_known(observed, domain, &authorities.next);
-        return if takes_over { rotate(Turn::Switch, Source::Made) } else { None };
+    } else {
+        // The issuer, or its authority, may change at any moment of a rotation: then it starts again, from what is trusted by then.
+        let is_required = is_requested && authorities.rotation.is_none();
+        let (source, mut changes) = issuers::successor(input, domain, Some(authorities), is_required);
+        let change = if let Some(source) = source {
+            Some(Change::Prepare { next: source.authority(input, domain, next(1)), salvage: None })
+        } else if let Some(rotation) = authorities.rotation {
+            let (change, contribution) = phase(input, domain, authorities, rotation, next(1));
+            changes.merge(contribution);
+            change
+        } else {
+            scheduled(input, domain, authorities, next(1))
+        };
+        (change, changes)
     };
-    let (missing, turn) = match rotation.phase {
-        Phase::Distributing => (distributed(cluster, observed, authorities, domain, now), Turn::Switch),
-        Phase::Reissuing => (reissued(cluster, observed, authorities, domain, now), Turn::Drop),
-        Phase::Dropping => (restarted(cluster, observed, authorities, domain), Turn::Finish),
-    };
-    let doing = match rotation.phase {
-        Phase::Distributing => "members are restarted one by one to trust the new authority before it signs",
-        Phase::Reissuing => "certificates of the new authority take the place of those of the one before",
-        Phase::Dropping => "members are restarted one by one to forget the authority before",
+    // What was done is reported before the next transition begins.
+    let is_reported = input.observed.reported_domain(domain).is_some_and(|reported| matches_status(authorities, reported));
+    let transition = change.filter(|_| is_reported).map(|change| Transition {
+        domain,
+        secret: input.facts.names.authority(domain),
+        seen: Some([&authorities.active, &authorities.next].map(|authority| authority.fingerprint().to_owned())),
+        change,
+    });
+    (transition, changes)
+}
+
+/// The scheduled succession: when its time has come, and every running member trusts the next authority.
+fn scheduled(input: &Input, domain: Domain, authorities: &Authorities, generation: u32) -> Option<Change> {
+    // The authority of an external issuer has no successor by itself.
+    if authorities.next == authorities.active {
+        return None;
+    }
+    let is_due =
+        input.now >= rotation::succeeds_at(&authorities.active, &authorities.next, input.cluster.lifetimes[domain].leaf);
+    let mut pods = input.observed.members.values().filter_map(|member| member.pod.as_ref());
+    let mut is_trusted = || pods.all(|pod| trusted_by(&pod.metadata, domain).any(|name| name == authorities.next.fingerprint()));
+    let next = input.cluster.built_in_authority(domain, generation);
+    (is_due && is_trusted()).then_some(Change::Switch { next, immediately: false })
+}
+
+/// The transition that ends a phase of a rotation, unless something is missing; and how far the phase has come.
+fn phase(
+    input: &Input,
+    domain: Domain,
+    authorities: &Authorities,
+    rotation: Rotation,
+    generation: u32,
+) -> (Option<Change>, Changes) {
+    let (missing, change, doing) = match rotation.phase {
+        Phase::Distributing => (
+            lacking_trust(input, authorities, domain),
+            Change::Switch { next: input.cluster.built_in_authority(domain, generation), immediately: false },
+            "members are restarted one by one to trust the new CA before it signs",
+        ),
+        Phase::Reissuing => (
+            lacking_leaves(input, authorities, domain),
+            Change::Drop,
+            "certificates signed by the new CA replace those of the previous one",
+        ),
+        Phase::Dropping => (
+            not_restarted(input, &TrustRequirement::only_current(authorities, domain)),
+            Change::Finish,
+            "members are restarted one by one to stop trusting the previous CA",
+        ),
     };
     let waits = if missing.is_empty() { String::new() } else { format!("; missing: {}", missing.join(", ")) };
-    let (phase, since) = (rotation.phase.as_str(), rotation.since);
-    let message = format!("the {domain} authority is being rotated, {phase} since {since:.0}: {doing}{waits}");
-    plan.waits.push(Note::new("RotatingAuthority", message));
-    plan.next_check = plan.next_check.min(CONFIRMING);
-    if missing.is_empty() { rotate(turn, Source::Made) } else { None }
+    let (name, since) = (rotation.phase.as_str(), rotation.since);
+    let message = format!("the {domain} CA is being rotated, {name} since {since:.0}: {doing}{waits}");
+    let changes = Changes::default().progress(Reason::RotatingCA, message).check_within(SOON);
+    (missing.is_empty().then_some(change), changes)
 }
 
-/// Whether the status tells of the authorities as they are.
-fn is_current(authorities: &Authorities, reported: &DomainStatus) -> bool {
-    let is = |authority: &Certificate, text: &str| is_hex(text, authority.subject_key_id().unwrap_or_default());
-    let phase = authorities.rotation.map(|rotation| rotation.phase.as_str());
-    is(&authorities.active, &reported.active.key_id)
-        && is(&authorities.next, &reported.next.key_id)
-        && phase == reported.phase.as_deref()
-}
-
-/// The number that the name of the latest of these authorities ends with, of those that the operator has made.
-fn generation<'a>(cluster: &ValidatedCluster, domain: Domain, authorities: impl Iterator<Item = &'a Certificate>) -> u32 {
+/// The highest generation in the names of these authorities, of those that the operator created.
+fn generation<'a>(input: &Input, domain: Domain, authorities: impl Iterator<Item = &'a Certificate>) -> u32 {
     let number = |authority: &Certificate| {
-        let number = number(authority.common_name())?;
-        (cluster.authority_name(domain, number) == authority.common_name()).then_some(number)
+        let number = generation_of(authority.common_name())?;
+        (input.cluster.authority_name(domain, number) == authority.common_name()).then_some(number)
     };
     authorities.filter_map(number).max().unwrap_or_default()
 }
 
-fn number(name: &str) -> Option<u32> {
+fn generation_of(name: &str) -> Option<u32> {
     name.rsplit(' ').next()?.parse().ok()
 }
 
-/// The rotation that replaces lost authorities: members go on trusting what they trust until they know another one.
-fn salvage(cluster: &ValidatedCluster, observed: &Observed, domain: Domain, now: Timestamp, plan: &mut Plan) -> Option<Rotate> {
+/// The rotation that replaces lost authorities: members trust what they trust until they know another one.
+fn replace_lost(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
+    let secret = input.facts.names.authority(domain);
+    let cannot = |why: &str| {
+        let message = format!("the {domain} CA cannot be rotated: {why}");
+        (None, Changes::default().problem(Reason::CannotRotate, message))
+    };
+    let existing = input.observed.authorities[domain].as_ref();
+    if existing.is_some_and(|existing| !belongs(&existing.meta, input.facts.uid)) {
+        return cannot(&format!("Secret {secret} belongs to someone else. Remove it first"));
+    }
+    let Some(reported) = input.observed.reported_domain(domain) else {
+        return cannot("the status does not say which one was in use");
+    };
+    let version = existing.and_then(|existing| existing.meta.resource_version.clone());
+    let salvaged = input.observed.members.values().find_map(|member| salvage(member, domain, &reported.active.key_id));
+    let Some((active, others, crl)) = salvaged else {
+        return cannot("no member's Secret has the certificate of the one that was in use");
+    };
+    let (source, changes) = issuers::successor(input, domain, None, true);
+    let latest = [&reported.active, &reported.next].into_iter().filter_map(|authority| generation_of(&authority.name)).max();
+    let transition = source.map(|source| {
+        let next = source.authority(input, domain, latest.unwrap_or_default() + 1);
+        let salvage = Some(Salvage { version, active, others, crl });
+        Transition { domain, secret, seen: None, change: Change::Prepare { next, salvage } }
+    });
+    (transition, changes)
+}
+
+/// What a member's Secret has of the authorities of a domain: the one with this key identifier, all others, and the revocation list.
+fn salvage(member: &ObservedMember, domain: Domain, key_id: &str) -> Option<(Certificate, Vec<Certificate>, Vec<u8>)> {
     let (bundle, crl) = match domain {
         Domain::Client => (member_key::CLIENT_CA, member_key::CLIENT_CRL),
         Domain::Peer => (member_key::PEER_CA, member_key::PEER_CRL),
     };
-    let there = observed.authority(domain);
-    let secret = cluster.names.authority(domain);
-    if there.is_some_and(|there| !belongs(&there.meta, &cluster.uid)) {
-        let message = format!("the {domain} authority cannot be rotated: Secret {secret} is another's. Remove it first");
-        plan.problems.push(Note::new("CannotRotate", message));
-        return None;
-    }
-    let Some(reported) = reported(observed, domain) else {
-        let message = format!("the {domain} authority cannot be rotated: the status does not tell which one was in use");
-        plan.problems.push(Note::new("CannotRotate", message));
-        return None;
-    };
-    let version = there.and_then(|there| there.meta.resource_version.clone());
-    let trusted = |member: &ObservedMember| {
-        let secret = member.secret.as_ref()?;
-        let is_active =
-            |authority: &Certificate| authority.subject_key_id().is_some_and(|id| is_hex(&reported.active.key_id, id));
-        let (active, others): (Vec<_>, Vec<_>) = read_bundle(secret.data.get(bundle)?).ok()?.into_iter().partition(is_active);
-        let crl = secret.data.get(crl).filter(|crl| crl_serials(crl).is_ok())?.clone();
-        Some(Salvage { version: version.clone(), active: active.into_iter().next()?, others, crl })
-    };
-    let Some(salvage) = observed.members.values().find_map(trusted) else {
-        let message = format!("the {domain} authority cannot be rotated: no member's Secret holds the one that was in use");
-        plan.problems.push(Note::new("CannotRotate", message));
-        return None;
-    };
-    let source = issuers::successor(cluster, observed, domain, None, true, now, plan)?;
-    let latest = [&reported.active, &reported.next].into_iter().filter_map(|authority| number(&authority.name)).max();
-    Some(Rotate {
-        domain,
-        turn: Turn::Prepare,
-        source,
-        secret,
-        seen: None,
-        common_names: [1, 2].map(|later| cluster.authority_name(domain, latest.unwrap_or_default() + later)),
-        duration: cluster.lives(domain).authority,
-        salvage: Some(salvage),
-        at_once: false,
-    })
+    let secret = member.secret.as_ref()?;
+    let is_active = |authority: &Certificate| authority.subject_key_id().is_some_and(|id| is_hex(key_id, id));
+    let (active, others): (Vec<_>, Vec<_>) = read_bundle(secret.data.get(bundle)?).ok()?.into_iter().partition(is_active);
+    let crl = secret.data.get(crl).filter(|crl| crl_serials(crl).is_ok())?.clone();
+    Some((active.into_iter().next()?, others, crl))
 }
 
-/// Whether every member that runs was made with an authority in its bundle.
-fn is_known(observed: &Observed, domain: Domain, authority: &Certificate) -> bool {
-    let pods = observed.members.values().filter_map(|member| member.pod.as_ref());
-    pods.into_iter().all(|pod| started_with(&pod.metadata, domain).any(|name| name == authority.fingerprint()))
-}
-
-/// Who has yet to trust the next authority.
-fn distributed(
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    authorities: &Authorities,
-    domain: Domain,
-    now: Timestamp,
-) -> Vec<String> {
-    // Before there are members, nobody trusts anybody.
-    let nobody = observed.members.values().all(|member| member.secret.is_none() && member.pod.is_none());
-    let mut missing = if nobody { vec![] } else { unrestarted(cluster, observed, &Demand::to_know(authorities, domain)) };
+/// Members and users that do not trust the next authority yet.
+fn lacking_trust(input: &Input, authorities: &Authorities, domain: Domain) -> Vec<String> {
+    // Before there are members, nothing trusts anything.
+    let is_unused = input.observed.members.values().all(|member| member.secret.is_none() && member.pod.is_none());
+    let mut missing =
+        if is_unused { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
     if domain == Domain::Client {
         let bundle = authorities.roots.as_bytes();
-        let knows = |secret: &SeenSecret| secret.data.get(tls_key::CA).is_some_and(|there| there == bundle);
-        missing.extend(clients(observed, authorities, now, knows));
+        let has_bundle = |secret: &CachedSecret| secret.data.get(tls_key::CA).is_some_and(|existing| existing == bundle);
+        missing.extend(clients(input, authorities, has_bundle));
     }
     missing
 }
 
-/// Who has yet to show a certificate of the active authority.
-fn reissued(
-    cluster: &ValidatedCluster,
-    observed: &Observed,
-    authorities: &Authorities,
-    domain: Domain,
-    now: Timestamp,
-) -> Vec<String> {
-    let is_of = |secret: &SeenSecret, key: &str| {
+/// Members and users that do not present a certificate of the active authority yet.
+fn lacking_leaves(input: &Input, authorities: &Authorities, domain: Domain) -> Vec<String> {
+    let is_current = |secret: &CachedSecret, key: &str| {
         secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.is_signed_by(&authorities.active))
     };
-    let keys = leaf_keys(domain);
-    let shows = |member: &ObservedMember| {
+    let presents_current = |member: &ObservedMember| {
         let (Some(secret), Some(pod)) = (&member.secret, &member.pod) else { return false };
-        let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(secret.fingerprint());
-        confirmed && keys.iter().all(|key| is_of(secret, key))
+        let is_confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(secret.fingerprint());
+        is_confirmed && leaf_keys(domain).iter().all(|key| is_current(secret, key))
     };
-    let mut missing = unlike(cluster, observed, shows);
+    let mut missing = members_failing(input, presents_current);
     if domain == Domain::Client {
-        let operator = observed.operator.as_ref().is_some_and(|secret| is_of(secret, tls_key::CRT));
+        let operator = input.observed.operator.as_ref().is_some_and(|secret| is_current(secret, tls_key::CRT));
         missing.extend((!operator).then(|| "the operator".to_owned()));
-        missing.extend(clients(observed, authorities, now, |secret| is_of(secret, tls_key::CRT)));
+        missing.extend(clients(input, authorities, |secret| is_current(secret, tls_key::CRT)));
     }
     missing
 }
 
-/// Who has yet to forget the authorities of before.
-fn restarted(cluster: &ValidatedCluster, observed: &Observed, authorities: &Authorities, domain: Domain) -> Vec<String> {
-    unrestarted(cluster, observed, &Demand::to_forget(authorities, domain))
+/// Members that are not healthy with the required trust.
+fn not_restarted(input: &Input, requirement: &TrustRequirement) -> Vec<String> {
+    members_failing(input, |member| member.is_healthy() && member.pod.as_ref().is_some_and(|pod| requirement.is_met(pod)))
 }
 
-fn unrestarted(cluster: &ValidatedCluster, observed: &Observed, demand: &Demand) -> Vec<String> {
-    unlike(cluster, observed, |member| member.serves() && member.pod.as_ref().is_some_and(|pod| demand.is_met(pod)))
-}
-
-/// The members that are not like this, of those that etcd lists.
-fn unlike(cluster: &ValidatedCluster, observed: &Observed, holds: impl Fn(&ObservedMember) -> bool) -> Vec<String> {
-    let Some(roster) = Roster::read(cluster, observed) else { return vec!["a quorum".into()] };
+/// Of the members that etcd lists those for which something does not hold.
+fn members_failing(input: &Input, holds: impl Fn(&ObservedMember) -> bool) -> Vec<String> {
+    let Some(roster) = &input.facts.roster else { return vec!["a quorum".into()] };
     let listed = roster.voters.iter().chain(&roster.learners);
     listed.filter(|(_, entry)| !holds(entry.member)).map(|(name, _)| name.to_string()).collect()
 }
 
-/// The users whose Secrets are not like this, or have been for too short a time to have been taken up by whoever reads them; and the
-/// time that everybody else is given.
-fn clients(observed: &Observed, authorities: &Authorities, now: Timestamp, holds: impl Fn(&SeenSecret) -> bool) -> Vec<String> {
-    let begun = authorities.rotation.map_or(now, |rotation| rotation.since);
+/// Users for whose Secrets something does not hold, or has held for too short a time to have been read; and the time that all other
+/// clients are given.
+fn clients(input: &Input, authorities: &Authorities, holds: impl Fn(&CachedSecret) -> bool) -> Vec<String> {
+    let started = authorities.rotation.map_or(input.now, |rotation| rotation.since);
     let until = |since: Timestamp| since.checked_add(CLIENTS).unwrap_or(Timestamp::MAX);
-    let written = |secret: &SeenSecret| annotation(&secret.meta, key::WRITTEN_AT).and_then(|at| at.parse().ok()).unwrap_or(begun);
-    let users = observed.user_secrets.iter().filter(|(_, secret)| !holds(secret) || now < until(written(secret)));
+    let written =
+        |secret: &CachedSecret| annotation(&secret.meta, key::WRITTEN_AT).and_then(|at| at.parse().ok()).unwrap_or(started);
+    let users = input.observed.user_secrets.iter();
+    let users = users.filter(|(_, secret)| !holds(secret) || input.now < until(written(secret)));
     let mut missing: Vec<_> = users.map(|(name, _)| format!("EtcdUser {name}")).collect();
-    if now < until(begun) {
-        missing.push(format!("time for clients to read their Secrets, until {:.0}", until(begun)));
+    if input.now < until(started) {
+        missing.push(format!("time for clients to read their Secrets, until {:.0}", until(started)));
     }
     missing
 }

@@ -1,47 +1,66 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, str};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
-use super::*;
+use super::CLIENTS;
 use crate::{
-    cluster::fixtures::{Pass, World, names},
-    names::authority_key,
-    pki::{Authority, Serial},
+    api::{ClientAuth, ConditionType, DomainStatus, Reason, condition},
+    certificates::secret::CachedSecret,
+    cluster::{
+        fixtures::{Pass, World, names, reasons},
+        objects,
+        plan::changes::RequestEvent,
+    },
+    kubernetes::secret::SecretView,
+    names::{annotation as key, authority_key, member_key, tls_key},
+    pki::{Authority, Certificate, Domain, Serial, crl_serials},
 };
 
+/// A day.
 pub const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-pub fn wish(world: &mut World, domains: &str) {
+/// Requests that the authorities of these domains are rotated.
+pub fn request(world: &mut World, domains: &str) {
     world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), domains.into());
 }
 
+/// What is reported of a domain.
 pub fn domain(world: &World, domain: Domain) -> DomainStatus {
-    reported(&world.observed, domain).unwrap().clone()
+    world.observed.reported_domain(domain).unwrap().clone()
 }
 
 fn names_of(status: &DomainStatus) -> [String; 2] {
     [&status.active, &status.next].map(|authority| authority.name.rsplit(' ').next().unwrap().to_owned())
 }
 
+/// The steps that were taken since.
 pub fn steps(world: &World, from: usize) -> Vec<String> {
     world.taken[from..].to_vec()
 }
 
-/// Passes until nothing is planned, with everybody believing everybody after each.
+/// The steps that were taken since, except for restarts and moves of the leader.
+pub fn transitions(world: &World, from: usize) -> Vec<String> {
+    steps(world, from).into_iter().filter(|step| !step.contains("Restart") && !step.contains("Move")).collect()
+}
+
+/// The steps of a rotation in phases.
+pub const ROTATION: [&str; 4] = ["PrepareCA", "SwitchCA", "DropCA", "FinishRotation"];
+
+/// Passes until nothing is planned. After each, everyone trusts everyone.
 pub fn settle(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>]) -> Vec<Pass> {
     settle_with(world, clients, bundles, &mut Mishaps::default())
 }
 
-/// The same while mishaps befall the members.
+/// The same while mishaps happen to the members.
 pub fn settle_with(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>], mishaps: &mut Mishaps) -> Vec<Pass> {
     let mut passes = vec![];
     for _ in 0..400 {
-        mishaps.befall(world);
+        mishaps.happen(world);
         let pass = world.pass();
         world.check_trust(clients, bundles);
-        let planned = &pass.plan;
+        let planned = pass.plan.changes().unwrap();
         let done = planned.is_empty()
-            && planned.waits.is_empty()
+            && planned.progress.is_empty()
             && planned.certificates.is_empty()
             && (world.silent.is_empty() || mishaps.0.is_none());
         passes.push(pass);
@@ -52,12 +71,12 @@ pub fn settle_with(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8
     panic!("never settles: {:#?}", world.plan());
 }
 
-/// Time goes by, in which certificates are renewed.
+/// Time passes, in which certificates are renewed.
 pub fn age(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>]) {
     age_with(world, time, clients, bundles, &mut Mishaps::default());
 }
 
-/// The same while mishaps befall the members.
+/// The same while mishaps happen to the members.
 pub fn age_with(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>], mishaps: &mut Mishaps) {
     let until = world.now + time;
     while world.now < until {
@@ -68,23 +87,24 @@ pub fn age_with(world: &mut World, time: SignedDuration, clients: &[Certificate]
     }
 }
 
-/// What befalls members now and then, the same each time: a pod is made anew, so that it starts with other bundles than its fellows, or
-/// a member does not answer for a while. None by default.
+/// What happens to members now and then, the same in each run: a pod is created again, so that it starts with other bundles than the
+/// others, or a member does not answer for a while. None by default.
 #[derive(Default)]
 pub struct Mishaps(Option<u64>);
 
 impl Mishaps {
+    /// Mishaps from now on.
     pub fn begin() -> Self {
         Self(Some(1))
     }
 
-    fn befall(&mut self, world: &mut World) {
+    fn happen(&mut self, world: &mut World) {
         let Some(state) = &mut self.0 else { return };
         let mut below = |limit: usize| {
             *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(*state >> 33).unwrap() % limit
         };
-        // One at a time: two of three go on.
+        // One at a time: two of three stay healthy.
         if !world.silent.is_empty() {
             if below(8) == 0 {
                 world.silent.clear();
@@ -101,13 +121,14 @@ impl Mishaps {
     }
 }
 
+/// The trust bundle for clients.
 pub fn config(world: &World) -> Vec<u8> {
     world.observed.ca_config.as_ref().unwrap().data.as_ref().unwrap()["ca.crt"].clone().into_bytes()
 }
 
 #[test]
-fn the_next_authority_takes_over_in_time_and_nobody_restarts() {
-    let mut world = World::founded("{}");
+fn the_next_authority_becomes_active_in_time_without_restarts() {
+    let mut world = World::bootstrapped("{}");
     let before = config(&world);
     let pods = |world: &World| -> Vec<_> {
         world.observed.members.values().map(|member| member.pod.as_ref().unwrap().metadata.uid.clone()).collect()
@@ -122,16 +143,16 @@ fn the_next_authority_takes_over_in_time_and_nobody_restarts() {
     assert_eq!(names_of(&domain(&world, Domain::Client)), ["1", "2"], "a day before");
     let taken = world.taken.len();
     age(&mut world, DAY, &clients, &[before]);
-    assert_eq!(steps(&world, taken), ["SwitchIssuer", "SwitchIssuer"]);
-    assert_eq!(pods(&world), old_pods, "nobody was restarted");
+    assert_eq!(steps(&world, taken), ["SwitchCA", "SwitchCA"]);
+    assert_eq!(pods(&world), old_pods, "no member was restarted");
     for of in [Domain::Client, Domain::Peer] {
         let now = domain(&world, of);
         assert_eq!(names_of(&now), ["2", "3"]);
         assert_eq!(now.retiring.len(), 1, "what it signed is accepted until it expires");
         assert_eq!(now.phase, None);
     }
-    assert!(world.plan().is_empty());
-    // The bundles with the third are taken up at each member's next start, or after half of the time until it signs.
+    assert!(world.is_idle());
+    // Members trust the third from their next start on, which comes at the latest after half of the time until it signs.
     let taken = world.taken.len();
     let known = [config(&world)];
     age(&mut world, due / 2 - DAY, &[], &known);
@@ -142,18 +163,18 @@ fn the_next_authority_takes_over_in_time_and_nobody_restarts() {
     assert_ne!(pods(&world), old_pods);
 }
 
-/// Years in which nobody looks: at every moment everybody believes everybody, clients with any certificate that has not expired
-/// and with any `ca.crt` that they have read within the time for which an authority signs.
+/// Years without intervention: at every moment everyone trusts everyone, clients with any certificate that has not expired and with
+/// any `ca.crt` that they have read within the time for which an authority signs.
 #[test]
-fn everybody_is_believed_for_years() {
+fn everyone_is_trusted_for_years() {
     let mut mishaps = Mishaps::begin();
-    let mut world = World::founded(
+    let mut world = World::bootstrapped(
         "{tls: {client: {authority: {duration: 8760h}, certificate: {duration: 2160h}}, peer: {authority: {duration: 10000h}, certificate: {duration: 2000h}}}}",
     );
     // (8760 - 2160 - 1080) / 2 hours.
     let promise = SignedDuration::from_hours(2760);
     let mut clients: Vec<Certificate> = vec![];
-    // Each with when it could be read last.
+    // Each with the time at which it could be read last.
     let mut bundles: Vec<(Timestamp, Vec<u8>)> = vec![];
     let mut most = 0;
     let end = world.now + SignedDuration::from_hours(24 * 365 * 4);
@@ -177,54 +198,60 @@ fn everybody_is_believed_for_years() {
         settle_with(&mut world, &clients, &held, &mut mishaps);
         seen.insert(names_of(&domain(&world, Domain::Client))[0].clone());
     }
-    assert!(most > 1, "somebody has not read it since");
-    assert!(seen.len() >= 8, "a rotation each 115 days or so, {seen:?}");
+    assert!(most > 1, "some client has not read it since");
+    assert!(seen.len() >= 8, "a rotation every 115 days or so: {seen:?}");
     let status = domain(&world, Domain::Client);
     assert!(status.retiring.len() <= 3, "{:?}", status.retiring);
 }
 
 #[test]
-fn a_rotation_that_is_asked_for_leaves_nobody_who_trusts_what_was_before() {
+fn after_a_requested_rotation_the_previous_authorities_are_not_trusted() {
     for of in [Domain::Client, Domain::Peer] {
-        let mut world = World::founded("{}");
+        let mut world = World::bootstrapped("{}");
         let bundle = if of == Domain::Client { member_key::CLIENT_CA } else { member_key::PEER_CA };
         let taken = world.taken.len();
-        wish(&mut world, &of.to_string());
+        request(&mut world, &of.to_string());
         let passes = settle(&mut world, &[], &[]);
-        let what: Vec<_> =
-            steps(&world, taken).into_iter().filter(|step| !step.contains("Restart") && !step.contains("Move")).collect();
-        assert_eq!(what, ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"]);
+        assert_eq!(transitions(&world, taken), ROTATION);
         let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
-        assert_eq!(restarts, 6, "{:?} each once to know the new one and once to forget the old one", steps(&world, taken));
+        assert_eq!(
+            restarts,
+            6,
+            "{:?}: each once to trust the new one and once to stop trusting the old one",
+            steps(&world, taken)
+        );
         let status = domain(&world, of);
-        assert_eq!(names_of(&status), ["3", "4"], "the one that was next may be known too");
+        assert_eq!(names_of(&status), ["3", "4"], "the one that was next may be compromised too");
         assert!(status.retiring.is_empty() && status.phase.is_none());
         assert_eq!(world.trusted(bundle).len(), 2);
         assert!(world.trusted(bundle).iter().all(|name| name.ends_with('3') || name.ends_with('4')));
         let annotations = world.cluster.metadata.annotations.clone().unwrap();
-        assert!(!annotations.contains_key(key::ROTATE_CA), "the wish is over as soon as it is stored");
-        let told = passes.iter().flat_map(|pass| &pass.plan.wishes).filter_map(|wish| wish.told.as_ref());
-        assert_eq!(told.map(|note| note.reason).collect::<Vec<_>>(), ["RotationBegun"]);
+        assert!(!annotations.contains_key(key::ROTATE_CA), "the request is complete as soon as it is stored");
+        let completed = passes.iter().filter_map(|pass| pass.plan.changes()).flat_map(|changes| &changes.completed);
+        let accepted = completed.filter_map(|request| match &request.event {
+            Some(RequestEvent::Accepted(note)) => Some(note.reason),
+            Some(RequestEvent::Refused(_)) | None => None,
+        });
+        assert_eq!(accepted.collect::<Vec<_>>(), [Reason::RotationStarted]);
         let phases: Vec<_> = passes
             .iter()
             .filter_map(|pass| {
                 let status = pass.report.status.certificates.clone().unwrap();
-                if of == Domain::Client { status.client } else { status.peer }.unwrap().phase
+                status.domain(of).unwrap().phase.clone()
             })
             .collect();
         let mut in_order = phases.clone();
         in_order.dedup();
         assert_eq!(in_order, ["Distributing", "Reissuing", "Dropping"]);
-        let other = if of == Domain::Client { Domain::Peer } else { Domain::Client };
-        assert_eq!(names_of(&domain(&world, other)), ["1", "2"], "the other domain is as it was");
+        assert_eq!(names_of(&domain(&world, of.other())), ["1", "2"], "the other domain is as it was");
     }
 }
 
 #[test]
-fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_says_so() {
+fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_reports_it() {
     for phase in ["Distributing", "Reissuing", "Dropping"] {
-        let mut world = World::founded("{}");
-        wish(&mut world, "peer");
+        let mut world = World::bootstrapped("{}");
+        request(&mut world, "peer");
         while domain(&world, Domain::Peer).phase.as_deref() != Some(phase) {
             world.pass();
         }
@@ -234,7 +261,7 @@ fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_says_so() {
         }
         assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some(phase));
         let report = world.report();
-        let progressing = crate::api::condition(&report.status.conditions, "Progressing").unwrap();
+        let progressing = condition(&report.status.conditions, ConditionType::Progressing).unwrap();
         let missing = progressing.message.split_once("missing: ").map(|(_, missing)| missing).unwrap_or_default();
         assert!(missing.contains("demo-1"), "{phase}: {}", progressing.message);
         world.silent.clear();
@@ -244,11 +271,11 @@ fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_says_so() {
 }
 
 #[test]
-fn a_rotation_goes_on_wherever_the_operator_dies() {
+fn a_rotation_continues_wherever_the_operator_dies() {
     for of in Domain::ALL {
-        let mut world = World::founded("{}");
+        let mut world = World::bootstrapped("{}");
         let taken = world.taken.len();
-        wish(&mut world, &of.to_string());
+        request(&mut world, &of.to_string());
         // After no write, after one, after two, and so on: the status is written last.
         for writes in (0..5).cycle().take(600) {
             world.dies_after = Some(writes);
@@ -257,71 +284,68 @@ fn a_rotation_goes_on_wherever_the_operator_dies() {
         }
         assert!(world.deaths > 50, "{}", world.deaths);
         settle(&mut world, &[], &[]);
-        let what: Vec<_> =
-            steps(&world, taken).into_iter().filter(|step| !step.contains("Restart") && !step.contains("Move")).collect();
-        assert_eq!(what, ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"], "each once");
+        assert_eq!(transitions(&world, taken), ROTATION, "each once");
         assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
     }
 }
 
-/// The status is what an authority is known by: with one that is two turns behind nobody would know it any more.
+/// An authority is recognized by the status: with one that is two steps behind it would not be.
 #[test]
-fn a_rotation_takes_one_turn_and_no_more_while_the_status_cannot_be_written() {
-    const TURNS: [&str; 4] = ["PrepareRotation", "SwitchIssuer", "DropAuthority", "FinishRotation"];
-    let turns = |steps: Vec<String>| steps.into_iter().filter(|step| TURNS.contains(&step.as_str())).collect::<Vec<_>>();
-    for (phase, turn) in [None, Some("Distributing"), Some("Reissuing"), Some("Dropping")].into_iter().zip(TURNS) {
-        let mut world = World::founded("{}");
+fn a_rotation_takes_only_one_step_while_the_status_cannot_be_written() {
+    let rotation = |steps: Vec<String>| steps.into_iter().filter(|step| ROTATION.contains(&step.as_str())).collect::<Vec<_>>();
+    for (phase, next) in [None, Some("Distributing"), Some("Reissuing"), Some("Dropping")].into_iter().zip(ROTATION) {
+        let mut world = World::bootstrapped("{}");
         let begin = world.taken.len();
-        wish(&mut world, "peer");
+        request(&mut world, "peer");
         while domain(&world, Domain::Peer).phase.as_deref() != phase {
             world.pass();
         }
-        let (taken, told) = (world.taken.len(), world.observed.status.clone());
+        let (taken, status) = (world.taken.len(), world.observed.status.clone());
         for _ in 0..200 {
             world.pass();
-            world.observed.status = told.clone();
-            world.cluster.status = Some(told.clone());
+            world.observed.status = status.clone();
+            world.cluster.status = Some(status.clone());
         }
-        assert_eq!(turns(steps(&world, taken)), [turn]);
+        assert_eq!(rotation(steps(&world, taken)), [next]);
         settle(&mut world, &[], &[]);
-        assert_eq!(turns(steps(&world, begin)), TURNS);
+        assert_eq!(rotation(steps(&world, begin)), ROTATION);
         assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
     }
 }
 
 #[test]
-fn clients_are_given_time_and_users_are_waited_for() {
-    let mut world = World::founded("{}");
-    wish(&mut world, "client");
-    let begun = world.now;
+fn clients_are_given_time_and_a_rotation_waits_for_users() {
+    let mut world = World::bootstrapped("{}");
+    request(&mut world, "client");
+    let started = world.now;
     while domain(&world, Domain::Client).phase.as_deref() != Some("Reissuing") {
         world.pass();
     }
-    assert!(world.now.duration_since(begun) >= CLIENTS, "kubelets need time to give clients the new ca.crt");
-    let stale = crate::cluster::observed::SecretView::default().into();
-    world.observed.user_secrets.insert("app".into(), stale);
+    assert!(world.now.duration_since(started) >= CLIENTS, "kubelets need time to give clients the new ca.crt");
+    let outdated = SecretView::default().into();
+    world.observed.user_secrets.insert("app".into(), outdated);
     for _ in 0..200 {
         world.pass();
     }
     assert_eq!(domain(&world, Domain::Client).phase.as_deref(), Some("Reissuing"));
-    let waits: Vec<_> = world.plan().waits.into_iter().map(|note| note.message).collect();
-    assert!(waits.iter().any(|message| message.contains("EtcdUser app")), "{waits:?}");
+    let progress: Vec<_> = world.changes().progress.into_iter().map(|note| note.message).collect();
+    assert!(progress.iter().any(|message| message.contains("EtcdUser app")), "{progress:?}");
     world.observed.user_secrets.clear();
     settle(&mut world, &[], &[]);
     assert_eq!(domain(&world, Domain::Client).phase, None);
 }
 
 #[test]
-fn who_has_read_a_secret_is_known_by_when_it_was_written() {
-    let mut world = World::founded("{}");
-    wish(&mut world, "client");
+fn whether_a_secret_was_read_is_known_by_when_it_was_written() {
+    let mut world = World::bootstrapped("{}");
+    request(&mut world, "client");
     while domain(&world, Domain::Client).phase.is_none() {
         world.pass();
     }
-    // Its Secret was refused for long, by a quota for example, and is written just now.
+    // The write of its Secret was refused for long, by a quota for example, and succeeds only now.
     world.now += SignedDuration::from_mins(10);
     world.pass();
-    let mut secret = crate::cluster::observed::SecretView::default();
+    let mut secret = SecretView::default();
     secret.data.insert(tls_key::CA.into(), config(&world));
     secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), world.now.to_string())].into());
     world.observed.user_secrets.insert("app".into(), secret.into());
@@ -334,43 +358,43 @@ fn who_has_read_a_secret_is_known_by_when_it_was_written() {
 }
 
 #[test]
-fn a_lost_authority_is_healed_when_its_user_asks_for_it() {
-    let lose: [fn(&mut Option<SeenSecret>); 6] = [
+fn a_lost_authority_is_replaced_on_request() {
+    let lose: [fn(&mut Option<CachedSecret>); 6] = [
         |secret| *secret = None,
         |secret| drop(secret.as_mut().unwrap().data.remove(authority_key::ACTIVE_KEY)),
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::LEDGER.into(), b"x".to_vec())),
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::ISSUERS.into(), b"x".to_vec())),
-        |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::ABOVE_CRT.into(), b"x".to_vec())),
-        // A backup of another cluster's, whole and of no use.
+        |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::ANCESTORS_CRT.into(), b"x".to_vec())),
+        // A backup of another cluster: it is readable, and useless.
         |secret| {
-            let other = World::founded("{replicas: 1}").authority_secret(Domain::Client).clone().unwrap();
+            let other = World::bootstrapped("{replicas: 1}").authority_secret(Domain::Client).clone().unwrap();
             secret.as_mut().unwrap().data.extend(other.data.clone());
         },
     ];
     for lose in lose {
         for of in [Domain::Client, Domain::Peer] {
-            let mut world = World::founded("{}");
+            let mut world = World::bootstrapped("{}");
             lose(world.authority_secret(of));
             for _ in 0..5 {
                 world.pass();
             }
-            let told = crate::api::condition(&world.observed.status.conditions, "CertificatesReady").unwrap().clone();
-            assert_eq!(told.reason, "AuthorityLost");
-            assert!(told.message.contains(&format!("{}={of}", key::ROTATE_CA)), "{}", told.message);
-            wish(&mut world, &of.to_string());
+            let ready = condition(&world.observed.status.conditions, ConditionType::CertificatesReady).unwrap().clone();
+            assert_eq!(ready.reason, Reason::CALost.as_str());
+            assert!(ready.message.contains(&format!("{}={of}", key::ROTATE_CA)), "{}", ready.message);
+            request(&mut world, &of.to_string());
             settle(&mut world, &[], &[]);
             assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
-            let ready = crate::api::condition(&world.observed.status.conditions, "CertificatesReady").unwrap();
+            let ready = condition(&world.observed.status.conditions, ConditionType::CertificatesReady).unwrap();
             assert_eq!(ready.status, "True", "{}", ready.message);
         }
     }
 }
 
 #[test]
-fn both_domains_at_once_and_in_the_middle_of_growing() {
-    let mut world = World::founded("{}");
+fn both_domains_are_rotated_while_the_cluster_is_scaled_up() {
+    let mut world = World::bootstrapped("{}");
     world.cluster.spec.replicas = 5;
-    wish(&mut world, "client, peer");
+    request(&mut world, "client, peer");
     settle(&mut world, &[], &[]);
     assert_eq!(world.etcd.len(), 5);
     for of in [Domain::Client, Domain::Peer] {
@@ -379,11 +403,11 @@ fn both_domains_at_once_and_in_the_middle_of_growing() {
 }
 
 #[test]
-fn members_go_and_are_replaced_in_every_phase() {
+fn members_are_removed_and_replaced_in_every_phase() {
     for phase in ["Distributing", "Reissuing", "Dropping"] {
         for replicas in [3, 5] {
-            let mut world = World::founded("{replicas: 5}");
-            wish(&mut world, "peer");
+            let mut world = World::bootstrapped("{replicas: 5}");
+            request(&mut world, "peer");
             while domain(&world, Domain::Peer).phase.as_deref() != Some(phase) {
                 world.pass();
             }
@@ -401,25 +425,24 @@ fn members_go_and_are_replaced_in_every_phase() {
 }
 
 #[test]
-fn of_two_domains_the_one_that_cannot_begin_does_not_keep_the_other_rotating() {
-    let mut world = World::founded("{replicas: 1}");
+fn a_domain_whose_rotation_cannot_start_does_not_affect_the_other() {
+    let mut world = World::bootstrapped("{replicas: 1}");
     world.observed.status.certificates.as_mut().unwrap().peer.as_mut().unwrap().active.key_id = "00".into();
     world.cluster.status = Some(world.observed.status.clone());
-    wish(&mut world, "client,peer,pear");
+    request(&mut world, "client,peer,pear");
     for _ in 0..300 {
         world.pass();
     }
     assert_eq!(names_of(&domain(&world, Domain::Client)), ["3", "4"], "once");
     assert_eq!(world.cluster.metadata.annotations.as_ref().unwrap()[key::ROTATE_CA], "peer,pear");
-    let plan = world.plan();
-    let reasons: Vec<_> = plan.problems.iter().map(|note| note.reason).collect();
-    assert!(reasons.contains(&"CannotRotate") && reasons.contains(&"NoSuchDomain"), "{reasons:?}");
+    let reasons = reasons(&world.changes().problems);
+    assert!(reasons.contains(&Reason::CannotRotate) && reasons.contains(&Reason::InvalidRotationRequest), "{reasons:?}");
 }
 
 #[test]
-fn a_succession_that_was_late_is_made_up_for() {
-    let mut world = World::founded("{replicas: 1}");
-    // So late that the one that then becomes the active one has not the time left that it would have had.
+fn a_late_succession_is_made_up_for() {
+    let mut world = World::bootstrapped("{replicas: 1}");
+    // So late that the one that then becomes the active one has less time left than usual.
     world.cluster.spec.paused = true;
     world.now += SignedDuration::from_hours(30_000);
     world.pass();
@@ -429,15 +452,15 @@ fn a_succession_that_was_late_is_made_up_for() {
     }
     age(&mut world, SignedDuration::from_hours(20_000), &[], &[]);
     let status = domain(&world, Domain::Client);
-    assert!(status.active.expires.parse::<Timestamp>().unwrap() > world.now, "{status:?}");
+    assert!(status.active.expires.0 > world.now, "{status:?}");
 }
 
 #[test]
-fn the_next_one_takes_over_at_once_where_the_active_one_has_expired() {
-    let mut world = World::founded("{}");
+fn the_next_authority_becomes_active_at_once_if_the_active_one_has_expired() {
+    let mut world = World::bootstrapped("{}");
     age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
     assert_eq!(names_of(&domain(&world, Domain::Peer)), ["2", "3"]);
-    // Nobody has started with the third, and nobody looks until the second has ended.
+    // No member has started with the third, and no pass is made until the second has expired.
     world.now += SignedDuration::from_hours(43_800 - 20_281 + 1);
     world.divided = true;
     let taken = world.taken.len();
@@ -445,7 +468,7 @@ fn the_next_one_takes_over_at_once_where_the_active_one_has_expired() {
         world.pass();
     }
     let order = steps(&world, taken);
-    assert_eq!(order[..2], ["SwitchIssuer", "SwitchIssuer"], "{order:?}");
+    assert_eq!(order[..2], ["SwitchCA", "SwitchCA"], "{order:?}");
     assert_eq!(order.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "{order:?}");
     world.divided = false;
     settle(&mut world, &[], &[]);
@@ -453,43 +476,43 @@ fn the_next_one_takes_over_at_once_where_the_active_one_has_expired() {
 }
 
 #[test]
-fn nobody_is_added_who_could_not_be_given_certificates() {
-    let mut world = World::founded("{}");
+fn no_member_is_added_that_could_not_be_given_certificates() {
+    let mut world = World::bootstrapped("{}");
     *world.authority_secret(Domain::Peer) = None;
     world.cluster.spec.replicas = 5;
     for _ in 0..10 {
         world.pass();
     }
     assert_eq!(world.etcd.len(), 3);
-    wish(&mut world, "peer");
+    request(&mut world, "peer");
     settle(&mut world, &[], &[]);
     assert_eq!((world.etcd.len(), names_of(&domain(&world, Domain::Peer))), (5, ["3", "4"].map(str::to_owned)));
 }
 
 #[test]
-fn a_wish_that_names_no_domain_is_told() {
-    let mut world = World::founded("{}");
-    wish(&mut world, "server");
-    let plan = world.plan();
-    assert_eq!(plan.problems[0].reason, "NoSuchDomain");
-    assert!(plan.step.is_none() && plan.wishes.is_empty());
+fn a_request_that_names_no_domain_is_reported() {
+    let mut world = World::bootstrapped("{}");
+    request(&mut world, "server");
+    let changes = world.changes();
+    assert_eq!(changes.problems[0].reason, Reason::InvalidRotationRequest);
+    assert!(changes.step.is_none() && changes.completed.is_empty());
 }
 
 #[test]
-fn one_that_is_asked_for_again_meanwhile_is_the_same() {
-    let mut world = World::founded("{}");
-    wish(&mut world, "peer");
+fn a_rotation_that_is_requested_again_meanwhile_is_the_same_one() {
+    let mut world = World::bootstrapped("{}");
+    request(&mut world, "peer");
     for _ in 0..4 {
         world.pass();
     }
-    wish(&mut world, "peer");
+    request(&mut world, "peer");
     settle(&mut world, &[], &[]);
     assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
 }
 
 #[test]
-fn a_member_is_never_shown_an_issuer_that_it_was_not_made_with() {
-    let mut world = World::founded("{replicas: 1}");
+fn an_authority_signs_only_once_every_member_has_started_with_it() {
+    let mut world = World::bootstrapped("{replicas: 1}");
     let pods = world.observed.members.values_mut().map(|member| member.pod.as_mut().unwrap());
     for pod in pods {
         pod.metadata.annotations.as_mut().unwrap().remove(key::BUNDLES);
@@ -497,50 +520,50 @@ fn a_member_is_never_shown_an_issuer_that_it_was_not_made_with() {
     let taken = world.taken.len();
     age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
     let order = steps(&world, taken);
-    let switch = order.iter().position(|step| step == "SwitchIssuer").unwrap();
+    let switch = order.iter().position(|step| step == "SwitchCA").unwrap();
     let restarts = order[..switch].iter().filter(|step| step.starts_with("RestartMember")).count();
     assert_eq!(restarts, 1, "{order:?}");
 }
 
 #[test]
-fn revocations_outlast_a_change_of_the_issuer() {
+fn revocations_survive_a_change_of_the_authority() {
     let now = "2026-03-01T12:00:00Z".parse().unwrap();
-    let mut world = World::founded("{replicas: 1}");
+    let mut world = World::bootstrapped("{replicas: 1}");
     let listed = |world: &mut World| {
         let crl = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
-        crate::pki::crl_serials(&crl).unwrap()
+        crl_serials(&crl).unwrap()
     };
     let foreign = Authority::create("other", DAY * 3000, now).unwrap();
-    let strange = Serial::random().unwrap();
-    let crl = foreign.sign_crl([(strange, now)], now).unwrap();
+    let unknown = Serial::random().unwrap();
+    let crl = foreign.sign_crl([(unknown, now)], now).unwrap();
     world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), crl);
     age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
-    assert!(listed(&mut world).contains(&strange), "scheduled: what the ledger never knew stays revoked");
-    wish(&mut world, "client");
+    assert!(listed(&mut world).contains(&unknown), "scheduled: serials that the ledger never knew stay revoked");
+    request(&mut world, "client");
     settle(&mut world, &[], &[]);
-    assert!(!listed(&mut world).contains(&strange), "nobody trusts any more who signed it");
+    assert!(!listed(&mut world).contains(&unknown), "the authority that signed it is no longer trusted");
 }
 
 #[test]
-fn who_may_be_a_client_changes_one_member_at_a_time() {
-    let mut world = World::founded("{}");
+fn client_authentication_changes_one_member_at_a_time() {
+    let mut world = World::bootstrapped("{}");
     let asking = |world: &World| {
         let pods = world.observed.members.values().filter_map(|member| member.pod.as_ref());
-        pods.filter(|pod| crate::cluster::build::asks_clients(pod.spec.as_ref()) == Some(true)).count()
+        pods.filter(|pod| objects::asks_clients(pod.spec.as_ref()) == Some(true)).count()
     };
-    for (auth, then) in [(crate::api::ClientAuth::None, 0), (crate::api::ClientAuth::Required, 3)] {
+    for (auth, expected) in [(ClientAuth::None, 0), (ClientAuth::Required, 3)] {
         world.cluster.spec.tls.client.client_auth = auth;
         let taken = world.taken.len();
         settle(&mut world, &[], &[]);
-        assert_eq!(asking(&world), then);
+        assert_eq!(asking(&world), expected);
         let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
         assert_eq!(restarts, 3, "{:?}", steps(&world, taken));
     }
 }
 
 #[test]
-fn after_everything_has_expired_all_is_made_anew() {
-    let mut world = World::founded("{}");
+fn after_everything_has_expired_all_is_created_again() {
+    let mut world = World::bootstrapped("{}");
     let before = domain(&world, Domain::Client);
     world.now += SignedDuration::from_hours(43_801);
     let taken = world.taken.len();
@@ -549,7 +572,7 @@ fn after_everything_has_expired_all_is_made_anew() {
         world.pass();
     }
     let order = steps(&world, taken);
-    assert_eq!(order[..2], ["RenewAuthorities", "RenewAuthorities"], "{order:?}");
+    assert_eq!(order[..2], ["RenewCA", "RenewCA"], "{order:?}");
     assert_eq!(order.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "{order:?}");
     world.divided = false;
     settle(&mut world, &[], &[]);

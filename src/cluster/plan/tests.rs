@@ -1,42 +1,48 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSetStatus,
-        core::v1::{ContainerState, ContainerStateWaiting, PersistentVolumeClaim},
+        core::v1::{ContainerState, ContainerStateRunning, ContainerStateWaiting, PersistentVolumeClaim},
     },
-    apimachinery::pkg::api::resource::Quantity,
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, Time},
+    },
 };
 use proptest::prelude::*;
 
+use super::changes::{IDLE, PENDING, SOON};
 use super::*;
 use crate::{
-    cluster::{
-        fixtures::{self, CLUSTER_ID, SECOND, World, locked, names},
-        observed::{Answer, SecretView, SeenSecret},
+    api::{ConditionType, Duration, EtcdClusterStatus, PullPolicy, Reason, condition},
+    certificates::{
+        requests::{LeafKeys, LeafRequest, SecretChange},
+        secret::CachedSecret,
     },
-    names::{annotation, authority_key, bootstrap_key, member_key},
-    pki::{Authority, Holder, Ledger},
+    cluster::{
+        fixtures::{self, CLUSTER_ID, SECOND, World, names, objects, reasons},
+        observed::{Observed, ObservedMember, Probe},
+        outcome::Outcome,
+        steps::{Revoke, Step},
+    },
+    ids::{ClusterId, MemberId},
+    kubernetes::secret::SecretView,
+    names::{annotation as key, authority_key, bootstrap_key, label, member_key, tls_key},
+    pki::{Authority, Domain, Holder, LeafSpec, Ledger, ReissueReason, Usage, crl_serials},
 };
 
 const ONE: &str = "replicas: 1";
 
-/// What somebody or something does to a world.
+/// What someone or something does to a world.
 type Change = fn(&mut World);
 /// The leaves of a change: the Secret and the keys of the certificates.
 type Leaves = Vec<(String, Vec<&'static str>)>;
 
-fn objects(plan: &Plan) -> Vec<String> {
-    plan.objects.iter().map(Object::describe).collect()
-}
-
-fn leaves(plan: &Plan) -> Leaves {
-    plan.secrets.iter().map(|change| (change.name.clone(), change.leaves.iter().map(|leaf| leaf.keys[0]).collect())).collect()
-}
-
-fn reasons(notes: &[Note]) -> Vec<&'static str> {
-    notes.iter().map(|note| note.reason).collect()
+fn leaves(changes: &Changes) -> Leaves {
+    let keys = |change: &SecretChange| change.leaves.iter().map(|leaf| leaf.keys.certificate).collect();
+    changes.secrets.iter().map(|change| (change.name.clone(), keys(change))).collect()
 }
 
 fn states(world: &World) -> Vec<String> {
@@ -48,20 +54,20 @@ fn days(days: i64) -> SignedDuration {
     SignedDuration::from_hours(24 * days)
 }
 
-/// The annotations that pods are to be given.
-fn notes(plan: &Plan) -> Vec<&str> {
-    plan.pods.iter().flat_map(|note| note.annotations.keys()).map(String::as_str).collect()
+/// The annotations that are written to pods.
+fn annotations(changes: &Changes) -> Vec<&str> {
+    changes.pods.iter().flat_map(|patch| patch.annotations.keys()).map(String::as_str).collect()
 }
 
-// Founding.
+// Bootstrap.
 
 #[test]
-fn a_cluster_is_founded_in_stages() {
+fn a_cluster_is_bootstrapped_in_stages() {
     let mut world = World::new("{}");
-    let first = world.pass().plan;
+    let first = world.pass().changes();
     assert_eq!(first.authorities.len(), 2);
     assert!(first.secrets.is_empty() && first.step.is_none());
-    let wanted = [
+    let desired = [
         "ConfigMap demo-bootstrap",
         "Service demo-peers",
         "Service demo",
@@ -70,14 +76,14 @@ fn a_cluster_is_founded_in_stages() {
         "PersistentVolumeClaim data-demo-1",
         "PersistentVolumeClaim data-demo-2",
     ];
-    assert_eq!(objects(&first), wanted);
+    assert_eq!(objects(&first), desired);
     assert_eq!(
         first.preflight.len(),
-        wanted.len() + 4,
-        "the names of StatefulSets and of the ConfigMap for clients are checked before anything is made"
+        desired.len() + 3 + 1 + 6,
+        "the names of StatefulSets, of the ConfigMap for clients and of Secrets are checked before anything is created"
     );
 
-    let second = world.pass().plan;
+    let second = world.pass().changes();
     assert_eq!(objects(&second), ["ConfigMap demo-ca"]);
     let all = vec![member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
     let mut wanted = vec![("demo-operator-tls".to_owned(), vec!["tls.crt"])];
@@ -85,18 +91,18 @@ fn a_cluster_is_founded_in_stages() {
     assert_eq!(leaves(&second), wanted);
     assert!(second.authorities.is_empty() && second.preflight.is_empty());
 
-    let third = world.pass().plan;
+    let third = world.pass().changes();
     assert_eq!(objects(&third), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
 
-    let fourth = world.pass().plan;
-    let Some(Step::LockBootstrap { cluster_id: CLUSTER_ID, members }) = &fourth.step else { panic!("{:?}", fourth.step) };
-    assert_eq!(members.len(), 3);
+    let fourth = world.pass().changes();
+    let Some(Step::RecordMembers(record)) = &fourth.step else { panic!("{:?}", fourth.step) };
+    assert_eq!((record.cluster_id, record.members.len()), (CLUSTER_ID, 3));
     assert_eq!(fourth.pods.len(), 3, "all serve what is in their Secrets");
     assert_eq!(states(&world), ["new"; 3]);
 
-    assert_eq!(objects(&world.pass().plan), ["ConfigMap demo-bootstrap"]);
+    assert_eq!(objects(&world.pass().changes()), ["ConfigMap demo-bootstrap"]);
     assert_eq!(states(&world), ["existing"; 3]);
-    assert!(world.plan().is_empty());
+    assert!(world.is_idle());
 }
 
 #[test]
@@ -105,22 +111,25 @@ fn no_stateful_set_comes_before_its_secret() {
     world.pass();
     world.pass();
     world.member(1).secret = None;
-    assert_eq!(objects(&world.plan()), ["StatefulSet demo-0", "StatefulSet demo-2"]);
+    assert_eq!(objects(&world.changes()), ["StatefulSet demo-0", "StatefulSet demo-2"]);
 }
 
 #[test]
 fn a_converged_cluster_stays_as_it_is_until_a_renewal_is_due() {
-    let mut world = World::founded("{}");
+    let mut world = World::bootstrapped("{}");
     for _ in 0..5 {
         world.now += days(11);
-        let plan = world.plan();
-        assert!(plan.is_empty() && plan.waits.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(), "{plan:?}");
-        assert_eq!(plan.next_check, IDLE);
+        let plan = world.changes();
+        assert!(
+            plan.is_empty() && plan.progress.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(),
+            "{plan:?}"
+        );
+        assert_eq!(plan.next_check(), IDLE);
     }
     world.now += days(6);
-    assert_eq!(world.plan().secrets.len(), 4, "after two thirds of 90 days all are due");
+    assert_eq!(world.changes().secrets.len(), 4, "after two thirds of 90 days all are due");
     world.settle();
-    assert!(world.plan().is_empty());
+    assert!(world.is_idle());
 }
 
 #[test]
@@ -166,10 +175,10 @@ fn what_another_operator_began_that_counted_otherwise_is_no_founder() {
 
 /// A world in which a cluster of the same name, another object, has left what `keep` leaves.
 fn after_another(keep: impl FnOnce(&mut World)) -> World {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     world.cluster.metadata.uid = Some("another".into());
     world.cluster.status = None;
-    world.observed.status = crate::api::EtcdClusterStatus::default();
+    world.observed.status = EtcdClusterStatus::default();
     world.kubelet = false;
     keep(&mut world);
     world
@@ -180,40 +189,36 @@ fn a_predecessor_that_is_still_being_deleted_is_not_taken_over() {
     let mut world = after_another(|_| {});
     for _ in 0..3 {
         let pass = world.pass();
-        assert_eq!(pass.plan.refused.map(|note| note.reason), Some("NameTaken"));
+        assert_eq!(pass.blocked().map(|note| note.reason), Some(Reason::NameTaken));
     }
 }
 
 #[test]
 fn names_that_are_taken_are_refused() {
     let mut world = after_another(|world| {
-        let service = world.observed.client_service.take();
-        world.observed =
-            crate::cluster::observed::Observed { client_service: service, ..crate::cluster::observed::Observed::default() };
+        let client_service = world.observed.client_service.take();
+        world.observed = Observed { client_service, ..Observed::default() };
     });
-    let refused = world.plan().refused.unwrap();
-    assert_eq!(refused.reason, "NameTaken");
-    assert!(
-        refused.message.starts_with("Service demo cannot be used: it belongs to EtcdCluster demo (uid"),
-        "{}",
-        refused.message
-    );
+    let blocked = world.blocked();
+    assert_eq!(blocked.reason, Reason::NameTaken);
+    let owner = "Service demo cannot be used: it belongs to EtcdCluster demo (uid";
+    assert!(blocked.message.starts_with(owner), "{}", blocked.message);
 }
 
 #[test]
 fn a_running_cluster_leaves_alone_what_is_anothers() {
-    let mut world = World::founded(ONE);
-    let other = |meta: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+    let mut world = World::bootstrapped(ONE);
+    let other = |meta: &mut ObjectMeta| {
         meta.owner_references = None;
-        meta.annotations = Some([(annotation::CLUSTER_UID.to_owned(), "another".to_owned())].into());
+        meta.annotations = Some([(key::CLUSTER_UID.to_owned(), "another".to_owned())].into());
     };
     other(&mut world.observed.client_service.as_mut().unwrap().metadata);
     other(&mut world.observed.ca_config.as_mut().unwrap().metadata);
     other(&mut world.member(0).claim.as_mut().unwrap().metadata);
     other(&mut world.member(0).stateful_set.as_mut().unwrap().metadata);
-    let plan = world.plan();
-    assert!(plan.objects.is_empty(), "{:?}", objects(&plan));
-    assert_eq!(reasons(&plan.problems), ["NameTaken"]);
+    let plan = world.changes();
+    assert!(objects(&plan).is_empty(), "{:?}", objects(&plan));
+    assert_eq!(reasons(&plan.problems), [Reason::NameTaken]);
     for object in ["Service demo ", "ConfigMap demo-ca ", "PersistentVolumeClaim data-demo-0 ", "StatefulSet demo-0 "] {
         assert!(plan.problems[0].message.contains(object), "{object}: {}", plan.problems[0].message);
     }
@@ -241,29 +246,29 @@ fn what_is_changed_or_deleted_by_hand_is_mended() {
             pod.containers[0].args.as_mut().unwrap().push("--force-new-cluster".into());
         }),
         ("PersistentVolumeClaim data-demo-1", |w| {
-            w.member(1).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(annotation::APPLIED);
+            w.member(1).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(key::APPLIED);
         }),
     ];
     for (object, change) in changes {
-        let mut world = World::founded("{}");
+        let mut world = World::bootstrapped("{}");
         change(&mut world);
         // Some are put in place of what they were, others are no longer known to be ours and left alone.
-        let plan = world.plan();
+        let plan = world.changes();
         if object == "PodDisruptionBudget demo" && world.observed.disruption_budget.is_some() {
-            assert_eq!(reasons(&plan.problems), ["NameTaken"], "without its owner it may be anybody's");
+            assert_eq!(reasons(&plan.problems), [Reason::NameTaken], "without its owner it may be anybody's");
             continue;
         }
         assert_eq!(objects(&plan), [object]);
         world.settle();
-        assert!(world.plan().is_empty());
+        assert!(world.is_idle());
     }
 }
 
 #[test]
 fn a_field_that_is_no_longer_wanted_is_noticed() {
-    let mut world = World::founded("{replicas: 1, image: {pullSecrets: [{name: registry}]}}");
+    let mut world = World::bootstrapped("{replicas: 1, image: {pullSecrets: [{name: registry}]}}");
     world.cluster.spec.image.pull_secrets.clear();
-    assert_eq!(objects(&world.plan()), ["StatefulSet demo-0"]);
+    assert_eq!(objects(&world.changes()), ["StatefulSet demo-0"]);
     world.settle();
     let pod = world.member(0).stateful_set.as_ref().unwrap().spec.template.spec.as_ref().unwrap();
     assert_eq!(pod.image_pull_secrets, None);
@@ -272,84 +277,83 @@ fn a_field_that_is_no_longer_wanted_is_noticed() {
 /// Nor does a new version of the operator that makes other templates.
 #[test]
 fn a_new_template_restarts_nobody() {
-    let mut world = World::founded("replicas: 3");
+    let mut world = World::bootstrapped("replicas: 3");
     let pods = |world: &mut World| (0..3).map(|of| world.pod(of).metadata.uid.clone()).collect::<Vec<_>>();
     let before = pods(&mut world);
-    world.cluster.spec.image.pull_policy = crate::api::PullPolicy::Always;
-    assert_eq!(objects(&world.plan()), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
+    world.cluster.spec.image.pull_policy = PullPolicy::Always;
+    assert_eq!(objects(&world.changes()), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
     world.taken.clear();
     world.settle();
-    assert!(world.plan().is_empty());
+    assert!(world.is_idle());
     assert_eq!(pods(&mut world), before);
     assert!(world.taken.is_empty(), "{:?}", world.taken);
 }
 
 #[test]
 fn a_claim_that_was_grown_by_hand_stays_as_large() {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     let request = |size: &str| Some([("storage".to_owned(), Quantity(size.into()))].into());
     let there = world.member(0).claim.as_mut().unwrap().spec.as_mut().unwrap();
     there.resources.as_mut().unwrap().requests = request("100Gi");
     world.settle();
     let there = world.member(0).claim.as_ref().unwrap().spec.as_ref().unwrap();
     assert_eq!(there.resources.as_ref().unwrap().requests, request("100Gi"));
-    assert!(world.plan().is_empty());
+    assert!(world.is_idle());
 }
 
 #[test]
 fn what_the_api_server_adds_is_no_drift() {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     let set = world.member(0).stateful_set.as_mut().unwrap();
     set.metadata.labels.as_mut().unwrap().insert("added".into(), "by somebody".into());
     set.spec.template.spec.as_mut().unwrap().dns_policy = Some("ClusterFirst".into());
     world.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().cluster_ip = Some("10.0.0.1".into());
-    assert!(world.plan().is_empty());
+    assert!(world.is_idle());
 }
 
 // Members.
 
 #[test]
 fn a_claim_that_is_lost_is_never_made_anew() {
-    let mut world = World::founded("{}");
+    let mut world = World::bootstrapped("{}");
     world.member(1).claim = None;
     for _ in 0..3 {
-        let plan = world.pass().plan;
+        let plan = world.pass().changes();
         assert!(plan.is_empty(), "{:?}", objects(&plan));
-        assert_eq!(reasons(&plan.problems), ["ClaimLost"]);
-        assert!(plan.problems[0].message.contains("data-demo-1 is gone"), "{}", plan.problems[0].message);
+        assert_eq!(reasons(&plan.problems), [Reason::ClaimLost]);
+        assert!(plan.problems[0].message.contains("data-demo-1 is missing"), "{}", plan.problems[0].message);
     }
     assert_eq!(states(&world), ["existing"; 3]);
 }
 
 #[test]
 fn a_claim_that_is_being_deleted_is_told_of() {
-    let mut world = World::founded("{}");
-    world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now));
-    let plan = world.plan();
+    let mut world = World::bootstrapped("{}");
+    world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(world.now));
+    let plan = world.changes();
     assert!(plan.is_empty());
     assert!(plan.problems[0].message.contains("data-demo-1 is being deleted"), "{}", plan.problems[0].message);
 }
 
 #[test]
 fn a_pod_gets_its_labels_back() {
-    let mut world = World::founded("{}");
+    let mut world = World::bootstrapped("{}");
     let labels = |world: &mut World| world.member(1).pod.as_ref().unwrap().metadata.labels.clone().unwrap();
     let before = labels(&mut world);
-    world.member(1).pod.as_mut().unwrap().metadata.labels.as_mut().unwrap().remove(crate::names::label::INSTANCE);
-    assert_eq!(world.pass().plan.pods.len(), 1);
+    world.member(1).pod.as_mut().unwrap().metadata.labels.as_mut().unwrap().remove(label::INSTANCE);
+    assert_eq!(world.pass().changes().pods.len(), 1);
     assert_eq!(labels(&mut world), before);
-    assert!(world.plan().is_empty());
+    assert!(world.is_idle());
 }
 
 #[test]
 fn a_member_that_lost_everything_is_not_forgotten() {
-    let mut world = World::founded("{}");
+    let mut world = World::bootstrapped("{}");
     world.observed.bootstrap = None;
-    *world.member(1) = crate::cluster::observed::ObservedMember::default();
-    let plan = world.plan();
+    *world.member(1) = ObservedMember::default();
+    let plan = world.changes();
     assert_eq!(objects(&plan)[0], "ConfigMap demo-bootstrap");
-    assert_eq!(reasons(&plan.problems), ["ClaimLost"]);
+    assert_eq!(reasons(&plan.problems), [Reason::ClaimLost]);
     world.pass();
     assert_eq!(states(&world), ["existing"; 3]);
 }
@@ -361,7 +365,7 @@ fn a_bootstrap_config_that_was_deleted_is_rebuilt_and_never_goes_back_to_new() {
         for _ in 0..passes {
             world.pass();
         }
-        assert!(world.observed.members.values().all(locked));
+        assert!(world.observed.members.values().all(ObservedMember::has_started));
         world.observed.bootstrap = None;
         world.pass();
         assert_eq!(states(&world), ["existing"; 3], "after {passes} passes");
@@ -375,14 +379,14 @@ fn a_bootstrap_config_that_was_deleted_is_rebuilt_and_never_goes_back_to_new() {
 
 #[test]
 fn each_entry_of_a_started_member_names_itself_alone() {
-    let world = World::founded("{}");
+    let world = World::bootstrapped("{}");
     let data = world.observed.bootstrap.unwrap().data.clone().unwrap();
     assert_eq!(data["demo-1.cluster"], "demo-1=https://demo-1-0.demo-peers.ns.svc:2380");
     assert_eq!(data[bootstrap_key::TOKEN], fixtures::UID);
 }
 
-/// A world before its bootstrap is locked.
-fn about_to_lock() -> World {
+/// A world before its members are recorded.
+fn about_to_record() -> World {
     let mut world = World::new("{}");
     for _ in 0..3 {
         world.pass();
@@ -390,57 +394,57 @@ fn about_to_lock() -> World {
     world
 }
 
-fn to_lock(world: &mut World, change: impl FnOnce(&mut Observed)) -> BTreeSet<String> {
+fn to_record(world: &mut World, change: impl FnOnce(&mut Observed)) -> BTreeSet<String> {
     world.plan();
     let mut observed = world.observed.clone();
     change(&mut observed);
-    match plan(&world.valid(), &observed, world.now).step {
-        Some(Step::LockBootstrap { members, .. }) => members.iter().map(|(name, ..)| name.to_string()).collect(),
+    match world.plan_on(&observed).step() {
+        Some(Step::RecordMembers(record)) => record.members.iter().map(|member| member.name.to_string()).collect(),
         _ => BTreeSet::new(),
     }
 }
 
 #[test]
 fn only_members_that_are_listed_with_a_name_and_answer_under_their_id_are_written_down() {
-    let mut world = about_to_lock();
+    let mut world = about_to_record();
     let all: BTreeSet<_> = ["demo-0", "demo-1", "demo-2"].map(str::to_owned).into();
     let others: BTreeSet<_> = ["demo-1", "demo-2"].map(str::to_owned).into();
     let list = |observed: &mut Observed| observed.list.as_ref().unwrap().clone();
-    assert_eq!(to_lock(&mut world, |_| {}), all);
+    assert_eq!(to_record(&mut world, |_| {}), all);
     let unnamed = |observed: &mut Observed| {
         let mut list = list(observed);
         list.members[0].name.clear();
         observed.list = Ok(list);
     };
-    assert_eq!(to_lock(&mut world, unnamed), others);
+    assert_eq!(to_record(&mut world, unnamed), others);
     let elsewhere = |observed: &mut Observed| {
         let mut list = list(observed);
-        list.members[0].id = 7;
+        list.members[0].id = MemberId(7);
         observed.list = Ok(list);
     };
-    assert_eq!(to_lock(&mut world, elsewhere), others);
+    assert_eq!(to_record(&mut world, elsewhere), others);
     let silent = |observed: &mut Observed| {
-        observed.members.get_mut(&names().member(0)).unwrap().etcd = Answer::Unreachable("refused".into());
+        observed.members.get_mut(&names().member(0)).unwrap().etcd = Probe::Unreachable("refused".into());
     };
-    assert_eq!(to_lock(&mut world, silent), others);
-    assert_eq!(to_lock(&mut world, |observed| observed.list = Err("no quorum".into())), BTreeSet::new());
-    let second = |observed: &mut Observed| observed.status.cluster_id = Some("bad".into());
-    assert_eq!(to_lock(&mut world, second), BTreeSet::new(), "a second cluster is a fault and not a fact to be written down");
+    assert_eq!(to_record(&mut world, silent), others);
+    assert_eq!(to_record(&mut world, |observed| observed.list = Err("no quorum".into())), BTreeSet::new());
+    let second = |observed: &mut Observed| observed.status.cluster_id = Some(ClusterId(0xbad));
+    assert_eq!(to_record(&mut world, second), BTreeSet::new(), "a second cluster is a fault and not a fact to be written down");
 }
 
 #[test]
 fn a_claim_that_names_another_member_is_corrected_while_its_own_answers() {
-    for key in [annotation::MEMBER_ID, annotation::CLUSTER_ID] {
-        let mut world = World::founded("{}");
+    for key in [key::MEMBER_ID, key::CLUSTER_ID] {
+        let mut world = World::bootstrapped("{}");
         let edited = |world: &mut World| {
             let claim = world.member(1).claim.as_mut().unwrap();
             claim.metadata.annotations.as_mut().unwrap().insert(key.into(), "bad".into())
         };
         let before = edited(&mut world);
         world.silent.insert(names().member(1));
-        assert_eq!(to_lock(&mut world, |_| {}), BTreeSet::new(), "whose data it is cannot be told");
+        assert_eq!(to_record(&mut world, |_| {}), BTreeSet::new(), "whose data it is cannot be told");
         world.silent.clear();
-        assert_eq!(to_lock(&mut world, |_| {}), BTreeSet::from(["demo-1".to_owned()]));
+        assert_eq!(to_record(&mut world, |_| {}), BTreeSet::from(["demo-1".to_owned()]));
         world.settle();
         assert_eq!(edited(&mut world), before);
     }
@@ -449,49 +453,49 @@ fn a_claim_that_names_another_member_is_corrected_while_its_own_answers() {
 /// It must not be told to be somebody else's: who removes it removes data.
 #[test]
 fn a_claim_that_has_lost_its_annotations_is_not_to_be_removed() {
-    let mut world = World::founded("{}");
+    let mut world = World::bootstrapped("{}");
     world.pass();
     let claim = world.member(1).claim.as_mut().unwrap();
     (claim.metadata.annotations, claim.metadata.owner_references) = (None, None);
-    assert_eq!(reasons(&world.plan().problems), ["NameTaken"], "without a volume it has no data");
+    assert_eq!(reasons(&world.changes().problems), [Reason::NameTaken], "without a volume it has no data");
     world.member(1).claim.as_mut().unwrap().spec.as_mut().unwrap().volume_name = Some("pv".into());
     for _ in 0..3 {
         let pass = world.pass();
-        assert!(pass.plan.is_empty(), "{:?}", pass.plan);
-        assert_eq!(reasons(&pass.plan.problems), ["AnnotationsLost"]);
+        assert!(pass.is_idle(), "{:?}", pass.plan);
+        assert_eq!(pass.report.status.members.len(), 3, "it is a member");
+        let problems = pass.changes().problems;
+        assert_eq!(reasons(&problems), [Reason::AnnotationsLost]);
         let uid = fixtures::UID;
         let command = format!(
             "`kubectl -n ns annotate pvc data-demo-1 etcd-warden.dev/cluster-uid={uid} etcd-warden.dev/cluster-id=c1 etcd-warden.dev/member-id=a1`"
         );
-        assert!(pass.plan.problems[0].message.ends_with(&command), "{}", pass.plan.problems[0].message);
-        assert_eq!(pass.report.status.members.len(), 3, "it is a member");
+        assert!(problems[0].message.ends_with(&command), "{}", problems[0].message);
     }
     let claim = &mut world.member(1).claim.as_mut().unwrap().metadata;
-    claim.annotations = Some([(annotation::CLUSTER_UID.to_owned(), fixtures::UID.to_owned())].into());
+    claim.annotations = Some([(key::CLUSTER_UID.to_owned(), fixtures::UID.to_owned())].into());
     world.settle();
-    assert!(locked(world.member(1)), "while it answers, the rest is written by itself");
-    assert!(world.plan().problems.is_empty());
+    assert!(world.member(1).has_started(), "while it answers, the rest is written by itself");
+    assert!(world.changes().problems.is_empty());
 }
 
 /// Whoever changes the URL of a member with etcdctl has not made another of it.
 #[test]
 fn a_member_whose_url_was_changed_is_known_by_its_name() {
-    let mut world = World::founded("{}");
+    let mut world = World::bootstrapped("{}");
     let plan = world.plan();
     world.observed.list.as_mut().unwrap().members[1].peer_urls = vec!["https://elsewhere:2380".into()];
-    let status = world.report_on(&plan, &crate::cluster::act::Acted::default()).status;
+    let status = world.report_on(&plan, &Outcome::default()).status;
     assert!(status.unknown_members.is_empty(), "{:?}", status.unknown_members);
-    assert_eq!(crate::api::condition(&status.conditions, "Available").unwrap().message, "3 of 3 voters serve");
-    world.member(1).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(annotation::MEMBER_ID);
-    let Some(Step::LockBootstrap { members, .. }) = super::plan(&world.valid(), &world.observed, world.now).step else {
-        panic!()
-    };
-    assert_eq!(members[0].0, names().member(1));
+    assert_eq!(condition(&status.conditions, ConditionType::Available).unwrap().message, "3 of 3 voters are healthy");
+    world.member(1).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
+    let plan = world.plan_on(&world.observed);
+    let Some(Step::RecordMembers(record)) = plan.step() else { panic!("{plan:?}") };
+    assert_eq!(record.members[0].name, names().member(1));
 }
 
 #[test]
 fn members_that_start_later_are_written_down_later() {
-    let mut world = about_to_lock();
+    let mut world = about_to_record();
     world.silent.insert(names().member(2));
     world.pass();
     world.pass();
@@ -526,7 +530,7 @@ fn unstarted() -> World {
 }
 
 fn restarts(world: &mut World) -> bool {
-    matches!(world.plan().step, Some(Step::RestartMember { .. }))
+    matches!(world.changes().step, Some(Step::RestartMember(_)))
 }
 
 /// It may run before its kubelet tells, and be what makes a quorum.
@@ -546,14 +550,14 @@ fn a_pod_that_is_just_being_made_is_left_alone() {
 fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
     let silent = || {
         let mut world = unstarted();
-        let since = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(world.now - SECOND * 60);
-        let running = k8s_openapi::api::core::v1::ContainerStateRunning { started_at: Some(since) };
+        let since = Time(world.now - SECOND * 60);
+        let running = ContainerStateRunning { started_at: Some(since) };
         let pod = world.pod(0);
         let container = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
         container.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
-        pod.metadata.annotations.as_mut().unwrap().remove(annotation::TLS_CONFIRMED);
+        pod.metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
         world.silent.insert(names().member(0));
-        let since = Some((world.now - SECOND * 60).to_string());
+        let since = Some(Time(world.now - SECOND * 60));
         let reported = &mut world.observed.status.members[0];
         (reported.ready, reported.since) = (false, since);
         world
@@ -564,11 +568,11 @@ fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
         }),
         ("it has served", |w| {
-            w.pod(0).metadata.annotations.as_mut().unwrap().insert(annotation::TLS_CONFIRMED.into(), "some".into());
+            w.pod(0).metadata.annotations.as_mut().unwrap().insert(key::TLS_CONFIRMED.into(), "some".into());
         }),
         ("it has just begun", |w| w.now -= SECOND),
         ("the kubelet's clock is behind ours, and it has just begun", |w| {
-            w.observed.status.members[0].since = Some((w.now - SECOND).to_string());
+            w.observed.status.members[0].since = Some(Time(w.now - SECOND));
         }),
         ("it serves", |w| w.silent.clear()),
     ];
@@ -587,8 +591,7 @@ fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
     assert!(restarts(&mut ending), "its container ends again and again");
     let changes: [(&str, Change); 6] = [
         ("its data would go with it", |w| {
-            w.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp =
-                Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(w.now));
+            w.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(w.now));
         }),
         ("the template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
@@ -597,12 +600,12 @@ fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
             w.member(0).stateful_set.as_mut().unwrap().metadata.generation = Some(3);
         }),
         ("it runs", |w| {
-            let running = k8s_openapi::api::core::v1::ContainerStateRunning::default();
+            let running = ContainerStateRunning::default();
             let container = &mut w.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
             container.state.as_mut().unwrap().running = Some(running);
         }),
         ("it is going", |w| {
-            w.pod(0).metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(w.now));
+            w.pod(0).metadata.deletion_timestamp = Some(Time(w.now));
         }),
         ("the StatefulSet is about to change", |w| w.member(0).stateful_set.as_mut().unwrap().spec.replicas = Some(0)),
     ];
@@ -617,14 +620,14 @@ fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
 
 #[test]
 fn an_authority_that_is_lost_is_never_made_anew() {
-    type Loss = fn(&mut Option<SeenSecret>);
+    type Loss = fn(&mut Option<CachedSecret>);
     let losses: [(&str, Loss); 6] = [
-        ("is gone", |secret| *secret = None),
+        ("is missing", |secret| *secret = None),
         ("active.crt is missing", |secret| secret.as_mut().unwrap().data.clear()),
         ("active.key is missing", |secret| drop(secret.as_mut().unwrap().data.remove(authority_key::ACTIVE_KEY))),
         ("next.crt", |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::NEXT_CRT.into(), b"edited".to_vec()))),
-        ("is not this cluster's", |secret| secret.as_mut().unwrap().meta.annotations = None),
-        ("holds other authorities", |secret| {
+        ("does not belong to this cluster", |secret| secret.as_mut().unwrap().meta.annotations = None),
+        ("holds other CAs", |secret| {
             let now = "2026-03-01T12:00:00Z".parse().unwrap();
             let other = Authority::create("other", SignedDuration::from_hours(9999), now).unwrap();
             let data = &mut secret.as_mut().unwrap().data;
@@ -634,30 +637,29 @@ fn an_authority_that_is_lost_is_never_made_anew() {
     ];
     for domain in [Domain::Client, Domain::Peer] {
         for (problem, lose) in losses {
-            let mut world = World::founded("{}");
+            let mut world = World::bootstrapped("{}");
             lose(world.authority_secret(domain));
             world.now += days(61);
-            let plan = world.plan();
+            let plan = world.changes();
             assert!(plan.authorities.is_empty());
-            let lost: Vec<_> = plan.certificates.iter().filter(|note| note.reason == "AuthorityLost").collect();
+            let lost: Vec<_> = plan.certificates.iter().filter(|note| note.reason == Reason::CALost).collect();
             assert_eq!(lost.len(), 1, "{problem}");
             assert!(lost[0].message.contains(problem), "{problem}: {}", lost[0].message);
             let domains: BTreeSet<_> = plan.secrets.iter().flat_map(|change| &change.leaves).map(|leaf| leaf.domain).collect();
-            let other = if domain == Domain::Client { Domain::Peer } else { Domain::Client };
-            assert_eq!(domains, [other].into(), "the other domain goes on");
+            assert_eq!(domains, [domain.other()].into(), "the other domain goes on");
         }
     }
 }
 
 #[test]
 fn no_authority_is_made_while_anybody_may_trust_another() {
-    let mut world = World::founded(ONE);
-    world.observed.client_authority = None;
+    let mut world = World::bootstrapped(ONE);
+    world.observed.authorities.client = None;
     world.observed.status.certificates = None;
     world.cluster.status = None;
-    let plan = world.plan();
+    let plan = world.changes();
     assert!(plan.authorities.is_empty(), "the members' Secrets are there");
-    assert!(reasons(&plan.certificates).contains(&"AuthorityLost"));
+    assert!(reasons(&plan.certificates).contains(&Reason::CALost));
 }
 
 // Leaves.
@@ -685,7 +687,7 @@ fn exactly_the_leaf_that_will_not_do_is_issued() {
         ("other names", |w| w.cluster.spec.tls.client.extra_sans.dns_names = vec!["etcd.example.com".into()], all_server.clone()),
         (
             "shortened",
-            |w| w.cluster.spec.tls.peer.certificate.duration = crate::api::Duration("24h".into()),
+            |w| w.cluster.spec.tls.peer.certificate.duration = Duration("24h".into()),
             vec![("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])],
         ),
         (
@@ -695,37 +697,37 @@ fn exactly_the_leaf_that_will_not_do_is_issued() {
         ),
     ];
     for (what, change, wanted) in changes {
-        let mut world = World::founded(ONE);
+        let mut world = World::bootstrapped(ONE);
         change(&mut world);
-        assert_eq!(leaves(&world.plan()), wanted, "{what}");
+        assert_eq!(leaves(&world.changes()), wanted, "{what}");
         world.settle();
-        assert!(world.plan().is_empty(), "{what}");
+        assert!(world.is_idle(), "{what}");
     }
 }
 
 #[test]
 fn leaves_of_different_lives_are_renewed_each_at_its_time() {
-    let mut world = World::founded("{replicas: 1, tls: {peer: {certificate: {duration: 24h}}}}");
+    let mut world = World::bootstrapped("{replicas: 1, tls: {peer: {certificate: {duration: 24h}}}}");
     world.now += SignedDuration::from_hours(17);
-    assert_eq!(leaves(&world.plan()), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
+    assert_eq!(leaves(&world.changes()), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
     world.now += days(100);
-    let expired: Vec<_> = world.plan().secrets.iter().flat_map(|c| c.leaves.clone()).map(|leaf| leaf.why).collect();
-    assert_eq!(expired, [Stale::Expired, Stale::Expired, Stale::Expired, Stale::Expired]);
+    let expired: Vec<_> = world.changes().secrets.iter().flat_map(|c| c.leaves.clone()).map(|leaf| leaf.why).collect();
+    assert_eq!(expired, [ReissueReason::Expired, ReissueReason::Expired, ReissueReason::Expired, ReissueReason::Expired]);
     world.settle();
 }
 
 #[test]
 fn a_longer_life_takes_effect_at_the_renewal() {
-    let mut world = World::founded(ONE);
-    world.cluster.spec.tls.client.certificate.duration = crate::api::Duration("4320h".into());
-    assert!(world.plan().is_empty());
+    let mut world = World::bootstrapped(ONE);
+    world.cluster.spec.tls.client.certificate.duration = Duration("4320h".into());
+    assert!(world.is_idle());
 }
 
 #[test]
 fn a_member_secret_that_was_deleted_is_made_whole_again() {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     world.member(0).secret = None;
-    let plan = world.plan();
+    let plan = world.changes();
     assert_eq!(plan.secrets.len(), 1);
     assert_eq!((plan.secrets[0].leaves.len(), plan.secrets[0].files.len(), plan.secrets[0].version.as_ref()), (3, 4, None));
     world.settle();
@@ -733,13 +735,13 @@ fn a_member_secret_that_was_deleted_is_made_whole_again() {
 
 #[test]
 fn what_was_exchanged_between_members_is_put_right() {
-    let mut world = World::founded("{}");
+    let mut world = World::bootstrapped("{}");
     let data = |world: &mut World, ordinal| world.member(ordinal).secret.as_ref().unwrap().data.clone();
     let (one, two) = (data(&mut world, 0), data(&mut world, 1));
     world.member(0).secret.as_mut().unwrap().data = two;
     world.member(1).secret.as_mut().unwrap().data = one;
     let all = vec![member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
-    assert_eq!(leaves(&world.plan()), [("demo-0-tls".to_owned(), all.clone()), ("demo-1-tls".to_owned(), all)]);
+    assert_eq!(leaves(&world.changes()), [("demo-0-tls".to_owned(), all.clone()), ("demo-1-tls".to_owned(), all)]);
     world.settle();
     // Of three certificates this one says nothing of its member.
     for ordinal in [0, 1] {
@@ -755,7 +757,7 @@ fn secrets_that_were_made_at_once_are_renewed_one_after_the_other() {
     let secret = |uid: &str| {
         let mut secret = SecretView::default();
         secret.meta.uid = Some(uid.into());
-        SeenSecret::from(secret).spread()
+        CachedSecret::from(secret).jitter()
     };
     assert_ne!(secret("one"), secret("two"));
     assert_eq!(secret("one"), secret("one"));
@@ -763,55 +765,51 @@ fn secrets_that_were_made_at_once_are_renewed_one_after_the_other() {
 
 // Confirmation.
 
-fn annotations(plan: &Plan) -> Vec<&str> {
-    plan.pods.iter().flat_map(|note| note.annotations.keys().map(String::as_str)).collect()
-}
-
 /// A member whose Secret was renewed while its kubelet sleeps.
 fn renewed() -> World {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     world.kubelet = false;
     world.cluster.spec.tls.client.extra_sans.dns_names = vec!["etcd.example.com".into()];
-    assert_eq!(world.pass().plan.secrets.len(), 1);
+    assert_eq!(world.pass().changes().secrets.len(), 1);
     world
 }
 
 #[test]
 fn a_renewed_leaf_is_touched_touched_again_and_confirmed() {
     let mut world = renewed();
-    let touch = world.pass().plan;
-    assert_eq!(annotations(&touch), [annotation::TLS_TOUCHED]);
-    assert_eq!(touch.next_check, CONFIRMING);
-    assert_eq!(reasons(&touch.certificates), ["NotServedYet"]);
+    let touch = world.pass().changes();
+    assert_eq!(annotations(&touch), [key::TLS_TOUCHED]);
+    assert_eq!(touch.next_check(), SOON);
+    assert_eq!(reasons(&touch.certificates), [Reason::NotServedYet]);
     for _ in 0..4 {
-        assert!(world.pass().plan.is_empty(), "the kubelet has 5 s");
+        assert!(world.pass().is_idle(), "the kubelet has 5 s");
     }
-    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED]);
+    assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED]);
     world.kubelet = true;
     for _ in 0..4 {
         world.pass();
     }
-    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED], "this time it listens");
-    let confirmed = world.pass().plan;
-    assert_eq!(annotations(&confirmed), [annotation::TLS_CONFIRMED]);
+    assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED], "this time it listens");
+    let confirmed = world.pass().changes();
+    assert_eq!(annotations(&confirmed), [key::TLS_CONFIRMED]);
     assert!(confirmed.certificates.is_empty());
-    let idle = world.plan();
+    let idle = world.changes();
     assert!(idle.is_empty());
-    assert_eq!(idle.next_check, IDLE);
+    assert_eq!(idle.next_check(), IDLE);
 }
 
 #[test]
 fn a_leaf_that_only_the_other_members_see_is_confirmed_by_their_port() {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     world.kubelet = false;
-    world.cluster.spec.tls.peer.certificate.duration = crate::api::Duration("24h".into());
-    assert_eq!(leaves(&world.pass().plan), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
+    world.cluster.spec.tls.peer.certificate.duration = Duration("24h".into());
+    assert_eq!(leaves(&world.pass().changes()), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
     let is_confirmed = |world: &mut World| {
         let secret = world.member(0).secret.as_ref().unwrap().fingerprint().to_owned();
-        world.pod(0).metadata.annotations.as_ref().unwrap().get(annotation::TLS_CONFIRMED) == Some(&secret)
+        world.pod(0).metadata.annotations.as_ref().unwrap().get(key::TLS_CONFIRMED) == Some(&secret)
     };
     for _ in 0..20 {
-        assert_eq!(reasons(&world.pass().plan.certificates), ["NotServedYet"]);
+        assert_eq!(reasons(&world.pass().changes().certificates), [Reason::NotServedYet]);
         assert!(!is_confirmed(&mut world));
     }
     world.kubelet = true;
@@ -828,12 +826,15 @@ fn a_member_whose_peer_port_cannot_be_asked_is_told_once() {
         let member = observed.members.get_mut(&names().member(0)).unwrap();
         let secret = member.secret.as_ref().unwrap();
         let served = secret.certificate(member_key::SERVER_CRT).unwrap().unwrap().der().to_vec();
-        let Answer::Reached(_, status) = member.etcd.clone() else { panic!() };
-        member.etcd = Answer::Reached(served, status);
+        let Probe::Reached(_, status) = member.etcd.clone() else { panic!() };
+        member.etcd = Probe::Reached(served, status);
         member.peer_leaf = Some(Err("timed out".into()));
-        plan(&world.valid(), &observed, world.now)
+        match world.plan_on(&observed) {
+            Plan::Change(changes) => changes,
+            other => panic!("{other:?}"),
+        }
     };
-    assert_eq!(annotations(&deaf(&mut world)), [annotation::TLS_TOUCHED]);
+    assert_eq!(annotations(&deaf(&mut world)), [key::TLS_TOUCHED]);
     world.pass();
     world.now += SECOND * 60;
     let plan = deaf(&mut world);
@@ -845,31 +846,31 @@ fn a_member_whose_peer_port_cannot_be_asked_is_told_once() {
 fn a_member_that_cannot_be_reached_is_told_once() {
     let mut world = renewed();
     world.silent.insert(names().member(0));
-    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED], "its leaf may have expired");
+    assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED], "its leaf may have expired");
     world.now += SECOND * 60;
-    let plan = world.plan();
+    let plan = world.changes();
     assert!(plan.is_empty());
-    assert_eq!(plan.next_check, AWAITING);
+    assert_eq!(plan.next_check(), PENDING);
 }
 
 // Revocation.
 
 /// A cluster that has issued a certificate to a user.
 fn with_user(uid: &str) -> World {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     let leaf = LeafRequest {
         domain: Domain::Client,
         spec: LeafSpec {
             common_name: "app".into(),
             dns_names: BTreeSet::new(),
             ip_addresses: BTreeSet::new(),
-            usage: crate::pki::Usage::Client,
+            usage: Usage::Client,
             duration: days(90),
         },
-        keys: ["tls.crt", "tls.key"],
+        keys: LeafKeys { certificate: tls_key::CRT, private_key: tls_key::KEY },
         holder: Holder::User { name: "app".into(), uid: uid.into() },
-        why: Stale::Missing,
-        at_once: true,
+        why: ReissueReason::Missing,
+        signed_now: true,
     };
     let change = SecretChange {
         name: "app-etcd-tls".into(),
@@ -886,21 +887,21 @@ fn with_user(uid: &str) -> World {
 #[test]
 fn certificates_of_users_who_are_gone_are_revoked_and_the_list_reaches_the_members() {
     let mut world = with_user("u1");
-    world.observed.users = ["u1".to_owned()].into();
-    assert!(world.plan().is_empty(), "the user is there");
+    world.observed.users = ["u1".into()].into();
+    assert!(world.is_idle(), "the user is there");
     // The same name, but another object.
-    world.observed.users = ["u2".to_owned()].into();
-    let Some(Step::Revoke { domain: Domain::Client, holders }) = world.pass().plan.step else { panic!() };
-    assert_eq!(holders, [Holder::User { name: "app".into(), uid: "u1".into() }]);
+    world.observed.users = ["u2".into()].into();
+    let holders = vec![Holder::User { name: "app".into(), uid: "u1".into() }];
+    assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders }.into()));
 
-    let written = world.pass().plan;
+    let written = world.pass().changes();
     assert_eq!(leaves(&written), [("demo-0-tls".to_owned(), vec![])], "the list is written and no leaf is made");
     assert_eq!(written.secrets[0].files.keys().collect::<Vec<_>>(), [member_key::CLIENT_CRL]);
-    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_TOUCHED]);
-    assert_eq!(annotations(&world.pass().plan), [annotation::TLS_CONFIRMED]);
-    assert!(world.plan().is_empty());
-    let listed = crate::pki::crl_serials(&world.member(0).secret.as_ref().unwrap().data[member_key::CLIENT_CRL]).unwrap();
-    let secret = world.observed.client_authority.as_ref().unwrap();
+    assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED]);
+    assert_eq!(annotations(&world.pass().changes()), [key::TLS_CONFIRMED]);
+    assert!(world.is_idle());
+    let listed = crl_serials(&world.member(0).secret.as_ref().unwrap().data[member_key::CLIENT_CRL]).unwrap();
+    let secret = world.observed.authorities.client.as_ref().unwrap();
     let ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).unwrap();
     assert_eq!(listed, ledger.revoked().map(|(serial, _)| serial).collect());
     assert_eq!(listed.len(), 1);
@@ -909,29 +910,29 @@ fn certificates_of_users_who_are_gone_are_revoked_and_the_list_reaches_the_membe
 #[test]
 fn a_list_that_lacks_who_was_revoked_is_made_anew() {
     let mut world = with_user("u1");
-    world.observed.users = ["u2".to_owned()].into();
+    world.observed.users = ["u2".into()].into();
     let before = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
     world.settle();
     // As from a backup.
     world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), before);
-    assert_eq!(world.plan().step, Some(Step::Revoke { domain: Domain::Client, holders: vec![] }));
+    assert_eq!(world.changes().step, Some(Revoke { domain: Domain::Client, holders: vec![] }.into()));
 }
 
 #[test]
 fn nothing_is_revoked_while_the_authority_is_lost() {
     let mut world = with_user("u1");
-    world.observed.client_authority = None;
-    assert_eq!(world.plan().step, None);
+    world.observed.authorities.client = None;
+    assert_eq!(world.changes().step, None);
 }
 
 #[test]
 fn there_is_one_step_at_a_time() {
     let mut user = with_user("u1");
-    // A founded cluster with a user who is gone, and a claim that has lost what was written on it.
+    // A bootstrapped cluster with a user who is gone, and a claim that has lost what was written on it.
     let claim: &mut PersistentVolumeClaim = user.member(0).claim.as_mut().unwrap();
-    claim.metadata.annotations.as_mut().unwrap().remove(annotation::MEMBER_ID);
-    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("LockBootstrap"), "what guards data comes first");
-    assert_eq!(user.pass().plan.step.map(|step| step.name()), Some("Revoke"));
+    claim.metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
+    assert_eq!(user.pass().changes().step.map(|step| step.name()), Some("RecordMembers"), "what guards data comes first");
+    assert_eq!(user.pass().changes().step.map(|step| step.name()), Some("Revoke"));
 }
 
 // Properties.
@@ -974,19 +975,19 @@ proptest! {
         let busy = world.settle();
         prop_assert!(busy <= 6, "{busy} passes");
         for _ in 0..3 {
-            prop_assert!(world.pass().plan.is_empty());
+            prop_assert!(world.pass().is_idle());
         }
     }
 }
 
 #[test]
 fn a_pod_that_started_while_nobody_looked_is_told_of_what_was_issued_since() {
-    let mut world = World::founded(ONE);
+    let mut world = World::bootstrapped(ONE);
     world.silent.insert(names().member(0));
     world.now += SECOND * 11;
     let pod = world.pod(0);
-    pod.metadata.annotations.as_mut().unwrap().remove(annotation::TLS_CONFIRMED);
-    assert_eq!(notes(&world.plan()), [annotation::TLS_TOUCHED], "it has run for long, and its certificates may have expired");
+    pod.metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
+    assert_eq!(annotations(&world.changes()), [key::TLS_TOUCHED], "it has run for long, and its certificates may have expired");
     world.pass();
-    assert_eq!(notes(&world.plan()), [""; 0], "once, as it cannot be asked whether that helped");
+    assert_eq!(annotations(&world.changes()), [""; 0], "once, as it cannot be asked whether that helped");
 }

@@ -1,0 +1,131 @@
+//! The certificate authorities of a domain, as their Secret holds them.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use crate::{
+    kubernetes::secret::SecretView,
+    names::authority_key,
+    pki::{self, Certificate, Issuers, Ledger, Phase, Rotation, Serial, read_bundle},
+};
+
+/// The authorities of a domain.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// The authority that signs.
+    pub active: Certificate,
+    /// The authority that signs next. It is the active one itself if an external issuer signs, which has only one.
+    pub next: Certificate,
+    /// All trusted authorities, in PEM: what members verify by.
+    pub bundle: String,
+    /// The bundle and the ancestors of its authorities, in PEM: what clients verify by, some of which accept only a root.
+    pub roots: String,
+    /// The revocation list, DER.
+    pub crl: Vec<u8>,
+    /// The serials on the revocation list.
+    pub listed: BTreeSet<Serial>,
+    /// Authorities that no longer sign and are still trusted.
+    pub retiring: Vec<Certificate>,
+    /// The certificates above the authorities, up to their roots.
+    pub ancestors: Vec<Certificate>,
+    /// The intermediate certificates that are presented with a leaf of the active authority.
+    pub chain: Vec<Certificate>,
+    /// Which issuers the active and the next authority belong to.
+    pub issuers: Issuers,
+    /// How far a rotation in phases has come, if there is one.
+    pub rotation: Option<Rotation>,
+    /// What was issued.
+    pub ledger: Ledger,
+    /// Whether the private key of the active authority exists, unless an issuer keeps it.
+    has_key: bool,
+}
+
+impl Authorities {
+    /// Reads them from their Secret.
+    ///
+    /// # Errors
+    /// What is wrong with the contents.
+    pub fn read(secret: &SecretView) -> Result<Self, String> {
+        let text = |key: &str| secret.data.get(key).map(Vec::as_slice).unwrap_or_default();
+        let issuers = Issuers::from_json(text(authority_key::ISSUERS)).map_err(|e| format!("{}: {e}", authority_key::ISSUERS))?;
+        let certificate = |crt: &str| match Certificate::from_pem(text(crt)) {
+            _ if text(crt).is_empty() => Err(format!("{crt} is missing")),
+            Err(e) => Err(format!("{crt}: {e}")),
+            Ok(certificate) if !certificate.is_ca() => Err(format!("{crt} is not a CA certificate")),
+            Ok(certificate) => Ok(certificate),
+        };
+        let authority = |crt: &str, key: &str| {
+            let certificate = certificate(crt)?;
+            match secret.key_digest(key) {
+                None => Err(format!("{key} is missing or not a private key")),
+                Some(digest) if digest != certificate.key_digest() => Err(format!("{key} does not belong to {crt}")),
+                Some(_) => Ok(certificate),
+            }
+        };
+        let bundle = |key: &str| read_bundle(text(key)).map_err(|e| format!("{key}: {e}"));
+        let retiring = bundle(authority_key::RETIRING_CRT)?;
+        let ancestors = bundle(authority_key::ANCESTORS_CRT)?;
+        let rotation = secret.data.get(authority_key::ROTATION).map(|text| Rotation::from_json(text));
+        let rotation = rotation.transpose().map_err(|e| format!("{}: {e}", authority_key::ROTATION))?;
+        // A rotation that replaces a lost authority begins without its key.
+        let beginning = rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
+        let has_key = !issuers.active.has_key() || !beginning || secret.data.contains_key(authority_key::ACTIVE_KEY);
+        let active = if issuers.active.has_key() && has_key {
+            authority(authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY)?
+        } else {
+            certificate(authority_key::ACTIVE_CRT)?
+        };
+        let next = if issuers.next.has_key() {
+            authority(authority_key::NEXT_CRT, authority_key::NEXT_KEY)?
+        } else {
+            certificate(authority_key::NEXT_CRT)?
+        };
+        let crl = text(authority_key::CRL).to_vec();
+        let listed = pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
+        let ledger = Ledger::from_json(text(authority_key::LEDGER)).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
+        let bundle = pki::bundle(trusted(&active, &next, &retiring));
+        let roots = format!("{bundle}{}", pki::bundle(&ancestors));
+        let chain = pki::presented_chain(&active, &ancestors);
+        Ok(Self { active, next, bundle, roots, crl, listed, retiring, ancestors, chain, issuers, rotation, ledger, has_key })
+    }
+
+    /// Whether the private key of the active authority exists, unless an issuer keeps it.
+    pub fn has_key(&self) -> bool {
+        self.has_key
+    }
+
+    /// Whether the active authority can sign, as far as it is known here.
+    pub fn can_sign(&self, now: Timestamp) -> bool {
+        self.is_in_force(now) && !self.issuer_has_moved_on()
+    }
+
+    /// Whether leaves of the active authority are accepted and it is not lost.
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
+        self.has_key && self.active.check_valid_authority(now).is_ok()
+    }
+
+    /// Whether an external issuer already signs with the next authority, which is not trusted everywhere yet.
+    fn issuer_has_moved_on(&self) -> bool {
+        self.is_leaving_issuer() && self.issuers.active == self.issuers.next
+    }
+
+    /// Whether another authority is going to replace that of an external issuer.
+    pub fn is_leaving_issuer(&self) -> bool {
+        !self.issuers.active.has_key() && self.active != self.next
+    }
+
+    /// The authorities that must be trusted by everyone who verifies leaves of this domain: also the next one, so that it is trusted
+    /// before it signs, and those whose leaves may still be in use.
+    pub fn trusted(&self) -> impl Iterator<Item = &Certificate> {
+        trusted(&self.active, &self.next, &self.retiring)
+    }
+}
+
+fn trusted<'a>(
+    active: &'a Certificate,
+    next: &'a Certificate,
+    retiring: &'a [Certificate],
+) -> impl Iterator<Item = &'a Certificate> {
+    [active].into_iter().chain([next].into_iter().filter(move |next| *next != active)).chain(retiring)
+}

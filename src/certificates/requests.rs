@@ -1,0 +1,148 @@
+//! Leaf certificates that have to be issued, and the Secrets that hold them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{authorities::Authorities, secret::CachedSecret};
+pub use super::leaf::{DesiredLeaf, LeafKeys};
+use crate::pki::{self, Domain, Holder, Issuer, LeafSpec, ReissueReason, Usage};
+
+/// A Secret with certificates that has to be created or changed, with its leaves before or after they are issued. What it does not
+/// name stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretChange<L = LeafRequest> {
+    /// Its name.
+    pub name: String,
+    /// The resourceVersion that the plan has seen; `None` if the Secret does not exist.
+    pub version: Option<String>,
+    /// Its type.
+    pub type_: &'static str,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The leaves.
+    pub leaves: Vec<L>,
+    /// The public contents to write.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl SecretChange {
+    /// Whether this pass writes something of it if nothing fails. An external issuer may take any time to sign.
+    pub fn is_written_now(&self) -> bool {
+        let signed_now = |leaf: &LeafRequest| leaf.signed_now;
+        // A Secret is created only with all of its leaves.
+        let is_new = self.version.is_none();
+        if is_new { self.leaves.iter().all(signed_now) } else { !self.files.is_empty() || self.leaves.iter().any(signed_now) }
+    }
+
+    /// Why the leaves are issued: `server.crt, client.crt (is due for renewal)`.
+    pub fn describe_leaves(&self) -> String {
+        let group = |leaves: &[LeafRequest]| {
+            let names: Vec<_> = leaves.iter().map(|leaf| leaf.keys.certificate).collect();
+            format!("{} ({})", names.join(", "), leaves[0].why)
+        };
+        self.leaves.chunk_by(|one, other| one.why == other.why).map(group).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl<L> SecretChange<L> {
+    /// The same change with other leaves.
+    pub fn with_leaves<M>(self, leaves: Vec<M>) -> SecretChange<M> {
+        let Self { name, version, type_, labels, files, .. } = self;
+        SecretChange { name, version, type_, labels, leaves, files }
+    }
+
+    /// Whether the change can be made although some of its leaves were left out: the Secret exists, and something remains to be
+    /// written. Trust bundles and other leaves do not wait for an issuer.
+    pub fn can_be_partial(&self) -> bool {
+        self.version.is_some() && !(self.files.is_empty() && self.leaves.is_empty())
+    }
+}
+
+/// A leaf certificate that has to be issued, with a new private key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafRequest {
+    /// The domain whose active authority signs it.
+    pub domain: Domain,
+    /// What it says.
+    pub spec: LeafSpec,
+    /// Where the Secret holds it.
+    pub keys: LeafKeys,
+    /// The holder that the ledger records.
+    pub holder: Holder,
+    /// Why the existing one has to be replaced.
+    pub why: ReissueReason,
+    /// Whether the operator signs it itself in this pass.
+    pub signed_now: bool,
+}
+
+impl LeafRequest {
+    /// What kind of leaf it is, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match (&self.holder, self.spec.usage) {
+            (Holder::Operator, _) => "operator",
+            (Holder::User { .. }, _) => "user",
+            (Holder::Member { .. }, Usage::Server) => "server",
+            (Holder::Member { .. }, Usage::Both) => "peer",
+            (Holder::Member { .. }, Usage::Client) => "member",
+        }
+    }
+}
+
+/// A leaf certificate that was issued for a request.
+pub struct IssuedLeaf {
+    /// The request.
+    pub request: LeafRequest,
+    /// The certificate with its private key.
+    pub leaf: pki::Leaf,
+}
+
+/// The request for a leaf, if the one in the Secret has to be replaced and the authority can sign.
+pub fn request_leaf(
+    secret: Option<&CachedSecret>,
+    desired: &DesiredLeaf,
+    holder: &Holder,
+    authorities: &Authorities,
+    now: Timestamp,
+) -> Option<LeafRequest> {
+    if !authorities.can_sign(now) {
+        return None;
+    }
+    let DesiredLeaf { domain, spec, keys } = desired;
+    let certificate = secret.and_then(|secret| secret.certificate(keys.certificate));
+    let key = secret.and_then(|secret| secret.key_digest(keys.private_key));
+    let ledger = &authorities.ledger;
+    let why = match &certificate {
+        // A member that was removed and comes back under its name.
+        Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => ReissueReason::Revoked,
+        // It would be revoked together with that of its other holder. External issuers may reuse serials of earlier issuers.
+        Some(Ok(leaf))
+            if authorities.issuers.active.has_key() && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) =>
+        {
+            ReissueReason::Holder
+        }
+        _ => {
+            let jitter = secret.map(CachedSecret::jitter).unwrap_or_default();
+            let read = certificate.as_ref().map(Result::as_ref);
+            let has_chain = || secret.is_some_and(|secret| secret.is_presented_with(keys.certificate, &authorities.chain));
+            pki::reissue_reason(read, key, spec, &authorities.active, jitter, now)
+                .or_else(|| (!has_chain()).then_some(ReissueReason::Chain))?
+        }
+    };
+    // Any other issuer may refuse what its authority is not allowed to sign.
+    let signed_now = authorities.issuers.active == Issuer::BuiltIn;
+    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder.clone(), why, signed_now })
+}
+
+/// The public contents of a Secret that differ from the desired ones.
+pub fn changed_files<'a>(
+    secret: Option<&CachedSecret>,
+    desired: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> BTreeMap<String, Vec<u8>> {
+    let existing = |key: &str| secret.and_then(|secret| secret.data.get(key)).map(Vec::as_slice);
+    desired
+        .into_iter()
+        .filter(|(key, content)| existing(key) != Some(content))
+        .map(|(key, content)| (key.to_owned(), content.to_owned()))
+        .collect()
+}

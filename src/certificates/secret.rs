@@ -1,0 +1,139 @@
+//! Secrets with certificates, and what is derived from one version of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use jiff::Timestamp;
+
+use super::{authorities::Authorities, leaf::DesiredLeaf};
+use crate::{
+    digest::fingerprint,
+    kubernetes::{
+        cached::Cached,
+        secret::{SecretView, is_private},
+    },
+    names::member_key,
+    pki::{Certificate, Domain, PerDomain, PkiError, RenewalJitter, read_bundle},
+};
+
+/// A Secret as it was read, without private keys.
+pub type CachedSecret = Cached<SecretView, SecretDerived>;
+
+/// A certificate, and the intermediate certificates presented with it.
+type Presented = (Certificate, Arc<[Certificate]>);
+
+/// What is derived from a Secret.
+#[derive(Default)]
+pub struct SecretDerived {
+    certificates: Mutex<BTreeMap<String, Presented>>,
+    fingerprint: OnceLock<String>,
+    bundles: OnceLock<Option<String>>,
+    expiry: OnceLock<PerDomain<Option<Timestamp>>>,
+    authorities: OnceLock<Result<Arc<Authorities>, String>>,
+    jitter: OnceLock<RenewalJitter>,
+    current: Mutex<Option<Current>>,
+}
+
+/// The keys of a member's Secret that hold its leaf certificates of a domain.
+pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
+    match domain {
+        Domain::Client => &[member_key::SERVER_CRT, member_key::CLIENT_CRT],
+        Domain::Peer => &[member_key::PEER_CRT],
+    }
+}
+
+/// What a Secret was found to be up to date with, and for how long it stays so.
+pub struct Current {
+    /// The desired leaves.
+    pub leaves: Arc<Vec<DesiredLeaf>>,
+    /// The authorities.
+    pub authorities: PerDomain<Arc<Authorities>>,
+    /// From when until when no leaf has to be renewed.
+    pub during: Range<Timestamp>,
+}
+
+impl CachedSecret {
+    /// The certificate under a key, if there is one: the first, if intermediate certificates follow it.
+    pub fn certificate(&self, key: &str) -> Option<Result<Certificate, PkiError>> {
+        Some(self.presented(key)?.map(|presented| presented.0))
+    }
+
+    /// Whether the certificate under a key is followed by exactly these intermediate certificates.
+    pub fn is_presented_with(&self, key: &str, chain: &[Certificate]) -> bool {
+        self.presented(key).and_then(Result::ok).is_some_and(|presented| *presented.1 == *chain)
+    }
+
+    fn presented(&self, key: &str) -> Option<Result<Presented, PkiError>> {
+        let mut read = self.derived().certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(presented) = read.get(key) {
+            return Some(Ok(presented.clone()));
+        }
+        let text = self.data.get(key).filter(|pem| !pem.is_empty())?;
+        let presented = Certificate::with_chain(text).map(|(leaf, chain)| (leaf, chain.into()));
+        if let Ok(presented) = &presented {
+            read.insert(key.to_owned(), Presented::clone(presented));
+        }
+        Some(presented)
+    }
+
+    /// The authorities that the Secret holds, if it is an authorities' Secret.
+    ///
+    /// # Errors
+    /// What is wrong with its contents.
+    pub fn authorities(&self) -> Result<&Arc<Authorities>, &str> {
+        let read = self.derived().authorities.get_or_init(|| Authorities::read(self).map(Arc::new));
+        read.as_ref().map_err(String::as_str)
+    }
+
+    /// A digest of everything but private keys, which tells one version of the contents from another.
+    pub fn fingerprint(&self) -> &str {
+        let public = || self.data.iter().filter(|(key, _)| !is_private(key));
+        self.derived().fingerprint.get_or_init(|| fingerprint(public().map(|(key, value)| (key.as_str(), value.as_slice()))))
+    }
+
+    /// When the first of a member's leaf certificates of a domain expires, of those that are readable.
+    pub fn expiry(&self, domain: Domain) -> Option<Timestamp> {
+        let first = |domain| {
+            let leaves = leaf_keys(domain).iter().filter_map(|key| self.certificate(key)?.ok());
+            leaves.map(|leaf| leaf.not_after()).min()
+        };
+        self.derived().expiry.get_or_init(|| PerDomain::from_fn(first))[domain]
+    }
+
+    /// By how much the leaves are renewed earlier than others. All leaves of a Secret have the same jitter, so it is written once.
+    pub fn jitter(&self) -> RenewalJitter {
+        *self.derived().jitter.get_or_init(|| RenewalJitter::of(self.meta.uid.as_deref().unwrap_or_default()))
+    }
+
+    /// Whether the Secret was found to be up to date with these leaves and authorities, and still is.
+    pub fn is_current(&self, leaves: &Arc<Vec<DesiredLeaf>>, authorities: PerDomain<&Arc<Authorities>>, now: Timestamp) -> bool {
+        let current = self.derived().current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().is_some_and(|current| {
+            let same = |(domain, authorities)| Arc::ptr_eq(&current.authorities[domain], authorities);
+            Arc::ptr_eq(&current.leaves, leaves) && authorities.iter().all(|(d, a)| same((d, *a))) && current.during.contains(&now)
+        })
+    }
+
+    /// Keeps what the Secret was found to be up to date with.
+    pub fn set_current(&self, current: Current) {
+        *self.derived().current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
+    }
+
+    /// The fingerprints of the authorities in both trust bundles of a member's Secret, in the form of
+    /// [`crate::names::annotation::BUNDLES`].
+    pub fn bundles(&self) -> Option<&str> {
+        let names = |key: &str| {
+            let authorities = read_bundle(self.data.get(key)?).ok()?;
+            let names: BTreeSet<_> = authorities.iter().map(|authority| authority.fingerprint().to_owned()).collect();
+            Some(names.into_iter().collect::<Vec<_>>().join(","))
+        };
+        let both = || {
+            let (client, peer) = (names(member_key::CLIENT_CA)?, names(member_key::PEER_CA)?);
+            Some(format!("{}={client};{}={peer}", Domain::Client, Domain::Peer))
+        };
+        self.derived().bundles.get_or_init(both).as_deref()
+    }
+}

@@ -1,0 +1,94 @@
+//! The effects of steps. Each returns the number of things that it changed.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{PersistentVolumeClaim, Pod, Secret},
+    policy::v1::PodDisruptionBudget,
+};
+
+use super::{Actor, step::StepError};
+use crate::{
+    cluster::{
+        dial, objects,
+        steps::{Deletable, Effect, Fresh},
+    },
+    etcd::Change,
+    ids::Uid,
+    issuing,
+    kubernetes::{
+        apply::{annotate, delete, evict},
+        error::WriteError,
+        secret::KeySecret,
+    },
+    names::{CLIENT_PORT, MemberName, annotation as key},
+};
+
+impl Actor<'_> {
+    /// Makes an effect.
+    pub async fn run(&self, effect: &Effect, fresh: &Fresh) -> Result<usize, StepError> {
+        match effect {
+            Effect::ChangeMembers(change) => self.change_members(change, fresh).await,
+            Effect::AnnotateClaim { name, uid, annotations } => self.annotate_claim(name, uid, annotations).await,
+            Effect::AdoptSecret { name, uid } => self.adopt_secret(name, uid).await,
+            Effect::Delete { kind, name, uid } => self.delete(*kind, name, uid).await,
+            Effect::Evict { member, uid } => self.evict(member, uid).await,
+            Effect::Revoke { domain, holders } => {
+                Ok(issuing::revoke(self.context, &self.recipient(), *domain, holders, self.now).await?)
+            }
+            Effect::ChangeAuthorities(transition) => {
+                let metadata = objects::retained(self.cluster, transition.secret.clone());
+                Ok(issuing::change_authorities(self.context, &self.recipient(), transition, metadata, self.now).await?)
+            }
+        }
+    }
+
+    async fn change_members(&self, change: &Change, fresh: &Fresh) -> Result<usize, StepError> {
+        let leader = fresh.leader().and_then(|leader| Some((leader, fresh.pods.get(leader)?)));
+        let (Some(identity), Some((leader, pod))) = (self.identity, leader) else { return Ok(0) };
+        let target = dial::target(&self.cluster.names, leader, pod, CLIENT_PORT);
+        self.context.dialer.change(&target, &identity.0, change).await?;
+        Ok(1)
+    }
+
+    async fn annotate_claim(
+        &self,
+        name: &str,
+        uid: &Uid,
+        annotations: &BTreeMap<&'static str, String>,
+    ) -> Result<usize, StepError> {
+        let no_labels: BTreeMap<&str, &str> = BTreeMap::new();
+        let written = annotate(&self.api::<PersistentVolumeClaim>(), name, uid, &no_labels, annotations).await;
+        written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {name}"), e))?;
+        Ok(1)
+    }
+
+    async fn adopt_secret(&self, name: &str, uid: &Uid) -> Result<usize, StepError> {
+        let secrets = self.api::<Secret>();
+        let secret = KeySecret::get(&secrets, name).await?;
+        let Some(mut secret) = secret.filter(|secret| Uid::of(&secret.0.metadata).as_ref() == Some(uid)) else { return Ok(0) };
+        let annotations = secret.0.metadata.annotations.get_or_insert_default();
+        annotations.insert(key::CLUSTER_UID.into(), self.cluster.uid.to_string());
+        secret.replace(&secrets).await?;
+        Ok(1)
+    }
+
+    async fn delete(&self, kind: Deletable, name: &str, uid: &Uid) -> Result<usize, StepError> {
+        let existed = match kind {
+            Deletable::DisruptionBudget => delete(&self.api::<PodDisruptionBudget>(), name, uid).await?,
+            Deletable::Claim => delete(&self.api::<PersistentVolumeClaim>(), name, uid).await?,
+            Deletable::StatefulSet => delete(&self.api::<StatefulSet>(), name, uid).await?,
+            Deletable::Pod => delete(&self.api::<Pod>(), name, uid).await?,
+        };
+        Ok(existed.into())
+    }
+
+    async fn evict(&self, member: &MemberName, uid: &Uid) -> Result<usize, StepError> {
+        if evict(&self.api::<Pod>(), &self.cluster.names.pod(member), uid).await? {
+            Ok(1)
+        } else {
+            Err(StepError::Pending(format!("the disruption budget does not allow a disruption of {member}")))
+        }
+    }
+}

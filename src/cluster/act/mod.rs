@@ -1,0 +1,80 @@
+//! Acting: a plan -> writes. First what may be repeated, then the one step.
+
+mod effects;
+mod fresh;
+mod objects;
+mod secrets;
+mod step;
+
+use std::mem::discriminant;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use super::{
+    observed::Observed,
+    outcome::Outcome,
+    plan::changes::{Changes, Plan, Write},
+    validated::ValidatedCluster,
+};
+use crate::{api::EtcdCluster, context::Context, identity::Identity};
+
+/// What acting needs.
+pub struct Actor<'a> {
+    /// What every pass needs.
+    pub context: &'a Context,
+    /// The object, as the pass sees it.
+    pub object: &'a EtcdCluster,
+    /// The cluster.
+    pub cluster: &'a ValidatedCluster,
+    /// What existed at the beginning of the pass.
+    pub observed: &'a Observed,
+    /// The operator's identity towards the members, if it has one.
+    pub identity: Option<&'a Identity>,
+    /// The time of the pass.
+    pub now: Timestamp,
+}
+
+impl Actor<'_> {
+    /// Does what is planned.
+    pub async fn act(&self, plan: &Plan) -> Outcome {
+        match plan {
+            Plan::Blocked(_) => Outcome::default(),
+            Plan::Adopt(step) => self.step(step).await,
+            Plan::Change(changes) => self.change(changes).await,
+        }
+    }
+
+    /// Makes the writes in their order, those of one kind concurrently.
+    async fn change(&self, changes: &Changes) -> Outcome {
+        let mut outcome = self.preflight(&changes.preflight).await;
+        if !outcome.failed.is_empty() {
+            return outcome;
+        }
+        for kind in changes.in_order().chunk_by(|one, other| discriminant(one) == discriminant(other)) {
+            for result in join_all(kind.iter().map(|write| self.write(*write))).await {
+                outcome.merge(result);
+            }
+            // The operator that creates the bootstrap ConfigMap decides which members bootstrap the cluster. If that is another
+            // one, the rest of the plan is not right.
+            let is_bootstrapping = !changes.preflight.is_empty();
+            let failed = outcome.again || is_bootstrapping && !outcome.failed.is_empty();
+            if failed && matches!(kind, [Write::Bootstrap(_)]) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn write(&self, write: Write<'_>) -> Outcome {
+        match write {
+            Write::Bootstrap(object) | Write::Object(object) | Write::StatefulSet(object) => self.apply(object).await,
+            Write::IssuerProbe(probe) => self.probe_issuer(probe).await,
+            Write::Authorities(request) => self.create_authorities(request).await,
+            Write::Secrets(changes) => self.issue(changes).await,
+            Write::Pod(patch) => self.patch_pod(patch).await,
+            Write::Completed(requests) => self.complete(requests).await,
+            Write::Step(step) => self.step(step).await,
+        }
+    }
+}

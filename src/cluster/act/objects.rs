@@ -1,0 +1,78 @@
+//! Applying objects, and annotating those that others created.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Resource, core::NamespaceResourceScope};
+
+use super::Actor;
+use crate::{
+    api::EtcdCluster,
+    cluster::{
+        outcome::Outcome,
+        plan::changes::{CompletedRequest, PodPatch, RequestEvent},
+    },
+    kubernetes::{
+        apply::{annotate, annotate_version, apply, preflight},
+        error::WriteError,
+        object::{Object, ObjectVersion},
+    },
+};
+
+impl Actor<'_> {
+    /// The objects of a kind in the cluster's namespace.
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.context.client.clone(), self.cluster.names.namespace())
+    }
+
+    /// Checks before the first object is created that none of the names is taken, so that no part of a cluster is created.
+    pub async fn preflight(&self, objects: &[Object]) -> Outcome {
+        let namespace = self.cluster.names.namespace();
+        let check = |object| preflight(&self.context.client, namespace, object, &self.cluster.uid);
+        let mut outcome = Outcome::default();
+        for error in join_all(objects.iter().map(check)).await.into_iter().filter_map(Result::err) {
+            outcome.write_failed(&error);
+        }
+        outcome
+    }
+
+    /// Applies an object.
+    pub async fn apply(&self, object: &Object) -> Outcome {
+        let mut outcome = Outcome::default();
+        if let Err(error) = apply(&self.context.client, self.cluster.names.namespace(), object, &self.cluster.uid).await {
+            outcome.write_failed(&error);
+        }
+        outcome
+    }
+
+    /// Labels and annotates a pod.
+    pub async fn patch_pod(&self, patch: &PodPatch) -> Outcome {
+        let mut outcome = Outcome::default();
+        if let Err(error) = annotate(&self.api::<Pod>(), &patch.pod, &patch.uid, &patch.labels, &patch.annotations).await {
+            outcome.write_failed(&WriteError::of_change(format!("Pod {}", patch.pod), error));
+        }
+        outcome
+    }
+
+    /// Removes completed requests from the `EtcdCluster`, if it is the version that the pass sees: its user may request something
+    /// else by now.
+    pub async fn complete(&self, requests: &[CompletedRequest]) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(seen) = ObjectVersion::of(&self.object.metadata) else { return outcome };
+        let name = self.cluster.names.cluster();
+        let remaining: BTreeMap<_, _> = requests.iter().map(|request| (request.annotation, &request.remaining)).collect();
+        if let Err(error) = annotate_version(&self.api::<EtcdCluster>(), name, &seen, &remaining).await {
+            outcome.write_failed(&WriteError::of_change(format!("EtcdCluster {name}"), error));
+            return outcome;
+        }
+        outcome.again = true;
+        for event in requests.iter().filter_map(|request| request.event.clone()) {
+            match event {
+                RequestEvent::Accepted(note) => outcome.done.push(note),
+                RequestEvent::Refused(note) => outcome.disruptions.push(note),
+            }
+        }
+        outcome
+    }
+}

@@ -1,0 +1,69 @@
+//! Issuing certificates, and what comes before it.
+
+use super::Actor;
+use crate::{
+    api::Reason,
+    certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
+    cluster::{leaves, objects, outcome::Outcome},
+    issuing::{self, ProbeSpec, Recipient},
+    pki::PerDomain,
+    reporting::note::Note,
+};
+
+impl Actor<'_> {
+    /// The cluster, as the recipient of certificates.
+    pub fn recipient(&self) -> Recipient<'_> {
+        let Self { cluster, observed, object, .. } = self;
+        let probe = |domain| ProbeSpec {
+            issuer: cluster.issuers[domain].clone(),
+            leaf: leaves::issuer_probe(&cluster.names, &object.spec, domain, cluster.lifetimes[domain].leaf),
+        };
+        Recipient {
+            names: &cluster.names,
+            uid: &cluster.uid,
+            owner: &cluster.owner,
+            labels: objects::selector(cluster.names.cluster()),
+            probes: Some(PerDomain::from_fn(probe)),
+            authorities: observed.authorities.as_ref().map(Option::as_ref),
+        }
+    }
+
+    /// Requests a certificate whose issuer reveals its authority, or deletes that request.
+    pub async fn probe_issuer(&self, probe: IssuerProbe) -> Outcome {
+        let mut outcome = Outcome::default();
+        if let Err(error) = issuing::probe_issuer(self.context, &self.recipient(), probe).await {
+            outcome.issuing_failed(&error);
+        }
+        outcome
+    }
+
+    /// Creates the first authorities of a domain.
+    pub async fn create_authorities(&self, request: &AuthorityRequest) -> Outcome {
+        let mut outcome = Outcome::default();
+        let metadata = objects::retained(self.cluster, request.secret.clone());
+        match issuing::create_authorities(self.context, &self.recipient(), request, metadata, self.now).await {
+            Ok(false) => outcome.again = true,
+            Ok(true) => outcome.done.push(Note::new(
+                Reason::CACreated,
+                format!("created the {} CAs in Secret {}", request.domain, request.secret),
+            )),
+            Err(error) => outcome.issuing_failed(&error),
+        }
+        outcome
+    }
+
+    /// Creates and changes Secrets with certificates.
+    pub async fn issue(&self, changes: &[SecretChange]) -> Outcome {
+        let mut outcome = Outcome::default();
+        let issuance = issuing::issue(self.context, &self.recipient(), changes, self.now).await;
+        outcome.again = issuance.already_written;
+        for change in issuance.written.iter().filter(|change| !change.leaves.is_empty()) {
+            let message = format!("issued certificates in Secret {}: {}", change.name, change.describe_leaves());
+            outcome.done.push(Note::new(Reason::CertificatesIssued, message));
+        }
+        for error in &issuance.errors {
+            outcome.issuing_failed(error);
+        }
+        outcome
+    }
+}

@@ -1,0 +1,97 @@
+//! Taking a step, if it is still right on fresh reads.
+
+use super::Actor;
+use crate::{
+    api::Reason,
+    cluster::{
+        outcome::Outcome,
+        steps::{Check, RecheckError, Step},
+    },
+    etcd::EtcdError,
+    issuing::IssueError,
+    kubernetes::error::WriteError,
+    reporting::note::Note,
+};
+
+/// Why a step was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// It is not right at the moment.
+    #[error("{0}")]
+    Pending(String),
+    /// Kubernetes refused it.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// An authority was not changed.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// etcd refused it.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+}
+
+impl From<RecheckError> for StepError {
+    fn from(error: RecheckError) -> Self {
+        match error {
+            RecheckError::Changed(why) => Self::Pending(why),
+            RecheckError::InTheWay { object, owner } => WriteError::Foreign { object, owner }.into(),
+        }
+    }
+}
+
+impl Actor<'_> {
+    /// Takes a step.
+    pub async fn step(&self, planned: &Step) -> Outcome {
+        let mut outcome = Outcome::default();
+        let definition = planned.definition();
+        let pending = |why: String| Note::new(definition.progressing(), format!("not yet: {why}"));
+        match self.take(planned).await {
+            Ok(done) => {
+                outcome.again = true;
+                if let Some(message) = done {
+                    self.context.metrics.step(planned.name());
+                    outcome.done.push(Note::new(definition.done(), message));
+                    outcome.disruptions.extend(definition.cost(self.observed));
+                }
+            }
+            Err(StepError::Pending(why)) => {
+                tracing::info!(
+                    namespace = self.cluster.names.namespace(),
+                    name = self.cluster.names.cluster(),
+                    step = planned.name(),
+                    why,
+                    "step not taken yet"
+                );
+                outcome.again = true;
+                outcome.pending.push(pending(why));
+            }
+            Err(StepError::Write(error)) => outcome.write_failed(&error),
+            Err(StepError::Issue(error)) => outcome.issuing_failed(&error),
+            // It waits for a learner that has not caught up yet, or for connections that are not 5 s old.
+            Err(StepError::Etcd(error)) if error.class().is_transient() => {
+                outcome.again = true;
+                outcome.pending.push(pending(format!("etcd {error}")));
+            }
+            Err(StepError::Etcd(error)) => {
+                outcome.failed.push(Note::new(Reason::EtcdRefused, format!("{}: {error}", planned.describe())));
+            }
+        }
+        outcome
+    }
+
+    /// What was done; `None` if one of its effects changed nothing, so that the plan is not right any more.
+    async fn take(&self, planned: &Step) -> Result<Option<String>, StepError> {
+        let fresh = self.read(&planned.definition().reads()).await?;
+        let known = self.observed.status.cluster_id;
+        let step = planned.recheck(self.cluster, known, &fresh)?;
+        let check = Check::new(self.cluster, known, &fresh);
+        let mut changed = 0;
+        for effect in step.definition().effects(&check) {
+            changed = self.run(&effect, &fresh).await?;
+            if changed == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(step.definition().describe_done(&check, changed)))
+    }
+}

@@ -1,0 +1,41 @@
+//! Which member is asked, and at which address.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    context::Context,
+    etcd::{MemberList, MemberStatus, Target},
+    identity::Identity,
+    names::{CLIENT_PORT, MemberName, Names},
+};
+
+/// A port of a member, at the address that Kubernetes reports for its pod, because DNS may lag.
+pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target {
+    let target = Target::new(names.member_host(name), u16::try_from(port).unwrap_or_default());
+    match pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()) {
+        Some(address) => target.at(address),
+        None => target,
+    }
+}
+
+/// The member list that a quorum confirms, from the first answering member that can give it, the leader first.
+///
+/// # Errors
+/// Why the last one did not give it.
+pub async fn member_list<'a>(
+    context: &Context,
+    names: &Names,
+    answering: impl Iterator<Item = (&'a MemberName, &'a Pod, &'a MemberStatus)>,
+    identity: &Identity,
+) -> Result<MemberList, String> {
+    let mut answering: Vec<_> = answering.filter(|(_, _, status)| !status.is_learner).collect();
+    answering.sort_by_key(|(_, _, status)| !status.leads());
+    let mut problem = "no member answers".to_owned();
+    for (name, pod, _) in answering {
+        match context.dialer.members(&target(names, name, pod, CLIENT_PORT), &identity.0).await {
+            Ok(list) => return Ok(list),
+            Err(error) => problem = format!("{name}: {error}"),
+        }
+    }
+    Err(problem)
+}

@@ -1,0 +1,93 @@
+//! What is known of the members while there is no quorum: who has data, how far it goes, and what the user can do.
+
+use super::{
+    pods::discarded_for,
+    readiness::why_not_ready,
+};
+use crate::{
+    cluster::observed::{Observed, ObservedMember},
+    etcd::Progress,
+    names::{MemberName, Names, annotation as key},
+};
+
+/// Whether a member has data that it can start with.
+pub fn holds_data(member: &ObservedMember) -> bool {
+    let stays = member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_none());
+    stays && member.has_started() && discarded_for(member).is_none()
+}
+
+/// How far a member's data goes.
+pub fn progress(member: &ObservedMember) -> Option<Progress> {
+    member.progress.as_ref()?.as_ref().ok().copied()
+}
+
+/// How far a member's data goes, for its status. With a leader it would change with every write.
+pub fn describe_progress(member: &ObservedMember) -> Option<String> {
+    progress(member).filter(|progress| !progress.has_leader).map(|progress| format!("revision {}", progress.revision))
+}
+
+/// Why it is not known how far a member's data goes.
+pub fn progress_problem(member: &ObservedMember) -> String {
+    match &member.progress {
+        Some(Err(problem)) => format!("it {problem}"),
+        _ => why_not_ready(member),
+    }
+}
+
+/// A member that sees a leader.
+pub fn follower(observed: &Observed) -> Option<&MemberName> {
+    observed.members.iter().find(|(_, member)| progress(member).is_some_and(|p| p.has_leader)).map(|(name, _)| name)
+}
+
+/// What to tell the user of a cluster that lost its quorum: which members have data, how far it goes, and what can be done.
+pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String {
+    let members = &observed.members;
+    let each = |(name, member): (&MemberName, &ObservedMember)| match (holds_data(member), describe_progress(member)) {
+        (true, Some(progress)) => format!("{name} has data up to {progress}"),
+        (true, None) => format!("{name} has data, but how far it goes is unknown ({})", progress_problem(member)),
+        (false, _) => format!("{name} has no data ({})", why_no_data(names, name, member)),
+    };
+    let described = members.iter().map(each).collect::<Vec<_>>().join("; ");
+    if recovering {
+        return format!("{described}. The cluster is being recovered: see Progressing");
+    }
+    if let Some(name) = follower(observed) {
+        return format!("{described}. {name} sees a leader, so there is a quorum that the operator cannot reach: do not recover");
+    }
+    let holders: Vec<_> = members.iter().filter(|(_, member)| holds_data(member)).collect();
+    // Of equal ones the first.
+    let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
+    let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
+    let quorum = members.len() / 2 + 1;
+    let wait = if holders.len() < quorum {
+        "they are no quorum and cannot become available by themselves".into()
+    } else {
+        format!("the cluster becomes available again without loss as soon as {quorum} of them run")
+    };
+    let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
+    format!(
+        "{described}. {} of {} members have data: {wait}. If no other can come back: `{command}` makes a new cluster from the data of {best}; \
+         what only others have is lost",
+        holders.len(),
+        members.len(),
+    )
+}
+
+fn why_no_data(names: &Names, name: &MemberName, member: &ObservedMember) -> String {
+    let claim = names.claim(name);
+    match &member.claim {
+        None => format!("PersistentVolumeClaim {claim} is missing"),
+        Some(existing) if existing.metadata.deletion_timestamp.is_some() => {
+            format!("PersistentVolumeClaim {claim} is being deleted")
+        }
+        Some(_) => match discarded_for(member) {
+            Some(survivor) => format!("it was discarded in favor of {survivor}"),
+            None => "it has never started".into(),
+        },
+    }
+}
+
+/// Names separated by commas.
+pub fn list<'a>(names: impl IntoIterator<Item = &'a MemberName>) -> String {
+    names.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,57 @@
+//! What follows from an observation, whatever the spec says. It is computed once for each pass; planners and the status read it.
+//! Pure.
+
+pub mod authorities;
+pub mod foreign;
+pub mod lost_quorum;
+pub mod ongoing;
+pub mod pods;
+pub mod readiness;
+pub mod roster;
+pub mod trust;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use self::{authorities::AuthorityFacts, foreign::ForeignObject, roster::Roster};
+use super::observed::Observed;
+use crate::{ids::Uid, kubernetes::ownership::belongs, names::Names};
+
+/// What follows from an observation.
+pub struct Facts<'a> {
+    /// The names of the cluster's objects.
+    pub names: &'a Names,
+    /// The uid of the `EtcdCluster`.
+    pub uid: &'a Uid,
+    /// Whether the bootstrap of the cluster has begun: then its members are those that were recorded, and not those that the spec
+    /// asks for.
+    pub is_bootstrapped: bool,
+    /// The bootstrap ConfigMap, if it belongs to the cluster.
+    pub bootstrap: Option<&'a ConfigMap>,
+    /// etcd's members, if a quorum lists them and they are in the cluster that was bootstrapped.
+    pub roster: Option<Roster<'a>>,
+    /// The certificate authorities.
+    pub authorities: AuthorityFacts,
+    /// Objects under the cluster's names that do not belong to it.
+    pub foreign: Vec<ForeignObject>,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts about the cluster with these names and this uid.
+    pub fn of(names: &'a Names, uid: &'a Uid, observed: &'a Observed, now: Timestamp) -> Self {
+        let bootstrap = observed.bootstrap.as_deref().filter(|config| belongs(&config.metadata, uid));
+        // Only the cluster's own objects count, not those that another cluster of this name left or that are still being deleted.
+        let has_own_data = observed.members.values().any(|member| {
+            member.has_started() && member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, uid))
+        });
+        Self {
+            names,
+            uid,
+            is_bootstrapped: observed.has_come_up() || bootstrap.is_some() || has_own_data,
+            bootstrap,
+            roster: Roster::read(names, observed),
+            authorities: AuthorityFacts::of(names, uid, observed, now),
+            foreign: foreign::find(names, uid, observed),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What a member's pod, its StatefulSet and its claim say.
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ContainerStatus, Pod},
+};
+
+use crate::{
+    cluster::{objects, observed::ObservedMember},
+    kubernetes::{
+        ownership::annotation,
+        pod::{containers, is_unscheduled, pod_ready, waiting_reason},
+    },
+    names::annotation as key,
+};
+
+/// Whether a pod's container cannot start, or has ended before and is not running.
+pub fn is_stuck(pod: &Pod) -> bool {
+    let has_ended = |container: &ContainerStatus| {
+        container.restart_count > 0 && container.state.as_ref().is_none_or(|state| state.running.is_none())
+    };
+    cannot_start(pod) || containers(pod).any(has_ended)
+}
+
+/// Whether no container of a pod has ever run, and the scheduler or the kubelet reports why. A container that is being created may
+/// run soon.
+fn cannot_start(pod: &Pod) -> bool {
+    let has_run = |container: &ContainerStatus| {
+        let state = container.state.as_ref();
+        container.restart_count > 0
+            || state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+            || container.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
+    };
+    let is_refused = |container: &ContainerStatus| waiting_reason(container).is_some();
+    !containers(pod).any(has_run) && (is_unscheduled(pod) || containers(pod).any(is_refused))
+}
+
+/// Whether a pod is not ready, and was never seen to serve its certificates.
+pub fn has_never_served(pod: &Pod) -> bool {
+    !pod_ready(pod) && annotation(&pod.metadata, key::TLS_CONFIRMED).is_none()
+}
+
+/// Whether a StatefulSet has no pod and its controller creates none.
+pub fn is_stopped(set: &StatefulSet) -> bool {
+    let pods = set.status.as_ref().map(|status| status.replicas);
+    is_in_effect(set) && set.spec.replicas == Some(0) && pods == Some(0)
+}
+
+/// Whether the controller has observed a StatefulSet as it is now, so that the next pod is created from its template.
+pub fn is_in_effect(set: &StatefulSet) -> bool {
+    set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation)
+}
+
+/// Whether a pod was created to start as a cluster of one (`--force-new-cluster`).
+pub fn pod_is_forced(pod: &Pod) -> bool {
+    objects::is_forced(pod.spec.as_ref())
+}
+
+/// Whether the next pod of a StatefulSet starts as a cluster of one (`--force-new-cluster`).
+pub fn template_is_forced(set: &StatefulSet) -> bool {
+    objects::is_forced(set.spec.template.spec.as_ref())
+}
+
+/// Whether a member's pod or its template starts as a cluster of one.
+pub fn is_forced(member: &ObservedMember) -> bool {
+    member.pod.as_deref().is_some_and(pod_is_forced) || member.stateful_set.as_deref().is_some_and(template_is_forced)
+}
+
+/// The member in favor of which a member's data was discarded. A claim that is being deleted no longer matters.
+pub fn discarded_for(member: &ObservedMember) -> Option<&str> {
+    let claim = &member.claim.as_ref()?.metadata;
+    annotation(claim, key::DISCARDED_FOR).filter(|_| claim.deletion_timestamp.is_none())
+}

@@ -1,0 +1,67 @@
+//! Which authorities the process in a pod trusts.
+//!
+//! etcd reads its trust bundles only when it starts (`client/pkg/transport/listener.go`), so a pod trusts the authorities that were in
+//! the bundles when it was created. An annotation of the pod names them.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use crate::{
+    certificates::authorities::Authorities,
+    kubernetes::ownership::annotation,
+    names::annotation as key,
+    pki::Domain,
+};
+
+/// The fingerprints of the authorities of a domain that a pod, or the pods of a template, trust. A container that started later may
+/// trust further ones.
+pub fn trusted_by(meta: &ObjectMeta, domain: Domain) -> impl Iterator<Item = &str> {
+    let all = annotation(meta, key::BUNDLES).unwrap_or_default();
+    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(of, _)| *of == domain.as_str());
+    of_domain.into_iter().flat_map(|(_, names)| names.split(','))
+}
+
+/// Whether a pod trusts none of the authorities of a domain that its template has, so that neither side accepts the other's
+/// certificates. That happens only if all authorities expired before there were others.
+pub fn shares_no_trusted_ca(pod: &Pod, set: &StatefulSet) -> bool {
+    let Some(template) = &set.spec.template.metadata else { return false };
+    if annotation(&pod.metadata, key::BUNDLES) == annotation(template, key::BUNDLES) {
+        return false;
+    }
+    Domain::ALL.into_iter().any(|domain| {
+        let trusted = || trusted_by(&pod.metadata, domain);
+        trusted().next().is_some() && !trusted_by(template, domain).any(|name| trusted().any(|other| other == name))
+    })
+}
+
+/// Which authorities of a domain every pod must trust.
+pub struct TrustRequirement {
+    domain: Domain,
+    required: String,
+    /// If set, a pod must trust no others.
+    allowed: Option<BTreeSet<String>>,
+}
+
+impl TrustRequirement {
+    /// The next authority must be trusted.
+    pub fn next(authorities: &Authorities, domain: Domain) -> Self {
+        Self { domain, required: authorities.next.fingerprint().to_owned(), allowed: None }
+    }
+
+    /// The next authority must be trusted, and no previous ones.
+    pub fn only_current(authorities: &Authorities, domain: Domain) -> Self {
+        let allowed = authorities.trusted().map(|authority| authority.fingerprint().to_owned()).collect();
+        Self { allowed: Some(allowed), ..Self::next(authorities, domain) }
+    }
+
+    /// Whether a pod meets it.
+    pub fn is_met(&self, pod: &Pod) -> bool {
+        let trusted = || trusted_by(&pod.metadata, self.domain);
+        let is_allowed = |name: &str| self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name));
+        trusted().all(is_allowed) && trusted().any(|name| name == self.required)
+    }
+}

@@ -1,0 +1,96 @@
+//! Which leaf certificates a cluster has, and what they say.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use jiff::SignedDuration;
+
+use super::validated::ValidatedCluster;
+use crate::{
+    api::EtcdClusterSpec,
+    certificates::requests::{DesiredLeaf, LeafKeys},
+    names::{MemberName, Names, common_name, member_key, tls_key},
+    pki::{Domain, LeafSpec, Usage},
+};
+
+/// The leaf that a member presents on its port of a domain.
+fn server(cluster: &ValidatedCluster, domain: Domain, member: &MemberName) -> LeafSpec {
+    let duration = cluster.lifetimes[domain].leaf;
+    match domain {
+        Domain::Client => client_server(&cluster.names, member, &cluster.extra_names, &cluster.extra_addresses, duration),
+        Domain::Peer => peer(&cluster.names, member, duration),
+    }
+}
+
+fn client_server(
+    names: &Names,
+    member: &MemberName,
+    extra_names: &BTreeSet<String>,
+    extra_addresses: &BTreeSet<IpAddr>,
+    duration: SignedDuration,
+) -> LeafSpec {
+    let local = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+    LeafSpec {
+        common_name: common_name::SERVER.into(),
+        dns_names: names.server_sans(member).into_iter().chain(extra_names.iter().cloned()).collect(),
+        ip_addresses: extra_addresses.iter().copied().chain(local).collect(),
+        usage: Usage::Server,
+        duration,
+    }
+}
+
+fn peer(names: &Names, member: &MemberName, duration: SignedDuration) -> LeafSpec {
+    LeafSpec {
+        common_name: common_name::PEER.into(),
+        dns_names: names.peer_sans(member).into_iter().collect(),
+        ip_addresses: BTreeSet::new(),
+        usage: Usage::Both,
+        duration,
+    }
+}
+
+/// The leaf that an external issuer is asked for before its authority is trusted: it has everything that the leaves of members have. An
+/// issuer that alters or refuses it would otherwise be noticed only in the middle of a rotation.
+///
+/// It follows from the spec as it is, which need not be valid: addresses that are none are left out.
+pub fn issuer_probe(names: &Names, spec: &EtcdClusterSpec, domain: Domain, lifetime: SignedDuration) -> LeafSpec {
+    // The names of other members differ in their ordinals only.
+    let member = names.member(0);
+    let leaf = match domain {
+        Domain::Client => {
+            let extra = &spec.tls.client.extra_sans;
+            let extra_names = extra.dns_names.iter().cloned().collect();
+            let extra_addresses = extra.ip_addresses.iter().filter_map(|address| address.parse().ok()).collect();
+            client_server(names, &member, &extra_names, &extra_addresses, lifetime)
+        }
+        Domain::Peer => peer(names, &member, lifetime),
+    };
+    LeafSpec { common_name: common_name::ISSUER_PROBE.into(), ..leaf }
+}
+
+/// The leaf of a client of this cluster.
+fn client(cluster: &ValidatedCluster, common_name: &str) -> LeafSpec {
+    LeafSpec {
+        common_name: common_name.into(),
+        dns_names: BTreeSet::new(),
+        ip_addresses: BTreeSet::new(),
+        usage: Usage::Client,
+        duration: cluster.lifetimes.client.leaf,
+    }
+}
+
+/// The three leaves of a member.
+pub fn of_member(cluster: &ValidatedCluster, member: &MemberName) -> Vec<DesiredLeaf> {
+    let leaf = |domain, spec, certificate, private_key| DesiredLeaf { domain, spec, keys: LeafKeys { certificate, private_key } };
+    let server = |domain| server(cluster, domain, member);
+    vec![
+        leaf(Domain::Client, server(Domain::Client), member_key::SERVER_CRT, member_key::SERVER_KEY),
+        leaf(Domain::Peer, server(Domain::Peer), member_key::PEER_CRT, member_key::PEER_KEY),
+        leaf(Domain::Client, client(cluster, common_name::MEMBER), member_key::CLIENT_CRT, member_key::CLIENT_KEY),
+    ]
+}
+
+/// The leaf with which the operator is a client of the members.
+pub fn of_operator(cluster: &ValidatedCluster) -> Vec<DesiredLeaf> {
+    let keys = LeafKeys { certificate: tls_key::CRT, private_key: tls_key::KEY };
+    vec![DesiredLeaf { domain: Domain::Client, spec: client(cluster, common_name::OPERATOR), keys }]
+}

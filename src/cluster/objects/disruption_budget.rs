@@ -1,0 +1,30 @@
+//! The PodDisruptionBudget.
+
+use k8s_openapi::{
+    api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
+use super::metadata::{owned, selector};
+use crate::cluster::validated::ValidatedCluster;
+
+/// Whether a cluster of so many voters has redundancy that a disruption budget can protect. One member, or two if no more are desired,
+/// cannot spare any: a budget would only make nodes impossible to drain.
+pub fn is_redundant(cluster: &ValidatedCluster, voters: usize) -> bool {
+    voters > 2 || (voters == 2 && cluster.replicas > 2)
+}
+
+/// The disruption budget for so many voters: a quorum stays, and a pod that is not ready may always be evicted.
+pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> PodDisruptionBudget {
+    let quorum = i32::try_from(voters / 2 + 1).unwrap_or(i32::MAX);
+    PodDisruptionBudget {
+        metadata: owned(cluster, cluster.names.disruption_budget()),
+        spec: Some(PodDisruptionBudgetSpec {
+            min_available: Some(IntOrString::Int(quorum)),
+            selector: Some(LabelSelector { match_labels: Some(selector(cluster.names.cluster())), ..LabelSelector::default() }),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    }
+}

@@ -1,0 +1,51 @@
+//! Labels and metadata that all objects of a cluster have.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::{
+    cluster::validated::ValidatedCluster,
+    names::{MemberName, annotation, label},
+};
+
+/// The labels that select the pods of a cluster.
+pub fn selector(cluster: &str) -> BTreeMap<String, String> {
+    [(label::NAME, label::NAME_VALUE), (label::INSTANCE, cluster), (label::MANAGED_BY, label::MANAGED_BY_VALUE)]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The same labels as a selector in text form.
+pub fn selector_text(cluster: &str) -> String {
+    selector(cluster).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// The labels of an object that belongs to one member.
+pub fn member_labels(cluster: &str, member: &MemberName) -> BTreeMap<String, String> {
+    let mut labels = selector(cluster);
+    labels.insert(label::MEMBER.into(), member.to_string());
+    labels
+}
+
+/// The metadata of an object that is deleted with its cluster.
+pub fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.names.namespace().into()),
+        labels: Some(selector(cluster.names.cluster())),
+        owner_references: Some(vec![cluster.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The metadata of an object that stays when its cluster is deleted, if data is retained. It names its cluster in an annotation.
+pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+    let mut meta = owned(cluster, name);
+    meta.annotations = Some([(annotation::CLUSTER_UID.to_owned(), cluster.uid.to_string())].into());
+    if cluster.retains() {
+        meta.owner_references = None;
+    }
+    meta
+}

@@ -1,0 +1,329 @@
+//! The StatefulSet of a member, with the pod that runs etcd.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
+        core::v1::{
+            Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+            Lifecycle, LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
+            PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
+        },
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::metadata::{member_labels, owned, selector};
+use crate::{
+    api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion},
+    cluster::validated::ValidatedCluster,
+    etcd::Version,
+    names::{CLIENT_PORT, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
+};
+
+const TLS_DIR: &str = "/etc/etcd/tls";
+const DATA_DIR: &str = "/var/lib/etcd";
+const UID: i64 = 65532;
+
+/// The StatefulSet of one member. `bundles` names the authorities in its trust bundles.
+///
+/// Each member has its own, so that it has its own keys, volume and version, and any member can be removed and not only the one with
+/// the highest ordinal. It is a StatefulSet and not a pod, so that Kubernetes restarts it while the operator is down.
+pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> StatefulSet {
+    let labels = member_labels(cluster.names.cluster(), member);
+    let mut metadata = owned(cluster, member.to_string());
+    metadata.labels = Some(labels.clone());
+    StatefulSet {
+        metadata,
+        spec: StatefulSetSpec {
+            service_name: Some(cluster.names.peer_service()),
+            replicas: Some(1),
+            // Applying never restarts a pod: a restart is a step of the plan.
+            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("OnDelete".into()), rolling_update: None }),
+            pod_management_policy: Some("Parallel".into()),
+            revision_history_limit: Some(1),
+            selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
+            template: template(cluster, member, bundles),
+            ..StatefulSetSpec::default()
+        },
+        status: None,
+    }
+}
+
+/// The same StatefulSet without a pod.
+#[must_use]
+pub fn stopped(mut set: StatefulSet) -> StatefulSet {
+    set.spec.replicas = Some(0);
+    set
+}
+
+/// Makes etcd forget every member but itself when it starts (`server/etcdserver/bootstrap.go`).
+const FORCE: &str = "--force-new-cluster";
+
+/// A condition that is never set: a pod that waits for it is never ready.
+const UNFORCED: &str = "etcd-warden.dev/unforced";
+
+/// The same StatefulSet with a pod that starts as a cluster of one with the data that it has. The flag is an argument, because
+/// arguments are fixed with the pod and can be seen: if no pod and no template has it, no member starts like that.
+///
+/// The Service sends no client to such a pod. A lone member acknowledges writes that are in its log, but records in the log that they
+/// are committed only with the next write. If its container ends before, it is forced again and drops everything that is not recorded
+/// as committed (etcd 3.6 `server/etcdserver/bootstrap.go`, raft `MustSync`).
+#[must_use]
+pub fn forced(mut set: StatefulSet) -> StatefulSet {
+    if let Some(spec) = &mut set.spec.template.spec {
+        spec.readiness_gates = Some(vec![PodReadinessGate { condition_type: UNFORCED.into() }]);
+        for container in &mut spec.containers {
+            container.args.get_or_insert_default().push(FORCE.into());
+        }
+    }
+    set
+}
+
+/// Whether a pod, or the pods of a template, start as a cluster of one.
+pub fn is_forced(spec: Option<&PodSpec>) -> bool {
+    spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.args.iter().flatten()).any(|arg| arg == FORCE)
+}
+
+/// Whether the process in a pod asks clients for certificates, if its arguments are known.
+pub fn asks_clients(spec: Option<&PodSpec>) -> Option<bool> {
+    let arguments = spec?.containers.first()?.args.as_ref()?;
+    Some(arguments.iter().any(|argument| argument == "--client-cert-auth=true"))
+}
+
+fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
+    let mut labels = cluster.pod.labels.clone();
+    labels.extend(member_labels(cluster.names.cluster(), member));
+    let mut annotations = cluster.pod.annotations.clone();
+    annotations.insert(annotation::BUNDLES.into(), bundles.into());
+    if let Some(at) = &cluster.requests.restarted_at {
+        annotations.insert(annotation::RESTARTED_AT.into(), at.clone());
+    }
+    let volume = |name: &str| Volume { name: name.into(), ..Volume::default() };
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
+        spec: Some(PodSpec {
+            automount_service_account_token: Some(false),
+            // Services named etcd-* would otherwise become variables that etcd warns about.
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(30),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(UID),
+                run_as_group: Some(UID),
+                fs_group: Some(UID),
+                // Changing the owner of every file at each start of a large volume takes minutes.
+                fs_group_change_policy: Some("OnRootMismatch".into()),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+                ..PodSecurityContext::default()
+            }),
+            affinity: Some(cluster.pod.affinity.clone().unwrap_or_else(|| spread(cluster))),
+            node_selector: Some(cluster.pod.node_selector.clone()).filter(|selector| !selector.is_empty()),
+            tolerations: Some(cluster.pod.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
+            topology_spread_constraints: Some(cluster.pod.topology_spread_constraints.clone()).filter(|list| !list.is_empty()),
+            priority_class_name: cluster.pod.priority_class_name.clone(),
+            image_pull_secrets: Some(
+                cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect::<Vec<_>>(),
+            )
+            .filter(|secrets| !secrets.is_empty()),
+            containers: vec![container(cluster, member)],
+            volumes: Some(vec![
+                Volume {
+                    persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                        claim_name: cluster.names.claim(member),
+                        read_only: None,
+                    }),
+                    ..volume("data")
+                },
+                Volume {
+                    secret: Some(SecretVolumeSource {
+                        secret_name: Some(cluster.names.member_secret(member)),
+                        default_mode: Some(0o400),
+                        ..SecretVolumeSource::default()
+                    }),
+                    ..volume("tls")
+                },
+            ]),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+/// Members of one cluster prefer different nodes and zones.
+fn spread(cluster: &ValidatedCluster) -> Affinity {
+    let term = |weight, key: &str| WeightedPodAffinityTerm {
+        weight,
+        pod_affinity_term: PodAffinityTerm {
+            label_selector: Some(LabelSelector {
+                match_labels: Some(selector(cluster.names.cluster())),
+                ..LabelSelector::default()
+            }),
+            topology_key: key.into(),
+            ..PodAffinityTerm::default()
+        },
+    };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![
+                term(100, "kubernetes.io/hostname"),
+                term(50, "topology.kubernetes.io/zone"),
+            ]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
+fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
+    let port = |name: &str, number| ContainerPort {
+        name: Some(name.into()),
+        container_port: number,
+        protocol: Some("TCP".into()),
+        ..ContainerPort::default()
+    };
+    let mount = |name: &str, path: &str, read_only| VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    let pull_policy = match cluster.pull_policy {
+        PullPolicy::IfNotPresent => "IfNotPresent",
+        PullPolicy::Always => "Always",
+        PullPolicy::Never => "Never",
+    };
+    Container {
+        name: "etcd".into(),
+        image: Some(cluster.image.clone()),
+        image_pull_policy: Some(pull_policy.into()),
+        command: Some(vec!["/usr/local/bin/etcd".into()]),
+        args: Some(arguments(cluster, member)),
+        env: Some(environment(cluster, member)),
+        ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
+        resources: Some(cluster.pod.resources.clone()).filter(|resources| *resources != ResourceRequirements::default()),
+        // Nothing here needs quorum to stay alive: /livez reads locally. A defragmentation blocks it for as long as it takes,
+        // and a member that was away long replays its log before it answers.
+        startup_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(600), ..probe("/livez") }),
+        liveness_probe: Some(Probe {
+            period_seconds: Some(10),
+            timeout_seconds: Some(15),
+            failure_threshold: Some(6),
+            ..probe("/livez")
+        }),
+        readiness_probe: Some(Probe {
+            period_seconds: Some(2),
+            timeout_seconds: Some(3),
+            failure_threshold: Some(3),
+            ..probe("/readyz")
+        }),
+        lifecycle: Some(Lifecycle {
+            // Services stop routing here before etcd closes its ports. The image has no shell to sleep with.
+            pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: 2 }), ..LifecycleHandler::default() }),
+            ..Lifecycle::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![mount("data", DATA_DIR, None), mount("tls", TLS_DIR, Some(true))]),
+        ..Container::default()
+    }
+}
+
+fn probe(path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.into()),
+            port: IntOrString::Int(METRICS_PORT),
+            ..HTTPGetAction::default()
+        }),
+        ..Probe::default()
+    }
+}
+
+/// What each start of a container must read again is in the environment; everything else is a flag, because etcd refuses to start
+/// with a flag and its variable together.
+fn environment(cluster: &ValidatedCluster, member: &MemberName) -> Vec<EnvVar> {
+    let from_config = |name: &str, key: String| EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            config_map_key_ref: Some(ConfigMapKeySelector { name: cluster.names.bootstrap_config(), key, optional: None }),
+            ..EnvVarSource::default()
+        }),
+        value: None,
+    };
+    let file = |name: &str, key: &str| EnvVar { name: name.into(), value: Some(format!("{TLS_DIR}/{key}")), value_from: None };
+    vec![
+        from_config("ETCD_INITIAL_CLUSTER", bootstrap_key::cluster(member)),
+        from_config("ETCD_INITIAL_CLUSTER_STATE", bootstrap_key::state(member)),
+        from_config("ETCD_INITIAL_CLUSTER_TOKEN", bootstrap_key::TOKEN.into()),
+        // So that `kubectl exec demo-0-0 -- etcdctl ...` works as it is. Endpoints stay a flag of the user's choice: etcdctl
+        // refuses a flag and its variable together.
+        file("ETCDCTL_CACERT", member_key::CLIENT_CA),
+        file("ETCDCTL_CERT", member_key::CLIENT_CRT),
+        file("ETCDCTL_KEY", member_key::CLIENT_KEY),
+    ]
+}
+
+/// The flag's name since 3.6; 3.5 knows it as an experiment, 3.7 does not know that name any more.
+fn skip_address_check(version: Version) -> &'static str {
+    if version.minor == 5 { "experimental-peer-skip-client-san-verification" } else { "peer-skip-client-san-verification" }
+}
+
+fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
+    let file = |key: &str| format!("{TLS_DIR}/{key}");
+    let etcd = &cluster.etcd;
+    let mut flags: Vec<(&str, String)> = vec![
+        ("name", member.to_string()),
+        // A directory in the volume and not its root, where a file system may keep lost+found.
+        ("data-dir", format!("{DATA_DIR}/member-data")),
+        // Go listens on both families where the address is the wildcard, whichever is written (net, favoriteAddrFamily).
+        ("listen-client-urls", format!("https://0.0.0.0:{CLIENT_PORT}")),
+        ("listen-peer-urls", format!("https://0.0.0.0:{PEER_PORT}")),
+        ("listen-metrics-urls", format!("http://0.0.0.0:{METRICS_PORT}")),
+        ("advertise-client-urls", cluster.names.client_url(member)),
+        ("initial-advertise-peer-urls", cluster.names.peer_url(member)),
+        ("cert-file", file(member_key::SERVER_CRT)),
+        ("key-file", file(member_key::SERVER_KEY)),
+        // What the JSON gateway presents to this very member: a server leaf has no right to be a client.
+        ("client-cert-file", file(member_key::CLIENT_CRT)),
+        ("client-key-file", file(member_key::CLIENT_KEY)),
+        ("peer-client-cert-auth", "true".into()),
+        ("peer-trusted-ca-file", file(member_key::PEER_CA)),
+        ("peer-cert-file", file(member_key::PEER_CRT)),
+        ("peer-key-file", file(member_key::PEER_KEY)),
+        ("peer-crl-file", file(member_key::PEER_CRL)),
+        ("peer-cert-allowed-hostname", cluster.names.peer_host().to_owned()),
+        // A certificate of this domain with the name above identifies a member. That the member's address is also among those that
+        // DNS has for its name proves nothing more, and fails until DNS knows a pod that has just started
+        // (`client/pkg/transport`, `checkCertSAN`).
+        (skip_address_check(cluster.version), "true".into()),
+        ("heartbeat-interval", etcd.heartbeat_interval.to_string()),
+        ("election-timeout", etcd.election_timeout.to_string()),
+        ("quota-backend-bytes", etcd.quota.to_string()),
+        (
+            "auto-compaction-mode",
+            match etcd.compaction.mode {
+                CompactionMode::Periodic => "periodic".into(),
+                CompactionMode::Revision => "revision".into(),
+            },
+        ),
+        ("auto-compaction-retention", etcd.compaction.retention.clone()),
+    ];
+    if cluster.client_auth == ClientAuth::Required {
+        // The second one alone would make etcd ask for certificates (client/pkg/transport, ServerConfig).
+        flags.push(("client-cert-auth", "true".into()));
+        flags.push(("trusted-ca-file", file(member_key::CLIENT_CA)));
+        flags.push(("client-crl-file", file(member_key::CLIENT_CRL)));
+    }
+    if cluster.min_tls == TlsVersion::V13 {
+        flags.push(("tls-min-version", "TLS1.3".into()));
+    }
+    let own = flags.into_iter().map(|(name, value)| format!("--{name}={value}"));
+    own.chain(etcd.extra_args.iter().map(|(name, value)| format!("--{name}={value}"))).collect()
+}

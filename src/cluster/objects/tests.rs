@@ -1,0 +1,135 @@
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    StartState, bootstrap, ca_config, claim, client_service, disruption_budget, is_redundant, peer_service, stateful_set,
+};
+use crate::{
+    cluster::{fixtures::cluster, validate::validate, validated::ValidatedCluster},
+    names::annotation,
+};
+
+const EVERYTHING: &str = r#"
+replicas: 5
+version: 3.7.1
+storage: {size: 20Gi, storageClassName: fast, retention: Delete}
+image:
+  repository: registry.example.com:5000/etcd
+  tag: v3.7.1-mirror
+  digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+  pullPolicy: Always
+  pullSecrets: [{name: registry}]
+tls:
+  minVersion: TLS1.3
+  client:
+    authority: {duration: 8760h}
+    certificate: {duration: 24h}
+    extraSANs: {dnsNames: [etcd.example.com], ipAddresses: ["2001:db8::7", 203.0.113.7]}
+etcd:
+  heartbeatInterval: 250ms
+  electionTimeout: 2500ms
+  quotaBackendSize: 4Gi
+  autoCompaction: {mode: Revision, retention: "10000"}
+  extraArgs: {max-txn-ops: "512"}
+pod:
+  resources: {requests: {cpu: 500m, memory: 1Gi}}
+  affinity: {}
+  nodeSelector: {disk: ssd}
+  tolerations: [{key: dedicated, operator: Exists}]
+  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]
+  priorityClassName: important
+  labels: {team: storage, app.kubernetes.io/instance: not-this}
+  annotations: {note: mine, etcd-warden.dev/bundles: not-this}
+service: {type: NodePort, annotations: {metallb.example/pool: one}}
+"#;
+
+fn valid(spec: &str) -> ValidatedCluster {
+    validate(&cluster(spec), "cluster.local").unwrap()
+}
+
+/// All objects of a cluster, as they are applied.
+fn all(cluster: &ValidatedCluster) -> BTreeMap<String, Value> {
+    let mut objects = BTreeMap::new();
+    let mut put = |kind: &str, object: &dyn erased::Object| {
+        let value = object.value();
+        objects.insert(format!("{kind} {}", value["metadata"]["name"].as_str().unwrap()), value);
+    };
+    let members: BTreeMap<_, _> = (0..cluster.replicas).map(|ordinal| (cluster.names.member(ordinal), StartState::New)).collect();
+    put("Service", &client_service(cluster));
+    put("Service", &peer_service(cluster));
+    put("ConfigMap", &ca_config(cluster, "the bundle\n".into()));
+    put("ConfigMap", &bootstrap(cluster, &members));
+    if is_redundant(cluster, members.len()) {
+        let budget = disruption_budget(cluster, members.len());
+        put("PodDisruptionBudget", &budget);
+    }
+    // The others differ only in their names.
+    let first = cluster.names.member(0);
+    put("PersistentVolumeClaim", &claim(cluster, &first, None));
+    put("StatefulSet", &stateful_set(cluster, &first, "digest"));
+    objects
+}
+
+mod erased {
+    use super::{Serialize, Value};
+
+    /// Anything that can be written as YAML.
+    pub trait Object {
+        fn value(&self) -> Value;
+    }
+    impl<T: Serialize> Object for T {
+        fn value(&self) -> Value {
+            serde_json::to_value(self).unwrap()
+        }
+    }
+}
+
+#[test]
+fn objects_of_the_default_spec() {
+    insta::assert_yaml_snapshot!(all(&valid("{}")));
+}
+
+#[test]
+fn objects_of_one_member() {
+    insta::assert_yaml_snapshot!(all(&valid("{replicas: 1}")));
+}
+
+#[test]
+fn objects_of_a_spec_that_sets_everything() {
+    insta::assert_yaml_snapshot!(all(&valid(EVERYTHING)));
+}
+
+#[test]
+fn claims_have_an_owner_only_if_they_are_deleted_with_the_cluster() {
+    for (retention, owned) in [("Retain", false), ("Delete", true)] {
+        let cluster = valid(&format!("{{storage: {{retention: {retention}}}}}"));
+        let meta = claim(&cluster, &cluster.names.member(0), None).metadata;
+        assert_eq!(meta.owner_references.is_some(), owned, "{retention}");
+        assert_eq!(meta.annotations.unwrap()[annotation::CLUSTER_UID], cluster.uid.as_str());
+    }
+}
+
+#[test]
+fn a_budget_keeps_a_quorum() {
+    let cluster = valid("{}");
+    assert!(!is_redundant(&cluster, 1));
+    assert!(!is_redundant(&valid("{replicas: 2}"), 2), "neither can be spared, now or later");
+    for (voters, quorum) in [(2, 2), (3, 2), (4, 3), (5, 3), (7, 4)] {
+        let kept = disruption_budget(&cluster, voters).spec.and_then(|spec| spec.min_available);
+        assert!(is_redundant(&cluster, voters) && kept == Some(IntOrString::Int(quorum)));
+    }
+}
+
+#[test]
+fn every_label_fits_with_the_longest_name() {
+    let mut long = cluster("{replicas: 7}");
+    long.metadata.name = Some("d".repeat(49));
+    let cluster = validate(&long, "cluster.local").unwrap();
+    let member = cluster.names.member(99);
+    // The controller adds a hash of up to ten characters to the StatefulSet's name in a label of the pod.
+    assert!(stateful_set(&cluster, &member, "").metadata.name.unwrap().len() + 11 <= 63);
+    assert!(cluster.names.peer_service().len() <= 63 && cluster.names.pod(&member).len() <= 63);
+}

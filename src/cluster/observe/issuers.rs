@@ -1,0 +1,61 @@
+//! The certificate authorities of the external issuers that a spec names.
+
+use futures::future::join;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+
+use crate::{
+    api::EtcdCluster,
+    certificates::issuers::{IssuerAnswer, IssuerProblem},
+    cluster::leaves,
+    context::Context,
+    issuing::{ProbeSpec, issuer_answer},
+    kubernetes::secret::KeySecret,
+    names::{Names, tls_key},
+    pki::{Authority, Domain, ExternalAuthority, Issuer, LeafSpec, PerDomain, PkiError, PrivateKey},
+};
+
+/// What is known of the authorities. The spec is read as it is, because what issuers answer does not depend on whether it is valid.
+pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, now: Timestamp) -> PerDomain<Option<IssuerAnswer>> {
+    let answer = async |domain: Domain| {
+        let leaf = leaves::issuer_probe(names, &cluster.spec, domain, TRIAL);
+        match cluster.spec.tls.issuer(domain).issuer() {
+            Issuer::BuiltIn => None,
+            Issuer::CaSecret { name } => {
+                let secrets: Api<Secret> = Api::namespaced(context.client.clone(), names.namespace());
+                let authority = ca_secret(&secrets, &name, &leaf, now).await;
+                Some(IssuerAnswer { requested_at: None, authority: authority.map_err(IssuerProblem::Unusable) })
+            }
+            issuer @ Issuer::CertManager { .. } => {
+                issuer_answer(&context.client, names, domain, &ProbeSpec { issuer, leaf }, now).await
+            }
+        }
+    };
+    let (client, peer) = join(answer(Domain::Client), answer(Domain::Peer)).await;
+    PerDomain { client, peer }
+}
+
+/// How long a certificate is valid that an authority signs as a trial.
+const TRIAL: SignedDuration = SignedDuration::from_hours(1);
+
+/// The authority in a user's Secret. It is read in every pass: it does not have the operator's labels, so it is not watched.
+async fn ca_secret(secrets: &Api<Secret>, name: &str, trial: &LeafSpec, now: Timestamp) -> Result<ExternalAuthority, String> {
+    let secret = KeySecret::get(secrets, name).await.map_err(|e| e.to_string())?;
+    let secret = secret.ok_or_else(|| "there is no such Secret".to_owned())?;
+    for key in [tls_key::CRT, tls_key::KEY] {
+        if secret.bytes(key).is_empty() {
+            return Err(format!("{key} is missing"));
+        }
+    }
+    let external =
+        ExternalAuthority::of_secret(secret.bytes(tls_key::CRT), secret.bytes(tls_key::CA), now).map_err(|e| e.to_string())?;
+    let key = PrivateKey::from_pem(secret.bytes(tls_key::KEY)).map_err(|e| match e {
+        PkiError::Label(_) => format!("{} {e}: convert it with openssl pkcs8 -topk8 -nocrypt", tls_key::KEY),
+        _ => format!("{}: {e}", tls_key::KEY),
+    })?;
+    let authority = Authority::load(external.authority.pem().as_bytes(), key.pem()).map_err(|e| e.to_string())?;
+    // Before a member is restarted for it, it must sign something that is accepted.
+    authority.issue(trial, now).map_err(|e| e.to_string())?;
+    Ok(external)
+}

@@ -1,0 +1,89 @@
+//! What members answer.
+
+use futures::future::{join, join_all};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    cluster::{
+        dial,
+        observed::{Observed, ObservedMember, Probe},
+    },
+    context::Context,
+    etcd::{MemberStatus, Tls},
+    identity::Identity,
+    kubernetes::{
+        ownership::annotation,
+        pod::{pod_ready, running_since},
+    },
+    names::{CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, member_key},
+};
+
+/// While a cluster is bootstrapped, a pod that has just started does not answer on its client port until there is a quorum, so asking
+/// it would only take time. Later it may be a learner, which is never ready.
+const STARTING: SignedDuration = SignedDuration::from_secs(15);
+
+/// Asks all members that can answer, concurrently.
+pub async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {
+    let is_bootstrapping = !observed.has_come_up();
+    let answers = observed.members.iter().map(|(name, member)| async move {
+        let Some(pod) = &member.pod else { return (Probe::default(), None) };
+        match running_since(pod) {
+            None => return (Probe::Skipped("its container does not run".into()), None),
+            Some(since) if is_bootstrapping && !pod_ready(pod) && now.duration_since(since) < STARTING => {
+                return (Probe::Skipped("it is starting".into()), None);
+            }
+            Some(_) => {}
+        }
+        let client = async {
+            match context.dialer.ask(&dial::target(names, name, pod, CLIENT_PORT), &identity.0).await {
+                Ok(answer) => Probe::Reached(answer.served, answer.status.map_err(|e| e.to_string())),
+                Err(error) => Probe::Unreachable(error.to_string()),
+            }
+        };
+        join(client, ask_peer(context, names, name, member, pod)).await
+    });
+    let answers = join_all(answers).await;
+    for (member, (etcd, peer_leaf)) in observed.members.values_mut().zip(answers) {
+        member.etcd = etcd;
+        member.peer_leaf = peer_leaf;
+    }
+}
+
+/// Reads the leaf on port 2380, until the pod is confirmed to present what its Secret holds: etcd logs each such connection as
+/// rejected.
+async fn ask_peer(
+    context: &Context,
+    names: &Names,
+    name: &MemberName,
+    member: &ObservedMember,
+    pod: &Pod,
+) -> Option<Result<Vec<u8>, String>> {
+    let secret = member.secret.as_ref()?;
+    if annotation(&pod.metadata, key::TLS_CONFIRMED) == Some(secret.fingerprint()) {
+        return None;
+    }
+    let bundle = secret.data.get(member_key::PEER_CA)?;
+    let tls = match Tls::new(bundle, None) {
+        Ok(tls) => tls,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    Some(context.dialer.served(&dial::target(names, name, pod, PEER_PORT), &tls).await.map_err(|e| e.to_string()))
+}
+
+/// Asks every running member how far its data goes.
+pub async fn ask_progress(context: &Context, names: &Names, observed: &mut Observed) {
+    let answers = observed.members.iter().map(|(name, member)| async move {
+        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;
+        Some(context.dialer.progress(&dial::target(names, name, pod, METRICS_PORT)).await.map_err(|e| e.to_string()))
+    });
+    let answers = join_all(answers).await;
+    for (member, progress) in observed.members.values_mut().zip(answers) {
+        member.progress = progress;
+    }
+}
+
+/// The members that answer, with their pods.
+pub fn answering(observed: &Observed) -> impl Iterator<Item = (&MemberName, &Pod, &MemberStatus)> {
+    observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_deref()?, member.etcd.status()?)))
+}

@@ -1,0 +1,102 @@
+//! Where the volumes of members can be used.
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, PersistentVolume};
+use kube::{Api, api::ListParams};
+
+use crate::{
+    cluster::observed::{Observed, VolumeNode},
+    context::Context,
+    kubernetes::pod::is_unscheduled,
+};
+
+/// Finds the nodes of the volumes of members whose pods no node accepts.
+pub async fn find_nodes(context: &Context, observed: &mut Observed) {
+    let unscheduled = observed.members.values_mut().filter(|member| member.pod.as_deref().is_some_and(is_unscheduled));
+    join_all(unscheduled.map(|member| async {
+        let volume = member.claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
+        if let Some(volume) = volume {
+            // An operator without the right to read volumes or nodes has no evidence, which is no error.
+            member.volume_node = find_node(context, &volume).await.unwrap_or_default();
+        }
+    }))
+    .await;
+}
+
+/// Where a volume can be used, if that is one node. A volume in a zone can be used again once the zone has nodes.
+async fn find_node(context: &Context, volume: &str) -> Result<VolumeNode, kube::Error> {
+    let volume = Api::<PersistentVolume>::all(context.client.clone()).get_opt(volume).await?;
+    let Some(host) = volume.as_ref().and_then(only_host) else { return Ok(VolumeNode::Unknown) };
+    let labelled = ListParams::default().labels(&format!("{HOSTNAME}={host}"));
+    let nodes = Api::<Node>::all(context.client.clone()).list(&labelled).await?.items;
+    Ok(state(&host, &nodes))
+}
+
+/// What the nodes with a host's label say about a volume on this host.
+fn state(host: &str, nodes: &[Node]) -> VolumeNode {
+    let is_out = |node: &Node| {
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
+    };
+    if nodes.is_empty() {
+        VolumeNode::Gone(format!("its volume is on node {host}, which was deleted"))
+    } else if nodes.iter().all(is_out) {
+        VolumeNode::Gone(format!("its volume is on node {host}, which has the taint {OUT_OF_SERVICE}"))
+    } else {
+        VolumeNode::Exists
+    }
+}
+
+/// The label with which local volumes name their node.
+const HOSTNAME: &str = "kubernetes.io/hostname";
+/// The taint with which an administrator declares that a node is shut down for good (Kubernetes, non-graceful node shutdown).
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// The one host on which a volume can be used, if its node affinity names one.
+fn only_host(volume: &PersistentVolume) -> Option<String> {
+    let terms = &volume.spec.as_ref()?.node_affinity.as_ref()?.required.as_ref()?.node_selector_terms;
+    let [term] = terms.as_slice() else { return None };
+    let is_host = |requirement: &&NodeSelectorRequirement| requirement.key == HOSTNAME && requirement.operator == "In";
+    match term.match_expressions.iter().flatten().find(is_host)?.values.as_deref()? {
+        [host] => Some(host.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(affinity: &str) -> PersistentVolume {
+        serde_saphyr::from_str(&format!("{{ spec: {{ nodeAffinity: {affinity} }} }}")).unwrap()
+    }
+
+    #[test]
+    fn a_volume_of_one_host_names_it() {
+        let on = |terms: &str| only_host(&volume(&format!("{{ required: {{ nodeSelectorTerms: {terms} }} }}")));
+        assert_eq!(
+            on("[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [a] }] }]").as_deref(),
+            Some("a")
+        );
+        for elsewhere in [
+            "[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [a, b] }] }]",
+            "[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: NotIn, values: [a] }] }]",
+            "[{ matchExpressions: [{ key: topology.kubernetes.io/zone, operator: In, values: [a] }] }]",
+            "[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [a] }] }, {}]",
+        ] {
+            assert_eq!(on(elsewhere), None, "{elsewhere}");
+        }
+        assert_eq!(only_host(&volume("{}")), None);
+    }
+
+    #[test]
+    fn only_a_deleted_or_tainted_node_is_gone() {
+        let node = |taints: &str| -> Node { serde_saphyr::from_str(&format!("{{ spec: {{ taints: {taints} }} }}")).unwrap() };
+        let out = || node("[{ key: node.kubernetes.io/out-of-service, value: nodeshutdown, effect: NoExecute }]");
+        let unreachable = || node("[{ key: node.kubernetes.io/unreachable, effect: NoExecute }]");
+        assert!(matches!(state("a", &[]), VolumeNode::Gone(why) if why.contains("node a, which was deleted")));
+        assert!(matches!(state("a", &[out()]), VolumeNode::Gone(why) if why.contains("out-of-service")));
+        assert_eq!(state("a", &[unreachable()]), VolumeNode::Exists);
+        assert_eq!(state("a", &[out(), node("[]")]), VolumeNode::Exists);
+    }
+}

@@ -1,0 +1,68 @@
+//! How members start: the bootstrap ConfigMap, and the record on their claims once they have started.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::{input::Input, changes::Changes, start::StartStates};
+use crate::{
+    cluster::{
+        objects::{self, StartState},
+        observed::ObservedMember,
+        steps::{RecordMembers, StartedMember},
+    },
+    ids::Uid,
+    kubernetes::{object::Object, ownership::belongs},
+    names::{MemberName, bootstrap_key},
+};
+
+/// The bootstrap ConfigMap, if it has to be applied.
+pub fn config_map(input: &Input, members: &StartStates) -> Option<Object> {
+    let new = members.iter().filter(|(_, state)| **state == StartState::New);
+    let kept: Vec<_> = new.filter_map(|(name, _)| Some((name, kept_list(input, name)?))).collect();
+    let starts = members.iter().flat_map(|(name, state)| match state {
+        StartState::New => [name.as_str(), " is new", "", "\n"],
+        StartState::Joining(list) => [name.as_str(), " joins ", list, "\n"],
+        StartState::Existing => [name.as_str(), " exists", "", "\n"],
+    });
+    let inputs: String = starts.chain(kept.iter().flat_map(|(name, list)| [name.as_str(), " keeps ", list, "\n"])).collect();
+    let build = || -> ConfigMap {
+        let mut config = objects::bootstrap(input.cluster, members);
+        let kept = kept.iter().map(|(name, list)| (bootstrap_key::cluster(name), (*list).clone()));
+        config.data.get_or_insert_default().extend(kept);
+        config
+    };
+    input.desired.unless_applied(&inputs, build, input.observed.bootstrap.as_ref())
+}
+
+/// The member list that was recorded for a member that bootstraps the cluster and has not started. It keeps that list even if other
+/// members are removed meanwhile, because etcd derives the cluster's ID from it.
+fn kept_list<'a>(input: &Input<'a>, name: &MemberName) -> Option<&'a String> {
+    let list = input.facts.bootstrap?.data.as_ref()?.get(&bootstrap_key::cluster(name))?;
+    // The member alone was recorded by mistake, unless the cluster has one member.
+    (*list != input.facts.names.initial_entry(name)).then_some(list)
+}
+
+/// Records the members that have been seen started for the first time, or whose claims name another member: after their next
+/// restart their data would be discarded.
+pub fn record_members(input: &Input) -> Changes {
+    let Input { observed, facts, .. } = input;
+    let Ok(list) = &observed.list else { return Changes::default() };
+    // Members that bootstrapped a second cluster are a fault to be reported and not to be recorded.
+    if observed.status.cluster_id.is_some_and(|known| known != list.cluster_id) {
+        return Changes::default();
+    }
+    let started = |(name, member): (&MemberName, &ObservedMember)| {
+        let claim = &member.claim.as_ref()?.metadata;
+        // It has published its name through raft, and is the one that answers at this address.
+        let listed = observed.listed(facts.names, name).filter(|listed| !listed.name.is_empty())?;
+        let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
+        let is_recorded = member.recorded_ids() == (Some(list.cluster_id), Some(listed.id));
+        let stays = claim.deletion_timestamp.is_none();
+        let is_due = answers && !is_recorded && stays && belongs(claim, facts.uid);
+        Some(StartedMember { name: name.clone(), id: listed.id, claim: Uid::of(claim)? }).filter(|_| is_due)
+    };
+    let members: Vec<_> = observed.members.iter().filter_map(started).collect();
+    if members.is_empty() {
+        return Changes::default();
+    }
+    Changes::step(RecordMembers { cluster_id: list.cluster_id, members })
+}

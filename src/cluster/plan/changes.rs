@@ -1,0 +1,265 @@
+//! What a plan consists of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    api::Reason,
+    certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
+    cluster::steps::Step,
+    ids::Uid,
+    kubernetes::object::Object,
+    names::MemberName,
+    reporting::note::Note,
+};
+
+/// What a pass does.
+#[derive(Clone, Debug)]
+pub enum Plan {
+    /// Nothing, for this reason.
+    Blocked(Note),
+    /// Nothing but this step, which adopts what a deleted cluster of this name left.
+    Adopt(Step),
+    /// These changes; none if everything is up to date.
+    Change(Box<Changes>),
+}
+
+impl Plan {
+    /// Its step.
+    pub fn step(&self) -> Option<&Step> {
+        match self {
+            Self::Blocked(_) => None,
+            Self::Adopt(step) => Some(step),
+            Self::Change(changes) => changes.step.as_ref(),
+        }
+    }
+
+    /// Its changes, unless the cluster is blocked or adopts something first.
+    pub fn changes(&self) -> Option<&Changes> {
+        match self {
+            Self::Change(changes) => Some(changes),
+            Self::Blocked(_) | Self::Adopt(_) => None,
+        }
+    }
+
+    /// When the next pass is due if nothing happens before.
+    pub fn next_check(&self) -> Duration {
+        match self {
+            Self::Blocked(_) => IDLE,
+            Self::Adopt(_) => PENDING,
+            Self::Change(changes) => changes.next_check(),
+        }
+    }
+}
+
+/// When a cluster without pending changes is looked at again: a member that stops answering is found within twice this time.
+pub const IDLE: Duration = Duration::from_secs(12);
+/// When a cluster with pending changes is looked at again.
+pub const PENDING: Duration = Duration::from_secs(2);
+/// When a member is about to serve a new certificate or to join.
+pub const SOON: Duration = Duration::from_secs(1);
+
+/// Changes of a cluster, and what there is to report about them. A planner contributes some; the plan merges them. All may be
+/// repeated without harm but the [`Step`].
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Before anything is created: every object that will be, none of which may belong to someone else.
+    pub preflight: Vec<Object>,
+    /// The bootstrap ConfigMap.
+    pub bootstrap: Option<Object>,
+    /// What is done to learn the authorities of external issuers.
+    pub issuer_probes: Vec<IssuerProbe>,
+    /// The authorities to create.
+    pub authorities: Vec<AuthorityRequest>,
+    /// The objects to apply, StatefulSets and the bootstrap ConfigMap excepted.
+    pub objects: Vec<Object>,
+    /// The Secrets to create or change.
+    pub secrets: Vec<SecretChange>,
+    /// The StatefulSets to apply.
+    pub stateful_sets: BTreeMap<MemberName, Object>,
+    /// The pods to label and annotate.
+    pub pods: Vec<PodPatch>,
+    /// The user's requests that are complete.
+    pub completed: Vec<CompletedRequest>,
+    /// The one change that cannot be undone.
+    pub step: Option<Step>,
+    /// The members that are down because they are being restarted.
+    pub restarting: BTreeSet<MemberName>,
+    /// What is in progress or pending.
+    pub progress: Vec<Note>,
+    /// What needs attention.
+    pub problems: Vec<Note>,
+    /// What keeps certificates from being ready.
+    pub certificates: Vec<Note>,
+    /// Additional notes about valid certificates.
+    pub remarks: Vec<String>,
+    /// When the next pass is due at the latest.
+    pub check_within: Option<Duration>,
+}
+
+/// A write of a plan, or several that may be made side by side.
+#[derive(Clone, Copy, Debug)]
+pub enum Write<'a> {
+    /// The bootstrap ConfigMap. If it cannot be applied, or while the cluster is bootstrapped anything else failed, the pass ends.
+    Bootstrap(&'a Object),
+    /// What is done to learn the authority of an external issuer.
+    IssuerProbe(IssuerProbe),
+    /// The first authorities of a domain.
+    Authorities(&'a AuthorityRequest),
+    /// An object is applied.
+    Object(&'a Object),
+    /// Secrets. All leaves of a domain are recorded in its ledger before the first Secret is written.
+    Secrets(&'a [SecretChange]),
+    /// A StatefulSet is applied.
+    StatefulSet(&'a Object),
+    /// A pod is labelled and annotated.
+    Pod(&'a PodPatch),
+    /// Annotations of completed requests are removed.
+    Completed(&'a [CompletedRequest]),
+    /// The step, if it is still right.
+    Step(&'a Step),
+}
+
+impl Changes {
+    /// All writes in the order in which they are made. The bootstrap ConfigMap comes first, because the operator that creates it
+    /// decides which members bootstrap the cluster. StatefulSets come after the Secrets, ConfigMaps and claims that their pods need.
+    pub fn in_order(&self) -> Vec<Write<'_>> {
+        let mut writes: Vec<Write> = vec![];
+        writes.extend(self.bootstrap.as_ref().map(Write::Bootstrap));
+        writes.extend(self.issuer_probes.iter().copied().map(Write::IssuerProbe));
+        writes.extend(self.authorities.iter().map(Write::Authorities));
+        writes.extend(self.objects.iter().map(Write::Object));
+        writes.extend((!self.secrets.is_empty()).then_some(Write::Secrets(&self.secrets)));
+        writes.extend(self.stateful_sets.values().map(Write::StatefulSet));
+        writes.extend(self.pods.iter().map(Write::Pod));
+        writes.extend((!self.completed.is_empty()).then_some(Write::Completed(&self.completed)));
+        writes.extend(self.step.as_ref().map(Write::Step));
+        writes
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.in_order().is_empty()
+    }
+
+    /// When the next pass is due if nothing happens before.
+    pub fn next_check(&self) -> Duration {
+        let pending = !self.is_empty() || !self.progress.is_empty();
+        let longest = if pending { PENDING } else { IDLE };
+        self.check_within.map_or(longest, |within| within.min(longest))
+    }
+
+    /// Adds what another planner contributes.
+    pub fn merge(&mut self, other: Self) {
+        // Every field is named, so that a new one cannot be forgotten.
+        let Self {
+            preflight,
+            bootstrap,
+            issuer_probes,
+            authorities,
+            objects,
+            secrets,
+            stateful_sets,
+            pods,
+            completed,
+            step,
+            restarting,
+            progress,
+            problems,
+            certificates,
+            remarks,
+            check_within,
+        } = other;
+        self.preflight.extend(preflight);
+        self.bootstrap = self.bootstrap.take().or(bootstrap);
+        self.issuer_probes.extend(issuer_probes);
+        self.authorities.extend(authorities);
+        self.objects.extend(objects);
+        self.secrets.extend(secrets);
+        self.stateful_sets.extend(stateful_sets);
+        self.pods.extend(pods);
+        self.completed.extend(completed);
+        self.step = self.step.take().or(step);
+        self.restarting.extend(restarting);
+        self.progress.extend(progress);
+        self.problems.extend(problems);
+        self.certificates.extend(certificates);
+        self.remarks.extend(remarks);
+        self.check_within = self.check_within.into_iter().chain(check_within).min();
+    }
+
+    /// A contribution that consists of a step.
+    pub fn step(step: impl Into<Step>) -> Self {
+        Self { step: Some(step.into()), ..Self::default() }
+    }
+
+    /// Reports something that is in progress or pending.
+    #[must_use]
+    pub fn progress(mut self, reason: Reason, message: impl Into<String>) -> Self {
+        self.progress.push(Note::new(reason, message));
+        self
+    }
+
+    /// Reports something that needs attention.
+    #[must_use]
+    pub fn problem(mut self, reason: Reason, message: impl Into<String>) -> Self {
+        self.problems.push(Note::new(reason, message));
+        self
+    }
+
+    /// Reports something that keeps certificates from being ready.
+    #[must_use]
+    pub fn certificate(mut self, reason: Reason, message: impl Into<String>) -> Self {
+        self.certificates.push(Note::new(reason, message));
+        self
+    }
+
+    /// Has the next pass come within this time.
+    #[must_use]
+    pub fn check_within(mut self, time: Duration) -> Self {
+        self.check_within = Some(self.check_within.map_or(time, |within| within.min(time)));
+        self
+    }
+}
+
+/// A request of the user, an annotation of the `EtcdCluster`, that is complete or partly so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompletedRequest {
+    /// The annotation's name.
+    pub annotation: &'static str,
+    /// What remains of its value. `None`: the annotation is removed.
+    pub remaining: Option<String>,
+    /// The event about it, if no other event says so.
+    pub event: Option<RequestEvent>,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestEvent {
+    /// It was fulfilled, or is about to be.
+    Accepted(Note),
+    /// It was refused.
+    Refused(Note),
+}
+
+impl CompletedRequest {
+    /// A request whose annotation is removed.
+    pub fn removed(annotation: &'static str, event: Option<RequestEvent>) -> Self {
+        Self { annotation, remaining: None, event }
+    }
+}
+
+/// Labels and annotations to be written to a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPatch {
+    /// The pod.
+    pub pod: String,
+    /// Its uid.
+    pub uid: Uid,
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+    /// The annotations.
+    pub annotations: BTreeMap<String, String>,
+}

@@ -1,0 +1,65 @@
+//! What is not done because objects under the cluster's names do not belong to it.
+
+use super::{input::Input, changes::Changes};
+use crate::{
+    api::Reason,
+    cluster::facts::foreign::{ForeignObject, describe},
+    ids::Uid,
+    names::{MemberName, annotation as key},
+    reporting::note::Note,
+};
+
+/// Why a cluster must not be bootstrapped. Claims are judged by whether they can be adopted.
+pub fn blocks(input: &Input) -> Option<Note> {
+    if input.facts.is_bootstrapped {
+        return None;
+    }
+    let foreign: Vec<_> = input.facts.foreign.iter().filter(|object| object.kind != "PersistentVolumeClaim").collect();
+    (!foreign.is_empty()).then(|| {
+        let message = format!("{}. Nothing was changed: remove it, or choose another name for the cluster", describe(foreign));
+        Note::new(Reason::NameTaken, message)
+    })
+}
+
+/// Removes every change of an object that does not belong to the cluster, and reports it.
+pub fn exclude(input: &Input, changes: &mut Changes) {
+    let foreign = &input.facts.foreign;
+    if foreign.is_empty() {
+        return;
+    }
+    let is_foreign = |kind: &str, name: &str| foreign.iter().any(|object| object.kind == kind && object.name == name);
+    changes.objects.retain(|object| !is_foreign(&object.resource.kind, &object.name));
+    changes.bootstrap.take_if(|object| is_foreign("ConfigMap", &object.name));
+    changes.stateful_sets.retain(|_, object| !is_foreign("StatefulSet", &object.name));
+    let (stripped, others): (Vec<&ForeignObject>, Vec<_>) = foreign.iter().partition(|object| object.is_stripped_claim);
+    let mut report = Changes::default();
+    if !others.is_empty() {
+        report = report.problem(Reason::NameTaken, format!("{}. It was not changed: remove it", describe(others)));
+    }
+    for member in input.observed.members.keys() {
+        let claim = input.facts.names.claim(member);
+        if stripped.iter().any(|object| object.name == claim) {
+            report = report.problem(Reason::AnnotationsLost, how_to_restore(input, member, &claim));
+        }
+    }
+    changes.merge(report);
+}
+
+/// How a claim that lost its annotations is assigned to its member again.
+fn how_to_restore(input: &Input, member: &MemberName, claim: &str) -> String {
+    let (names, observed) = (input.facts.names, input.observed);
+    let listed = observed.listed(names, member).map(|listed| listed.id);
+    let id = listed.or_else(|| observed.reported(member)?.id);
+    let uid: &Uid = input.facts.uid;
+    let annotations = [
+        Some(format!("{}={uid}", key::CLUSTER_UID)),
+        observed.status.cluster_id.map(|id| format!("{}={id}", key::CLUSTER_ID)),
+        id.map(|id| format!("{}={id}", key::MEMBER_ID)),
+    ];
+    format!(
+        "PersistentVolumeClaim {claim} has lost the annotations that identify its member, and {member} uses it: do not remove it. \
+         Restore them: `kubectl -n {} annotate pvc {claim} {}`",
+        names.namespace(),
+        annotations.into_iter().flatten().collect::<Vec<_>>().join(" "),
+    )
+}

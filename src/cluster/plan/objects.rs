@@ -1,0 +1,182 @@
+//! Objects that follow from the spec and the members, and what members wait for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Secret;
+
+use super::{
+    bootstrap,
+    input::Input,
+    changes::{Changes, PodPatch},
+    recovery::Recovery,
+    start::StartStates,
+};
+use crate::{
+    api::Reason,
+    cluster::{
+        facts::readiness::{down_since, why_not_ready},
+        objects::{self, StartState},
+        observed::ObservedMember,
+        steps::DeleteBudget,
+        validated::ValidatedCluster,
+    },
+    ids::Uid,
+    kubernetes::{object::Object, ownership::belongs, pod::is_terminating},
+    names::{MemberName, annotation as key},
+    reporting::note::Note,
+};
+
+/// Everything but StatefulSets and what depends on authorities.
+pub fn plan(input: &Input, members: &StartStates) -> Changes {
+    let Input { cluster, desired, observed, facts, .. } = input;
+    let mut changes = Changes { bootstrap: bootstrap::config_map(input, members), ..Changes::default() };
+    let services = [
+        desired.unless_applied("peers", || objects::peer_service(cluster), observed.peer_service.as_ref()),
+        desired.unless_applied("clients", || objects::client_service(cluster), observed.client_service.as_ref()),
+    ];
+    changes.objects.extend(services.into_iter().flatten());
+    changes.objects.extend(disruption_budget(input, members));
+    for (name, state) in members {
+        changes.merge(claim(input, name, state, members.len()));
+    }
+    if !facts.is_bootstrapped {
+        let later = members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, "")));
+        let later = later.chain([Object::new(&objects::ca_config(cluster, String::new()))]).chain(secrets(cluster, members));
+        changes.preflight = changes.bootstrap.iter().chain(&changes.objects).cloned().chain(later).collect();
+    }
+    changes
+}
+
+/// The Secrets that the cluster will have, by their names.
+fn secrets(cluster: &ValidatedCluster, members: &StartStates) -> Vec<Object> {
+    let names = &cluster.names;
+    let of_members = members.keys().map(|member| names.member_secret(member));
+    let all = of_members.chain([names.client_authority(), names.peer_authority(), names.operator_secret()]);
+    all.map(|name| Object::new(&Secret { metadata: objects::owned(cluster, name), ..Secret::default() })).collect()
+}
+
+fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
+    let Input { cluster, desired, observed, .. } = input;
+    // Once the cluster has come up, an existing budget stays as it is while no quorum confirms a member list.
+    let is_fixed = observed.has_come_up() && observed.disruption_budget.is_some();
+    let voters = match &observed.list {
+        Ok(list) => Some(list.voters().count()),
+        Err(_) => (!is_fixed).then_some(members.len()),
+    };
+    let voters = voters.filter(|voters| objects::is_redundant(cluster, *voters))?;
+    let build = || objects::disruption_budget(cluster, voters);
+    desired.unless_applied(&voters.to_string(), build, observed.disruption_budget.as_ref())
+}
+
+/// The claim of a member, if it has to be applied. A member that has started never gets a new one by itself, because an empty claim
+/// would be taken for its data.
+fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Changes {
+    let Input { cluster, desired, observed, facts, .. } = input;
+    let member = observed.members.get(name);
+    if member.is_some_and(|member| member.claim_unread) {
+        return Changes::default();
+    }
+    let existing = member.and_then(|member| member.claim.as_ref());
+    let is_going = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
+    if (existing.is_some() && !is_going) || *state != StartState::Existing {
+        let (size, class) = existing.map(|claim| objects::immutable_fields(claim)).unwrap_or_default();
+        let class = class.map_or([""; 2], |class| [" of ", class]).concat();
+        let inputs = [name.as_str(), " ", size.map_or("", |size| &size.0), &class].concat();
+        let build = || objects::claim(cluster, name, existing.map(|claim| &**claim));
+        let objects = desired.unless_applied(&inputs, build, existing);
+        return Changes { objects: objects.into_iter().collect(), ..Changes::default() };
+    }
+    let claim = facts.names.claim(name);
+    let message = if is_going && member.is_some_and(ObservedMember::is_healthy) {
+        let first = if members == 1 { "set spec.replicas to 3, and then " } else { "" };
+        format!(
+            "{name} loses its data as soon as its pod ends: PersistentVolumeClaim {claim} is being deleted. To have it replaced before \
+             that, {first}set annotation {}={name}",
+            key::REPLACE
+        )
+    } else {
+        let how = if is_going { "is being deleted" } else { "is missing, or has lost its labels" };
+        format!(
+            "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without it"
+        )
+    };
+    Changes::default().problem(Reason::ClaimLost, message)
+}
+
+/// The StatefulSets of members whose certificates exist.
+pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery) -> Changes {
+    let mut changes = Changes::default();
+    for name in members.keys() {
+        changes.stateful_sets.extend(stateful_set(input, name, recovery).map(|object| (name.clone(), object)));
+    }
+    changes
+}
+
+fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery) -> Option<Object> {
+    let Input { cluster, desired, observed, facts, .. } = input;
+    let member = observed.members.get(name)?;
+    let bundles = member.secret.as_ref().filter(|secret| belongs(&secret.meta, facts.uid))?.bundles()?;
+    let (forced, stopped) = (recovery.forced.as_ref() == Some(name), recovery.stopped.contains(name));
+    if stopped && member.stateful_set.is_none() {
+        return None;
+    }
+    let build = || {
+        let set = objects::stateful_set(cluster, name, bundles);
+        let set = if forced { objects::forced(set) } else { set };
+        if stopped { objects::stopped(set) } else { set }
+    };
+    let flags = [if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }].concat();
+    desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
+}
+
+/// Restores the labels of pods: without them Services and the disruption budget ignore a pod, and its StatefulSet orphans it.
+pub fn pod_labels(input: &Input) -> Changes {
+    let Input { desired, observed, facts, .. } = input;
+    let mut changes = Changes::default();
+    for (name, member) in &observed.members {
+        let Some(pod) = member.pod.as_ref().filter(|pod| !is_terminating(pod)) else { continue };
+        let existing = |key: &String| pod.metadata.labels.as_ref()?.get(key);
+        let labels = desired.get(name.as_str(), || objects::member_labels(facts.names.cluster(), name));
+        let lost = labels.iter().filter(|(key, value)| existing(key) != Some(value));
+        let labels: BTreeMap<_, _> = lost.map(|(key, value)| (key.clone(), value.clone())).collect();
+        if let Some(uid) = Uid::of(&pod.metadata).filter(|_| !labels.is_empty()) {
+            changes.pods.push(PodPatch { pod: facts.names.pod(name), uid, labels, annotations: BTreeMap::new() });
+        }
+    }
+    changes
+}
+
+/// Reports the members that are not healthy, and what they wait for.
+pub fn waiting_members(
+    input: &Input,
+    members: &StartStates,
+    recovery: &Recovery,
+    restarting: &BTreeSet<MemberName>,
+) -> Changes {
+    let absent = ObservedMember::default();
+    let mut changes = Changes::default();
+    for name in members.keys().filter(|name| !recovery.stopped.contains(name)) {
+        let member = input.observed.members.get(name).unwrap_or(&absent);
+        if !member.is_healthy() {
+            let why = format!("{}{}", why_not_ready(member), down_since(input.observed, name));
+            changes.progress.push(if restarting.contains(name) {
+                Note::new(Reason::RollingRestart, format!("{name} is restarting: {why}"))
+            } else {
+                Note::new(Reason::WaitingForMembers, format!("{name}: {why}"))
+            });
+        }
+    }
+    changes
+}
+
+/// Deletes a disruption budget that has no redundancy to protect: it would keep nodes from ever being drained.
+pub fn delete_budget(input: &Input) -> Changes {
+    let step = || {
+        let budget = input.observed.disruption_budget.as_ref()?;
+        let voters = input.observed.list.as_ref().ok()?.voters().count();
+        let is_needed = objects::is_redundant(input.cluster, voters) || budget.metadata.deletion_timestamp.is_some();
+        let is_own = belongs(&budget.metadata, input.facts.uid);
+        Some(DeleteBudget { uid: Uid::of(&budget.metadata)? }).filter(|_| is_own && !is_needed)
+    };
+    step().map(Changes::step).unwrap_or_default()
+}

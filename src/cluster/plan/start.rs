@@ -1,0 +1,90 @@
+//! Which members there are, and how each starts if it finds no data.
+
+use std::collections::BTreeMap;
+
+use super::input::Input;
+use crate::{
+    cluster::{
+        facts::roster::Roster,
+        objects::{StartState, start_state},
+        observed::ObservedMember,
+    },
+    etcd,
+    kubernetes::ownership::belongs,
+    names::{MemberName, Names},
+};
+
+/// How each member starts if it finds no data.
+pub type StartStates = BTreeMap<MemberName, StartState>;
+
+/// The members: those that were recorded when the cluster was bootstrapped, or are known by what they left. Only a cluster that has
+/// not been bootstrapped takes its members from the desired number. A member that etcd no longer lists is none, and nothing is
+/// created for it.
+pub fn states(input: &Input) -> StartStates {
+    let Input { cluster, observed, facts, .. } = input;
+    if !facts.is_bootstrapped {
+        return (0..cluster.replicas).map(|ordinal| (facts.names.member(ordinal), StartState::New)).collect();
+    }
+    let roster = facts.roster.as_ref();
+    let is_listed = |name: &MemberName| roster.is_none_or(|roster| !roster.unlisted.contains_key(name));
+    let has_objects = |member: &ObservedMember| member.stateful_set.is_some() || member.claim.is_some();
+    // A member that lost everything is still in the last status.
+    let is_reported = |name: &MemberName| observed.has_come_up() && observed.reported(name).is_some();
+    // Only the members that were recorded bootstrap the cluster. Objects that another operator created for a different number of
+    // members would become a second cluster.
+    let is_bootstrapping = !observed.has_come_up() && facts.bootstrap.is_some();
+    let is_known = |name: &MemberName, member: &ObservedMember| {
+        let is_traced = if is_bootstrapping { member.has_started() } else { has_objects(member) || is_reported(name) };
+        roster.is_some() || recorded(input, name).is_some() || is_traced
+    };
+    let members = observed.members.iter().filter(|(name, member)| is_listed(name) && is_known(name, member));
+    members.map(|(name, member)| (name.clone(), state(input, name, member))).collect()
+}
+
+fn recorded(input: &Input, name: &MemberName) -> Option<StartState> {
+    start_state(input.facts.bootstrap?, name, &input.facts.names.initial_entry(name))
+}
+
+fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartState {
+    let Input { observed, facts, .. } = input;
+    let has_claim = member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, facts.uid));
+    if has_claim && member.has_started() {
+        return StartState::Existing;
+    }
+    let roster = facts.roster.as_ref();
+    if let (Some(roster), Ok(list)) = (roster, &observed.list)
+        && let Some(learner) = roster.learners.get(name)
+    {
+        // A learner that has published its name has started. Without its data it must not start again.
+        let joins = learner.listed.name.is_empty();
+        return if joins { StartState::Joining(joining_list(facts.names, list)) } else { StartState::Existing };
+    }
+    // A voter that a quorum knows as never started has promised nothing. The record of it may be wrong, because it was written
+    // without knowing this.
+    let never_started = |roster: &Roster| roster.voters.get(name).is_some_and(|voter| voter.listed.name.is_empty());
+    if has_claim && roster.is_some_and(never_started) {
+        return StartState::New;
+    }
+    // If nothing is known of a member any more, not starting it is the one mistake that can be repaired.
+    match recorded(input, name) {
+        Some(StartState::New) if !observed.has_come_up() || has_claim => StartState::New,
+        None if !observed.has_come_up() => StartState::New,
+        Some(StartState::Joining(list)) if roster.is_none() => StartState::Joining(list),
+        _ => StartState::Existing,
+    }
+}
+
+/// The list with which a learner starts. etcd compares the number and the URLs of the members, and no name but the learner's own
+/// (`server/etcdserver/bootstrap.go`).
+fn joining_list(names: &Names, list: &etcd::MemberList) -> String {
+    let entry = |listed: &etcd::Member| {
+        let url = listed.peer_urls.first()?;
+        Some(match names.member_at(url) {
+            Some(member) => names.initial_entry(&member),
+            None => format!("{}={url}", listed.name),
+        })
+    };
+    let mut entries: Vec<_> = list.members.iter().filter_map(entry).collect();
+    entries.sort();
+    entries.join(",")
+}

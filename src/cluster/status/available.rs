@@ -1,0 +1,90 @@
+//! The condition `Available`: whether a quorum of voters is healthy.
+
+use super::{
+    Input,
+    members::{describe_down, is_coming},
+};
+use crate::{
+    api::{ConditionType, Reason, condition},
+    cluster::{
+        facts::lost_quorum,
+        observed::{ObservedMember, name_of},
+        outcome::Decision,
+    },
+    etcd,
+    reporting::{
+        condition::{Announced, Finding, seconds},
+        note::Note,
+    },
+};
+
+fn available(is_true: bool, note: Note, announced: Announced) -> Finding {
+    Finding { kind: ConditionType::Available, is_true, note, announced }
+}
+
+/// The condition `Available`.
+pub fn finding(input: &Input) -> Finding {
+    let Input { observed, facts, decision, outcome, .. } = input;
+    if let Some(blocked) = decision.blocked() {
+        return available(false, blocked.clone(), Announced::AsWarning);
+    }
+    if let (Decision::Invalid(invalid), false) = (decision, observed.has_come_up()) {
+        return available(false, Note::new(Reason::InvalidSpec, invalid.to_string()), Announced::Silently);
+    }
+    let mut down: Vec<_> = observed.members.iter().filter_map(|(name, member)| describe_down(name, member)).collect();
+    match &observed.list {
+        Err(problem) if down.is_empty() => down.push(problem.clone()),
+        Err(_) => {}
+        Ok(list) => {
+            let member = |voter: &etcd::Member| observed.members.get_key_value(&name_of(facts.names, list, voter)?);
+            let voters: Vec<_> = list.voters().collect();
+            // That the kubelet has yet to look at a pod takes no quorum away.
+            let is_healthy = |(name, member): (_, &ObservedMember)| member.is_healthy() || is_coming(input, name, member);
+            let healthy = voters.iter().filter(|voter| member(voter).is_some_and(is_healthy)).count();
+            if healthy > voters.len() / 2 {
+                let message = format!("{healthy} of {} voters are healthy{}", voters.len(), even_number(decision));
+                return available(true, Note::new(Reason::QuorumHealthy, message), Announced::Normally);
+            }
+            let unknown = voters.iter().filter(|voter| member(voter).is_none());
+            down.extend(unknown.map(|voter| format!("etcd lists a member {} that the operator did not add", voter.id)));
+        }
+    }
+    let problems = decision.changes().map(|changes| changes.problems.as_slice()).unwrap_or_default();
+    let taken = problems.iter().chain(&outcome.failed).find(|note| note.reason == Reason::NameTaken);
+    let why = taken.map_or_else(|| down.join("; "), |taken| taken.message.clone());
+    if !observed.has_come_up() {
+        let message = format!("the cluster has not come up yet: {why}");
+        return available(false, Note::new(Reason::Bootstrapping, message), Announced::Silently);
+    }
+    // There is no need to recover from members that are about to be back.
+    let is_restarting = decision.changes().is_some_and(|changes| !changes.restarting.is_empty());
+    let message = match (&observed.list, taken) {
+        (Err(_), None) if !is_restarting => no_list(input),
+        _ => format!("fewer than a quorum of voters are healthy: {why}"),
+    };
+    available(false, Note::new(Reason::QuorumLost, message), Announced::AsWarning)
+}
+
+/// What to say while no quorum gives a member list.
+fn no_list(input: &Input) -> String {
+    let Input { observed, facts, decision, now, .. } = input;
+    // In words, because tables have no column for the time of a transition.
+    let before =
+        condition(&observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
+    let since = before.map_or_else(|| seconds(*now), |before| before.last_transition_time.clone());
+    let is_recovering =
+        decision.changes().is_some_and(|changes| changes.progress.iter().any(|note| note.reason == Reason::Recovering));
+    let described = lost_quorum::describe(facts.names, observed, is_recovering);
+    format!("quorum has been lost since {}. {described}", since.0)
+}
+
+/// What an even number of members costs, as a suffix.
+fn even_number(decision: &Decision) -> String {
+    match decision.cluster() {
+        Some(cluster) if cluster.replicas.is_multiple_of(2) => {
+            let (even, odd) = (cluster.replicas, cluster.replicas - 1);
+            format!("; an even number of members ({even}) tolerates no more failures than {odd}")
+        }
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,126 @@
+//! The condition `CertificatesReady`, and the certificates in the status.
+
+use jiff::Timestamp;
+
+use super::Input;
+use crate::{
+    api::{AuthorityStatus, CertificatesStatus, ConditionType, DomainStatus, MemberStatus, Reason, condition},
+    certificates::{secret::CachedSecret, state::AuthorityState},
+    cluster::{
+        observed::{Observed, ObservedMember},
+        outcome::Decision,
+    },
+    digest::hex,
+    kubernetes::{ownership::annotation, pod::is_terminating},
+    names::annotation as key,
+    pki::{Certificate, Domain, Issuer},
+    reporting::{
+        condition::{Announced, Finding, seconds},
+        note::{Note, messages},
+    },
+};
+
+fn certificates_ready(is_true: bool, note: Note, announced: Announced) -> Finding {
+    Finding { kind: ConditionType::CertificatesReady, is_true, note, announced }
+}
+
+/// The condition `CertificatesReady`.
+pub fn finding(input: &Input) -> Finding {
+    let Input { observed, decision, outcome, .. } = input;
+    if let Decision::Invalid(_) = decision {
+        let note = Note::new(Reason::InvalidSpec, "no certificates are issued, because the spec is invalid; see Degraded");
+        return certificates_ready(false, note, Announced::Silently);
+    }
+    if decision.blocked().is_some() {
+        let note = Note::new(Reason::Blocked, "no certificates are issued; see Available");
+        return certificates_ready(false, note, Announced::Silently);
+    }
+    let planned = decision.changes().map(|changes| changes.certificates.as_slice()).unwrap_or_default();
+    if let Some(lost) = planned.iter().find(|note| note.reason == Reason::CALost) {
+        return certificates_ready(false, lost.clone(), Announced::AsWarning);
+    }
+    // What an issuer has not signed says more than that it is asked for it.
+    let notes: Vec<_> = outcome.issuers.iter().chain(planned).collect();
+    if let Some(first) = notes.first() {
+        let announced = if is_fault(first.reason) { Announced::AsWarning } else { Announced::Silently };
+        return certificates_ready(false, Note::new(first.reason, messages(notes.iter().copied())), announced);
+    }
+    if observed.members.is_empty() {
+        return certificates_ready(false, Note::new(Reason::Confirming, "there are no members yet"), Announced::Silently);
+    }
+    let remarks = decision.changes().map(|changes| changes.remarks.as_slice()).unwrap_or_default();
+    let with_remarks = |message: String| [message].into_iter().chain(remarks.iter().cloned()).collect::<Vec<_>>().join("; ");
+    let unconfirmed = observed.members.iter().filter(|(_, member)| !is_confirmed(member));
+    let unconfirmed: Vec<_> = unconfirmed.map(|(name, _)| name.to_string()).collect();
+    if !unconfirmed.is_empty() {
+        let message = format!("not yet seen to serve their certificates: {}", unconfirmed.join(", "));
+        return certificates_ready(false, Note::new(Reason::Confirming, with_remarks(message)), Announced::Silently);
+    }
+    let note = Note::new(Reason::CertificatesServed, with_remarks("every member serves its current certificates".into()));
+    // Every renewal ends like this. Only the end of a fault is worth an event.
+    let before = condition(&observed.status.conditions, ConditionType::CertificatesReady);
+    let was_fault = before.and_then(|before| Reason::parse(&before.reason)).is_some_and(is_fault);
+    certificates_ready(true, note, if was_fault { Announced::Normally } else { Announced::Silently })
+}
+
+/// Whether a member was seen to serve its current certificates.
+fn is_confirmed(member: &ObservedMember) -> bool {
+    let pod = member.pod.as_ref().filter(|pod| !is_terminating(pod));
+    let confirmed = pod.and_then(|pod| annotation(&pod.metadata, key::TLS_CONFIRMED));
+    member.secret.as_ref().is_some_and(|secret| confirmed == Some(secret.fingerprint()))
+}
+
+/// Whether a reason is a fault that the user has to correct.
+fn is_fault(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::CALost | Reason::IssuerUnusable | Reason::IssuerFailed | Reason::SharedCA | Reason::CertManagerMissing
+    )
+}
+
+/// When the first certificate of a member expires.
+pub fn expiry(secret: &CachedSecret) -> Option<Timestamp> {
+    Domain::ALL.into_iter().filter_map(|domain| secret.expiry(domain)).min()
+}
+
+/// When the first certificate of a domain that a member serves expires.
+pub fn first_expiry(observed: &Observed, domain: Domain) -> Option<Timestamp> {
+    observed.members.values().filter_map(|member| member.secret.as_ref()?.expiry(domain)).min()
+}
+
+/// The certificates in the status.
+pub fn status(input: &Input, members: &[MemberStatus]) -> Option<CertificatesStatus> {
+    let Input { observed, facts, .. } = input;
+    let domain = |domain: Domain| {
+        let expires = first_expiry(observed, domain).map(seconds);
+        // A reported authority changes only by a transition: that is how one that was changed by hand is noticed.
+        match &facts.authorities.state[domain] {
+            AuthorityState::Ready(authorities) => Some(DomainStatus {
+                active: authority(&authorities.active, &authorities.issuers.active),
+                next: authority(&authorities.next, &authorities.issuers.next),
+                retiring: authorities.retiring.iter().map(|retiring| authority(retiring, &Issuer::BuiltIn)).collect(),
+                phase: authorities.rotation.map(|rotation| rotation.phase.as_str().to_owned()),
+                phase_since: authorities.rotation.map(|rotation| seconds(rotation.since)),
+                expires,
+            }),
+            AuthorityState::Absent | AuthorityState::Lost(_) => {
+                observed.reported_domain(domain).map(|old| DomainStatus { expires, ..old.clone() })
+            }
+        }
+    };
+    let status = CertificatesStatus {
+        expires: members.iter().filter_map(|member| member.certificate_expires.clone()).min(),
+        client: domain(Domain::Client),
+        peer: domain(Domain::Peer),
+    };
+    (status != CertificatesStatus::default()).then_some(status)
+}
+
+fn authority(certificate: &Certificate, issuer: &Issuer) -> AuthorityStatus {
+    AuthorityStatus {
+        issuer: (*issuer != Issuer::BuiltIn).then(|| issuer.to_string()),
+        name: certificate.common_name().to_owned(),
+        key_id: certificate.subject_key_id().map(hex).unwrap_or_default(),
+        expires: seconds(certificate.not_after()),
+    }
+}

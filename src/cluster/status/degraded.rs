@@ -1,0 +1,80 @@
+//! The condition `Degraded`: what needs attention.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Input,
+    members::{describe_down, is_coming, is_removed},
+};
+use crate::{
+    api::{ConditionType, Reason, condition},
+    cluster::{observed::Observed, outcome::Decision},
+    reporting::{
+        condition::{Announced, Finding},
+        note::{Note, messages},
+    },
+};
+
+/// The condition `Degraded`.
+pub fn finding(input: &Input) -> Finding {
+    let problems = problems(input);
+    let kind = ConditionType::Degraded;
+    match problems.first() {
+        Some(first) => {
+            Finding { kind, is_true: true, note: Note::new(first.reason, messages(&problems)), announced: Announced::AsWarning }
+        }
+        None => {
+            let note = Note::new(Reason::Healthy, "nothing needs attention");
+            Finding { kind, is_true: false, note, announced: Announced::Normally }
+        }
+    }
+}
+
+fn problems(input: &Input) -> Vec<Note> {
+    let Input { observed, decision, outcome, .. } = input;
+    let mut problems: Vec<Note> = vec![];
+    if let (Ok(list), Some(known)) = (&observed.list, observed.status.cluster_id)
+        && list.cluster_id != known
+    {
+        let message = format!("the members are in etcd cluster {}, not {known}", list.cluster_id);
+        problems.push(Note::new(Reason::ClusterIDChanged, message));
+    }
+    if let Decision::Invalid(invalid) = decision {
+        problems.push(Note::new(Reason::InvalidSpec, invalid.to_string()));
+    }
+    problems.extend(decision.blocked().cloned());
+    if let Some(changes) = decision.changes() {
+        problems.extend(changes.problems.iter().cloned());
+        problems.extend(changes.certificates.iter().filter(|note| note.reason == Reason::CALost).cloned());
+    }
+    problems.extend(outcome.failed.iter().cloned());
+    problems.extend(down_members(input));
+    problems.extend(etcd_errors(observed));
+    problems
+}
+
+/// The members that are down. A member that has never started is not, nor one that is about to be ready or that is being restarted:
+/// what those wait for is in `Progressing`. But a member that was down before stays so until it is healthy.
+fn down_members(input: &Input) -> Vec<Note> {
+    let Input { observed, facts, decision, .. } = input;
+    if decision.blocked().is_some() {
+        return vec![];
+    }
+    let degraded = condition(&observed.status.conditions, ConditionType::Degraded);
+    let was_down = degraded.is_some_and(|before| before.reason == Reason::MemberDown.as_str());
+    let is_excused = |name, member| is_coming(input, name, member) || !was_down && decision.is_restarting(name);
+    let down = observed.members.iter().filter(|(name, member)| {
+        member.has_started() && !is_excused(name, member) && !is_removed(facts.names, observed, name)
+    });
+    let messages = down.filter_map(|(name, member)| describe_down(name, member));
+    messages.map(|message| Note::new(Reason::MemberDown, message)).collect()
+}
+
+/// The errors that etcd reports, alarms above all: a cluster with the alarm NOSPACE is healthy and refuses every write. Each member
+/// reports the alarms of all.
+fn etcd_errors(observed: &Observed) -> Option<Note> {
+    let statuses = observed.members.values().filter_map(|member| member.etcd.status());
+    let errors: BTreeSet<_> = statuses.flat_map(|status| &status.errors).map(|error| error.trim()).collect();
+    let errors: Vec<_> = errors.into_iter().collect();
+    (!errors.is_empty()).then(|| Note::new(Reason::EtcdReportsErrors, format!("etcd reports {}", errors.join(", "))))
+}

@@ -1,0 +1,159 @@
+//! The members in the status.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Input, certificates::expiry};
+use crate::{
+    api::{MemberStatus, Reason, UnknownMemberStatus},
+    cluster::{
+        facts::{
+            lost_quorum::describe_progress,
+            ongoing::is_ongoing,
+            pods::pod_is_forced,
+            readiness::why_not_ready,
+        },
+        observed::{Observed, ObservedMember, name_of},
+    },
+    etcd,
+    kubernetes::{
+        ownership::belongs,
+        pod::{is_terminating, pod_condition, running_since},
+    },
+    names::{MemberName, Names},
+    reporting::{condition::seconds, note::Note},
+};
+
+/// The members.
+pub fn statuses(input: &Input) -> Vec<MemberStatus> {
+    let Input { observed, facts, .. } = input;
+    // If its StatefulSet belongs to the cluster, it is a member, whatever happened to its claim.
+    let is_foreign = |member: &ObservedMember| {
+        let claim = member.claim.as_ref().map(|claim| &claim.metadata);
+        let set = member.stateful_set.as_ref().map(|set| &set.metadata);
+        set.or(claim).is_some_and(|meta| !belongs(meta, facts.uid))
+    };
+    // A member that was removed and of which no object is left is no member any more.
+    let is_past = |name: &MemberName, member: &ObservedMember| {
+        let has_nothing = member.claim.is_none() && member.stateful_set.is_none() && member.pod.is_none();
+        has_nothing && is_removed(facts.names, observed, name)
+    };
+    let members = observed.members.iter().filter(|(name, member)| !is_foreign(member) && !is_past(name, member));
+    members.map(|(name, member)| status(input, name, member)).collect()
+}
+
+/// Members that etcd lists at URLs which are not this cluster's.
+pub fn unknown(input: &Input) -> Vec<UnknownMemberStatus> {
+    let Input { observed, facts, now, .. } = input;
+    let Ok(list) = &observed.list else { return observed.status.unknown_members.clone() };
+    let unknown = |listed: &etcd::Member| {
+        let before = observed.status.unknown_members.iter().find(|before| before.id == listed.id);
+        UnknownMemberStatus {
+            id: listed.id,
+            name: listed.name.clone(),
+            peer_url: listed.peer_urls.join(","),
+            since: before.map_or_else(|| seconds(*now), |before| before.since.clone()),
+        }
+    };
+    let mut all: Vec<_> =
+        list.members.iter().filter(|listed| name_of(facts.names, list, listed).is_none()).map(unknown).collect();
+    all.sort_by_key(|unknown| unknown.id);
+    all
+}
+
+/// The role of a member without a vote.
+const LEARNER: &str = "Learner";
+
+fn status(input: &Input, name: &MemberName, member: &ObservedMember) -> MemberStatus {
+    let Input { observed, facts, now, .. } = input;
+    let etcd = member.etcd.status();
+    let role = etcd.map(|status| match status {
+        status if status.is_learner => LEARNER,
+        status if status.leads() => "Leader",
+        _ => "Follower",
+    });
+    let before = observed.reported(name);
+    // Without a member list, a member that lost everything is still the one that it was.
+    let listed = observed.listed(facts.names, name).map(|listed| listed.id);
+    let answered = etcd.map(|status| status.member_id);
+    let id = listed.or(answered).or_else(|| member.recorded_ids().1).or_else(|| before?.id);
+    // What was reported of an earlier member of this name says nothing.
+    let was_promoted = |before: &MemberStatus| is_learner(before) && role.is_some_and(|role| role != LEARNER);
+    let healthy = member.is_healthy();
+    let unchanged = before.filter(|before| before.ready == healthy && before.id == id && !was_promoted(before));
+    MemberStatus {
+        name: name.to_string(),
+        id,
+        role: role.map(str::to_owned),
+        ready: healthy,
+        since: unchanged.and_then(|before| before.since.clone()).or_else(|| Some(seconds(*now))),
+        message: (!healthy).then(|| why_not_ready(member)),
+        progress: describe_progress(member),
+        version: etcd.map(|status| status.version.clone()),
+        db_size: etcd.map(|status| rounded(status.db_size)),
+        certificate_expires: member.secret.as_ref().and_then(expiry).map(seconds),
+    }
+}
+
+/// The smallest power of two that a size fits in, from 1Mi on: a status must not contain what changes with every write.
+pub fn rounded(bytes: i64) -> String {
+    let mebibytes = u64::try_from(bytes).unwrap_or_default().div_ceil(1 << 20).max(1).next_power_of_two();
+    if mebibytes >= 1024 { format!("{}Gi", mebibytes / 1024) } else { format!("{mebibytes}Mi") }
+}
+
+/// Whether a quorum no longer lists a member: its objects are being deleted.
+pub fn is_removed(names: &Names, observed: &Observed, name: &MemberName) -> bool {
+    let list = observed.list.as_ref().ok().filter(|list| observed.status.cluster_id == Some(list.cluster_id));
+    list.is_some() && observed.listed(names, name).is_none()
+}
+
+/// How long a pod may be not ready although its member answers: the kubelet probes every 2 s, unless it is busy.
+const STARTING: SignedDuration = SignedDuration::from_secs(15);
+
+/// Whether a member answers and its pod is about to be ready: a learner's pod is not before it is promoted, and then, as after the
+/// start of its container, the kubelet has yet to probe it.
+pub fn is_coming(input: &Input, name: &MemberName, member: &ObservedMember) -> bool {
+    // The pod of a member that starts as a cluster of one is never ready.
+    let can_be_ready = |pod: &&Pod| !is_terminating(pod) && !pod_is_forced(pod);
+    let (Some(status), Some(pod), false) =
+        (member.etcd.status(), member.pod.as_deref().filter(can_be_ready), member.is_healthy())
+    else {
+        return false;
+    };
+    let Some(started) = running_since(pod) else { return status.is_learner };
+    let before = input.observed.reported(name).filter(|before| !before.ready && !was_ready(pod, started));
+    let promoted =
+        before.and_then(|before| if is_learner(before) { Some(input.now) } else { before.since.as_ref().map(|since| since.0) });
+    let is_recent = |since: Timestamp| input.now.duration_since(since) < STARTING;
+    status.is_learner || promoted.into_iter().chain([started]).any(is_recent)
+}
+
+/// Whether a pod that is not ready was ready once since its container started.
+fn was_ready(pod: &Pod, started: Timestamp) -> bool {
+    let changed = pod_condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
+    changed.is_some_and(|changed| changed.0 > started)
+}
+
+fn is_learner(reported: &MemberStatus) -> bool {
+    reported.role.as_deref() == Some(LEARNER)
+}
+
+/// What there is to say of a member that is not healthy.
+pub fn describe_down(name: &MemberName, member: &ObservedMember) -> Option<String> {
+    (!member.is_healthy()).then(|| format!("{name}: {}", why_not_ready(member)))
+}
+
+/// The members that were being restarted and are healthy again.
+pub fn restarted(input: &Input) -> impl Iterator<Item = Note> {
+    let Input { observed, now, .. } = *input;
+    let restarting = [Reason::RollingRestart, Reason::RestartingMember, Reason::RotatingCA];
+    let was_restarting = restarting.into_iter().any(|reason| is_ongoing(&observed.status, reason));
+    let is_back = move |(name, member): (&MemberName, &ObservedMember)| {
+        let before = observed.reported(name).filter(|before| !before.ready && !is_learner(before))?;
+        let same = member.is_healthy() && member.etcd.status().map(|status| status.member_id) == before.id;
+        let seconds = now.duration_since(before.since.as_ref()?.0).as_secs();
+        let note = Note::new(Reason::MemberRestarted, format!("{name} is healthy again, {seconds} s after it was restarted"));
+        Some(note).filter(|_| same)
+    };
+    observed.members.iter().filter(move |_| was_restarting).filter_map(is_back)
+}

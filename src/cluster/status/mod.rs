@@ -1,0 +1,86 @@
+//! Last status, observation, plan and what came of it -> new status and events. Pure.
+
+mod available;
+mod certificates;
+mod degraded;
+mod input;
+mod members;
+pub mod metrics;
+mod progressing;
+
+use kube::{ResourceExt, runtime::events::EventType};
+
+pub use input::Input;
+
+use super::objects::selector_text;
+use crate::{
+    api::{ConditionType, EtcdClusterStatus, condition},
+    cluster::{facts::ongoing::is_ongoing, observed::Observed},
+    ids::{ClusterId, Uid},
+    kubernetes::ownership::{annotation, belongs},
+    names::annotation as key,
+    reporting::{
+        condition::seconds,
+        event::{event, joined},
+        publish::Report,
+    },
+};
+
+/// What a pass reports.
+pub fn report(input: &Input) -> Report {
+    let Input { cluster, observed, facts, decision, outcome, now } = *input;
+    let old = &observed.status;
+    // What another cluster of this name left is no member of this one.
+    let members = if decision.blocked().is_some() { vec![] } else { members::statuses(input) };
+    let desired = match decision.cluster() {
+        Some(cluster) => cluster.replicas,
+        None => u32::try_from(members.len()).unwrap_or_default(),
+    };
+    let ready = members.iter().filter(|member| member.ready).count();
+    let certificates = certificates::status(input, &members);
+    let mut status = EtcdClusterStatus {
+        observed_generation: cluster.metadata.generation,
+        conditions: vec![],
+        ready: Some(format!("{ready}/{desired}")),
+        ready_replicas: i32::try_from(ready).unwrap_or_default(),
+        replicas: i32::try_from(members.len()).unwrap_or_default(),
+        selector: Some(selector_text(&cluster.name_any())),
+        cluster_id: old.cluster_id.or_else(|| recorded_cluster_id(facts.uid, observed)),
+        endpoints: vec![facts.names.endpoint()],
+        members,
+        unknown_members: members::unknown(input),
+        certificates,
+        progressing_since: None,
+    };
+    let findings = [
+        available::finding(input),
+        progressing::finding(input),
+        degraded::finding(input),
+        certificates::finding(input),
+    ];
+    let mut events = vec![];
+    for finding in findings {
+        let before = condition(&old.conditions, finding.kind);
+        events.extend(finding.event(before));
+        status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
+    }
+    let progressing = condition(&status.conditions, ConditionType::Progressing).filter(|condition| condition.status == "True");
+    status.progressing_since = progressing.and_then(|condition| crate::api::Reason::parse(&condition.reason)).map(|reason| {
+        let before = old.progressing_since.clone().filter(|_| is_ongoing(old, reason));
+        before.unwrap_or_else(|| seconds(now))
+    });
+    events.extend(members::restarted(input).map(|note| event(EventType::Normal, &note)));
+    let disruptions = outcome.disruptions.iter().map(|note| event(EventType::Warning, note));
+    let done = disruptions.chain(outcome.done.iter().map(|note| event(EventType::Normal, note))).collect();
+    Report { status, events: joined(events), done: joined(done) }
+}
+
+/// The ID that is recorded on the claims, so that a cluster that is bootstrapped a second time by mistake is noticed.
+fn recorded_cluster_id(uid: &Uid, observed: &Observed) -> Option<ClusterId> {
+    let claims = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
+    let mut recorded = claims.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
+    recorded.next()
+}
+
+#[cfg(test)]
+mod tests;

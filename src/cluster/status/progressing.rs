@@ -1,0 +1,83 @@
+//! The condition `Progressing`: what is in progress or pending.
+
+use super::Input;
+use crate::{
+    api::{ConditionType, Reason},
+    cluster::{
+        observed::Observed,
+        outcome::{Decision, Outcome},
+        plan::changes::{Changes, Plan},
+    },
+    kubernetes::object::Object,
+    names::annotation as key,
+    reporting::{
+        condition::{Announced, Finding},
+        note::{Note, messages},
+    },
+};
+
+fn progressing(is_true: bool, reason: Reason, message: impl Into<String>, announced: Announced) -> Finding {
+    Finding { kind: ConditionType::Progressing, is_true, note: Note::new(reason, message), announced }
+}
+
+/// The condition `Progressing`.
+pub fn finding(input: &Input) -> Finding {
+    let (cluster, plan) = match input.decision {
+        Decision::Invalid(invalid) => {
+            return progressing(false, Reason::InvalidSpec, invalid.to_string(), Announced::Silently);
+        }
+        Decision::Planned(cluster, plan) => (cluster, plan),
+    };
+    if let Plan::Blocked(_) = plan {
+        return progressing(false, Reason::Blocked, "nothing is done; see Available", Announced::Silently);
+    }
+    if cluster.paused {
+        let message = "spec.paused is true: nothing is changed, certificates included";
+        return progressing(false, Reason::Paused, message, Announced::Normally);
+    }
+    let in_progress = match plan {
+        Plan::Adopt(step) => Some(Note::new(step.definition().progressing(), step.describe())),
+        Plan::Change(changes) => in_progress(changes, input.outcome),
+        Plan::Blocked(_) => None,
+    };
+    match in_progress {
+        Some(Note { reason, message }) => progressing(true, reason, message, Announced::Silently),
+        None => {
+            let message = format!("no changes pending{}", outdated(input.observed));
+            progressing(false, Reason::UpToDate, message, Announced::Silently)
+        }
+    }
+}
+
+/// The members whose pods are older than their templates, which restarts none of them.
+fn outdated(observed: &Observed) -> String {
+    let members = observed.members.iter().filter(|(_, member)| member.is_outdated());
+    let names: Vec<_> = members.map(|(name, _)| name.to_string()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let names = names.join(", ");
+    format!("; the pods of {names} are outdated and will be updated at their next restart (annotation {})", key::RESTARTED_AT)
+}
+
+/// What is in progress or pending: the present step first. The reason is that of what lasts longest, so that it does not change with
+/// every pass.
+fn in_progress(changes: &Changes, outcome: &Outcome) -> Option<Note> {
+    let notes: Vec<_> = changes.progress.iter().chain(&outcome.pending).collect();
+    if let Some(first) = notes.first() {
+        let step = changes.step.as_ref().filter(|_| outcome.pending.is_empty()).map(|step| step.describe() + "; ");
+        return Some(Note::new(first.reason, step.unwrap_or_default() + &messages(notes.iter().copied())));
+    }
+    if let Some(step) = &changes.step {
+        return Some(Note::new(step.definition().progressing(), step.describe()));
+    }
+    let certificates: Vec<_> = changes.certificates.iter().filter(|note| note.reason != Reason::CALost).collect();
+    if let Some(first) = certificates.first() {
+        return Some(Note::new(first.reason, messages(certificates.iter().copied())));
+    }
+    let objects = changes.bootstrap.iter().chain(&changes.objects).chain(changes.stateful_sets.values()).map(Object::describe);
+    let secrets = changes.secrets.iter().map(|change| format!("Secret {}", change.name));
+    let pods = changes.pods.iter().map(|patch| format!("Pod {}", patch.pod));
+    let all: Vec<_> = objects.chain(secrets).chain(pods).collect();
+    (!all.is_empty()).then(|| Note::new(Reason::ApplyingObjects, format!("applying {}", all.join(", "))))
+}

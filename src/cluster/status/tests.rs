@@ -1,0 +1,588 @@
+use jiff::SignedDuration;
+use k8s_openapi::{
+    api::core::v1::PodCondition,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::runtime::events::{Event, EventType};
+use proptest::prelude::*;
+
+use super::{Input, members::rounded, report};
+use crate::{
+    api::{self, ClientAuth, ConditionType, EtcdClusterStatus, MemberStatus, Reason},
+    cluster::{
+        facts::Facts,
+        fixtures::{CLUSTER_ID, SECOND, World, names},
+        observed::Probe,
+        outcome::{Decision, Outcome},
+        status::metrics,
+        validate::Invalid,
+    },
+    ids::{ClusterId, MemberId, Uid},
+    kubernetes::pod::running_since,
+    metrics::ClusterState,
+    names::{annotation as key, member_key},
+    pki::{Domain, Phase},
+    reporting::{event::event, note::Note, publish::Report},
+};
+
+const ONE: &str = "replicas: 1";
+const THREE: &str = "{}";
+
+fn condition(report: &Report, kind: ConditionType) -> &Condition {
+    api::condition(&report.status.conditions, kind).unwrap()
+}
+
+/// Status and reason of each condition, in the order of the status.
+fn conditions(report: &Report) -> [(&str, &str); 4] {
+    let kinds = [ConditionType::Available, ConditionType::Progressing, ConditionType::Degraded, ConditionType::CertificatesReady];
+    kinds.map(|kind| {
+        let condition = condition(report, kind);
+        (condition.status.as_str(), condition.reason.as_str())
+    })
+}
+
+fn reasons(events: &[Event]) -> Vec<&str> {
+    events.iter().map(|event| event.reason.as_str()).collect()
+}
+
+fn note(event: &Event) -> &str {
+    event.note.as_deref().unwrap()
+}
+
+/// What is reported of a cluster whose spec is invalid.
+fn report_invalid(world: &World, problem: &str) -> Report {
+    let uid = Uid::of(&world.cluster.metadata).unwrap();
+    let (names, observed, now) = (&names(), &world.observed, world.now);
+    let facts = &Facts::of(names, &uid, observed, now);
+    let decision = &Decision::Invalid(Invalid(vec![problem.into()]));
+    report(&Input { cluster: &world.cluster, observed, facts, decision, outcome: &Outcome::default(), now })
+}
+
+/// What the metrics say after a pass that reports this.
+fn state(world: &mut World, status: &EtcdClusterStatus) -> ClusterState {
+    let decision = Decision::Planned(world.valid(), world.plan());
+    metrics::state(status, &world.observed, &decision)
+}
+
+fn not_ready(world: &mut World, ordinal: u32) {
+    let conditions = world.pod(ordinal).status.as_mut().unwrap().conditions.as_mut().unwrap();
+    conditions[0] = PodCondition { type_: "Ready".into(), status: "False".into(), ..PodCondition::default() };
+}
+
+#[test]
+fn a_new_cluster_reports_what_it_waits_for() {
+    let mut world = World::new(THREE);
+    let first = world.pass().report;
+    assert_eq!(
+        conditions(&first),
+        [("False", "Bootstrapping"), ("True", "WaitingForMembers"), ("False", "Healthy"), ("False", "Issuing")]
+    );
+    assert_eq!(reasons(&first.events), Vec::<&str>::new(), "there is nothing to announce yet");
+    assert_eq!(first.status.ready.as_deref(), Some("0/3"));
+    let second = world.pass().report;
+    let waits = &condition(&second, ConditionType::Progressing).message;
+    assert_eq!(waits, "demo-0: it has no pod yet; demo-1: it has no pod yet; demo-2: it has no pod yet");
+    let issuing = &condition(&second, ConditionType::CertificatesReady).message;
+    assert!(
+        issuing.contains("issuing certificates in Secret demo-1-tls: server.crt, peer.crt, client.crt (does not exist)"),
+        "{issuing}"
+    );
+}
+
+#[test]
+fn a_healthy_cluster_is_announced_once() {
+    let mut world = World::new(THREE);
+    let mut announced = vec![];
+    for _ in 0..10 {
+        announced.extend(world.pass().report.events);
+    }
+    assert_eq!(reasons(&announced), ["QuorumHealthy", "CertificatesServed"]);
+    let report = world.report();
+    assert_eq!(
+        conditions(&report),
+        [("True", "QuorumHealthy"), ("False", "UpToDate"), ("False", "Healthy"), ("True", "CertificatesServed")]
+    );
+    let status = &report.status;
+    assert_eq!((status.ready.as_deref(), status.ready_replicas, status.replicas), (Some("3/3"), 3, 3));
+    assert_eq!(status.cluster_id, Some(CLUSTER_ID));
+    assert_eq!(status.endpoints, ["https://demo.ns.svc:2379"]);
+    assert_eq!(
+        status.selector.as_deref(),
+        Some("app.kubernetes.io/instance=demo,app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/name=etcd")
+    );
+    let member = &status.members[1];
+    assert_eq!((member.name.as_str(), member.id, member.role.as_deref()), ("demo-1", Some(MemberId(0xa1)), Some("Follower")));
+    assert_eq!((member.db_size.as_deref(), member.version.as_deref()), (Some("1Mi"), Some("3.6.16")));
+    assert_eq!(member.certificate_expires, Some(Time("2026-05-30T12:00:01Z".parse().unwrap())));
+    assert_eq!(status.members[0].role.as_deref(), Some("Leader"));
+    let certificates = status.certificates.as_ref().unwrap();
+    assert_eq!(certificates.client.as_ref().unwrap().active.name, "demo client 0a1b2c3d 1");
+    assert_eq!(certificates.peer.as_ref().unwrap().next.name, "demo peer 0a1b2c3d 2");
+}
+
+#[test]
+fn an_idle_pass_changes_nothing() {
+    let mut world = World::bootstrapped(THREE);
+    let before = world.observed.status.clone();
+    for _ in 0..5 {
+        world.now += SignedDuration::from_hours(100);
+        let report = world.report();
+        assert_eq!(report.status, before);
+        assert_eq!(reasons(&report.events), Vec::<&str>::new());
+    }
+}
+
+#[test]
+fn a_member_that_is_down_is_announced_once() {
+    let mut world = World::bootstrapped(THREE);
+    not_ready(&mut world, 2);
+    world.silent.insert(names().member(2));
+    let down = world.pass().report;
+    assert_eq!(
+        conditions(&down),
+        [("True", "QuorumHealthy"), ("True", "WaitingForMembers"), ("True", "MemberDown"), ("True", "CertificatesServed")]
+    );
+    assert_eq!(condition(&down, ConditionType::Available).message, "2 of 3 voters are healthy");
+    assert_eq!(condition(&down, ConditionType::Degraded).message, "demo-2: connection refused");
+    assert_eq!(reasons(&down.events), ["MemberDown"]);
+    assert!(matches!(down.events[0].type_, EventType::Warning));
+    assert_eq!(down.status.ready.as_deref(), Some("2/3"));
+    let member = &down.status.members[2];
+    assert_eq!((member.ready, member.role.as_deref(), member.id), (false, None, Some(MemberId(0xa2))));
+    assert_eq!(member.message.as_deref(), Some("connection refused"));
+    assert_eq!(reasons(&world.pass().report.events), Vec::<&str>::new());
+
+    world.silent.clear();
+    world.pod(2).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].status = "True".into();
+    let up = world.pass().report;
+    assert_eq!(reasons(&up.events), ["Healthy"]);
+    assert!(matches!(up.events[0].type_, EventType::Normal));
+}
+
+#[test]
+fn a_member_whose_pod_is_about_to_be_ready_is_not_down() {
+    let mut world = World::bootstrapped(THREE);
+    let plan = world.plan();
+    not_ready(&mut world, 2);
+    let since = running_since(world.pod(2)).unwrap();
+    for (seconds, degraded) in [(14, ("False", "Healthy")), (15, ("True", "MemberDown"))] {
+        world.now = since + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[2], degraded, "after {seconds} s");
+    }
+}
+
+/// The voter that was just promoted was never ready, and is one of two.
+#[test]
+fn a_quorum_is_not_lost_by_a_pod_that_is_about_to_be_ready() {
+    let mut world = World::bootstrapped("replicas: 2");
+    let plan = world.plan();
+    not_ready(&mut world, 1);
+    let since = running_since(world.pod(1)).unwrap();
+    for (seconds, available) in [(14, ("True", "QuorumHealthy")), (15, ("False", "QuorumLost"))] {
+        world.now = since + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], available, "after {seconds} s");
+    }
+}
+
+/// A learner is never ready, and it may take long to catch up.
+#[test]
+fn a_quorum_is_not_lost_by_a_learner_that_was_just_promoted() {
+    let mut world = World::bootstrapped("replicas: 2");
+    world.now += SignedDuration::from_hours(1);
+    let plan = world.plan();
+    not_ready(&mut world, 1);
+    let promoted = world.now;
+    world.observed.status.members[1] =
+        MemberStatus { ready: false, role: Some("Learner".into()), ..world.observed.status.members[1].clone() };
+    for (seconds, available) in [(0, ("True", "QuorumHealthy")), (14, ("True", "QuorumHealthy")), (15, ("False", "QuorumLost"))] {
+        world.now = promoted + SignedDuration::from_secs(seconds);
+        let report = world.report_on(&plan, &Outcome::default());
+        assert_eq!(conditions(&report)[0], available, "after {seconds} s");
+        world.observed.status = report.status;
+    }
+    // One that was ready is down as soon as it is not.
+    world.observed.status.members[1].since = Some(Time(world.now));
+    assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("True", "QuorumHealthy"));
+    let now = world.now;
+    world.pod(1).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(now));
+    assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("False", "QuorumLost"));
+}
+
+#[test]
+fn a_restart_needs_no_attention_unless_it_takes_long() {
+    let mut world = World::bootstrapped(THREE);
+    world.now += SignedDuration::from_hours(1);
+    world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
+    let mut restarted = vec![];
+    for _ in 0..200 {
+        let report = world.pass().report;
+        assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, ConditionType::Degraded).message);
+        if !world.silent.is_empty() {
+            assert_eq!(
+                conditions(&report)[1],
+                ("True", "RollingRestart"),
+                "{}",
+                condition(&report, ConditionType::Progressing).message
+            );
+        }
+        // Each member takes a while to come back.
+        if world.taken.last().is_some_and(|step| step.starts_with("RestartMember")) {
+            let name = world.taken.pop().unwrap().split_off("RestartMember ".len());
+            world.silent.insert(names().parse_member(&name).unwrap());
+            restarted.push(world.now);
+        } else if restarted.last().is_some_and(|at| world.now.duration_since(*at) > SECOND * 20) {
+            world.silent.clear();
+        }
+    }
+    assert_eq!(restarted.len(), 3);
+
+    // Long after.
+    world.taken.clear();
+    world.now += SignedDuration::from_hours(1);
+    world.silent.insert(names().member(1));
+    assert_eq!(conditions(&world.pass().report)[2], ("True", "MemberDown"));
+    world.silent.clear();
+    world.pass();
+    world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "again".to_owned())].into());
+    for _ in 0..10 {
+        if world.taken.is_empty() {
+            world.pass();
+        }
+    }
+    let restarted = world.taken.last().unwrap().strip_prefix("RestartMember ").unwrap();
+    world.silent.insert(names().parse_member(restarted).unwrap());
+    for seconds in 0..65 {
+        let degraded = conditions(&world.pass().report)[2].0 == "True";
+        assert_eq!(degraded, seconds >= 60, "after {seconds} s");
+    }
+}
+
+/// Between the end of a pod and the creation of the next one, no pod shows that a member is being restarted.
+#[test]
+fn a_member_that_is_restarted_may_have_no_pod_for_a_moment() {
+    let requests: [fn(&mut World); 3] = [
+        |world| world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into()),
+        |world| world.cluster.spec.tls.client.client_auth = ClientAuth::None,
+        |world| world.cluster.metadata.annotations = Some([(key::ROTATE_CA.to_owned(), "peer".to_owned())].into()),
+    ];
+    for request in requests {
+        let mut world = World::bootstrapped(THREE);
+        world.now += SignedDuration::from_hours(1);
+        request(&mut world);
+        let mut gone = 0;
+        for _ in 0..100 {
+            world.pass();
+            if world.taken.pop().is_some_and(|step| step.starts_with("RestartMember")) {
+                gone += 1;
+                let plan = world.plan_on(&world.observed);
+                let report = world.report_on(&plan, &Outcome::default());
+                assert_eq!(conditions(&report)[2], ("False", "Healthy"));
+                let message = &condition(&report, ConditionType::Progressing).message;
+                assert!(message.contains("is restarting: it has no pod yet"), "{message}");
+            }
+        }
+        // In a rotation twice: to trust the new authority, and to stop trusting the old one.
+        assert!(gone == 3 || gone == 6, "{gone}");
+    }
+}
+
+#[test]
+fn pods_that_are_older_than_their_templates_are_reported() {
+    let mut world = World::bootstrapped(THREE);
+    let set = world.member(1).stateful_set.as_mut().unwrap();
+    set.status.get_or_insert_default().update_revision = Some("new".into());
+    for (revision, is_reported) in [("old", true), ("new", false)] {
+        world.pod(1).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), revision.into());
+        let report = world.pass().report;
+        let progressing = condition(&report, ConditionType::Progressing);
+        assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", "UpToDate"));
+        let outdated = "the pods of demo-1 are outdated and will be updated at their next restart";
+        assert_eq!(progressing.message.contains(outdated), is_reported);
+    }
+}
+
+#[test]
+fn scaling_needs_no_attention() {
+    let mut world = World::bootstrapped(THREE);
+    for replicas in [5, 3, 1, 3] {
+        world.cluster.spec.replicas = replicas;
+        let ready = format!("{replicas}/{replicas}");
+        let mut passes = 0;
+        loop {
+            let report = world.pass().report;
+            assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, ConditionType::Degraded).message);
+            if report.status.ready.as_ref() == Some(&ready) && conditions(&report)[1].0 == "False" {
+                break;
+            }
+            passes += 1;
+            assert!(passes < 200, "{:?}", conditions(&report));
+        }
+    }
+}
+
+#[test]
+fn without_a_quorum_the_data_of_each_member_is_reported() {
+    let mut world = World::bootstrapped(THREE);
+    world.silent.extend([names().member(0), names().member(1)]);
+    let report = world.pass().report;
+    assert_eq!(conditions(&report)[0], ("False", "QuorumLost"));
+    let message = &condition(&report, ConditionType::Available).message;
+    for words in [
+        format!("quorum has been lost since {}", world.now - SECOND).split('.').next().unwrap(),
+        "demo-1 has data, but how far it goes is unknown (it does not listen on port 2381); demo-2 has data up to revision 100",
+    ] {
+        assert!(message.contains(words), "{message}");
+    }
+    assert_eq!(reasons(&report.events), ["QuorumLost", "MemberDown"]);
+    assert_eq!(report.status.cluster_id, Some(CLUSTER_ID), "it stays in the status");
+    world.silent.clear();
+    assert_eq!(reasons(&world.pass().report.events), ["QuorumHealthy", "Healthy"]);
+}
+
+#[test]
+fn an_unknown_voter_counts_and_is_reported() {
+    let mut world = World::bootstrapped(ONE);
+    let plan = world.plan();
+    let list = world.observed.list.as_mut().unwrap();
+    for id in [0xb1, 0xb2] {
+        let mut other = list.members[0].clone();
+        (other.id, other.peer_urls) = (MemberId(id), vec![format!("https://{id}.example:2380")]);
+        list.members.push(other);
+    }
+    let report = world.report_on(&plan, &Outcome::default());
+    let available = condition(&report, ConditionType::Available);
+    assert_eq!(available.status, "False");
+    let both = "etcd lists a member b1 that the operator did not add; etcd lists a member b2 that the operator did not add";
+    assert!(available.message.ends_with(both), "{}", available.message);
+}
+
+#[test]
+fn learners_are_not_voters() {
+    let mut world = World::bootstrapped(THREE);
+    let plan = world.plan();
+    world.observed.list.as_mut().unwrap().members[2].is_learner = true;
+    let report = world.report_on(&plan, &Outcome::default());
+    assert_eq!(condition(&report, ConditionType::Available).message, "2 of 2 voters are healthy");
+}
+
+#[test]
+fn alarms_are_reported() {
+    let mut world = World::bootstrapped(THREE);
+    let plan = world.plan();
+    for member in world.observed.members.values_mut() {
+        let Probe::Reached(_, Ok(status)) = &mut member.etcd else { panic!() };
+        status.errors = vec!["memberID:160 alarm:NOSPACE ".into()];
+    }
+    let report = world.report_on(&plan, &Outcome::default());
+    let degraded = condition(&report, ConditionType::Degraded);
+    assert_eq!(
+        (degraded.reason.as_str(), degraded.message.as_str()),
+        ("EtcdReportsErrors", "etcd reports memberID:160 alarm:NOSPACE")
+    );
+}
+
+#[test]
+fn another_cluster_id_is_a_fault() {
+    let mut world = World::bootstrapped(THREE);
+    let plan = world.plan();
+    world.observed.list.as_mut().unwrap().cluster_id = ClusterId(0xd2);
+    let report = world.report_on(&plan, &Outcome::default());
+    assert_eq!(condition(&report, ConditionType::Degraded).reason, "ClusterIDChanged");
+    assert_eq!(report.status.cluster_id, Some(CLUSTER_ID));
+}
+
+#[test]
+fn an_invalid_spec_is_reported_and_so_is_the_cluster() {
+    let problem = "spec.replicas is 2: it must be 1 to 9";
+    let mut world = World::new(THREE);
+    let fresh = report_invalid(&world, problem);
+    assert_eq!(
+        conditions(&fresh),
+        [("False", "InvalidSpec"), ("False", "InvalidSpec"), ("True", "InvalidSpec"), ("False", "InvalidSpec")]
+    );
+    assert!(condition(&fresh, ConditionType::Available).message.contains("must be 1 to 9"));
+    assert_eq!(reasons(&fresh.events), ["InvalidSpec"]);
+    world = World::bootstrapped(THREE);
+    let running = report_invalid(&world, problem);
+    assert_eq!(conditions(&running)[0], ("True", "QuorumHealthy"));
+    assert_eq!(running.status.members.len(), 3);
+}
+
+#[test]
+fn a_blocked_cluster_is_announced_once_and_reports_no_leftovers() {
+    let mut world = World::bootstrapped(ONE);
+    world.cluster.metadata.uid = Some("another".into());
+    world.cluster.status = None;
+    world.observed.status = EtcdClusterStatus::default();
+    let blocked = world.pass().report;
+    assert_eq!(conditions(&blocked), [("False", "NameTaken"), ("False", "Blocked"), ("True", "NameTaken"), ("False", "Blocked")]);
+    assert_eq!(reasons(&blocked.events), ["NameTaken"], "one event, not one for each condition");
+    let status = &blocked.status;
+    assert_eq!((&status.cluster_id, &status.certificates, status.members.len()), (&None, &None, 0));
+    assert_eq!(reasons(&world.pass().report.events), Vec::<&str>::new());
+    let status = report_invalid(&world, "wrong").status;
+    assert_eq!((&status.cluster_id, &status.certificates, status.members.len()), (&None, &None, 0), "nor with an invalid spec");
+}
+
+#[test]
+fn a_paused_cluster_is_still_reported() {
+    let mut world = World::bootstrapped(ONE);
+    world.cluster.spec.paused = true;
+    let paused = world.pass().report;
+    assert_eq!(
+        conditions(&paused),
+        [("True", "QuorumHealthy"), ("False", "Paused"), ("False", "Healthy"), ("True", "CertificatesServed")]
+    );
+    assert_eq!(reasons(&paused.events), ["Paused"]);
+    world.silent.insert(names().member(0));
+    assert_eq!(conditions(&world.pass().report)[0], ("False", "QuorumLost"));
+}
+
+#[test]
+fn a_lost_authority_is_reported_and_stays_in_the_status() {
+    let mut world = World::bootstrapped(ONE);
+    let before = world.observed.status.certificates.clone();
+    *world.authority_secret(Domain::Client) = None;
+    let lost = world.pass().report;
+    assert_eq!(conditions(&lost), [("True", "QuorumHealthy"), ("False", "UpToDate"), ("True", "CALost"), ("False", "CALost")]);
+    assert_eq!(reasons(&lost.events), ["CALost"]);
+    assert!(note(&lost.events[0]).contains("Secret demo-client-ca is missing") && note(&lost.events[0]).contains("Restore"));
+    assert_eq!(lost.status.certificates, before, "so that the one that is restored is recognized");
+}
+
+#[test]
+fn times_of_transitions_change_only_with_the_status() {
+    let mut world = World::bootstrapped(THREE);
+    let at = |report: &Report, kind: ConditionType| condition(report, kind).last_transition_time.0;
+    let since = at(&world.report(), ConditionType::Available);
+    world.now += SECOND * 100;
+    world.silent.insert(names().member(2));
+    let down = world.pass().report;
+    assert_eq!(at(&down, ConditionType::Available), since, "another message is no transition");
+    assert_eq!(at(&down, ConditionType::Degraded), world.now - SECOND);
+    world.cluster.metadata.generation = Some(2);
+    world.silent.insert(names().member(1));
+    let report = world.report();
+    assert_eq!(at(&report, ConditionType::Available), world.now);
+    assert_eq!(at(&report, ConditionType::Degraded), world.now - SECOND);
+    assert!(report.status.conditions.iter().all(|condition| condition.observed_generation == Some(2)));
+    world.now += SignedDuration::from_millis(1234);
+    assert_eq!(at(&world.report(), ConditionType::Available).subsec_nanosecond(), 0, "the API keeps whole seconds");
+}
+
+#[test]
+fn what_was_done_is_one_event_for_each_reason() {
+    let mut world = World::bootstrapped(ONE);
+    let plan = world.plan();
+    let outcome = Outcome {
+        done: vec![
+            Note::new(Reason::CertificatesIssued, "issued a"),
+            Note::new(Reason::CertificatesRevoked, "revoked c"),
+            Note::new(Reason::CertificatesIssued, "issued b"),
+        ],
+        failed: vec![Note::new(Reason::KubernetesRefused, "no"), Note::new(Reason::KubernetesRefused, "not so")],
+        again: false,
+        ..Outcome::default()
+    };
+    let report = world.report_on(&plan, &outcome);
+    assert_eq!(reasons(&report.done), ["CertificatesIssued", "CertificatesRevoked"]);
+    assert_eq!(note(&report.done[0]), "issued a; issued b");
+    assert_eq!(reasons(&report.events), ["KubernetesRefused"]);
+    assert_eq!(condition(&report, ConditionType::Degraded).message, "no; not so");
+}
+
+#[test]
+fn changes_of_pods_are_reported_too() {
+    let mut world = World::bootstrapped(ONE);
+    world.pod(0).metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
+    let report = world.report();
+    assert_eq!(condition(&report, ConditionType::Progressing).message, "applying Pod demo-0-0");
+    assert_eq!(conditions(&report)[3], ("False", "Confirming"));
+    assert_eq!(condition(&report, ConditionType::CertificatesReady).message, "not yet seen to serve their certificates: demo-0");
+}
+
+#[test]
+fn the_metrics_say_what_the_status_says() {
+    let mut world = World::bootstrapped(THREE);
+    world.silent.insert(names().member(1));
+    let report = world.report();
+    let state = state(&mut world, &report.status);
+    let domains = state.domains;
+    assert!(state.available && domains.client.expiry.is_some() && domains.peer.expiry.is_some());
+    assert!(domains.client.authorities.is_some());
+    assert_eq!((state.ready, state.desired), (2, 3));
+}
+
+/// When the first certificate of each kind expires.
+#[test]
+fn the_first_expiry_is_reported_everywhere() {
+    let mut world = World::bootstrapped(
+        "{replicas: 3, tls: {client: {certificate: {duration: 240h}}, peer: {certificate: {duration: 24h}}}}",
+    );
+    let hours = |hours| SignedDuration::from_hours(hours);
+    let leaves =
+        world.observed.members.values().filter_map(|member| member.secret.as_ref()?.certificate(member_key::PEER_CRT)?.ok());
+    let issued = leaves.map(|leaf| leaf.not_after()).min().unwrap() - hours(24);
+    // Those of one member are renewed, so that those of the others expire sooner.
+    world.now += hours(8);
+    world.member(0).secret = None;
+    world.settle();
+    let status = world.report().status;
+    let before = state(&mut world, &status);
+    let expiry = [before.domains.peer, before.domains.client].map(|domain| domain.expiry);
+    assert_eq!(expiry, [Some(issued + hours(24)), Some(issued + hours(240))]);
+    assert_eq!(before.operator_expiry, Some(issued + hours(240)));
+    let all = status.certificates.clone().unwrap();
+    assert_eq!(all.expires.clone(), Some(Time(issued + hours(24))));
+    assert_eq!(all.client.unwrap().expires, Some(Time(issued + hours(240))));
+    let members: Vec<_> = status.members.iter().map(|member| member.certificate_expires.clone().unwrap().0).collect();
+    assert!(members[0] > members[1] && members[1] == members[2], "{members:?}");
+    world.observed.operator = None;
+    assert_eq!(state(&mut world, &status).operator_expiry, None);
+}
+
+#[test]
+fn the_phase_of_a_rotation_is_reported() {
+    let mut world = World::bootstrapped(ONE);
+    world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), "peer".into());
+    let mut phases = vec![];
+    for _ in 0..200 {
+        let status = world.pass().report.status;
+        let domains = state(&mut world, &status).domains;
+        assert_eq!(domains.client.phase, None);
+        phases.push(domains.peer.phase);
+    }
+    phases.dedup();
+    let [distributing, reissuing, dropping] = Phase::ALL.map(Some);
+    assert_eq!(phases, [None, distributing, reissuing, dropping, None]);
+}
+
+#[test]
+fn sizes_are_rounded_up_to_a_power_of_two() {
+    const MI: i64 = 1 << 20;
+    for (bytes, text) in [
+        (-1, "1Mi"),
+        (0, "1Mi"),
+        (MI, "1Mi"),
+        (MI + 1, "2Mi"),
+        (3 * MI, "4Mi"),
+        (512 * MI, "512Mi"),
+        (513 * MI, "1Gi"),
+        (1025 * MI, "2Gi"),
+        (8 << 30, "8Gi"),
+    ] {
+        assert_eq!(rounded(bytes), text, "{bytes}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn notes_fit_into_events(text in "\\PC{900,1200}") {
+        let event = event(EventType::Normal, &Note::new(Reason::Healthy, text.clone()));
+        let note = event.note.unwrap();
+        prop_assert!(note.len() <= 1024);
+        prop_assert!(text.starts_with(note.trim_end_matches("...")) || text == note);
+    }
+}

@@ -1,0 +1,84 @@
+//! Adding a member without a vote.
+
+use super::{check::{Check, RecheckError, changed, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use crate::{
+    api::Reason,
+    cluster::{
+        facts::pods::{pod_is_forced, template_is_forced},
+        observed::{listed, name_of},
+    },
+    etcd::Change,
+    names::MemberName,
+};
+
+/// Adds a member as a learner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddLearner {
+    /// The member.
+    pub member: MemberName,
+}
+
+impl Definition for AddLearner {
+    fn name(&self) -> &'static str {
+        "AddLearner"
+    }
+    fn progressing(&self) -> Reason {
+        Reason::AddingLearner
+    }
+    fn done(&self) -> Reason {
+        Reason::LearnerAdded
+    }
+    fn member(&self) -> Option<&MemberName> {
+        Some(&self.member)
+    }
+    fn describe(&self) -> String {
+        format!("adding {} as a learner", self.member)
+    }
+    fn reads(&self) -> Vec<Read> {
+        vec![Read::Members, Read::EachVotersList, Read::Claim(self.member.clone())]
+    }
+
+    /// An earlier call that seemed to fail, or another operator, may have added it already.
+    fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
+        let Self { member } = &*self;
+        let list = check.list()?;
+        ensure(!list.members.iter().any(|m| m.is_learner), || "there is a learner".into())?;
+        check.ensure_unlisted(member)?;
+        let voters = check.voters(None)?;
+        ensure(voters.all < check.cluster.replicas as usize, || format!("there are {} voters", voters.all))?;
+        ensure(voters.healthy == voters.all, || format!("only {} of {} voters are healthy", voters.healthy, voters.all))?;
+        self.ensure_forgotten(check)?;
+        // A member that starts as a cluster of one forgets every member that was added.
+        let fresh = check.fresh;
+        let forced = fresh.pods.values().any(|pod| pod_is_forced(pod)) || fresh.sets.values().any(template_is_forced);
+        ensure(!forced, || "a member starts as a cluster of one".into())?;
+        // An existing claim would be taken for the new member's data.
+        if fresh.claim.is_some() {
+            let object = format!("PersistentVolumeClaim {}", check.cluster.names.claim(member));
+            return Err(RecheckError::InTheWay { object, owner: format!("it exists before {member} was added") });
+        }
+        Ok(())
+    }
+
+    fn effects(&self, check: &Check) -> Vec<Effect> {
+        vec![Effect::ChangeMembers(Change::AddLearner { peer_url: check.cluster.names.peer_url(&self.member) })]
+    }
+    fn describe_done(&self, _: &Check, _: usize) -> String {
+        format!("added {} as a learner", self.member)
+    }
+}
+
+impl AddLearner {
+    /// A new member takes its ID from the first voter that it can ask. A voter that has not yet applied the removal of the last
+    /// member of this name would give it the ID of that one, under which it must not come back without its data.
+    fn ensure_forgotten(&self, check: &Check) -> Result<(), RecheckError> {
+        let (names, list) = (&check.cluster.names, check.list()?);
+        for voter in list.voters().filter_map(|voter| name_of(names, list, voter)) {
+            let Some(list) = check.fresh.lists.get(&voter) else {
+                return changed(format!("{voter} may lag: it gives no member list"));
+            };
+            ensure(listed(names, list, &self.member).is_none(), || format!("{voter} still lists {}", self.member))?;
+        }
+        Ok(())
+    }
+}

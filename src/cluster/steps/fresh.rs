@@ -1,0 +1,61 @@
+//! What is read afresh for a step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::leftover::Leftover;
+use crate::{
+    etcd,
+    ids::Uid,
+    kubernetes::cached::Cached,
+    names::MemberName,
+};
+
+/// Something to be read afresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// All pods and StatefulSets of the cluster, the status of each member, and the member list that a quorum confirms.
+    Members,
+    /// The member list as each voter gives it itself. A voter that gives one has applied everything that was committed until then.
+    EachVotersList,
+    /// The pod and the StatefulSet of a member by their names: a pod that lost its labels could use a claim too.
+    ByName(MemberName),
+    /// The claim of a member.
+    Claim(MemberName),
+    /// An object that a deleted cluster left.
+    Leftover(Leftover),
+    /// An `EtcdUser` by its name.
+    User(String),
+}
+
+/// What was read afresh. What could not be read is missing.
+#[derive(Clone, Debug, Default)]
+pub struct Fresh {
+    /// The pods, by member.
+    pub pods: BTreeMap<MemberName, Cached<Pod>>,
+    /// The StatefulSets, by member.
+    pub sets: BTreeMap<MemberName, StatefulSet>,
+    /// The status of each member that answers.
+    pub answers: BTreeMap<MemberName, etcd::MemberStatus>,
+    /// The member list that a quorum confirmed.
+    pub list: Option<etcd::MemberList>,
+    /// The member list as each voter gives it itself.
+    pub lists: BTreeMap<MemberName, etcd::MemberList>,
+    /// The claim of the member that the step is about.
+    pub claim: Option<ObjectMeta>,
+    /// The objects that a deleted cluster left.
+    pub leftovers: Vec<ObjectMeta>,
+    /// The uids of the users that exist and are not revoked.
+    pub users: BTreeSet<Uid>,
+}
+
+impl Fresh {
+    /// The member that leads, by its own word.
+    pub fn leader(&self) -> Option<&MemberName> {
+        self.answers.iter().find(|(_, status)| status.leads()).map(|(name, _)| name)
+    }
+}

@@ -1,0 +1,121 @@
+//! Steps: changes that cannot be undone or that touch the quorum. There is at most one in a pass.
+//!
+//! A plan is made from caches, which lag, and from answers that may be seconds old; meanwhile another operator may have acted. So
+//! a step says what has to be read afresh, decides on nothing but that whether the cluster can bear it, and only then takes
+//! effect. The reason for the step is the one that the plan has seen.
+//!
+//! Everything about a step is in its file: its data, its words, what it reads, its precondition and its effects. To add one, add
+//! the file and its line in [`steps!`]. Effects are few and general; act and the simulated world run the same ones in the same order.
+
+mod add_learner;
+mod adopt;
+mod change_authorities;
+mod check;
+mod definition;
+mod delete;
+mod discard_data;
+mod effect;
+mod fresh;
+mod leftover;
+mod move_leader;
+mod promote;
+mod record_members;
+mod remove_member;
+mod remove_unstarted;
+mod restart_member;
+mod revoke;
+
+pub use add_learner::AddLearner;
+pub use adopt::Adopt;
+pub use change_authorities::ChangeAuthorities;
+pub use check::{Check, RecheckError};
+pub use definition::Definition;
+pub use delete::{DeleteBudget, DeleteClaim, DeleteStatefulSet};
+pub use discard_data::DiscardData;
+pub use effect::{Deletable, Effect};
+pub use fresh::{Fresh, Read};
+pub use leftover::{Leftover, LeftoverKind, is_leftover};
+pub use move_leader::MoveLeader;
+pub use promote::Promote;
+pub use record_members::{RecordMembers, StartedMember};
+pub use remove_member::RemoveMember;
+pub use remove_unstarted::RemoveUnstarted;
+pub use restart_member::RestartMember;
+pub use revoke::Revoke;
+
+use crate::{cluster::validated::ValidatedCluster, ids::ClusterId};
+
+/// Declares the steps: each is a variant with the data of its own type.
+macro_rules! steps {
+    ($($step:ident),* $(,)?) => {
+        /// A change that cannot be undone or that touches the quorum.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "each is documented where it is defined")]
+        pub enum Step {
+            $($step($step),)*
+        }
+
+        impl Step {
+            /// Its definition.
+            pub fn definition(&self) -> &dyn Definition {
+                match self {
+                    $(Self::$step(step) => step,)*
+                }
+            }
+
+            fn definition_mut(&mut self) -> &mut dyn Definition {
+                match self {
+                    $(Self::$step(step) => step,)*
+                }
+            }
+        }
+
+        $(impl From<$step> for Step {
+            fn from(step: $step) -> Self {
+                Self::$step(step)
+            }
+        })*
+    };
+}
+
+steps! {
+    AddLearner,
+    Adopt,
+    ChangeAuthorities,
+    DeleteBudget,
+    DeleteClaim,
+    DeleteStatefulSet,
+    DiscardData,
+    MoveLeader,
+    Promote,
+    RecordMembers,
+    RemoveMember,
+    RemoveUnstarted,
+    RestartMember,
+    Revoke,
+}
+
+impl Step {
+    /// Its name, for metrics and logs.
+    pub fn name(&self) -> &'static str {
+        self.definition().name()
+    }
+
+    /// What is being done.
+    pub fn describe(&self) -> String {
+        self.definition().describe()
+    }
+
+    /// What of the step is still right, on fresh reads. `known` is the ID of the cluster that was bootstrapped.
+    ///
+    /// # Errors
+    /// Why it is not right any more.
+    pub fn recheck(&self, cluster: &ValidatedCluster, known: Option<ClusterId>, fresh: &Fresh) -> Result<Self, RecheckError> {
+        let mut step = self.clone();
+        step.definition_mut().recheck(&Check::new(cluster, known, fresh))?;
+        Ok(step)
+    }
+}
+
+#[cfg(test)]
+mod tests;

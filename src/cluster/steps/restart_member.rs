@@ -1,0 +1,165 @@
+//! Restarting a member.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{check::{Check, Others, RecheckError, changed, ensure}, definition::Definition, effect::{Deletable, Effect}, fresh::Read};
+use crate::{
+    api::Reason,
+    cluster::{
+        facts::{
+            pods::{has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced},
+            trust::shares_no_trusted_ca,
+        },
+        objects,
+        observed::{Observed, ObservedMember},
+    },
+    ids::Uid,
+    kubernetes::{
+        ownership::annotation,
+        pod::{is_terminating, pod_ready},
+    },
+    names::{MemberName, annotation as key},
+    reporting::note::Note,
+};
+
+/// Removes the pod of a member, so that its StatefulSet creates it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartMember {
+    /// The member.
+    pub member: MemberName,
+    /// The uid of its pod.
+    pub pod_uid: Uid,
+}
+
+impl RestartMember {
+    fn pod<'a>(&self, check: &Check<'a>) -> Option<&'a Pod> {
+        let pod = check.fresh.pods.get(&self.member)?;
+        let is_same = pod.metadata.uid.as_deref() == Some(self.pod_uid.as_str());
+        Some(&**pod).filter(|pod| is_same && !is_terminating(pod))
+    }
+
+    /// Whether the pod and its template differ in `--force-new-cluster`. A pod that would start as a cluster of one is not created
+    /// while a quorum gives a member list.
+    fn turns_forced(&self, pod: &Pod, check: &Check) -> bool {
+        let set = check.fresh.sets.get(&self.member).filter(|set| is_in_effect(set));
+        match (pod_is_forced(pod), set.map(template_is_forced)) {
+            (false, Some(true)) => check.fresh.list.is_none(),
+            (true, Some(false)) => true,
+            _ => false,
+        }
+    }
+
+    fn shares_no_trusted_ca(&self, pod: &Pod, check: &Check) -> bool {
+        check.fresh.sets.get(&self.member).is_some_and(|set| shares_no_trusted_ca(pod, set))
+    }
+
+    /// Whether the pod was created with something else than a restart that was requested, or the template, asks for.
+    fn is_outdated(&self, pod: &Pod, check: &Check) -> bool {
+        let requested = check.cluster.requests.restarted_at.as_deref();
+        let template = check.fresh.sets.get(&self.member).map(|set| &set.spec.template);
+        let differs = template.is_some_and(|template| {
+            let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
+            let asks = objects::asks_clients(pod.spec.as_ref()) != objects::asks_clients(template.spec.as_ref());
+            asks || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles))
+        });
+        differs || requested.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at))
+    }
+
+    fn why(&self, check: &Check) -> &'static str {
+        let pod = check.fresh.pods.get(&self.member).map(|pod| &**pod);
+        let template = check.fresh.sets.get(&self.member).is_some_and(template_is_forced);
+        let requested = check.cluster.requests.restarted_at.as_deref();
+        match (pod.is_some_and(pod_is_forced), template) {
+            _ if pod.is_some_and(|pod| self.shares_no_trusted_ca(pod, check)) => "it trusts none of the current CAs",
+            (false, true) => "it starts as a cluster of one, with the data that it has",
+            (true, false) => "it has started as a cluster of one, and must not do so again",
+            _ if pod.is_some_and(is_stuck) => "it cannot start, and its template has changed",
+            _ if pod.is_some_and(has_never_served) => "it has never been ready, and its template has changed",
+            _ if pod.is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) == requested) => "its template has changed",
+            _ => "a restart was requested",
+        }
+    }
+}
+
+impl Definition for RestartMember {
+    fn name(&self) -> &'static str {
+        "RestartMember"
+    }
+    fn progressing(&self) -> Reason {
+        Reason::RestartingMember
+    }
+    fn done(&self) -> Reason {
+        Reason::PodRestarted
+    }
+    fn member(&self) -> Option<&MemberName> {
+        Some(&self.member)
+    }
+    fn describe(&self) -> String {
+        format!("restarting {}", self.member)
+    }
+    fn reads(&self) -> Vec<Read> {
+        vec![Read::Members, Read::Claim(self.member.clone())]
+    }
+
+    /// A restart must not cost data without which the others are no quorum. Otherwise a pod that cannot start may always be
+    /// restarted. Any other restart must be asked for, and the others must be a quorum without the member: one that does not
+    /// answer the operator may still be what makes them one. With fewer than 3 voters there is no such choice.
+    fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
+        let Self { member, .. } = &*self;
+        let Some(pod) = self.pod(check) else { return changed(format!("the pod of {member} is another one")) };
+        let listed = check.listed(member);
+        let others = match listed.as_ref().ok().copied().flatten() {
+            Some(listed) => check.voters(Some(listed.id))?,
+            None => Others::default(),
+        };
+        let doomed = check.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
+        ensure(others.can_spare() || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
+        if self.turns_forced(pod, check) || is_stuck(pod) || self.shares_no_trusted_ca(pod, check) {
+            return Ok(());
+        }
+        // If no quorum gives a member list, a member that was never healthy is not what is missing.
+        let is_silent = has_never_served(pod) && !check.fresh.answers.contains_key(member);
+        if is_silent && (others.can_spare() || !check.has_list()) {
+            return Ok(());
+        }
+        ensure(self.is_outdated(pod, check), || format!("{member} has been restarted"))?;
+        let Some(listed) = listed? else { return changed(format!("{member} is no member")) };
+        if listed.is_learner {
+            return Ok(());
+        }
+        let Others { all, healthy } = others;
+        ensure(all < 2 || others.can_spare(), || format!("only {healthy} of the {all} others are healthy"))?;
+        if check.is_healthy(listed) || pod_ready(pod) {
+            ensure(healthy == all, || format!("{member} is healthy, and only {healthy} of the {all} others are"))?;
+            ensure(all == 0 || !check.leads(listed.id), || format!("{member} leads"))?;
+        }
+        Ok(())
+    }
+
+    /// The pod is evicted and not deleted, so that the disruption budgets have the last word. But for members that trust none of
+    /// the current CAs the budget would protect a quorum that does not exist.
+    fn effects(&self, check: &Check) -> Vec<Effect> {
+        let is_cut_off = self.pod(check).is_some_and(|pod| self.shares_no_trusted_ca(pod, check));
+        vec![if is_cut_off {
+            Effect::Delete { kind: Deletable::Pod, name: check.cluster.names.pod(&self.member), uid: self.pod_uid.clone() }
+        } else {
+            Effect::Evict { member: self.member.clone(), uid: self.pod_uid.clone() }
+        }]
+    }
+
+    fn describe_done(&self, check: &Check, _: usize) -> String {
+        format!("restarting {}: {}", self.member, self.why(check))
+    }
+
+    /// With one or two voters every restart makes the cluster unavailable for a moment.
+    fn cost(&self, observed: &Observed) -> Option<Note> {
+        let voters = observed.list.as_ref().ok()?.voters().count();
+        let is_healthy = observed.members.get(&self.member).is_some_and(ObservedMember::is_healthy);
+        (is_healthy && voters < 3).then(|| {
+            let of = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };
+            let message =
+                format!("{} is {of}: the cluster is unavailable until its pod is back. With 3 members it would not be", self.member);
+            Note::new(Reason::NoRedundancy, message)
+        })
+    }
+}

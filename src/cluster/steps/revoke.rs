@@ -1,0 +1,72 @@
+//! Revoking certificates.
+
+use super::{check::{Check, RecheckError}, definition::Definition, effect::Effect, fresh::Read};
+use crate::{
+    api::Reason,
+    pki::{Domain, Holder},
+};
+
+/// Revokes every certificate of holders that no longer exist, and adds to the revocation list what it lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoke {
+    /// The domain.
+    pub domain: Domain,
+    /// Users or members.
+    pub holders: Vec<Holder>,
+}
+
+impl Revoke {
+    fn names(&self) -> String {
+        self.holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn is_gone(holder: &Holder, check: &Check) -> bool {
+        match holder {
+            Holder::User { uid, .. } => !check.fresh.users.contains(uid),
+            Holder::Member { name } => {
+                let member = check.cluster.names.parse_member(name);
+                member.is_some_and(|member| check.ensure_unlisted(&member).is_ok())
+            }
+            Holder::Operator => false,
+        }
+    }
+}
+
+impl Definition for Revoke {
+    fn name(&self) -> &'static str {
+        "Revoke"
+    }
+    fn progressing(&self) -> Reason {
+        Reason::RevokingCertificates
+    }
+    fn done(&self) -> Reason {
+        Reason::CertificatesRevoked
+    }
+    fn describe(&self) -> String {
+        if self.holders.is_empty() {
+            format!("restoring the revocation list of the {} domain, which differs from what was revoked", self.domain)
+        } else {
+            format!("revoking the {} certificates of {}", self.domain, self.names())
+        }
+    }
+    fn reads(&self) -> Vec<Read> {
+        let users = self.holders.iter().filter_map(|holder| match holder {
+            Holder::User { name, .. } => Some(Read::User(name.clone())),
+            Holder::Member { .. } | Holder::Operator => None,
+        });
+        [Read::Members].into_iter().chain(users).collect()
+    }
+
+    /// Of the holders those that are still gone.
+    fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
+        self.holders.retain(|holder| Self::is_gone(holder, check));
+        Ok(())
+    }
+
+    fn effects(&self, _: &Check) -> Vec<Effect> {
+        vec![Effect::Revoke { domain: self.domain, holders: self.holders.clone() }]
+    }
+    fn describe_done(&self, _: &Check, changed: usize) -> String {
+        format!("revoked {changed} {} certificates of {}, which no longer exist", self.domain, self.names())
+    }
+}

@@ -1,0 +1,175 @@
+//! An authorities' Secret as it is now, opened to sign and to record.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use zeroize::Zeroize;
+
+use super::{error::IssueError, write::put};
+use crate::{
+    certificates::{authority_secret::unknown_serials, requests::LeafRequest},
+    digest::fingerprint,
+    kubernetes::secret::KeySecret,
+    names::authority_key,
+    pki::{
+        self, Authority, Certificate, Holder, Issuer, Issuers, Ledger, PkiError, PrivateKey, Serial, crl_serials, read_bundle,
+        sign_crl_without_key,
+    },
+};
+
+/// An authorities' Secret as it is now. It has no `Debug`.
+pub struct OpenAuthority {
+    name: String,
+    secret: KeySecret,
+    /// The active authority.
+    pub active: Certificate,
+    /// Its issuer.
+    pub issuer: Issuer,
+    /// The active authority with its private key, unless the issuer keeps that.
+    pub key: Option<Authority>,
+    /// The intermediate certificates that are presented with its leaves.
+    pub chain: Vec<Certificate>,
+    /// What was issued.
+    pub ledger: Ledger,
+}
+
+impl OpenAuthority {
+    /// Reads it, and checks that the active authority has this subject key identifier.
+    ///
+    /// # Errors
+    /// [`IssueError::AuthorityChanged`] if it does not.
+    pub async fn read(secrets: &Api<Secret>, name: &str, expected: &[u8]) -> Result<Self, IssueError> {
+        let pki = |source| IssueError::Pki { name: name.to_owned(), source };
+        let changed = || IssueError::AuthorityChanged(name.to_owned());
+        let secret = KeySecret::get(secrets, name).await?.ok_or_else(changed)?;
+        let issuer = Issuers::from_json(secret.bytes(authority_key::ISSUERS)).map_err(pki)?.active;
+        let (certificate, key) = (secret.bytes(authority_key::ACTIVE_CRT), secret.bytes(authority_key::ACTIVE_KEY));
+        let key = issuer.has_key().then(|| Authority::load(certificate, key)).transpose().map_err(pki)?;
+        let active = Certificate::from_pem(certificate).map_err(pki)?;
+        if active.subject_key_id() != Some(expected) {
+            return Err(changed());
+        }
+        let ancestors = read_bundle(secret.bytes(authority_key::ANCESTORS_CRT)).map_err(pki)?;
+        let ledger = Ledger::from_json(secret.bytes(authority_key::LEDGER)).map_err(pki)?;
+        let chain = pki::presented_chain(&active, &ancestors);
+        Ok(Self { name: name.to_owned(), chain, secret, active, issuer, key, ledger })
+    }
+
+    /// The error of its contents.
+    pub fn error(&self, source: PkiError) -> IssueError {
+        IssueError::Pki { name: self.name.clone(), source }
+    }
+
+    /// The error of a Secret that has changed since something was signed.
+    pub fn changed(&self) -> IssueError {
+        IssueError::AuthorityChanged(self.name.clone())
+    }
+
+    /// The serials on the revocation list.
+    fn listed(&self) -> BTreeSet<Serial> {
+        crl_serials(self.secret.bytes(authority_key::CRL)).unwrap_or_default()
+    }
+
+    /// Whether everything that is revoked is on the revocation list.
+    pub fn lists_all_revoked(&self) -> bool {
+        let listed = self.listed();
+        self.ledger.revoked().all(|(serial, _)| listed.contains(&serial))
+    }
+
+    /// Writes the ledger, and a new revocation list if the serials on it differ from the desired ones.
+    ///
+    /// # Errors
+    /// If the Secret has changed since it was read.
+    pub async fn write(mut self, secrets: &Api<Secret>, now: Timestamp) -> Result<(), IssueError> {
+        let listed = self.listed();
+        // Before expired entries are dropped from the ledger: they would be taken for serials that it never knew.
+        let mut desired = unknown_serials(&listed, &self.ledger, now);
+        self.ledger.prune(now);
+        desired.extend(self.ledger.revoked());
+        let ledger = self.ledger.to_json().map_err(|source| self.error(source))?;
+        put(&mut self.secret, authority_key::LEDGER, ledger);
+        if !desired.keys().eq(&listed) {
+            let crl = match &self.key {
+                Some(authority) => authority.sign_crl(desired, now),
+                None => sign_crl_without_key(desired, self.active.not_after(), now),
+            };
+            let crl = crl.map_err(|source| self.error(source))?;
+            put(&mut self.secret, authority_key::CRL, crl);
+        }
+        self.replace(secrets).await
+    }
+
+    /// Writes it without touching ledger and revocation list.
+    ///
+    /// # Errors
+    /// If the Secret has changed since it was read.
+    pub async fn replace(self, secrets: &Api<Secret>) -> Result<(), IssueError> {
+        Ok(self.secret.replace(secrets).await?)
+    }
+
+    /// The private key of a leaf that the issuer has been or is being asked for. An unreadable one is replaced like a missing one.
+    pub fn pending(&self, request: &LeafRequest) -> Option<PrivateKey> {
+        PrivateKey::from_pem(self.secret.bytes(&pending_key(request))).ok()
+    }
+
+    /// Stores the private key of a leaf that the issuer is going to be asked for.
+    pub fn add_pending(&mut self, request: &LeafRequest, key: &PrivateKey) {
+        put(&mut self.secret, &pending_key(request), key.pem().to_vec());
+    }
+
+    /// Removes the private key of a leaf that the issuer was asked for.
+    pub fn remove_pending(&mut self, request: &LeafRequest) {
+        if let Some(mut key) = self.secret.0.data.as_mut().and_then(|data| data.remove(&pending_key(request))) {
+            key.0.zeroize();
+        }
+    }
+}
+
+/// The key of the Secret under which the private key of a leaf is kept until it is signed.
+fn pending_key(request: &LeafRequest) -> String {
+    let holder = holder_text(&request.holder);
+    authority_key::pending(&fingerprint([(request.keys.certificate, holder.as_bytes())].into_iter()))
+}
+
+/// A holder in the form from whose digest the names of pending keys are made. They are persisted, so it must never change.
+fn holder_text(holder: &Holder) -> String {
+    match holder {
+        Holder::Operator => "Operator".to_owned(),
+        Holder::Member { name } => format!("Member {{ name: {name:?} }}"),
+        Holder::User { name, uid } => format!("User {{ name: {name:?}, uid: {:?} }}", uid.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::{
+        certificates::requests::LeafKeys,
+        pki::{Domain, LeafSpec, ReissueReason, Usage},
+    };
+
+    #[test]
+    fn names_of_pending_keys_never_change() {
+        let name = |certificate, holder: Holder| {
+            let spec = LeafSpec {
+                common_name: "any".into(),
+                dns_names: [].into(),
+                ip_addresses: [].into(),
+                usage: Usage::Both,
+                duration: SignedDuration::from_hours(1),
+            };
+            let keys = LeafKeys { certificate, private_key: "any" };
+            let why = ReissueReason::Missing;
+            pending_key(&LeafRequest { domain: Domain::Client, spec, keys, holder, why, signed_now: false })
+        };
+        assert_eq!(name("server.crt", Holder::Member { name: "demo-0".into() }), "pending-bd1ae5522b55eedf.key");
+        assert_eq!(name("tls.crt", Holder::Operator), "pending-ce698ea23185ae7a.key");
+        let user = Holder::User { name: "app".into(), uid: "9c0e2f1a-0000".into() };
+        assert_eq!(holder_text(&user), "User { name: \"app\", uid: \"9c0e2f1a-0000\" }");
+        assert_eq!(name("tls.crt", user), "pending-18951bb104753d95.key");
+    }
+}

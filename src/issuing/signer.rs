@@ -1,0 +1,291 @@
+//! Signing leaves, recording them and revoking them.
+//!
+//! If the operator has the private key of the authority, it signs immediately. If it has not, it generates the private key of the
+//! leaf, stores it, asks the issuer, and hands the leaf out once it is signed: wherever the operator dies, the next pass finds the
+//! key and the answer.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+
+use super::{
+    batch::{LeafId, Requests},
+    cert_manager::{CertManager, Invalid, RequestState, check_leaf, request_name},
+    error::IssueError,
+    open_authority::OpenAuthority,
+    recipient::{ProbeSpec, Recipient},
+};
+use crate::{
+    certificates::requests::{IssuedLeaf, LeafRequest},
+    kubernetes::error::WriteError,
+    pki::{Authority, Certificate, Domain, Holder, Leaf, LeafSpec, PrivateKey},
+};
+
+/// How often writing an authorities' Secret is attempted if others write it too, each time with what it then holds.
+const ATTEMPTS: usize = 5;
+
+/// Signs the leaves of a cluster's domains.
+pub struct Signer<'a> {
+    recipient: &'a Recipient<'a>,
+    secrets: Api<Secret>,
+    cert_manager: CertManager<'a>,
+    now: Timestamp,
+}
+
+/// What was signed in one domain, and what was not. Nothing of it may be handed out before it is recorded.
+pub struct Signed {
+    domain: Domain,
+    /// The authority that signed.
+    active: Certificate,
+    /// The signed leaves.
+    pub leaves: BTreeMap<LeafId, SignedLeaf>,
+    /// Why the others cannot be issued now.
+    pub held: BTreeMap<LeafId, IssueError>,
+}
+
+/// A signed leaf that is not recorded yet.
+pub struct SignedLeaf {
+    issued: IssuedLeaf,
+    /// The name of the CertificateRequest that was answered with it, if an issuer signed it.
+    answers: Option<String>,
+}
+
+/// What came of a request to an issuer.
+struct Answer {
+    key: PrivateKey,
+    /// The name of the CertificateRequest.
+    name: String,
+    /// Whether the request has existed for so long that another one may be answered differently.
+    is_old: bool,
+    /// Whether the issuer's authority has another certificate than the trusted one.
+    is_renewed: bool,
+    leaf: Result<Certificate, IssueError>,
+}
+
+impl Answer {
+    /// Whether the request came to nothing, so that another one has to be made.
+    fn is_useless(&self) -> bool {
+        self.is_old && matches!(self.leaf, Err(IssueError::Issuer { .. } | IssueError::OtherAuthority { .. }))
+    }
+
+    /// Whether it shows that the issuer's authority is not the one that is trusted.
+    fn reveals_other(&self) -> bool {
+        self.is_renewed || matches!(self.leaf, Err(IssueError::OtherAuthority { .. }))
+    }
+}
+
+type Answers = BTreeMap<LeafId, Result<Answer, IssueError>>;
+
+impl<'a> Signer<'a> {
+    /// A signer for this recipient.
+    pub fn new(client: &'a Client, recipient: &'a Recipient<'a>, now: Timestamp) -> Self {
+        Self { recipient, secrets: recipient.secrets(client), cert_manager: CertManager::new(client, recipient), now }
+    }
+
+    async fn open(&self, domain: Domain) -> Result<OpenAuthority, IssueError> {
+        let expected = self.recipient.observed_key_id(domain)?;
+        OpenAuthority::read(&self.secrets, &self.recipient.names.authority(domain), expected).await
+    }
+
+    /// Has the active authority of a domain sign these leaves, each once. It must be the observed one. What an external issuer has
+    /// to sign is requested.
+    ///
+    /// # Errors
+    /// What keeps all of them from being issued.
+    pub async fn sign(&self, domain: Domain, requests: &Requests) -> Result<Signed, IssueError> {
+        let authority = self.open(domain).await?;
+        authority.active.check_valid_authority(self.now).map_err(|source| authority.error(source))?;
+        match &authority.key {
+            Some(key) => Ok(self.sign_with(&authority, key, domain, requests)),
+            None => self.request_all(authority, domain, requests).await,
+        }
+    }
+
+    fn sign_with(&self, authority: &OpenAuthority, key: &Authority, domain: Domain, requests: &Requests) -> Signed {
+        let mut signed = Signed::new(domain, authority.active.clone());
+        for (id, request) in requests {
+            match key.issue(&request.spec, self.now) {
+                Ok(leaf) => signed.add(*id, request, leaf, None),
+                Err(problem) => {
+                    let error = IssueError::Issuer { issuer: authority.issuer.clone(), why: problem.to_string() };
+                    signed.held.insert(*id, error);
+                }
+            }
+        }
+        signed
+    }
+
+    async fn request_all(&self, authority: OpenAuthority, domain: Domain, requests: &Requests) -> Result<Signed, IssueError> {
+        let authority = self.store_keys(authority, domain, requests).await?;
+        let (active, issuer) = (authority.active.clone(), authority.issuer.clone());
+        let answers = self.ask(&authority, domain, requests).await;
+        self.discard_useless(authority, requests, &answers).await?;
+        // The authority must be known and trusted before what it signs is presented, or before its previous certificate expires.
+        if let Some(probe) = self.recipient.probe(domain).filter(|probe| probe.issuer == issuer)
+            && answers.values().flatten().any(Answer::reveals_other)
+        {
+            let duration = requests.values().map(|request| request.spec.duration).max().unwrap_or_default();
+            let leaf = LeafSpec { duration, ..probe.leaf.clone() };
+            self.cert_manager.probe(domain, &ProbeSpec { leaf, issuer }).await?;
+        }
+        let mut signed = Signed::new(domain, active);
+        for (id, answer) in answers {
+            match answer.and_then(|Answer { key, name, leaf, .. }| Ok((key, name, leaf?))) {
+                Ok((key, name, certificate)) => {
+                    signed.add(id, &requests[&id], Leaf { certificate, key, chain: vec![] }, Some(name));
+                }
+                Err(error) => {
+                    signed.held.insert(id, error);
+                }
+            }
+        }
+        Ok(signed)
+    }
+
+    /// Stores a private key for each leaf that has none yet, before anything is requested with it.
+    async fn store_keys(
+        &self,
+        mut authority: OpenAuthority,
+        domain: Domain,
+        requests: &Requests,
+    ) -> Result<OpenAuthority, IssueError> {
+        let new: Vec<_> = requests.values().filter(|request| authority.pending(request).is_none()).collect();
+        if new.is_empty() {
+            return Ok(authority);
+        }
+        for request in new {
+            let key = PrivateKey::generate().map_err(|source| authority.error(source))?;
+            authority.add_pending(request, &key);
+        }
+        authority.replace(&self.secrets).await?;
+        self.open(domain).await
+    }
+
+    /// Requests what has not been requested yet, and reads the answers.
+    async fn ask(&self, authority: &OpenAuthority, domain: Domain, requests: &Requests) -> Answers {
+        let ask = async |(id, request): (&LeafId, &LeafRequest)| (*id, self.ask_for(authority, domain, request).await);
+        join_all(requests.iter().map(ask)).await.into_iter().collect()
+    }
+
+    async fn ask_for(&self, authority: &OpenAuthority, domain: Domain, request: &LeafRequest) -> Result<Answer, IssueError> {
+        let key = authority.pending(request).ok_or_else(|| authority.changed())?;
+        let name = request_name(self.recipient.names, domain, &key);
+        let existing = self.cert_manager.request(&name, &authority.issuer, &request.spec, &key).await?;
+        let issuer = authority.issuer.clone();
+        let mut is_renewed = false;
+        let leaf = match existing.state() {
+            RequestState::Pending(why) => Err(IssueError::Pending { issuer, why }),
+            RequestState::Refused(why) => Err(IssueError::Issuer { issuer, why }),
+            RequestState::Signed(answer) => match check_leaf(&answer, &key, &request.spec, &authority.active, self.now) {
+                Ok((leaf, signer)) => {
+                    is_renewed = signer != authority.active;
+                    Ok(leaf)
+                }
+                Err(Invalid::Leaf(why)) => Err(IssueError::Issuer { issuer, why }),
+                Err(Invalid::Authority(name)) => Err(IssueError::OtherAuthority { issuer, name }),
+            },
+        };
+        Ok(Answer { is_old: existing.is_old(self.now), key, name, is_renewed, leaf })
+    }
+
+    /// Removes what came to nothing. The next pass requests it again, with another private key.
+    async fn discard_useless(
+        &self,
+        mut authority: OpenAuthority,
+        requests: &Requests,
+        answers: &Answers,
+    ) -> Result<(), IssueError> {
+        let answers = answers.iter().filter_map(|(id, answer)| Some((id, answer.as_ref().ok()?)));
+        let useless: Vec<_> = answers.filter(|(_, answer)| answer.is_useless()).collect();
+        if useless.is_empty() {
+            return Ok(());
+        }
+        for (id, _) in &useless {
+            authority.remove_pending(&requests[id]);
+        }
+        authority.replace(&self.secrets).await?;
+        join_all(useless.iter().map(|(_, answer)| self.cert_manager.delete(&answer.name))).await;
+        Ok(())
+    }
+
+    /// Records signed leaves in the ledger. Only what was recorded is handed out, so that it can be revoked.
+    ///
+    /// # Errors
+    /// If the active authority is no longer the one that signed, or the ledger cannot be written. Then none of them may be used.
+    pub async fn record(&self, signed: Signed) -> Result<BTreeMap<LeafId, IssuedLeaf>, IssueError> {
+        let Signed { domain, active, leaves, .. } = signed;
+        if leaves.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let chain = self.update(domain, |authority| {
+            if authority.active != active {
+                return Err(authority.changed());
+            }
+            for SignedLeaf { issued: IssuedLeaf { request, leaf }, answers } in leaves.values() {
+                if answers.is_some() {
+                    // Without its stored key the leaf was handed out already, or was discarded.
+                    let pending = authority.pending(request).map(|key| key.public_digest());
+                    if pending != Some(leaf.key.public_digest()) {
+                        return Err(authority.changed());
+                    }
+                    authority.remove_pending(request);
+                }
+                authority.ledger.record(&leaf.certificate, request.holder.clone());
+            }
+            Ok(Some(authority.chain.clone()))
+        });
+        let chain = chain.await?.unwrap_or_default();
+        let answered = leaves.values().filter_map(|leaf| leaf.answers.as_deref());
+        join_all(answered.map(|name| self.cert_manager.delete(name))).await;
+        let issued = leaves.into_iter().map(|(id, SignedLeaf { mut issued, .. })| {
+            issued.leaf.chain.clone_from(&chain);
+            (id, issued)
+        });
+        Ok(issued.collect())
+    }
+
+    /// Revokes every certificate of these holders in a domain, and adds to the revocation list what it lacks. Returns how many
+    /// certificates were revoked.
+    ///
+    /// # Errors
+    /// If the active authority is not the observed one, or nothing could be written.
+    pub async fn revoke(&self, domain: Domain, holders: &[Holder]) -> Result<usize, IssueError> {
+        let revoked = self.update(domain, |authority| {
+            let revoked = authority.ledger.revoke(|issued| holders.contains(&issued.holder), self.now);
+            Ok((revoked > 0 || !authority.lists_all_revoked()).then_some(revoked))
+        });
+        Ok(revoked.await?.unwrap_or_default())
+    }
+
+    /// Changes the ledger of a domain and writes it; again on what it then is, if someone else has written it meanwhile. If `change`
+    /// returns `None`, nothing is written.
+    async fn update<T>(
+        &self,
+        domain: Domain,
+        change: impl Fn(&mut OpenAuthority) -> Result<Option<T>, IssueError>,
+    ) -> Result<Option<T>, IssueError> {
+        let mut attempt = 1;
+        loop {
+            let mut authority = self.open(domain).await?;
+            let Some(result) = change(&mut authority)? else { return Ok(None) };
+            match authority.write(&self.secrets, self.now).await {
+                Ok(()) => return Ok(Some(result)),
+                Err(IssueError::Write(WriteError::Conflict(_))) if attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Signed {
+    fn new(domain: Domain, active: Certificate) -> Self {
+        Self { domain, active, leaves: BTreeMap::new(), held: BTreeMap::new() }
+    }
+
+    fn add(&mut self, id: LeafId, request: &LeafRequest, leaf: Leaf, answers: Option<String>) {
+        self.leaves.insert(id, SignedLeaf { issued: IssuedLeaf { request: request.clone(), leaf }, answers });
+    }
+}

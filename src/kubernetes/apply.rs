@@ -1,0 +1,190 @@
+//! Writing to Kubernetes: the one place that applies, annotates, deletes and evicts, with the checks that come before.
+
+use std::fmt::Debug;
+
+use kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::{
+    error::WriteError,
+    object::{Object, ObjectVersion},
+    ownership::{belongs, describe_owner},
+};
+use crate::{ids::Uid, names::FIELD_MANAGER};
+
+/// Reads the metadata of an object, and nothing more, as it may be a Secret; fails if it does not belong to the cluster with this
+/// uid.
+async fn find(client: &Client, namespace: &str, object: &Object, uid: &Uid) -> Result<Option<ObjectMeta>, WriteError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
+    match api.get_metadata_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
+        Some(existing) if !belongs(&existing.metadata, uid) => {
+            Err(WriteError::Foreign { object: object.describe(), owner: describe_owner(&existing.metadata) })
+        }
+        existing => Ok(existing.map(|existing| existing.metadata)),
+    }
+}
+
+/// Checks that an object does not exist or belongs to the cluster.
+///
+/// # Errors
+/// [`WriteError::Foreign`] if it belongs to someone else.
+pub async fn preflight(client: &Client, namespace: &str, object: &Object, uid: &Uid) -> Result<(), WriteError> {
+    find(client, namespace, object, uid).await.map(drop)
+}
+
+/// A resourceVersion that no object has. With it the API server creates an object, and refuses to change an existing one.
+const ABSENT: &str = "1";
+
+/// Applies an object: creates it, or sets its desired fields.
+///
+/// It does so only if the object still is the version that the plan has seen, or still does not exist: server-side apply alone would
+/// take over an object that someone else created under the name, and would undo what another operator has written since. If
+/// applying is not enough, because others added elements to a list, a merge patch follows, which replaces lists as a whole.
+///
+/// # Errors
+/// [`WriteError::Conflict`] if it is another version by now.
+pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &Uid) -> Result<(), WriteError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
+    let error_of = |error| WriteError::of(object.describe(), error);
+    let mut body = serde_json::Value::clone(&object.body);
+    let Some(seen) = &object.seen else {
+        if let Some(existing) = find(client, namespace, object, uid).await? {
+            restore_labels(&api, object, &existing).await?;
+            return Err(WriteError::Conflict(object.describe()));
+        }
+        body["metadata"]["resourceVersion"] = json!(ABSENT);
+        return api.patch(&object.name, &applying(), &Patch::Apply(&body)).await.map(drop).map_err(error_of);
+    };
+    // Without its uid, an object that was deleted meanwhile would be created again.
+    body["metadata"]["uid"] = json!(seen.uid);
+    body["metadata"]["resourceVersion"] = json!(seen.resource_version);
+    match api.patch(&object.name, &applying(), &Patch::Apply(&body)).await {
+        Ok(applied) if object.is_covered_by(&applied) => return Ok(()),
+        // Elements that others added to a list stay when it is applied, and may be what makes the object invalid.
+        Ok(applied) => body["metadata"]["resourceVersion"] = json!(applied.metadata.resource_version),
+        Err(kube::Error::Api(status)) if status.is_invalid() => {}
+        Err(error) => return Err(error_of(error)),
+    }
+    api.patch(&object.name, &merging(), &Patch::Merge(&body)).await.map(drop).map_err(error_of)
+}
+
+fn applying() -> PatchParams {
+    PatchParams::apply(FIELD_MANAGER).force()
+}
+
+fn merging() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
+}
+
+/// Restores the labels of an object of the cluster that the watch has not reported. Without its labels it never will be, and the
+/// next pass plans for the object as it is.
+async fn restore_labels(api: &Api<DynamicObject>, object: &Object, existing: &ObjectMeta) -> Result<(), WriteError> {
+    let desired = &object.body["metadata"]["labels"];
+    let has = |key: &str| existing.labels.as_ref().and_then(|labels| labels.get(key));
+    if desired.as_object().into_iter().flatten().all(|(key, value)| has(key).map(String::as_str) == value.as_str()) {
+        return Ok(());
+    }
+    let patch = Patch::Merge(json!({ "metadata": { "uid": existing.uid, "labels": desired } }));
+    let labelled = api.patch_metadata(&object.name, &merging(), &patch).await;
+    labelled.map(drop).map_err(|error| WriteError::of(object.describe(), error))
+}
+
+/// Merges labels and annotations into an object that must still be the one with this uid.
+pub async fn annotate<K>(
+    api: &Api<K>,
+    name: &str,
+    uid: &Uid,
+    labels: &impl Serialize,
+    annotations: &impl Serialize,
+) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let meta = ObjectMeta { uid: Some(uid.to_string()), ..ObjectMeta::default() };
+    merge(api, name, meta, json!({ "labels": labels, "annotations": annotations })).await
+}
+
+/// Merges annotations into an object that must still be this version of it. Annotations with the value `None` are removed.
+pub async fn annotate_version<K>(
+    api: &Api<K>,
+    name: &str,
+    seen: &ObjectVersion,
+    annotations: &impl Serialize,
+) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let (uid, resource_version) = (Some(seen.uid.to_string()), Some(seen.resource_version.clone()));
+    merge(api, name, ObjectMeta { uid, resource_version, ..ObjectMeta::default() }, json!({ "annotations": annotations })).await
+}
+
+/// Merges a part of the metadata into an object that meets the `precondition`.
+async fn merge<K>(api: &Api<K>, name: &str, precondition: ObjectMeta, part: serde_json::Value) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let patch: PartialObjectMeta<K> = precondition.into_request_partial::<K>();
+    let mut patch = json!(patch);
+    patch["metadata"].as_object_mut().into_iter().for_each(|meta| meta.extend(part.as_object().cloned().unwrap_or_default()));
+    api.patch_metadata(name, &merging(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+/// Writes the status of an object that must still be the version `seen`, so that a status describes what the pass has seen. If the
+/// object no longer exists, the status is dropped.
+///
+/// # Errors
+/// [`WriteError::Conflict`] if it is another version by now.
+pub async fn apply_status<K>(api: &Api<K>, name: &str, seen: &Option<String>, status: &impl Serialize) -> Result<(), WriteError>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned,
+{
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name, "resourceVersion": seen },
+        "status": status,
+    });
+    match api.patch_status(name, &applying(), &Patch::Apply(body)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(WriteError::of(format!("{} {name}", K::kind(&())), error)),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Deletes the object with this uid. Returns whether it existed.
+pub async fn delete<K>(api: &Api<K>, name: &str, uid: &Uid) -> Result<bool, WriteError>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    match api.delete(name, &deleting(uid)).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        Err(error) => Err(WriteError::of(format!("{} {name}", K::kind(&())), error)),
+        Ok(_) => Ok(true),
+    }
+}
+
+/// Evicts the pod with this uid. Returns whether the disruption budgets allow it.
+pub async fn evict(pods: &Api<k8s_openapi::api::core::v1::Pod>, name: &str, uid: &Uid) -> Result<bool, WriteError> {
+    let parameters = EvictParams { delete_options: Some(deleting(uid)), ..EvictParams::default() };
+    match pods.evict(name, &parameters).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
+        Err(error) => Err(WriteError::of(format!("Pod {name}"), error)),
+    }
+}
+
+fn deleting(uid: &Uid) -> DeleteParams {
+    let preconditions = Preconditions { uid: Some(uid.to_string()), resource_version: None };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
+}
+
+/// How objects are created and replaced.
+pub fn post() -> PostParams {
+    PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }
+}

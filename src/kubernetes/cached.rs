@@ -1,0 +1,110 @@
+//! Objects as they were read, with what was derived from them.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// One version of an object, together with what was derived from it: each result is computed once, however often it is asked for,
+/// and all of them go with the version. The caches hold objects in this form, so a pass over an unchanged cluster parses and
+/// compares nothing that an earlier pass did. Clones share object and results.
+pub struct Cached<K, D = Drift> {
+    object: Arc<K>,
+    derived: Arc<D>,
+}
+
+impl<K, D> Cached<K, D> {
+    /// An object with what was derived from this version of it before.
+    pub fn new(object: Arc<K>, derived: Arc<D>) -> Self {
+        Self { object, derived }
+    }
+
+    /// What was derived so far.
+    pub fn derived(&self) -> &D {
+        &self.derived
+    }
+
+    /// Whether both are the same version of the same object in memory, and not only equal.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.object, &other.object)
+    }
+}
+
+impl<K, D: Default> From<Arc<K>> for Cached<K, D> {
+    fn from(object: Arc<K>) -> Self {
+        Self { object, derived: Arc::default() }
+    }
+}
+
+impl<K, D: Default> From<K> for Cached<K, D> {
+    fn from(object: K) -> Self {
+        Arc::new(object).into()
+    }
+}
+
+impl<K, D> Clone for Cached<K, D> {
+    fn clone(&self) -> Self {
+        Self { object: self.object.clone(), derived: self.derived.clone() }
+    }
+}
+
+impl<K: fmt::Debug, D> fmt::Debug for Cached<K, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.object.fmt(f)
+    }
+}
+
+impl<K, D> Deref for Cached<K, D> {
+    type Target = K;
+
+    fn deref(&self) -> &K {
+        &self.object
+    }
+}
+
+impl<K: Clone, D: Default> DerefMut for Cached<K, D> {
+    fn deref_mut(&mut self) -> &mut K {
+        self.derived = Arc::default();
+        Arc::make_mut(&mut self.object)
+    }
+}
+
+/// What is derived from an object that the operator applies.
+#[derive(Default)]
+pub struct Drift {
+    /// The digest of the desired fields that the object was found to have.
+    covers: Mutex<Option<Arc<str>>>,
+}
+
+impl<K> Cached<K> {
+    /// Whether the object has the desired fields with this digest, as `compare` finds out.
+    pub fn covers(&self, digest: &Arc<str>, compare: impl FnOnce(&K) -> bool) -> bool {
+        let mut known = self.derived.covers.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref() == Some(digest) {
+            return true;
+        }
+        let same = compare(&self.object);
+        if same {
+            *known = Some(digest.clone());
+        }
+        same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_derived_goes_with_the_version() {
+        let mut object: Cached<Vec<u8>> = vec![1].into();
+        let clone = object.clone();
+        let desired: Arc<str> = "[1]".into();
+        assert!(object.covers(&desired, |existing| *existing == [1]));
+        assert!(clone.covers(&"[1]".into(), |_| unreachable!("it is known")));
+        object.push(2);
+        assert!(!object.covers(&desired, |existing| *existing == [1]));
+        assert!(clone.covers(&desired, |_| unreachable!("it is known")) && *clone == [1]);
+    }
+}

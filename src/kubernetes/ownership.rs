@@ -1,0 +1,29 @@
+//! Which cluster or user an object belongs to.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::{ids::Uid, names::annotation as key};
+
+/// The value of an annotation.
+pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether an object belongs to the `EtcdCluster` or `EtcdUser` with this uid: it is controlled by it, or, if it may outlive its
+/// cluster, names it in an annotation.
+pub fn belongs(meta: &ObjectMeta, uid: &Uid) -> bool {
+    let mut owners = meta.owner_references.iter().flatten();
+    owners.any(|owner| owner.controller == Some(true) && owner.uid == uid.as_str())
+        || annotation(meta, key::CLUSTER_UID) == Some(uid.as_str())
+}
+
+/// The owner of an object, for a message about an object that cannot be used.
+pub fn describe_owner(meta: &ObjectMeta) -> String {
+    match meta.owner_references.iter().flatten().next() {
+        Some(owner) => format!("it belongs to {} {} (uid {})", owner.kind, owner.name, owner.uid),
+        None => match annotation(meta, key::CLUSTER_UID) {
+            Some(uid) => format!("it was left by a deleted EtcdCluster (uid {uid})"),
+            None => "it was not created by etcd-warden".into(),
+        },
+    }
+}

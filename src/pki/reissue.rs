@@ -1,0 +1,144 @@
+//! Whether a leaf has to be issued again, and when.
+
+use std::{fmt, ops::Range};
+
+use jiff::{SignedDuration, Timestamp};
+use ring::digest::{SHA256, digest};
+
+use super::{
+    authority::{BACKDATING, LeafSpec},
+    certificate::Certificate,
+    error::PkiError,
+    key::KeyDigest,
+};
+
+/// How much longer than desired a leaf may live before it counts as too long.
+const SLACK: SignedDuration = SignedDuration::from_mins(1);
+
+/// Why a leaf has to be issued again. Displayed as in events, after "the certificate".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReissueReason {
+    /// It does not exist.
+    Missing,
+    /// It is not exactly one certificate in PEM.
+    Unreadable(String),
+    /// Its private key is missing, unreadable or that of another certificate.
+    KeyDoesNotFit,
+    /// It is not signed by the issuing authority.
+    WrongIssuer,
+    /// It has expired or is not valid yet.
+    Expired,
+    /// It is for other names or addresses.
+    Names,
+    /// It is for other usages.
+    Usage,
+    /// It has another common name.
+    CommonName,
+    /// It has been revoked.
+    Revoked,
+    /// It was issued to another holder.
+    Holder,
+    /// It is valid for longer than desired.
+    TooLong,
+    /// It does not come with the intermediate certificates that are presented with it.
+    Chain,
+    /// It is time to renew it.
+    Due,
+}
+
+impl fmt::Display for ReissueReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "does not exist",
+            Self::Unreadable(why) => return write!(f, "is unreadable: {why}"),
+            Self::KeyDoesNotFit => "has no matching private key",
+            Self::WrongIssuer => "is not signed by the issuing CA",
+            Self::Expired => "has expired or is not valid yet",
+            Self::Names => "is for other names or addresses",
+            Self::Usage => "is for other uses",
+            Self::CommonName => "has another common name",
+            Self::Revoked => "is revoked",
+            Self::Holder => "was issued to another holder",
+            Self::TooLong => "is valid for longer than desired",
+            Self::Chain => "does not come with its intermediate CA certificates",
+            Self::Due => "is due for renewal",
+        })
+    }
+}
+
+/// The most urgent reason why a leaf has to be issued again, if there is one.
+///
+/// [`ReissueReason::WrongIssuer`] comes after what is wrong with the leaf itself: while authorities change, a leaf of the
+/// previous one is still accepted if it is otherwise sound.
+///
+/// `leaf` is the certificate as it was read, `None` if there is none; `key` is the digest of the private key stored beside it,
+/// `None` if there is none or it is unreadable.
+pub fn reissue_reason(
+    leaf: Option<Result<&Certificate, &PkiError>>,
+    key: Option<KeyDigest>,
+    spec: &LeafSpec,
+    issuer: &Certificate,
+    jitter: RenewalJitter,
+    now: Timestamp,
+) -> Option<ReissueReason> {
+    let leaf = match leaf {
+        None => return Some(ReissueReason::Missing),
+        Some(Err(why)) => return Some(ReissueReason::Unreadable(why.to_string())),
+        Some(Ok(leaf)) => leaf,
+    };
+    let life = leaf.not_after().duration_since(leaf.not_before());
+    let longest = spec.duration.saturating_add(BACKDATING).saturating_add(SLACK);
+    let usage = (leaf.server_auth(), leaf.client_auth(), leaf.is_ca());
+    [
+        (key != Some(leaf.key_digest()), ReissueReason::KeyDoesNotFit),
+        (now < leaf.not_before() || now > leaf.not_after(), ReissueReason::Expired),
+        (leaf.dns_names() != &spec.dns_names || leaf.ip_addresses() != &spec.ip_addresses, ReissueReason::Names),
+        (usage != (spec.usage.server(), spec.usage.client(), false), ReissueReason::Usage),
+        (leaf.common_name() != spec.common_name, ReissueReason::CommonName),
+        (!leaf.is_signed_by(issuer), ReissueReason::WrongIssuer),
+        (life > longest, ReissueReason::TooLong),
+        (renewal(leaf, spec.duration, issuer, jitter).is_some_and(|at| now >= at), ReissueReason::Due),
+    ]
+    .into_iter()
+    .find_map(|(applies, why)| applies.then_some(why))
+}
+
+/// By how much a holder's leaves are renewed earlier than others, so that leaves that were issued in the same minute are not
+/// renewed in the same minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RenewalJitter(u8);
+
+impl RenewalJitter {
+    /// The jitter of a holder with this name, always the same.
+    pub fn of(name: &str) -> Self {
+        Self(digest(&SHA256, name.as_bytes()).as_ref()[0])
+    }
+
+    /// How much earlier than at two thirds of its life a leaf is renewed: up to a twentieth of its life.
+    fn lead(self, life: SignedDuration) -> SignedDuration {
+        life / 20 / 255 * i32::from(self.0)
+    }
+}
+
+/// From when on a leaf is [`ReissueReason::Due`]: at two thirds of its real life or a little before, but not before a new one
+/// would outlive it by a sixth of its life. `None` if a new one never would, because the issuing authority expires too soon: then
+/// only another authority helps, and the leaf would be issued again in every pass. If it was given a shorter life than desired, a
+/// new one is not expected to live longer.
+pub fn renewal(leaf: &Certificate, desired: SignedDuration, issuer: &Certificate, jitter: RenewalJitter) -> Option<Timestamp> {
+    let life = leaf.not_after().duration_since(leaf.not_before());
+    let renew_at = leaf.renew_at().checked_sub(jitter.lead(life)).unwrap_or(leaf.renew_at());
+    let expected = desired.min(life);
+    let worthwhile = leaf.not_after().checked_add(expected / 6).ok().filter(|end| *end <= issuer.not_after())?;
+    Some(worthwhile.checked_sub(expected).map_or(renew_at, |at| at.max(renew_at)))
+}
+
+/// From when until when a leaf that is up to date stays so: until it is due, or has expired.
+pub fn current_window(
+    leaf: &Certificate,
+    desired: SignedDuration,
+    issuer: &Certificate,
+    jitter: RenewalJitter,
+) -> Range<Timestamp> {
+    let end = leaf.not_after();
+    leaf.not_before()..renewal(leaf, desired, issuer, jitter).map_or(end, |due| due.min(end))
+}

@@ -1,0 +1,66 @@
+//! Conditions of a status.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::runtime::events::{Event, EventType};
+
+use super::{event::event, note::Note};
+use crate::api::ConditionType;
+
+/// What a condition says.
+pub struct Finding {
+    /// The type of the condition.
+    pub kind: ConditionType,
+    /// Whether it is True.
+    pub is_true: bool,
+    /// Reason and message.
+    pub note: Note,
+    /// The event that announces it.
+    pub announced: Announced,
+}
+
+/// Whether an event announces a condition when its status or reason changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// By no event.
+    Silently,
+    /// By an event of the type Normal.
+    Normally,
+    /// By an event of the type Warning.
+    AsWarning,
+}
+
+impl Finding {
+    fn status(&self) -> &'static str {
+        if self.is_true { "True" } else { "False" }
+    }
+
+    /// The condition. It keeps the time of the last transition unless its status changes.
+    pub fn condition(&self, before: Option<&Condition>, generation: Option<i64>, now: Timestamp) -> Condition {
+        let unchanged = before.filter(|before| before.status == self.status());
+        Condition {
+            type_: self.kind.as_str().into(),
+            status: self.status().into(),
+            reason: self.note.reason.as_str().into(),
+            message: self.note.message.clone(),
+            observed_generation: generation,
+            last_transition_time: unchanged.map_or_else(|| seconds(now), |before| before.last_transition_time.clone()),
+        }
+    }
+
+    /// The event, if status or reason have changed. For a new condition that is False there is none unless it is a warning.
+    pub fn event(&self, before: Option<&Condition>) -> Option<Event> {
+        let changed = before.is_none_or(|before| before.status != self.status() || before.reason != self.note.reason.as_str());
+        let type_ = match self.announced {
+            Announced::Normally if before.is_some() || self.is_true => EventType::Normal,
+            Announced::AsWarning => EventType::Warning,
+            Announced::Normally | Announced::Silently => return None,
+        };
+        changed.then(|| event(type_, &self.note))
+    }
+}
+
+/// A time in whole seconds, as the API stores it: with fractions it would differ from what is read back.
+pub fn seconds(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
+}

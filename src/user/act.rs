@@ -1,0 +1,90 @@
+//! Issuing a user's certificate and writing its Secret.
+
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt};
+
+use super::{
+    plan::{ObservedUser, Obstacle},
+    status::UserOutcome,
+};
+use crate::{
+    api::{EtcdUser, Reason},
+    certificates::requests::SecretChange,
+    cluster::{leaves::issuer_probe, objects, validate::validate},
+    context::Context,
+    ids::Uid,
+    issuing::{self, Issuance, IssueError, ProbeSpec, Recipient},
+    kubernetes::error::WriteError,
+    pki::PerDomain,
+    reporting::note::Note,
+};
+
+/// Issues the certificate that a change requests, and writes the Secret.
+pub async fn issue(
+    context: &Context,
+    user: &EtcdUser,
+    observed: &ObservedUser,
+    change: SecretChange,
+    now: Timestamp,
+) -> UserOutcome {
+    let Some(owner) = user.controller_owner_ref(&()) else { return UserOutcome::Conflict };
+    // The certificate of a user that no longer exists would have to be revoked at once.
+    match exists(context, user, observed).await {
+        Ok(true) => {}
+        Ok(false) => return UserOutcome::Conflict,
+        Err(error) => return failure(&error.into()),
+    }
+    let recipient = Recipient {
+        names: &observed.names,
+        uid: &observed.uid,
+        owner: &owner,
+        labels: objects::selector(observed.names.cluster()),
+        probes: probes(context, observed),
+        authorities: PerDomain { client: observed.authority.as_ref(), peer: None },
+    };
+    outcome(&issuing::issue(context, &recipient, &[change], now).await)
+}
+
+/// Whether the user still exists.
+async fn exists(context: &Context, user: &EtcdUser, observed: &ObservedUser) -> Result<bool, WriteError> {
+    let name = user.name_any();
+    let users: Api<EtcdUser> = Api::namespaced(context.client.clone(), observed.names.namespace());
+    let existing = users.get_metadata_opt(&name).await.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
+    Ok(existing.and_then(|existing| Uid::of(&existing.metadata)).as_ref() == Some(&observed.uid))
+}
+
+/// How the authorities of the issuers are learned that the cluster's spec names, if the spec is valid.
+fn probes(context: &Context, observed: &ObservedUser) -> Option<PerDomain<ProbeSpec>> {
+    let cluster = observed.cluster.as_ref()?;
+    let valid = validate(cluster, &context.domain).ok()?;
+    Some(PerDomain::from_fn(|domain| ProbeSpec {
+        issuer: valid.issuers[domain].clone(),
+        leaf: issuer_probe(&observed.names, &cluster.spec, domain, valid.lifetimes[domain].leaf),
+    }))
+}
+
+fn outcome(issuance: &Issuance) -> UserOutcome {
+    match (issuance.errors.first(), issuance.written.first()) {
+        // The trust bundle may have been written although the certificate could not be issued.
+        (Some(error), _) => failure(error),
+        (None, Some(change)) => UserOutcome::Written(change.leaves.first().map(|leaf| leaf.why.clone())),
+        // An earlier pass created the Secret, which the watch has not reported yet.
+        (None, None) => UserOutcome::Conflict,
+    }
+}
+
+fn failure(error: &IssueError) -> UserOutcome {
+    let note = |reason| Note::new(reason, error.to_string());
+    match error {
+        IssueError::AuthorityChanged(_) | IssueError::Write(WriteError::Conflict(_)) => UserOutcome::Conflict,
+        IssueError::Write(WriteError::Foreign { .. }) => UserOutcome::Blocked(Obstacle::Refused(note(Reason::NameTaken))),
+        IssueError::Pending { .. } | IssueError::OtherAuthority { .. } => {
+            UserOutcome::Blocked(Obstacle::Suspended(note(Reason::WaitingForIssuer)))
+        }
+        IssueError::Pki { .. }
+        | IssueError::ClockSkew { .. }
+        | IssueError::Issuer { .. }
+        | IssueError::NoCertManager
+        | IssueError::Write(WriteError::Refused { .. }) => UserOutcome::Failed(error.to_string()),
+    }
+}

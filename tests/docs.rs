@@ -1,0 +1,78 @@
+//! The documents name every reason, step and metric that the operator has, and no others.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use etcd_warden::api::{ConditionType, Reason};
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// What a document says about a subject: the section under this heading.
+fn section(document: &str, heading: &str) -> String {
+    let text = read(document);
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap();
+    section.split_once("\n## ").map_or(section, |(section, _)| section).to_owned()
+}
+
+/// The words of a text that are set as code.
+fn code(text: &str) -> BTreeSet<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The texts between double quotes.
+fn literals(text: &str) -> impl Iterator<Item = &str> {
+    text.split('"').skip(1).step_by(2)
+}
+
+#[test]
+fn every_reason_is_explained() {
+    let explained = code(&(read("docs/troubleshooting.md") + &read("docs/reference.md")));
+    let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !explained.contains(reason.as_str())).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn tables_of_reasons_have_no_others() {
+    for heading in ["Reasons of an EtcdCluster", "Reasons of an EtcdUser"] {
+        for row in section("docs/troubleshooting.md", heading).lines().filter(|line| line.starts_with("| ")) {
+            let (_, cells) = row.split_at(2);
+            // The last cell is what it means.
+            let (cells, _) = cells.trim_end_matches('|').rsplit_once('|').unwrap();
+            let unknown = |word: &String| Reason::parse(word).is_none() && ConditionType::parse(word).is_none();
+            let unknown: Vec<_> = code(cells).into_iter().filter(unknown).collect();
+            assert!(unknown.is_empty(), "{unknown:?} in {row}");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_steps_is_that_of_the_source() {
+    let mut steps = BTreeSet::new();
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster/steps")).unwrap() {
+        let source = fs::read_to_string(file.unwrap().path()).unwrap();
+        for name in source.split("fn name(&self) -> &'static str {").skip(1) {
+            steps.extend(literals(name.split_once("\n    }").unwrap().0).map(str::to_owned));
+        }
+    }
+    let mut documented = BTreeSet::new();
+    for row in section("docs/reference.md", "Steps").lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").collect();
+        documented.extend(code(cells[0]));
+        let reasons = code(&cells[1..3].concat());
+        let unknown: Vec<_> = reasons.iter().filter(|reason| Reason::parse(reason).is_none()).collect();
+        assert!(reasons.len() >= 2 && unknown.is_empty(), "{row}: {unknown:?}");
+    }
+    assert_eq!(documented, steps);
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let documented = code(&section("docs/reference.md", "Metrics"));
+    for call in read("src/metrics.rs").split("r.register").skip(1) {
+        let name = format!("etcd_warden_{}", literals(call).next().unwrap());
+        assert!(documented.iter().any(|word| word.starts_with(&name)), "{name}");
+    }
+}

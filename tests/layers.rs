@@ -1,0 +1,271 @@
+//! Imports go down: a file uses only layers below its own, and no two files need each other.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use syn::{
+    Attribute, Item, UseTree,
+    visit::{self, Visit},
+};
+
+/// The layers from the lowest to the highest. A module belongs to the longest prefix of its path; modules of one layer do not use each
+/// other unless they share that prefix.
+const LAYERS: &[&[&str]] = &[
+    &["digest", "ids", "backoff", "telemetry"],
+    &["pki", "etcd"],
+    &["api"],
+    &["names"],
+    &["kubernetes"],
+    &["certificates"],
+    &["reporting::note"],
+    &["reporting::event"],
+    &["reporting::condition"],
+    &["metrics", "identity", "cache"],
+    &["http", "context"],
+    &["leader"],
+    &["reporting", "issuing"],
+    &["cluster::validated"],
+    &["cluster::validate", "cluster::observed", "cluster::leaves", "cluster::objects"],
+    &["cluster::specs", "cluster::facts"],
+    &["cluster::steps"],
+    &["cluster::plan"],
+    &["cluster::outcome", "cluster::dial"],
+    &["cluster::observe", "cluster::act", "cluster::status"],
+    &["cluster", "user"],
+    &["controllers"],
+];
+
+type Module = String;
+
+#[derive(Default)]
+struct File {
+    path: PathBuf,
+    /// Names that the module re-exports, and what they stand for.
+    exports: BTreeMap<String, Vec<String>>,
+    /// Paths that its code uses.
+    uses: BTreeSet<Vec<String>>,
+}
+
+/// Collects the paths of one file. What is compiled for tests alone does not count.
+struct Paths<'a> {
+    module: &'a [String],
+    file: File,
+}
+
+fn is_test(attributes: &[Attribute]) -> bool {
+    let is_cfg_test = |attribute: &Attribute| {
+        attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Ident>().is_ok_and(|argument| argument == "test")
+    };
+    attributes.iter().any(is_cfg_test)
+}
+
+impl Paths<'_> {
+    /// The path from the crate's root; `None` if it leaves the crate.
+    fn absolute(&self, path: &[String]) -> Option<Vec<String>> {
+        let mut module = self.module.to_vec();
+        let mut rest = path;
+        match path.first()?.as_str() {
+            "crate" => {
+                module.clear();
+                rest = &path[1..];
+            }
+            "self" => rest = &path[1..],
+            "super" => {
+                while rest.first().is_some_and(|part| part == "super") {
+                    module.pop();
+                    rest = &rest[1..];
+                }
+            }
+            _ => return None,
+        }
+        Some(module.into_iter().chain(rest.iter().cloned()).collect())
+    }
+
+    fn add_tree(&mut self, prefix: &[String], tree: &UseTree, is_public: bool) {
+        match tree {
+            UseTree::Path(path) => {
+                let prefix: Vec<_> = prefix.iter().cloned().chain([path.ident.to_string()]).collect();
+                self.add_tree(&prefix, &path.tree, is_public);
+            }
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.add_tree(prefix, tree, is_public)),
+            UseTree::Name(name) => self.add_use(prefix, &name.ident.to_string(), &name.ident.to_string(), is_public),
+            UseTree::Rename(name) => self.add_use(prefix, &name.ident.to_string(), &name.rename.to_string(), is_public),
+            UseTree::Glob(_) => self.add_use(prefix, "*", "*", is_public),
+        }
+    }
+
+    fn add_use(&mut self, prefix: &[String], name: &str, alias: &str, is_public: bool) {
+        let path: Vec<_> = prefix.iter().cloned().chain((name != "self").then(|| name.to_owned())).collect();
+        // In a module's file a path may begin with one of its own modules.
+        let own: Vec<_> = ["self".to_owned()].into_iter().chain(path.iter().cloned()).collect();
+        let begins_here = !["crate", "self", "super"].contains(&path[0].as_str());
+        let Some(path) = self.absolute(if is_public && begins_here { &own } else { &path }) else { return };
+        if is_public {
+            self.file.exports.insert(alias.to_owned(), path);
+        } else {
+            self.file.uses.insert(path);
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Paths<'_> {
+    fn visit_item(&mut self, item: &'ast Item) {
+        match item {
+            Item::Mod(module) if is_test(&module.attrs) => {}
+            Item::Fn(function) if is_test(&function.attrs) => {}
+            Item::Use(import) if is_test(&import.attrs) => {}
+            Item::Use(import) => {
+                let is_public = !matches!(import.vis, syn::Visibility::Inherited);
+                self.add_tree(&[], &import.tree, is_public);
+            }
+            other => visit::visit_item(self, other),
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let parts: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        if path.leading_colon.is_none()
+            && let Some(path) = self.absolute(&parts)
+            && parts.len() > 1
+        {
+            self.file.uses.insert(path);
+        }
+        visit::visit_path(self, path);
+    }
+}
+
+fn sources(under: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(under).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "rs"));
+    files.sort();
+    files
+}
+
+fn module_of(path: &Path) -> Vec<String> {
+    let inside = path.strip_prefix("src").unwrap().with_extension("");
+    let mut module: Vec<_> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if module.last().is_some_and(|last| last == "mod" || last == "lib") {
+        module.pop();
+    }
+    module
+}
+
+fn read() -> BTreeMap<Module, File> {
+    let is_code = |path: &PathBuf| {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        !(name == "main" || name == "tests" || name == "fixtures" || name.ends_with("_tests"))
+    };
+    let read = |path: PathBuf| {
+        let module = module_of(&path);
+        let syntax = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
+        let mut paths = Paths { module: &module, file: File { path, ..File::default() } };
+        paths.visit_file(&syntax);
+        (module.join("::"), paths.file)
+    };
+    sources(Path::new("src")).into_iter().filter(is_code).map(read).collect()
+}
+
+/// The module in whose file a path is defined.
+fn defined_in(files: &BTreeMap<Module, File>, path: &[String]) -> Option<Module> {
+    let longest = (0..=path.len()).rev().find(|parts| files.contains_key(&path[..*parts].join("::")))?;
+    let module = path[..longest].join("::");
+    let Some(name) = path.get(longest) else { return Some(module) };
+    match files[&module].exports.get(name) {
+        Some(target) if target != path => {
+            let rest = &path[longest + 1..];
+            defined_in(files, &target.iter().chain(rest).cloned().collect::<Vec<_>>())
+        }
+        _ => Some(module),
+    }
+}
+
+/// What each file needs.
+fn needs(files: &BTreeMap<Module, File>) -> BTreeMap<&Module, BTreeSet<Module>> {
+    let needed = |(module, file): (_, &File)| {
+        let mut needed: BTreeSet<_> = file.uses.iter().filter_map(|path| defined_in(files, path)).collect();
+        needed.remove(module);
+        (module, needed)
+    };
+    files.iter().map(needed).collect()
+}
+
+/// The layer of a module, and the prefix by which it belongs to it.
+fn layer_of(module: &str) -> Option<(usize, &'static str)> {
+    let belongs = |prefix: &str| module == prefix || module.starts_with(&format!("{prefix}::"));
+    let all = LAYERS.iter().enumerate().flat_map(|(layer, prefixes)| prefixes.iter().map(move |prefix| (layer, *prefix)));
+    all.filter(|(_, prefix)| belongs(prefix)).max_by_key(|(_, prefix)| prefix.len())
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    let files = read();
+    assert!(files.len() > 100, "only {} files were found", files.len());
+    let without: Vec<_> = files.keys().filter(|module| !module.is_empty() && layer_of(module).is_none()).collect();
+    assert!(without.is_empty(), "add these to the table of layers: {without:?}");
+    let is_used = |prefix: &&str| files.keys().any(|module| layer_of(module).is_some_and(|(_, by)| by == *prefix));
+    let unused: Vec<_> = LAYERS.iter().flat_map(|prefixes| prefixes.iter()).filter(|prefix| !is_used(prefix)).collect();
+    assert!(unused.is_empty(), "remove these from the table of layers: {unused:?}");
+}
+
+#[test]
+fn imports_go_down() {
+    let files = read();
+    let mut wrong = vec![];
+    for (module, needed) in needs(&files) {
+        let Some((layer, prefix)) = layer_of(module) else { continue };
+        for other in needed {
+            let Some((other_layer, other_prefix)) = layer_of(&other) else { continue };
+            if other_prefix != prefix && other_layer >= layer {
+                wrong.push(format!("{} uses {other}", files[module].path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these imports do not go down:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_files_need_each_other() {
+    let files = read();
+    let needs = needs(&files);
+    // What nothing else needs, or needs nothing else, is in no circle.
+    let mut rest: BTreeMap<&Module, BTreeSet<&Module>> =
+        needs.iter().map(|(module, needed)| (*module, needed.iter().filter(|other| files.contains_key(*other)).collect())).collect();
+    loop {
+        let before = rest.len();
+        let left: BTreeSet<_> = rest.keys().copied().collect();
+        rest.values_mut().for_each(|needed| needed.retain(|other| left.contains(other)));
+        rest.retain(|_, needed| !needed.is_empty());
+        let needed: BTreeSet<_> = rest.values().flatten().copied().collect();
+        rest.retain(|module, _| needed.contains(module));
+        if rest.len() == before {
+            break;
+        }
+    }
+    let rest: Vec<_> = rest.iter().map(|(module, needed)| format!("{module} needs {needed:?}")).collect();
+    assert!(rest.is_empty(), "these files need each other:\n{}", rest.join("\n"));
+}
+
+#[test]
+fn a_circle_and_an_upward_import_are_found() {
+    let file = |uses: &[&str], exports: &[(&str, &str)]| File {
+        uses: uses.iter().map(|path| path.split("::").map(str::to_owned).collect()).collect(),
+        exports: exports.iter().map(|(name, path)| ((*name).into(), path.split("::").map(str::to_owned).collect())).collect(),
+        ..File::default()
+    };
+    let files: BTreeMap<Module, File> = [
+        ("pki".to_owned(), file(&[], &[("Key", "pki::key::Key")])),
+        ("pki::key".to_owned(), file(&["cluster::plan::Plan"], &[])),
+        ("cluster::plan".to_owned(), file(&["pki::Key"], &[])),
+    ]
+    .into();
+    let needs = needs(&files);
+    assert_eq!(needs[&"cluster::plan".to_owned()], BTreeSet::from(["pki::key".to_owned()]));
+    assert_eq!(needs[&"pki::key".to_owned()], BTreeSet::from(["cluster::plan".to_owned()]));
+    assert!(layer_of("pki::key").unwrap().0 < layer_of("cluster::plan::rollout").unwrap().0);
+}

@@ -1,0 +1,320 @@
+//! What an operator does in a pass, one action at a time, in the order of the plan.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use etcd_warden::{
+    api::EtcdCluster,
+    certificates::{
+        issuers::IssuerProbe,
+        requests::{LeafRequest, SecretChange},
+        transition::AuthorityRequest,
+    },
+    cluster::{
+        objects,
+        plan::changes::{CompletedRequest, PodPatch, Write},
+        steps::{Check, Deletable, Effect, Step},
+        validated::ValidatedCluster,
+    },
+    etcd::{Change, Class},
+    ids::{MemberId, Uid},
+    kubernetes::{object::Object, secret::SecretView},
+    names::{MemberName, annotation as key},
+    pki::{Domain, Holder},
+};
+
+use crate::{
+    certificates,
+    kubernetes::{Refused, Slot, named, names, place},
+    observation::read,
+    operator::{Job, Operator},
+    run::World,
+    time,
+};
+
+/// Something that an operator does, and between which and the next one anything may happen.
+#[derive(Clone)]
+pub enum Action {
+    /// The bootstrap ConfigMap is applied.
+    Bootstrap(Object),
+    /// The authority of an external issuer is asked for.
+    IssuerProbe(IssuerProbe),
+    /// The first authorities of a domain are created.
+    Authorities(AuthorityRequest),
+    /// An object is applied.
+    Apply(Object),
+    /// All leaves of these changes are recorded.
+    Ledger(Arc<[SecretChange]>),
+    /// One of the changes is made.
+    Secret(Arc<[SecretChange]>, usize),
+    /// A pod is labelled and annotated.
+    Pod(PodPatch),
+    /// Annotations of completed requests are removed.
+    Completed(Vec<CompletedRequest>),
+    /// What a step depends on is read afresh.
+    Read(Step),
+    /// One of the effects of a step.
+    Effect(Arc<Taking>, usize),
+    /// The status is written.
+    Report,
+}
+
+/// A step that is still right.
+pub struct Taking {
+    step: Step,
+    effects: Vec<Effect>,
+    /// The member that led when it was decided.
+    leader: Option<MemberName>,
+}
+
+/// What came of an action.
+#[derive(Clone, Copy)]
+pub enum Done {
+    Yes,
+    /// The pass goes on, and the next one comes soon.
+    No,
+}
+
+/// The actions that a write consists of.
+pub fn of(write: Write) -> Vec<Action> {
+    match write {
+        Write::Bootstrap(object) => vec![Action::Bootstrap(object.clone())],
+        Write::IssuerProbe(probe) => vec![Action::IssuerProbe(probe)],
+        Write::Authorities(request) => vec![Action::Authorities(request.clone())],
+        Write::Object(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
+        Write::Secrets(changes) => {
+            let changes: Arc<[SecretChange]> = changes.into();
+            let issues = changes.iter().any(|change| !change.leaves.is_empty());
+            let ledger = issues.then(|| Action::Ledger(changes.clone()));
+            ledger.into_iter().chain((0..changes.len()).map(|at| Action::Secret(changes.clone(), at))).collect()
+        }
+        Write::Pod(patch) => vec![Action::Pod(patch.clone())],
+        Write::Completed(requests) => vec![Action::Completed(requests.to_vec())],
+        Write::Step(step) => vec![Action::Read(step.clone())],
+    }
+}
+
+/// Does it.
+pub fn act(world: &mut World, operator: &mut Operator, job: &Job, action: &Action) -> Done {
+    match action {
+        Action::Bootstrap(object) | Action::Apply(object) => {
+            world.written();
+            done(world.kubernetes.apply(object))
+        }
+        Action::IssuerProbe(probe) => {
+            world.broken.push(format!("{probe:?}: no issuer is external"));
+            Done::No
+        }
+        Action::Authorities(request) => create(world, &job.valid, request),
+        Action::Ledger(changes) => record(world, changes),
+        Action::Secret(changes, at) => change_secret(world, &job.valid, &changes[*at]),
+        Action::Pod(patch) => patch_pod(world, patch),
+        Action::Completed(requests) => complete(world, job, requests),
+        Action::Read(step) => recheck(world, operator, job, step),
+        Action::Effect(taking, at) => take(world, taking, &taking.effects[*at]),
+        Action::Report => report(world, operator, job),
+    }
+}
+
+fn done(result: Result<(), Refused>) -> Done {
+    if result.is_ok() { Done::Yes } else { Done::No }
+}
+
+fn create(world: &mut World, valid: &ValidatedCluster, request: &AuthorityRequest) -> Done {
+    let slot = Slot::authority(request.domain);
+    if world.kubernetes.things.secret(slot).is_some() {
+        return Done::No;
+    }
+    world.written();
+    let mut secret = certificates::authority_data(request);
+    secret.meta = objects::retained(valid, request.secret.clone());
+    world.kubernetes.put_secret(slot, secret);
+    Done::Yes
+}
+
+fn slot_of(change: &SecretChange) -> Slot {
+    Slot::secret(&change.name).expect("the operator issues for itself and for members")
+}
+
+/// Whether a Secret is still what a change was planned on.
+fn is_current(world: &World, change: &SecretChange) -> bool {
+    let existing = world.kubernetes.things.secret(slot_of(change)).and_then(|secret| secret.meta.resource_version.as_ref());
+    existing == change.version.as_ref()
+}
+
+/// Everything that is issued in a pass is recorded before it is handed out.
+fn record(world: &mut World, changes: &[SecretChange]) -> Done {
+    world.written();
+    for domain in Domain::ALL {
+        let changes = changes.iter().filter(|change| is_current(world, change));
+        let requests: Vec<LeafRequest> =
+            changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).cloned().collect();
+        let slot = Slot::authority(domain);
+        let Some(secret) = world.kubernetes.things.secret(slot).filter(|_| !requests.is_empty()).cloned() else { continue };
+        let secret = certificates::with_ledger(domain, &secret, |ledger| {
+            for request in &requests {
+                let generation = world.issue(request);
+                ledger.record(&certificates::leaf(request, generation).certificate, request.holder.clone());
+            }
+        });
+        world.kubernetes.put_secret(slot, secret);
+    }
+    Done::Yes
+}
+
+fn change_secret(world: &mut World, valid: &ValidatedCluster, change: &SecretChange) -> Done {
+    let slot = slot_of(change);
+    if !is_current(world, change) {
+        return Done::No;
+    }
+    world.written();
+    let new = || SecretView { meta: objects::owned(valid, change.name.clone()), ..SecretView::default() };
+    let mut secret = world.kubernetes.things.secret(slot).map_or_else(new, |secret| SecretView::clone(secret));
+    secret.meta.labels.get_or_insert_default().extend(change.labels.clone());
+    secret.type_ = change.type_.into();
+    secret.data.extend(change.files.clone());
+    for request in &change.leaves {
+        let leaf = certificates::leaf(request, world.issued(request));
+        secret.data.insert(request.keys.certificate.into(), leaf.certificate.pem().into());
+        secret.data.insert(request.keys.private_key.into(), leaf.key_digest.clone().into());
+    }
+    world.kubernetes.put_secret(slot, secret);
+    Done::Yes
+}
+
+fn patch_pod(world: &mut World, patch: &PodPatch) -> Done {
+    world.written();
+    let Some(place) = named(&patch.pod, |member| names().pod(member)) else { return Done::No };
+    let World { kubernetes, rng, now, .. } = world;
+    done(kubernetes.patch_pod(place, &patch.uid, &patch.labels, &patch.annotations, *now, rng))
+}
+
+/// Removes annotations of the cluster, if it is as it was seen: its user may request something else by now.
+fn complete(world: &mut World, job: &Job, requests: &[CompletedRequest]) -> Done {
+    let mut cluster = world.kubernetes.cluster().clone();
+    if cluster.metadata.resource_version == job.cluster.metadata.resource_version {
+        world.written();
+        let annotations = cluster.metadata.annotations.get_or_insert_default();
+        for request in requests {
+            match &request.remaining {
+                Some(remaining) => drop(annotations.insert(request.annotation.into(), remaining.clone())),
+                None => drop(annotations.remove(request.annotation)),
+            }
+        }
+        world.kubernetes.put_cluster(cluster);
+    }
+    Done::No
+}
+
+/// Reads what a step depends on. If it is still right, its effects come next.
+fn recheck(world: &mut World, operator: &mut Operator, job: &Job, step: &Step) -> Done {
+    let fresh = read(world, &step.definition().reads());
+    match step.recheck(&job.valid, job.known, &fresh) {
+        Err(why) => {
+            world.note(|| format!("not taken: {}: {why}", step.describe()));
+            Done::No
+        }
+        Ok(step) => {
+            world.judge(&step);
+            let effects = step.definition().effects(&Check::new(&job.valid, job.known, &fresh));
+            let count = effects.len();
+            let taking = Arc::new(Taking { step, effects, leader: fresh.leader().cloned() });
+            (0..count).rev().for_each(|at| operator.queue.push_front(Action::Effect(taking.clone(), at)));
+            Done::Yes
+        }
+    }
+}
+
+fn take(world: &mut World, taking: &Taking, effect: &Effect) -> Done {
+    world.written();
+    let (before, fenced) = (world.has_quorum(), world.is_fenced(effect));
+    let taken = change(world, taking, effect);
+    world.note(|| format!("{}: {taken:?}", taking.step.describe()));
+    world.after(&taking.step, before, fenced);
+    if taken.is_ok() { Done::Yes } else { Done::No }
+}
+
+/// Lets a step take effect. An error says why nothing has changed.
+fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<(), String> {
+    let (now, kubernetes) = (world.now, &mut world.kubernetes);
+    let changed = match effect {
+        Effect::ChangeMembers(change) => return change_members(world, taking.leader.as_ref(), change),
+        Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations),
+        Effect::Revoke { domain, holders } => return revoke(world, *domain, holders),
+        Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
+        Effect::Delete { kind: Deletable::Claim, name, uid } => {
+            let place = named(name, |member| names().claim(member)).ok_or("it is no member's")?;
+            kubernetes.delete_claim(place, Some(uid), now)
+        }
+        Effect::Delete { kind: Deletable::StatefulSet, name, uid } => {
+            let place = named(name, MemberName::to_string).ok_or("it is no member's")?;
+            kubernetes.delete_set(place, uid)
+        }
+        Effect::Delete { kind: Deletable::Pod, name, uid } => {
+            let place = named(name, |member| names().pod(member)).ok_or("it is no member's")?;
+            kubernetes.delete_pod_with(place, uid, now, &mut world.rng)
+        }
+        Effect::Evict { member, uid } => kubernetes.evict(place(member), Some(uid), now, &mut world.rng),
+        // A step with such an effect has been judged as wrong.
+        Effect::AdoptSecret { .. } | Effect::ChangeAuthorities(_) => return Err("there is no cause".into()),
+    };
+    changed.map_err(|why| format!("{why:?}"))
+}
+
+fn change_members(world: &mut World, leader: Option<&MemberName>, change: &Change) -> Result<(), String> {
+    let now = world.now;
+    let leader = place(leader.ok_or("no member leads")?);
+    // What the operator reaches is the process in the leader's pod of the moment before.
+    let reached = world.etcd.processes.get(&leader).is_some_and(|process| process.serving);
+    if !reached || world.silent_until[usize::from(leader)] > now {
+        return Err(format!("{:?}", Class::Unavailable));
+    }
+    let etcd = &mut world.etcd;
+    let changed = match change {
+        Change::AddLearner { peer_url } => {
+            let member = names().member_at(peer_url).expect("a member's URL");
+            etcd.add_learner(leader, place(&member), now)
+        }
+        Change::Promote { id } => etcd.promote(leader, id.0, now),
+        Change::Remove { id } => etcd.remove(leader, id.0, now),
+        Change::MoveLeader { to } => etcd.move_leader(leader, to.0, now),
+    };
+    changed.map_err(|class| format!("{class:?}"))
+}
+
+fn annotate_claim(world: &mut World, name: &str, uid: &Uid, annotations: &BTreeMap<&'static str, String>) -> Result<(), String> {
+    let place = named(name, |member| names().claim(member)).ok_or("it is no member's")?;
+    let id: Option<MemberId> = annotations.get(key::MEMBER_ID).map(|id| id.parse().expect("a member's ID"));
+    world.etcd.recorded.extend(id.map(|id| id.0));
+    world.kubernetes.annotate_claim(place, uid, annotations).map_err(|why| format!("{why:?}"))
+}
+
+fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) -> Result<(), String> {
+    let slot = Slot::authority(domain);
+    let secret = world.kubernetes.things.secret(slot).ok_or("there is no CA")?;
+    let now = time(world.now);
+    let mut revoked = 0;
+    let secret = certificates::with_ledger(domain, secret, |ledger| {
+        revoked = ledger.revoke(|issued| holders.contains(&issued.holder), now);
+    });
+    if revoked == 0 {
+        return Err("nothing is left to revoke".into());
+    }
+    world.kubernetes.put_secret(slot, secret);
+    Ok(())
+}
+
+/// Writes the status, if the cluster is as it was seen.
+fn report(world: &mut World, operator: &mut Operator, job: &Job) -> Done {
+    if job.cluster.status.as_ref() == Some(&job.status) {
+        return Done::Yes;
+    }
+    let existing = world.kubernetes.cluster();
+    if existing.metadata.resource_version != job.cluster.metadata.resource_version {
+        return Done::No;
+    }
+    let (metadata, spec) = (existing.metadata.clone(), existing.spec.clone());
+    world.written();
+    operator.disturb();
+    world.kubernetes.put_cluster(EtcdCluster { metadata, spec, status: Some(job.status.clone()) });
+    Done::Yes
+}
