@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use jiff::Timestamp;
@@ -20,13 +20,21 @@ use x509_parser::{
 use super::{error::PkiError, key::KeyDigest, pem, serial::Serial};
 
 /// The certificate of a leaf or an authority, without its private key. Two are equal if their DER is. Clones share the content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Certificate(Arc<Content>);
 
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.der == other.0.der
+    }
+}
+
+impl Eq for Certificate {}
+
 /// What is read of a certificate.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Content {
-    der: Box<[u8]>,
+    der: Arc<[u8]>,
     pem: Box<str>,
     serial: Serial,
     common_name: String,
@@ -41,6 +49,8 @@ struct Content {
     authority_key_id: Option<Box<[u8]>>,
     key_digest: KeyDigest,
     fingerprint: Box<str>,
+    /// The DER of the first authority that was found to have signed it: verifying a signature is most of what deciding costs.
+    signer: OnceLock<Arc<[u8]>>,
 }
 
 impl Certificate {
@@ -83,6 +93,7 @@ impl Certificate {
             authority_key_id,
             key_digest: KeyDigest::of(read.public_key().raw),
             fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
+            signer: OnceLock::new(),
         })))
     }
 
@@ -170,8 +181,17 @@ impl Certificate {
     }
     /// Whether an authority signed it, by the name and the signature alone: certificates of others may lack key identifiers.
     pub(super) fn is_below(&self, authority: &Certificate) -> bool {
+        if self.0.signer.get() == Some(&authority.0.der) {
+            return true;
+        }
         let (Ok(read), Ok(issuer)) = (parse(&self.0.der), parse(&authority.0.der)) else { return false };
-        read.issuer().as_raw() == issuer.subject().as_raw() && read.verify_signature(Some(issuer.public_key())).is_ok()
+        let is_below =
+            read.issuer().as_raw() == issuer.subject().as_raw() && read.verify_signature(Some(issuer.public_key())).is_ok();
+        if is_below {
+            // Another one with the same key and name may have been first.
+            let _ = self.0.signer.set(authority.0.der.clone());
+        }
+        is_below
     }
     /// Whether a server may use it.
     pub fn server_auth(&self) -> bool {

@@ -1,12 +1,16 @@
 //! A model of Kubernetes: objects with versions and the watches that tell of them, the StatefulSet controller, kubelets, claims
 //! and their volumes, evictions and the disruption budget.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, LazyLock},
+};
 
 use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
-    certificates::secret::CachedSecret,
+    certificates::secret::{CachedSecret, SecretDerived},
     cluster::objects::{StartState, start_state},
     ids::Uid,
     kubernetes::{
@@ -324,7 +328,8 @@ impl Kubernetes {
 
     pub fn put_secret(&mut self, slot: Slot, mut secret: SecretView) {
         secret.meta.resource_version = Some(self.next_version());
-        self.put(slot, Some(Thing::Secret(secret.into())));
+        let derived = derived(&secret);
+        self.put(slot, Some(Thing::Secret(Cached::new(Arc::new(secret), derived))));
     }
 
     fn put_claim(&mut self, place: Place, mut claim: PersistentVolumeClaim) {
@@ -703,6 +708,24 @@ impl Kubernetes {
             Some(PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() });
         self.put_pod(place, pod);
     }
+}
+
+/// What is derived from a Secret. As no Secret here has a uid, it follows from the contents alone, and most worlds have the same ones:
+/// reading and verifying them is what would cost.
+fn derived(secret: &SecretView) -> Arc<SecretDerived> {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<BTreeMap<String, Vec<u8>>, Arc<SecretDerived>>> = RefCell::default();
+    }
+    assert_eq!(secret.meta.uid, None, "what is derived would follow from the uid too");
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(derived) = known.get(&secret.data) {
+            return derived.clone();
+        }
+        if known.len() >= 1_000 {
+            known.clear();
+        }
+        known.entry(secret.data.clone()).or_default().clone()
+    })
 }
 
 fn is_learner(etcd: &Etcd, place: Place) -> bool {

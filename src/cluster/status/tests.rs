@@ -96,7 +96,7 @@ fn a_healthy_cluster_is_announced_once() {
     for _ in 0..10 {
         announced.extend(world.pass().report.events);
     }
-    assert_eq!(reasons(&announced), ["QuorumHealthy", "CertificatesServed"]);
+    assert_eq!(reasons(&announced), ["QuorumHealthy"]);
     let report = world.report();
     assert_eq!(
         conditions(&report),
@@ -442,12 +442,16 @@ fn a_paused_cluster_is_still_reported() {
 fn a_lost_authority_is_reported_and_stays_in_the_status() {
     let mut world = World::bootstrapped(ONE);
     let before = world.observed.status.certificates.clone();
-    *world.authority_secret(Domain::Client) = None;
+    let secret = world.authority_secret(Domain::Client).take();
     let lost = world.pass().report;
     assert_eq!(conditions(&lost), [("True", "QuorumHealthy"), ("False", "UpToDate"), ("True", "CALost"), ("False", "CALost")]);
     assert_eq!(reasons(&lost.events), ["CALost"]);
     assert!(note(&lost.events[0]).contains("Secret demo-client-ca is missing") && note(&lost.events[0]).contains("Restore"));
     assert_eq!(lost.status.certificates, before, "so that the one that is restored is recognized");
+    *world.authority_secret(Domain::Client) = secret;
+    let restored = world.pass().report;
+    assert_eq!(conditions(&restored)[3], ("True", "CertificatesServed"));
+    assert_eq!(reasons(&restored.events), ["Healthy", "CertificatesServed"], "the end of a fault is announced");
 }
 
 #[test]
