@@ -37,6 +37,14 @@ pub struct SecretDerived {
     current: Mutex<Option<Current>>,
 }
 
+impl SecretDerived {
+    /// With certificates that are known already, by their keys. They are presented without intermediate certificates.
+    pub fn knowing(certificates: impl IntoIterator<Item = (String, Certificate)>) -> Self {
+        let presented = certificates.into_iter().map(|(key, certificate)| (key, (certificate, Arc::default())));
+        Self { certificates: Mutex::new(presented.collect()), ..Self::default() }
+    }
+}
+
 /// The keys of a member's Secret that hold its leaf certificates of a domain.
 pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
     match domain {

@@ -1,18 +1,19 @@
 //! Real authorities and leaves, made once for all worlds: making and reading them is what would cost.
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use etcd_warden::{
     certificates::{
         requests::LeafRequest,
-        secret::CachedSecret,
+        secret::{CachedSecret, SecretDerived},
         transition::{AuthorityRequest, NewAuthority},
     },
     kubernetes::secret::SecretView,
-    names::authority_key,
+    names::{authority_key, member_key, tls_key},
     pki::{Authority, Certificate, Domain, Ledger, Serial},
 };
 use jiff::Timestamp;
@@ -106,4 +107,35 @@ pub fn with_ledger(domain: Domain, secret: &CachedSecret, change: impl FnOnce(&m
     }
     secret.data.insert(authority_key::LEDGER.into(), ledger.to_json().expect("a ledger"));
     secret
+}
+
+/// The keys of Secrets that hold leaves.
+const LEAVES: [&str; 4] = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT, tls_key::CRT];
+
+/// What is derived from a Secret. As no Secret here has a uid, it follows from the contents alone, which worlds have in common.
+pub fn derived(secret: &SecretView) -> Arc<SecretDerived> {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<BTreeMap<String, Vec<u8>>, Arc<SecretDerived>>> = RefCell::default();
+    }
+    assert_eq!(secret.meta.uid, None, "what is derived would follow from the uid too");
+    let leaves = secret.data.iter().filter(|(key, _)| LEAVES.contains(&key.as_str()));
+    let derive = || Arc::new(SecretDerived::knowing(leaves.map(|(key, text)| (key.clone(), known(text)))));
+    KNOWN.with_borrow_mut(|known| {
+        if let Some(derived) = known.get(&secret.data) {
+            return derived.clone();
+        }
+        if known.len() >= 1_000 {
+            known.clear();
+        }
+        known.entry(secret.data.clone()).or_insert_with(derive).clone()
+    })
+}
+
+/// The certificate with this text, read once.
+fn known(text: &[u8]) -> Certificate {
+    thread_local! {
+        static KNOWN: RefCell<HashMap<Vec<u8>, Certificate>> = RefCell::default();
+    }
+    let read = || Certificate::from_pem(text).expect("a certificate");
+    KNOWN.with_borrow_mut(|known| known.entry(text.to_owned()).or_insert_with(read).clone())
 }

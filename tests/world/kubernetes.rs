@@ -2,15 +2,14 @@
 //! and their volumes, evictions and the disruption budget.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, LazyLock},
 };
 
 use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
-    certificates::secret::{CachedSecret, SecretDerived},
+    certificates::secret::CachedSecret,
     cluster::objects::{StartState, start_state},
     ids::Uid,
     kubernetes::{
@@ -40,6 +39,7 @@ use kube::Resource;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    certificates,
     etcd::{Etcd, Millis, Place, Start, Volume},
     rng::Rng,
     time,
@@ -328,7 +328,7 @@ impl Kubernetes {
 
     pub fn put_secret(&mut self, slot: Slot, mut secret: SecretView) {
         secret.meta.resource_version = Some(self.next_version());
-        let derived = derived(&secret);
+        let derived = certificates::derived(&secret);
         self.put(slot, Some(Thing::Secret(Cached::new(Arc::new(secret), derived))));
     }
 
@@ -708,24 +708,6 @@ impl Kubernetes {
             Some(PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() });
         self.put_pod(place, pod);
     }
-}
-
-/// What is derived from a Secret. As no Secret here has a uid, it follows from the contents alone, and most worlds have the same ones:
-/// reading and verifying them is what would cost.
-fn derived(secret: &SecretView) -> Arc<SecretDerived> {
-    thread_local! {
-        static KNOWN: RefCell<HashMap<BTreeMap<String, Vec<u8>>, Arc<SecretDerived>>> = RefCell::default();
-    }
-    assert_eq!(secret.meta.uid, None, "what is derived would follow from the uid too");
-    KNOWN.with_borrow_mut(|known| {
-        if let Some(derived) = known.get(&secret.data) {
-            return derived.clone();
-        }
-        if known.len() >= 1_000 {
-            known.clear();
-        }
-        known.entry(secret.data.clone()).or_default().clone()
-    })
 }
 
 fn is_learner(etcd: &Etcd, place: Place) -> bool {

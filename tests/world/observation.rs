@@ -214,7 +214,7 @@ pub fn read(world: &World, reads: &[Read]) -> Fresh {
 fn read_objects(world: &World, place: Place, fresh: &mut Fresh) {
     let things = &world.kubernetes.things;
     fresh.pods.extend(things.pod(Slot::Pod(place)).map(|pod| (member(place), pod.clone())));
-    fresh.sets.extend(things.set(Slot::Set(place)).map(|set| (member(place), (**set).clone())));
+    fresh.sets.extend(things.set(Slot::Set(place)).map(|set| (member(place), set.clone())));
 }
 
 fn read_members(world: &World, fresh: &mut Fresh) {

@@ -60,7 +60,7 @@ impl Actor<'_> {
         fresh.pods.extend(pods.items.into_iter().filter_map(|pod| Some((member(&pod)?, pod.into()))));
         let sets = self.api::<StatefulSet>().list(&own).await.map_err(|e| WriteError::of("the StatefulSets", e))?;
         let member = |set: &StatefulSet| names.parse_member(set.metadata.name.as_deref()?);
-        fresh.sets.extend(sets.items.into_iter().filter_map(|set| Some((member(&set)?, set))));
+        fresh.sets.extend(sets.items.into_iter().filter_map(|set| Some((member(&set)?, set.into()))));
         let Some(identity) = self.identity else { return Ok(()) };
         let asking = fresh.pods.iter().map(|(name, pod)| async move {
             let target = dial::target(names, name, pod, CLIENT_PORT);
@@ -90,7 +90,7 @@ impl Actor<'_> {
         fresh.pods.extend(pod.map(|pod| (member.clone(), pod.into())));
         let set = self.api::<StatefulSet>().get_opt(member.as_str()).await;
         let set = set.map_err(|e| WriteError::of(format!("StatefulSet {member}"), e))?;
-        fresh.sets.extend(set.map(|set| (member.clone(), set)));
+        fresh.sets.extend(set.map(|set| (member.clone(), set.into())));
         Ok(())
     }
 

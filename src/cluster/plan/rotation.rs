@@ -99,7 +99,7 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
             changes.merge(contribution);
             change
         } else {
-            scheduled(input, domain, authorities, next(1))
+            scheduled(input, domain, authorities, || next(1))
         };
         (change, changes)
     };
@@ -115,7 +115,12 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
 }
 
 /// The scheduled succession: when its time has come, and every running member trusts the next authority.
-fn scheduled(input: &Input, domain: Domain, authorities: &Authorities, generation: u32) -> Option<Change> {
+fn scheduled(
+    input: &Input,
+    domain: Domain,
+    authorities: &Authorities,
+    generation: impl FnOnce() -> u32,
+) -> Option<Change> {
     // The authority of an external issuer has no successor by itself.
     if authorities.next == authorities.active {
         return None;
@@ -124,8 +129,8 @@ fn scheduled(input: &Input, domain: Domain, authorities: &Authorities, generatio
         input.now >= rotation::succeeds_at(&authorities.active, &authorities.next, input.cluster.lifetimes[domain].leaf);
     let mut pods = input.observed.members.values().filter_map(|member| member.pod.as_ref());
     let mut is_trusted = || pods.all(|pod| trusted_by(&pod.metadata, domain).any(|name| name == authorities.next.fingerprint()));
-    let next = input.cluster.built_in_authority(domain, generation);
-    (is_due && is_trusted()).then_some(Change::Switch { next, immediately: false })
+    let switch = || Change::Switch { next: input.cluster.built_in_authority(domain, generation()), immediately: false };
+    (is_due && is_trusted()).then(switch)
 }
 
 /// The transition that ends a phase of a rotation, unless something is missing; and how far the phase has come.

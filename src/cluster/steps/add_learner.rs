@@ -50,7 +50,7 @@ impl Definition for AddLearner {
         self.ensure_forgotten(check)?;
         // A member that starts as a cluster of one forgets every member that was added.
         let fresh = check.fresh;
-        let forced = fresh.pods.values().any(|pod| pod_is_forced(pod)) || fresh.sets.values().any(template_is_forced);
+        let forced = fresh.pods.values().any(|pod| pod_is_forced(pod)) || fresh.sets.values().any(|set| template_is_forced(set));
         ensure(!forced, || "a member starts as a cluster of one".into())?;
         // An existing claim would be taken for the new member's data.
         if fresh.claim.is_some() {

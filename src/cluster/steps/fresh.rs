@@ -38,7 +38,7 @@ pub struct Fresh {
     /// The pods, by member.
     pub pods: BTreeMap<MemberName, Cached<Pod>>,
     /// The StatefulSets, by member.
-    pub sets: BTreeMap<MemberName, StatefulSet>,
+    pub sets: BTreeMap<MemberName, Cached<StatefulSet>>,
     /// The status of each member that answers.
     pub answers: BTreeMap<MemberName, etcd::MemberStatus>,
     /// The member list that a quorum confirmed.

@@ -42,7 +42,7 @@ impl RestartMember {
     /// while a quorum gives a member list.
     fn turns_forced(&self, pod: &Pod, check: &Check) -> bool {
         let set = check.fresh.sets.get(&self.member).filter(|set| is_in_effect(set));
-        match (pod_is_forced(pod), set.map(template_is_forced)) {
+        match (pod_is_forced(pod), set.map(|set| template_is_forced(set))) {
             (false, Some(true)) => check.fresh.list.is_none(),
             (true, Some(false)) => true,
             _ => false,
@@ -67,7 +67,7 @@ impl RestartMember {
 
     fn why(&self, check: &Check) -> &'static str {
         let pod = check.fresh.pods.get(&self.member).map(|pod| &**pod);
-        let template = check.fresh.sets.get(&self.member).is_some_and(template_is_forced);
+        let template = check.fresh.sets.get(&self.member).is_some_and(|set| template_is_forced(set));
         let requested = check.cluster.requests.restarted_at.as_deref();
         match (pod.is_some_and(pod_is_forced), template) {
             _ if pod.is_some_and(|pod| self.shares_no_trusted_ca(pod, check)) => "it trusts none of the current CAs",

@@ -144,7 +144,7 @@ fn a_restart_does_not_take_the_only_data() {
         let forced = objects::forced(objects::stateful_set(&cluster, &names().member(0), ""));
         (pod.spec, fresh.list) = (forced.spec.template.spec, None);
         let set = objects::stateful_set(&cluster, &names().member(0), "");
-        fresh.sets.insert(names().member(0), StatefulSet { status: Some(StatefulSetStatus::default()), ..set });
+        fresh.sets.insert(names().member(0), StatefulSet { status: Some(StatefulSetStatus::default()), ..set }.into());
         let unless_doomed = |fresh: &Fresh| why(&step, &(cluster.clone(), Fresh { claim: None, ..fresh.clone() }));
         let doomed = "the claim of demo-0 goes with its pod, and the others are no quorum";
         assert_eq!((why(&step, &(cluster.clone(), fresh.clone())).as_str(), unless_doomed(&fresh).as_str()), (doomed, "right"));
@@ -188,7 +188,7 @@ fn no_member_is_added_while_another_starts_or_would_start_alone() {
     pod.pods.get_mut(&names().member(0)).unwrap().spec.clone_from(&forced.spec.template.spec);
     assert_eq!(why(&step, &(cluster.clone(), pod)), "a member starts as a cluster of one");
     let mut template = read;
-    template.sets.insert(names().member(0), forced);
+    template.sets.insert(names().member(0), forced.into());
     assert_eq!(why(&step, &(cluster, template)), "a member starts as a cluster of one");
 }
 
@@ -201,7 +201,7 @@ fn data_is_discarded_only_if_nothing_can_use_it() {
     read.list = None;
     assert_eq!(why(&step, &(cluster.clone(), read.clone())), "demo-1 is not stopped", "it has a pod");
     read.pods.remove(&names().member(1));
-    read.sets.insert(names().member(1), objects::stateful_set(&cluster, &names().member(1), ""));
+    read.sets.insert(names().member(1), objects::stateful_set(&cluster, &names().member(1), "").into());
     assert_eq!(why(&step, &(cluster.clone(), read.clone())), "demo-1 is not stopped", "it gets one");
     read.sets.clear();
     assert_eq!(why(&step, &(cluster, read)), "right");
