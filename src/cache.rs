@@ -219,13 +219,7 @@ impl Watch<'_> {
     /// Keeps the objects of a kind, after `modify`, and calls `seen` with each that was created, changed or deleted.
     fn keep<K>(&self, config: watcher::Config, modify: fn(&mut K), seen: impl Fn(&K) + Send + 'static) -> Store<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + Sync
-            + 'static,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
         K::DynamicType: Eq + Hash + Clone,
     {
         let api: Api<K> = match self.namespace {

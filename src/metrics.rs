@@ -380,7 +380,11 @@ mod tests {
         ] {
             assert!(now.iter().any(|s| s == line), "{line} is not in {now:#?}");
         }
-        metrics.cluster("ns", "demo", ClusterState { domains: PerDomain { client: DomainState::default(), peer: domain }, ..state });
+        metrics.cluster(
+            "ns",
+            "demo",
+            ClusterState { domains: PerDomain { client: DomainState::default(), peer: domain }, ..state },
+        );
         assert!(!metrics.encode().contains(r#"domain="client""#));
         metrics.forget_cluster("ns", "demo");
         assert_eq!(series(&metrics), empty);

@@ -234,8 +234,10 @@ fn no_files_need_each_other() {
     let files = read();
     let needs = needs(&files);
     // What nothing else needs, or needs nothing else, is in no circle.
-    let mut rest: BTreeMap<&Module, BTreeSet<&Module>> =
-        needs.iter().map(|(module, needed)| (*module, needed.iter().filter(|other| files.contains_key(*other)).collect())).collect();
+    let mut rest: BTreeMap<&Module, BTreeSet<&Module>> = needs
+        .iter()
+        .map(|(module, needed)| (*module, needed.iter().filter(|other| files.contains_key(*other)).collect()))
+        .collect();
     loop {
         let before = rest.len();
         let left: BTreeSet<_> = rest.keys().copied().collect();

@@ -130,7 +130,13 @@ impl Slot {
     }
 
     /// Puts an authority there: a new one, or an external one with its private key if that is known.
-    fn put(self, contents: &mut Contents, new: &NewAuthority, external_key: Option<&[u8]>, now: Timestamp) -> Result<(), PkiError> {
+    fn put(
+        self,
+        contents: &mut Contents,
+        new: &NewAuthority,
+        external_key: Option<&[u8]>,
+        now: Timestamp,
+    ) -> Result<(), PkiError> {
         let [certificate, key] = self.keys();
         match new {
             NewAuthority::BuiltIn { common_name, duration } => {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{authorities::Authorities, secret::CachedSecret};
 pub use super::leaf::{DesiredLeaf, LeafKeys};
+use super::{authorities::Authorities, secret::CachedSecret};
 use crate::pki::{self, Domain, Holder, Issuer, LeafSpec, ReissueReason, Usage};
 
 /// A Secret with certificates that has to be created or changed, with its leaves before or after they are issued. What it does not

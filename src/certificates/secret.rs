@@ -121,7 +121,9 @@ impl CachedSecret {
         let current = self.derived().current.lock().unwrap_or_else(PoisonError::into_inner);
         current.as_ref().is_some_and(|current| {
             let same = |(domain, authorities)| Arc::ptr_eq(&current.authorities[domain], authorities);
-            Arc::ptr_eq(&current.leaves, leaves) && authorities.iter().all(|(d, a)| same((d, *a))) && current.during.contains(&now)
+            Arc::ptr_eq(&current.leaves, leaves)
+                && authorities.iter().all(|(d, a)| same((d, *a)))
+                && current.during.contains(&now)
         })
     }
 

@@ -68,8 +68,8 @@ fn is_reported(authority: &Certificate, reported: &AuthorityStatus) -> bool {
 /// next one was prepared, or new ones were created after both had expired.
 fn follows(authorities: &Authorities, reported: &DomainStatus) -> bool {
     let preparing = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
-    let same = is_reported(&authorities.active, &reported.active)
-        && (preparing || is_reported(&authorities.next, &reported.next));
+    let same =
+        is_reported(&authorities.active, &reported.active) && (preparing || is_reported(&authorities.next, &reported.next));
     // After both had expired nothing was trusted.
     let renewed = authorities.rotation.filter(|rotation| rotation.phase == Phase::Dropping).is_some_and(|rotation| {
         [&reported.active, &reported.next].into_iter().all(|authority| authority.expires.0 <= rotation.since)

@@ -68,8 +68,14 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
         }
         _ => Outcome::default(),
     };
-    let report =
-        status::report(&status::Input { cluster: object, observed: &observed, facts: &facts, decision: &decision, outcome: &outcome, now });
+    let report = status::report(&status::Input {
+        cluster: object,
+        observed: &observed,
+        facts: &facts,
+        decision: &decision,
+        outcome: &outcome,
+        now,
+    });
     let state = status::metrics::state(&report.status, &observed, &decision);
     context.metrics.cluster(names.namespace(), names.cluster(), state);
     let is_outdated = write_report(context, object, object.status.as_ref(), &report).await?;

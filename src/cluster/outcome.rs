@@ -7,13 +7,7 @@ use super::{
     validate::Invalid,
     validated::ValidatedCluster,
 };
-use crate::{
-    api::Reason,
-    issuing::IssueError,
-    kubernetes::error::WriteError,
-    names::MemberName,
-    reporting::note::Note,
-};
+use crate::{api::Reason, issuing::IssueError, kubernetes::error::WriteError, names::MemberName, reporting::note::Note};
 
 /// What the pure stages decided.
 pub enum Decision {

@@ -87,10 +87,7 @@ impl ValidatedCluster {
 
     /// A built-in authority of this generation. Each has a different common name, so that no verifier takes one for another.
     pub fn built_in_authority(&self, domain: Domain, generation: u32) -> NewAuthority {
-        NewAuthority::BuiltIn {
-            common_name: self.authority_name(domain, generation),
-            duration: self.lifetimes[domain].authority,
-        }
+        NewAuthority::BuiltIn { common_name: self.authority_name(domain, generation), duration: self.lifetimes[domain].authority }
     }
 
     /// The common name of a built-in authority.

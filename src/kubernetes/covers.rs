@@ -27,11 +27,13 @@ fn value_covers(existing: &Value, desired: &Value, exactly: bool) -> bool {
         }
         (Value::Array(existing), Value::Array(desired)) => {
             let pairs = existing.iter().zip(desired);
-            existing.len() == desired.len() && pairs.into_iter().all(|(existing, desired)| value_covers(existing, desired, exactly))
+            existing.len() == desired.len()
+                && pairs.into_iter().all(|(existing, desired)| value_covers(existing, desired, exactly))
         }
         // The API server may write a quantity in another form.
         (Value::String(existing), Value::String(desired)) => {
-            existing == desired || !exactly && quantity::milli(existing).is_some_and(|value| Some(value) == quantity::milli(desired))
+            existing == desired
+                || !exactly && quantity::milli(existing).is_some_and(|value| Some(value) == quantity::milli(desired))
         }
         _ => existing == desired,
     }

@@ -43,10 +43,9 @@ impl Actor<'_> {
         let metadata = objects::retained(self.cluster, request.secret.clone());
         match issuing::create_authorities(self.context, &self.recipient(), request, metadata, self.now).await {
             Ok(false) => outcome.again = true,
-            Ok(true) => outcome.done.push(Note::new(
-                Reason::CACreated,
-                format!("created the {} CAs in Secret {}", request.domain, request.secret),
-            )),
+            Ok(true) => outcome
+                .done
+                .push(Note::new(Reason::CACreated, format!("created the {} CAs in Secret {}", request.domain, request.secret))),
             Err(error) => outcome.issuing_failed(&error),
         }
         outcome

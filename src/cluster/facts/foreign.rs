@@ -36,7 +36,8 @@ pub fn find(names: &Names, uid: &Uid, observed: &Observed) -> Vec<ForeignObject>
         all.extend(member.stateful_set.as_ref().map(|o| ("StatefulSet", &o.metadata)));
         all.extend(member.secret.as_ref().map(|o| ("Secret", &o.meta)));
     }
-    let is_used = |claim: &str| observed.members.iter().any(|(name, member)| uses_claim(uid, member) && names.claim(name) == claim);
+    let is_used =
+        |claim: &str| observed.members.iter().any(|(name, member)| uses_claim(uid, member) && names.claim(name) == claim);
     let foreign = all.into_iter().filter(|(_, meta)| !belongs(meta, uid)).map(|(kind, meta)| {
         let name = meta.name.clone().unwrap_or_default();
         let names_no_owner = meta.owner_references.is_none() && annotation(meta, key::CLUSTER_UID).is_none();

@@ -1,9 +1,6 @@
 //! What is known of the members while there is no quorum: who has data, how far it goes, and what the user can do.
 
-use super::{
-    pods::discarded_for,
-    readiness::why_not_ready,
-};
+use super::{pods::discarded_for, readiness::why_not_ready};
 use crate::{
     cluster::observed::{Observed, ObservedMember},
     etcd::Progress,

@@ -41,9 +41,10 @@ impl<'a> Facts<'a> {
     pub fn of(names: &'a Names, uid: &'a Uid, observed: &'a Observed, now: Timestamp) -> Self {
         let bootstrap = observed.bootstrap.as_deref().filter(|config| belongs(&config.metadata, uid));
         // Only the cluster's own objects count, not those that another cluster of this name left or that are still being deleted.
-        let has_own_data = observed.members.values().any(|member| {
-            member.has_started() && member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, uid))
-        });
+        let has_own_data = observed
+            .members
+            .values()
+            .any(|member| member.has_started() && member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, uid)));
         Self {
             names,
             uid,

@@ -41,7 +41,10 @@ fn unbound_claim(member: &ObservedMember) -> Option<String> {
 
 fn pod_problem(pod: &Pod) -> Option<String> {
     if is_terminating(pod) {
-        return Some(format!("its pod is being deleted{}", node_of(pod).map(|node| format!(" on node {node}")).unwrap_or_default()));
+        return Some(format!(
+            "its pod is being deleted{}",
+            node_of(pod).map(|node| format!(" on node {node}")).unwrap_or_default()
+        ));
     }
     if let Some(scheduled) = pod_condition(pod, "PodScheduled").filter(|scheduled| scheduled.status == "False") {
         // The scheduler appends a part about preemption, which says nothing here: ". not found", ". preemption: ...".

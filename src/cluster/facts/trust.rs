@@ -10,12 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use crate::{
-    certificates::authorities::Authorities,
-    kubernetes::ownership::annotation,
-    names::annotation as key,
-    pki::Domain,
-};
+use crate::{certificates::authorities::Authorities, kubernetes::ownership::annotation, names::annotation as key, pki::Domain};
 
 /// The fingerprints of the authorities of a domain that a pod, or the pods of a template, trust. A container that started later may
 /// trust further ones.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{input::Input, changes::Changes, start::StartStates};
+use super::{changes::Changes, input::Input, start::StartStates};
 use crate::{
     cluster::{
         objects::{self, StartState},

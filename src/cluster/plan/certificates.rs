@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{input::Input, changes::Changes, issuers, start::StartStates};
+use super::{changes::Changes, input::Input, issuers, start::StartStates};
 use crate::{
     api::Reason,
     certificates::{
@@ -77,8 +77,9 @@ fn expired(domain: Domain, authorities: &Authorities) -> Changes {
             Changes::default().certificate(Reason::CAExpired, message)
         }
         issuer => {
-            let message =
-                format!("the {domain} CA {name:?} expired at {end}, and its certificates are no longer accepted. Give {issuer} a new CA");
+            let message = format!(
+                "the {domain} CA {name:?} expired at {end}, and its certificates are no longer accepted. Give {issuer} a new CA"
+            );
             Changes::default().certificate(Reason::CAExpired, message.clone()).problem(Reason::CAExpired, message)
         }
     }
@@ -102,9 +103,9 @@ fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Changes 
     let secret = input.observed.members.get(name).and_then(|member| member.secret.as_ref());
     let leaves = input.desired.get(name.as_str(), || leaves::of_member(input.cluster, name));
     let template = || {
-        let client = ready.client.map(|client| {
-            [(member_key::CLIENT_CA, client.bundle.as_bytes()), (member_key::CLIENT_CRL, client.crl.as_slice())]
-        });
+        let client = ready
+            .client
+            .map(|client| [(member_key::CLIENT_CA, client.bundle.as_bytes()), (member_key::CLIENT_CRL, client.crl.as_slice())]);
         let peer =
             ready.peer.map(|peer| [(member_key::PEER_CA, peer.bundle.as_bytes()), (member_key::PEER_CRL, peer.crl.as_slice())]);
         Template {

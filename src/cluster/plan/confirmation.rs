@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    input::Input,
     changes::{Changes, PodPatch, SOON},
+    input::Input,
 };
 use crate::{
     api::Reason,

@@ -1,6 +1,6 @@
 //! What is not done because objects under the cluster's names do not belong to it.
 
-use super::{input::Input, changes::Changes};
+use super::{changes::Changes, input::Input};
 use crate::{
     api::Reason,
     cluster::facts::foreign::{ForeignObject, describe},

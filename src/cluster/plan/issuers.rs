@@ -3,14 +3,14 @@
 use jiff::SignedDuration;
 
 use super::{
-    input::Input,
     changes::{Changes, PENDING},
+    input::Input,
 };
 use crate::{
     api::Reason,
     certificates::{
         authorities::Authorities,
-        issuers::{IssuerAnswer, IssuerProblem, IssuerProbe},
+        issuers::{IssuerAnswer, IssuerProbe, IssuerProblem},
         secret::leaf_keys,
         transition::NewAuthority,
     },
@@ -153,7 +153,6 @@ pub fn remarks(input: &Input) -> Vec<String> {
     };
     Domain::ALL.into_iter().filter_map(remark).collect()
 }
-
 
 #[cfg(test)]
 #[path = "issuers_tests.rs"]

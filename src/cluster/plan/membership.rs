@@ -135,8 +135,8 @@ fn delete_objects(input: &Input, roster: &Roster) -> Changes {
 fn remove_unstarted(input: &Input, roster: &Roster) -> Changes {
     let is_old = |unknown: &&&etcd::Member| {
         let reported = input.observed.status.unknown_members.iter().find(|reported| reported.id == unknown.id);
-        let is_due = reported
-            .is_some_and(|reported| input.now.duration_since(reported.since.0) >= input.cluster.repair.unstarted);
+        let is_due =
+            reported.is_some_and(|reported| input.now.duration_since(reported.since.0) >= input.cluster.repair.unstarted);
         unknown.name.is_empty() && is_due
     };
     let Some(unknown) = roster.unknown.iter().find(is_old) else { return Changes::default() };
@@ -194,7 +194,8 @@ fn replace(input: &Input, roster: &Roster) -> Changes {
     }
     // Its data is better than none, as long as no successor can join.
     if voter.is_healthy() && voter.member.secret.is_some() && !input.facts.authorities.can_issue {
-        let message = format!("{name} will be replaced ({why}) once a new member can be given certificates; see CertificatesReady");
+        let message =
+            format!("{name} will be replaced ({why}) once a new member can be given certificates; see CertificatesReady");
         return Changes::default().progress(Reason::ReplacingMember, message);
     }
     let Remainder { others, healthy, allows_removal } = roster.without(voter);
@@ -235,8 +236,7 @@ fn scale_down(input: &Input, roster: &Roster, rollout: &Rollout, restarting: &BT
     };
     let scaling = scaling(input, roster);
     if let (Some(unproven), None) = (unproven, unhealthy) {
-        let changes =
-            Changes::default().progress(Reason::ScalingDown, format!("{scaling}, once {unproven} is healthy again"));
+        let changes = Changes::default().progress(Reason::ScalingDown, format!("{scaling}, once {unproven} is healthy again"));
         if restarting.contains(unproven) {
             return changes;
         }

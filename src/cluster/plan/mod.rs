@@ -75,13 +75,7 @@ pub fn plan(input: &Input) -> Plan {
 }
 
 /// The step, and what there is to report about it. The first planner that has one decides; those after it are not asked.
-fn step(
-    input: &Input,
-    recovery: &Recovery,
-    rollout: &Rollout,
-    pending: &Pending,
-    restarting: &BTreeSet<MemberName>,
-) -> Changes {
+fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending, restarting: &BTreeSet<MemberName>) -> Changes {
     // What protects data comes first: a step that fails is planned again, and must not keep those from being taken.
     let planners: [&dyn Fn() -> Changes; 8] = [
         &|| bootstrap::record_members(input),

@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::{
     bootstrap,
-    input::Input,
     changes::{Changes, PodPatch},
+    input::Input,
     recovery::Recovery,
     start::StartStates,
 };
@@ -147,12 +147,7 @@ pub fn pod_labels(input: &Input) -> Changes {
 }
 
 /// Reports the members that are not healthy, and what they wait for.
-pub fn waiting_members(
-    input: &Input,
-    members: &StartStates,
-    recovery: &Recovery,
-    restarting: &BTreeSet<MemberName>,
-) -> Changes {
+pub fn waiting_members(input: &Input, members: &StartStates, recovery: &Recovery, restarting: &BTreeSet<MemberName>) -> Changes {
     let absent = ObservedMember::default();
     let mut changes = Changes::default();
     for name in members.keys().filter(|name| !recovery.stopped.contains(name)) {

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::SignedDuration;
 
 use super::{
-    input::Input,
     changes::{Changes, CompletedRequest, RequestEvent},
+    input::Input,
 };
 use crate::{
     api::{ConditionType, Reason, condition},

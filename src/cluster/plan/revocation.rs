@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{input::Input, changes::Changes};
+use super::{changes::Changes, input::Input};
 use crate::{
     cluster::steps::Revoke,
     pki::{Domain, Holder},

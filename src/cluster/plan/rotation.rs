@@ -6,8 +6,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    input::Input,
     changes::{Changes, CompletedRequest, RequestEvent, SOON},
+    input::Input,
     issuers,
 };
 use crate::{
@@ -54,8 +54,9 @@ fn requests(input: &Input) -> Changes {
         let message = format!("annotation {} names {unknown}: it must be client, peer, or client,peer", key::ROTATE_CA);
         changes = changes.problem(Reason::InvalidRotationRequest, message);
     }
-    let is_rotating =
-        |domain: &Domain| input.facts.authorities.state[*domain].ready().is_some_and(|authorities| authorities.rotation.is_some());
+    let is_rotating = |domain: &Domain| {
+        input.facts.authorities.state[*domain].ready().is_some_and(|authorities| authorities.rotation.is_some())
+    };
     let (started, pending): (Vec<_>, Vec<_>) = requests.rotate.iter().partition(|domain| is_rotating(domain));
     if !started.is_empty() {
         let remaining = pending.into_iter().map(ToString::to_string).chain(requests.rotate_unknown.iter().cloned());
@@ -115,18 +116,12 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
 }
 
 /// The scheduled succession: when its time has come, and every running member trusts the next authority.
-fn scheduled(
-    input: &Input,
-    domain: Domain,
-    authorities: &Authorities,
-    generation: impl FnOnce() -> u32,
-) -> Option<Change> {
+fn scheduled(input: &Input, domain: Domain, authorities: &Authorities, generation: impl FnOnce() -> u32) -> Option<Change> {
     // The authority of an external issuer has no successor by itself.
     if authorities.next == authorities.active {
         return None;
     }
-    let is_due =
-        input.now >= rotation::succeeds_at(&authorities.active, &authorities.next, input.cluster.lifetimes[domain].leaf);
+    let is_due = input.now >= rotation::succeeds_at(&authorities.active, &authorities.next, input.cluster.lifetimes[domain].leaf);
     let mut pods = input.observed.members.values().filter_map(|member| member.pod.as_ref());
     let mut is_trusted = || pods.all(|pod| trusted_by(&pod.metadata, domain).any(|name| name == authorities.next.fingerprint()));
     let switch = || Change::Switch { next: input.cluster.built_in_authority(domain, generation()), immediately: false };
@@ -224,8 +219,7 @@ fn salvage(member: &ObservedMember, domain: Domain, key_id: &str) -> Option<(Cer
 fn lacking_trust(input: &Input, authorities: &Authorities, domain: Domain) -> Vec<String> {
     // Before there are members, nothing trusts anything.
     let is_unused = input.observed.members.values().all(|member| member.secret.is_none() && member.pod.is_none());
-    let mut missing =
-        if is_unused { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
+    let mut missing = if is_unused { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
     if domain == Domain::Client {
         let bundle = authorities.roots.as_bytes();
         let has_bundle = |secret: &CachedSecret| secret.data.get(tls_key::CA).is_some_and(|existing| existing == bundle);

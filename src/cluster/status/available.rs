@@ -69,8 +69,7 @@ pub fn finding(input: &Input) -> Finding {
 fn no_list(input: &Input) -> String {
     let Input { observed, facts, decision, now, .. } = input;
     // In words, because tables have no column for the time of a transition.
-    let before =
-        condition(&observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
+    let before = condition(&observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
     let since = before.map_or_else(|| seconds(*now), |before| before.last_transition_time.clone());
     let is_recovering =
         decision.changes().is_some_and(|changes| changes.progress.iter().any(|note| note.reason == Reason::Recovering));

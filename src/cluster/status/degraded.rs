@@ -63,9 +63,10 @@ fn down_members(input: &Input) -> Vec<Note> {
     let degraded = condition(&observed.status.conditions, ConditionType::Degraded);
     let was_down = degraded.is_some_and(|before| before.reason == Reason::MemberDown.as_str());
     let is_excused = |name, member| is_coming(input, name, member) || !was_down && decision.is_restarting(name);
-    let down = observed.members.iter().filter(|(name, member)| {
-        member.has_started() && !is_excused(name, member) && !is_removed(facts.names, observed, name)
-    });
+    let down = observed
+        .members
+        .iter()
+        .filter(|(name, member)| member.has_started() && !is_excused(name, member) && !is_removed(facts.names, observed, name));
     let messages = down.filter_map(|(name, member)| describe_down(name, member));
     messages.map(|message| Note::new(Reason::MemberDown, message)).collect()
 }

@@ -7,12 +7,7 @@ use super::{Input, certificates::expiry};
 use crate::{
     api::{MemberStatus, Reason, UnknownMemberStatus},
     cluster::{
-        facts::{
-            lost_quorum::describe_progress,
-            ongoing::is_ongoing,
-            pods::pod_is_forced,
-            readiness::why_not_ready,
-        },
+        facts::{lost_quorum::describe_progress, ongoing::is_ongoing, pods::pod_is_forced, readiness::why_not_ready},
         observed::{Observed, ObservedMember, name_of},
     },
     etcd,

@@ -52,12 +52,8 @@ pub fn report(input: &Input) -> Report {
         certificates,
         progressing_since: None,
     };
-    let findings = [
-        available::finding(input),
-        progressing::finding(input),
-        degraded::finding(input),
-        certificates::finding(input),
-    ];
+    let findings =
+        [available::finding(input), progressing::finding(input), degraded::finding(input), certificates::finding(input)];
     let mut events = vec![];
     for finding in findings {
         let before = condition(&old.conditions, finding.kind);
@@ -78,7 +74,8 @@ pub fn report(input: &Input) -> Report {
 /// The ID that is recorded on the claims, so that a cluster that is bootstrapped a second time by mistake is noticed.
 fn recorded_cluster_id(uid: &Uid, observed: &Observed) -> Option<ClusterId> {
     let claims = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
-    let mut recorded = claims.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
+    let mut recorded =
+        claims.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
     recorded.next()
 }
 

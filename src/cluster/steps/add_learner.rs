@@ -1,6 +1,11 @@
 //! Adding a member without a vote.
 
-use super::{check::{Check, RecheckError, changed, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, changed, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{
     api::Reason,
     cluster::{

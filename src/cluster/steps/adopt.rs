@@ -1,6 +1,12 @@
 //! Adopting what a deleted cluster of the same name left.
 
-use super::{check::{Check, RecheckError, ensure}, definition::Definition, effect::Effect, fresh::Read, leftover::{Leftover, LeftoverKind, is_leftover}};
+use super::{
+    check::{Check, RecheckError, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+    leftover::{Leftover, LeftoverKind, is_leftover},
+};
 use crate::{api::Reason, ids::Uid, kubernetes::ownership::annotation, names::annotation as key};
 
 /// Makes the objects that a deleted cluster of this name left the cluster's own.
@@ -39,8 +45,8 @@ impl Definition for Adopt {
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         for object in &self.objects {
             let existing = check.fresh.leftovers.iter().find(|meta| meta.uid.as_deref() == Some(object.uid.as_str()));
-            let is_as_seen = existing
-                .is_some_and(|meta| annotation(meta, key::CLUSTER_UID) == Some(self.from.as_str()) && is_leftover(meta));
+            let is_as_seen =
+                existing.is_some_and(|meta| annotation(meta, key::CLUSTER_UID) == Some(self.from.as_str()) && is_leftover(meta));
             ensure(is_as_seen, || format!("{} has changed", object.describe()))?;
         }
         Ok(())

@@ -1,6 +1,11 @@
 //! Changing the certificate authorities of a domain.
 
-use super::{check::{Check, RecheckError, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{
     api::Reason,
     certificates::transition::{Change, Transition},
@@ -81,7 +86,9 @@ impl Definition for ChangeAuthorities {
             }
             Change::Switch { .. } => format!("the next {domain} CA signs now"),
             Change::Drop => {
-                format!("all {domain} certificates are signed by the new CA; the previous ones were removed from all trust bundles")
+                format!(
+                    "all {domain} certificates are signed by the new CA; the previous ones were removed from all trust bundles"
+                )
             }
             Change::Finish => format!("the {domain} CA has been rotated: no member trusts or presents the previous one"),
             Change::Renew { .. } => {

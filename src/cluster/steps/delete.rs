@@ -1,6 +1,11 @@
 //! Deleting what is no longer needed: a PodDisruptionBudget without redundancy to protect, and the objects of removed members.
 
-use super::{check::{Check, RecheckError, ensure}, definition::Definition, effect::{Deletable, Effect}, fresh::Read};
+use super::{
+    check::{Check, RecheckError, ensure},
+    definition::Definition,
+    effect::{Deletable, Effect},
+    fresh::Read,
+};
 use crate::{api::Reason, cluster::objects, ids::Uid, names::MemberName};
 
 /// Deletes the PodDisruptionBudget, because the cluster has no redundancy that it could protect.

@@ -1,6 +1,11 @@
 //! Discarding the data of all members but one, before a cluster is recovered from that one.
 
-use super::{check::{Check, RecheckError, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{
     api::Reason,
     cluster::facts::{lost_quorum::list, pods::is_stopped},

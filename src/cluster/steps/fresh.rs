@@ -8,12 +8,7 @@ use k8s_openapi::{
 };
 
 use super::leftover::Leftover;
-use crate::{
-    etcd,
-    ids::Uid,
-    kubernetes::cached::Cached,
-    names::MemberName,
-};
+use crate::{etcd, ids::Uid, kubernetes::cached::Cached, names::MemberName};
 
 /// Something to be read afresh.
 #[derive(Clone, Debug, PartialEq, Eq)]

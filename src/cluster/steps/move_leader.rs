@@ -1,6 +1,11 @@
 //! Moving leadership before the leader stops.
 
-use super::{check::{Check, RecheckError, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{api::Reason, etcd::Change, ids::MemberId, names::MemberName};
 
 /// Makes another voter the leader, so that clients need not wait for an election.

@@ -1,6 +1,11 @@
 //! Giving a learner its vote.
 
-use super::{check::{Check, RecheckError, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{api::Reason, etcd::Change, ids::MemberId, names::MemberName};
 
 /// Promotes a learner to a voter. etcd refuses it until the learner has caught up.

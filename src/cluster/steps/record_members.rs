@@ -1,6 +1,11 @@
 //! Recording which members have started.
 
-use super::{check::{Check, RecheckError, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{
     api::Reason,
     ids::{ClusterId, MemberId, Uid},

@@ -1,6 +1,11 @@
 //! Removing a member.
 
-use super::{check::{Check, RecheckError, changed, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, changed, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{api::Reason, etcd::Change, ids::MemberId, names::MemberName};
 
 /// Removes a member from etcd's list. Its ID never comes back.

@@ -1,6 +1,11 @@
 //! Removing a member that someone else added.
 
-use super::{check::{Check, RecheckError, changed, ensure}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError, changed, ensure},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{api::Reason, etcd::Change, ids::MemberId};
 
 /// Removes a member that someone else added and that never started.

@@ -2,7 +2,12 @@
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{check::{Check, Others, RecheckError, changed, ensure}, definition::Definition, effect::{Deletable, Effect}, fresh::Read};
+use super::{
+    check::{Check, Others, RecheckError, changed, ensure},
+    definition::Definition,
+    effect::{Deletable, Effect},
+    fresh::Read,
+};
 use crate::{
     api::Reason,
     cluster::{
@@ -113,7 +118,9 @@ impl Definition for RestartMember {
             None => Others::default(),
         };
         let doomed = check.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
-        ensure(others.can_spare() || !doomed, || format!("the claim of {member} goes with its pod, and the others are no quorum"))?;
+        ensure(others.can_spare() || !doomed, || {
+            format!("the claim of {member} goes with its pod, and the others are no quorum")
+        })?;
         if self.turns_forced(pod, check) || is_stuck(pod) || self.shares_no_trusted_ca(pod, check) {
             return Ok(());
         }
@@ -157,8 +164,10 @@ impl Definition for RestartMember {
         let is_healthy = observed.members.get(&self.member).is_some_and(ObservedMember::is_healthy);
         (is_healthy && voters < 3).then(|| {
             let of = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };
-            let message =
-                format!("{} is {of}: the cluster is unavailable until its pod is back. With 3 members it would not be", self.member);
+            let message = format!(
+                "{} is {of}: the cluster is unavailable until its pod is back. With 3 members it would not be",
+                self.member
+            );
             Note::new(Reason::NoRedundancy, message)
         })
     }

@@ -1,6 +1,11 @@
 //! Revoking certificates.
 
-use super::{check::{Check, RecheckError}, definition::Definition, effect::Effect, fresh::Read};
+use super::{
+    check::{Check, RecheckError},
+    definition::Definition,
+    effect::Effect,
+    fresh::Read,
+};
 use crate::{
     api::Reason,
     pki::{Domain, Holder},
