@@ -241,7 +241,9 @@ fn no_files_need_each_other() {
     loop {
         let before = rest.len();
         let left: BTreeSet<_> = rest.keys().copied().collect();
-        rest.values_mut().for_each(|needed| needed.retain(|other| left.contains(other)));
+        for needed in rest.values_mut() {
+            needed.retain(|other| left.contains(other));
+        }
         rest.retain(|_, needed| !needed.is_empty());
         let needed: BTreeSet<_> = rest.values().flatten().copied().collect();
         rest.retain(|module, _| needed.contains(module));

@@ -265,15 +265,15 @@ words! {
         CertificateIssued,
         /// The certificates are revoked, or about to be.
         Revoked,
-        /// The EtcdCluster does not exist.
+        /// The `EtcdCluster` does not exist.
         ClusterNotFound,
-        /// The EtcdCluster has no certificate authority yet.
+        /// The `EtcdCluster` has no certificate authority yet.
         ClusterNotReady,
-        /// The EtcdCluster is paused.
+        /// The `EtcdCluster` is paused.
         ClusterPaused,
-        /// Another EtcdUser has this Secret.
+        /// Another `EtcdUser` has this Secret.
         SecretNameTaken,
-        /// Another EtcdUser has this common name.
+        /// Another `EtcdUser` has this common name.
         CommonNameTaken,
     }
 }

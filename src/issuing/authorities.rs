@@ -90,9 +90,9 @@ pub async fn change_authorities(
         return Err(IssueError::AuthorityChanged(name.clone()));
     }
     if is_new {
-        secret.create(&secrets).await?
+        secret.create(&secrets).await?;
     } else {
-        secret.replace(&secrets).await?
+        secret.replace(&secrets).await?;
     }
     Ok(1)
 }

@@ -27,9 +27,9 @@ pub struct Recipient<'a> {
     pub names: &'a Names,
     /// The uid of the `EtcdCluster` or `EtcdUser` that the Secrets belong to.
     pub uid: &'a Uid,
-    /// The owner of the Secrets and CertificateRequests that are created.
+    /// The owner of the Secrets and `CertificateRequest`s that are created.
     pub owner: &'a OwnerReference,
-    /// The labels of CertificateRequests.
+    /// The labels of `CertificateRequest`s.
     pub labels: BTreeMap<String, String>,
     /// How the authorities of the issuers that the cluster's spec names are learned; `None` if the spec is invalid, in which case no
     /// issuer is probed.

@@ -49,14 +49,14 @@ pub struct Signed {
 /// A signed leaf that is not recorded yet.
 pub struct SignedLeaf {
     issued: IssuedLeaf,
-    /// The name of the CertificateRequest that was answered with it, if an issuer signed it.
+    /// The name of the `CertificateRequest` that was answered with it, if an issuer signed it.
     answers: Option<String>,
 }
 
 /// What came of a request to an issuer.
 struct Answer {
     key: PrivateKey,
-    /// The name of the CertificateRequest.
+    /// The name of the `CertificateRequest`.
     name: String,
     /// Whether the request has existed for so long that another one may be answered differently.
     is_old: bool,
@@ -129,7 +129,7 @@ impl<'a> Signer<'a> {
         {
             let duration = requests.values().map(|request| request.spec.duration).max().unwrap_or_default();
             let leaf = LeafSpec { duration, ..probe.leaf.clone() };
-            self.cert_manager.probe(domain, &ProbeSpec { leaf, issuer }).await?;
+            self.cert_manager.probe(domain, &ProbeSpec { issuer, leaf }).await?;
         }
         let mut signed = Signed::new(domain, active);
         for (id, answer) in answers {

@@ -46,9 +46,9 @@ impl Desired {
         if let Some(known) = self.known().get(&TypeId::of::<T>()).and_then(|known| known.get(inputs)) {
             return known.clone().downcast().unwrap_or_else(|_| unreachable!("results are kept by their types"));
         }
-        let made = Arc::new(make());
-        self.known().entry(TypeId::of::<T>()).or_default().insert(inputs.to_owned(), made.clone());
-        made
+        let result = Arc::new(make());
+        self.known().entry(TypeId::of::<T>()).or_default().insert(inputs.to_owned(), result.clone());
+        result
     }
 
     /// The desired object, if it has to be applied: it does not exist, a desired field has another value, or other fields were

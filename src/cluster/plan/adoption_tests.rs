@@ -144,12 +144,12 @@ fn anything_else_is_refused_with_a_reason() {
             put(world, 1, going);
         }),
         ("PersistentVolumeClaim data-demo-1 is being deleted with its cluster", &|world| {
-            let mut owned = claim(world, 1);
-            owned.metadata.owner_references = Some(vec![owner.clone()]);
-            put(world, 1, owned);
+            let mut controlled = claim(world, 1);
+            controlled.metadata.owner_references = Some(vec![owner.clone()]);
+            put(world, 1, controlled);
         }),
         ("PersistentVolumeClaim data-demo-2 did not belong to an EtcdCluster", &|world| {
-            annotated(world, 2, key::CLUSTER_UID, None)
+            annotated(world, 2, key::CLUSTER_UID, None);
         }),
         ("they belonged to different clusters", &|world| annotated(world, 2, key::CLUSTER_UID, Some("third"))),
         ("the data of PersistentVolumeClaim data-demo-1 was discarded in favor of demo-0", &|world| {
@@ -157,7 +157,7 @@ fn anything_else_is_refused_with_a_reason() {
         }),
         ("the data of different clusters", &|world| annotated(world, 0, key::CLUSTER_ID, Some("beef"))),
         ("PersistentVolumeClaim data-demo-0 lacks the annotations that identify its member", &|world| {
-            annotated(world, 0, key::MEMBER_ID, None)
+            annotated(world, 0, key::MEMBER_ID, None);
         }),
     ];
     for (words, change) in changes {

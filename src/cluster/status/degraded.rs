@@ -19,14 +19,11 @@ use crate::{
 pub fn finding(input: &Input) -> Finding {
     let problems = problems(input);
     let kind = ConditionType::Degraded;
-    match problems.first() {
-        Some(first) => {
-            Finding { kind, is_true: true, note: Note::new(first.reason, messages(&problems)), announced: Announced::AsWarning }
-        }
-        None => {
-            let note = Note::new(Reason::Healthy, "nothing needs attention");
-            Finding { kind, is_true: false, note, announced: Announced::Normally }
-        }
+    if let Some(first) = problems.first() {
+        Finding { kind, is_true: true, note: Note::new(first.reason, messages(&problems)), announced: Announced::AsWarning }
+    } else {
+        let note = Note::new(Reason::Healthy, "nothing needs attention");
+        Finding { kind, is_true: false, note, announced: Announced::Normally }
     }
 }
 

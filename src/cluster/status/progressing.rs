@@ -40,12 +40,11 @@ pub fn finding(input: &Input) -> Finding {
         Plan::Change(changes) => in_progress(changes, input.outcome),
         Plan::Blocked(_) => None,
     };
-    match in_progress {
-        Some(Note { reason, message }) => progressing(true, reason, message, Announced::Silently),
-        None => {
-            let message = format!("no changes pending{}", outdated(input.observed));
-            progressing(false, Reason::UpToDate, message, Announced::Silently)
-        }
+    if let Some(Note { reason, message }) = in_progress {
+        progressing(true, reason, message, Announced::Silently)
+    } else {
+        let message = format!("no changes pending{}", outdated(input.observed));
+        progressing(false, Reason::UpToDate, message, Announced::Silently)
     }
 }
 
