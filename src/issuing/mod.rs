@@ -114,7 +114,7 @@ async fn sign(
     mut batch: Batch,
     errors: &mut Vec<IssueError>,
 ) -> Result<Vec<(SecretChange<IssuedLeaf>, SecretState)>, IssueError> {
-    let mut signed = vec![];
+    let mut results = vec![];
     for domain in Domain::ALL {
         let requests = batch.requests(domain);
         if requests.is_empty() {
@@ -124,10 +124,10 @@ async fn sign(
         let held = mem::take(&mut result.held);
         batch.hold(|id| held.contains_key(&id));
         errors.extend(held.into_values());
-        signed.push(result);
+        results.push(result);
     }
     let mut issued = BTreeMap::new();
-    for mut result in signed {
+    for mut result in results {
         result.leaves.retain(|id, _| batch.needs(*id));
         issued.append(&mut signer.record(result).await?);
     }

@@ -88,8 +88,8 @@ fn ready(report: &Report) -> (&str, &str, &str) {
 }
 
 /// An answer by which an issuer cannot be used.
-fn unusable(why: &str) -> Option<IssuerAnswer> {
-    Some(IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(why.into())) })
+fn unusable(why: &str) -> IssuerAnswer {
+    IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(why.into())) }
 }
 
 /// The files of the first member.
@@ -181,7 +181,7 @@ fn a_secret_that_is_missing_or_unusable_is_reported_and_its_authority_still_sign
     let company = authority("company", &world);
     world.set_external(Domain::Client, company, vec![]);
     settle(&mut world, &[], &[]);
-    let missing = unusable("there is no such Secret");
+    let missing = Some(unusable("there is no such Secret"));
     let answer = std::mem::replace(&mut world.observed.issuer_answers.client, missing);
     world.now += DAY * 61;
     for _ in 0..10 {
@@ -201,7 +201,7 @@ fn a_secret_that_is_missing_or_unusable_is_reported_and_its_authority_still_sign
 fn an_unusable_issuer_blocks_nothing_else() {
     let mut world = World::bootstrapped("{}");
     choose(&mut world, Domain::Client, ca_secret("company"));
-    world.observed.issuer_answers.client = unusable("it may not sign for these names");
+    world.observed.issuer_answers.client = Some(unusable("it may not sign for these names"));
     request(&mut world, "peer");
     world.cluster.spec.replicas = 5;
     for _ in 0..400 {
@@ -328,7 +328,7 @@ fn a_requested_rotation_needs_another_authority_of_the_issuer() {
 fn an_expired_external_authority_is_replaced_as_soon_as_there_is_another() {
     let mut world = bootstrapped_with_a_short_authority();
     world.now += DAY * 31;
-    world.observed.issuer_answers.client = unusable("it has expired");
+    world.observed.issuer_answers.client = Some(unusable("it has expired"));
     for _ in 0..10 {
         world.pass();
     }

@@ -67,7 +67,7 @@ pub fn plan(input: &Input) -> Recovery {
     let stopped = input.observed.members.iter().filter(|(_, member)| discarded_for(member).is_some());
     let mut recovery = Recovery { stopped: stopped.map(|(name, _)| name.clone()).collect(), ..Recovery::default() };
     let progress = match &input.observed.list {
-        Ok(_) => finish(input, &mut recovery),
+        Ok(_) => Ok(finish(input, &mut recovery)),
         Err(_) => start(input, &mut recovery),
     };
     let changes = std::mem::take(&mut recovery.changes);
@@ -85,11 +85,11 @@ pub fn plan(input: &Input) -> Recovery {
 
 /// With a member list there is a quorum: either there is nothing to recover, or the survivor has started and must forget that it was
 /// forced.
-fn finish(input: &Input, recovery: &mut Recovery) -> Progress {
+fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
     let request = input.cluster.requests.recover_from.as_deref();
     let Some((name, member)) = input.observed.members.iter().find(|(_, member)| is_forced(member)) else {
         recovery.changes.completed.extend(request.map(refuse));
-        return Ok(None);
+        return None;
     };
     recovery.is_exclusive = true;
     match request.map(Request::read) {
@@ -101,7 +101,7 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Progress {
         }
         Some(_) => {
             recovery.changes.completed.extend(request.map(refuse));
-            return Ok(None);
+            return None;
         }
         None => recovery.step = restart(name, member, false),
     }
@@ -112,9 +112,9 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Progress {
         );
         recovery.changes = std::mem::take(&mut recovery.changes).problem(Reason::CannotRestart, message);
     }
-    Ok(Some(format!(
+    Some(format!(
         "{name} is a cluster of one; it is restarted without --force-new-cluster before clients can reach it and others are added"
-    )))
+    ))
 }
 
 /// The request must not wait for the day on which the quorum is lost.
