@@ -59,9 +59,9 @@ impl Desired {
         build: impl Fn() -> K,
         existing: Option<&Cached<K>>,
     ) -> Option<Object> {
-        let built = OnceCell::new();
+        let body = OnceCell::new();
         let object = || {
-            built.get_or_init(|| {
+            body.get_or_init(|| {
                 let new = || Object::new(&build());
                 if self.keeps_bodies { self.get(inputs, || Body::<K>(new(), PhantomData)).0.clone() } else { new() }
             })
