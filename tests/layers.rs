@@ -159,7 +159,8 @@ fn module_of(path: &Path) -> Vec<String> {
 fn read() -> BTreeMap<Module, File> {
     let is_code = |path: &PathBuf| {
         let name = path.file_stem().unwrap().to_str().unwrap();
-        !(name == "main" || name == "tests" || name == "fixtures" || name.ends_with("_tests"))
+        let is_fixture = path.iter().any(|part| part == "fixtures");
+        !(name == "main" || name == "tests" || is_fixture || name.ends_with("_tests"))
     };
     let read = |path: PathBuf| {
         let module = module_of(&path);
