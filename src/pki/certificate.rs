@@ -51,6 +51,8 @@ struct Content {
     fingerprint: Box<str>,
     /// The DER of the first authority that was found to have signed it: verifying a signature is most of what deciding costs.
     signer: OnceLock<Arc<[u8]>>,
+    /// Whether it was found to be signed with its own key.
+    self_signed: OnceLock<bool>,
 }
 
 impl Certificate {
@@ -94,6 +96,7 @@ impl Certificate {
             key_digest: KeyDigest::of(read.public_key().raw),
             fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
             signer: OnceLock::new(),
+            self_signed: OnceLock::new(),
         })))
     }
 
@@ -176,8 +179,11 @@ impl Certificate {
     }
     /// Whether it is a root, signed with its own key.
     pub fn is_self_signed(&self) -> bool {
-        parse(&self.0.der)
-            .is_ok_and(|read| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok())
+        let verify = || {
+            let read = parse(&self.0.der);
+            read.is_ok_and(|read| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok())
+        };
+        *self.0.self_signed.get_or_init(verify)
     }
     /// Whether an authority signed it, by the name and the signature alone: certificates of others may lack key identifiers.
     pub(super) fn is_below(&self, authority: &Certificate) -> bool {

@@ -152,7 +152,7 @@ impl Changes {
     }
 
     /// Adds what another planner contributes.
-    pub fn merge(&mut self, other: Self) {
+    pub fn merge(&mut self, mut other: Self) {
         // Every field is named, so that a new one cannot be forgotten.
         let Self {
             preflight,
@@ -171,23 +171,23 @@ impl Changes {
             certificates,
             remarks,
             check_within,
-        } = other;
-        self.preflight.extend(preflight);
-        self.bootstrap = self.bootstrap.take().or(bootstrap);
-        self.issuer_probes.extend(issuer_probes);
-        self.authorities.extend(authorities);
-        self.objects.extend(objects);
-        self.secrets.extend(secrets);
-        self.stateful_sets.extend(stateful_sets);
-        self.pods.extend(pods);
-        self.completed.extend(completed);
-        self.step = self.step.take().or(step);
-        self.restarting.extend(restarting);
-        self.progress.extend(progress);
-        self.problems.extend(problems);
-        self.certificates.extend(certificates);
-        self.remarks.extend(remarks);
-        self.check_within = self.check_within.into_iter().chain(check_within).min();
+        } = &mut other;
+        self.preflight.append(preflight);
+        self.bootstrap = self.bootstrap.take().or(bootstrap.take());
+        self.issuer_probes.append(issuer_probes);
+        self.authorities.append(authorities);
+        self.objects.append(objects);
+        self.secrets.append(secrets);
+        self.stateful_sets.append(stateful_sets);
+        self.pods.append(pods);
+        self.completed.append(completed);
+        self.step = self.step.take().or(step.take());
+        self.restarting.append(restarting);
+        self.progress.append(progress);
+        self.problems.append(problems);
+        self.certificates.append(certificates);
+        self.remarks.append(remarks);
+        self.check_within = self.check_within.into_iter().chain(*check_within).min();
     }
 
     /// A contribution that consists of a step.
