@@ -26,12 +26,9 @@ pub fn hex(octets: &[u8]) -> String {
 
 /// Whether a text is what [`hex`] writes of these octets.
 pub fn is_hex(text: &str, octets: &[u8]) -> bool {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let is_written = |(pair, octet): (&[u8; 2], &u8)| {
-        let mut digits = [0; 2];
-        HEXLOWER.encode_mut(&[*octet], &mut digits);
-        *pair == digits
-    };
+    let is_written = |(pair, octet): (&[u8; 2], &u8)| *pair == [octet >> 4, octet & 15].map(|digit| DIGITS[usize::from(digit)]);
     rest.is_empty() && pairs.len() == octets.len() && pairs.iter().zip(octets).all(is_written)
 }
 

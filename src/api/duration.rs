@@ -48,25 +48,9 @@ pub(super) fn duration_rule(paths: &[&str], rule: &str) -> Rule {
 }
 
 fn parse(text: &str) -> Option<SignedDuration> {
-    let (mut rest, mut total) = (text, SignedDuration::ZERO);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let count: i64 = rest[..digits].parse().ok()?;
-        let unit = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(&rest[digits..], |end| &rest[digits..digits + end]);
-        let millis = count.checked_mul(match unit {
-            "h" => 3_600_000,
-            "m" => 60_000,
-            "s" => 1000,
-            "ms" => 1,
-            _ => return None,
-        })?;
-        total = total.checked_add(SignedDuration::from_millis(millis))?;
-        rest = &rest[digits + unit.len()..];
-    }
-    Some(total)
+    // jiff also reads signs, fractions, days and words, which Go or the CRD's rule refuse.
+    let is_plain = text.bytes().all(|octet| octet.is_ascii_digit() || b"hms".contains(&octet));
+    text.parse().ok().filter(|_| is_plain)
 }
 
 impl FromStr for Duration {

@@ -112,10 +112,13 @@ pub fn with_ledger(domain: Domain, secret: &CachedSecret, change: impl FnOnce(&m
 /// The keys of Secrets that hold leaves.
 const LEAVES: [&str; 4] = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT, tls_key::CRT];
 
+/// What a Secret holds under each key.
+type Contents = BTreeMap<String, Vec<u8>>;
+
 /// What is derived from a Secret. As no Secret here has a uid, it follows from the contents alone, which worlds have in common.
 pub fn derived(secret: &SecretView) -> Arc<SecretDerived> {
     thread_local! {
-        static KNOWN: RefCell<HashMap<BTreeMap<String, Vec<u8>>, Arc<SecretDerived>>> = RefCell::default();
+        static KNOWN: RefCell<HashMap<Contents, Arc<SecretDerived>>> = RefCell::default();
     }
     assert_eq!(secret.meta.uid, None, "what is derived would follow from the uid too");
     let leaves = secret.data.iter().filter(|(key, _)| LEAVES.contains(&key.as_str()));

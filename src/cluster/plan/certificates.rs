@@ -30,12 +30,10 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     if let Some(client) = ready.client {
         let build = || objects::ca_config(input.cluster, client.roots.clone());
         changes.objects.extend(input.desired.unless_applied(&client.roots, build, input.observed.ca_config.as_ref()));
-        changes.merge(operator_secret(input, ready));
+        changes.extend(operator_secret(input, ready));
     }
     changes.remarks = issuers::remarks(input);
-    for name in members.keys() {
-        changes.merge(member_secret(input, name, ready));
-    }
+    changes.extend(members.keys().filter_map(|name| member_secret(input, name, ready)));
     changes
 }
 
@@ -98,7 +96,7 @@ struct Template<'a> {
     files: Vec<(&'static str, &'a [u8])>,
 }
 
-fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Changes {
+fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Option<Changes> {
     let names = input.facts.names;
     let secret = input.observed.members.get(name).and_then(|member| member.secret.as_ref());
     let leaves = input.desired.get(name.as_str(), || leaves::of_member(input.cluster, name));
@@ -119,7 +117,7 @@ fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Changes 
     secret_change(input, secret, leaves, ready, template)
 }
 
-fn operator_secret(input: &Input, ready: Ready<'_>) -> Changes {
+fn operator_secret(input: &Input, ready: Ready<'_>) -> Option<Changes> {
     let names = input.facts.names;
     // No member has an empty name.
     let leaves = input.desired.get("", || leaves::of_operator(input.cluster));
@@ -140,19 +138,19 @@ fn secret_change<'a>(
     leaves: Arc<Vec<DesiredLeaf>>,
     ready: Ready<'a>,
     template: impl FnOnce() -> Template<'a>,
-) -> Changes {
+) -> Option<Changes> {
     let now = input.now;
     if secret.is_some_and(|secret| !belongs(&secret.meta, input.facts.uid)) {
-        return Changes::default();
+        return None;
     }
     let both = secret.zip(ready.both());
     if both.is_some_and(|(secret, authorities)| secret.is_current(&leaves, authorities, now)) {
-        return Changes::default();
+        return None;
     }
     // A Secret is created with all of its leaves or not at all: a pod must not start with half of them.
     let can_sign = |domain| ready[domain].is_some_and(|authorities| authorities.can_sign(now));
     if secret.is_none() && !leaves.iter().all(|leaf| can_sign(leaf.domain)) {
-        return Changes::default();
+        return None;
     }
     let Template { name, type_, labels, holder, files } = template();
     let request = |leaf: &DesiredLeaf| request_leaf(secret, leaf, &holder, ready[leaf.domain]?, now);
@@ -162,7 +160,7 @@ fn secret_change<'a>(
         if let Some((secret, authorities)) = both {
             keep_current(secret, leaves, authorities, now);
         }
-        return Changes::default();
+        return None;
     }
     let version = secret.and_then(|secret| secret.meta.resource_version.clone());
     let change = SecretChange { name, version, type_, labels, leaves: requests, files };
@@ -175,7 +173,7 @@ fn secret_change<'a>(
         changes = changes.certificate(reason, message);
     }
     changes.secrets.push(change);
-    changes
+    Some(changes)
 }
 
 /// Keeps that a Secret is up to date, and for how long: most passes find nothing else.

@@ -224,6 +224,14 @@ impl Changes {
     }
 }
 
+impl Extend<Self> for Changes {
+    fn extend<I: IntoIterator<Item = Self>>(&mut self, contributions: I) {
+        for contribution in contributions {
+            self.merge(contribution);
+        }
+    }
+}
+
 /// A request of the user, an annotation of the `EtcdCluster`, that is complete or partly so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompletedRequest {

@@ -37,7 +37,7 @@ pub fn plan(input: &Input, secrets: &[SecretChange]) -> Changes {
         let secret = input.facts.names.member_secret(name);
         let is_changing = secrets.iter().any(|change| change.name == secret && change.is_written_now());
         if !is_changing {
-            changes.merge(confirm(input, name, member).unwrap_or_default());
+            changes.extend(confirm(input, name, member));
         }
     }
     changes

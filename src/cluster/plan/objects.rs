@@ -36,9 +36,7 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     ];
     changes.objects.extend(services.into_iter().flatten());
     changes.objects.extend(disruption_budget(input, members));
-    for (name, state) in members {
-        changes.merge(claim(input, name, state, members.len()));
-    }
+    changes.extend(members.iter().filter_map(|(name, state)| claim(input, name, state, members.len())));
     if !facts.is_bootstrapped {
         let later = members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, "")));
         let later = later.chain([Object::new(&objects::ca_config(cluster, String::new()))]).chain(secrets(cluster, members));
@@ -70,11 +68,11 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
 
 /// The claim of a member, if it has to be applied. A member that has started never gets a new one by itself, because an empty claim
 /// would be taken for its data.
-fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Changes {
+fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Option<Changes> {
     let Input { cluster, desired, observed, facts, .. } = input;
     let member = observed.members.get(name);
     if member.is_some_and(|member| member.claim_unread) {
-        return Changes::default();
+        return None;
     }
     let existing = member.and_then(|member| member.claim.as_ref());
     let is_going = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
@@ -83,8 +81,8 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
         let class = class.map_or([""; 2], |class| [" of ", class]).concat();
         let inputs = [name.as_str(), " ", size.map_or("", |size| &size.0), &class].concat();
         let build = || objects::claim(cluster, name, existing.map(|claim| &**claim));
-        let objects = desired.unless_applied(&inputs, build, existing);
-        return Changes { objects: objects.into_iter().collect(), ..Changes::default() };
+        let object = desired.unless_applied(&inputs, build, existing)?;
+        return Some(Changes { objects: vec![object], ..Changes::default() });
     }
     let claim = facts.names.claim(name);
     let message = if is_going && member.is_some_and(ObservedMember::is_healthy) {
@@ -100,7 +98,7 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
             "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without it"
         )
     };
-    Changes::default().problem(Reason::ClaimLost, message)
+    Some(Changes::default().problem(Reason::ClaimLost, message))
 }
 
 /// The StatefulSets of members whose certificates exist.
