@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     kubernetes::secret::SecretView,
     names::authority_key,
-    pki::{self, Certificate, Issuers, Ledger, Phase, Rotation, Serial, read_bundle},
+    pki::{self, Certificate, Issuers, Ledger, Phase, PkiError, Rotation, Serial, read_bundle},
 };
 
 /// The authorities of a domain.
@@ -42,18 +42,18 @@ pub struct Authorities {
 }
 
 impl Authorities {
-    /// Reads them from their Secret.
+    /// Reads them from their Secret. `single` reads what a key holds, if it holds anything: one certificate.
     ///
     /// # Errors
     /// What is wrong with the contents.
-    pub fn read(secret: &SecretView) -> Result<Self, String> {
+    pub fn read(secret: &SecretView, single: impl Fn(&str) -> Option<Result<Certificate, PkiError>>) -> Result<Self, String> {
         let text = |key: &str| secret.data.get(key).map(Vec::as_slice).unwrap_or_default();
         let issuers = Issuers::from_json(text(authority_key::ISSUERS)).map_err(|e| format!("{}: {e}", authority_key::ISSUERS))?;
-        let certificate = |crt: &str| match Certificate::from_pem(text(crt)) {
-            _ if text(crt).is_empty() => Err(format!("{crt} is missing")),
-            Err(e) => Err(format!("{crt}: {e}")),
-            Ok(certificate) if !certificate.is_ca() => Err(format!("{crt} is not a CA certificate")),
-            Ok(certificate) => Ok(certificate),
+        let certificate = |crt: &str| match single(crt) {
+            None => Err(format!("{crt} is missing")),
+            Some(Err(e)) => Err(format!("{crt}: {e}")),
+            Some(Ok(certificate)) if !certificate.is_ca() => Err(format!("{crt} is not a CA certificate")),
+            Some(Ok(certificate)) => Ok(certificate),
         };
         let authority = |crt: &str, key: &str| {
             let certificate = certificate(crt)?;

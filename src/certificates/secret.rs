@@ -69,6 +69,14 @@ impl CachedSecret {
         Some(self.presented(key)?.map(|presented| presented.0))
     }
 
+    /// The certificate under a key where nothing may follow it, if there is one.
+    fn single_certificate(&self, key: &str) -> Option<Result<Certificate, PkiError>> {
+        Some(self.presented(key)?.and_then(|(certificate, chain)| match chain.len() {
+            0 => Ok(certificate),
+            others => Err(PkiError::Count { expected: "CERTIFICATE", found: 1 + others }),
+        }))
+    }
+
     /// Whether the certificate under a key is followed by exactly these intermediate certificates.
     pub fn is_presented_with(&self, key: &str, chain: &[Certificate]) -> bool {
         self.presented(key).and_then(Result::ok).is_some_and(|presented| *presented.1 == *chain)
@@ -92,7 +100,8 @@ impl CachedSecret {
     /// # Errors
     /// What is wrong with its contents.
     pub fn authorities(&self) -> Result<&Arc<Authorities>, &str> {
-        let read = self.derived().authorities.get_or_init(|| Authorities::read(self).map(Arc::new));
+        let read =
+            self.derived().authorities.get_or_init(|| Authorities::read(self, |key| self.single_certificate(key)).map(Arc::new));
         read.as_ref().map_err(String::as_str)
     }
 

@@ -20,8 +20,8 @@ impl<K, D> Cached<K, D> {
         Self { object, derived }
     }
 
-    /// What was derived so far.
-    pub fn derived(&self) -> &D {
+    /// What was derived so far. It may go with another version from which the same follows.
+    pub fn derived(&self) -> &Arc<D> {
         &self.derived
     }
 

@@ -109,8 +109,15 @@ pub fn with_ledger(domain: Domain, secret: &CachedSecret, change: impl FnOnce(&m
     secret
 }
 
-/// The keys of Secrets that hold leaves.
-const LEAVES: [&str; 4] = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT, tls_key::CRT];
+/// The keys of Secrets that hold a certificate.
+const CERTIFICATES: [&str; 6] = [
+    member_key::SERVER_CRT,
+    member_key::PEER_CRT,
+    member_key::CLIENT_CRT,
+    tls_key::CRT,
+    authority_key::ACTIVE_CRT,
+    authority_key::NEXT_CRT,
+];
 
 /// What a Secret holds under each key.
 type Contents = BTreeMap<String, Vec<u8>>;
@@ -121,8 +128,8 @@ pub fn derived(secret: &SecretView) -> Arc<SecretDerived> {
         static KNOWN: RefCell<HashMap<Contents, Arc<SecretDerived>>> = RefCell::default();
     }
     assert_eq!(secret.meta.uid, None, "what is derived would follow from the uid too");
-    let leaves = secret.data.iter().filter(|(key, _)| LEAVES.contains(&key.as_str()));
-    let derive = || Arc::new(SecretDerived::knowing(leaves.map(|(key, text)| (key.clone(), known(text)))));
+    let certificates = secret.data.iter().filter(|(key, _)| CERTIFICATES.contains(&key.as_str()));
+    let derive = || Arc::new(SecretDerived::knowing(certificates.map(|(key, text)| (key.clone(), known(text)))));
     KNOWN.with_borrow_mut(|known| {
         if let Some(derived) = known.get(&secret.data) {
             return derived.clone();

@@ -337,9 +337,12 @@ impl Kubernetes {
         self.put(Slot::Claim(place), Some(Thing::Claim(claim.into())));
     }
 
-    fn put_set(&mut self, place: Place, mut set: StatefulSet) {
+    /// Writes the status of a StatefulSet. What was derived from it is about what is applied, and that stays.
+    fn put_set_status(&mut self, place: Place, old: &Cached<StatefulSet>, status: StatefulSetStatus) {
+        let mut set = StatefulSet::clone(old);
+        set.status = Some(status);
         set.metadata.resource_version = Some(self.next_version());
-        self.put(Slot::Set(place), Some(Thing::Set(set.into())));
+        self.put(Slot::Set(place), Some(Thing::Set(Cached::new(Arc::new(set), old.derived().clone()))));
     }
 
     pub fn put_pod(&mut self, place: Place, mut pod: Pod) {
@@ -550,13 +553,12 @@ impl Kubernetes {
             return;
         }
         *at = 0;
-        let set = StatefulSet::clone(set);
+        let set = set.clone();
         if !current {
-            let mut set = set.clone();
-            let status = set.status.get_or_insert_with(StatefulSetStatus::default);
+            let mut status = set.status.clone().unwrap_or_default();
             status.observed_generation = set.metadata.generation;
             status.update_revision = annotation(&set.metadata, key::APPLIED).map(str::to_owned);
-            self.put_set(place, set);
+            self.put_set_status(place, &set, status);
         }
         if !self.pods.contains_key(&place) {
             self.make_pod(place, &set, now, rng);

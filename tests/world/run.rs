@@ -2,6 +2,8 @@
 
 use std::{cell::OnceCell, collections::BTreeMap};
 
+use serde_json::json;
+
 use etcd_warden::{
     api::EtcdCluster, certificates::requests::LeafRequest, ids::Uid, kubernetes::pod::pod_ready, names::annotation as key,
 };
@@ -51,7 +53,7 @@ pub struct World {
 }
 
 fn cluster(replicas: u8) -> EtcdCluster {
-    let spec = serde_saphyr::from_str(&format!("replicas: {replicas}")).expect("a spec");
+    let spec = serde_json::from_value(json!({ "replicas": replicas })).expect("a spec");
     let mut cluster = EtcdCluster::new("demo", spec);
     let meta = &mut cluster.metadata;
     meta.namespace = Some("ns".into());

@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 use crate::{
     api::{ConditionType, Reason, condition},
-    certificates::authorities::Authorities,
     cluster::{
         fixtures::{SECOND, World, names, objects},
         steps::Step,
@@ -75,7 +74,7 @@ fn is_up_to_date(world: &mut World) {
     let quorum = i32::try_from(wanted / 2 + 1).unwrap();
     assert_eq!(budget, (wanted > 2).then_some(IntOrString::Int(quorum)));
     // What was issued to those who are gone is revoked, and what members have is not.
-    let authorities = Authorities::read(world.observed.authorities.client.as_ref().unwrap()).unwrap();
+    let authorities = world.observed.authorities.client.as_ref().unwrap().authorities().unwrap().clone();
     for issued in authorities.ledger.entries() {
         if let Holder::Member { name } = &issued.holder {
             let listed = world.ordinals().iter().any(|ordinal| format!("demo-{ordinal}") == *name);
