@@ -230,7 +230,7 @@ fn scale_down(input: &Input, roster: &Roster, rollout: &Rollout, restarting: &BT
     }
     let unproven = rollout.unproven(roster);
     let unhealthy = roster.voters.iter().rev().find(|(name, voter)| !voter.is_healthy() && Some(*name) != unproven);
-    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.member.is_doomed());
+    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.member.loses_data_with_pod());
     let Some((name, voter)) = unhealthy.or(doomed).or_else(|| roster.voters.iter().next_back()) else {
         return Changes::default();
     };

@@ -77,7 +77,7 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
     let existing = member.and_then(|member| member.claim.as_ref());
     let is_going = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
     if (existing.is_some() && !is_going) || *state != StartState::Existing {
-        let (size, class) = existing.map(|claim| objects::immutable_fields(claim)).unwrap_or_default();
+        let (size, class) = existing.map(|claim| objects::size_and_class(claim)).unwrap_or_default();
         let class = class.map_or([""; 2], |class| [" of ", class]).concat();
         let inputs = [name.as_str(), " ", size.map_or("", |size| &size.0), &class].concat();
         let build = || objects::claim(cluster, name, existing.map(|claim| &**claim));

@@ -105,7 +105,7 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
         }
         None => recovery.step = restart(name, member, false),
     }
-    if member.is_doomed() {
+    if member.loses_data_with_pod() {
         let message = format!(
             "{name} has the only data, and its PersistentVolumeClaim is being deleted and goes with its pod: it is not restarted without \
              --force-new-cluster, and no others are added. Save its data with `etcdctl snapshot save`"
@@ -289,7 +289,7 @@ fn may_run(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
 fn restart(name: &MemberName, member: &ObservedMember, forced: bool) -> Option<Step> {
     let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
     let is_due = is_in_effect(set) && template_is_forced(set) == forced && pod_is_forced(pod) != forced;
-    let stays = !is_terminating(pod) && !member.is_doomed();
+    let stays = !is_terminating(pod) && !member.loses_data_with_pod();
     let step = RestartMember { member: name.clone(), pod_uid: Uid::of(&pod.metadata)? };
     (is_due && stays).then(|| step.into())
 }

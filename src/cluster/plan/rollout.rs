@@ -36,7 +36,7 @@ use crate::{
 /// What every pod must have been created with. Everything else that changed takes effect when a pod is restarted for another reason.
 pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
-    asks_clients: bool,
+    requires_client_certificates: bool,
     trust: Vec<TrustRequirement>,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Rollout<'a> {
     pub fn of(input: &Input<'a>) -> Self {
         Self {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
-            asks_clients: input.cluster.client_auth == ClientAuth::Required,
+            requires_client_certificates: input.cluster.client_auth == ClientAuth::Required,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
         }
     }
@@ -54,7 +54,8 @@ impl<'a> Rollout<'a> {
     fn is_outdated(&self, member: &ObservedMember) -> bool {
         let Some(pod) = &member.pod else { return false };
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        let asks = objects::asks_clients(pod.spec.as_ref()).is_some_and(|asks| asks != self.asks_clients);
+        let asks = objects::requires_client_certificates(pod.spec.as_ref())
+            .is_some_and(|asks| asks != self.requires_client_certificates);
         is_requested || asks || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 
@@ -126,7 +127,7 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     if !is_applied || voter.member.secret.is_none() || !is_in_effect {
         return changes;
     }
-    if voter.member.is_doomed() && roster.votes() < 3 {
+    if voter.member.loses_data_with_pod() && roster.votes() < 3 {
         let message = format!(
             "{name} is not restarted: its PersistentVolumeClaim is being deleted and goes with its pod, and the others are no quorum \
              without it"
@@ -201,7 +202,14 @@ pub fn restart_stuck(input: &Input, pending: &Pending) -> Changes {
         // A member that starts as a cluster of one is the recovery's decision.
         let is_forcing = template_is_forced(set) && !pod_is_forced(pod);
         let is_broken = is_stuck(pod) || is_silent;
-        Some(is_in_effect && member.is_outdated() && !is_terminating(pod) && is_broken && !is_forcing && !member.is_doomed())
+        Some(
+            is_in_effect
+                && member.is_outdated()
+                && !is_terminating(pod)
+                && is_broken
+                && !is_forcing
+                && !member.loses_data_with_pod(),
+        )
     };
     restart_first(input, |name, member| is_due(name, member).unwrap_or_default())
 }

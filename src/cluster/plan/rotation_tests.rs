@@ -549,7 +549,7 @@ fn client_authentication_changes_one_member_at_a_time() {
     let mut world = World::bootstrapped("{}");
     let asking = |world: &World| {
         let pods = world.observed.members.values().filter_map(|member| member.pod.as_ref());
-        pods.filter(|pod| objects::asks_clients(pod.spec.as_ref()) == Some(true)).count()
+        pods.filter(|pod| objects::requires_client_certificates(pod.spec.as_ref()) == Some(true)).count()
     };
     for (auth, expected) in [(ClientAuth::None, 0), (ClientAuth::Required, 3)] {
         world.cluster.spec.tls.client.client_auth = auth;

@@ -64,7 +64,8 @@ impl RestartMember {
         let template = check.fresh.sets.get(&self.member).map(|set| &set.spec.template);
         let differs = template.is_some_and(|template| {
             let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
-            let asks = objects::asks_clients(pod.spec.as_ref()) != objects::asks_clients(template.spec.as_ref());
+            let asks = objects::requires_client_certificates(pod.spec.as_ref())
+                != objects::requires_client_certificates(template.spec.as_ref());
             asks || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles))
         });
         differs || requested.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at))
