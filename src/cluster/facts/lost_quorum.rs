@@ -42,7 +42,7 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     let members = &observed.members;
     let each = |(name, member): (&MemberName, &ObservedMember)| match (holds_data(member), describe_progress(member)) {
         (true, Some(progress)) => format!("{name} has data up to {progress}"),
-        (true, None) => format!("{name} has data, but how far it goes is unknown ({})", progress_problem(member)),
+        (true, None) => format!("{name} has data, but its revision is unknown ({})", progress_problem(member)),
         (false, _) => format!("{name} has no data ({})", why_no_data(names, name, member)),
     };
     let described = members.iter().map(each).collect::<Vec<_>>().join("; ");
@@ -58,14 +58,14 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
     let quorum = members.len() / 2 + 1;
     let wait = if holders.len() < quorum {
-        "they are no quorum and cannot become available by themselves".into()
+        "that is no quorum, so the cluster cannot become available again by itself".into()
     } else {
         format!("the cluster becomes available again without loss as soon as {quorum} of them run")
     };
     let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
     format!(
-        "{described}. {} of {} members have data: {wait}. If no other can come back: `{command}` makes a new cluster from the data of {best}; \
-         what only others have is lost",
+        "{described}. {} of {} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
+         the data of {best}; writes that only other members have are lost",
         holders.len(),
         members.len(),
     )

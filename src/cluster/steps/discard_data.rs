@@ -13,7 +13,7 @@ use crate::{
     names::{MemberName, annotation as key},
 };
 
-/// Records on the claims of members that their data is discarded: none of them is started with it again.
+/// Records on the claims of members that their data is discarded: no member is started with it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscardData {
     /// The member whose data is kept.
