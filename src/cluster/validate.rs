@@ -129,7 +129,9 @@ fn check_name(name: &str, problems: &mut Problems) {
         problems.add(format!("the name is too long for the objects made from it: {MAX_NAME_LENGTH} characters at most"));
     }
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(label) || name.ends_with('-') {
-        problems.add("the name becomes a Service's: it must begin with a letter and hold only lower case letters, digits and -");
+        problems.add(
+            "metadata.name becomes a Service's name: it must begin with a letter and hold only lower case letters, digits and -",
+        );
     }
 }
 

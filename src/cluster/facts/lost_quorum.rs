@@ -86,6 +86,6 @@ fn why_no_data(names: &Names, name: &MemberName, member: &ObservedMember) -> Str
 }
 
 /// Names separated by commas.
-pub fn list<'a>(names: impl IntoIterator<Item = &'a MemberName>) -> String {
+pub fn join_names<'a>(names: impl IntoIterator<Item = &'a MemberName>) -> String {
     names.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

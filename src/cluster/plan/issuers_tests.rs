@@ -497,7 +497,7 @@ fn an_expired_authority_is_replaced_by_one_created_before_the_expiry() {
 }
 
 #[test]
-fn an_authority_that_issued_that_of_the_other_domain_is_refused() {
+fn authorities_of_one_issuing_chain_are_refused_for_both_domains() {
     for swap in [false, true] {
         let mut world = World::bootstrapped("{}");
         let (intermediate, root) = intermediate_authority("intermediate", &world);

@@ -26,7 +26,7 @@ use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
         facts::{
-            lost_quorum::{follower, holds_data, list, progress, progress_problem},
+            lost_quorum::{follower, holds_data, join_names, progress, progress_problem},
             pods::{discarded_for, is_forced, is_in_effect, is_stopped, pod_is_forced, template_is_forced},
         },
         observed::ObservedMember,
@@ -135,7 +135,7 @@ fn start(input: &Input, recovery: &mut Recovery) -> Progress {
         return Ok(survivor.map(|survivor| {
             format!(
                 "waiting for {survivor}; the data of {} was discarded in its favor. If it does not start, set annotation {}={survivor} again",
-                list(&recovery.stopped),
+                join_names(&recovery.stopped),
                 key::RECOVER_FROM,
             )
         }));
@@ -165,7 +165,7 @@ fn start(input: &Input, recovery: &mut Recovery) -> Progress {
     }
     let unread: Vec<_> = others.iter().filter(|(_, other)| other.claim_unread).map(|(name, _)| *name).collect();
     if !unread.is_empty() {
-        return Ok(Some(format!("the claims of {} cannot be read, and their data must be discarded first", list(unread))));
+        return Ok(Some(format!("the claims of {} cannot be read, and their data must be discarded first", join_names(unread))));
     }
     let to_discard = others.iter().filter(|(_, other)| !is_discarded(other)).filter_map(|(name, other)| {
         let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?.metadata;

@@ -18,13 +18,13 @@ fn revoke(input: &Input, domain: Domain) -> Option<Revoke> {
     // A lost or expired authority cannot sign a list. No leaf outlives its authority.
     let authorities = input.facts.authorities.state[domain].ready().filter(|authorities| authorities.is_in_force(input.now))?;
     let live = authorities.ledger.entries().filter(|issued| issued.revoked.is_none()).map(|issued| &issued.holder);
-    let holders: BTreeSet<_> = live.filter(|holder| is_gone(input, holder)).cloned().collect();
+    let holders: BTreeSet<_> = live.filter(|holder| no_longer_exists(input, holder)).cloned().collect();
     // A list that was edited or restored from a backup may lack revoked certificates.
     let is_complete = authorities.ledger.revoked().all(|(serial, _)| authorities.listed.contains(&serial));
     (!holders.is_empty() || !is_complete).then(|| Revoke { domain, holders: holders.into_iter().collect() })
 }
 
-fn is_gone(input: &Input, holder: &Holder) -> bool {
+fn no_longer_exists(input: &Input, holder: &Holder) -> bool {
     match holder {
         Holder::User { uid, .. } => !input.observed.users.contains(uid),
         Holder::Member { name } => {

@@ -186,7 +186,7 @@ fn trust_is_never_interrupted_for_years() {
     let mut bundles: Vec<(Timestamp, Vec<u8>)> = vec![];
     let mut most_bundles = 0;
     let end = world.now + SignedDuration::from_hours(24 * 365 * 4);
-    let mut seen = BTreeSet::new();
+    let mut active_generations = BTreeSet::new();
     while world.now < end {
         world.now += DAY * 5;
         let leaf = Certificate::clone(&world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap());
@@ -204,10 +204,10 @@ fn trust_is_never_interrupted_for_years() {
         let bundle_data: Vec<_> = bundles.iter().map(|(_, bundle)| bundle.clone()).collect();
         world.check_trust(&clients, &bundle_data);
         settle_with(&mut world, &clients, &bundle_data, &mut faults);
-        seen.insert(generations(&domain(&world, Domain::Client))[0].clone());
+        active_generations.insert(generations(&domain(&world, Domain::Client))[0].clone());
     }
     assert!(most_bundles > 1, "some clients have an older bundle");
-    assert!(seen.len() >= 8, "a rotation every 115 days or so: {seen:?}");
+    assert!(active_generations.len() >= 8, "a rotation every 115 days or so: {active_generations:?}");
     let status = domain(&world, Domain::Client);
     assert!(status.retiring.len() <= 3, "{:?}", status.retiring);
 }
@@ -507,7 +507,7 @@ fn a_request_that_names_no_domain_is_reported() {
 }
 
 #[test]
-fn a_second_request_during_a_rotation_starts_no_other_one() {
+fn a_second_request_during_a_rotation_starts_no_second_rotation() {
     let mut world = World::bootstrapped("{}");
     request(&mut world, "peer");
     for _ in 0..4 {
