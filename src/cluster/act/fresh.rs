@@ -25,7 +25,7 @@ impl Actor<'_> {
     /// Reads everything that a step asks for, in this order.
     ///
     /// # Errors
-    /// If Kubernetes refuses a read. Answers of members that do not answer are missing instead.
+    /// If Kubernetes refuses a read. A member that does not answer is missing in the result instead.
     pub async fn read(&self, reads: &[Read]) -> Result<Fresh, WriteError> {
         let mut fresh = Fresh::default();
         for read in reads {

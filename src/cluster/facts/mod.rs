@@ -40,7 +40,8 @@ impl<'a> Facts<'a> {
     /// The facts about the cluster with these names and this uid.
     pub fn of(names: &'a Names, uid: &'a Uid, observed: &'a Observed, now: Timestamp) -> Self {
         let bootstrap = observed.bootstrap.as_deref().filter(|config| belongs(&config.metadata, uid));
-        // Only the cluster's own objects count, not those that a deleted cluster of this name left.
+        // Only the cluster's own objects count, not those that another cluster of this name left or that are still being deleted
+        // with it.
         let has_own_data = observed
             .members
             .values()

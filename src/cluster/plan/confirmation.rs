@@ -27,7 +27,7 @@ use crate::{
 /// How long the kubelet may take to refresh the mounted files before the annotation is written again.
 const TOUCH_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// How long after its start a pod is assumed to serve the files that it started with.
+/// How long after its start a pod's mounted files count as current, so that the pod is not touched.
 const NEW: SignedDuration = SignedDuration::from_secs(10);
 
 /// Makes kubelets refresh changed Secrets, and records which members serve their current certificates. Every note about

@@ -14,7 +14,7 @@ use crate::{
 pub struct Input<'a> {
     /// The desired state.
     pub cluster: &'a ValidatedCluster,
-    /// Desired objects that were derived from the desired state before.
+    /// A cache of what is derived from the desired state alone.
     pub desired: &'a Desired,
     /// What exists.
     pub observed: &'a Observed,

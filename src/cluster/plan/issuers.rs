@@ -28,7 +28,7 @@ const REQUESTS_PER_LIFETIME: i32 = 50;
 pub enum Source {
     /// The operator creates it.
     BuiltIn,
-    /// This issuer has it.
+    /// It is the authority of this issuer.
     External(Issuer, Box<ExternalAuthority>),
 }
 

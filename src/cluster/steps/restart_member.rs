@@ -58,7 +58,8 @@ impl RestartMember {
         check.fresh.sets.get(&self.member).is_some_and(|set| shares_no_trusted_ca(pod, set))
     }
 
-    /// Whether the pod was created before the requested restart, or from a template that requires a restart.
+    /// Whether the pod was created before the requested restart, or with other trust bundles or another client authentication
+    /// than its template has now.
     fn is_outdated(&self, pod: &Pod, check: &Check) -> bool {
         let requested = check.cluster.requests.restarted_at.as_deref();
         let template = check.fresh.sets.get(&self.member).map(|set| &set.spec.template);
@@ -144,8 +145,8 @@ impl Definition for RestartMember {
         Ok(())
     }
 
-    /// The pod is evicted and not deleted, so that the disruption budgets are respected. Members that trust none of the current
-    /// CAs are deleted: the budget would protect a quorum that does not exist.
+    /// The pod is evicted and not deleted, so that the disruption budgets are respected. Only the pods of members that trust none
+    /// of the current CAs are deleted: a budget would protect a quorum that does not exist.
     fn effects(&self, check: &Check) -> Vec<Effect> {
         let is_cut_off = self.pod(check).is_some_and(|pod| self.shares_no_trusted_ca(pod, check));
         vec![if is_cut_off {
