@@ -72,10 +72,10 @@ impl OpenAuthority {
         crl_serials(self.secret.bytes(authority_key::CRL)).unwrap_or_default()
     }
 
-    /// Whether everything that is revoked is on the revocation list.
-    pub fn lists_all_revoked(&self) -> bool {
+    /// How many revoked certificates the revocation list lacks.
+    pub fn missing_from_list(&self) -> usize {
         let listed = self.listed();
-        self.ledger.revoked().all(|(serial, _)| listed.contains(&serial))
+        self.ledger.revoked().filter(|(serial, _)| !listed.contains(serial)).count()
     }
 
     /// Writes the ledger, and a new revocation list if the serials on it differ from the desired ones.

@@ -248,14 +248,15 @@ impl<'a> Signer<'a> {
     }
 
     /// Revokes every certificate of these holders in a domain, and adds to the revocation list what it lacks. Returns how many
-    /// certificates were revoked.
+    /// certificates were revoked or added to the list.
     ///
     /// # Errors
     /// If the active authority is not the observed one, or nothing could be written.
     pub async fn revoke(&self, domain: Domain, holders: &[Holder]) -> Result<usize, IssueError> {
         let revoked = self.update(domain, |authority| {
             let revoked = authority.ledger.revoke(|issued| holders.contains(&issued.holder), self.now);
-            Ok((revoked > 0 || !authority.lists_all_revoked()).then_some(revoked))
+            let changed = revoked.max(authority.missing_from_list());
+            Ok((changed > 0).then_some(changed))
         });
         Ok(revoked.await?.unwrap_or_default())
     }

@@ -174,7 +174,7 @@ fn ask(world: &World, place: Place, uid: &str) -> Probe {
 
 /// How far the data of the member in a pod goes, as its metrics say.
 fn progress(world: &World, place: Place, uid: &str) -> Result<Progress, String> {
-    served(world, place, uid, member_key::SERVER_CRT)?;
+    served(world, place, uid, member_key::SERVER_CRT).map_err(|_| "does not listen on port 2381")?;
     let listed = |m: &&Listed| m.place == place;
     let is_learner = world.etcd.best().iter().find(listed).is_some_and(|m| m.learner);
     Ok(Progress { revision: world.etcd.applied(place) as u64, has_leader: world.etcd.follows(place), is_learner })

@@ -37,6 +37,12 @@ pub fn follower(observed: &Observed) -> Option<&MemberName> {
     observed.members.iter().find(|(_, member)| progress(member).is_some_and(|p| p.has_leader)).map(|(name, _)| name)
 }
 
+/// Whether a member has a vote, as far as it is known without a member list. A removed member has no StatefulSet any more. A vote too
+/// few only makes a recovery need more confirmation; a vote too many could hide a quorum.
+pub fn has_vote(member: &ObservedMember) -> bool {
+    member.stateful_set.is_some() && !progress(member).is_some_and(|progress| progress.is_learner)
+}
+
 /// The message for the user of a cluster that lost its quorum: which members have data, how recent it is, and what can be done.
 pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String {
     let members = &observed.members;
@@ -52,11 +58,12 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     if let Some(name) = follower(observed) {
         return format!("{described}. {name} sees a leader, so there is a quorum that the operator cannot reach: do not recover");
     }
-    let holders: Vec<_> = members.iter().filter(|(_, member)| holds_data(member)).collect();
+    let voters = members.values().filter(|member| has_vote(member)).count();
+    let holders: Vec<_> = members.iter().filter(|(_, member)| has_vote(member) && holds_data(member)).collect();
     // Of equally recent members, the first.
     let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
     let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
-    let quorum = members.len() / 2 + 1;
+    let quorum = voters / 2 + 1;
     let wait = if holders.len() < quorum {
         "that is no quorum, so the cluster cannot become available again by itself".into()
     } else {
@@ -64,10 +71,9 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     };
     let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
     format!(
-        "{described}. {} of {} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
+        "{described}. {} of {voters} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
          the data of {best}; writes that only other members have are lost",
         holders.len(),
-        members.len(),
     )
 }
 

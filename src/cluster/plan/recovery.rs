@@ -26,7 +26,7 @@ use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
         facts::{
-            lost_quorum::{follower, holds_data, join_names, progress, progress_problem},
+            lost_quorum::{follower, has_vote, holds_data, join_names, progress, progress_problem},
             pods::{discarded_for, is_forced, is_in_effect, is_stopped, pod_is_forced, template_is_forced},
         },
         observed::ObservedMember,
@@ -232,8 +232,9 @@ fn check_allowed(
     if request.is_forced {
         return Ok(());
     }
-    let running = others.values().filter(|other| other.progress.is_some()).count() + 1;
-    let all = others.len() + 1;
+    let voters: Vec<_> = others.values().filter(|other| has_vote(other)).collect();
+    let running = voters.iter().filter(|other| other.progress.is_some()).count() + 1;
+    let all = voters.len() + 1;
     if running > all / 2 {
         return Err(format!(
             "{running} of {all} members run, and are a quorum as soon as they reach each other. To recover anyway, set the annotation to {survivor}{}",

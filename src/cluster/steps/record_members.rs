@@ -71,6 +71,7 @@ impl Definition for RecordMembers {
         self.members.iter().map(record).collect()
     }
     fn describe_done(&self, _: &Check, _: usize) -> String {
-        format!("{} started in etcd cluster {}; recorded on their PersistentVolumeClaims", self.names(), self.cluster_id)
+        let claims = if self.members.len() == 1 { "its PersistentVolumeClaim" } else { "their PersistentVolumeClaims" };
+        format!("{} started in etcd cluster {}; recorded on {claims}", self.names(), self.cluster_id)
     }
 }

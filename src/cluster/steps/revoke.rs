@@ -72,6 +72,11 @@ impl Definition for Revoke {
         vec![Effect::Revoke { domain: self.domain, holders: self.holders.clone() }]
     }
     fn describe_done(&self, _: &Check, changed: usize) -> String {
-        format!("revoked {changed} {} certificates of {}, which no longer exist", self.domain, self.names())
+        let certificates = if changed == 1 { "certificate" } else { "certificates" };
+        match self.holders.as_slice() {
+            [] => format!("restored the revocation list of the {} domain: added {changed} {certificates}", self.domain),
+            [holder] => format!("revoked {changed} {} {certificates} of {holder}, which no longer exists", self.domain),
+            _ => format!("revoked {changed} {} {certificates} of {}, which no longer exist", self.domain, self.names()),
+        }
     }
 }
