@@ -1,4 +1,4 @@
-//! Which member is asked, and at which address.
+//! Dialing members: their addresses, and the request for the member list.
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -18,10 +18,10 @@ pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target 
     }
 }
 
-/// The member list that a quorum confirms, from the first answering member that can give it, the leader first.
+/// The member list, confirmed by a quorum, from the first answering member that can return it. The leader is asked first.
 ///
 /// # Errors
-/// Why the last one did not give it.
+/// Why the last member did not return it.
 pub async fn member_list<'a>(
     context: &Context,
     names: &Names,

@@ -1,4 +1,4 @@
-//! Which leaf certificates a cluster has, and what they say.
+//! The leaf certificates of a cluster and their contents.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -12,7 +12,7 @@ use crate::{
     pki::{Domain, LeafSpec, Usage},
 };
 
-/// The leaf that a member presents on its port of a domain.
+/// The leaf that a member presents on the port of a domain.
 fn server(cluster: &ValidatedCluster, domain: Domain, member: &MemberName) -> LeafSpec {
     let duration = cluster.lifetimes[domain].leaf;
     match domain {
@@ -48,12 +48,12 @@ fn peer(names: &Names, member: &MemberName, duration: SignedDuration) -> LeafSpe
     }
 }
 
-/// The leaf that an external issuer is asked for before its authority is trusted: it has everything that the leaves of members have. An
-/// issuer that alters or refuses it would otherwise be noticed only in the middle of a rotation.
+/// A probe leaf that is requested from an external issuer before its authority is trusted. It has the same fields as the leaves
+/// of members: otherwise an issuer that alters or rejects them would be noticed only during a rotation.
 ///
-/// It follows from the spec as it is, which need not be valid: addresses that are none are left out.
+/// It is derived from a spec that may be invalid: invalid addresses are left out.
 pub fn issuer_probe(names: &Names, spec: &EtcdClusterSpec, domain: Domain, lifetime: SignedDuration) -> LeafSpec {
-    // The names of other members differ in their ordinals only.
+    // The names of other members differ only in their ordinals.
     let member = names.member(0);
     let leaf = match domain {
         Domain::Client => {
@@ -89,7 +89,7 @@ pub fn of_member(cluster: &ValidatedCluster, member: &MemberName) -> Vec<Desired
     ]
 }
 
-/// The leaf with which the operator is a client of the members.
+/// The client certificate of the operator.
 pub fn of_operator(cluster: &ValidatedCluster) -> Vec<DesiredLeaf> {
     let keys = LeafKeys { certificate: tls_key::CRT, private_key: tls_key::KEY };
     vec![DesiredLeaf { domain: Domain::Client, spec: client(cluster, common_name::OPERATOR), keys }]

@@ -2,11 +2,11 @@
 //!
 //! | stage | where | pure |
 //! | --- | --- | --- |
-//! | observe | `observe/`, its data in `observed.rs`, what follows from them in `facts/` | `facts/` alone |
-//! | validate | `validate.rs`, its data in `validated.rs` | yes |
+//! | observe | `observe/`; the data is in `observed.rs`, the facts derived from it in `facts/` | only `facts/` |
+//! | validate | `validate.rs`; the data is in `validated.rs` | yes |
 //! | plan | `plan/`, with the objects of `objects/` and the steps of `steps/` | yes |
 //! | act | `act/` | no |
-//! | report | `status/`; written here | yes |
+//! | report | `status/`; `pass` writes the status | yes |
 
 pub mod act;
 pub mod dial;
@@ -40,10 +40,10 @@ use crate::{
     api::EtcdCluster, context::Context, ids::Uid, kubernetes::error::WriteError, names::Names, reporting::publish::write_report,
 };
 
-/// One pass. Returns when the next one is due if nothing happens before.
+/// Makes one pass. Returns the time until the next pass is due, unless an event triggers it earlier.
 ///
 /// # Errors
-/// When the status could not be written. Everything else that goes wrong is in the status.
+/// If the status could not be written. All other problems are reported in the status.
 pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Result<Duration, WriteError> {
     let now = (context.clock)();
     let names = Names::new(&object.name_any(), &object.namespace().unwrap_or_default(), &context.domain);
@@ -79,7 +79,7 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
     let state = status::metrics::state(&report.status, &observed, &decision);
     context.metrics.cluster(names.namespace(), names.cluster(), state);
     let is_outdated = write_report(context, object, object.status.as_ref(), &report).await?;
-    // Users may wait for an authority that was created just now.
+    // A user may be waiting for an authority that this pass created.
     if !outcome.done.is_empty() {
         trigger_users(context, &names);
     }
@@ -87,7 +87,7 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
     Ok(if outcome.again || is_outdated { next.min(AGAIN) } else { next })
 }
 
-/// When the next pass is due after something changed under the plan.
+/// When the next pass is due if an object changed after it was observed.
 const AGAIN: Duration = Duration::from_millis(500);
 
 fn trigger_users(context: &Context, names: &Names) {

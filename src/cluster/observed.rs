@@ -1,7 +1,7 @@
-//! What exists: the data that [`super::observe`] gathers and the pure stages read.
+//! The observed state: the data that [`super::observe`] gathers and the pure stages read.
 //!
-//! What could not be read is data too. Private keys are not part of it: where a Secret has one, the cache keeps a digest of its
-//! public half (see [`crate::cache`]).
+//! Failed reads are part of the data. Private keys are not: where a Secret has one, the cache keeps a digest of its public key
+//! (see [`crate::cache`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ use crate::{
     pki::{Domain, PerDomain},
 };
 
-/// One cluster as it was found.
+/// One cluster as it was observed.
 #[derive(Clone, Debug)]
 pub struct Observed {
     /// The last status.
@@ -44,16 +44,16 @@ pub struct Observed {
     pub authorities: PerDomain<Option<CachedSecret>>,
     /// The Secret with the operator's identity.
     pub operator: Option<CachedSecret>,
-    /// Every member of which there is any trace.
+    /// Every member that an object, the last status or etcd's member list names.
     pub members: BTreeMap<MemberName, ObservedMember>,
-    /// etcd's member list, from a read that a quorum confirmed; or why there is none.
+    /// etcd's member list, confirmed by a quorum, or why it is not available.
     pub list: Result<etcd::MemberList, String>,
-    /// The uids of all `EtcdUser`s in the namespace that may hold certificates. The ledger tells which of them have one of this
+    /// The uids of all `EtcdUser`s in the namespace that may hold certificates. The ledger records which of them hold one of this
     /// cluster.
     pub users: BTreeSet<Uid>,
     /// The Secrets of the cluster's users by the names of the users. Empty unless the client authority is being rotated.
     pub user_secrets: BTreeMap<String, CachedSecret>,
-    /// What is known of the authorities of external issuers that the spec names.
+    /// What the external issuers in the spec answered about their authorities.
     pub issuer_answers: PerDomain<Option<IssuerAnswer>>,
 }
 
@@ -84,17 +84,17 @@ impl Observed {
         listed(names, self.list.as_ref().ok()?, member)
     }
 
-    /// What the last status says of a member.
+    /// The last status of a member.
     pub fn reported(&self, member: &MemberName) -> Option<&MemberStatus> {
         self.status.members.iter().find(|reported| reported.name == member.as_str())
     }
 
-    /// What the last status says of a domain.
+    /// The last status of a domain.
     pub fn reported_domain(&self, domain: Domain) -> Option<&DomainStatus> {
         self.status.certificates.as_ref()?.domain(domain)
     }
 
-    /// Whether the cluster has come up once. Then it has an ID, and new members can only join it.
+    /// Whether the cluster has ever been up. Then it has an ID, and new members can only join it.
     pub fn has_come_up(&self) -> bool {
         self.status.cluster_id.is_some()
     }
@@ -102,29 +102,29 @@ impl Observed {
 
 /// The entry of a member of this cluster in a member list.
 pub fn listed<'a>(names: &Names, list: &'a etcd::MemberList, member: &MemberName) -> Option<&'a etcd::Member> {
-    list.members.iter().find(|listed| text_of(names, list, listed) == Some(member.as_str()))
+    list.members.iter().find(|listed| name_text(names, list, listed) == Some(member.as_str()))
 }
 
-/// The member of this cluster that an entry of the member list is about: the one with its URL; or, if someone changed the URL, the
-/// one with its name, unless another entry has the URL of that one.
+/// The member of this cluster that an entry of the member list describes. It is identified by its peer URL; if that was changed,
+/// by its name, unless another entry has the URL of the member with this name.
 pub fn name_of(names: &Names, list: &etcd::MemberList, listed: &etcd::Member) -> Option<MemberName> {
-    names.parse_member(text_of(names, list, listed)?)
+    names.parse_member(name_text(names, list, listed)?)
 }
 
-fn text_of<'a>(names: &Names, list: &etcd::MemberList, listed: &'a etcd::Member) -> Option<&'a str> {
-    fn at<'a>(names: &Names, listed: &'a etcd::Member) -> Option<&'a str> {
+fn name_text<'a>(names: &Names, list: &etcd::MemberList, listed: &'a etcd::Member) -> Option<&'a str> {
+    fn name_by_url<'a>(names: &Names, listed: &'a etcd::Member) -> Option<&'a str> {
         listed.peer_urls.iter().find_map(|url| names.text_at(url))
     }
-    let is_free = |name: &str| !list.members.iter().any(|other| at(names, other) == Some(name));
-    at(names, listed).or_else(|| Some(listed.name.as_str()).filter(|name| names.is_member(name) && is_free(name)))
+    let is_free = |name: &str| !list.members.iter().any(|other| name_by_url(names, other) == Some(name));
+    name_by_url(names, listed).or_else(|| Some(listed.name.as_str()).filter(|name| names.is_member(name) && is_free(name)))
 }
 
-/// One member as it was found.
+/// One member as it was observed.
 #[derive(Clone, Debug, Default)]
 pub struct ObservedMember {
     /// Its PersistentVolumeClaim.
     pub claim: Option<Cached<PersistentVolumeClaim>>,
-    /// Whether the claim could not be read, so that it may exist.
+    /// Whether reading the claim failed: it may exist.
     pub claim_unread: bool,
     /// Its StatefulSet.
     pub stateful_set: Option<Cached<StatefulSet>>,
@@ -138,19 +138,19 @@ pub struct ObservedMember {
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
     /// The node of its volume. It is looked up only while no node accepts its pod.
     pub volume_node: VolumeNode,
-    /// How far its data goes. It is read only while no quorum gives a member list.
+    /// How recent its data is. It is read only while no quorum confirms a member list.
     pub progress: Option<Result<etcd::Progress, String>>,
 }
 
 /// The node on which a member's volume can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum VolumeNode {
-    /// It was not looked up, could not be read, or is more than one node.
+    /// It was not looked up, could not be read, or the volume can be used on more than one node.
     #[default]
     Unknown,
     /// The node exists.
     Exists,
-    /// The node is gone for good. The text says why that is known.
+    /// The node is permanently gone. The text is the evidence.
     Gone(String),
 }
 
@@ -161,7 +161,7 @@ pub enum Probe {
     Skipped(String),
     /// It could not be reached. The text says why.
     Unreachable(String),
-    /// It presented this leaf certificate (DER) and gave its status, or no status. The text says why.
+    /// It presented this leaf certificate (DER), and returned its status or an error.
     Reached(Vec<u8>, Result<etcd::MemberStatus, String>),
 }
 
@@ -180,7 +180,7 @@ impl Probe {
         }
     }
 
-    /// Why there is no status.
+    /// Why its status is unknown.
     pub fn problem(&self) -> Option<&str> {
         match self {
             Self::Skipped(reason) | Self::Unreachable(reason) | Self::Reached(_, Err(reason)) => Some(reason),
@@ -195,20 +195,21 @@ impl ObservedMember {
         self.pod.as_deref().is_some_and(pod_ready)
     }
 
-    /// Whether it has been seen started once: then its claim records which member it is.
+    /// Whether it has been observed running before: then its claim records its member ID.
     pub fn has_started(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| annotation(&claim.metadata, key::MEMBER_ID).is_some())
     }
 
-    /// The IDs of cluster and member that its claim records, as far as they are readable.
+    /// The cluster ID and the member ID that its claim records, where they are valid.
     pub fn recorded_ids(&self) -> (Option<ClusterId>, Option<MemberId>) {
         let meta = self.claim.as_ref().map(|claim| &claim.metadata);
         let cluster = meta.and_then(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
         (cluster, meta.and_then(|meta| annotation(meta, key::MEMBER_ID)?.parse().ok()))
     }
 
-    /// Whether its data goes with its pod: a claim that is being deleted stays only as long as a pod uses it.
-    pub fn is_doomed(&self) -> bool {
+    /// Whether its claim is being deleted: then its data is lost when its pod ends, because the claim exists only as long as a
+    /// pod uses it.
+    pub fn loses_data_with_pod(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
     }
 

@@ -1,4 +1,4 @@
-//! What the stages of a pass hand to the report.
+//! The results of the stages of a pass, from which the status is reported.
 
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use crate::{api::Reason, issuing::IssueError, kubernetes::error::WriteError, nam
 
 /// What the pure stages decided.
 pub enum Decision {
-    /// The spec is invalid, so nothing is done.
+    /// The spec is invalid, so nothing is changed.
     Invalid(Invalid),
-    /// This is done.
+    /// The spec is valid, and this is the plan.
     Planned(Arc<ValidatedCluster>, Plan),
 }
 
@@ -39,7 +39,7 @@ impl Decision {
         self.plan().and_then(Plan::changes)
     }
 
-    /// Why the plan does nothing.
+    /// Why the plan changes nothing.
     pub fn blocked(&self) -> Option<&Note> {
         match self.plan() {
             Some(Plan::Blocked(note)) => Some(note),
@@ -53,25 +53,25 @@ impl Decision {
     }
 }
 
-/// What came of a plan.
+/// The result of a plan.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// What was done.
     pub done: Vec<Note>,
     /// What was done that disrupts clients.
     pub disruptions: Vec<Note>,
-    /// What keeps the step from being taken for a moment.
+    /// Why the step is postponed.
     pub pending: Vec<Note>,
-    /// What could not be done.
+    /// What failed.
     pub failed: Vec<Note>,
-    /// What external issuers have not signed yet, or refuse to sign.
+    /// Which requests external issuers have not signed yet, or refuse to sign.
     pub issuers: Vec<Note>,
-    /// Whether something changed under the plan, so that the next pass should come soon.
+    /// Whether an object changed after it was observed, so that the next pass should come soon.
     pub again: bool,
 }
 
 impl Outcome {
-    /// Adds what came of another part of the plan.
+    /// Adds the result of another part of the plan.
     pub fn merge(&mut self, other: Self) {
         let Self { done, disruptions, pending, failed, issuers, again } = other;
         self.done.extend(done);

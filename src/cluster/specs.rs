@@ -1,4 +1,4 @@
-//! What follows from the spec of each cluster, kept for as long as the spec stays as it is.
+//! What is derived from the spec of each cluster, cached until the spec changes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,9 +21,9 @@ pub struct Specs(Mutex<HashMap<(String, String), Spec>>);
 #[derive(Clone)]
 pub struct Spec {
     version: (Option<String>, Option<i64>, BTreeMap<String, String>),
-    /// The valid cluster, or what is wrong with the spec.
+    /// The validated cluster, or the problems of the spec.
     pub cluster: Result<Arc<ValidatedCluster>, Invalid>,
-    /// The objects that follow from it.
+    /// The desired objects, derived from the spec.
     pub desired: Arc<Desired>,
 }
 
@@ -31,23 +31,23 @@ impl Specs {
     /// The spec of a cluster. `domain` is the DNS domain of the Kubernetes cluster.
     pub fn of(&self, cluster: &EtcdCluster, domain: &str) -> Spec {
         let id = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-        // A generation counts changes of the spec alone; requests are annotations.
+        // The generation counts only changes of the spec; requests are annotations.
         let version = (cluster.uid(), cluster.metadata.generation, cluster.annotations().clone());
-        let mut kept = self.kept();
-        if let Some(spec) = kept.get(&id).filter(|spec| spec.version == version) {
+        let mut specs = self.lock();
+        if let Some(spec) = specs.get(&id).filter(|spec| spec.version == version) {
             return spec.clone();
         }
         let spec = Spec { version, cluster: validate(cluster, domain).map(Arc::new), desired: Arc::default() };
-        kept.insert(id, spec.clone());
+        specs.insert(id, spec.clone());
         spec
     }
 
     /// Removes the spec of a cluster that no longer exists.
     pub fn forget(&self, namespace: &str, cluster: &str) {
-        self.kept().remove(&(namespace.to_owned(), cluster.to_owned()));
+        self.lock().remove(&(namespace.to_owned(), cluster.to_owned()));
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<(String, String), Spec>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Spec>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

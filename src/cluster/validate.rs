@@ -1,7 +1,7 @@
 //! Spec -> [`ValidatedCluster`]. Pure.
 //!
-//! The CRD's rules refuse most of this at apply time. It is decided again here, because an object may have been stored under older
-//! rules, and because the following stages should not have to check anything.
+//! The CRD's rules reject most invalid specs at apply time. The spec is checked again here, because it may have been stored under
+//! older rules, and so that the following stages need no checks.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +27,7 @@ use crate::{
     pki::{Domain, Issuer, PerDomain},
 };
 
-/// What is wrong with a spec: at least one sentence, each of which says what to do.
+/// The problems of a spec: at least one sentence, each of which says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid(pub Vec<String>);
 
@@ -37,34 +37,34 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// The cluster with a checked spec. `domain` is the DNS domain of the Kubernetes cluster.
+/// Validates the spec of a cluster. `domain` is the DNS domain of the Kubernetes cluster.
 ///
 /// # Errors
-/// All that is wrong with the spec.
+/// All problems of the spec.
 pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster, Invalid> {
-    let mut wrong = Problems(vec![]);
+    let mut problems = Problems(vec![]);
     let spec = &cluster.spec;
     let name = cluster.metadata.name.as_deref().unwrap_or_default();
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
-    check_name(name, &mut wrong);
+    check_name(name, &mut problems);
     if !(1..=9).contains(&spec.replicas) {
-        wrong.say(format!("spec.replicas is {}: it must be 1 to 9", spec.replicas));
+        problems.add(format!("spec.replicas is {}: it must be 1 to 9", spec.replicas));
     }
-    let version = check_version(&spec.version, &mut wrong);
-    let lifetimes = PerDomain::from_fn(|domain| check_lifetimes(domain, &spec.tls, &mut wrong));
-    let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, &mut wrong);
-    let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, &mut wrong);
-    let issuers = check_issuers(&spec.tls, &mut wrong);
-    let etcd = check_etcd(spec, &mut wrong);
-    let repair = check_repair(&spec.repair, &mut wrong);
+    let version = check_version(&spec.version, &mut problems);
+    let lifetimes = PerDomain::from_fn(|domain| check_lifetimes(domain, &spec.tls, &mut problems));
+    let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, &mut problems);
+    let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, &mut problems);
+    let issuers = check_issuers(&spec.tls, &mut problems);
+    let etcd = check_etcd(spec, &mut problems);
+    let repair = check_repair(&spec.repair, &mut problems);
     if quantity::bytes(&spec.storage.size).is_none() {
-        wrong.say(format!("spec.storage.size {:?} is not a size: write it like 8Gi", spec.storage.size.0));
+        problems.add(format!("spec.storage.size {:?} is not a size: write it like 8Gi", spec.storage.size.0));
     }
     let (owner, uid) = (cluster.controller_owner_ref(&()), Uid::of(&cluster.metadata));
     let (Some(version), Some(lifetimes), Some(etcd), Some(repair), Some(owner), Some(uid), []) =
-        (version, lifetimes.both(), etcd, repair, owner, uid, wrong.0.as_slice())
+        (version, lifetimes.both(), etcd, repair, owner, uid, problems.0.as_slice())
     else {
-        return Err(Invalid(wrong.0));
+        return Err(Invalid(problems.0));
     };
     Ok(ValidatedCluster {
         names: Names::new(name, namespace, domain),
@@ -109,7 +109,7 @@ fn requests(cluster: &EtcdCluster) -> Requests {
 struct Problems(Vec<String>);
 
 impl Problems {
-    fn say(&mut self, problem: impl Into<String>) {
+    fn add(&mut self, problem: impl Into<String>) {
         self.0.push(problem.into());
     }
 }
@@ -123,22 +123,24 @@ fn image(spec: &EtcdClusterSpec, version: Version) -> String {
     }
 }
 
-fn check_name(name: &str, wrong: &mut Problems) {
+fn check_name(name: &str, problems: &mut Problems) {
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.len() > MAX_NAME_LENGTH {
-        wrong.say(format!("the name is too long for the objects made from it: {MAX_NAME_LENGTH} characters at most"));
+        problems.add(format!("the name is too long for the objects made from it: {MAX_NAME_LENGTH} characters at most"));
     }
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(label) || name.ends_with('-') {
-        wrong.say("the name becomes a Service's: it must begin with a letter and hold only lower case letters, digits and -");
+        problems.add(
+            "metadata.name becomes a Service's name: it must begin with a letter and hold only lower case letters, digits and -",
+        );
     }
 }
 
-fn check_version(text: &str, wrong: &mut Problems) -> Option<Version> {
+fn check_version(text: &str, problems: &mut Problems) -> Option<Version> {
     let version = Version::parse(text);
     match version {
-        None if text.starts_with('v') => wrong.say(format!("spec.version is {text:?}: write it without the v, like 3.6.16")),
-        None => wrong.say(format!("spec.version is {text:?}: it must be three numbers, like 3.6.16")),
-        Some(v) if v < Version::OLDEST || v.major > 3 || v.minor > Version::NEWEST_MINOR => wrong.say(format!(
+        None if text.starts_with('v') => problems.add(format!("spec.version is {text:?}: write it without the v, like 3.6.16")),
+        None => problems.add(format!("spec.version is {text:?}: it must be three numbers, like 3.6.16")),
+        Some(v) if v < Version::OLDEST || v.major > 3 || v.minor > Version::NEWEST_MINOR => problems.add(format!(
             "spec.version {v} is not supported: {} or newer, up to 3.{}",
             Version::OLDEST,
             Version::NEWEST_MINOR
@@ -148,56 +150,56 @@ fn check_version(text: &str, wrong: &mut Problems) -> Option<Version> {
     version
 }
 
-fn check_duration(field: &str, duration: &Duration, wrong: &mut Problems) -> Option<SignedDuration> {
-    duration.length().map_err(|e| wrong.say(format!("{field}: {e}"))).ok()
+fn check_duration(field: &str, duration: &Duration, problems: &mut Problems) -> Option<SignedDuration> {
+    duration.length().map_err(|e| problems.add(format!("{field}: {e}"))).ok()
 }
 
-/// Certificates beyond the year 9999 can't be written (RFC 5280, 4.1.2.5).
+/// A certificate cannot expire after the year 9999 (RFC 5280, 4.1.2.5).
 const LONGEST_AUTHORITY: SignedDuration = SignedDuration::from_hours(24 * 365 * 100);
 
-fn check_lifetimes(domain: Domain, tls: &TlsSpec, wrong: &mut Problems) -> Option<Lifetimes> {
+fn check_lifetimes(domain: Domain, tls: &TlsSpec, problems: &mut Problems) -> Option<Lifetimes> {
     let (authority, leaf) = match domain {
         Domain::Client => (&tls.client.authority.duration, &tls.client.certificate.duration),
         Domain::Peer => (&tls.peer.authority.duration, &tls.peer.certificate.duration),
     };
     let field = format!("spec.tls.{domain}.authority.duration");
-    let authority_lifetime = check_duration(&field, authority, wrong);
+    let authority_lifetime = check_duration(&field, authority, problems);
     let leaf_lifetime =
-        leaf_lifetime(&format!("spec.tls.{domain}.certificate.duration"), leaf).map_err(|problem| wrong.say(problem)).ok();
+        leaf_lifetime(&format!("spec.tls.{domain}.certificate.duration"), leaf).map_err(|problem| problems.add(problem)).ok();
     let lifetimes = Lifetimes { authority: authority_lifetime?, leaf: leaf_lifetime? };
     // An authority is trusted for half of its lifetime before it signs, so that half must be longer than leaves are in use.
     if lifetimes.leaf.checked_mul(4).is_none_or(|four| lifetimes.authority < four) {
-        wrong.say(format!("{field} is {authority}: it must be at least four times certificate.duration ({leaf})"));
+        problems.add(format!("{field} is {authority}: it must be at least four times certificate.duration ({leaf})"));
     }
     if lifetimes.authority > LONGEST_AUTHORITY {
-        wrong.say(format!("{field} is {authority}: it must be at most a hundred years"));
+        problems.add(format!("{field} is {authority}: it must be at most a hundred years"));
     }
     Some(lifetimes)
 }
 
-fn check_issuers(tls: &TlsSpec, wrong: &mut Problems) -> PerDomain<Issuer> {
+fn check_issuers(tls: &TlsSpec, problems: &mut Problems) -> PerDomain<Issuer> {
     let issuers = PerDomain::from_fn(|domain| {
         let spec = tls.issuer(domain);
         if spec.ca_secret.is_some() && spec.cert_manager.is_some() {
-            wrong.say(format!("spec.tls.{domain}.issuer must be either caSecret or certManager"));
+            problems.add(format!("spec.tls.{domain}.issuer must be either caSecret or certManager"));
         }
         spec.issuer()
     });
     if issuers.client != Issuer::BuiltIn && issuers.client == issuers.peer {
-        wrong.say(ONE_FOR_BOTH);
+        problems.add(ONE_FOR_BOTH);
     }
     issuers
 }
 
-/// A container or a node takes this long to start again; a shorter time would take that for a fault.
+/// A container or a node takes this long to restart. A shorter time would treat a normal restart as a fault.
 const SHORTEST_REPAIR: SignedDuration = SignedDuration::from_secs(10);
 
-fn check_repair(spec: &RepairSpec, wrong: &mut Problems) -> Option<Repair> {
+fn check_repair(spec: &RepairSpec, problems: &mut Problems) -> Option<Repair> {
     let mut check = |name: &str, duration: &Duration| {
         let field = format!("spec.repair.{name}");
-        let length = check_duration(&field, duration, wrong)?;
+        let length = check_duration(&field, duration, problems)?;
         if length < SHORTEST_REPAIR {
-            wrong.say(format!("{field} is {duration}: it must be at least 10s"));
+            problems.add(format!("{field} is {duration}: it must be at least 10s"));
         }
         Some(length)
     };
@@ -207,7 +209,7 @@ fn check_repair(spec: &RepairSpec, wrong: &mut Problems) -> Option<Repair> {
     Some(Repair { crash_loop: crash_loop?, lost_node: lost_node?, unstarted: unstarted? })
 }
 
-fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {
+fn check_names(names: &[String], problems: &mut Problems) -> BTreeSet<String> {
     for name in names {
         let labels = name.strip_prefix("*.").unwrap_or(name);
         let label = |label: &str| {
@@ -218,55 +220,56 @@ fn check_names(names: &[String], wrong: &mut Problems) -> BTreeSet<String> {
                 && !label.ends_with('-')
         };
         if name.parse::<IpAddr>().is_ok() {
-            wrong.say(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is an address: write it into ipAddresses"));
+            problems.add(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is an address: write it into ipAddresses"));
         } else if labels.len() > 253 || !labels.split('.').all(label) {
-            wrong.say(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is not a DNS name in lower case"));
+            problems.add(format!("spec.tls.client.extraSANs.dnsNames: {name:?} is not a DNS name in lower case"));
         }
     }
     names.iter().cloned().collect()
 }
 
-fn check_addresses(addresses: &[String], wrong: &mut Problems) -> BTreeSet<IpAddr> {
+fn check_addresses(addresses: &[String], problems: &mut Problems) -> BTreeSet<IpAddr> {
     let parse = |text: &String| {
         let problem = format!("spec.tls.client.extraSANs.ipAddresses: {text:?} is not an IP address");
-        text.parse().map_err(|_| wrong.say(problem)).ok()
+        text.parse().map_err(|_| problems.add(problem)).ok()
     };
     addresses.iter().filter_map(parse).collect()
 }
 
-fn check_etcd(spec: &EtcdClusterSpec, wrong: &mut Problems) -> Option<EtcdSettings> {
+fn check_etcd(spec: &EtcdClusterSpec, problems: &mut Problems) -> Option<EtcdSettings> {
     let etcd = &spec.etcd;
-    let heartbeat = check_duration("spec.etcd.heartbeatInterval", &etcd.heartbeat_interval, wrong);
-    let election = check_duration("spec.etcd.electionTimeout", &etcd.election_timeout, wrong);
+    let heartbeat = check_duration("spec.etcd.heartbeatInterval", &etcd.heartbeat_interval, problems);
+    let election = check_duration("spec.etcd.electionTimeout", &etcd.election_timeout, problems);
     let quota = quantity::bytes(&etcd.quota_backend_size);
     if quota.is_none() {
-        wrong.say(format!("spec.etcd.quotaBackendSize {:?} is not a size: write it like 2Gi", etcd.quota_backend_size.0));
+        problems.add(format!("spec.etcd.quotaBackendSize {:?} is not a size: write it like 2Gi", etcd.quota_backend_size.0));
     }
     for name in etcd.extra_args.keys() {
         let flag = !name.is_empty()
             && name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !flag {
-            wrong.say(format!("spec.etcd.extraArgs: {name:?} is not the name of a flag; write it without the dashes in front"));
+            problems
+                .add(format!("spec.etcd.extraArgs: {name:?} is not the name of a flag; write it without the dashes in front"));
         } else if RESERVED_FLAGS.iter().any(|reserved| name.starts_with(reserved)) {
-            wrong.say(format!(
+            problems.add(format!(
                 "spec.etcd.extraArgs: {name} is reserved: the operator sets it itself or it has a field of its own"
             ));
         }
     }
     let retention = &etcd.auto_compaction.retention;
-    let sensible = match etcd.auto_compaction.mode {
+    let is_valid = match etcd.auto_compaction.mode {
         CompactionMode::Periodic => retention == "0" || Duration(retention.clone()).length().is_ok(),
         CompactionMode::Revision => retention.parse::<u64>().is_ok(),
     };
-    if !sensible {
-        wrong.say(format!(
+    if !is_valid {
+        problems.add(format!(
             "spec.etcd.autoCompaction.retention {retention:?} does not fit the mode: a duration such as 5m for Periodic, a number of revisions for Revision"
         ));
     }
     let (heartbeat, election) = (heartbeat?.as_millis(), election?.as_millis());
     if heartbeat < 10 || election < 5 * heartbeat || election > 50_000 {
-        wrong.say("spec.etcd.electionTimeout must be at least five times heartbeatInterval and at most 50s, heartbeatInterval at least 10ms");
+        problems.add("spec.etcd.electionTimeout must be at least five times heartbeatInterval and at most 50s, heartbeatInterval at least 10ms");
     }
     Some(EtcdSettings {
         heartbeat_interval: heartbeat,

@@ -12,8 +12,8 @@ fn check(spec: &str) -> Result<ValidatedCluster, Invalid> {
     validate(&cluster(spec), "cluster.local")
 }
 
-/// What is wrong with a spec, which must be one thing.
-fn wrong(spec: &str) -> String {
+/// The problem of a spec that must have exactly one.
+fn only_problem(spec: &str) -> String {
     let Invalid(problems) = check(spec).expect_err(spec);
     assert_eq!(problems.len(), 1, "{spec}: {problems:?}");
     problems[0].clone()
@@ -82,7 +82,7 @@ fn every_invalid_value_is_reported_with_what_to_do() {
         ("{etcd: {extraArgs: {'max-txn-ops=1 --name': x}}}", "spec.etcd.extraArgs", "not the name of a flag"),
     ];
     for (spec, field, what_to_do) in cases {
-        let message = wrong(spec);
+        let message = only_problem(spec);
         assert!(message.contains(field) && message.contains(what_to_do), "{spec}: {message}");
     }
 }
@@ -108,7 +108,7 @@ fn flags_that_the_operator_sets_are_reserved() {
         "auth-token",
         "config-file",
     ] {
-        let message = wrong(&format!("{{etcd: {{extraArgs: {{{flag}: x}}}}}}"));
+        let message = only_problem(&format!("{{etcd: {{extraArgs: {{{flag}: x}}}}}}"));
         assert!(message.contains(&format!("{flag} is reserved")), "{message}");
     }
     for flag in ["max-txn-ops", "snapshot-catchup-entries", "log-level", "metrics"] {
@@ -125,7 +125,7 @@ fn all_problems_are_reported_at_once() {
 }
 
 #[test]
-fn names_that_services_cannot_have_are_refused() {
+fn names_that_are_invalid_for_services_are_refused() {
     let named = |name: &str| {
         let mut cluster = cluster("{}");
         cluster.metadata.name = Some(name.into());
@@ -140,7 +140,7 @@ fn names_that_services_cannot_have_are_refused() {
 }
 
 #[test]
-fn limits_themselves_are_allowed() {
+fn limits_are_inclusive() {
     for spec in [
         "{version: 3.5.32}",
         "{version: 3.7.0}",

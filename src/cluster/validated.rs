@@ -1,4 +1,4 @@
-//! A cluster whose spec has been checked: names and values in their types.
+//! A cluster whose spec has been validated: names and values have types of their own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,13 +32,13 @@ pub struct ValidatedCluster {
     pub version: Version,
     /// The image, with tag or digest.
     pub image: String,
-    /// When it is pulled.
+    /// The image pull policy.
     pub pull_policy: PullPolicy,
-    /// The Secrets to pull it with.
+    /// The image pull secrets.
     pub pull_secrets: Vec<String>,
     /// The volumes.
     pub storage: StorageSpec,
-    /// The oldest accepted TLS version.
+    /// The minimum TLS version.
     pub min_tls: TlsVersion,
     /// Whether clients must present a certificate.
     pub client_auth: ClientAuth,
@@ -46,9 +46,9 @@ pub struct ValidatedCluster {
     pub lifetimes: PerDomain<Lifetimes>,
     /// The issuer of each domain's certificates.
     pub issuers: PerDomain<Issuer>,
-    /// Further DNS names of the server certificates.
+    /// Additional DNS names of the server certificates.
     pub extra_names: BTreeSet<String>,
-    /// Further addresses of the server certificates.
+    /// Additional IP addresses of the server certificates.
     pub extra_addresses: BTreeSet<IpAddr>,
     /// etcd's settings.
     pub etcd: EtcdSettings,
@@ -56,9 +56,9 @@ pub struct ValidatedCluster {
     pub pod: PodSpec,
     /// The Service for clients.
     pub service: ServiceSpec,
-    /// When members that do not come back are replaced.
+    /// When members that cannot recover are replaced.
     pub repair: Repair,
-    /// Whether nothing is changed.
+    /// Whether the cluster is paused: the operator changes nothing.
     pub paused: bool,
     /// What the user requests by annotations.
     pub requests: Requests,
@@ -71,42 +71,42 @@ pub struct Requests {
     pub restarted_at: Option<String>,
     /// The name of the member to replace.
     pub replace: Option<String>,
-    /// The name of the member to recover from, perhaps with `,force`.
+    /// The name of the member to recover from, optionally followed by `,force`.
     pub recover_from: Option<String>,
     /// The domains whose authorities are to be rotated.
     pub rotate: BTreeSet<Domain>,
-    /// The words of that request that name no domain.
+    /// The words of the rotation request that are not domains.
     pub rotate_unknown: Vec<String>,
 }
 
 impl ValidatedCluster {
-    /// Whether claims and authorities outlive the cluster.
+    /// Whether claims and CA Secrets are retained when the cluster is deleted.
     pub fn retains(&self) -> bool {
         self.storage.retention == Retention::Retain
     }
 
-    /// A built-in authority of this generation. Each has a different common name, so that no verifier takes one for another.
+    /// A built-in authority of this generation. Each has a different common name, so that verifiers cannot confuse them.
     pub fn built_in_authority(&self, domain: Domain, generation: u32) -> NewAuthority {
         NewAuthority::BuiltIn { common_name: self.authority_name(domain, generation), duration: self.lifetimes[domain].authority }
     }
 
     /// The common name of a built-in authority.
     pub fn authority_name(&self, domain: Domain, generation: u32) -> String {
-        // A common name has at most 64 characters. The uid tells apart the authorities of two clusters with the same name.
+        // A common name has at most 64 characters. The uid distinguishes the authorities of two clusters with the same name.
         let name: String = self.names.cluster().chars().take(40).collect();
         let uid: String = self.uid.as_str().chars().take(8).collect();
         format!("{name} {domain} {uid} {generation}")
     }
 }
 
-/// How long a member must have been down before evidence that it cannot come back counts.
+/// How long a member must have been down before it is replaced because of evidence that it cannot recover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repair {
     /// Its container crashes repeatedly.
     pub crash_loop: SignedDuration,
     /// The node of its volume is gone.
     pub lost_node: SignedDuration,
-    /// Someone else added it, and it never started.
+    /// The operator did not add it, and it never started.
     pub unstarted: SignedDuration,
 }
 
@@ -121,6 +121,6 @@ pub struct EtcdSettings {
     pub quota: i64,
     /// Compaction.
     pub compaction: AutoCompaction,
-    /// Further flags.
+    /// Additional flags.
     pub extra_args: BTreeMap<String, String>,
 }

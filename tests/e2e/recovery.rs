@@ -55,7 +55,7 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
     .await;
     world.measure(format!("a lost quorum is told of in full after {:.1} s: {lost}", began.elapsed().as_secs_f32()));
     assert!(lost.starts_with("quorum has been lost since 20"), "{lost}");
-    assert!(lost.contains("1 of 3 members have data: they are no quorum"), "{lost}");
+    assert!(lost.contains("1 of 3 members have data: that is no quorum"), "{lost}");
     assert!(
         lost.contains(&format!("`kubectl -n {} annotate etcd demo {RECOVER}=demo-0`", world.namespace)),
         "the command is as it can be copied: {lost}"
@@ -142,7 +142,7 @@ async fn one_that_hangs_is_given_up(world: Arc<World>) {
     world.kill("demo-2-0").await;
     let lost = until("the status says what is lost", PATIENCE, || async {
         let message = world.until_condition("demo", "Available", "False", "QuorumLost", PATIENCE).await;
-        let all = ["demo-0 has data up to revision", "demo-1 has data, but how far it goes is unknown", "demo-2 has no data"];
+        let all = ["demo-0 has data up to revision", "demo-1 has data, but its revision is unknown", "demo-2 has no data"];
         if all.iter().all(|words| message.contains(words)) { Ok(message) } else { Err(message) }
     })
     .await;

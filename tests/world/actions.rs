@@ -7,7 +7,7 @@ use etcd_warden::{
     certificates::{
         issuers::IssuerProbe,
         requests::{LeafRequest, SecretChange},
-        transition::AuthorityRequest,
+        transition::{AuthorityRequest, Transition},
     },
     cluster::{
         objects,
@@ -21,6 +21,8 @@ use etcd_warden::{
     names::{MemberName, annotation as key},
     pki::{Domain, Holder},
 };
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     certificates,
@@ -62,8 +64,12 @@ pub enum Action {
 pub struct Taking {
     step: Step,
     effects: Vec<Effect>,
+    /// What there is to report when it has been taken.
+    done: String,
     /// The member that led when it was decided.
     leader: Option<MemberName>,
+    /// The uid of the cluster.
+    cluster: Uid,
 }
 
 /// What came of an action.
@@ -98,7 +104,11 @@ pub fn act(world: &mut World, operator: &mut Operator, job: &Job, action: &Actio
     match action {
         Action::Bootstrap(object) | Action::Apply(object) => {
             world.written();
-            done(world.kubernetes.apply(object))
+            let applied = world.kubernetes.apply(object);
+            if applied.is_ok() {
+                world.tell(|| format!("applied {}", object.describe()));
+            }
+            done(applied)
         }
         Action::IssuerProbe(probe) => {
             world.broken.push(format!("{probe:?}: no issuer is external"));
@@ -110,7 +120,7 @@ pub fn act(world: &mut World, operator: &mut Operator, job: &Job, action: &Actio
         Action::Pod(patch) => patch_pod(world, patch),
         Action::Completed(requests) => complete(world, job, requests),
         Action::Read(step) => recheck(world, operator, job, step),
-        Action::Effect(taking, at) => take(world, taking, &taking.effects[*at]),
+        Action::Effect(taking, at) => take(world, taking, *at),
         Action::Report => report(world, operator, job),
     }
 }
@@ -125,8 +135,12 @@ fn create(world: &mut World, valid: &ValidatedCluster, request: &AuthorityReques
         return Done::No;
     }
     world.written();
-    let mut secret = certificates::authority_data(request);
+    let mut secret = certificates::authority_data(request, time(world.now));
     secret.meta = objects::retained(valid, request.secret.clone());
+    secret.meta.uid = Some(format!("uid-of-{}", request.secret));
+    world.tell(|| {
+        format!("created Secret {} with {:?} and {:?}", request.secret, request.active.common_name(), request.next.common_name())
+    });
     world.kubernetes.put_secret(slot, secret);
     Done::Yes
 }
@@ -150,10 +164,11 @@ fn record(world: &mut World, changes: &[SecretChange]) -> Done {
             changes.flat_map(|change| &change.leaves).filter(|leaf| leaf.domain == domain).cloned().collect();
         let slot = Slot::authority(domain);
         let Some(secret) = world.kubernetes.things.secret(slot).filter(|_| !requests.is_empty()).cloned() else { continue };
-        let secret = certificates::with_ledger(domain, &secret, |ledger| {
+        let now = time(world.now);
+        let secret = certificates::with_ledger(&secret, now, |ledger| {
             for request in &requests {
-                let generation = world.issue(request);
-                ledger.record(&certificates::leaf(request, generation).certificate, request.holder.clone());
+                let leaf = world.issue(request, &secret);
+                ledger.record(&leaf.certificate, request.holder.clone());
             }
         });
         world.kubernetes.put_secret(slot, secret);
@@ -173,10 +188,15 @@ fn change_secret(world: &mut World, valid: &ValidatedCluster, change: &SecretCha
     secret.type_ = change.type_.into();
     secret.data.extend(change.files.clone());
     for request in &change.leaves {
-        let leaf = certificates::leaf(request, world.issued(request));
+        let Some(leaf) = world.issued(request) else { return Done::No };
         secret.data.insert(request.keys.certificate.into(), leaf.certificate.pem().into());
         secret.data.insert(request.keys.private_key.into(), leaf.key_digest.clone().into());
     }
+    world.tell(|| {
+        let issued: Vec<_> = change.leaves.iter().map(|request| request.keys.certificate).collect();
+        let issued = if issued.is_empty() { "trust bundles and lists".into() } else { issued.join(", ") };
+        format!("{} Secret {}: {issued}", if change.version.is_some() { "updated" } else { "created" }, change.name)
+    });
     world.kubernetes.put_secret(slot, secret);
     Done::Yes
 }
@@ -199,6 +219,7 @@ fn complete(world: &mut World, job: &Job, requests: &[CompletedRequest]) -> Done
                 Some(remaining) => drop(annotations.insert(request.annotation.into(), remaining.clone())),
                 None => drop(annotations.remove(request.annotation)),
             }
+            world.tell(|| format!("removed annotation {}", request.annotation));
         }
         world.kubernetes.put_cluster(cluster);
     }
@@ -215,20 +236,27 @@ fn recheck(world: &mut World, operator: &mut Operator, job: &Job, step: &Step) -
         }
         Ok(step) => {
             world.judge(&step);
-            let effects = step.definition().effects(&Check::new(&job.valid, job.known, &fresh));
+            let check = Check::new(&job.valid, job.known, &fresh);
+            let effects = step.definition().effects(&check);
             let count = effects.len();
-            let taking = Arc::new(Taking { step, effects, leader: fresh.leader().cloned() });
+            let done = step.definition().describe_done(&check, count);
+            let taking =
+                Arc::new(Taking { step, effects, done, leader: fresh.leader().cloned(), cluster: job.valid.uid.clone() });
             (0..count).rev().for_each(|at| operator.queue.push_front(Action::Effect(taking.clone(), at)));
             Done::Yes
         }
     }
 }
 
-fn take(world: &mut World, taking: &Taking, effect: &Effect) -> Done {
+fn take(world: &mut World, taking: &Taking, at: usize) -> Done {
+    let effect = &taking.effects[at];
     world.written();
     let (before, fenced) = (world.has_quorum(), world.is_fenced(effect));
     let taken = change(world, taking, effect);
     world.note(|| format!("{}: {taken:?}", taking.step.describe()));
+    if taken.is_ok() && at + 1 == taking.effects.len() {
+        world.tell(|| format!("{}: {}", taking.step.name(), taking.done));
+    }
     world.after(&taking.step, before, fenced);
     if taken.is_ok() { Done::Yes } else { Done::No }
 }
@@ -254,8 +282,8 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<(), Str
             kubernetes.delete_pod_with(place, uid, now, &mut world.rng)
         }
         Effect::Evict { member, uid } => kubernetes.evict(place(member), Some(uid), now, &mut world.rng),
-        // A step with such an effect has been judged as wrong.
-        Effect::AdoptSecret { .. } | Effect::ChangeAuthorities(_) => return Err("there is no cause".into()),
+        Effect::ChangeAuthorities(transition) => return change_authorities(world, transition),
+        Effect::AdoptSecret { name, uid } => return adopt_secret(world, taking, name, uid),
     };
     changed.map_err(|why| format!("{why:?}"))
 }
@@ -288,12 +316,29 @@ fn annotate_claim(world: &mut World, name: &str, uid: &Uid, annotations: &BTreeM
     world.kubernetes.annotate_claim(place, uid, annotations).map_err(|why| format!("{why:?}"))
 }
 
+fn change_authorities(world: &mut World, transition: &Transition) -> Result<(), String> {
+    let slot = Slot::authority(transition.domain);
+    let secret = world.kubernetes.things.secret(slot).ok_or("there is no CA")?;
+    let secret = certificates::after(secret, transition, time(world.now)).ok_or("there are other CAs")?;
+    world.kubernetes.put_secret(slot, secret);
+    Ok(())
+}
+
+fn adopt_secret(world: &mut World, taking: &Taking, name: &str, uid: &Uid) -> Result<(), String> {
+    let slot = Slot::secret(name).ok_or("it is not the cluster's")?;
+    let secret = world.kubernetes.things.secret(slot).filter(|secret| secret.meta.uid.as_deref() == Some(uid.as_str()));
+    let mut secret = SecretView::clone(secret.ok_or("it is another")?);
+    secret.meta.annotations.get_or_insert_default().insert(key::CLUSTER_UID.into(), taking.cluster.to_string());
+    world.kubernetes.put_secret(slot, secret);
+    Ok(())
+}
+
 fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) -> Result<(), String> {
     let slot = Slot::authority(domain);
     let secret = world.kubernetes.things.secret(slot).ok_or("there is no CA")?;
     let now = time(world.now);
     let mut revoked = 0;
-    let secret = certificates::with_ledger(domain, secret, |ledger| {
+    let secret = certificates::with_ledger(secret, now, |ledger| {
         revoked = ledger.revoke(|issued| holders.contains(&issued.holder), now);
     });
     if revoked == 0 {
@@ -301,6 +346,20 @@ fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) -> Result<(), S
     }
     world.kubernetes.put_secret(slot, secret);
     Ok(())
+}
+
+/// Records the conditions that have another status or reason than before.
+fn tell_conditions(world: &mut World, job: &Job) {
+    if world.trace.is_none() {
+        return;
+    }
+    let known = job.cluster.status.iter().flat_map(|status| status.conditions.clone()).collect::<Vec<_>>();
+    for new in &job.status.conditions {
+        let is_same = |old: &Condition| (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason);
+        if !known.iter().any(is_same) {
+            world.tell(|| format!("{}={} {}: {}", new.type_, new.status, new.reason, new.message));
+        }
+    }
 }
 
 /// Writes the status, if the cluster is as it was seen.
@@ -313,6 +372,7 @@ fn report(world: &mut World, operator: &mut Operator, job: &Job) -> Done {
         return Done::No;
     }
     let (metadata, spec) = (existing.metadata.clone(), existing.spec.clone());
+    tell_conditions(world, job);
     world.written();
     operator.disturb();
     world.kubernetes.put_cluster(EtcdCluster { metadata, spec, status: Some(job.status.clone()) });

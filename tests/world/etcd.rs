@@ -4,7 +4,7 @@
 //! A log is data: which members have persisted an entry is known, so whether an acknowledged write survives is looked up and not
 //! assumed. Members are known by the place of their URL, which for a pod is its ordinal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_warden::etcd::Class;
 
@@ -84,6 +84,11 @@ impl Disk {
         (self.log.last().map_or(0, |entry| entry.term), self.log.len())
     }
 
+    /// How many entries are committed.
+    pub fn committed(&self) -> usize {
+        self.commit
+    }
+
     fn voters(&self) -> impl Iterator<Item = &Listed> {
         self.members.iter().filter(|m| !m.learner)
     }
@@ -122,6 +127,8 @@ pub struct Start {
     pub token: u64,
     pub list: Vec<Place>,
     pub new: bool,
+    /// Whether it starts as a cluster of one if it has data (`--force-new-cluster`).
+    pub forced: bool,
 }
 
 /// What came of a start.
@@ -151,6 +158,8 @@ pub struct Etcd {
     pub born: Vec<Id>,
     /// Members that are recorded on their claims, so that they must not come again without their data.
     pub recorded: Vec<Id>,
+    /// The data of a cluster whose survivor was started as a cluster of one: none of it must be used again.
+    abandoned: BTreeSet<Volume>,
 }
 
 fn hash(parts: &[u64]) -> u64 {
@@ -217,6 +226,12 @@ impl Etcd {
     /// Starts a member as etcd does (`etcdserver/bootstrap.go`).
     pub fn start(&mut self, place: Place, volume: Volume, start: &Start, now: Millis) -> Boot {
         let run = |id| Process { id, volume, since: now, serving: false, behind_until: 0, cut: false, removed_at: None };
+        if self.abandoned.contains(&volume) {
+            self.broken.push(format!("{place} starts with the data of the cluster before its recovery"));
+        }
+        if start.forced && self.disks.contains_key(&volume) {
+            self.force(place, volume);
+        }
         if let Some(disk) = self.disks.get(&volume) {
             let id = disk.id;
             // Peers answer 410 to one that they know to be removed, and it ends with code 0.
@@ -274,6 +289,28 @@ impl Etcd {
         }
         self.processes.insert(place, run(me.id));
         Boot::Runs
+    }
+
+    /// A member's data becomes a cluster of one: entries that are not committed are dropped, and all other members removed.
+    fn force(&mut self, place: Place, volume: Volume) {
+        if let Some(other) = self.processes.keys().find(|other| **other != place) {
+            self.broken.push(format!("{place} starts as a cluster of one while {other} runs"));
+        }
+        let disk = self.disks.get_mut(&volume).expect("it is there");
+        disk.log.truncate(disk.commit);
+        let (term, id) = (self.term, disk.id);
+        let others: Vec<Id> = disk.members.iter().map(|m| m.id).filter(|other| *other != id).collect();
+        disk.log.extend(others.into_iter().map(|other| Entry { term, what: What::Remove(other) }));
+        disk.apply(disk.log.len());
+        // What only others had is lost.
+        let disk = &self.disks[&volume];
+        self.acked.retain(|write| disk.holds(*write));
+        let old: Vec<Volume> = self.disks.keys().copied().filter(|other| *other != volume).collect();
+        for other in old {
+            self.disks.remove(&other);
+            self.abandoned.insert(other);
+        }
+        self.leader = None;
     }
 
     /// An empty disk becomes that of a member.
@@ -538,6 +575,18 @@ impl Etcd {
         }
         let done = self.propose(What::Add { id, place, learner: true }, now);
         if done { Ok(()) } else { Err(Class::Timeout) }
+    }
+
+    /// A user adds a member that is none of the cluster's, and never starts it.
+    pub fn add_unknown(&mut self, place: Place, learner: bool, now: Millis) -> Result<(), Class> {
+        let leader = self.leader.ok_or(Class::NoLeader)?;
+        let disk = self.ready(leader)?;
+        let voters = disk.voters().count();
+        if disk.members.iter().any(|m| m.learner || !m.named) || self.connected_since(leader, disk, now) < voters {
+            return Err(Class::Unhealthy);
+        }
+        let id = hash(&[4, place.into(), now.unsigned_abs()]);
+        if self.propose(What::Add { id, place, learner }, now) { Ok(()) } else { Err(Class::Timeout) }
     }
 
     pub fn promote(&mut self, at: Place, id: Id, now: Millis) -> Result<(), Class> {

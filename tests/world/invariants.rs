@@ -2,16 +2,20 @@
 //! a lost write or a second cluster, is found there.
 
 use etcd_warden::{
+    certificates::secret::CachedSecret,
     cluster::steps::{
-        AddLearner, DeleteClaim, DeleteStatefulSet, Effect, MoveLeader, Promote, RemoveMember, RestartMember, Step,
+        AddLearner, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember, RestartMember, Step,
     },
-    names::MemberName,
+    names::{MemberName, member_key, tls_key},
+    pki::Certificate,
 };
 
 use crate::{
-    etcd::{Id, Listed},
+    certificates,
+    etcd::{Id, Listed, Place},
     kubernetes::{Slot, place},
     run::World,
+    time,
 };
 
 impl World {
@@ -61,12 +65,63 @@ impl World {
                 let to = members.iter().find(|m| m.id == to.0 && !m.learner);
                 (!to.is_some_and(|to| self.is_healthy(to))).then(|| "the next leader is not healthy".into())
             }
-            // Another cluster left nothing, no member is added by hand, no survivor is named and no authority expires or is rotated.
-            Step::Adopt(_) | Step::DiscardData(_) | Step::RemoveUnstarted(_) | Step::ChangeAuthorities(_) => {
-                Some("there is no cause".into())
+            Step::DiscardData(DiscardData { survivor, claims }) => {
+                let running = claims.iter().find(|(member, _)| self.etcd.processes.contains_key(&place(member)));
+                let is_furthest = self.survivor(members).is_some_and(|furthest| furthest == *survivor);
+                let running = running.map(|(member, _)| format!("{member} runs"));
+                running.or_else(|| (!is_furthest).then(|| format!("{survivor} is not the one to recover from")))
             }
-            Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => None,
+            // An unknown member is removed after a time that no spec here sets.
+            Step::RemoveUnstarted(_) => Some("there is no cause".into()),
+            // What authorities sign, and what is adopted, shows later: whether all trust each other, and every write is there.
+            Step::ChangeAuthorities(_) | Step::Adopt(_) | Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => {
+                None
+            }
         }
+    }
+
+    /// Every certificate that is presented must be trusted by all that verify it, with what they have started with: members among
+    /// themselves, the operator, and clients that have the published trust bundle.
+    pub fn check_trust(&mut self) {
+        let now = time(self.now);
+        let things = &self.kubernetes.things;
+        // Before that nothing runs.
+        let (Some(operator), Some(config)) = (things.secret(Slot::Operator), things.config(Slot::CaConfig)) else { return };
+        let trusts = |bundle: &[u8], leaf: &Certificate| {
+            let is_valid = |certificate: &Certificate| certificate.not_before() <= now && now <= certificate.not_after();
+            let signs = |authority: &Certificate| is_valid(authority) && leaf.is_signed_by(authority);
+            is_valid(leaf) && certificates::bundle(bundle).iter().any(signs)
+        };
+        let leaf = |secret: &CachedSecret, key: &str| secret.certificate(key).expect("a leaf").expect("a certificate");
+        let published = config.data.as_ref().map(|data| data[tls_key::CA].as_bytes()).unwrap_or_default();
+        let listed = self.etcd.members().unwrap_or_else(|| self.etcd.best());
+        let running: Vec<(Place, &CachedSecret, &CachedSecret)> = self
+            .kubernetes
+            .pods
+            .iter()
+            .filter(|(place, _)| self.etcd.processes.get(place).is_some_and(|process| listed.iter().any(|m| m.id == process.id)))
+            .filter_map(|(place, kept)| Some((*place, kept.started_with.as_ref()?, kept.mounted.as_ref()?)))
+            .collect();
+        let mut broken = vec![];
+        for (place, started, mounted) in &running {
+            for (other, _, files) in &running {
+                if !trusts(&started.data[member_key::PEER_CA], &leaf(files, member_key::PEER_CRT)) {
+                    broken.push(format!("{place} does not trust {other}"));
+                }
+                if !trusts(&started.data[member_key::CLIENT_CA], &leaf(files, member_key::CLIENT_CRT)) {
+                    broken.push(format!("{place} does not trust etcdctl in the pod of {other}"));
+                }
+            }
+            if !trusts(&started.data[member_key::CLIENT_CA], &leaf(operator, tls_key::CRT)) {
+                broken.push(format!("{place} does not trust the operator"));
+            }
+            for (bundle, who) in [(operator.data[tls_key::CA].as_slice(), "the operator"), (published, "a client")] {
+                if !trusts(bundle, &leaf(mounted, member_key::SERVER_CRT)) {
+                    broken.push(format!("{who} does not trust {place}"));
+                }
+            }
+        }
+        self.broken.append(&mut broken);
     }
 
     /// Whether Kubernetes checks an effect against what others do meanwhile: an eviction of a pod that is ready, where there is a

@@ -10,7 +10,7 @@ use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
     certificates::secret::CachedSecret,
-    cluster::objects::{StartState, start_state},
+    cluster::objects::{StartState, is_forced, start_state},
     ids::Uid,
     kubernetes::{
         cached::Cached,
@@ -26,7 +26,7 @@ use k8s_openapi::{
         apps::v1::{StatefulSet, StatefulSetStatus},
         core::v1::{
             ConfigMap, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-            PersistentVolumeClaim, Pod, PodCondition, PodStatus, Service,
+            PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod, PodCondition, PodStatus, Service,
         },
         policy::v1::PodDisruptionBudget,
     },
@@ -148,7 +148,7 @@ pub enum News {
 /// Whether two states of a cluster's object differ in nothing that is validated: with each change of the spec its generation grows.
 pub fn is_validated_as(one: &EtcdCluster, other: &EtcdCluster) -> bool {
     let (one, other) = (&one.metadata, &other.metadata);
-    (one.generation, &one.annotations) == (other.generation, &other.annotations)
+    (&one.uid, one.generation, &one.annotations) == (&other.uid, other.generation, &other.annotations)
 }
 
 /// Objects by their slots: what the API server has, or what a watch has reported.
@@ -218,6 +218,10 @@ pub struct Kept {
     probe_at: Millis,
     /// The files that the container sees.
     pub mounted: Option<CachedSecret>,
+    /// The files that the process has started with: it reads trust bundles once.
+    pub started_with: Option<CachedSecret>,
+    /// Whether it starts as a cluster of one (`--force-new-cluster`).
+    forced: bool,
     refresh_at: Option<Millis>,
 }
 
@@ -239,6 +243,10 @@ pub struct Kubernetes {
     pub down_until: [Millis; PLACES as usize],
     volumes: BTreeMap<String, Volume>,
     next_volume: Volume,
+    /// Whether a file that something trusts or presents has changed since this was last reset.
+    pub files_changed: bool,
+    /// What went wrong that must not.
+    pub broken: Vec<String>,
 }
 
 pub fn names() -> &'static Names {
@@ -272,6 +280,8 @@ impl Kubernetes {
             down_until: [0; PLACES as usize],
             volumes: BTreeMap::new(),
             next_volume: 0,
+            files_changed: false,
+            broken: vec![],
         };
         new.put_cluster(cluster);
         new
@@ -327,6 +337,7 @@ impl Kubernetes {
     }
 
     pub fn put_secret(&mut self, slot: Slot, mut secret: SecretView) {
+        self.files_changed |= slot == Slot::Operator;
         secret.meta.resource_version = Some(self.next_version());
         let derived = certificates::derived(&secret);
         self.put(slot, Some(Thing::Secret(Cached::new(Arc::new(secret), derived))));
@@ -350,6 +361,18 @@ impl Kubernetes {
         self.put(Slot::Pod(place), Some(Thing::Pod(pod.into())));
     }
 
+    /// The cluster's object is deleted, everything that it owns goes with it, and another one of its name is created.
+    pub fn recreate_cluster(&mut self, cluster: EtcdCluster) {
+        let owned = [Slot::Bootstrap, Slot::CaConfig, Slot::PeerService, Slot::ClientService, Slot::Budget, Slot::Operator];
+        let members = (0..PLACES).flat_map(|place| [Slot::Set(place), Slot::Secret(place)]);
+        for slot in owned.into_iter().chain(members) {
+            if self.things.0[slot.index()].is_some() {
+                self.put(slot, None);
+            }
+        }
+        self.put_cluster(cluster);
+    }
+
     /// Server-side apply, as `kubernetes::apply` uses it.
     pub fn apply(&mut self, object: &Object) -> Result<(), Refused> {
         let names = names();
@@ -365,6 +388,7 @@ impl Kubernetes {
             other => panic!("the operator applies no {other}"),
         };
         let version = self.next_version();
+        self.files_changed |= slot == Slot::CaConfig;
         let thing = match self.things.0[slot.index()].clone() {
             Some(Thing::Set(old)) => Thing::Set(changed(&old, object, &version)?),
             Some(Thing::Claim(old)) => Thing::Claim(changed(&old, object, &version)?),
@@ -375,7 +399,7 @@ impl Kubernetes {
             None if object.seen.is_some() => return Err(Refused::Conflict),
             None => match slot {
                 Slot::Set(_) => Thing::Set(made(object, &version)),
-                Slot::Claim(_) => Thing::Claim(made(object, &version)),
+                Slot::Claim(_) => Thing::Claim(bound(made(object, &version))),
                 Slot::Budget => Thing::Budget(made(object, &version)),
                 Slot::PeerService | Slot::ClientService => Thing::Service(made(object, &version)),
                 _ => Thing::Config(made(object, &version)),
@@ -541,8 +565,13 @@ impl Kubernetes {
             }
             return;
         };
-        let current = set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation);
-        if current && self.pods.contains_key(&place) {
+        let (stopped, has_pod) = (set.spec.replicas == Some(0), self.pods.contains_key(&place));
+        // Of the number of pods only whether it has come to 0 is of interest.
+        let replicas = i32::from(!stopped || has_pod);
+        let is_current =
+            |status: &StatefulSetStatus| status.observed_generation == set.metadata.generation && status.replicas == replicas;
+        let current = set.status.as_ref().is_some_and(is_current);
+        if current && has_pod != stopped {
             *at = 0;
             return;
         }
@@ -556,11 +585,13 @@ impl Kubernetes {
         let set = set.clone();
         if !current {
             let mut status = set.status.clone().unwrap_or_default();
-            status.observed_generation = set.metadata.generation;
+            (status.observed_generation, status.replicas) = (set.metadata.generation, replicas);
             status.update_revision = annotation(&set.metadata, key::APPLIED).map(str::to_owned);
             self.put_set_status(place, &set, status);
         }
-        if !self.pods.contains_key(&place) {
+        if stopped {
+            self.delete_pod(place, now, rng);
+        } else if !has_pod {
             self.make_pod(place, &set, now, rng);
         }
     }
@@ -583,6 +614,8 @@ impl Kubernetes {
                 ready: false,
                 probe_at: 0,
                 mounted: None,
+                started_with: None,
+                forced: is_forced(set.spec.template.spec.as_ref()),
                 refresh_at: None,
             },
         );
@@ -606,6 +639,7 @@ impl Kubernetes {
         if kept.refresh_at.is_some_and(|at| at <= now) {
             kept.refresh_at = None;
             kept.mounted = self.things.secret(Slot::Secret(place)).cloned();
+            self.files_changed = true;
         }
         match kept.container {
             Container::Running { since: _ } if !etcd.processes.contains_key(&place) => {
@@ -617,7 +651,8 @@ impl Kubernetes {
                 self.show(place, now);
             }
             Container::Running { .. } => {
-                let ready = etcd.processes[&place].serving && etcd.follows(place) && !is_learner(etcd, place);
+                // The readiness probe of a cluster of one fails, so that no client reaches it.
+                let ready = etcd.processes[&place].serving && etcd.follows(place) && !is_learner(etcd, place) && !kept.forced;
                 if ready != kept.ready && kept.probe_at == 0 {
                     kept.probe_at = now + if ready { rng.between(100, 1_500) } else { rng.between(1_000, 8_000) };
                 }
@@ -643,6 +678,11 @@ impl Kubernetes {
     fn start(&mut self, place: Place, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
         let volume = self.things.claim(Slot::Claim(place)).filter(|claim| claim.metadata.deletion_timestamp.is_none());
         let volume = volume.and_then(|_| self.volume(place));
+        if let Some(claim) = self.things.claim(Slot::Claim(place)).filter(|_| volume.is_some())
+            && let Some(survivor) = annotation(&claim.metadata, key::DISCARDED_FOR)
+        {
+            self.broken.push(format!("{place} starts with data that was discarded in favor of {survivor}"));
+        }
         let secret = self.things.secret(Slot::Secret(place)).cloned();
         let env = self.env(place);
         let kept = self.pods.get_mut(&place).expect("it is there");
@@ -653,9 +693,11 @@ impl Kubernetes {
             return;
         };
         kept.mounted = Some(kept.mounted.take().filter(|_| kept.started).unwrap_or(secret));
+        kept.started_with.clone_from(&kept.mounted);
+        self.files_changed = true;
         (kept.started, kept.container) = (true, Container::Running { since: now });
         // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
-        etcd.start(place, volume, &env, now);
+        etcd.start(place, volume, &Start { forced: kept.forced, ..env }, now);
         self.show(place, now);
     }
 
@@ -666,7 +708,7 @@ impl Kubernetes {
         let list = config.data.as_ref()?.get(&bootstrap_key::cluster(&member))?;
         let of = |entry: &str| Some(crate::kubernetes::place(&names.member_at(entry.split_once('=')?.1)?));
         let new = matches!(start_state(config, &member, &names.initial_entry(&member))?, StartState::New);
-        Some(Start { token: 1, list: list.split(',').filter_map(of).collect(), new })
+        Some(Start { token: 1, list: list.split(',').filter_map(of).collect(), new, forced: false })
     }
 
     /// Writes what a kubelet knows of a pod into the pod.
@@ -727,6 +769,12 @@ fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, versi
     new.into()
 }
 
+/// A claim with a volume.
+fn bound(mut claim: Cached<PersistentVolumeClaim>) -> Cached<PersistentVolumeClaim> {
+    claim.status = Some(PersistentVolumeClaimStatus { phase: Some("Bound".into()), ..PersistentVolumeClaimStatus::default() });
+    claim
+}
+
 /// What is applied replaces what was, but for what others wrote.
 fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applied>(
     old: &Cached<K>,
@@ -759,7 +807,11 @@ impl Applied for StatefulSet {
         self.status.clone_from(&old.status);
     }
 }
-impl Applied for PersistentVolumeClaim {}
+impl Applied for PersistentVolumeClaim {
+    fn keep(&mut self, old: &Self) {
+        self.status.clone_from(&old.status);
+    }
+}
 impl Applied for PodDisruptionBudget {}
 impl Applied for Service {}
 impl Applied for ConfigMap {}

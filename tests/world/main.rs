@@ -16,6 +16,7 @@ mod operator;
 mod reality;
 mod rng;
 mod run;
+mod scenarios;
 mod script;
 
 use std::{
@@ -50,7 +51,7 @@ fn no_world_breaks() {
     if let Some(seed) = number("SEED") {
         let script = Script::new(seed);
         let world = World::run(&script, true);
-        println!("{script:#?}\n{}\n{}", world.trace.clone().unwrap_or_default().join("\n"), world.describe());
+        println!("{script:#?}\n{}\n{}", world.lines(), world.describe());
         if world.broken.is_empty() {
             return;
         }
@@ -116,7 +117,7 @@ fn fail(mut script: Script) -> ! {
     panic!(
         "seed {seed} breaks: {:?}\nshrunk to {script:#?}\n{}\n{}\nSEED={seed} make world shows it again, whole",
         world.broken,
-        world.trace.clone().unwrap_or_default().join("\n"),
+        world.lines(),
         world.describe()
     );
 }

@@ -9,7 +9,7 @@ use etcd_warden::{
         observed::{Observed, ObservedMember, Probe},
         steps::{Fresh, Leftover, LeftoverKind, Read},
     },
-    etcd::{Member, MemberList, MemberStatus},
+    etcd::{Member, MemberList, MemberStatus, Progress},
     ids::{ClusterId, MemberId},
     kubernetes::{
         cached::Cached,
@@ -23,7 +23,7 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
-    etcd::Place,
+    etcd::{Listed, Place},
     kubernetes::{PLACES, Slot, member, named, names, place},
     operator::Operator,
     run::World,
@@ -64,6 +64,12 @@ pub fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Obs
     }
     let answers = observed.members.values().filter_map(|member| member.etcd.status());
     observed.list = list(world, answers);
+    if observed.list.is_err() && observed.has_come_up() {
+        for (name, member) in &mut observed.members {
+            let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some());
+            member.progress = pod.map(|pod| progress(world, place(name), pod.metadata.uid.as_deref().unwrap_or_default()));
+        }
+    }
     // A member may be listed before anything else of it exists.
     for listed in observed.list.iter().flat_map(|list| &list.members).filter_map(|m| names.member_at(m.peer_urls.first()?)) {
         let place = place(&listed);
@@ -166,6 +172,14 @@ fn ask(world: &World, place: Place, uid: &str) -> Probe {
     }
 }
 
+/// How far the data of the member in a pod goes, as its metrics say.
+fn progress(world: &World, place: Place, uid: &str) -> Result<Progress, String> {
+    served(world, place, uid, member_key::SERVER_CRT)?;
+    let listed = |m: &&Listed| m.place == place;
+    let is_learner = world.etcd.best().iter().find(listed).is_some_and(|m| m.learner);
+    Ok(Progress { revision: world.etcd.applied(place) as u64, has_leader: world.etcd.follows(place), is_learner })
+}
+
 /// The entry of a member that has published itself.
 fn published(place: Place) -> &'static Member {
     static MEMBERS: LazyLock<Vec<Member>> = LazyLock::new(|| {
@@ -185,6 +199,10 @@ fn list<'a>(world: &World, mut answers: impl Iterator<Item = &'a MemberStatus>) 
     let asked = answers.any(|status| !status.is_learner && status.leader.is_some());
     let members = world.etcd.members().filter(|_| asked).ok_or("no member answers")?;
     let members = members.iter().map(|listed| {
+        if listed.place >= PLACES {
+            let peer_urls = vec![format!("https://192.0.2.{}:2380", listed.place)];
+            return Member { id: MemberId(listed.id), name: String::new(), peer_urls, is_learner: listed.learner };
+        }
         let published = published(listed.place);
         let name = if listed.named { published.name.clone() } else { String::new() };
         Member { id: MemberId(listed.id), name, peer_urls: published.peer_urls.clone(), is_learner: listed.learner }

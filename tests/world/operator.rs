@@ -115,6 +115,12 @@ impl Operator {
         self.rests = None;
     }
 
+    /// Time has passed: it looks at the cluster now.
+    pub fn wake(&mut self, now: Millis) {
+        self.next = now;
+        self.rests = None;
+    }
+
     /// Whether it dies before its next action.
     fn dies(&mut self) -> bool {
         let Some(left) = &mut self.dies_after else { return false };
@@ -276,7 +282,7 @@ type Validated = (Arc<ValidatedCluster>, Arc<Desired>);
 
 /// The cluster as it is really validated, which follows from the spec and from what is in these metadata, and is made once of each.
 fn validated(cluster: &EtcdCluster) -> Validated {
-    type Known = HashMap<(String, Option<BTreeMap<String, String>>), Validated>;
+    type Known = HashMap<(Option<String>, String, Option<BTreeMap<String, String>>), Validated>;
     thread_local! {
         static KNOWN: RefCell<Known> = RefCell::default();
     }
@@ -288,6 +294,6 @@ fn validated(cluster: &EtcdCluster) -> Validated {
             known.clear();
         }
         let make = || (valid(), Arc::new(Desired::keeping_bodies()));
-        known.entry((spec, cluster.metadata.annotations.clone())).or_insert_with(make).clone()
+        known.entry((cluster.metadata.uid.clone(), spec, cluster.metadata.annotations.clone())).or_insert_with(make).clone()
     })
 }

@@ -212,7 +212,7 @@ impl Model {
     }
 
     fn start(&mut self, place: Place, list: &[Place], mode: Mode) -> String {
-        let start = Start { token: 1, list: list.to_vec(), new: mode == New };
+        let start = Start { token: 1, list: list.to_vec(), new: mode == New, forced: false };
         match self.etcd.start(place, place.into(), &start, self.now) {
             Boot::Ends(_) => "ends".into(),
             // It is silent until there is a quorum.
@@ -236,7 +236,12 @@ impl Side for Model {
             Bootstrap(count) => {
                 let list: Vec<_> = (0..*count).collect();
                 for place in &list {
-                    self.etcd.start(*place, (*place).into(), &Start { token: 1, list: list.clone(), new: true }, now);
+                    self.etcd.start(
+                        *place,
+                        (*place).into(),
+                        &Start { token: 1, list: list.clone(), new: true, forced: false },
+                        now,
+                    );
                 }
                 let all = self.wait(20_000, |etcd| etcd.processes.values().all(|process| process.serving));
                 assert!(all, "the model bootstraps a cluster");

@@ -1,19 +1,26 @@
 //! A world and its time: what happens to it, what goes on by itself, and whether it becomes as desired in the end.
 
-use std::{cell::OnceCell, collections::BTreeMap};
-
-use serde_json::json;
+use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
 use etcd_warden::{
-    api::EtcdCluster, certificates::requests::LeafRequest, ids::Uid, kubernetes::pod::pod_ready, names::annotation as key,
+    api::EtcdCluster,
+    certificates::requests::LeafRequest,
+    ids::Uid,
+    kubernetes::{pod::pod_ready, secret::SecretView},
+    names::{MemberName, annotation as key},
+    pki::Domain,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::json;
 
 use crate::{
+    certificates::{self, Leaf},
     etcd::{Etcd, Listed, Millis, Place, Volume},
-    kubernetes::{Kubernetes, PLACES, Slot, member},
+    kubernetes::{Kubernetes, PLACES, Slot, member, names},
     operator::{self, Operator},
     rng::Rng,
     script::{Event, Script},
+    time,
 };
 
 /// How often everything is looked at.
@@ -22,8 +29,41 @@ const TICK: Millis = 250;
 const PATIENCE: Millis = 1_800_000;
 /// How long nothing must happen before a world counts as done.
 const QUIET: Millis = 15_000;
+/// Where a member is that is none of the cluster's.
+const UNKNOWN: Place = PLACES + 1;
+/// How many days pass at once.
+const DAYS: u16 = 10;
+const DAY: Millis = 24 * 3_600_000;
 /// After what time in which it was as desired a world must not be written to any more.
 const RESTLESS: Millis = 120_000;
+
+/// How many leaves were issued, and the last one.
+type Issued = (u32, Option<Arc<Leaf>>);
+
+/// What is recorded of a world.
+#[derive(Clone)]
+pub struct Trace {
+    /// Whether also passes and what came to nothing.
+    everything: bool,
+    /// What happened, and when.
+    pub lines: Vec<String>,
+    /// Since when seconds are counted.
+    pub since: Millis,
+    /// The members whose pods are ready.
+    ready: Vec<Place>,
+}
+
+impl Trace {
+    /// Of everything.
+    pub fn whole() -> Self {
+        Self { everything: true, lines: vec![], since: 0, ready: vec![] }
+    }
+
+    /// Of what was done and reported.
+    pub fn short() -> Self {
+        Self { everything: false, lines: vec![], since: 0, ready: vec![] }
+    }
+}
 
 #[derive(Clone)]
 pub struct World {
@@ -40,7 +80,8 @@ pub struct World {
     pub silent_until: [Millis; PLACES as usize],
     cut_until: [Millis; PLACES as usize],
     pub rng: Rng,
-    generations: BTreeMap<(String, &'static str), u32>,
+    /// How many leaves each holder was issued for each use, and the last one.
+    issued: BTreeMap<(String, &'static str), Issued>,
     pub passes: u64,
     /// When an operator wrote last.
     written_at: Millis,
@@ -48,18 +89,26 @@ pub struct World {
     pub surprises: u64,
     decided: (Millis, u64),
     pub broken: Vec<String>,
-    pub trace: Option<Vec<String>>,
-    calm: bool,
+    pub trace: Option<Trace>,
+    pub calm: bool,
 }
 
 fn cluster(replicas: u8) -> EtcdCluster {
     let spec = serde_json::from_value(json!({ "replicas": replicas })).expect("a spec");
     let mut cluster = EtcdCluster::new("demo", spec);
-    let meta = &mut cluster.metadata;
-    meta.namespace = Some("ns".into());
-    meta.uid = Some("0a1b2c3d-0000-4000-8000-000000000001".into());
-    meta.generation = Some(1);
+    cluster.metadata = cluster_meta(1);
     cluster
+}
+
+/// The metadata of the cluster's object when it is created for the nth time.
+fn cluster_meta(number: u32) -> ObjectMeta {
+    ObjectMeta {
+        name: Some("demo".into()),
+        namespace: Some("ns".into()),
+        uid: Some(format!("0a1b2c3d-0000-4000-8000-{number:012x}")),
+        generation: Some(1),
+        ..ObjectMeta::default()
+    }
 }
 
 /// A world with a cluster that is as desired, made once for each number of members; by each thread, so that none waits for another
@@ -95,7 +144,7 @@ impl World {
             silent_until: [0; PLACES as usize],
             cut_until: [0; PLACES as usize],
             rng: Rng::new(seed),
-            generations: BTreeMap::new(),
+            issued: BTreeMap::new(),
             passes: 0,
             written_at: 0,
             surprises: 0,
@@ -106,13 +155,21 @@ impl World {
         }
     }
 
+    /// A world with a cluster that is as desired, or is still to be bootstrapped.
+    pub fn begin(replicas: u8, bootstraps: bool, seed: u64) -> Self {
+        let mut world = if bootstraps { Self::new(replicas, 0) } else { bootstrapped(replicas) };
+        world.rng = Rng::new(seed ^ 0x5eed);
+        world.calm = false;
+        world
+    }
+
     /// Runs a script to its end and until the world is as desired.
     pub fn run(script: &Script, traced: bool) -> Self {
-        let mut world = if script.bootstraps { Self::new(script.replicas, 0) } else { bootstrapped(script.replicas) };
-        world.rng = Rng::new(script.seed ^ 0x5eed);
-        world.calm = false;
+        let mut world = Self::begin(script.replicas, script.bootstraps, script.seed);
         world.forgets = script.seed.is_multiple_of(500);
-        world.trace = traced.then(Vec::new);
+        if traced {
+            world.record(Trace::whole());
+        }
         for (gap, event) in &script.events {
             world.go(*gap);
             if !world.broken.is_empty() {
@@ -127,10 +184,42 @@ impl World {
         world
     }
 
+    /// Records what helps to understand what went wrong.
     pub fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.trace.as_ref().is_some_and(|trace| trace.everything) {
+            self.tell(text);
+        }
+    }
+
+    /// Records something that was done or reported.
+    pub fn tell(&mut self, text: impl FnOnce() -> String) {
         let now = self.now;
         if let Some(trace) = &mut self.trace {
-            trace.push(format!("{:>8.2} s  {}", now as f64 / 1000.0, text()));
+            let passed = now - trace.since;
+            let (days, seconds) = (passed / DAY, (passed % DAY) as f64 / 1_000.0);
+            let days = if days == 0 { String::new() } else { format!("{days} d ") };
+            trace.lines.push(format!("{days:>6}{seconds:>7.2} s  {}", text()));
+        }
+    }
+
+    /// Records what happens from now on.
+    pub fn record(&mut self, trace: Trace) {
+        let ready = self.kubernetes.pods.iter().filter(|(_, kept)| kept.ready).map(|(place, _)| *place).collect();
+        self.trace = Some(Trace { ready, since: self.now, ..trace });
+    }
+
+    /// Records which pods have become ready, or are no longer.
+    fn tell_ready(&mut self) {
+        let Some(trace) = &mut self.trace else { return };
+        let ready: Vec<Place> = self.kubernetes.pods.iter().filter(|(_, kept)| kept.ready).map(|(place, _)| *place).collect();
+        let before = std::mem::replace(&mut trace.ready, ready.clone());
+        let changed = |these: &[Place], those: &[Place]| these.iter().copied().filter(|place| !those.contains(place)).collect();
+        let (new, gone): (Vec<Place>, Vec<Place>) = (changed(&ready, &before), changed(&before, &ready));
+        for place in new {
+            self.tell(|| format!("pod {} is ready", names().pod(&member(place))));
+        }
+        for place in gone {
+            self.tell(|| format!("pod {} is no longer ready", names().pod(&member(place))));
         }
     }
 
@@ -144,19 +233,20 @@ impl World {
         self.written_at = self.now;
     }
 
-    /// The next leaf for a holder; [`World::issued`] returns which one that was.
-    pub fn issue(&mut self, request: &LeafRequest) -> u32 {
-        let generation = self.generations.entry((request.holder.to_string(), request.keys.certificate)).or_default();
+    /// Issues the next leaf to a holder, by the active authority of a Secret.
+    pub fn issue(&mut self, request: &LeafRequest, secret: &SecretView) -> Arc<Leaf> {
+        let (generation, last) = self.issued.entry((request.holder.to_string(), request.keys.certificate)).or_default();
         *generation += 1;
-        *generation
+        last.insert(certificates::leaf(secret, request, *generation, time(self.now))).clone()
     }
 
-    pub fn issued(&self, request: &LeafRequest) -> u32 {
-        self.generations.get(&(request.holder.to_string(), request.keys.certificate)).copied().unwrap_or_default()
+    /// The last leaf that was issued for such a request.
+    pub fn issued(&self, request: &LeafRequest) -> Option<Arc<Leaf>> {
+        self.issued.get(&(request.holder.to_string(), request.keys.certificate))?.1.clone()
     }
 
     /// Time passes.
-    fn go(&mut self, millis: Millis) {
+    pub fn go(&mut self, millis: Millis) {
         let until = self.now + millis;
         while self.now < until && self.broken.is_empty() {
             self.now += TICK;
@@ -176,6 +266,7 @@ impl World {
             }
         }
         self.kubernetes.tick(&mut self.etcd, now, &mut self.rng);
+        self.tell_ready();
         for place in self.etcd.tick(now, &mut self.rng) {
             self.note(|| format!("{place} has been removed and ends"));
         }
@@ -194,6 +285,10 @@ impl World {
             }
         }
         self.broken.append(&mut self.etcd.broken);
+        self.broken.append(&mut self.kubernetes.broken);
+        if std::mem::take(&mut self.kubernetes.files_changed) {
+            self.check_trust();
+        }
         let learners = self.etcd.members().unwrap_or_default().iter().filter(|m| m.learner).count();
         if learners > 1 {
             self.broken.push("there are two learners".into());
@@ -206,7 +301,7 @@ impl World {
 
     /// The volume with a member's data, unless it is about to go.
     fn lives(&self, listed: &Listed) -> Option<Volume> {
-        let volume = self.etcd.disk_of(listed.id)?;
+        let volume = self.etcd.disk_of(listed.id).filter(|_| listed.place < PLACES)?;
         let claim = self.kubernetes.things.claim(Slot::Claim(listed.place))?;
         (self.kubernetes.volume(listed.place) == Some(volume) && claim.metadata.deletion_timestamp.is_none()).then_some(volume)
     }
@@ -219,7 +314,7 @@ impl World {
     }
 
     /// Something happens.
-    fn happen(&mut self, event: &Event) {
+    pub fn happen(&mut self, event: &Event) {
         self.surprises += 1;
         let now = self.now;
         match *event {
@@ -278,7 +373,50 @@ impl World {
             Event::Die { operator, after } => self.operator(operator, |operator| operator.dies_after = Some(after)),
             Event::Clock { operator, off } => self.operator(operator, |operator| operator.clock = off),
             Event::Second(millis) => self.second_until = now + millis,
+            Event::Rotate(domains) => self.request(key::ROTATE_CA, Some(domains.into())),
+            Event::Days(days) => self.pass_days(days),
+            Event::LoseAllBut(place) => self.lose_all_but(place),
+            Event::Recreate => self.recreate(),
+            Event::AddUnknown { learner } => drop(self.etcd.add_unknown(UNKNOWN, learner, now)),
         }
+    }
+
+    /// Days pass on a cluster that is as desired. It is looked at as often as needed to renew each certificate in time.
+    fn pass_days(&mut self, days: u16) {
+        self.heal();
+        for _ in 0..days / DAYS {
+            if !self.broken.is_empty() {
+                return;
+            }
+            self.now += Millis::from(DAYS) * DAY;
+            self.kubernetes.files_changed = true;
+            self.operators.iter_mut().flatten().for_each(|operator| operator.wake(self.now));
+            self.settle();
+        }
+    }
+
+    /// All volumes are lost but that of one voter, or of the first if that is none.
+    fn lose_all_but(&mut self, place: Place) {
+        let members = self.members();
+        let voters = || members.iter().filter(|m| !m.learner && self.lives(m).is_some());
+        let Some(survivor) = voters().find(|m| m.place == place).or_else(|| voters().next()).copied() else { return };
+        for other in members.iter().filter(|m| m.place != survivor.place && m.place < PLACES) {
+            if self.rng.one_in(2) && self.kubernetes.delete_claim(other.place, None, self.now).is_ok() {
+                self.kubernetes.delete_pod(other.place, self.now, &mut self.rng);
+            } else if let Some(volume) = self.kubernetes.volume(other.place) {
+                self.etcd.lose(volume);
+            }
+        }
+    }
+
+    /// A cluster that is as desired is deleted and created again. Its claims and CAs stay.
+    fn recreate(&mut self) {
+        self.heal();
+        let old = self.kubernetes.cluster();
+        let mut new = EtcdCluster::new("demo", old.spec.clone());
+        let number = old.metadata.uid.as_deref().and_then(|uid| u32::from_str_radix(uid.get(24..)?, 16).ok()).unwrap_or_default();
+        new.metadata = cluster_meta(number + 1);
+        self.kubernetes.recreate_cluster(new);
     }
 
     fn operator(&mut self, index: u8, change: impl FnOnce(&mut Operator)) {
@@ -304,7 +442,7 @@ impl World {
     }
 
     /// Nothing more happens to the world, and it has to become as desired and stay so.
-    fn heal(&mut self) {
+    pub fn heal(&mut self) {
         self.note(|| "--- nothing more happens".into());
         self.second_until = 0;
         self.silent_until.fill(0);
@@ -315,6 +453,11 @@ impl World {
             operator.cache.lag_until.fill(0);
             (operator.loses, operator.dies_after, operator.clock) = (None, None, 0);
         }
+        self.settle();
+    }
+
+    /// Until the world is as desired and stays so.
+    fn settle(&mut self) {
         let end = self.now + PATIENCE;
         let mut good_since = self.now;
         let mut asked_at = self.now;
@@ -339,9 +482,23 @@ impl World {
         }
     }
 
-    /// What only a user can do: name the member whose volume came back empty, and take back a request that names no member.
+    /// What only a user can do: name the member whose volume came back empty, or the one to recover from, take back a request that
+    /// names no member, and remove a member that is none of the cluster's.
     fn ask(&mut self) {
         let members = self.members();
+        if let Some(unknown) = members.iter().find(|m| m.place >= PLACES) {
+            let removed = self.etcd.leader.is_some_and(|leader| self.etcd.remove(leader, unknown.id, self.now).is_ok());
+            self.note(|| format!("the user removes the unknown member: {removed}"));
+            return;
+        }
+        if let Some(survivor) = self.survivor(&members) {
+            let annotations = self.kubernetes.cluster().metadata.annotations.as_ref();
+            if annotations.is_none_or(|all| !all.contains_key(key::RECOVER_FROM)) {
+                self.note(|| format!("the user asks for a recovery from {survivor}"));
+                self.request(key::RECOVER_FROM, Some(survivor.to_string()));
+            }
+            return;
+        }
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
         let named = |m: &Listed| Some(member(m.place).to_string()) == request;
         let born = |m: &&Listed| self.etcd.born.contains(&m.id);
@@ -357,6 +514,15 @@ impl World {
         }
     }
 
+    /// The member to recover from, if no quorum can come again.
+    pub fn survivor(&self, members: &[Listed]) -> Option<MemberName> {
+        let voters = || members.iter().filter(|m| !m.learner);
+        let living: Vec<_> = voters().filter_map(|m| Some((m, self.lives(m)?))).collect();
+        let is_lost = self.etcd.leader.is_none() && living.len() <= voters().count() / 2;
+        let furthest = living.into_iter().filter(|_| is_lost).max_by_key(|(_, volume)| self.etcd.disks[volume].committed());
+        furthest.map(|(m, _)| member(m.place))
+    }
+
     /// Whether the members are those that are desired, all of them are healthy, and nothing is left of others.
     fn is_as_desired(&self) -> bool {
         let Some(members) = self.etcd.members() else { return false };
@@ -365,6 +531,11 @@ impl World {
         let is_member = |place: Place| members.iter().any(|m| m.place == place);
         let things = &self.kubernetes.things;
         let restarted = cluster.metadata.annotations.as_ref().and_then(|all| all.get(key::RESTARTED_AT));
+        let is_rotated = |domain| {
+            let secret = things.secret(Slot::authority(domain));
+            secret.and_then(|secret| secret.authorities().ok()).is_some_and(|authorities| authorities.rotation.is_none())
+        };
+        let requested = cluster.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(key::ROTATE_CA));
         let complete = |place: Place| {
             let pod = things.pod(Slot::Pod(place));
             let made = pod.and_then(|pod| pod.metadata.annotations.as_ref()?.get(key::RESTARTED_AT));
@@ -380,6 +551,8 @@ impl World {
         };
         members.len() == desired
             && members.iter().all(|m| !m.learner && self.is_healthy(m))
+            && !requested
+            && Domain::ALL.into_iter().all(is_rotated)
             && (0..PLACES).all(|place| if is_member(place) { complete(place) } else { nothing(place) })
             && self.operators[0].as_ref().is_some_and(|operator| operator.idle())
     }
@@ -417,6 +590,11 @@ impl World {
     /// Whether nothing has happened since, but for what operators did and what follows from that.
     pub fn is_unsurprised(&self) -> bool {
         self.decided.1 == self.surprises
+    }
+
+    /// What was recorded.
+    pub fn lines(&self) -> String {
+        self.trace.iter().flat_map(|trace| &trace.lines).fold(String::new(), |text, line| text + line + "\n")
     }
 
     /// The state of a world that went wrong.

@@ -61,6 +61,16 @@ pub enum Event {
     Clock { operator: u8, off: Millis },
     /// A second operator acts too, for so long.
     Second(Millis),
+    /// The annotation `rotate-ca`.
+    Rotate(&'static str),
+    /// So many days pass, in which an operator runs, and certificates and CAs are renewed.
+    Days(u16),
+    /// The volumes of all members but this one are lost.
+    LoseAllBut(Place),
+    /// The cluster's object is deleted and created again.
+    Recreate,
+    /// A member that is none of the cluster's is added with etcdctl.
+    AddUnknown { learner: bool },
 }
 
 impl Script {
@@ -81,11 +91,26 @@ impl Script {
         for (at, restart) in (1..).zip(restarts) {
             *restart = at;
         }
+        if rng.one_in(40) {
+            let at = usize::try_from(rng.below(events.len() as u64 + 1)).unwrap_or_default();
+            events.insert(at, (gap(&mut rng), Event::rare(&mut rng)));
+        }
         Self { seed, bootstraps, replicas, events }
     }
 }
 
 impl Event {
+    /// Something that takes long, or that a cluster meets once in its life.
+    fn rare(rng: &mut Rng) -> Self {
+        match rng.below(10) {
+            0..=3 => Self::Rotate(rng.pick(&["client", "peer", "client,peer"])),
+            4 => Self::Days(rng.pick(&[100, 400, 1_500])),
+            5..=6 => Self::LoseAllBut(Place::try_from(rng.below(3)).unwrap_or_default()),
+            7..=8 => Self::Recreate,
+            _ => Self::AddUnknown { learner: rng.one_in(2) },
+        }
+    }
+
     fn any(rng: &mut Rng) -> Self {
         let place = |rng: &mut Rng| Place::try_from(rng.below(5)).unwrap_or_default();
         let short = |rng: &mut Rng| rng.between(500, 12_000);

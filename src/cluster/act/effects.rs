@@ -1,4 +1,4 @@
-//! The effects of steps. Each returns the number of things that it changed.
+//! Executes the effects of steps. Each returns the number of changes that it made.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,8 @@ use crate::{
 };
 
 impl Actor<'_> {
-    /// Makes an effect.
-    pub async fn run(&self, effect: &Effect, fresh: &Fresh) -> Result<usize, StepError> {
+    /// Executes an effect.
+    pub async fn execute(&self, effect: &Effect, fresh: &Fresh) -> Result<usize, StepError> {
         match effect {
             Effect::ChangeMembers(change) => self.change_members(change, fresh).await,
             Effect::AnnotateClaim { name, uid, annotations } => self.annotate_claim(name, uid, annotations).await,

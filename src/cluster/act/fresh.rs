@@ -1,4 +1,4 @@
-//! What is read afresh before a step is taken.
+//! Fresh reads before a step is taken.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ impl Actor<'_> {
     /// Reads everything that a step asks for, in this order.
     ///
     /// # Errors
-    /// When Kubernetes refuses. What a member does not answer is missing instead.
+    /// If Kubernetes refuses a read. A member that does not answer is missing in the result instead.
     pub async fn read(&self, reads: &[Read]) -> Result<Fresh, WriteError> {
         let mut fresh = Fresh::default();
         for read in reads {
@@ -62,11 +62,11 @@ impl Actor<'_> {
         let member = |set: &StatefulSet| names.parse_member(set.metadata.name.as_deref()?);
         fresh.sets.extend(sets.items.into_iter().filter_map(|set| Some((member(&set)?, set.into()))));
         let Some(identity) = self.identity else { return Ok(()) };
-        let asking = fresh.pods.iter().map(|(name, pod)| async move {
+        let requests = fresh.pods.iter().map(|(name, pod)| async move {
             let target = dial::target(names, name, pod, CLIENT_PORT);
             Some((name.clone(), self.context.dialer.ask(&target, &identity.0).await.ok()?.status.ok()?))
         });
-        let answers: BTreeMap<_, _> = join_all(asking).await.into_iter().flatten().collect();
+        let answers: BTreeMap<_, _> = join_all(requests).await.into_iter().flatten().collect();
         let answering = answers.iter().filter_map(|(name, status)| Some((name, &**fresh.pods.get(name)?, status)));
         fresh.list = dial::member_list(self.context, names, answering, identity).await.ok();
         fresh.answers = answers;
@@ -76,11 +76,11 @@ impl Actor<'_> {
     async fn read_lists(&self, fresh: &mut Fresh) {
         let (names, Some(identity)) = (&self.cluster.names, self.identity) else { return };
         let pods = fresh.answers.keys().filter_map(|name| Some((name, fresh.pods.get(name)?)));
-        let asking = pods.map(|(name, pod)| async move {
+        let requests = pods.map(|(name, pod)| async move {
             let target = dial::target(names, name, pod, CLIENT_PORT);
             Some((name.clone(), self.context.dialer.members(&target, &identity.0).await.ok()?))
         });
-        let lists = join_all(asking).await.into_iter().flatten().collect();
+        let lists = join_all(requests).await.into_iter().flatten().collect();
         fresh.lists = lists;
     }
 

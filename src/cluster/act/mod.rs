@@ -1,4 +1,4 @@
-//! Acting: a plan -> writes. First what may be repeated, then the one step.
+//! Acting: a plan -> writes. First the idempotent writes, then the one step.
 
 mod effects;
 mod fresh;
@@ -19,24 +19,24 @@ use super::{
 };
 use crate::{api::EtcdCluster, context::Context, identity::Identity};
 
-/// What acting needs.
+/// Executes plans.
 pub struct Actor<'a> {
     /// What every pass needs.
     pub context: &'a Context,
-    /// The object, as the pass sees it.
+    /// The `EtcdCluster` that the pass started with.
     pub object: &'a EtcdCluster,
     /// The cluster.
     pub cluster: &'a ValidatedCluster,
     /// What existed at the beginning of the pass.
     pub observed: &'a Observed,
-    /// The operator's identity towards the members, if it has one.
+    /// The operator's identity as a client of the members, if it has one.
     pub identity: Option<&'a Identity>,
     /// The time of the pass.
     pub now: Timestamp,
 }
 
 impl Actor<'_> {
-    /// Does what is planned.
+    /// Executes a plan.
     pub async fn act(&self, plan: &Plan) -> Outcome {
         match plan {
             Plan::Blocked(_) => Outcome::default(),
@@ -45,7 +45,7 @@ impl Actor<'_> {
         }
     }
 
-    /// Makes the writes in their order, those of one kind concurrently.
+    /// Makes the writes in order; writes of one kind are made concurrently.
     async fn change(&self, changes: &Changes) -> Outcome {
         let mut outcome = self.preflight(&changes.preflight).await;
         if !outcome.failed.is_empty() {
@@ -55,8 +55,8 @@ impl Actor<'_> {
             for result in join_all(kind.iter().map(|write| self.write(*write))).await {
                 outcome.merge(result);
             }
-            // The operator that creates the bootstrap ConfigMap decides which members bootstrap the cluster. If that is another
-            // one, the rest of the plan is not right.
+            // The operator that creates the bootstrap ConfigMap decides which members bootstrap the cluster. If another operator
+            // did, the rest of the plan is wrong.
             let is_bootstrapping = !changes.preflight.is_empty();
             let failed = outcome.again || is_bootstrapping && !outcome.failed.is_empty();
             if failed && matches!(kind, [Write::Bootstrap(_)]) {

@@ -1,4 +1,4 @@
-//! Applying objects, and annotating those that others created.
+//! Applying objects, and annotating existing ones.
 
 use std::collections::BTreeMap;
 
@@ -21,12 +21,12 @@ use crate::{
 };
 
 impl Actor<'_> {
-    /// The objects of a kind in the cluster's namespace.
+    /// The API for a kind in the cluster's namespace.
     pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
         Api::namespaced(self.context.client.clone(), self.cluster.names.namespace())
     }
 
-    /// Checks before the first object is created that none of the names is taken, so that no part of a cluster is created.
+    /// Checks that no name is taken before the first object is created, so that a cluster is not created in part.
     pub async fn preflight(&self, objects: &[Object]) -> Outcome {
         let namespace = self.cluster.names.namespace();
         let check = |object| preflight(&self.context.client, namespace, object, &self.cluster.uid);
@@ -55,8 +55,8 @@ impl Actor<'_> {
         outcome
     }
 
-    /// Removes completed requests from the `EtcdCluster`, if it is the version that the pass sees: its user may request something
-    /// else by now.
+    /// Removes completed requests from the `EtcdCluster`, if it is still the version that the pass started with: the user may
+    /// have made another request.
     pub async fn complete(&self, requests: &[CompletedRequest]) -> Outcome {
         let mut outcome = Outcome::default();
         let Some(seen) = ObjectVersion::of(&self.object.metadata) else { return outcome };

@@ -1,4 +1,4 @@
-//! Issuing certificates, and what comes before it.
+//! Issuing certificates, creating authorities and probing issuers.
 
 use super::Actor;
 use crate::{
@@ -28,7 +28,7 @@ impl Actor<'_> {
         }
     }
 
-    /// Requests a certificate whose issuer reveals its authority, or deletes that request.
+    /// Requests a probe certificate that reveals the authority of an issuer, or deletes that request.
     pub async fn probe_issuer(&self, probe: IssuerProbe) -> Outcome {
         let mut outcome = Outcome::default();
         if let Err(error) = issuing::probe_issuer(self.context, &self.recipient(), probe).await {

@@ -1,4 +1,4 @@
-//! Taking a step, if it is still right on fresh reads.
+//! Taking a step, if its precondition holds on fresh reads.
 
 use super::Actor;
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 /// Why a step was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// It is not right at the moment.
+    /// Its precondition does not hold at the moment.
     #[error("{0}")]
     Pending(String),
     /// Kubernetes refused it.
@@ -67,7 +67,7 @@ impl Actor<'_> {
             }
             Err(StepError::Write(error)) => outcome.write_failed(&error),
             Err(StepError::Issue(error)) => outcome.issuing_failed(&error),
-            // It waits for a learner that has not caught up yet, or for connections that are not 5 s old.
+            // For example, a learner has not caught up yet, or etcd requires connections that are at least 5 s old.
             Err(StepError::Etcd(error)) if error.class().is_transient() => {
                 outcome.again = true;
                 outcome.pending.push(pending(format!("etcd {error}")));
@@ -79,7 +79,7 @@ impl Actor<'_> {
         outcome
     }
 
-    /// What was done; `None` if one of its effects changed nothing, so that the plan is not right any more.
+    /// Takes a step, and describes what was done. `None`: an effect changed nothing, so the plan is outdated.
     async fn take(&self, planned: &Step) -> Result<Option<String>, StepError> {
         let fresh = self.read(&planned.definition().reads()).await?;
         let known = self.observed.status.cluster_id;
@@ -87,7 +87,7 @@ impl Actor<'_> {
         let check = Check::new(self.cluster, known, &fresh);
         let mut changed = 0;
         for effect in step.definition().effects(&check) {
-            changed = self.run(&effect, &fresh).await?;
+            changed = self.execute(&effect, &fresh).await?;
             if changed == 0 {
                 return Ok(None);
             }

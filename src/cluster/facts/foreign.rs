@@ -21,9 +21,9 @@ pub struct ForeignObject {
     pub is_stripped_claim: bool,
 }
 
-/// Objects under the cluster's names that do not belong to the cluster with this uid. The authorities' Secrets are not among them: if
-/// they belong to someone else, the authorities are lost.
-pub fn find(names: &Names, uid: &Uid, observed: &Observed) -> Vec<ForeignObject> {
+/// Objects under the cluster's names that do not belong to the cluster with this uid. The authorities' Secrets are not among
+/// them: if they do not belong to the cluster, the authorities are lost.
+pub fn find_objects(names: &Names, uid: &Uid, observed: &Observed) -> Vec<ForeignObject> {
     let mut all: Vec<(&'static str, &ObjectMeta)> = vec![];
     all.extend(observed.client_service.as_ref().map(|o| ("Service", &o.metadata)));
     all.extend(observed.peer_service.as_ref().map(|o| ("Service", &o.metadata)));
@@ -53,7 +53,7 @@ fn uses_claim(uid: &Uid, member: &ObservedMember) -> bool {
     is_bound && member.has_own_set(uid)
 }
 
-/// What is wrong with these objects.
+/// Describes why these objects cannot be used.
 pub fn describe<'a>(foreign: impl IntoIterator<Item = &'a ForeignObject>) -> String {
     let each = foreign.into_iter().map(|o| format!("{} {} cannot be used: {}", o.kind, o.name, o.owner));
     each.collect::<Vec<_>>().join("; ")

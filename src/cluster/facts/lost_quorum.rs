@@ -1,4 +1,4 @@
-//! What is known of the members while there is no quorum: who has data, how far it goes, and what the user can do.
+//! Facts about the members while there is no quorum: which of them have data, how recent it is, and what the user can do.
 
 use super::{pods::discarded_for, readiness::why_not_ready};
 use crate::{
@@ -7,23 +7,24 @@ use crate::{
     names::{MemberName, Names, annotation as key},
 };
 
-/// Whether a member has data that it can start with.
+/// Whether a member has data with which it can start.
 pub fn holds_data(member: &ObservedMember) -> bool {
     let stays = member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_none());
     stays && member.has_started() && discarded_for(member).is_none()
 }
 
-/// How far a member's data goes.
+/// How recent a member's data is.
 pub fn progress(member: &ObservedMember) -> Option<Progress> {
     member.progress.as_ref()?.as_ref().ok().copied()
 }
 
-/// How far a member's data goes, for its status. With a leader it would change with every write.
+/// How recent a member's data is, for its status. It is left out while there is a leader, because it would change with every
+/// write.
 pub fn describe_progress(member: &ObservedMember) -> Option<String> {
     progress(member).filter(|progress| !progress.has_leader).map(|progress| format!("revision {}", progress.revision))
 }
 
-/// Why it is not known how far a member's data goes.
+/// Why it is unknown how recent a member's data is.
 pub fn progress_problem(member: &ObservedMember) -> String {
     match &member.progress {
         Some(Err(problem)) => format!("it {problem}"),
@@ -36,12 +37,12 @@ pub fn follower(observed: &Observed) -> Option<&MemberName> {
     observed.members.iter().find(|(_, member)| progress(member).is_some_and(|p| p.has_leader)).map(|(name, _)| name)
 }
 
-/// What to tell the user of a cluster that lost its quorum: which members have data, how far it goes, and what can be done.
+/// The message for the user of a cluster that lost its quorum: which members have data, how recent it is, and what can be done.
 pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String {
     let members = &observed.members;
     let each = |(name, member): (&MemberName, &ObservedMember)| match (holds_data(member), describe_progress(member)) {
         (true, Some(progress)) => format!("{name} has data up to {progress}"),
-        (true, None) => format!("{name} has data, but how far it goes is unknown ({})", progress_problem(member)),
+        (true, None) => format!("{name} has data, but its revision is unknown ({})", progress_problem(member)),
         (false, _) => format!("{name} has no data ({})", why_no_data(names, name, member)),
     };
     let described = members.iter().map(each).collect::<Vec<_>>().join("; ");
@@ -52,19 +53,19 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
         return format!("{described}. {name} sees a leader, so there is a quorum that the operator cannot reach: do not recover");
     }
     let holders: Vec<_> = members.iter().filter(|(_, member)| holds_data(member)).collect();
-    // Of equal ones the first.
+    // Of equally recent members, the first.
     let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
     let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
     let quorum = members.len() / 2 + 1;
     let wait = if holders.len() < quorum {
-        "they are no quorum and cannot become available by themselves".into()
+        "that is no quorum, so the cluster cannot become available again by itself".into()
     } else {
         format!("the cluster becomes available again without loss as soon as {quorum} of them run")
     };
     let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
     format!(
-        "{described}. {} of {} members have data: {wait}. If no other can come back: `{command}` makes a new cluster from the data of {best}; \
-         what only others have is lost",
+        "{described}. {} of {} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
+         the data of {best}; writes that only other members have are lost",
         holders.len(),
         members.len(),
     )
@@ -85,6 +86,6 @@ fn why_no_data(names: &Names, name: &MemberName, member: &ObservedMember) -> Str
 }
 
 /// Names separated by commas.
-pub fn list<'a>(names: impl IntoIterator<Item = &'a MemberName>) -> String {
+pub fn join_names<'a>(names: impl IntoIterator<Item = &'a MemberName>) -> String {
     names.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,5 +1,5 @@
-//! What follows from an observation, whatever the spec says. It is computed once for each pass; planners and the status read it.
-//! Pure.
+//! Facts derived from an observation, independent of the spec. They are computed once per pass; planners and the status read
+//! them. Pure.
 
 pub mod authorities;
 pub mod foreign;
@@ -17,18 +17,18 @@ use self::{authorities::AuthorityFacts, foreign::ForeignObject, roster::Roster};
 use super::observed::Observed;
 use crate::{ids::Uid, kubernetes::ownership::belongs, names::Names};
 
-/// What follows from an observation.
+/// Facts derived from an observation.
 pub struct Facts<'a> {
     /// The names of the cluster's objects.
     pub names: &'a Names,
     /// The uid of the `EtcdCluster`.
     pub uid: &'a Uid,
-    /// Whether the bootstrap of the cluster has begun: then its members are those that were recorded, and not those that the spec
-    /// asks for.
+    /// Whether the bootstrap of the cluster has begun: then its members are those that were recorded, not those that the spec
+    /// desires.
     pub is_bootstrapped: bool,
     /// The bootstrap ConfigMap, if it belongs to the cluster.
     pub bootstrap: Option<&'a ConfigMap>,
-    /// etcd's members, if a quorum lists them and they are in the cluster that was bootstrapped.
+    /// etcd's members, if a quorum confirmed the list and it is that of the cluster that was bootstrapped.
     pub roster: Option<Roster<'a>>,
     /// The certificate authorities.
     pub authorities: AuthorityFacts,
@@ -40,7 +40,8 @@ impl<'a> Facts<'a> {
     /// The facts about the cluster with these names and this uid.
     pub fn of(names: &'a Names, uid: &'a Uid, observed: &'a Observed, now: Timestamp) -> Self {
         let bootstrap = observed.bootstrap.as_deref().filter(|config| belongs(&config.metadata, uid));
-        // Only the cluster's own objects count, not those that another cluster of this name left or that are still being deleted.
+        // Only the cluster's own objects count, not those that another cluster of this name left or that are still being deleted
+        // with it.
         let has_own_data = observed
             .members
             .values()
@@ -52,7 +53,7 @@ impl<'a> Facts<'a> {
             bootstrap,
             roster: Roster::read(names, observed),
             authorities: AuthorityFacts::of(names, uid, observed, now),
-            foreign: foreign::find(names, uid, observed),
+            foreign: foreign::find_objects(names, uid, observed),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a member's pod, its StatefulSet and its claim say.
+//! Facts about a member's pod, StatefulSet and claim.
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -14,7 +14,7 @@ use crate::{
     names::annotation as key,
 };
 
-/// Whether a pod's container cannot start, or has ended before and is not running.
+/// Whether a pod's container cannot start, or has been restarted and is not running.
 pub fn is_stuck(pod: &Pod) -> bool {
     let has_ended = |container: &ContainerStatus| {
         container.restart_count > 0 && container.state.as_ref().is_none_or(|state| state.running.is_none())
@@ -35,7 +35,7 @@ fn cannot_start(pod: &Pod) -> bool {
     !containers(pod).any(has_run) && (is_unscheduled(pod) || containers(pod).any(is_refused))
 }
 
-/// Whether a pod is not ready, and was never seen to serve its certificates.
+/// Whether a pod is not ready, and was never confirmed to serve its certificates.
 pub fn has_never_served(pod: &Pod) -> bool {
     !pod_ready(pod) && annotation(&pod.metadata, key::TLS_CONFIRMED).is_none()
 }
@@ -46,7 +46,8 @@ pub fn is_stopped(set: &StatefulSet) -> bool {
     is_in_effect(set) && set.spec.replicas == Some(0) && pods == Some(0)
 }
 
-/// Whether the controller has observed a StatefulSet as it is now, so that the next pod is created from its template.
+/// Whether the controller has observed the current generation of a StatefulSet, so that the next pod is created from its
+/// template.
 pub fn is_in_effect(set: &StatefulSet) -> bool {
     set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation)
 }

@@ -9,7 +9,8 @@ use crate::{
     names::MemberName,
 };
 
-/// Why a member is not healthy: as the kubelet or the scheduler reports it, else as the operator's own call failed.
+/// Why a member is not healthy: the problem that the kubelet or the scheduler reports, or else the error of the operator's own
+/// call.
 pub fn why_not_ready(member: &ObservedMember) -> String {
     let Some(pod) = &member.pod else { return "it has no pod yet".into() };
     let pending = pod_problem(pod).map(|problem| match unbound_claim(member) {
@@ -18,7 +19,7 @@ pub fn why_not_ready(member: &ObservedMember) -> String {
     });
     match (pending, member.etcd.problem()) {
         (Some(problem), _) => problem,
-        // The node may be dead.
+        // The cause may be the node.
         (None, Some(problem)) => match node_of(pod) {
             Some(node) => format!("{problem}; its node is {node}"),
             None => problem.to_owned(),
@@ -27,7 +28,7 @@ pub fn why_not_ready(member: &ObservedMember) -> String {
     }
 }
 
-/// A claim that has no volume, with the name of its StorageClass: the scheduler's message has neither.
+/// Describes a claim that is not bound, with its StorageClass: the scheduler's message names neither.
 fn unbound_claim(member: &ObservedMember) -> Option<String> {
     let claim = member.claim.as_ref()?;
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
@@ -47,7 +48,7 @@ fn pod_problem(pod: &Pod) -> Option<String> {
         ));
     }
     if let Some(scheduled) = pod_condition(pod, "PodScheduled").filter(|scheduled| scheduled.status == "False") {
-        // The scheduler appends a part about preemption, which says nothing here: ". not found", ". preemption: ...".
+        // The scheduler appends a part about preemption, which is irrelevant here: ". not found", ". preemption: ...".
         let message = scheduled.message.as_deref().unwrap_or("no reason given");
         return Some(format!("its pod is not scheduled: {}", message.trim_end_matches(" not found").trim_end_matches('.')));
     }
@@ -58,7 +59,7 @@ fn pod_problem(pod: &Pod) -> Option<String> {
             None => "no reason given",
             Some(_) => waiting_reason(container)?,
         };
-        // The kubelet's own message about its back-off has a time that grows, and hides how the container ended.
+        // The kubelet's message about its back-off contains a time that changes, and hides how the container ended.
         let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
         let detail = match ended {
             Some(ended) => format!("it ended with exit code {}", ended.exit_code),
@@ -79,7 +80,7 @@ pub fn down_since(observed: &Observed, name: &MemberName) -> String {
     since.map(|since| format!(" (since {})", since.0)).unwrap_or_default()
 }
 
-/// How long a member has not been healthy, by the last status.
+/// How long a member has not been healthy, according to the last status.
 pub fn down_for(observed: &Observed, name: &MemberName, now: Timestamp) -> SignedDuration {
     let reported = observed.reported(name).filter(|member| !member.ready);
     let since = reported.and_then(|member| member.since.as_ref());

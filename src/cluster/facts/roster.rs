@@ -16,9 +16,9 @@ pub struct Roster<'a> {
     pub voters: BTreeMap<MemberName, RosterEntry<'a>>,
     /// Learners that are members of this cluster.
     pub learners: BTreeMap<MemberName, RosterEntry<'a>>,
-    /// Members at URLs that are not this cluster's: someone else added them.
+    /// Members at URLs that are not this cluster's: the operator did not add them.
     pub unknown: Vec<&'a etcd::Member>,
-    /// Objects of members that etcd does not list: they were removed, or never added.
+    /// Members that have objects but are not listed by etcd: they were removed, or never added.
     pub unlisted: BTreeMap<MemberName, &'a ObservedMember>,
 }
 
@@ -32,38 +32,39 @@ pub struct RosterEntry<'a> {
 }
 
 impl RosterEntry<'_> {
-    /// Whether it is healthy, as the member that etcd lists.
+    /// Whether it is healthy, and is the member that etcd lists.
     pub fn is_healthy(&self) -> bool {
-        self.member.is_healthy() && self.is_itself()
+        self.member.is_healthy() && self.has_listed_id()
     }
 
-    /// Whether it answers as the member that etcd lists, and its pod is not being deleted.
+    /// Whether it answers, is the member that etcd lists, and its pod is not being deleted.
     pub fn answers(&self) -> bool {
-        self.member.pod.as_ref().is_some_and(|pod| !is_terminating(pod)) && self.is_itself()
+        self.member.pod.as_ref().is_some_and(|pod| !is_terminating(pod)) && self.has_listed_id()
     }
 
-    /// Whether it leads.
+    /// Whether it is the leader.
     pub fn leads(&self) -> bool {
         self.member.etcd.status().is_some_and(|status| status.leader == Some(self.listed.id))
     }
 
-    fn is_itself(&self) -> bool {
+    fn has_listed_id(&self) -> bool {
         self.member.etcd.status().is_some_and(|status| status.member_id == self.listed.id)
     }
 }
 
-/// What the voters are without one of them.
+/// The voters that remain if one of them is removed.
 pub struct Remainder {
-    /// The number of the others.
+    /// The number of the other voters.
     pub others: usize,
     /// How many of them are healthy.
     pub healthy: usize,
-    /// Whether the one may be removed: the healthy others are a quorum, and if it is healthy itself, all others are.
+    /// Whether the voter may be removed: the healthy others are a quorum of the rest, and a healthy voter is removed only if all
+    /// voters are healthy.
     pub allows_removal: bool,
 }
 
 impl<'a> Roster<'a> {
-    /// The members, if a quorum lists them and they are in the cluster that was bootstrapped.
+    /// The members, if a quorum confirmed the list and it is that of the cluster that was bootstrapped.
     pub fn read(names: &Names, observed: &'a Observed) -> Option<Self> {
         let list = observed.list.as_ref().ok()?;
         if observed.status.cluster_id != Some(list.cluster_id) {
@@ -115,17 +116,18 @@ impl<'a> Roster<'a> {
         self.voters.values().filter(|voter| voter.answers()).count() == self.votes()
     }
 
-    /// What the voters are without one of them.
+    /// The voters that remain if one of them is removed.
     pub fn without(&self, voter: &RosterEntry) -> Remainder {
         let (others, healthy) = (self.votes() - 1, self.healthy() - usize::from(voter.is_healthy()));
         Remainder { others, healthy, allows_removal: healthy > others / 2 && (!voter.is_healthy() || self.all_healthy()) }
     }
 
-    /// The voter to which leadership goes before `leader` stops: the one whose log is longest, because it is caught up first.
+    /// The voter to which leadership is moved before `leader` stops: the one that has applied most of the log, because it catches
+    /// up first.
     pub fn successor(&self, leader: &MemberName) -> Option<(&MemberName, &RosterEntry<'a>)> {
         let others = self.voters.iter().filter(|(name, voter)| *name != leader && voter.is_healthy());
         let applied = |voter: &RosterEntry| voter.member.etcd.status().map(|status| status.raft_applied_index);
-        // Of equal ones the first, which would be removed last.
+        // Of equal voters, the first: it would be removed last.
         others.rev().max_by_key(|(_, voter)| applied(voter))
     }
 

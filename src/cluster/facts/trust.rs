@@ -12,16 +12,16 @@ use k8s_openapi::{
 
 use crate::{certificates::authorities::Authorities, kubernetes::ownership::annotation, names::annotation as key, pki::Domain};
 
-/// The fingerprints of the authorities of a domain that a pod, or the pods of a template, trust. A container that started later may
-/// trust further ones.
+/// The fingerprints of the authorities of a domain that a pod, or the pods of a template, trust. A container that restarted later
+/// may trust additional ones.
 pub fn trusted_by(meta: &ObjectMeta, domain: Domain) -> impl Iterator<Item = &str> {
     let all = annotation(meta, key::BUNDLES).unwrap_or_default();
-    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(of, _)| *of == domain.as_str());
+    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(name, _)| *name == domain.as_str());
     of_domain.into_iter().flat_map(|(_, names)| names.split(','))
 }
 
 /// Whether a pod trusts none of the authorities of a domain that its template has, so that neither side accepts the other's
-/// certificates. That happens only if all authorities expired before there were others.
+/// certificates. That happens only if all authorities expired before they were replaced.
 pub fn shares_no_trusted_ca(pod: &Pod, set: &StatefulSet) -> bool {
     let Some(template) = &set.spec.template.metadata else { return false };
     if annotation(&pod.metadata, key::BUNDLES) == annotation(template, key::BUNDLES) {
@@ -53,7 +53,7 @@ impl TrustRequirement {
         Self { allowed: Some(allowed), ..Self::next(authorities, domain) }
     }
 
-    /// Whether a pod meets it.
+    /// Whether a pod meets the requirement.
     pub fn is_met(&self, pod: &Pod) -> bool {
         let trusted = || trusted_by(&pod.metadata, self.domain);
         let is_allowed = |name: &str| self.allowed.as_ref().is_none_or(|allowed| allowed.contains(name));

@@ -8,9 +8,9 @@ use k8s_openapi::{
 use super::metadata::{member_labels, retained};
 use crate::{cluster::validated::ValidatedCluster, kubernetes::quantity, names::MemberName};
 
-/// The claim of a member. An existing one keeps its class, and its size if that is larger: a claim cannot shrink.
+/// The claim of a member. An existing claim keeps its StorageClass, and its size if that is larger: a claim cannot shrink.
 pub fn claim(cluster: &ValidatedCluster, member: &MemberName, existing: Option<&PersistentVolumeClaim>) -> PersistentVolumeClaim {
-    let (size, class) = existing.map(immutable_fields).unwrap_or_default();
+    let (size, class) = existing.map(size_and_class).unwrap_or_default();
     let desired = &cluster.storage.size;
     let larger = size.filter(|size| quantity::milli(&size.0) > quantity::milli(&desired.0));
     let mut metadata = retained(cluster, cluster.names.claim(member));
@@ -30,8 +30,8 @@ pub fn claim(cluster: &ValidatedCluster, member: &MemberName, existing: Option<&
     }
 }
 
-/// The fields of an existing claim that may stay as they are: its size and its class.
-pub fn immutable_fields(claim: &PersistentVolumeClaim) -> (Option<&Quantity>, Option<&String>) {
+/// The fields of an existing claim that it may keep: its size and its StorageClass.
+pub fn size_and_class(claim: &PersistentVolumeClaim) -> (Option<&Quantity>, Option<&String>) {
     let Some(spec) = &claim.spec else { return (None, None) };
     let size = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()?.get("storage"));
     (size, spec.storage_class_name.as_ref())

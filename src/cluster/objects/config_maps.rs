@@ -22,15 +22,16 @@ pub fn ca_config(cluster: &ValidatedCluster, bundle: String) -> ConfigMap {
 /// How a member starts if it finds no data: an entry of the bootstrap ConfigMap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StartState {
-    /// It bootstraps the cluster, with all others that do.
+    /// It bootstraps the cluster, together with all other new members.
     New,
-    /// It joins as a learner that was added, with this list of members. The list must be the one that etcd has.
+    /// It joins as the learner that was added, with this member list. The list must match that of etcd.
     Joining(String),
-    /// It does not start: `existing` with itself alone fails without a WAL and is ignored if there is one.
+    /// It starts only with its data: etcd ignores `existing` with a list of the member alone if there is a WAL, and fails
+    /// otherwise.
     Existing,
 }
 
-/// The entry of a member in a bootstrap ConfigMap. `alone` is its own part of a member list.
+/// The entry of a member in a bootstrap ConfigMap. `alone` is a member list of this member alone.
 pub fn start_state(config: &ConfigMap, member: &MemberName, alone: &str) -> Option<StartState> {
     let data = config.data.as_ref()?;
     match data.get(&bootstrap_key::state(member))?.as_str() {
@@ -43,10 +44,11 @@ pub fn start_state(config: &ConfigMap, member: &MemberName, alone: &str) -> Opti
 }
 
 /// What each member starts with if it finds no data. Members read it through environment variables at every start of a container;
-/// arguments would be fixed with the pod.
+/// arguments cannot change during the life of a pod.
 ///
-/// A member that bootstraps the cluster has the list of all that do. A member that has started once has itself alone and `existing`:
-/// etcd ignores that if there is a WAL and fails otherwise, so a member that lost its disk can neither return nor bootstrap a cluster.
+/// A member that bootstraps the cluster gets the list of all members that do. A member that has started before gets a list of
+/// itself alone, and `existing`: etcd ignores that if there is a WAL and fails otherwise, so a member that lost its disk can
+/// neither rejoin nor bootstrap a second cluster.
 pub fn bootstrap(cluster: &ValidatedCluster, members: &BTreeMap<MemberName, StartState>) -> ConfigMap {
     let entry = |member: &MemberName| cluster.names.initial_entry(member);
     let all = members.keys().map(entry).collect::<Vec<_>>().join(",");

@@ -8,13 +8,13 @@ use k8s_openapi::{
 use super::metadata::{owned, selector};
 use crate::cluster::validated::ValidatedCluster;
 
-/// Whether a cluster of so many voters has redundancy that a disruption budget can protect. One member, or two if no more are desired,
-/// cannot spare any: a budget would only make nodes impossible to drain.
+/// Whether a cluster with this many voters has redundancy that a disruption budget can protect. A single member, or two if no
+/// more are desired, are all needed: a budget would only prevent nodes from being drained.
 pub fn is_redundant(cluster: &ValidatedCluster, voters: usize) -> bool {
     voters > 2 || (voters == 2 && cluster.replicas > 2)
 }
 
-/// The disruption budget for so many voters: a quorum stays, and a pod that is not ready may always be evicted.
+/// The disruption budget for this many voters: a quorum stays available, and a pod that is not ready may always be evicted.
 pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> PodDisruptionBudget {
     let quorum = i32::try_from(voters / 2 + 1).unwrap_or(i32::MAX);
     PodDisruptionBudget {

@@ -40,7 +40,8 @@ pub fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     }
 }
 
-/// The metadata of an object that stays when its cluster is deleted, if data is retained. It names its cluster in an annotation.
+/// The metadata of an object that stays when its cluster is deleted, if data is retained. An annotation records the uid of its
+/// cluster.
 pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     let mut meta = owned(cluster, name);
     meta.annotations = Some([(annotation::CLUSTER_UID.to_owned(), cluster.uid.to_string())].into());

@@ -7,12 +7,12 @@ mod metadata;
 mod services;
 mod stateful_set;
 
-pub use claim::{claim, immutable_fields};
+pub use claim::{claim, size_and_class};
 pub use config_maps::{StartState, bootstrap, ca_config, start_state};
 pub use disruption_budget::{disruption_budget, is_redundant};
 pub use metadata::{member_labels, owned, retained, selector, selector_text};
 pub use services::{client_service, peer_service};
-pub use stateful_set::{asks_clients, forced, is_forced, stateful_set, stopped};
+pub use stateful_set::{forced, is_forced, requires_client_certificates, stateful_set, stopped};
 
 #[cfg(test)]
 mod tests;

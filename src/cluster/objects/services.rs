@@ -1,3 +1,5 @@
+//! The Services.
+
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -27,7 +29,7 @@ fn port(name: &str, number: i32) -> ServicePort {
 
 fn spec(cluster: &ValidatedCluster, ports: Vec<ServicePort>) -> ServiceSpec {
     ServiceSpec {
-        // Both families where the cluster has both, the one that there is where it has one.
+        // Both IP families in a dual-stack cluster, the only one in any other.
         ip_family_policy: Some("PreferDualStack".into()),
         ports: Some(ports),
         selector: Some(selector(cluster.names.cluster())),
@@ -35,7 +37,7 @@ fn spec(cluster: &ValidatedCluster, ports: Vec<ServicePort>) -> ServiceSpec {
     }
 }
 
-/// The Service for clients: ready members only, so never a learner, which refuses most requests.
+/// The Service for clients. It has only ready members, and so never a learner, which refuses most requests.
 pub fn client_service(cluster: &ValidatedCluster) -> Service {
     let mut metadata = owned(cluster, cluster.names.client_service());
     metadata.annotations = Some(cluster.service.annotations.clone()).filter(|annotations| !annotations.is_empty());

@@ -30,8 +30,9 @@ const UID: i64 = 65532;
 
 /// The StatefulSet of one member. `bundles` names the authorities in its trust bundles.
 ///
-/// Each member has its own, so that it has its own keys, volume and version, and any member can be removed and not only the one with
-/// the highest ordinal. It is a StatefulSet and not a pod, so that Kubernetes restarts it while the operator is down.
+/// Each member has its own, so that it has its own keys, volume and version, and so that any member can be removed, not only the
+/// one with the highest ordinal. It is a StatefulSet rather than a pod, so that Kubernetes recreates the pod while the operator
+/// is down.
 pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> StatefulSet {
     let labels = member_labels(cluster.names.cluster(), member);
     let mut metadata = owned(cluster, member.to_string());
@@ -53,25 +54,25 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &s
     }
 }
 
-/// The same StatefulSet without a pod.
+/// The same StatefulSet, scaled to zero.
 #[must_use]
 pub fn stopped(mut set: StatefulSet) -> StatefulSet {
     set.spec.replicas = Some(0);
     set
 }
 
-/// Makes etcd forget every member but itself when it starts (`server/etcdserver/bootstrap.go`).
+/// Makes etcd start as a cluster of one: it drops all other members from its data (`server/etcdserver/bootstrap.go`).
 const FORCE: &str = "--force-new-cluster";
 
-/// A condition that is never set: a pod that waits for it is never ready.
+/// A readiness gate whose condition is never set: a pod with it is never ready.
 const UNFORCED: &str = "etcd-warden.dev/unforced";
 
 /// The same StatefulSet with a pod that starts as a cluster of one with the data that it has. The flag is an argument, because
-/// arguments are fixed with the pod and can be seen: if no pod and no template has it, no member starts like that.
+/// the arguments of a pod are immutable and visible: if no pod and no template has the flag, no member starts this way.
 ///
-/// The Service sends no client to such a pod. A lone member acknowledges writes that are in its log, but records in the log that they
-/// are committed only with the next write. If its container ends before, it is forced again and drops everything that is not recorded
-/// as committed (etcd 3.6 `server/etcdserver/bootstrap.go`, raft `MustSync`).
+/// The Service sends no clients to such a pod. A lone member acknowledges a write once it is in its log, but records it as
+/// committed only with the next write. If its container restarts before that, it starts with the flag again and drops all entries
+/// that are not recorded as committed (etcd 3.6 `server/etcdserver/bootstrap.go`, raft `MustSync`).
 #[must_use]
 pub fn forced(mut set: StatefulSet) -> StatefulSet {
     if let Some(spec) = &mut set.spec.template.spec {
@@ -88,8 +89,8 @@ pub fn is_forced(spec: Option<&PodSpec>) -> bool {
     spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.args.iter().flatten()).any(|arg| arg == FORCE)
 }
 
-/// Whether the process in a pod asks clients for certificates, if its arguments are known.
-pub fn asks_clients(spec: Option<&PodSpec>) -> Option<bool> {
+/// Whether the process in a pod requires client certificates, if its arguments are known.
+pub fn requires_client_certificates(spec: Option<&PodSpec>) -> Option<bool> {
     let arguments = spec?.containers.first()?.args.as_ref()?;
     Some(arguments.iter().any(|argument| argument == "--client-cert-auth=true"))
 }
@@ -107,7 +108,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
         metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             automount_service_account_token: Some(false),
-            // Services named etcd-* would otherwise become variables that etcd warns about.
+            // Otherwise Services named etcd-* would become environment variables that etcd warns about.
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(30),
             security_context: Some(PodSecurityContext {
@@ -204,8 +205,8 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
         env: Some(environment(cluster, member)),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
         resources: Some(cluster.pod.resources.clone()).filter(|resources| *resources != ResourceRequirements::default()),
-        // Nothing here needs quorum to stay alive: /livez reads locally. A defragmentation blocks it for as long as it takes,
-        // and a member that was away long replays its log before it answers.
+        // The startup and liveness probes do not need quorum: /livez reads locally. A defragmentation blocks it until it ends,
+        // and a member that was down for long replays its log before it answers.
         startup_probe: Some(Probe { period_seconds: Some(1), failure_threshold: Some(600), ..probe("/livez") }),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
@@ -220,7 +221,8 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
             ..probe("/readyz")
         }),
         lifecycle: Some(Lifecycle {
-            // Services stop routing here before etcd closes its ports. The image has no shell to sleep with.
+            // With this pause, Services stop routing to the pod before etcd closes its ports. The image has no shell for a sleep
+            // command.
             pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: 2 }), ..LifecycleHandler::default() }),
             ..Lifecycle::default()
         }),
@@ -246,8 +248,8 @@ fn probe(path: &str) -> Probe {
     }
 }
 
-/// What each start of a container must read again is in the environment; everything else is a flag, because etcd refuses to start
-/// with a flag and its variable together.
+/// Values that every start of a container must read again are environment variables; all others are flags. etcd refuses to start
+/// with both a flag and its variable.
 fn environment(cluster: &ValidatedCluster, member: &MemberName) -> Vec<EnvVar> {
     let from_config = |name: &str, key: String| EnvVar {
         name: name.into(),
@@ -262,15 +264,15 @@ fn environment(cluster: &ValidatedCluster, member: &MemberName) -> Vec<EnvVar> {
         from_config("ETCD_INITIAL_CLUSTER", bootstrap_key::cluster(member)),
         from_config("ETCD_INITIAL_CLUSTER_STATE", bootstrap_key::state(member)),
         from_config("ETCD_INITIAL_CLUSTER_TOKEN", bootstrap_key::TOKEN.into()),
-        // So that `kubectl exec demo-0-0 -- etcdctl ...` works as it is. Endpoints stay a flag of the user's choice: etcdctl
-        // refuses a flag and its variable together.
+        // With these variables `kubectl exec demo-0-0 -- etcdctl ...` needs no TLS flags. Endpoints are not set, so that the user
+        // can choose them: etcdctl refuses both a flag and its variable.
         file("ETCDCTL_CACERT", member_key::CLIENT_CA),
         file("ETCDCTL_CERT", member_key::CLIENT_CRT),
         file("ETCDCTL_KEY", member_key::CLIENT_KEY),
     ]
 }
 
-/// The flag's name since 3.6; 3.5 knows it as an experiment, 3.7 does not know that name any more.
+/// The name of the flag since etcd 3.6. In 3.5 it is experimental, and 3.7 no longer accepts the experimental name.
 fn skip_address_check(version: Version) -> &'static str {
     if version.minor == 5 { "experimental-peer-skip-client-san-verification" } else { "peer-skip-client-san-verification" }
 }
@@ -280,9 +282,9 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
     let etcd = &cluster.etcd;
     let mut flags: Vec<(&str, String)> = vec![
         ("name", member.to_string()),
-        // A directory in the volume and not its root, where a file system may keep lost+found.
+        // A subdirectory of the volume, because a file system may have lost+found in its root.
         ("data-dir", format!("{DATA_DIR}/member-data")),
-        // Go listens on both families where the address is the wildcard, whichever is written (net, favoriteAddrFamily).
+        // For a wildcard address of either family, Go listens on both families (net, favoriteAddrFamily).
         ("listen-client-urls", format!("https://0.0.0.0:{CLIENT_PORT}")),
         ("listen-peer-urls", format!("https://0.0.0.0:{PEER_PORT}")),
         ("listen-metrics-urls", format!("http://0.0.0.0:{METRICS_PORT}")),
@@ -290,7 +292,8 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ("initial-advertise-peer-urls", cluster.names.peer_url(member)),
         ("cert-file", file(member_key::SERVER_CRT)),
         ("key-file", file(member_key::SERVER_KEY)),
-        // What the JSON gateway presents to this very member: a server leaf has no right to be a client.
+        // The certificate that the member's JSON gateway presents to the member itself: a server leaf must not be used by a
+        // client.
         ("client-cert-file", file(member_key::CLIENT_CRT)),
         ("client-key-file", file(member_key::CLIENT_KEY)),
         ("peer-client-cert-auth", "true".into()),
@@ -299,9 +302,9 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ("peer-key-file", file(member_key::PEER_KEY)),
         ("peer-crl-file", file(member_key::PEER_CRL)),
         ("peer-cert-allowed-hostname", cluster.names.peer_host().to_owned()),
-        // A certificate of this domain with the name above identifies a member. That the member's address is also among those that
-        // DNS has for its name proves nothing more, and fails until DNS knows a pod that has just started
-        // (`client/pkg/transport`, `checkCertSAN`).
+        // A certificate of the peer domain with the host name above identifies a member. Checking the member's address against
+        // DNS as well proves nothing more, and fails until DNS has the address of a new pod (`client/pkg/transport`,
+        // `checkCertSAN`).
         (skip_address_check(cluster.version), "true".into()),
         ("heartbeat-interval", etcd.heartbeat_interval.to_string()),
         ("election-timeout", etcd.election_timeout.to_string()),
@@ -316,7 +319,7 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ("auto-compaction-retention", etcd.compaction.retention.clone()),
     ];
     if cluster.client_auth == ClientAuth::Required {
-        // The second one alone would make etcd ask for certificates (client/pkg/transport, ServerConfig).
+        // `trusted-ca-file` alone would already make etcd require client certificates (client/pkg/transport, ServerConfig).
         flags.push(("client-cert-auth", "true".into()));
         flags.push(("trusted-ca-file", file(member_key::CLIENT_CA)));
         flags.push(("client-crl-file", file(member_key::CLIENT_CRL)));

@@ -76,7 +76,7 @@ fn all(cluster: &ValidatedCluster) -> BTreeMap<String, Value> {
 mod erased {
     use super::{Serialize, Value};
 
-    /// Anything that can be written as YAML.
+    /// Anything that can be serialized.
     pub trait Object {
         fn value(&self) -> Value;
     }
@@ -113,10 +113,10 @@ fn claims_have_an_owner_only_if_they_are_deleted_with_the_cluster() {
 }
 
 #[test]
-fn a_budget_keeps_a_quorum() {
+fn a_disruption_budget_protects_a_quorum() {
     let cluster = valid("{}");
     assert!(!is_redundant(&cluster, 1));
-    assert!(!is_redundant(&valid("{replicas: 2}"), 2), "neither can be spared, now or later");
+    assert!(!is_redundant(&valid("{replicas: 2}"), 2), "neither member may be evicted, now or later");
     for (voters, quorum) in [(2, 2), (3, 2), (4, 3), (5, 3), (7, 4)] {
         let kept = disruption_budget(&cluster, voters).spec.and_then(|spec| spec.min_available);
         assert!(is_redundant(&cluster, voters) && kept == Some(IntOrString::Int(quorum)));

@@ -16,7 +16,7 @@ use crate::{
     pki::{Authority, Domain, ExternalAuthority, Issuer, LeafSpec, PerDomain, PkiError, PrivateKey},
 };
 
-/// What is known of the authorities. The spec is read as it is, because what issuers answer does not depend on whether it is valid.
+/// What the issuers answer about their authorities. The issuers are asked even if the spec is invalid.
 pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, now: Timestamp) -> PerDomain<Option<IssuerAnswer>> {
     let answer = async |domain: Domain| {
         let leaf = leaves::issuer_probe(names, &cluster.spec, domain, TRIAL);
@@ -36,7 +36,7 @@ pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, no
     PerDomain { client, peer }
 }
 
-/// How long a certificate is valid that an authority signs as a trial.
+/// The lifetime of a certificate that an authority signs as a trial.
 const TRIAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// The authority in a user's Secret. It is read in every pass: it does not have the operator's labels, so it is not watched.
@@ -55,7 +55,7 @@ async fn ca_secret(secrets: &Api<Secret>, name: &str, trial: &LeafSpec, now: Tim
         _ => format!("{}: {e}", tls_key::KEY),
     })?;
     let authority = Authority::load(external.authority.pem().as_bytes(), key.pem()).map_err(|e| e.to_string())?;
-    // Before a member is restarted for it, it must sign something that is accepted.
+    // It must be able to sign a valid certificate before any member is restarted to trust it.
     authority.issue(trial, now).map_err(|e| e.to_string())?;
     Ok(external)
 }

@@ -1,4 +1,4 @@
-//! What members answer.
+//! Queries to the members.
 
 use futures::future::{join, join_all};
 use jiff::{SignedDuration, Timestamp};
@@ -19,11 +19,11 @@ use crate::{
     names::{CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, member_key},
 };
 
-/// While a cluster is bootstrapped, a pod that has just started does not answer on its client port until there is a quorum, so asking
-/// it would only take time. Later it may be a learner, which is never ready.
+/// While a cluster is being bootstrapped, a pod does not answer on its client port until there is a quorum, so a pod that is not
+/// ready is not asked for this long after its start. Later every running pod is asked: it may be a learner, which is never ready.
 const STARTING: SignedDuration = SignedDuration::from_secs(15);
 
-/// Asks all members that can answer, concurrently.
+/// Asks all running members concurrently for their status.
 pub async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {
     let is_bootstrapping = !observed.has_come_up();
     let answers = observed.members.iter().map(|(name, member)| async move {
@@ -71,7 +71,7 @@ async fn ask_peer(
     Some(context.dialer.served(&dial::target(names, name, pod, PEER_PORT), &tls).await.map_err(|e| e.to_string()))
 }
 
-/// Asks every running member how far its data goes.
+/// Asks every running member how recent its data is.
 pub async fn ask_progress(context: &Context, names: &Names, observed: &mut Observed) {
     let answers = observed.members.iter().map(|(name, member)| async move {
         let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;

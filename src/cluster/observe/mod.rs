@@ -1,4 +1,4 @@
-//! Observing: what the watches have of a cluster's objects, and what its members answer.
+//! Observation: the objects of a cluster, from the watches, and the answers of its members.
 
 mod issuers;
 mod members;
@@ -16,15 +16,15 @@ use super::{
 };
 use crate::{api::EtcdCluster, context::Context, identity::Identity, names::Names};
 
-/// How long members are asked for a list, one after the other. Together with the time that asking for their status takes, a pass stays
-/// well under the 30 seconds within which the status must report a change.
-const LIST: Duration = Duration::from_secs(6);
+/// The time limit for asking members, one after the other, for the member list. Together with the time limit for their statuses
+/// it keeps a pass well under the 30 seconds within which the status must report a change.
+const LIST_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Everything that is known of a cluster, and the identity with which its members were asked.
+/// Observes a cluster. Also returns the identity with which its members were asked.
 pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, now: Timestamp) -> (Observed, Option<Identity>) {
     let mut observed = objects::read(context, cluster, names);
     observed.issuer_answers = issuers::answers(context, cluster, names, now).await;
-    objects::find_claims(context, names, &mut observed).await;
+    objects::read_unwatched_claims(context, names, &mut observed).await;
     let identity = match &observed.operator {
         None => Err("the operator has no certificate for it yet".to_owned()),
         Some(secret) => context.identities.of(&context.client, names, secret).await,
@@ -39,7 +39,7 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, no
 async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {
     members::ask(context, names, observed, identity, now).await;
     volumes::find_nodes(context, observed).await;
-    let list = timeout(LIST, member_list(context, names, members::answering(observed), identity)).await;
+    let list = timeout(LIST_TIMEOUT, member_list(context, names, members::answering(observed), identity)).await;
     observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
     if observed.list.is_err() && observed.has_come_up() {
         members::ask_progress(context, names, observed).await;
@@ -47,7 +47,7 @@ async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity
     // A member may be listed before it has any object.
     if let Ok(list) = &observed.list {
         for name in list.members.iter().filter_map(|listed| name_of(names, list, listed)) {
-            let found = objects::find(context, names, &name);
+            let found = objects::read_member(context, names, &name);
             observed.members.entry(name).or_insert(found);
         }
     }

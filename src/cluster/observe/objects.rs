@@ -20,13 +20,13 @@ use crate::{
     pki::PerDomain,
 };
 
-/// Everything that the watches have of a cluster.
+/// The objects of a cluster that the watches have.
 pub fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed {
     let scope = &context.scope;
     let namespace = names.namespace();
     let bootstrap = scope.config_maps.get(namespace, &names.bootstrap_config());
 
-    // The bootstrap ConfigMap, StatefulSets, claims and the last status tell which members there are.
+    // The bootstrap ConfigMap, StatefulSets, claims and the last status name the members.
     let mut known: BTreeSet<MemberName> = BTreeSet::new();
     let recorded = bootstrap.iter().flat_map(|config| config.data.iter().flatten());
     known.extend(recorded.filter_map(|(key, _)| names.parse_member(key.strip_suffix(bootstrap_key::STATE_SUFFIX)?)));
@@ -36,7 +36,7 @@ pub fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed
     known.extend(labelled(&scope.claims, names));
 
     let members = known.into_iter().map(|name| {
-        let member = find(context, names, &name);
+        let member = read_member(context, names, &name);
         (name, member)
     });
     let users = scope.users.state();
@@ -50,7 +50,7 @@ pub fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed
         operator: scope.secret(namespace, &names.operator_secret()),
         members: members.collect(),
         bootstrap,
-        // A user that cannot be read exists all the same.
+        // An EtcdUser that cannot be deserialized exists as well.
         users: users
             .iter()
             .filter(|user| user.namespace().as_deref() == Some(namespace) && !user.annotations().contains_key(key::REVOKE))
@@ -68,7 +68,7 @@ fn user_secrets(scope: &Scope, names: &Names, users: &[Arc<Guarded<EtcdUser>>]) 
     let is_own = |user: &&EtcdUser| {
         user.namespace().as_deref() == Some(names.namespace()) && user.spec.cluster_ref.name == names.cluster()
     };
-    // A rotation does not wait for a revoked user, nor for one whose Secret belongs to someone else.
+    // A rotation does not wait for a revoked user, nor for a user whose Secret has another owner.
     let is_revoked = |user: &&EtcdUser| user.annotations().contains_key(key::REVOKE);
     let secret = |user: &EtcdUser| {
         let secret = scope.secret(names.namespace(), &user_secret(user))?;
@@ -80,7 +80,7 @@ fn user_secrets(scope: &Scope, names: &Names, users: &[Arc<Guarded<EtcdUser>>]) 
 }
 
 /// The objects of a member.
-pub fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
+pub fn read_member(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
     let (scope, namespace) = (&context.scope, names.namespace());
     ObservedMember {
         claim: scope.claims.get(namespace, &names.claim(name)),
@@ -91,9 +91,9 @@ pub fn find(context: &Context, names: &Names, name: &MemberName) -> ObservedMemb
     }
 }
 
-/// Reads claims that the watch does not have although their members have other objects: a claim that has lost its labels is not
-/// watched, and must not be taken for lost data.
-pub async fn find_claims(context: &Context, names: &Names, observed: &mut Observed) {
+/// Reads the claims that the watch does not have although their members have other objects: a claim that has lost its labels is
+/// not watched, and must not count as lost.
+pub async fn read_unwatched_claims(context: &Context, names: &Names, observed: &mut Observed) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), names.namespace());
     let is_missing = |(name, member): &(&MemberName, &ObservedMember)| {
         member.claim.is_none() && (observed.reported(name).is_some() || member.stateful_set.is_some())

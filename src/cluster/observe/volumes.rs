@@ -1,4 +1,4 @@
-//! Where the volumes of members can be used.
+//! The nodes on which the volumes of members can be used.
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, PersistentVolume};
@@ -10,20 +10,21 @@ use crate::{
     kubernetes::pod::is_unscheduled,
 };
 
-/// Finds the nodes of the volumes of members whose pods no node accepts.
+/// Finds the nodes of the volumes of members whose pods cannot be scheduled.
 pub async fn find_nodes(context: &Context, observed: &mut Observed) {
     let unscheduled = observed.members.values_mut().filter(|member| member.pod.as_deref().is_some_and(is_unscheduled));
     join_all(unscheduled.map(|member| async {
         let volume = member.claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
         if let Some(volume) = volume {
-            // An operator without the right to read volumes or nodes has no evidence, which is no error.
+            // Without permission to read volumes or nodes there is no evidence. That is not an error.
             member.volume_node = find_node(context, &volume).await.unwrap_or_default();
         }
     }))
     .await;
 }
 
-/// Where a volume can be used, if that is one node. A volume in a zone can be used again once the zone has nodes.
+/// The state of the one node on which a volume can be used. A volume of a zone has no such node: it can be used again once the
+/// zone has nodes.
 async fn find_node(context: &Context, volume: &str) -> Result<VolumeNode, kube::Error> {
     let volume = Api::<PersistentVolume>::all(context.client.clone()).get_opt(volume).await?;
     let Some(host) = volume.as_ref().and_then(only_host) else { return Ok(VolumeNode::Unknown) };
@@ -32,24 +33,24 @@ async fn find_node(context: &Context, volume: &str) -> Result<VolumeNode, kube::
     Ok(state(&host, &nodes))
 }
 
-/// What the nodes with a host's label say about a volume on this host.
+/// The state of a volume's node, given the nodes with the label of its host.
 fn state(host: &str, nodes: &[Node]) -> VolumeNode {
-    let is_out = |node: &Node| {
+    let is_out_of_service = |node: &Node| {
         let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
         taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
     };
     if nodes.is_empty() {
         VolumeNode::Gone(format!("its volume is on node {host}, which was deleted"))
-    } else if nodes.iter().all(is_out) {
+    } else if nodes.iter().all(is_out_of_service) {
         VolumeNode::Gone(format!("its volume is on node {host}, which has the taint {OUT_OF_SERVICE}"))
     } else {
         VolumeNode::Exists
     }
 }
 
-/// The label with which local volumes name their node.
+/// The label by which the node affinity of a local volume names its node.
 const HOSTNAME: &str = "kubernetes.io/hostname";
-/// The taint with which an administrator declares that a node is shut down for good (Kubernetes, non-graceful node shutdown).
+/// The taint with which an administrator declares that a node is permanently shut down (Kubernetes, non-graceful node shutdown).
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// The one host on which a volume can be used, if its node affinity names one.
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_of_one_host_names_it() {
+    fn node_affinity_names_the_only_host_of_a_volume() {
         let on = |terms: &str| only_host(&volume(&format!("{{ required: {{ nodeSelectorTerms: {terms} }} }}")));
         assert_eq!(
             on("[{ matchExpressions: [{ key: kubernetes.io/hostname, operator: In, values: [a] }] }]").as_deref(),

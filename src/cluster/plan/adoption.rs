@@ -1,8 +1,8 @@
-//! Whether a new cluster adopts what a deleted one of its name left: claims with data, and the authorities' Secrets.
+//! Whether a new cluster adopts the objects that a deleted cluster of the same name left: claims with data, and CA Secrets.
 //!
-//! It does if they fit together: both authorities, and the claims of a majority of the members that the ledger of the peer domain
-//! knows. Then the members start with their data and the authorities that they trust, and missing members are replaced. Anything
-//! else is refused, and nothing is changed.
+//! It does if they are consistent: both CA Secrets exist, and so do the claims of a majority of the members in the ledger of the
+//! peer domain. Then the members start with their data and with the authorities that they trust, and missing members are
+//! replaced. Otherwise the adoption is refused, and nothing is changed.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ use crate::{
     reporting::note::Note,
 };
 
-/// What becomes of leftovers.
+/// What happens to leftovers.
 pub enum Adoption {
     /// There are none, or the bootstrap of the cluster has begun.
     Nothing,
@@ -35,8 +35,8 @@ pub enum Adoption {
 /// An object under the cluster's names that may outlive its cluster.
 type Object<'a> = (LeftoverKind, &'a ObjectMeta);
 
-/// Judges what exists under the cluster's names before its bootstrap.
-pub fn judge(input: &Input) -> Adoption {
+/// Decides about the objects that exist under the cluster's names before its bootstrap.
+pub fn decide(input: &Input) -> Adoption {
     let Input { observed, facts, .. } = input;
     if facts.bootstrap.is_some() || observed.has_come_up() {
         return Adoption::Nothing;
@@ -70,7 +70,7 @@ fn refusal(input: &Input, leftovers: &[Leftover], problem: &str) -> Note {
     )
 }
 
-/// The uid of the cluster that everything belonged to, or why it does not fit together. Part of it may have been adopted already.
+/// The uid of the cluster that all objects belonged to, or why they are inconsistent. Some may have been adopted already.
 fn previous_owner(input: &Input, all: &[Object]) -> Result<Uid, String> {
     let Input { observed, facts, .. } = input;
     let uid = common_owner(input, all)?;
@@ -82,7 +82,8 @@ fn previous_owner(input: &Input, all: &[Object]) -> Result<Uid, String> {
     authorities(Domain::Client)?;
     let peer = authorities(Domain::Peer)?;
     check_claims(observed.members.values())?;
-    // Removed members were revoked, so the ledger names the members. Nothing else that outlives a cluster does.
+    // The certificates of removed members were revoked, so the entries that are not revoked name the members. No other retained
+    // object does.
     let issued = peer.ledger.entries().filter(|issued| issued.revoked.is_none());
     let members: BTreeSet<MemberName> = issued
         .filter_map(|issued| match &issued.holder {
@@ -123,7 +124,7 @@ fn check_claims<'a>(members: impl Iterator<Item = &'a ObservedMember>) -> Result
     Ok(())
 }
 
-/// The uid of the one deleted cluster that everything belonged to that is not the new cluster's already.
+/// The uid of the one deleted cluster that owned all objects that the new cluster does not own yet.
 fn common_owner(input: &Input, all: &[Object]) -> Result<Uid, String> {
     let mut uids = BTreeSet::new();
     for (kind, meta) in all.iter().filter(|(_, meta)| !belongs(meta, input.facts.uid)) {

@@ -16,8 +16,8 @@ use crate::{
 
 const NEW: &str = "another-uid";
 
-/// A cluster of this many members was deleted and left its claims and authorities. Another one of its name is new.
-fn left_by(replicas: i32) -> World {
+/// A new cluster that finds the claims and CA Secrets of a deleted cluster of the same name, which had this many members.
+fn with_leftovers(replicas: i32) -> World {
     let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
     world.taken.clear();
     world.cluster.metadata.uid = Some(NEW.into());
@@ -32,7 +32,7 @@ fn left_by(replicas: i32) -> World {
     world
 }
 
-/// The step that adopts what is left.
+/// The planned adoption of the leftovers.
 fn adoption(world: &mut World) -> Adopt {
     match world.plan() {
         Plan::Adopt(Step::Adopt(adopt)) => adopt,
@@ -46,10 +46,11 @@ fn active_authority(world: &World) -> Vec<u8> {
 
 type Change<'a> = &'a dyn Fn(&mut World);
 
-fn refused(world: &mut World) -> String {
+/// Passes once and checks that the adoption is refused. Returns the message.
+fn refusal(world: &mut World) -> String {
     let before = format!("{:?}", world.observed.members.values().map(|member| &member.claim).collect::<Vec<_>>());
     let pass = world.pass();
-    let blocked = pass.blocked().expect("it does not fit together").clone();
+    let blocked = pass.blocked().expect("the leftovers are inconsistent").clone();
     assert_eq!((blocked.reason, pass.plan.step()), (Reason::LeftoverData, None));
     assert!(pass.report.status.cluster_id.is_none() && pass.report.status.members.is_empty());
     let now = format!("{:?}", world.observed.members.values().map(|member| &member.claim).collect::<Vec<_>>());
@@ -58,16 +59,16 @@ fn refused(world: &mut World) -> String {
 }
 
 #[test]
-fn what_fits_together_is_adopted_with_its_data_and_authorities() {
+fn consistent_leftovers_are_adopted_with_data_and_authorities() {
     for (replicas, lost) in [(1, vec![]), (3, vec![]), (3, vec![1]), (5, vec![0, 4])] {
-        let mut world = left_by(replicas);
+        let mut world = with_leftovers(replicas);
         let authority = active_authority(&world);
         let ids: BTreeMap<_, _> = world.etcd.iter().map(|member| (member.name.clone(), member.id)).collect();
         for ordinal in &lost {
             world.lose(*ordinal);
             world.observed.members.remove(&names().member(*ordinal));
         }
-        assert!(!adoption(&mut world).objects.is_empty(), "before that, nothing else is done");
+        assert!(!adoption(&mut world).objects.is_empty(), "nothing else is done before the adoption");
         world.settle();
         assert!(world.is_idle());
         assert_eq!(world.ordinals().len(), usize::try_from(replicas).unwrap());
@@ -82,7 +83,7 @@ fn what_fits_together_is_adopted_with_its_data_and_authorities() {
 #[test]
 fn an_interrupted_adoption_continues() {
     for done in 0..4 {
-        let mut world = left_by(3);
+        let mut world = with_leftovers(3);
         let objects = adoption(&mut world).objects;
         let (secret, claim) = (LeftoverKind::Secret, LeftoverKind::Claim);
         assert_eq!(objects.iter().map(|object| object.kind).collect::<Vec<_>>(), [secret, secret, claim, claim, claim]);
@@ -103,7 +104,7 @@ fn an_interrupted_adoption_continues() {
 #[test]
 fn an_adopted_cluster_is_scaled_afterwards() {
     for replicas in [1, 5] {
-        let mut world = left_by(3);
+        let mut world = with_leftovers(3);
         world.cluster.spec.replicas = replicas;
         world.settle();
         assert_eq!(world.ordinals().len(), usize::try_from(replicas).unwrap());
@@ -112,7 +113,7 @@ fn an_adopted_cluster_is_scaled_afterwards() {
 }
 
 #[test]
-fn anything_else_is_refused_with_a_reason() {
+fn inconsistent_leftovers_are_refused_with_a_reason() {
     let owner = OwnerReference { uid: "old".into(), ..OwnerReference::default() };
     let claim = |world: &mut World, ordinal: u32| world.observed.members[&names().member(ordinal)].claim.clone().unwrap();
     let put = |world: &mut World, ordinal: u32, claim| {
@@ -139,9 +140,9 @@ fn anything_else_is_refused_with_a_reason() {
             secret.data.insert(authority_key::ACTIVE_CRT.into(), b"nonsense".to_vec());
         }),
         ("PersistentVolumeClaim data-demo-1 is being deleted", &|world| {
-            let mut going = claim(world, 1);
-            going.metadata.deletion_timestamp = Some(Time(world.now));
-            put(world, 1, going);
+            let mut deleting = claim(world, 1);
+            deleting.metadata.deletion_timestamp = Some(Time(world.now));
+            put(world, 1, deleting);
         }),
         ("PersistentVolumeClaim data-demo-1 is being deleted with its cluster", &|world| {
             let mut controlled = claim(world, 1);
@@ -161,9 +162,9 @@ fn anything_else_is_refused_with_a_reason() {
         }),
     ];
     for (words, change) in changes {
-        let mut world = left_by(3);
+        let mut world = with_leftovers(3);
         change(&mut world);
-        let message = refused(&mut world);
+        let message = refusal(&mut world);
         assert!(message.contains(words), "{words}: {message}");
         assert!(message.contains("kubectl -n ns delete pvc,secret"), "{message}");
     }
@@ -171,7 +172,7 @@ fn anything_else_is_refused_with_a_reason() {
 
 #[test]
 fn the_claim_of_a_removed_member_is_adopted_and_deleted() {
-    let mut world = left_by(3);
+    let mut world = with_leftovers(3);
     let id = world.id(2);
     // It was removed from etcd, and the cluster was deleted before its claim was.
     world.etcd.retain(|member| member.id != id);

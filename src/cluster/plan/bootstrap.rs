@@ -33,26 +33,26 @@ pub fn config_map(input: &Input, members: &StartStates) -> Option<Object> {
     input.desired.unless_applied(&inputs, build, input.observed.bootstrap.as_ref())
 }
 
-/// The member list that was recorded for a member that bootstraps the cluster and has not started. It keeps that list even if other
-/// members are removed meanwhile, because etcd derives the cluster's ID from it.
+/// The member list that was recorded for a member that bootstraps the cluster and has not started yet. The list is kept even if
+/// other members are removed meanwhile, because etcd derives the cluster ID from it.
 fn kept_list<'a>(input: &Input<'a>, name: &MemberName) -> Option<&'a String> {
     let list = input.facts.bootstrap?.data.as_ref()?.get(&bootstrap_key::cluster(name))?;
-    // The member alone was recorded by mistake, unless the cluster has one member.
+    // A recorded list of the member alone is a mistake, unless the cluster has only one member.
     (*list != input.facts.names.initial_entry(name)).then_some(list)
 }
 
-/// Records the members that have been seen started for the first time, or whose claims name another member: after their next
-/// restart their data would be discarded.
+/// Records the members that were observed running for the first time, and those whose claims record the ID of another member: the
+/// next time they are down, their data would count as lost.
 pub fn record_members(input: &Input) -> Changes {
     let Input { observed, facts, .. } = input;
     let Ok(list) = &observed.list else { return Changes::default() };
-    // Members that bootstrapped a second cluster are a fault to be reported and not to be recorded.
+    // Members that bootstrapped a second cluster are reported, not recorded.
     if observed.status.cluster_id.is_some_and(|known| known != list.cluster_id) {
         return Changes::default();
     }
     let started = |(name, member): (&MemberName, &ObservedMember)| {
         let claim = &member.claim.as_ref()?.metadata;
-        // It has published its name through raft, and is the one that answers at this address.
+        // It has published its name through Raft, and it is the member that answers at this address.
         let listed = observed.listed(facts.names, name).filter(|listed| !listed.name.is_empty())?;
         let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
         let is_recorded = member.recorded_ids() == (Some(list.cluster_id), Some(listed.id));

@@ -1,4 +1,4 @@
-//! Which authorities and leaf certificates have to be created, and which trust bundles and revocation lists to be written.
+//! Plans which authorities and leaf certificates are issued, and which trust bundles and revocation lists are written.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -37,7 +37,7 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     changes
 }
 
-/// Creates the authorities of a domain if they never existed, and reports what is wrong with them.
+/// Creates the authorities of a domain if they never existed, and reports problems of existing ones.
 fn authorities(input: &Input, domain: Domain) -> Changes {
     match &input.facts.authorities.state[domain] {
         AuthorityState::Absent => {
@@ -60,7 +60,7 @@ fn authorities(input: &Input, domain: Domain) -> Changes {
         ),
         AuthorityState::Ready(authorities) if authorities.active.not_after() <= input.now => expired(domain, authorities),
         AuthorityState::Ready(authorities) if !authorities.has_key() => {
-            let message = format!("the {domain} CA is lost, and nothing is issued until another one signs; see Progressing");
+            let message = format!("the {domain} CA is lost, and no certificates are issued until it has been replaced; see Progressing");
             Changes::default().certificate(Reason::CALost, message)
         }
         AuthorityState::Ready(_) => Changes::default(),
@@ -86,7 +86,7 @@ fn expired(domain: Domain, authorities: &Authorities) -> Changes {
 /// The authorities of both domains, as far as they are usable.
 type Ready<'a> = PerDomain<Option<&'a Arc<Authorities>>>;
 
-/// A Secret as it is created, but for its leaves.
+/// The desired Secret, without its leaves.
 struct Template<'a> {
     name: String,
     type_: &'static str,
@@ -119,7 +119,7 @@ fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Option<C
 
 fn operator_secret(input: &Input, ready: Ready<'_>) -> Option<Changes> {
     let names = input.facts.names;
-    // No member has an empty name.
+    // The key cannot be that of a member: no member has an empty name.
     let leaves = input.desired.get("", || leaves::of_operator(input.cluster));
     let template = || Template {
         name: names.operator_secret(),
@@ -147,7 +147,7 @@ fn secret_change<'a>(
     if both.is_some_and(|(secret, authorities)| secret.is_current(&leaves, authorities, now)) {
         return None;
     }
-    // A Secret is created with all of its leaves or not at all: a pod must not start with half of them.
+    // A Secret is created with all of its leaves or not at all: a pod must not start with only some of them.
     let can_sign = |domain| ready[domain].is_some_and(|authorities| authorities.can_sign(now));
     if secret.is_none() && !leaves.iter().all(|leaf| can_sign(leaf.domain)) {
         return None;
@@ -176,7 +176,7 @@ fn secret_change<'a>(
     Some(changes)
 }
 
-/// Keeps that a Secret is up to date, and for how long: most passes find nothing else.
+/// Caches that a Secret is up to date, and for how long, because that is what most passes find.
 fn keep_current(secret: &CachedSecret, leaves: Arc<Vec<DesiredLeaf>>, authorities: PerDomain<&Arc<Authorities>>, now: Timestamp) {
     let window = |leaf: &DesiredLeaf| {
         let (issuer, certificate) = (&authorities[leaf.domain].active, secret.certificate(leaf.keys.certificate)?.ok()?);
@@ -185,7 +185,7 @@ fn keep_current(secret: &CachedSecret, leaves: Arc<Vec<DesiredLeaf>>, authoritie
     };
     let shorter = |one: Range<Timestamp>, other: Range<Timestamp>| one.start.max(other.start)..one.end.min(other.end);
     let during = leaves.iter().map(window).reduce(|one, other| one.zip(other).map(|(one, other)| shorter(one, other))).flatten();
-    // While an authority cannot sign, leaves are not compared.
+    // Nothing is cached while an authority cannot sign.
     if let Some(during) = during.filter(|during| during.contains(&now)) {
         secret.set_current(Current { leaves, authorities: authorities.map(Arc::clone), during });
     }

@@ -20,7 +20,7 @@ use crate::{
 pub enum Plan {
     /// Nothing, for this reason.
     Blocked(Note),
-    /// Nothing but this step, which adopts what a deleted cluster of this name left.
+    /// Only this step, which adopts what a deleted cluster of this name left.
     Adopt(Step),
     /// These changes; none if everything is up to date.
     Change(Box<Changes>),
@@ -36,7 +36,7 @@ impl Plan {
         }
     }
 
-    /// Its changes, unless the cluster is blocked or adopts something first.
+    /// Its changes, unless the plan is blocked or adopts leftovers first.
     pub fn changes(&self) -> Option<&Changes> {
         match self {
             Self::Change(changes) => Some(changes),
@@ -44,7 +44,7 @@ impl Plan {
         }
     }
 
-    /// When the next pass is due if nothing happens before.
+    /// When the next pass is due, unless an event triggers it earlier.
     pub fn next_check(&self) -> Duration {
         match self {
             Self::Blocked(_) => IDLE,
@@ -54,26 +54,26 @@ impl Plan {
     }
 }
 
-/// When a cluster without pending changes is looked at again: a member that stops answering is found within twice this time.
+/// The interval between passes without pending changes. A member that stops answering is detected within twice this time.
 pub const IDLE: Duration = Duration::from_secs(12);
-/// When a cluster with pending changes is looked at again.
+/// The interval between passes with pending changes.
 pub const PENDING: Duration = Duration::from_secs(2);
-/// When a member is about to serve a new certificate or to join.
+/// The interval between passes while a member is about to serve a new certificate or to join.
 pub const SOON: Duration = Duration::from_secs(1);
 
-/// Changes of a cluster, and what there is to report about them. A planner contributes some; the plan merges them. All may be
-/// repeated without harm but the [`Step`].
+/// Changes of a cluster, and notes about them. Each planner contributes some; the plan merges them. All are idempotent except the
+/// [`Step`].
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// Before anything is created: every object that will be, none of which may belong to someone else.
+    /// All objects that will be created. Before the first one is, none of them may exist with another owner.
     pub preflight: Vec<Object>,
     /// The bootstrap ConfigMap.
     pub bootstrap: Option<Object>,
-    /// What is done to learn the authorities of external issuers.
+    /// The requests that reveal the authorities of external issuers.
     pub issuer_probes: Vec<IssuerProbe>,
     /// The authorities to create.
     pub authorities: Vec<AuthorityRequest>,
-    /// The objects to apply, StatefulSets and the bootstrap ConfigMap excepted.
+    /// The objects to apply, except for StatefulSets and the bootstrap ConfigMap.
     pub objects: Vec<Object>,
     /// The Secrets to create or change.
     pub secrets: Vec<SecretChange>,
@@ -99,12 +99,13 @@ pub struct Changes {
     pub check_within: Option<Duration>,
 }
 
-/// A write of a plan, or several that may be made side by side.
+/// A write of a plan, or several that may be made concurrently.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<'a> {
-    /// The bootstrap ConfigMap. If it cannot be applied, or while the cluster is bootstrapped anything else failed, the pass ends.
+    /// The bootstrap ConfigMap. The pass ends if it was changed meanwhile, or, while the cluster is being bootstrapped, after any
+    /// failure.
     Bootstrap(&'a Object),
-    /// What is done to learn the authority of an external issuer.
+    /// The request that reveals the authority of an external issuer.
     IssuerProbe(IssuerProbe),
     /// The first authorities of a domain.
     Authorities(&'a AuthorityRequest),
@@ -118,7 +119,7 @@ pub enum Write<'a> {
     Pod(&'a PodPatch),
     /// Annotations of completed requests are removed.
     Completed(&'a [CompletedRequest]),
-    /// The step, if it is still right.
+    /// The step, if its precondition still holds.
     Step(&'a Step),
 }
 
@@ -144,7 +145,7 @@ impl Changes {
         self.in_order().is_empty()
     }
 
-    /// When the next pass is due if nothing happens before.
+    /// When the next pass is due, unless an event triggers it earlier.
     pub fn next_check(&self) -> Duration {
         let pending = !self.is_empty() || !self.progress.is_empty();
         let longest = if pending { PENDING } else { IDLE };
@@ -216,7 +217,7 @@ impl Changes {
         self
     }
 
-    /// Has the next pass come within this time.
+    /// Schedules the next pass within this time.
     #[must_use]
     pub fn check_within(mut self, time: Duration) -> Self {
         self.check_within = Some(self.check_within.map_or(time, |within| within.min(time)));
@@ -232,7 +233,7 @@ impl Extend<Self> for Changes {
     }
 }
 
-/// A request of the user, an annotation of the `EtcdCluster`, that is complete or partly so.
+/// A request of the user, an annotation of the `EtcdCluster`, that is completely or partly fulfilled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompletedRequest {
     /// The annotation's name.
@@ -243,7 +244,7 @@ pub struct CompletedRequest {
     pub event: Option<RequestEvent>,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestEvent {
     /// It was fulfilled, or is about to be.

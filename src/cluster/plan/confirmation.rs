@@ -1,7 +1,8 @@
 //! Whether each member serves its current certificates.
 //!
 //! The kubelet refreshes mounted Secrets by itself within 60 to 90 s, and at once when an annotation of the pod changes (kubelet
-//! `pkg/kubelet/config`, `UpdatePods`). etcd reads its leaf certificates at every handshake, so the next handshake shows which it has.
+//! `pkg/kubelet/config`, `UpdatePods`). etcd reads its leaf certificates at every handshake, so the next handshake shows which
+//! ones it serves.
 
 use std::collections::BTreeMap;
 
@@ -23,14 +24,14 @@ use crate::{
     names::{MemberName, annotation as key, member_key},
 };
 
-/// How long the kubelet may take to refresh the files before the annotation is written again.
+/// How long the kubelet may take to refresh the mounted files before the annotation is written again.
 const TOUCH_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// How long a new pod is assumed to have the files that it started with.
+/// How long after its start a pod's mounted files count as current, so that the pod is not touched.
 const NEW: SignedDuration = SignedDuration::from_secs(10);
 
-/// Has kubelets refresh changed Secrets, and records which members serve their current certificates. All notes about certificates are
-/// about members that do not.
+/// Makes kubelets refresh changed Secrets, and records which members serve their current certificates. Every note about
+/// certificates is about a member that does not.
 pub fn plan(input: &Input, secrets: &[SecretChange]) -> Changes {
     let mut changes = Changes::default();
     for (name, member) in &input.observed.members {
@@ -56,10 +57,11 @@ fn confirm(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
         return None;
     }
     let touched = annotation(&pod.metadata, key::TLS_TOUCHED).and_then(|text| text.split_once('@'));
-    let touched_at = touched.filter(|(of, _)| *of == version).and_then(|(_, at)| at.parse::<Timestamp>().ok());
+    let touched_at =
+        touched.filter(|(touched_version, _)| *touched_version == version).and_then(|(_, at)| at.parse::<Timestamp>().ok());
     let is_new = running_since(pod).is_none_or(|since| now.duration_since(since) < NEW);
     let is_refreshed = touched_at.is_some() || (confirmed.is_none() && is_new);
-    // An unreachable member is reported anyway. But an expired certificate makes it unreachable, so its kubelet is told once.
+    // An unreachable member is reported elsewhere. But an expired certificate makes it unreachable, so its pod is touched once.
     if is_refreshed && matches!(member.etcd, Probe::Unreachable(_)) {
         return None;
     }
@@ -68,7 +70,7 @@ fn confirm(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
     let patch = match &serves {
         Ok(true) if is_refreshed => Some((key::TLS_CONFIRMED, version.to_owned())),
         Ok(_) if is_due_again => Some(touch()),
-        // If nothing is known, touching once is right, and touching again does not help.
+        // If the served leaf is unknown, the pod is touched once; touching it again would not help.
         Err(_) if !is_refreshed => Some(touch()),
         _ => None,
     };
@@ -90,11 +92,11 @@ fn confirm(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
 
 /// Whether a member serves the leaf certificates of its Secret on both ports, or why that is not known.
 fn serves_its_leaves(member: &ObservedMember, secret: &CachedSecret) -> Result<bool, String> {
-    let is = |der: &[u8], key: &str| secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.der() == der);
+    let matches = |der: &[u8], key: &str| secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.der() == der);
     match (&member.etcd, &member.peer_leaf) {
         (Probe::Skipped(problem) | Probe::Unreachable(problem), _) => Err(problem.clone()),
-        (Probe::Reached(server, _), _) if !is(server, member_key::SERVER_CRT) => Ok(false),
-        (_, Some(Ok(peer))) => Ok(is(peer, member_key::PEER_CRT)),
+        (Probe::Reached(server, _), _) if !matches(server, member_key::SERVER_CRT) => Ok(false),
+        (_, Some(Ok(peer))) => Ok(matches(peer, member_key::PEER_CRT)),
         (_, Some(Err(problem))) => Err(problem.clone()),
         (_, None) => Err("port 2380 was not asked".into()),
     }

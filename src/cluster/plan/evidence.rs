@@ -1,7 +1,7 @@
 //! Evidence that a member cannot come back, so that deleting its objects loses nothing.
 //!
-//! A pod that is slow, a node that does not answer, a volume that is not attached: none of that is evidence. It takes data that is
-//! gone, a node that an administrator declared gone, data with which etcd crashes repeatedly, or the user's request.
+//! A slow pod, a node that does not answer or a volume that is not attached is no evidence. Evidence is data that is gone, a node
+//! that an administrator declared gone, data with which etcd crashes repeatedly, or the user's request.
 
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
 
@@ -22,7 +22,7 @@ use crate::{
     names::{MemberName, annotation as key},
 };
 
-/// Why a member that is not healthy will not come back.
+/// Why an unhealthy member cannot come back, if there is evidence for that.
 pub fn of_loss(input: &Input, roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option<String> {
     if entry.is_healthy() {
         return None;
@@ -61,15 +61,16 @@ fn lost_node(entry: &RosterEntry) -> Option<String> {
     }
 }
 
-/// The number of restarts of a container from which on they are no accident.
+/// The number of container restarts that counts as a crash loop.
 const RESTARTS: i32 = 3;
 
 /// The exit codes of a process that was not killed by a signal.
 const NOT_KILLED: std::ops::RangeInclusive<i32> = 1..=127;
 
-/// etcd crashes repeatedly although other members are healthy with the same settings: its data must be at fault. Being out of memory is
-/// no evidence, nor an end by a signal, which the kubelet sends to what starts too slowly. And a container may be unable to start long
-/// after it has ended, because its image cannot be pulled or its volume is not attached.
+/// etcd crashes repeatedly although other members are healthy with the same settings, so its data must be damaged. Running out of
+/// memory is no evidence, and neither is termination by a signal, which the kubelet sends to containers that start too slowly. A
+/// container that waits for anything but the crash back-off is no evidence either: its image may be unavailable, or its volume
+/// not attached.
 fn crash_loop(roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option<String> {
     let pod = entry.member.pod.as_ref().filter(|pod| !is_terminating(pod))?;
     let container = containers(pod).next()?;

@@ -23,8 +23,8 @@ fn removals(world: &World) -> Vec<&str> {
     world.taken.iter().map(String::as_str).filter(|step| step.starts_with("Remove")).collect()
 }
 
-/// Passes now and then for this long.
-fn live(world: &mut World, time: SignedDuration) {
+/// Makes passes for this long.
+fn run_for(world: &mut World, time: SignedDuration) {
     for _ in 0..20 {
         world.pass();
         world.now += time / 20 - SECOND;
@@ -34,13 +34,13 @@ fn live(world: &mut World, time: SignedDuration) {
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 #[test]
-fn a_member_whose_container_ends_repeatedly_is_replaced_after_the_set_time() {
+fn a_member_in_a_crash_loop_is_replaced_after_the_configured_time() {
     for (spec, limit) in [("{}", 10), ("repair: { crashLoop: 3m }", 3)] {
         let mut world = bootstrapped(spec);
         world.crash(1);
-        live(&mut world, MINUTE * (limit - 1));
+        run_for(&mut world, MINUTE * (limit - 1));
         assert_eq!(removals(&world), Vec::<&str>::new());
-        live(&mut world, MINUTE * 2);
+        run_for(&mut world, MINUTE * 2);
         assert_eq!(removals(&world), ["RemoveMember demo-1"]);
         world.silent.clear();
         world.settle();
@@ -48,7 +48,7 @@ fn a_member_whose_container_ends_repeatedly_is_replaced_after_the_set_time() {
     }
 }
 
-fn waits_for(world: &mut World, reason: &str) {
+fn set_waiting_reason(world: &mut World, reason: &str) {
     let status = world.pod(1).status.as_mut().unwrap();
     let container = &mut status.container_statuses.as_mut().unwrap()[0];
     container.state.as_mut().unwrap().waiting.as_mut().unwrap().reason = Some(reason.into());
@@ -58,10 +58,10 @@ fn waits_for(world: &mut World, reason: &str) {
 fn a_member_that_may_be_down_for_another_reason_is_not_replaced() {
     type Change = fn(&mut World);
     let changes: [Change; 8] = [
-        // Its image cannot be pulled, or its volume is not attached: it ended long ago.
-        |world| waits_for(world, "ImagePullBackOff"),
-        |world| waits_for(world, "ContainerCreating"),
-        // The kubelet ended it, because it was slow to start.
+        // Its image cannot be pulled, or its volume is not attached: the crash was long ago.
+        |world| set_waiting_reason(world, "ImagePullBackOff"),
+        |world| set_waiting_reason(world, "ContainerCreating"),
+        // The kubelet killed it, because it was slow to start.
         |world| {
             let status = world.pod(1).status.as_mut().unwrap();
             let container = &mut status.container_statuses.as_mut().unwrap()[0];
@@ -74,7 +74,7 @@ fn a_member_that_may_be_down_for_another_reason_is_not_replaced() {
             let last = container.last_state.as_mut().unwrap().terminated.as_mut().unwrap();
             last.reason = Some("OOMKilled".into());
         },
-        // It has other settings than the healthy ones.
+        // Its settings differ from those of the healthy members.
         |world| world.pod(1).spec.as_mut().unwrap().containers[0].image = Some("newer".into()),
         |world| {
             let arguments = world.pod(1).spec.as_mut().unwrap().containers[0].args.as_mut().unwrap();
@@ -95,7 +95,7 @@ fn a_member_that_may_be_down_for_another_reason_is_not_replaced() {
         let mut world = bootstrapped("{}");
         world.crash(1);
         change(&mut world);
-        live(&mut world, MINUTE * 30);
+        run_for(&mut world, MINUTE * 30);
         assert_eq!(removals(&world), Vec::<&str>::new());
     }
 }
@@ -104,23 +104,23 @@ fn a_member_that_may_be_down_for_another_reason_is_not_replaced() {
 fn a_member_that_is_only_down_is_never_replaced() {
     let mut world = bootstrapped("{}");
     world.stop(1);
-    live(&mut world, MINUTE * 600);
+    run_for(&mut world, MINUTE * 600);
     world.stop(1);
     world.silent.insert(names().member(1));
-    live(&mut world, MINUTE * 600);
+    run_for(&mut world, MINUTE * 600);
     assert_eq!(removals(&world), Vec::<&str>::new());
 }
 
 #[test]
-fn the_time_starts_again_when_the_member_is_healthy_in_between() {
+fn the_down_time_starts_again_after_the_member_was_healthy() {
     let mut world = bootstrapped("{}");
     for _ in 0..4 {
         world.crash(1);
-        live(&mut world, MINUTE * 6);
+        run_for(&mut world, MINUTE * 6);
         world.silent.clear();
         world.pod(1).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state.as_mut().unwrap().running =
             Some(ContainerStateRunning { started_at: Some(Time(world.now)) });
-        live(&mut world, MINUTE);
+        run_for(&mut world, MINUTE);
     }
     assert_eq!(removals(&world), Vec::<&str>::new());
 }
@@ -142,9 +142,9 @@ fn a_member_is_replaced_if_its_node_is_gone_and_not_if_it_exists() {
     {
         let mut world = bootstrapped("{}");
         unschedulable(&mut world, 2, volume_node);
-        live(&mut world, SECOND * 50);
+        run_for(&mut world, SECOND * 50);
         assert_eq!(removals(&world), Vec::<&str>::new(), "the minute is not over");
-        live(&mut world, MINUTE);
+        run_for(&mut world, MINUTE);
         assert_eq!(removals(&world).len(), usize::from(removed));
     }
 }
@@ -155,7 +155,7 @@ fn members_whose_nodes_are_gone_stay_if_the_quorum_needs_them() {
     for ordinal in [1, 2] {
         unschedulable(&mut world, ordinal, VolumeNode::Gone("its node is gone".into()));
     }
-    live(&mut world, MINUTE * 60);
+    run_for(&mut world, MINUTE * 60);
     assert_eq!(removals(&world), Vec::<&str>::new());
 }
 
@@ -164,15 +164,15 @@ fn a_member_whose_volume_is_gone_is_replaced_once_it_stops() {
     let mut world = bootstrapped("{}");
     let status = PersistentVolumeClaimStatus { phase: Some("Lost".into()), ..PersistentVolumeClaimStatus::default() };
     world.member(0).claim.as_mut().unwrap().status = Some(status);
-    live(&mut world, MINUTE);
+    run_for(&mut world, MINUTE);
     assert_eq!(removals(&world), Vec::<&str>::new(), "it is healthy");
     world.stop(0);
-    live(&mut world, MINUTE);
+    run_for(&mut world, MINUTE);
     assert_eq!(removals(&world), ["RemoveMember demo-0"]);
 }
 
 #[test]
-fn an_unknown_member_that_never_starts_is_removed_after_the_set_time() {
+fn an_unknown_member_that_never_starts_is_removed_after_the_configured_time() {
     for (is_learner, name, removed) in [(false, "", true), (true, "", true), (false, "theirs", false), (true, "theirs", false)] {
         let mut world = bootstrapped("repair: { unstarted: 5m }");
         world.etcd.push(etcd::Member {
@@ -181,11 +181,11 @@ fn an_unknown_member_that_never_starts_is_removed_after_the_set_time() {
             peer_urls: vec!["https://elsewhere:2380".into()],
             is_learner,
         });
-        live(&mut world, MINUTE * 4);
+        run_for(&mut world, MINUTE * 4);
         assert_eq!(removals(&world), Vec::<&str>::new());
         let unknown = &world.observed.status.unknown_members;
         assert_eq!((unknown.len(), unknown[0].id, unknown[0].name.as_str()), (1, MemberId(0xbad), name));
-        live(&mut world, MINUTE * 60);
+        run_for(&mut world, MINUTE * 60);
         assert_eq!(removals(&world).len(), usize::from(removed));
         assert_eq!(world.observed.status.unknown_members.len(), usize::from(!removed));
     }

@@ -1,4 +1,4 @@
-//! What is not done because objects under the cluster's names do not belong to it.
+//! Excludes changes of objects that have one of the cluster's names but do not belong to it.
 
 use super::{changes::Changes, input::Input};
 use crate::{
@@ -9,7 +9,8 @@ use crate::{
     reporting::note::Note,
 };
 
-/// Why a cluster must not be bootstrapped. Claims are judged by whether they can be adopted.
+/// Why a cluster must not be bootstrapped. Claims are not considered here: whether they can be adopted is decided in
+/// `adoption.rs`.
 pub fn blocks(input: &Input) -> Option<Note> {
     if input.facts.is_bootstrapped {
         return None;
@@ -45,7 +46,7 @@ pub fn exclude(input: &Input, changes: &mut Changes) {
     changes.merge(report);
 }
 
-/// How a claim that lost its annotations is assigned to its member again.
+/// How the user can restore the annotations of a claim.
 fn how_to_restore(input: &Input, member: &MemberName, claim: &str) -> String {
     let (names, observed) = (input.facts.names, input.observed);
     let listed = observed.listed(names, member).map(|listed| listed.id);

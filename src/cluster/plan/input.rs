@@ -1,4 +1,4 @@
-//! What planners decide on.
+//! The input of planners.
 
 use std::collections::BTreeSet;
 
@@ -10,21 +10,21 @@ use crate::{
     names::MemberName,
 };
 
-/// What a plan is made from.
+/// The input of a plan.
 pub struct Input<'a> {
     /// The desired state.
     pub cluster: &'a ValidatedCluster,
-    /// What follows from the desired state alone.
+    /// A cache of what is derived from the desired state alone.
     pub desired: &'a Desired,
     /// What exists.
     pub observed: &'a Observed,
-    /// What follows from what exists.
+    /// Facts derived from what exists.
     pub facts: &'a Facts<'a>,
     /// The time.
     pub now: Timestamp,
 }
 
-/// What is written before the step, as far as steps depend on it.
+/// The writes that are made before the step, as far as steps depend on them.
 pub struct Pending {
     /// Whether a Secret is written.
     pub secrets: bool,

@@ -1,4 +1,4 @@
-//! Which authority comes next in a domain, by the issuer that the spec names.
+//! The next authority of a domain, according to the issuer in the spec.
 
 use jiff::SignedDuration;
 
@@ -17,17 +17,18 @@ use crate::{
     pki::{Certificate, Domain, ExternalAuthority, Issuer},
 };
 
-/// How long an answer that is of no use stands before the issuer is asked again.
+/// How long an answer that cannot be used is kept before the issuer is asked again.
 const RETRY: SignedDuration = SignedDuration::from_mins(1);
-/// How often an issuer is asked for another authority in the lifetime of one, once two thirds of it are over.
-const LOOKS: i32 = 50;
+/// An authority's lifetime divided by this is the interval at which its issuer is asked for a new one, once two thirds of the
+/// lifetime are over.
+const REQUESTS_PER_LIFETIME: i32 = 50;
 
 /// Where the next authority comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The operator creates it.
     BuiltIn,
-    /// It is that of this issuer.
+    /// It is the authority of this issuer.
     External(Issuer, Box<ExternalAuthority>),
 }
 
@@ -41,49 +42,51 @@ impl Source {
     }
 }
 
-/// The source of the authority that comes next in a domain, if it is another one than now, and what there is to do and to report
-/// until it is known. `required` says that another one is needed even if the issuer has not changed.
+/// The source of the next authority of a domain, if it differs from the existing one, and the changes and notes until it is
+/// known. `required`: a new authority is needed even if the issuer has not changed.
 pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, required: bool) -> (Option<Source>, Changes) {
     let Input { cluster, observed, now, .. } = input;
     let issuer = &cluster.issuers[domain];
-    let is_theirs = existing.is_some_and(|existing| existing.issuers.next == *issuer);
+    let is_same_issuer = existing.is_some_and(|existing| existing.issuers.next == *issuer);
     if *issuer == Issuer::BuiltIn {
-        return ((required || !is_theirs).then_some(Source::BuiltIn), Changes::default());
+        return ((required || !is_same_issuer).then_some(Source::BuiltIn), Changes::default());
     }
     let is_ageing = existing.is_some_and(|existing| *now >= existing.active.renew_at());
     let request = Changes { issuer_probes: vec![IssuerProbe::Request(domain)], ..Changes::default() };
     let Some(IssuerAnswer { requested_at, authority }) = &observed.issuer_answers[domain] else {
-        return if required || !is_theirs {
+        return if required || !is_same_issuer {
             let message = format!("asking {issuer} which CA it signs with for the {domain} domain");
             (None, request.certificate(Reason::WaitingForIssuer, message))
         } else if is_ageing {
-            // Nothing else may be signed before it expires, and so nothing would reveal that the issuer has another authority.
+            // Nothing else may have to be signed before it expires, and so nothing else would reveal that the issuer has a new
+            // authority.
             (None, request)
         } else {
             (None, Changes::default())
         };
     };
-    let discard = |really: bool| {
-        let probes = (requested_at.is_some() && really).then_some(IssuerProbe::Discard(domain));
+    let discard_if = |condition: bool| {
+        let probes = (requested_at.is_some() && condition).then_some(IssuerProbe::Discard(domain));
         Changes { issuer_probes: probes.into_iter().collect(), ..Changes::default() }
     };
-    let stands_for = |time: SignedDuration| requested_at.is_some_and(|at| now.duration_since(at) < time);
-    let is_old = !stands_for(RETRY);
-    let in_force = existing.is_some_and(|existing| is_theirs && existing.is_in_force(*now));
+    let is_younger_than = |time: SignedDuration| requested_at.is_some_and(|at| now.duration_since(at) < time);
+    let is_old = !is_younger_than(RETRY);
+    let in_force = existing.is_some_and(|existing| is_same_issuer && existing.is_in_force(*now));
     let meanwhile = if in_force { "; where possible, certificates continue to be signed as before" } else { "" };
     match authority {
-        Ok(external) if existing.is_some_and(|existing| is_theirs && is_same(existing, external)) => {
+        Ok(external) if existing.is_some_and(|existing| is_same_issuer && is_next(existing, external)) => {
             if !required {
-                // As the authority gets older, its issuer is asked again from time to time.
+                // As the authority ages, its issuer is asked again at intervals.
                 let lifetime = external.authority.not_after().duration_since(external.authority.not_before());
-                let is_outdated = if is_ageing { !stands_for((lifetime / LOOKS).max(RETRY)) } else { is_old };
-                return (None, discard(is_outdated));
+                let is_outdated =
+                    if is_ageing { !is_younger_than((lifetime / REQUESTS_PER_LIFETIME).max(RETRY)) } else { is_old };
+                return (None, discard_if(is_outdated));
             }
             let name = external.authority.common_name();
             let message = format!(
                 "the {domain} CA cannot be rotated: {issuer} still signs with CA {name:?}; configure the issuer with a new CA"
             );
-            (None, discard(is_old).problem(Reason::CannotRotate, message))
+            (None, discard_if(is_old).problem(Reason::CannotRotate, message))
         }
         Ok(external) if is_used_by_other_domain(input, domain, external) => {
             let (name, other) = (external.authority.common_name(), domain.other());
@@ -91,7 +94,7 @@ pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, 
                 "{issuer} signs with CA {name:?}, which is also a CA of the {other} domain: every client could act as a member. \
                  Choose another issuer for the {domain} domain{meanwhile}"
             );
-            (None, discard(is_old).certificate(Reason::SharedCA, message))
+            (None, discard_if(is_old).certificate(Reason::SharedCA, message))
         }
         Ok(external) => (Some(Source::External(issuer.clone(), Box::new(external.clone()))), Changes::default()),
         Err(IssuerProblem::Pending(why)) => {
@@ -100,13 +103,13 @@ pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, 
         }
         Err(IssuerProblem::Unusable(why)) => {
             let message = format!("{issuer} cannot be used for the {domain} domain: {why}{meanwhile}");
-            (None, discard(is_old).certificate(Reason::IssuerUnusable, message))
+            (None, discard_if(is_old).certificate(Reason::IssuerUnusable, message))
         }
     }
 }
 
-/// Whether an external authority is the next one already, with all of its ancestors.
-fn is_same(existing: &Authorities, external: &ExternalAuthority) -> bool {
+/// Whether an external authority is already the next one, with all of its ancestors.
+fn is_next(existing: &Authorities, external: &ExternalAuthority) -> bool {
     let has = |ancestor: &Certificate| {
         let covers = |own: &Certificate| own.key_digest() == ancestor.key_digest() && own.not_after() >= ancestor.not_after();
         existing.ancestors.iter().any(covers)
@@ -114,8 +117,8 @@ fn is_same(existing: &Authorities, external: &ExternalAuthority) -> bool {
     existing.next == external.authority && external.ancestors.iter().all(has)
 }
 
-/// Whether the other domain trusts, or is about to trust, an authority with the same key, or one of the two stands above the other:
-/// who trusts an ancestor accepts what its descendants sign.
+/// Whether the other domain trusts, or is about to trust, an authority with the same key, or one of the two is an ancestor of the
+/// other: a verifier that trusts an ancestor accepts what its descendants sign.
 fn is_used_by_other_domain(input: &Input, domain: Domain, external: &ExternalAuthority) -> bool {
     let other = domain.other();
     let same = |one: &Certificate, two: &Certificate| one.key_digest() == two.key_digest();
@@ -129,12 +132,12 @@ fn is_used_by_other_domain(input: &Input, domain: Domain, external: &ExternalAut
         || trusted.is_some_and(|trusted| trusted.trusted().any(|authority| is_related(authority, &trusted.ancestors)))
 }
 
-/// Remarks about external issuers whose certificates live shorter than desired: they are renewed as often.
+/// Remarks about external issuers whose certificates have a shorter lifetime than desired and are renewed more often.
 pub fn remarks(input: &Input) -> Vec<String> {
     let remark = |domain: Domain| {
         let authorities = input.facts.authorities.state[domain].ready()?;
         let issuer = &authorities.issuers.active;
-        // What the operator signs has the lifetime that was desired then.
+        // Certificates that the operator signs have the lifetime that was desired at the time.
         if issuer.has_key() {
             return None;
         }

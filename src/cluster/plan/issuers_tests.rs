@@ -10,7 +10,8 @@ use crate::{
         plan::{
             changes::Changes,
             rotation::tests::{
-                DAY, Mishaps, ROTATION, age, age_with, config, domain, request, settle, settle_with, steps, transitions,
+                DAY, ROTATION, RandomFaults, advance_time, advance_time_with, client_bundle, domain, request, settle,
+                settle_with, steps, transitions,
             },
         },
     },
@@ -28,8 +29,8 @@ fn cert_manager(name: &str) -> IssuerSpec {
     IssuerSpec { ca_secret: None, cert_manager: Some(issuer) }
 }
 
-/// Chooses the issuer of a domain.
-fn choose(world: &mut World, of: Domain, issuer: IssuerSpec) {
+/// Sets the issuer of a domain.
+fn set_issuer(world: &mut World, of: Domain, issuer: IssuerSpec) {
     let tls = &mut world.cluster.spec.tls;
     match of {
         Domain::Client => tls.client.issuer = issuer,
@@ -43,8 +44,8 @@ fn authority(name: &str, world: &World) -> Authority {
     Authority::create(name, DAY * 3650, world.now).unwrap()
 }
 
-/// A cluster whose client authority, in a Secret, expires after a month.
-fn bootstrapped_with_a_short_authority() -> World {
+/// A cluster whose client authority comes from a Secret and expires after a month.
+fn bootstrapped_with_short_lived_authority() -> World {
     let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
     let short = Authority::create("short", DAY * 30, world.now).unwrap();
     world.set_external(Domain::Client, short, vec![]);
@@ -52,8 +53,8 @@ fn bootstrapped_with_a_short_authority() -> World {
     world
 }
 
-/// An authority below an offline root, and the root.
-fn below_a_root(name: &str, world: &World) -> (Authority, Vec<Certificate>) {
+/// An intermediate authority that an offline root issued, and the root.
+fn intermediate_authority(name: &str, world: &World) -> (Authority, Vec<Certificate>) {
     let params = |name: &str, constraints| {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -69,41 +70,41 @@ fn below_a_root(name: &str, world: &World) -> (Authority, Vec<Certificate>) {
     let root = params("an offline root", BasicConstraints::Unconstrained);
     let certificate = root.self_signed(&root_key).unwrap();
     let issuer = rcgen::Issuer::from_params(&root, &root_key);
-    let below = params(name, BasicConstraints::Constrained(0)).signed_by(&key, &issuer).unwrap();
+    let intermediate = params(name, BasicConstraints::Constrained(0)).signed_by(&key, &issuer).unwrap();
     let root = Certificate::from_der(certificate.der()).unwrap();
-    let below = Certificate::from_der(below.der()).unwrap();
+    let intermediate = Certificate::from_der(intermediate.der()).unwrap();
     let key = key.serialize_pem();
-    (Authority::load(below.pem().as_bytes(), key.as_bytes()).unwrap(), vec![root])
+    (Authority::load(intermediate.pem().as_bytes(), key.as_bytes()).unwrap(), vec![root])
 }
 
-/// The reasons of what keeps certificates from being ready, and of what needs attention.
-fn complaints(changes: &Changes) -> Vec<Reason> {
+/// The reasons of the notes about certificates that are not ready, and of the problems.
+fn problem_reasons(changes: &Changes) -> Vec<Reason> {
     [reasons(&changes.certificates), reasons(&changes.problems)].concat()
 }
 
 /// Status, reason and message of the condition `CertificatesReady`.
-fn ready(report: &Report) -> (&str, &str, &str) {
-    let ready = condition(&report.status.conditions, ConditionType::CertificatesReady).unwrap();
-    (&ready.status, &ready.reason, &ready.message)
+fn certificates_ready(report: &Report) -> (&str, &str, &str) {
+    let certificates_ready = condition(&report.status.conditions, ConditionType::CertificatesReady).unwrap();
+    (&certificates_ready.status, &certificates_ready.reason, &certificates_ready.message)
 }
 
-/// An answer by which an issuer cannot be used.
+/// An answer that makes an issuer unusable.
 fn unusable(why: &str) -> IssuerAnswer {
     IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(why.into())) }
 }
 
-/// The files of the first member.
-fn file(world: &World, key: &str) -> Vec<u8> {
+/// A file in the Secret of the first member.
+fn member_file(world: &World, key: &str) -> Vec<u8> {
     world.observed.members.values().next().unwrap().secret.as_ref().unwrap().data[key].clone()
 }
 
 #[test]
-fn a_cluster_is_bootstrapped_with_an_authority_below_an_offline_root() {
+fn a_cluster_is_bootstrapped_with_an_authority_of_an_offline_root() {
     let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
     let changes = world.changes();
-    assert_eq!(changes.authorities.len(), 1, "the peer domain has the built-in one");
-    assert!(changes.secrets.is_empty(), "nothing is issued before both exist");
-    let (company, root) = below_a_root("company", &world);
+    assert_eq!(changes.authorities.len(), 1, "the peer domain has a built-in authority");
+    assert!(changes.secrets.is_empty(), "no leaf is issued before both authorities exist");
+    let (company, root) = intermediate_authority("company", &world);
     world.set_external(Domain::Client, company, root.clone());
     settle(&mut world, &[], &[]);
     let status = domain(&world, Domain::Client);
@@ -113,20 +114,20 @@ fn a_cluster_is_bootstrapped_with_an_authority_below_an_offline_root() {
     assert_eq!(
         world.trusted(member_key::CLIENT_CA).into_iter().collect::<Vec<_>>(),
         ["company"],
-        "and no other one below its root"
+        "no other authority that its root issued is trusted"
     );
-    assert!(config(&world).ends_with(root[0].pem().as_bytes()), "clients may verify up to the root");
-    let presented = read_bundle(&file(&world, member_key::SERVER_CRT)).unwrap();
+    assert!(client_bundle(&world).ends_with(root[0].pem().as_bytes()), "clients may verify up to the root");
+    let presented = read_bundle(&member_file(&world, member_key::SERVER_CRT)).unwrap();
     assert_eq!(presented.iter().map(Certificate::common_name).collect::<Vec<_>>(), ["etcd-warden:server", "company"]);
-    // Years in which certificates are renewed and nothing else happens.
+    // For years certificates are renewed, and nothing else happens.
     let taken = world.taken.len();
-    let known = [config(&world)];
-    age(&mut world, DAY * 600, &[], &known);
+    let known = [client_bundle(&world)];
+    advance_time(&mut world, DAY * 600, &[], &known);
     assert!(steps(&world, taken).is_empty(), "{:?}", steps(&world, taken));
 }
 
 #[test]
-fn issuers_are_changed_while_everyone_trusts_everyone() {
+fn changing_the_issuer_never_interrupts_trust() {
     for of in [Domain::Client, Domain::Peer] {
         let mut world = World::bootstrapped("{}");
         let mut generation = 0;
@@ -142,7 +143,7 @@ fn issuers_are_changed_while_everyone_trusts_everyone() {
             generation += 1;
             let taken = world.taken.len();
             let built_in = issuer == IssuerSpec::default();
-            choose(&mut world, of, issuer);
+            set_issuer(&mut world, of, issuer);
             let desired = format!("external {generation}");
             if !built_in {
                 let external = authority(&desired, &world);
@@ -157,13 +158,13 @@ fn issuers_are_changed_while_everyone_trusts_everyone() {
             assert!(built_in || status.active.name == desired);
             world.now += RETRY;
             settle(&mut world, &[], &[]);
-            assert!(world.is_idle(), "nothing is left of it: {:#?}", world.plan());
+            assert!(world.is_idle(), "nothing is left of the previous issuer: {:#?}", world.plan());
         }
     }
 }
 
 #[test]
-fn a_secret_that_holds_another_authority_starts_a_rotation() {
+fn a_new_authority_in_the_secret_starts_a_rotation() {
     let mut world = World::new("{tls: {peer: {issuer: {caSecret: {name: company}}}}}");
     let first = authority("first", &world);
     world.set_external(Domain::Peer, first, vec![]);
@@ -176,7 +177,7 @@ fn a_secret_that_holds_another_authority_starts_a_rotation() {
 }
 
 #[test]
-fn a_secret_that_is_missing_or_unusable_is_reported_and_its_authority_still_signs() {
+fn a_missing_or_unusable_secret_is_reported_and_its_authority_still_signs() {
     let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
     let company = authority("company", &world);
     world.set_external(Domain::Client, company, vec![]);
@@ -189,10 +190,10 @@ fn a_secret_that_is_missing_or_unusable_is_reported_and_its_authority_still_sign
         world.check_trust(&[], &[]);
     }
     let report = world.report();
-    let (status, reason, message) = ready(&report);
+    let (status, reason, message) = certificates_ready(&report);
     assert_eq!((status, reason), ("False", "IssuerUnusable"));
     assert!(message.contains("there is no such Secret"), "{message}");
-    assert!(world.changes().secrets.is_empty(), "what was due has been renewed");
+    assert!(world.changes().secrets.is_empty(), "certificates that were due have been renewed");
     world.observed.issuer_answers.client = answer;
     settle(&mut world, &[], &[]);
 }
@@ -200,7 +201,7 @@ fn a_secret_that_is_missing_or_unusable_is_reported_and_its_authority_still_sign
 #[test]
 fn an_unusable_issuer_blocks_nothing_else() {
     let mut world = World::bootstrapped("{}");
-    choose(&mut world, Domain::Client, ca_secret("company"));
+    set_issuer(&mut world, Domain::Client, ca_secret("company"));
     world.observed.issuer_answers.client = Some(unusable("it may not sign for these names"));
     request(&mut world, "peer");
     world.cluster.spec.replicas = 5;
@@ -213,13 +214,13 @@ fn an_unusable_issuer_blocks_nothing_else() {
     assert!(peer.active.name.ends_with('3') && peer.phase.is_none(), "{peer:?}");
     assert!(client.active.name.ends_with('1') && client.phase.is_none(), "{client:?}");
     let report = world.report();
-    let (status, reason, message) = ready(&report);
+    let (status, reason, message) = certificates_ready(&report);
     assert_eq!((status, reason), ("False", "IssuerUnusable"));
     assert!(message.contains("it may not sign for these names"), "{message}");
 }
 
 #[test]
-fn certificates_of_an_authority_that_is_not_trusted_yet_are_not_used() {
+fn certificates_of_an_authority_that_is_not_trusted_yet_are_not_installed() {
     let mut world = World::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
     let first = authority("first", &world);
     world.set_external(Domain::Client, first, vec![]);
@@ -234,7 +235,7 @@ fn certificates_of_an_authority_that_is_not_trusted_yet_are_not_used() {
     for _ in 0..10 {
         world.pass();
     }
-    assert_eq!(domain(&world, Domain::Client).active.name, "first", "it is unknown until something has to be signed");
+    assert_eq!(domain(&world, Domain::Client).active.name, "first", "the new authority is unknown until a leaf has to be signed");
     world.now += DAY * 61;
     settle(&mut world, &[], &[]);
     assert_eq!(domain(&world, Domain::Client).active.name, "second");
@@ -246,7 +247,7 @@ fn one_authority_for_both_domains_is_refused() {
     let shared = authority("shared", &world);
     let again = Authority::load(shared.certificate().pem().as_bytes(), shared.key_pem()).unwrap();
     for (of, issuer, external) in [(Domain::Client, ca_secret("one"), shared), (Domain::Peer, cert_manager("two"), again)] {
-        choose(&mut world, of, issuer);
+        set_issuer(&mut world, of, issuer);
         world.set_external(of, external, vec![]);
         if of == Domain::Client {
             settle(&mut world, &[], &[]);
@@ -258,7 +259,7 @@ fn one_authority_for_both_domains_is_refused() {
     }
     assert!(steps(&world, taken).is_empty());
     let changes = world.changes();
-    assert_eq!(complaints(&changes), [Reason::SharedCA]);
+    assert_eq!(problem_reasons(&changes), [Reason::SharedCA]);
     let message = &changes.certificates[0].message;
     assert!(message.contains("Choose another issuer for the peer domain"), "{message}");
     // The user has corrected the issuer, and it is asked again after a while.
@@ -270,29 +271,29 @@ fn one_authority_for_both_domains_is_refused() {
 }
 
 #[test]
-fn a_new_cluster_with_one_authority_for_both_is_not_created() {
+fn a_new_cluster_with_one_authority_for_both_domains_is_not_bootstrapped() {
     let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: one}}}, peer: {issuer: {caSecret: {name: two}}}}}");
     let shared = authority("shared", &world);
     let again = Authority::load(shared.certificate().pem().as_bytes(), shared.key_pem()).unwrap();
     world.set_external(Domain::Client, shared, vec![]);
     world.set_external(Domain::Peer, again, vec![]);
     let changes = world.changes();
-    assert_eq!(complaints(&changes), [Reason::SharedCA, Reason::SharedCA]);
+    assert_eq!(problem_reasons(&changes), [Reason::SharedCA, Reason::SharedCA]);
     assert!(changes.authorities.is_empty() && changes.secrets.is_empty());
 }
 
 #[test]
-fn another_issuer_may_be_chosen_in_the_middle_of_a_rotation() {
+fn the_issuer_can_be_changed_during_a_rotation() {
     for phase in ["Distributing", "Reissuing", "Dropping"] {
         let mut world = World::bootstrapped("{}");
-        choose(&mut world, Domain::Client, ca_secret("wrong"));
+        set_issuer(&mut world, Domain::Client, ca_secret("wrong"));
         let wrong = authority("wrong", &world);
         world.set_external(Domain::Client, wrong, vec![]);
         while domain(&world, Domain::Client).phase.as_deref() != Some(phase) {
             world.pass();
             world.check_trust(&[], &[]);
         }
-        choose(&mut world, Domain::Client, ca_secret("right"));
+        set_issuer(&mut world, Domain::Client, ca_secret("right"));
         let right = authority("right", &world);
         world.set_external(Domain::Client, right, vec![]);
         settle(&mut world, &[], &[]);
@@ -302,10 +303,10 @@ fn another_issuer_may_be_chosen_in_the_middle_of_a_rotation() {
 }
 
 #[test]
-fn a_requested_rotation_needs_another_authority_of_the_issuer() {
+fn a_requested_rotation_requires_a_new_authority_of_the_issuer() {
     for issuer in [ca_secret("company"), cert_manager("company")] {
         let mut world = World::bootstrapped("{}");
-        choose(&mut world, Domain::Client, issuer);
+        set_issuer(&mut world, Domain::Client, issuer);
         let company = authority("company", &world);
         world.set_external(Domain::Client, company, vec![]);
         settle(&mut world, &[], &[]);
@@ -314,7 +315,7 @@ fn a_requested_rotation_needs_another_authority_of_the_issuer() {
             world.pass();
         }
         assert_eq!(domain(&world, Domain::Client).phase, None);
-        assert_eq!(complaints(&world.changes()), [Reason::CannotRotate]);
+        assert_eq!(problem_reasons(&world.changes()), [Reason::CannotRotate]);
         let other = authority("another", &world);
         world.set_external(Domain::Client, other, vec![]);
         world.now += RETRY;
@@ -325,8 +326,8 @@ fn a_requested_rotation_needs_another_authority_of_the_issuer() {
 }
 
 #[test]
-fn an_expired_external_authority_is_replaced_as_soon_as_there_is_another() {
-    let mut world = bootstrapped_with_a_short_authority();
+fn an_expired_external_authority_is_replaced_once_the_issuer_has_a_new_one() {
+    let mut world = bootstrapped_with_short_lived_authority();
     world.now += DAY * 31;
     world.observed.issuer_answers.client = Some(unusable("it has expired"));
     for _ in 0..10 {
@@ -334,13 +335,13 @@ fn an_expired_external_authority_is_replaced_as_soon_as_there_is_another() {
     }
     assert_eq!(domain(&world, Domain::Client).active.name, "short");
     let changes = world.changes();
-    assert!(complaints(&changes).contains(&Reason::IssuerUnusable), "{:?}", changes.certificates);
+    assert!(problem_reasons(&changes).contains(&Reason::IssuerUnusable), "{:?}", changes.certificates);
     let report = world.report();
     let degraded = condition(&report.status.conditions, ConditionType::Degraded).unwrap();
     assert_eq!(degraded.reason, Reason::CAExpired.as_str(), "{}", degraded.message);
     let new = authority("new", &world);
     world.set_external(Domain::Client, new, vec![]);
-    // The operator trusts no member that it could ask for the leader.
+    // The operator trusts no member, so it cannot ask for the leader.
     world.divided = true;
     for _ in 0..20 {
         world.pass();
@@ -354,17 +355,17 @@ fn an_expired_external_authority_is_replaced_as_soon_as_there_is_another() {
 fn shorter_lifetimes_than_desired_are_reported() {
     for (issuer, is_reported) in [(ca_secret("company"), false), (cert_manager("pki"), true)] {
         let mut world = World::bootstrapped("{}");
-        choose(&mut world, Domain::Client, issuer);
+        set_issuer(&mut world, Domain::Client, issuer);
         let company = authority("company", &world);
         world.set_external(Domain::Client, company, vec![]);
         settle(&mut world, &[], &[]);
         assert!(world.changes().remarks.is_empty());
-        // As if the issuer had not granted what is desired now.
+        // As if the issuer had not granted the desired lifetime.
         world.cluster.spec.tls.client.certificate.duration = Duration("8000h".into());
         let remark = "certificates of Issuer pki are valid for 2160 hours instead of the desired 8000";
         assert_eq!(world.changes().remarks, if is_reported { vec![remark] } else { vec![] });
         let report = world.report();
-        let (status, _, message) = ready(&report);
+        let (status, _, message) = certificates_ready(&report);
         assert_eq!((status, message.contains(remark)), ("True", is_reported), "{message}");
     }
 }
@@ -372,12 +373,12 @@ fn shorter_lifetimes_than_desired_are_reported() {
 #[test]
 fn short_certificates_are_renewed_in_time_until_their_authority_expires() {
     let mut world = World::bootstrapped("{replicas: 1}");
-    choose(&mut world, Domain::Client, cert_manager("pki"));
-    // For half of its life, less than a sixth of the desired lifetime is left of it.
+    set_issuer(&mut world, Domain::Client, cert_manager("pki"));
+    // For half of its lifetime, it has less than a sixth of the desired leaf lifetime left.
     let short = Authority::create("short", DAY * 30, world.now).unwrap();
     let end = short.certificate().not_after();
     world.set_external(Domain::Client, short, vec![]);
-    world.longest = DAY * 2;
+    world.max_lifetime = DAY * 2;
     settle(&mut world, &[], &[]);
     while world.now < end - DAY {
         world.now += DAY / 3;
@@ -387,10 +388,10 @@ fn short_certificates_are_renewed_in_time_until_their_authority_expires() {
 }
 
 #[test]
-fn an_issuer_that_signs_nothing_can_be_left() {
+fn an_issuer_that_no_longer_signs_can_be_replaced() {
     for (issuer, name) in [(cert_manager("pki"), "Issuer pki"), (ca_secret("company"), "the CA in Secret company")] {
         let mut world = World::bootstrapped("{}");
-        choose(&mut world, Domain::Client, issuer);
+        set_issuer(&mut world, Domain::Client, issuer);
         let external = authority("external", &world);
         world.set_external(Domain::Client, external, vec![]);
         settle(&mut world, &[], &[]);
@@ -404,21 +405,21 @@ fn an_issuer_that_signs_nothing_can_be_left() {
             let leaf = world.observed.members.values().next().unwrap().secret.as_ref().unwrap().certificate(member_key::PEER_CRT);
             leaf.unwrap().unwrap().not_before()
         };
-        assert!(peer(&world) > world.now - DAY, "what the operator signs itself is still renewed");
-        choose(&mut world, Domain::Client, IssuerSpec::default());
+        assert!(peer(&world) > world.now - DAY, "certificates that the operator signs are still renewed");
+        set_issuer(&mut world, Domain::Client, IssuerSpec::default());
         settle(&mut world, &[], &[]);
         assert_eq!(domain(&world, Domain::Client).active.issuer, None);
     }
 }
 
 #[test]
-fn a_healthy_member_is_not_replaced_while_no_other_could_be_given_certificates() {
+fn a_healthy_member_is_not_replaced_while_no_certificates_can_be_issued() {
     let mut world = World::bootstrapped("{}");
-    choose(&mut world, Domain::Client, cert_manager("pki"));
+    set_issuer(&mut world, Domain::Client, cert_manager("pki"));
     let external = authority("external", &world);
     world.set_external(Domain::Client, external, vec![]);
     settle(&mut world, &[], &[]);
-    choose(&mut world, Domain::Client, IssuerSpec::default());
+    set_issuer(&mut world, Domain::Client, IssuerSpec::default());
     while domain(&world, Domain::Client).phase.is_none() {
         world.pass();
     }
@@ -436,7 +437,7 @@ fn a_healthy_member_is_not_replaced_while_no_other_could_be_given_certificates()
 }
 
 #[test]
-fn a_cluster_that_could_not_be_bootstrapped_can_have_another_issuer() {
+fn the_issuer_can_be_changed_before_the_cluster_is_bootstrapped() {
     let mut world = World::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
     let external = authority("external", &world);
     world.set_external(Domain::Client, external, vec![]);
@@ -445,17 +446,17 @@ fn a_cluster_that_could_not_be_bootstrapped_can_have_another_issuer() {
         world.pass();
     }
     assert!(world.observed.members.values().all(|member| member.secret.is_none()), "no certificate, no member");
-    choose(&mut world, Domain::Client, IssuerSpec::default());
+    set_issuer(&mut world, Domain::Client, IssuerSpec::default());
     settle(&mut world, &[], &[]);
     assert_eq!(domain(&world, Domain::Client).active.issuer, None);
     assert_eq!(world.observed.status.ready.as_deref(), Some("3/3"));
 }
 
 #[test]
-fn an_issuer_is_asked_for_another_authority_before_the_existing_one_expires() {
+fn an_issuer_is_asked_for_a_new_authority_before_the_existing_one_expires() {
     let mut world = World::bootstrapped("{}");
-    choose(&mut world, Domain::Client, cert_manager("pki"));
-    // No leaf is ever due: none could outlive the existing ones.
+    set_issuer(&mut world, Domain::Client, cert_manager("pki"));
+    // No leaf is ever due for renewal, because a new one could not outlive the existing ones.
     let short = Authority::create("short", DAY * 90, world.now).unwrap();
     world.set_external(Domain::Client, short, vec![]);
     settle(&mut world, &[], &[]);
@@ -471,7 +472,7 @@ fn an_issuer_is_asked_for_another_authority_before_the_existing_one_expires() {
     world.now += DAY * 7;
     settle(&mut world, &[], &[]);
     assert_eq!(domain(&world, Domain::Client).active.name, "second");
-    // While there is no other one, the issuer is asked once in a while and nothing else is done.
+    // While the issuer has no new authority, it is asked at intervals, and nothing else is done.
     world.now += DAY * 60;
     settle(&mut world, &[], &[]);
     assert_eq!(requested(&mut world, 50), 0);
@@ -480,9 +481,9 @@ fn an_issuer_is_asked_for_another_authority_before_the_existing_one_expires() {
 }
 
 #[test]
-fn an_authority_that_existed_before_the_old_one_expired_replaces_it() {
-    let mut world = bootstrapped_with_a_short_authority();
-    // No pass was made between its creation and the expiry of the other one.
+fn an_expired_authority_is_replaced_by_one_created_before_the_expiry() {
+    let mut world = bootstrapped_with_short_lived_authority();
+    // No pass was made between its creation and the expiry of the old authority.
     let new = Authority::create("new", DAY * 3650, world.now + DAY * 20).unwrap();
     world.now += DAY * 31;
     world.set_external(Domain::Client, new, vec![]);
@@ -496,59 +497,59 @@ fn an_authority_that_existed_before_the_old_one_expired_replaces_it() {
 }
 
 #[test]
-fn one_authority_above_the_other_is_refused() {
+fn authorities_of_one_issuing_chain_are_refused_for_both_domains() {
     for swap in [false, true] {
         let mut world = World::bootstrapped("{}");
-        let (below, root) = below_a_root("below", &world);
-        // Its key is not needed: what matters is which one is above the other.
-        let above = ExternalAuthority { authority: root[0].clone(), ancestors: vec![] };
+        let (intermediate, root) = intermediate_authority("intermediate", &world);
+        // Its key is not needed: only the issuing chain matters.
+        let root_only = ExternalAuthority { authority: root[0].clone(), ancestors: vec![] };
         let [one, two] = if swap { [Domain::Peer, Domain::Client] } else { [Domain::Client, Domain::Peer] };
-        choose(&mut world, one, ca_secret("below"));
-        world.set_external(one, below, root);
+        set_issuer(&mut world, one, ca_secret("intermediate"));
+        world.set_external(one, intermediate, root);
         settle(&mut world, &[], &[]);
-        choose(&mut world, two, ca_secret("above"));
-        world.observed.issuer_answers[two] = Some(IssuerAnswer { requested_at: None, authority: Ok(above) });
-        assert_eq!(complaints(&world.changes()), [Reason::SharedCA], "{two} above {one}");
+        set_issuer(&mut world, two, ca_secret("root"));
+        world.observed.issuer_answers[two] = Some(IssuerAnswer { requested_at: None, authority: Ok(root_only) });
+        assert_eq!(problem_reasons(&world.changes()), [Reason::SharedCA], "{two} has the root of {one}");
     }
 }
 
 #[test]
 fn a_renewed_root_reaches_clients_without_a_restart() {
     let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let (company, root) = below_a_root("company", &world);
+    let (company, root) = intermediate_authority("company", &world);
     let again = Authority::load(company.certificate().pem().as_bytes(), company.key_pem()).unwrap();
     world.set_external(Domain::Client, company, vec![]);
     settle(&mut world, &[], &[]);
     let taken = world.taken.len();
     world.set_external(Domain::Client, again, root.clone());
     settle(&mut world, &[], &[]);
-    assert!(config(&world).ends_with(root[0].pem().as_bytes()));
+    assert!(client_bundle(&world).ends_with(root[0].pem().as_bytes()));
     assert_eq!(steps(&world, taken), ROTATION, "no member is restarted");
 }
 
-/// Years in which issuers and their authorities change repeatedly: at every moment everyone trusts everyone.
+/// For years issuers and their authorities change repeatedly. At every moment all members and clients trust each other.
 #[test]
-fn everyone_is_trusted_for_years_with_any_issuer() {
-    let mut mishaps = Mishaps::begin();
+fn trust_is_never_interrupted_for_years_while_issuers_change() {
+    let mut faults = RandomFaults::enabled();
     let mut world = World::bootstrapped("{}");
-    let mut seen = std::collections::BTreeSet::new();
+    let mut active_issuers = std::collections::BTreeSet::new();
     for year in 0..12 {
         let of = Domain::ALL[year % 2];
         let issuer =
             [IssuerSpec::default(), ca_secret("one"), cert_manager("two"), cert_manager("three")][year / 2 * 7 % 4].clone();
-        // The other domain keeps its own.
+        // The other domain keeps its own issuer.
         let issuer =
             if of == Domain::Peer && issuer != IssuerSpec::default() { ca_secret(&format!("peer {year}")) } else { issuer };
         let built_in = issuer == IssuerSpec::default();
-        choose(&mut world, of, issuer);
+        set_issuer(&mut world, of, issuer);
         if !built_in {
             let external = authority(&format!("external {year}"), &world);
             world.set_external(of, external, vec![]);
         }
-        settle_with(&mut world, &[], &[], &mut mishaps);
-        let known = [config(&world)];
-        age_with(&mut world, DAY * 150, &[], &known, &mut mishaps);
-        seen.insert(domain(&world, of).active.issuer);
+        settle_with(&mut world, &[], &[], &mut faults);
+        let known = [client_bundle(&world)];
+        advance_time_with(&mut world, DAY * 150, &[], &known, &mut faults);
+        active_issuers.insert(domain(&world, of).active.issuer);
     }
-    assert!(seen.len() > 4, "{seen:?}");
+    assert!(active_issuers.len() > 4, "{active_issuers:?}");
 }

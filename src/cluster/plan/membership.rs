@@ -1,11 +1,11 @@
 //! Which members are added, promoted, replaced and removed: the steps that touch the quorum. Restarts are the last of them
 //! (`rollout.rs`).
 //!
-//! Nothing is decided without a member list that a quorum confirmed. **No step takes a cluster that has a quorum below it**: a
-//! healthy voter is removed only while all others are healthy, and its successor joins before the next one is removed. A dead voter is
-//! removed as soon as the healthy ones are a quorum of the rest, even if another one is dead: with two of five lost, three of three
-//! remain, where a successor that joined first would make it three of four. New members join one after the other. etcd's own checks
-//! (strict reconfiguration, one learner) are the last fence behind this.
+//! Nothing is decided without a member list that a quorum confirmed. **No step makes a cluster lose its quorum**: a healthy voter
+//! is removed only while all others are healthy, and its successor joins before the next one is removed. A dead voter is removed
+//! as soon as the healthy ones are a quorum of the rest, even if another one is dead: with two of five lost, three of three
+//! remain, whereas a successor that joined first would make it three of four. New members join one after the other. etcd's own
+//! checks (strict reconfiguration, one learner) are a second safeguard.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ use crate::{
     names::{MemberName, annotation as key},
 };
 
-/// The next step towards the desired members, and what there is to report about it.
+/// The next step towards the desired members, and notes about it.
 pub fn plan(
     input: &Input,
     recovery: &Recovery,
@@ -70,16 +70,16 @@ pub fn plan(
 
 /// Why a member has to be replaced: the user requests it, or it cannot come back.
 fn why_replaced(input: &Input, roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option<String> {
-    let requested = is_named(input, name).then(|| "its replacement was requested".to_owned());
+    let requested = is_replacement_requested(input, name).then(|| "its replacement was requested".to_owned());
     requested.or_else(|| evidence::of_loss(input, roster, name, entry))
 }
 
 /// Whether the user requests that a member is replaced.
-fn is_named(input: &Input, name: &MemberName) -> bool {
+fn is_replacement_requested(input: &Input, name: &MemberName) -> bool {
     input.cluster.requests.replace.as_deref() == Some(name.as_str())
 }
 
-/// A request to replace a member is complete once the member was removed. One that names no member is reported.
+/// A request to replace a member is complete once the member was removed. A request that names no member is reported.
 fn complete_replacement(input: &Input, roster: &Roster) -> Changes {
     let Some(name) = &input.cluster.requests.replace else { return Changes::default() };
     let member = input.facts.names.parse_member(name);
@@ -107,20 +107,20 @@ fn unknown_members(roster: &Roster) -> Changes {
     })
 }
 
-/// Whether objects of a removed member are left.
+/// Whether a removed member still has objects.
 fn has_own_objects(input: &Input, member: &ObservedMember) -> bool {
     let has_claim = member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, input.facts.uid));
     has_claim || member.has_own_set(input.facts.uid)
 }
 
-/// Deletes the objects of a removed member: its StatefulSet, then, when no pod can write to it any more, its claim.
+/// Deletes the objects of a removed member: first its StatefulSet, then its claim, once no pod can write to it.
 fn delete_objects(input: &Input, roster: &Roster) -> Changes {
     let delete = |(name, member): (&MemberName, &&ObservedMember)| -> Option<Step> {
         let is_own = |meta: &_| belongs(meta, input.facts.uid);
         if let Some(set) = member.stateful_set.as_ref().filter(|set| is_own(&set.metadata)) {
-            let is_going = set.metadata.deletion_timestamp.is_some();
+            let is_being_deleted = set.metadata.deletion_timestamp.is_some();
             let step = DeleteStatefulSet { member: name.clone(), uid: Uid::of(&set.metadata)? };
-            return (!is_going).then(|| step.into());
+            return (!is_being_deleted).then(|| step.into());
         }
         let claim = member.claim.as_ref().filter(|claim| is_own(&claim.metadata))?;
         let is_due = member.pod.is_none() && claim.metadata.deletion_timestamp.is_none();
@@ -130,8 +130,8 @@ fn delete_objects(input: &Input, roster: &Roster) -> Changes {
     Changes { step: roster.unlisted.iter().find_map(delete), ..Changes::default() }
 }
 
-/// Removes a member that someone else added long ago and that never started: it may count against the quorum, and keeps others from
-/// being added.
+/// Removes a member that the operator did not add and that has not started for a long time: it may raise the quorum, and it
+/// prevents others from being added.
 fn remove_unstarted(input: &Input, roster: &Roster) -> Changes {
     let is_old = |unknown: &&&etcd::Member| {
         let reported = input.observed.status.unknown_members.iter().find(|reported| reported.id == unknown.id);
@@ -152,24 +152,25 @@ fn remove_unstarted(input: &Input, roster: &Roster) -> Changes {
 fn learner(input: &Input, roster: &Roster) -> Changes {
     let Some((name, learner)) = roster.learners.iter().next() else { return Changes::default() };
     let id = learner.listed.id;
-    // Its claim is created after it was added, so a missing one is no evidence at first.
+    // Its claim is created after it was added, so a missing claim is no evidence at first.
     let has_set = learner.member.stateful_set.is_some();
-    let lost = why_replaced(input, roster, name, learner).filter(|_| is_named(input, name) || has_set);
+    let lost = why_replaced(input, roster, name, learner).filter(|_| is_replacement_requested(input, name) || has_set);
     let mut changes = Changes::default();
     if let Some(why) = &lost {
         let since = ongoing_since(input.observed, Reason::ReplacingMember);
         changes = changes.progress(Reason::ReplacingMember, format!("{name} is being replaced: {why}{since}"));
     }
-    // A learner that cannot be given certificates would keep the members from being restarted for those of another authority.
+    // A learner for which no certificates can be issued would block the restarts by which members come to trust another
+    // authority.
     let is_stranded = !has_set && !input.facts.authorities.can_issue;
     if lost.is_some() || is_stranded || roster.voters.len() >= input.cluster.replicas as usize {
         return Changes { step: Some(RemoveMember { member: name.clone(), id }.into()), ..changes };
     }
     let since = down_since(input.observed, name);
-    // It is promoted only once it is recorded which member it is: a voter without data must not come back under its ID.
+    // It is promoted only once its ID is recorded: it must not restart under this ID without its data.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
     if answers && learner.member.has_started() {
-        let message = format!("{name} is a learner and is catching up{since}; it is promoted once it has");
+        let message = format!("{name} is a learner and is catching up{since}; it is promoted once it has caught up");
         let changes = changes.progress(Reason::CatchingUp, message);
         return Changes { step: Some(Promote { member: name.clone(), id }.into()), ..changes };
     }
@@ -178,21 +179,23 @@ fn learner(input: &Input, roster: &Roster) -> Changes {
     if is_running { changes.check_within(SOON) } else { changes }
 }
 
-/// Removes a voter that cannot come back, so that another one takes its name: if the healthy ones are a quorum without it.
+/// Removes a voter that cannot come back or whose replacement is requested, if the healthy voters are a quorum without it. A new
+/// member then takes its name.
 fn replace(input: &Input, roster: &Roster) -> Changes {
     let lost: Vec<_> =
         roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why_replaced(input, roster, name, voter)?))).collect();
-    // One that is down comes before one that the user names.
+    // A member that is down is replaced before a healthy one that the user names.
     let Some((name, voter, why)) = lost.iter().find(|(_, voter, _)| !voter.is_healthy()).or_else(|| lost.first()) else {
         return Changes::default();
     };
     let (desired, since) = (input.cluster.replicas, ongoing_since(input.observed, Reason::ReplacingMember));
-    // A healthy one waits until the previous change is complete: two at once could leave a single copy of the data.
+    // A healthy voter is replaced only once the previous change is complete: two changes at once could leave a single copy of the
+    // data.
     if voter.is_healthy() && (!roster.learners.is_empty() || roster.voters.len() < desired as usize) {
         let message = format!("{name} will be replaced ({why}) once there are {desired} voters{since}");
         return Changes::default().progress(Reason::ReplacingMember, message);
     }
-    // Its data is better than none, as long as no successor can join.
+    // Its data is kept as long as no successor can join.
     if voter.is_healthy() && voter.member.secret.is_some() && !input.facts.authorities.can_issue {
         let message =
             format!("{name} will be replaced ({why}) once a new member can be given certificates; see CertificatesReady");
@@ -214,35 +217,36 @@ fn replace(input: &Input, roster: &Roster) -> Changes {
     Changes { step: remove(roster, name, voter), ..changes }
 }
 
-/// From how many voters to how many, and since when that is in progress.
+/// Describes the current and the desired number of voters, and since when the cluster has been scaling.
 fn scaling(input: &Input, roster: &Roster) -> String {
     let since = ongoing_since(input.observed, Reason::ScalingUp);
     format!("from {} to {} members{since}", roster.voters.len(), input.cluster.replicas)
 }
 
-/// Removes a voter that is no longer desired: an unhealthy one first, then one whose data will not stay, else the last.
+/// Removes a voter that is no longer desired: an unhealthy one first, then one whose claim is being deleted, otherwise the last.
 ///
-/// But not one that was just restarted and is not healthy yet. It keeps a template with which no member gets healthy from the others:
-/// without it the restart would go on to the next, and so to the last.
+/// A voter that was just restarted and is not healthy yet is not removed. While it exists, a template with which no member
+/// becomes healthy does not reach the others. Without it the rolling restart would continue with the next member, and so break
+/// all of them.
 fn scale_down(input: &Input, roster: &Roster, rollout: &Rollout, restarting: &BTreeSet<MemberName>) -> Changes {
     if roster.voters.len() <= input.cluster.replicas as usize {
         return Changes::default();
     }
-    let unproven = rollout.unproven(roster);
-    let unhealthy = roster.voters.iter().rev().find(|(name, voter)| !voter.is_healthy() && Some(*name) != unproven);
-    let doomed = roster.voters.iter().rev().find(|(_, voter)| voter.member.is_doomed());
-    let Some((name, voter)) = unhealthy.or(doomed).or_else(|| roster.voters.iter().next_back()) else {
+    let restarted = rollout.unhealthy_after_restart(roster);
+    let unhealthy = roster.voters.iter().rev().find(|(name, voter)| !voter.is_healthy() && Some(*name) != restarted);
+    let losing_data = roster.voters.iter().rev().find(|(_, voter)| voter.member.loses_data_with_pod());
+    let Some((name, voter)) = unhealthy.or(losing_data).or_else(|| roster.voters.iter().next_back()) else {
         return Changes::default();
     };
     let scaling = scaling(input, roster);
-    if let (Some(unproven), None) = (unproven, unhealthy) {
-        let changes = Changes::default().progress(Reason::ScalingDown, format!("{scaling}, once {unproven} is healthy again"));
-        if restarting.contains(unproven) {
+    if let (Some(restarted), None) = (restarted, unhealthy) {
+        let changes = Changes::default().progress(Reason::ScalingDown, format!("{scaling}, once {restarted} is healthy again"));
+        if restarting.contains(restarted) {
             return changes;
         }
         let message = format!(
-            "{unproven} was restarted and is not healthy: as long as it is unknown whether the others would be, it stays. Fix what keeps \
-             it from starting; if it was restarted because of annotation {}, you can remove that",
+            "{restarted} was restarted and is not healthy. It is not removed, because the other members could fail in the same way when \
+             they are restarted. Fix what keeps it from starting; if annotation {} requested the restart, you can remove the annotation",
             key::RESTARTED_AT
         );
         return changes.problem(Reason::CannotScaleDown, message);
@@ -256,7 +260,7 @@ fn scale_down(input: &Input, roster: &Roster, rollout: &Rollout, restarting: &BT
     Changes { step: remove(roster, name, voter), ..changes }
 }
 
-/// Removes a voter, after it gave up leadership: its clients would otherwise wait for an election.
+/// Removes a voter. If it is the leader, leadership is moved first: otherwise clients would wait for an election.
 fn remove(roster: &Roster, name: &MemberName, voter: &RosterEntry) -> Option<Step> {
     if voter.is_healthy() && voter.leads() {
         return move_leader(roster, name, voter);
@@ -264,13 +268,13 @@ fn remove(roster: &Roster, name: &MemberName, voter: &RosterEntry) -> Option<Ste
     Some(RemoveMember { member: name.clone(), id: voter.listed.id }.into())
 }
 
-/// Adds a learner, with the lowest ordinal that is free.
+/// Adds a learner with the lowest free ordinal.
 fn scale_up(input: &Input, roster: &Roster) -> Changes {
     let desired = input.cluster.replicas;
     if roster.voters.len() >= desired as usize || !roster.learners.is_empty() {
         return Changes::default();
     }
-    // etcd has at most one learner, and this one is not ours to remove.
+    // etcd allows only one learner, and the operator does not remove one that it did not add.
     if let Some(unknown) = roster.unknown.iter().find(|member| member.is_learner) {
         let message = format!("etcd accepts no other learner besides {}, which the operator did not add", unknown.id);
         return Changes::default().problem(Reason::CannotScaleUp, message);
@@ -278,7 +282,7 @@ fn scale_up(input: &Input, roster: &Roster) -> Changes {
     let mut names = (0..desired).map(|ordinal| input.facts.names.member(ordinal));
     let Some(name) = names.find(|name| !roster.voters.contains_key(name)) else { return Changes::default() };
     let changes = Changes::default().progress(Reason::ScalingUp, format!("{}; next: {name}", scaling(input, roster)));
-    // The last member was promoted, and the kubelet may have yet to see that its pod is ready.
+    // All voters must answer, but need not be ready: the kubelet may not have noticed yet that the member promoted last is ready.
     if !roster.all_answer() {
         let (healthy, votes, silent) = (roster.healthy(), roster.votes(), roster.describe_silent());
         let message = format!("only {healthy} of {votes} voters are healthy: a member that is down comes first{silent}");
@@ -293,8 +297,8 @@ fn scale_up(input: &Input, roster: &Roster) -> Changes {
             changes.problem(Reason::CannotScaleUp, message)
         };
     }
-    // The objects of the last member of this name are deleted first, and a request to replace it is complete.
-    let is_free = !roster.unlisted.contains_key(&name) && !is_named(input, &name);
+    // The objects of the previous member of this name are deleted first, and a request to replace it is completed first.
+    let is_free = !roster.unlisted.contains_key(&name) && !is_replacement_requested(input, &name);
     Changes { step: is_free.then(|| AddLearner { member: name }.into()), ..changes }
 }
 

@@ -1,5 +1,5 @@
-//! Members are added, removed, replaced and restarted in a world with etcd's rules. What must never happen is checked by the world
-//! itself, at every step.
+//! Members are added, removed, replaced and restarted in a world with etcd's rules. The world itself checks the safety rules at
+//! every step.
 
 use std::{collections::BTreeSet, fmt::Debug};
 
@@ -33,8 +33,8 @@ fn annotate(world: &mut World, key: &str, value: &str) {
     world.cluster.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
 }
 
-/// Passes until a step is taken.
-fn until(world: &mut World, step: &str) {
+/// Makes passes until a step is taken.
+fn pass_until(world: &mut World, step: &str) {
     for _ in 0..60 {
         world.pass();
         if world.taken.last().is_some_and(|last| last == step) {
@@ -45,19 +45,19 @@ fn until(world: &mut World, step: &str) {
     panic!("{step} was never taken, but {:?}: {plan:#?}", world.taken);
 }
 
-/// The steps that were taken and change who is a member, leads or runs.
+/// The steps that were taken, except those that only record and revoke.
 fn changes(world: &World) -> Vec<&str> {
     let others = ["RecordMembers", "Revoke"];
     world.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
 }
 
-/// Everything is up to date, and nothing is left of removed members.
-fn is_up_to_date(world: &mut World) {
+/// Checks that everything is up to date, and that removed members have no objects left.
+fn assert_up_to_date(world: &mut World) {
     let plan = world.changes();
     assert!(plan.is_empty() && plan.progress.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(), "{plan:#?}");
-    let wanted = usize::try_from(world.cluster.spec.replicas).unwrap();
-    assert_eq!(world.ordinals().len(), wanted);
-    assert_eq!(world.etcd.len(), wanted, "no learner is left");
+    let expected = usize::try_from(world.cluster.spec.replicas).unwrap();
+    assert_eq!(world.ordinals().len(), expected);
+    assert_eq!(world.etcd.len(), expected, "no learner is left");
     let names: Vec<_> = world.ordinals().into_iter().map(|ordinal| names().member(ordinal)).collect();
     assert_eq!(world.observed.members.keys().cloned().collect::<Vec<_>>(), names);
     assert!(world.observed.members.values().all(|member| member.is_healthy() && member.has_started()));
@@ -65,20 +65,20 @@ fn is_up_to_date(world: &mut World) {
     let replicas = world.cluster.spec.replicas;
     assert_eq!((status.replicas, status.ready_replicas), (replicas, replicas));
     let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
-    assert_eq!(data.len(), 2 * wanted + 1);
+    assert_eq!(data.len(), 2 * expected + 1);
     for name in names {
         assert_eq!((data[&bootstrap_key::state(&name)].as_str()), "existing");
         assert!(!data[&bootstrap_key::cluster(&name)].contains(','), "{name} would join again");
     }
     let budget = world.observed.disruption_budget.as_ref().map(|budget| budget.spec.clone().unwrap().min_available.unwrap());
-    let quorum = i32::try_from(wanted / 2 + 1).unwrap();
-    assert_eq!(budget, (wanted > 2).then_some(IntOrString::Int(quorum)));
-    // What was issued to those who are gone is revoked, and what members have is not.
+    let quorum = i32::try_from(expected / 2 + 1).unwrap();
+    assert_eq!(budget, (expected > 2).then_some(IntOrString::Int(quorum)));
+    // The certificates of removed members are revoked, and those of existing members are not.
     let authorities = world.observed.authorities.client.as_ref().unwrap().authorities().unwrap().clone();
     for issued in authorities.ledger.entries() {
         if let Holder::Member { name } = &issued.holder {
             let listed = world.ordinals().iter().any(|ordinal| format!("demo-{ordinal}") == *name);
-            assert!(listed || issued.revoked.is_some(), "{name} could still come in");
+            assert!(listed || issued.revoked.is_some(), "{name} still has a certificate that is not revoked");
         }
     }
     for member in world.observed.members.values() {
@@ -87,10 +87,11 @@ fn is_up_to_date(world: &mut World) {
     }
 }
 
-fn to(world: &mut World, replicas: i32) {
+/// Scales to this many members, and checks the result.
+fn scale_to(world: &mut World, replicas: i32) {
     scale(world, replicas);
     world.settle();
-    is_up_to_date(world);
+    assert_up_to_date(world);
 }
 
 fn notes(notes: &[Note], reason: Reason) -> Vec<String> {
@@ -100,45 +101,45 @@ fn notes(notes: &[Note], reason: Reason) -> Vec<String> {
 // Scaling.
 
 #[test]
-fn one_grows_to_three_by_one_learner_after_the_other() {
+fn scaling_up_adds_one_learner_after_the_other() {
     let mut world = bootstrapped(1);
-    to(&mut world, 3);
+    scale_to(&mut world, 3);
     assert_eq!(changes(&world), ["AddLearner demo-1", "Promote demo-1", "AddLearner demo-2", "Promote demo-2"]);
 }
 
 #[test]
-fn a_learner_starts_with_the_list_that_etcd_has_and_gets_its_vote_when_it_is_written_down() {
+fn a_learner_starts_with_the_list_of_etcd_and_is_promoted_once_recorded() {
     let mut world = bootstrapped(1);
     scale(&mut world, 3);
-    until(&mut world, "AddLearner demo-1");
+    pass_until(&mut world, "AddLearner demo-1");
     world.pass();
     let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
     let url = |ordinal| names().initial_entry(&names().member(ordinal));
     assert_eq!(data["demo-1.cluster"], format!("{},{}", url(0), url(1)));
     assert_eq!((data["demo-1.state"].as_str(), data["demo-0.cluster"].clone()), ("existing", url(0)));
-    until(&mut world, "Promote demo-1");
+    pass_until(&mut world, "Promote demo-1");
     let before = world.taken.iter().position(|step| step == "RecordMembers").unwrap();
     let vote = world.taken.iter().position(|step| step == "Promote demo-1").unwrap();
     assert!(before < vote, "{:?}", world.taken);
 }
 
 #[test]
-fn every_number_of_members_becomes_every_other() {
+fn a_cluster_can_be_scaled_from_any_size_to_any_other() {
     for from in 1..=9 {
         for replicas in (1..=9).filter(|replicas| *replicas != from) {
             let mut world = bootstrapped(from);
-            is_up_to_date(&mut world);
-            to(&mut world, replicas);
+            assert_up_to_date(&mut world);
+            scale_to(&mut world, replicas);
         }
     }
 }
 
 #[test]
-fn the_last_goes_first_and_the_leader_gives_up_its_place_before() {
+fn scaling_down_removes_the_last_member_first_after_moving_leadership() {
     let mut world = bootstrapped(3);
     world.leader = world.id(2);
-    to(&mut world, 1);
-    let wanted = [
+    scale_to(&mut world, 1);
+    let expected = [
         "MoveLeader demo-2",
         "RemoveMember demo-2",
         "DeleteStatefulSet demo-2",
@@ -148,13 +149,13 @@ fn the_last_goes_first_and_the_leader_gives_up_its_place_before() {
         "DeleteStatefulSet demo-1",
         "DeleteClaim demo-1",
     ];
-    assert_eq!(changes(&world).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(wanted));
-    assert_eq!(changes(&world)[..2], wanted[..2]);
+    assert_eq!(changes(&world).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(expected));
+    assert_eq!(changes(&world)[..2], expected[..2]);
     assert_eq!(world.ordinals(), [0]);
 }
 
 #[test]
-fn a_sick_member_goes_before_healthy_ones() {
+fn scaling_down_removes_an_unhealthy_member_first() {
     let mut world = bootstrapped(5);
     world.stop(1);
     scale(&mut world, 3);
@@ -164,29 +165,29 @@ fn a_sick_member_goes_before_healthy_ones() {
     assert_eq!(world.ordinals(), [0, 2, 3]);
     assert_eq!(changes(&world)[0], "RemoveMember demo-1");
     world.down.clear();
-    to(&mut world, 4);
-    assert_eq!(world.ordinals(), [0, 1, 2, 3], "the lowest free name is taken");
+    scale_to(&mut world, 4);
+    assert_eq!(world.ordinals(), [0, 1, 2, 3], "the lowest free ordinal is used");
 }
 
 #[test]
-fn an_edit_in_the_middle_takes_effect_at_the_next_step() {
+fn a_change_of_replicas_while_scaling_takes_effect_at_the_next_step() {
     for passes in 0..24 {
         let mut world = bootstrapped(3);
         scale(&mut world, 5);
         for _ in 0..passes {
             world.pass();
         }
-        to(&mut world, [1, 2, 3][passes % 3]);
+        scale_to(&mut world, [1, 2, 3][passes % 3]);
     }
     let mut world = bootstrapped(3);
     scale(&mut world, 5);
-    until(&mut world, "AddLearner demo-3");
-    to(&mut world, 3);
+    pass_until(&mut world, "AddLearner demo-3");
+    scale_to(&mut world, 3);
     assert_eq!(changes(&world), ["AddLearner demo-3", "RemoveMember demo-3", "DeleteClaim demo-3"]);
 }
 
 #[test]
-fn no_member_is_added_or_removed_while_a_member_is_down_that_stays() {
+fn no_member_is_added_or_removed_while_a_desired_member_is_down() {
     let mut world = bootstrapped(3);
     world.stop(0);
     scale(&mut world, 5);
@@ -196,12 +197,12 @@ fn no_member_is_added_or_removed_while_a_member_is_down_that_stays() {
         let reported = notes(&plan.problems, Reason::CannotScaleUp);
         assert!(reported.len() == 1 && reported[0].ends_with("comes first (demo-0: it has no pod yet)"), "{reported:?}");
     }
-    let going = world.member(1).pod.clone().map(|mut pod| {
+    let deleting = world.member(1).pod.clone().map(|mut pod| {
         pod.spec.as_mut().unwrap().node_name = Some("n1".into());
         pod.metadata.deletion_timestamp = Some(Time(world.now));
         pod
     });
-    world.member(0).pod = going;
+    world.member(0).pod = deleting;
     let reported = notes(&world.changes().problems, Reason::CannotScaleUp);
     assert!(reported[0].contains("(demo-0: its pod is being deleted on node n1"), "{reported:?}");
     let pod = world.member(0).pod.as_mut().unwrap();
@@ -211,29 +212,29 @@ fn no_member_is_added_or_removed_while_a_member_is_down_that_stays() {
     world.member(0).pod = None;
     world.down.clear();
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
 }
 
 #[test]
-fn what_goes_on_says_since_when() {
+fn operations_in_progress_report_since_when() {
     let mut world = bootstrapped(3);
     world.silent.insert(names().member(0));
     scale(&mut world, 4);
     let since = world.now;
     world.pass();
-    let wanted = format!("from 3 to 4 members (since {since}); next: demo-3");
-    assert_eq!(notes(&world.pass().changes().progress, Reason::ScalingUp), [wanted]);
+    let expected = format!("from 3 to 4 members (since {since}); next: demo-3");
+    assert_eq!(notes(&world.pass().changes().progress, Reason::ScalingUp), [expected]);
     world.silent.clear();
     world.catching_up = 5;
-    until(&mut world, "AddLearner demo-3");
+    pass_until(&mut world, "AddLearner demo-3");
     let since = world.now;
     for _ in 0..4 {
         world.pass();
     }
-    let wanted = format!("demo-3 is a learner and is catching up (since {since}); it is promoted once it has");
-    assert_eq!(notes(&world.changes().progress, Reason::CatchingUp), [wanted]);
+    let expected = format!("demo-3 is a learner and is catching up (since {since}); it is promoted once it has caught up");
+    assert_eq!(notes(&world.changes().progress, Reason::CatchingUp), [expected]);
 
-    // What follows at once has its own time.
+    // An operation that follows immediately has its own start time.
     annotate(&mut world, key::RESTARTED_AT, "now");
     world.catching_up = 0;
     while notes(&world.changes().progress, Reason::RollingRestart).is_empty()
@@ -241,15 +242,15 @@ fn what_goes_on_says_since_when() {
     {
         world.pass();
     }
-    let begun = world.now;
+    let started = world.now;
     world.pass();
     let reported = notes(&world.changes().progress, Reason::RollingRestart).join("; ");
-    assert!(reported.contains(&format!("(since {begun})")), "{reported}");
+    assert!(reported.contains(&format!("(since {started})")), "{reported}");
 }
 
-/// The first that is said is the reason that `kubectl get` shows.
+/// The first note determines the reason that `kubectl get` shows.
 #[test]
-fn scaling_up_and_restarting_are_shown_as_that() {
+fn scaling_up_and_restarting_have_reasons_of_their_own() {
     let mut world = bootstrapped(3);
     let reason = |world: &mut World| {
         let status = world.report().status;
@@ -263,33 +264,33 @@ fn scaling_up_and_restarting_are_shown_as_that() {
         world.pass();
     }
     shown.dedup();
-    // Its ID is written down between, in a pass that is about that alone.
+    // In between, its ID is recorded, in a pass that does nothing else.
     assert_eq!(
         shown,
         [Reason::ScalingUp, Reason::Joining, Reason::WaitingForMembers, Reason::CatchingUp, Reason::ApplyingObjects]
     );
     world.leader = world.id(0);
     annotate(&mut world, key::RESTARTED_AT, "now");
-    until(&mut world, "RestartMember demo-1");
+    pass_until(&mut world, "RestartMember demo-1");
     world.pass();
     assert_eq!(reason(&mut world), Reason::RollingRestart);
 }
 
 #[test]
-fn what_an_even_number_costs_is_said() {
-    for (replicas, said) in [
+fn an_even_number_of_members_is_reported() {
+    for (replicas, expected) in [
         (3, "3 of 3 voters are healthy"),
         (4, "4 of 4 voters are healthy; an even number of members (4) tolerates no more failures than 3"),
     ] {
         let status = bootstrapped(replicas).report().status;
-        assert_eq!(condition(&status.conditions, ConditionType::Available).unwrap().message, said);
+        assert_eq!(condition(&status.conditions, ConditionType::Available).unwrap().message, expected);
     }
 }
 
 // Replacing.
 
 #[test]
-fn a_member_that_lost_its_claim_is_replaced_and_what_it_had_is_revoked() {
+fn a_member_that_lost_its_claim_is_replaced_and_its_certificates_are_revoked() {
     for (lost, leads) in [(1, 0), (0, 0), (2, 1)] {
         let mut world = bootstrapped(3);
         world.leader = world.id(leads);
@@ -297,10 +298,10 @@ fn a_member_that_lost_its_claim_is_replaced_and_what_it_had_is_revoked() {
         let id = world.id(lost);
         world.lose(lost);
         world.settle();
-        is_up_to_date(&mut world);
+        assert_up_to_date(&mut world);
         assert_ne!(world.id(lost), id);
-        let wanted = ["RemoveMember", "DeleteStatefulSet", "AddLearner", "Promote"].map(|step| format!("{step} demo-{lost}"));
-        assert_eq!(changes(&world), wanted);
+        let expected = ["RemoveMember", "DeleteStatefulSet", "AddLearner", "Promote"].map(|step| format!("{step} demo-{lost}"));
+        assert_eq!(changes(&world), expected);
         assert_eq!(world.taken.iter().filter(|step| *step == "Revoke").count(), 2, "one domain, then the other");
         for (keys, crl) in [
             ([member_key::SERVER_CRT, member_key::CLIENT_CRT].as_slice(), member_key::CLIENT_CRL),
@@ -317,7 +318,7 @@ fn a_member_that_lost_its_claim_is_replaced_and_what_it_had_is_revoked() {
 }
 
 #[test]
-fn an_id_that_a_user_wrote_in_another_way_is_the_same() {
+fn a_recorded_id_is_compared_by_value() {
     let mut world = bootstrapped(3);
     let id = world.id(1);
     let claim = world.member(1).claim.as_mut().unwrap();
@@ -334,12 +335,12 @@ fn two_of_five_are_replaced() {
     world.lose(1);
     world.lose(3);
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
     assert_eq!(world.ordinals(), [0, 1, 2, 3, 4]);
 }
 
 #[test]
-fn without_quorum_nothing_is_done() {
+fn nothing_is_done_without_quorum() {
     let mut world = bootstrapped(3);
     world.lose(1);
     world.lose(2);
@@ -355,12 +356,12 @@ fn without_quorum_nothing_is_done() {
 
 #[test]
 fn a_member_is_not_replaced_if_that_would_cost_the_quorum() {
-    // Three of five serve: the dead one that lost its data may go, a healthy one that its user names may not.
+    // Three of five are healthy: a dead member may be removed, but not a healthy one that the user names.
     let mut world = bootstrapped(5);
     world.stop(1);
     world.stop(2);
     annotate(&mut world, key::REPLACE, "demo-3");
-    let cannot = |world: &mut World, cause: &str| {
+    let assert_cannot_replace = |world: &mut World, cause: &str| {
         for _ in 0..5 {
             let plan = world.pass().changes();
             assert_eq!(plan.step, None);
@@ -368,29 +369,29 @@ fn a_member_is_not_replaced_if_that_would_cost_the_quorum() {
             assert!(reported.len() == 1 && reported[0].contains(cause), "{reported:?}");
         }
     };
-    cannot(&mut world, "but only 2 of the 4 others are healthy: removing it would cost the quorum");
+    assert_cannot_replace(&mut world, "but only 2 of the 4 others are healthy: removing it would cost the quorum");
     world.down.remove(&names().member(2));
-    cannot(&mut world, "but it is healthy, and only 3 of the 4 others are: one that is down comes first");
+    assert_cannot_replace(&mut world, "but it is healthy, and only 3 of the 4 others are: one that is down comes first");
     let mut world = bootstrapped(1);
     annotate(&mut world, key::REPLACE, "demo-0");
-    cannot(&mut world, "but it is the only voter. Set spec.replicas to 3 first");
+    assert_cannot_replace(&mut world, "but it is the only voter. Set spec.replicas to 3 first");
 }
 
 #[test]
-fn a_member_is_replaced_when_its_user_asks_and_only_once() {
+fn a_member_is_replaced_once_on_request() {
     for member in ["demo-0", "demo-2"] {
         let mut world = bootstrapped(3);
         world.pass();
         annotate(&mut world, key::REPLACE, member);
         world.settle();
-        is_up_to_date(&mut world);
+        assert_up_to_date(&mut world);
         assert_eq!(world.cluster.metadata.annotations.as_ref().and_then(|a| a.get(key::REPLACE)), None);
         assert_eq!(world.taken.iter().filter(|step| step.starts_with("RemoveMember")).count(), 1);
     }
 }
 
 #[test]
-fn a_healthy_member_is_not_replaced_before_another_has_been() {
+fn a_healthy_member_is_replaced_only_after_a_lost_one() {
     let mut world = bootstrapped(3);
     world.lose(2);
     annotate(&mut world, key::REPLACE, "demo-1");
@@ -399,25 +400,25 @@ fn a_healthy_member_is_not_replaced_before_another_has_been() {
         assert!(world.ordinals().len() > 1, "{:?}", world.taken);
     }
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
     let removed: Vec<_> = world.taken.iter().filter(|step| step.starts_with("RemoveMember")).collect();
     assert_eq!(removed, ["RemoveMember demo-2", "RemoveMember demo-1"]);
 }
 
 #[test]
-fn a_learner_that_can_not_start_is_replaced_when_its_user_asks() {
+fn a_learner_that_cannot_start_is_replaced_on_request() {
     let mut world = bootstrapped(1);
     scale(&mut world, 2);
     world.down.insert(names().member(1));
-    until(&mut world, "AddLearner demo-1");
+    pass_until(&mut world, "AddLearner demo-1");
     for _ in 0..5 {
         world.pass();
     }
     annotate(&mut world, key::REPLACE, "demo-1");
-    until(&mut world, "RemoveMember demo-1");
+    pass_until(&mut world, "RemoveMember demo-1");
     world.down.clear();
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
 }
 
 #[test]
@@ -433,12 +434,12 @@ fn a_request_that_names_no_member_is_reported() {
 }
 
 #[test]
-fn a_member_that_was_removed_by_hand_is_replaced_and_never_starts_with_its_data() {
+fn a_member_that_was_removed_by_hand_is_replaced_and_its_data_is_deleted() {
     let mut world = bootstrapped(3);
     let id = world.id(1);
     world.etcd.retain(|member| member.id != id);
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
     assert_eq!(changes(&world), ["DeleteStatefulSet demo-1", "DeleteClaim demo-1", "AddLearner demo-1", "Promote demo-1"]);
 }
 
@@ -464,7 +465,7 @@ fn an_unknown_member_is_reported_and_left_alone() {
 
         scale(&mut world, 3);
         annotate(&mut world, key::RESTARTED_AT, "now");
-        // The template comes first.
+        // The template is applied first.
         world.pass();
         let plan = world.pass().changes();
         let reported = notes(&plan.progress, Reason::RollingRestart).join("; ");
@@ -476,11 +477,11 @@ fn an_unknown_member_is_reported_and_left_alone() {
 // Restarting.
 
 #[test]
-fn an_image_of_another_version_stops_a_restart_at_the_first() {
+fn an_image_of_another_version_stops_a_rolling_restart_at_the_first_member() {
     let mut world = bootstrapped(3);
     world.leader = world.id(0);
     annotate(&mut world, key::RESTARTED_AT, "now");
-    until(&mut world, "RestartMember demo-1");
+    pass_until(&mut world, "RestartMember demo-1");
     world.versions.insert(names().member(1), "3.6.15".into());
     for _ in 0..10 {
         world.pass();
@@ -494,39 +495,39 @@ fn an_image_of_another_version_stops_a_restart_at_the_first() {
     );
     assert_eq!(changes(&world), ["RestartMember demo-1"]);
 
-    // Mended.
+    // The image is fixed.
     world.versions.clear();
     annotate(&mut world, key::RESTARTED_AT, "again");
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
 
-    // Where all have another one, a restart changes nothing of that.
+    // If all members run another version, a restart does not change that.
     annotate(&mut world, key::RESTARTED_AT, "once more");
     world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.6.15".into())).collect();
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
 }
 
 #[test]
-fn a_restart_takes_the_sick_first_and_the_leader_last() {
+fn a_rolling_restart_begins_with_unhealthy_members_and_ends_with_the_leader() {
     let mut world = bootstrapped(3);
     world.leader = world.id(0);
     world.silent.insert(names().member(2));
     annotate(&mut world, key::RESTARTED_AT, "now");
-    until(&mut world, "RestartMember demo-2");
+    pass_until(&mut world, "RestartMember demo-2");
     for _ in 0..10 {
         world.pass();
     }
-    assert_eq!(changes(&world), ["RestartMember demo-2"], "it is not healthy yet, and the others wait");
+    assert_eq!(changes(&world), ["RestartMember demo-2"], "it is not healthy yet, and the others are not restarted");
     world.silent.clear();
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
     assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
 }
 
 #[test]
-fn leadership_goes_to_the_voter_whose_log_is_longest() {
-    for (behind, wanted) in [(None, 0), (Some(0), 1), (Some(1), 0)] {
+fn leadership_moves_to_the_voter_with_the_longest_log() {
+    for (behind, expected) in [(None, 0), (Some(0), 1), (Some(1), 0)] {
         let mut world = bootstrapped(3);
         world.leader = world.id(2);
         if let Some(behind) = behind {
@@ -534,7 +535,7 @@ fn leadership_goes_to_the_voter_whose_log_is_longest() {
         }
         scale(&mut world, 2);
         let Some(Step::MoveLeader(step)) = world.changes().step else { panic!("{:#?}", world.plan()) };
-        assert_eq!((step.successor, step.to), (names().member(wanted), world.id(wanted)));
+        assert_eq!((step.successor, step.to), (names().member(expected), world.id(expected)));
     }
 }
 
@@ -545,7 +546,7 @@ fn a_bad_template_stops_at_the_first_member_even_if_the_cluster_is_scaled_down()
         let mut world = bootstrapped(from);
         world.leader = world.id(0);
         annotate(&mut world, key::RESTARTED_AT, "now");
-        until(&mut world, "RestartMember demo-1");
+        pass_until(&mut world, "RestartMember demo-1");
         world.silent.insert(names().member(1));
         scale(&mut world, replicas);
         for _ in 0..20 {
@@ -562,19 +563,19 @@ fn a_bad_template_stops_at_the_first_member_even_if_the_cluster_is_scaled_down()
             let reported = notes(&plan.problems, Reason::CannotScaleDown).join("");
             assert!(reported.starts_with("demo-1 was restarted and is not healthy"), "{reported}");
         }
-        // It is taken back, or mended.
+        // The request is removed, or the member is fixed.
         if replicas < 3 && from > 2 {
             world.cluster.metadata.annotations = None;
-            until(&mut world, "RemoveMember demo-1");
+            pass_until(&mut world, "RemoveMember demo-1");
         }
         world.silent.clear();
         world.settle();
-        is_up_to_date(&mut world);
+        assert_up_to_date(&mut world);
     }
 }
 
 #[test]
-fn each_is_confirmed_before_the_next_is_restarted() {
+fn each_member_is_confirmed_before_the_next_is_restarted() {
     let mut world = bootstrapped(5);
     annotate(&mut world, key::RESTARTED_AT, "now");
     for _ in 0..60 {
@@ -585,7 +586,7 @@ fn each_is_confirmed_before_the_next_is_restarted() {
             assert!(plan.certificates.is_empty() && plan.pods.is_empty() && objects(&plan).is_empty(), "{plan:#?}");
         }
     }
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
     assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 5);
     let pods = world.observed.members.values().map(|m| m.pod.as_ref().unwrap().metadata.annotations.clone().unwrap());
     assert!(pods.into_iter().all(|annotations| annotations[key::RESTARTED_AT] == "now"));
@@ -597,7 +598,7 @@ fn clusters_without_redundancy_are_restarted_too() {
         let mut world = bootstrapped(replicas);
         annotate(&mut world, key::RESTARTED_AT, "now");
         world.settle();
-        is_up_to_date(&mut world);
+        assert_up_to_date(&mut world);
         assert_eq!(
             world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(),
             usize::try_from(replicas).unwrap()
@@ -605,14 +606,14 @@ fn clusters_without_redundancy_are_restarted_too() {
     }
 }
 
-/// `kubectl delete pvc` of a member that runs: the claim stays until its pod ends.
+/// `kubectl delete pvc` of a running member: the claim exists until its pod ends.
 fn delete_claim(world: &mut World, ordinal: u32) {
     let at = Time(world.now);
     world.member(ordinal).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
 }
 
 #[test]
-fn a_restart_never_takes_data_without_which_there_is_no_quorum() {
+fn a_restart_never_loses_data_that_the_quorum_needs() {
     for replicas in [1, 2] {
         let mut world = bootstrapped(replicas);
         delete_claim(&mut world, 0);
@@ -633,29 +634,29 @@ fn a_restart_never_takes_data_without_which_there_is_no_quorum() {
 }
 
 #[test]
-fn scaling_down_keeps_members_whose_claims_stay() {
+fn scaling_down_keeps_members_whose_claims_are_not_being_deleted() {
     let mut world = bootstrapped(3);
     delete_claim(&mut world, 0);
     scale(&mut world, 1);
-    until(&mut world, "RemoveMember demo-2");
+    pass_until(&mut world, "RemoveMember demo-2");
     assert!(world.taken.iter().any(|step| step == "RemoveMember demo-0"), "{:?}", world.taken);
     assert_eq!(world.ordinals(), [1]);
 }
 
 #[test]
-fn a_restart_waits_for_a_change_of_the_members() {
+fn a_rolling_restart_waits_until_scaling_is_complete() {
     let mut world = bootstrapped(3);
     annotate(&mut world, key::RESTARTED_AT, "now");
     scale(&mut world, 4);
     world.settle();
-    is_up_to_date(&mut world);
+    assert_up_to_date(&mut world);
     let promoted = world.taken.iter().position(|step| step == "Promote demo-3").unwrap();
     let restarted = world.taken.iter().position(|step| step.starts_with("RestartMember")).unwrap();
     assert!(promoted < restarted);
     assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "demo-3 was new");
 }
 
-// Everything at once.
+// All faults combined.
 
 #[derive(Clone, Debug)]
 enum Fault {
@@ -663,7 +664,7 @@ enum Fault {
     Lose(usize),
     Stop(usize),
     Silence(usize),
-    Mend,
+    Repair,
     Restart(u8),
     Replace(u32),
     RemoveByHand(usize),
@@ -677,7 +678,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         2 => (0..9_usize).prop_map(Fault::Lose),
         2 => (0..9_usize).prop_map(Fault::Stop),
         1 => (0..9_usize).prop_map(Fault::Silence),
-        2 => Just(Fault::Mend),
+        2 => Just(Fault::Repair),
         1 => any::<u8>().prop_map(Fault::Restart),
         1 => (0..6_u32).prop_map(Fault::Replace),
         1 => (0..9_usize).prop_map(Fault::RemoveByHand),
@@ -687,49 +688,49 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
     prop::collection::vec(fault, 1..14)
 }
 
-/// The voter at a place, if the others are a quorum without it, of those that have their data and of those that serve.
-fn victim(world: &World, place: usize) -> Option<u32> {
+/// The voter at this position, if the others that have their data are a quorum without it.
+fn expendable_voter(world: &World, position: usize) -> Option<u32> {
     let voters = world.ordinals();
-    let ordinal = *voters.get(place)?;
-    let keeps = |ordinal: &u32| {
+    let ordinal = *voters.get(position)?;
+    let has_claim = |ordinal: &u32| {
         let member = &world.observed.members.get(&names().member(*ordinal));
         member.is_some_and(|member| member.claim.is_some())
     };
-    let others = voters.iter().filter(|other| **other != ordinal && keeps(other)).count();
+    let others = voters.iter().filter(|other| **other != ordinal && has_claim(other)).count();
     (others > voters.len() / 2).then_some(ordinal)
 }
 
-fn strike(world: &mut World, fault: &Fault) {
+fn inject(world: &mut World, fault: &Fault) {
     match fault {
         Fault::Scale(replicas) => scale(world, *replicas),
-        Fault::Lose(place) => {
-            if let Some(ordinal) = victim(world, *place) {
+        Fault::Lose(position) => {
+            if let Some(ordinal) = expendable_voter(world, *position) {
                 world.lose(ordinal);
             }
         }
-        Fault::Stop(place) => {
-            if let Some(ordinal) = world.ordinals().get(*place).copied() {
+        Fault::Stop(position) => {
+            if let Some(ordinal) = world.ordinals().get(*position).copied() {
                 world.stop(ordinal);
             }
         }
-        Fault::Silence(place) => {
-            if let Some(ordinal) = world.ordinals().get(*place).copied() {
+        Fault::Silence(position) => {
+            if let Some(ordinal) = world.ordinals().get(*position).copied() {
                 world.silent.insert(names().member(ordinal));
             }
         }
-        Fault::Mend => {
+        Fault::Repair => {
             world.down.clear();
             world.silent.clear();
         }
         Fault::Restart(at) => annotate(world, key::RESTARTED_AT, &at.to_string()),
         Fault::Replace(ordinal) => annotate(world, key::REPLACE, &format!("demo-{ordinal}")),
-        Fault::RemoveByHand(place) => {
-            if let Some(ordinal) = victim(world, *place).filter(|_| world.has_quorum()) {
+        Fault::RemoveByHand(position) => {
+            if let Some(ordinal) = expendable_voter(world, *position).filter(|_| world.has_quorum()) {
                 let id = world.id(ordinal);
                 world.etcd.retain(|member| member.id != id);
             }
         }
-        Fault::LoseStep => world.lossy = true,
+        Fault::LoseStep => world.loses_next_step = true,
         Fault::Pass(passes) => {
             for _ in 0..*passes {
                 world.pass();
@@ -742,20 +743,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_members_become_as_desired(replicas in 1..6, faults in faults()) {
+    fn members_converge_to_the_desired_state_after_any_faults(replicas in 1..6, faults in faults()) {
         let mut world = bootstrapped(replicas);
         for fault in &faults {
-            strike(&mut world, fault);
+            inject(&mut world, fault);
         }
-        strike(&mut world, &Fault::Mend);
-        world.lossy = false;
-        // A request that names no member stays, and is reported.
+        inject(&mut world, &Fault::Repair);
+        world.loses_next_step = false;
+        // A request that names no member is kept and reported.
         world.settle();
         if let Some(annotations) = &mut world.cluster.metadata.annotations {
             annotations.remove(key::REPLACE);
         }
         world.settle();
-        is_up_to_date(&mut world);
+        assert_up_to_date(&mut world);
         prop_assert!(world.pass().is_idle());
     }
 }

@@ -1,8 +1,8 @@
-//! Validated spec + observation + facts + time -> what has to be done. Pure.
+//! Validated spec + observation + facts + time -> plan. Pure.
 //!
-//! A plan holds only what differs from what exists: for a cluster that is up to date it is empty. Planners are functions from the
-//! [`Input`](input::Input) to a contribution; what one of them needs from another is a parameter. Everything in a plan may be repeated without
-//! harm but the one [`Step`](crate::cluster::steps::Step), which is checked again on fresh reads before it is taken.
+//! A plan has only changes of what exists: for a cluster that is up to date it is empty. Planners are functions from the
+//! [`Input`](input::Input) to a contribution; what one of them needs from another is a parameter. Everything in a plan is
+//! idempotent except the one [`Step`](crate::cluster::steps::Step), which is checked again on fresh reads before it is taken.
 
 mod adoption;
 mod bootstrap;
@@ -36,12 +36,12 @@ use crate::{
     names::MemberName,
 };
 
-/// What has to be done for a cluster.
+/// Plans a cluster.
 pub fn plan(input: &Input) -> Plan {
     if let Some(note) = foreign::blocks(input) {
         return Plan::Blocked(note);
     }
-    match adoption::judge(input) {
+    match adoption::decide(input) {
         Adoption::Nothing => {}
         Adoption::Refused(note) => return Plan::Blocked(note),
         Adoption::Possible(step) => return Plan::Adopt(step.into()),
@@ -69,14 +69,14 @@ pub fn plan(input: &Input) -> Plan {
         certificates,
     };
     changes.merge(step(input, &recovery, &rollout, &pending, &changes.restarting));
-    // After what is in progress, of which this is a part.
+    // These notes follow those about the operation that they are part of.
     changes.merge(objects::waiting_members(input, &members, &recovery, &changes.restarting));
     Plan::Change(Box::new(changes))
 }
 
-/// The step, and what there is to report about it. The first planner that has one decides; those after it are not asked.
+/// The step, and notes about it. The first planner with a step decides; the ones after it are not run.
 fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending, restarting: &BTreeSet<MemberName>) -> Changes {
-    // What protects data comes first: a step that fails is planned again, and must not keep those from being taken.
+    // Steps that protect data come first: a step that fails is planned again in every pass, and must not block them.
     let planners: [&dyn Fn() -> Changes; 8] = [
         &|| bootstrap::record_members(input),
         &|| revocation::plan(input),

@@ -1,4 +1,4 @@
-//! Objects that follow from the spec and the members, and what members wait for.
+//! Objects that are derived from the spec and the members, and notes about unhealthy members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ use crate::{
     reporting::note::Note,
 };
 
-/// Everything but StatefulSets and what depends on authorities.
+/// Plans all objects except StatefulSets and those that depend on authorities.
 pub fn plan(input: &Input, members: &StartStates) -> Changes {
     let Input { cluster, desired, observed, facts, .. } = input;
     let mut changes = Changes { bootstrap: bootstrap::config_map(input, members), ..Changes::default() };
@@ -38,9 +38,10 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     changes.objects.extend(disruption_budget(input, members));
     changes.extend(members.iter().filter_map(|(name, state)| claim(input, name, state, members.len())));
     if !facts.is_bootstrapped {
-        let later = members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, "")));
-        let later = later.chain([Object::new(&objects::ca_config(cluster, String::new()))]).chain(secrets(cluster, members));
-        changes.preflight = changes.bootstrap.iter().chain(&changes.objects).cloned().chain(later).collect();
+        let created_later = members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, "")));
+        let created_later =
+            created_later.chain([Object::new(&objects::ca_config(cluster, String::new()))]).chain(secrets(cluster, members));
+        changes.preflight = changes.bootstrap.iter().chain(&changes.objects).cloned().chain(created_later).collect();
     }
     changes
 }
@@ -55,7 +56,7 @@ fn secrets(cluster: &ValidatedCluster, members: &StartStates) -> Vec<Object> {
 
 fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
     let Input { cluster, desired, observed, .. } = input;
-    // Once the cluster has come up, an existing budget stays as it is while no quorum confirms a member list.
+    // Once the cluster has come up, an existing budget is not changed while no quorum confirms a member list.
     let is_fixed = observed.has_come_up() && observed.disruption_budget.is_some();
     let voters = match &observed.list {
         Ok(list) => Some(list.voters().count()),
@@ -66,8 +67,8 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
     desired.unless_applied(&voters.to_string(), build, observed.disruption_budget.as_ref())
 }
 
-/// The claim of a member, if it has to be applied. A member that has started never gets a new one by itself, because an empty claim
-/// would be taken for its data.
+/// The claim of a member, if it has to be applied. The claim of a member that has started is never recreated, because an empty
+/// claim would count as its data.
 fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Option<Changes> {
     let Input { cluster, desired, observed, facts, .. } = input;
     let member = observed.members.get(name);
@@ -75,9 +76,9 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
         return None;
     }
     let existing = member.and_then(|member| member.claim.as_ref());
-    let is_going = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
-    if (existing.is_some() && !is_going) || *state != StartState::Existing {
-        let (size, class) = existing.map(|claim| objects::immutable_fields(claim)).unwrap_or_default();
+    let is_being_deleted = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
+    if (existing.is_some() && !is_being_deleted) || *state != StartState::Existing {
+        let (size, class) = existing.map(|claim| objects::size_and_class(claim)).unwrap_or_default();
         let class = class.map_or([""; 2], |class| [" of ", class]).concat();
         let inputs = [name.as_str(), " ", size.map_or("", |size| &size.0), &class].concat();
         let build = || objects::claim(cluster, name, existing.map(|claim| &**claim));
@@ -85,7 +86,7 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
         return Some(Changes { objects: vec![object], ..Changes::default() });
     }
     let claim = facts.names.claim(name);
-    let message = if is_going && member.is_some_and(ObservedMember::is_healthy) {
+    let message = if is_being_deleted && member.is_some_and(ObservedMember::is_healthy) {
         let first = if members == 1 { "set spec.replicas to 3, and then " } else { "" };
         format!(
             "{name} loses its data as soon as its pod ends: PersistentVolumeClaim {claim} is being deleted. To have it replaced before \
@@ -93,7 +94,7 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
             key::REPLACE
         )
     } else {
-        let how = if is_going { "is being deleted" } else { "is missing, or has lost its labels" };
+        let how = if is_being_deleted { "is being deleted" } else { "is missing, or has lost its labels" };
         format!(
             "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without it"
         )
@@ -127,7 +128,7 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery) -> Option
     desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
 }
 
-/// Restores the labels of pods: without them Services and the disruption budget ignore a pod, and its StatefulSet orphans it.
+/// Restores the labels of pods: without them Services and the disruption budget ignore a pod, and its StatefulSet releases it.
 pub fn pod_labels(input: &Input) -> Changes {
     let Input { desired, observed, facts, .. } = input;
     let mut changes = Changes::default();
@@ -144,7 +145,7 @@ pub fn pod_labels(input: &Input) -> Changes {
     changes
 }
 
-/// Reports the members that are not healthy, and what they wait for.
+/// Reports the members that are not healthy, and why.
 pub fn waiting_members(input: &Input, members: &StartStates, recovery: &Recovery, restarting: &BTreeSet<MemberName>) -> Changes {
     let absent = ObservedMember::default();
     let mut changes = Changes::default();
@@ -162,7 +163,7 @@ pub fn waiting_members(input: &Input, members: &StartStates, recovery: &Recovery
     changes
 }
 
-/// Deletes a disruption budget that has no redundancy to protect: it would keep nodes from ever being drained.
+/// Deletes a disruption budget that has no redundancy to protect: it would prevent nodes from being drained.
 pub fn delete_budget(input: &Input) -> Changes {
     let step = || {
         let budget = input.observed.disruption_budget.as_ref()?;

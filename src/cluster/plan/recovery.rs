@@ -1,17 +1,18 @@
-//! Recovery from a lost quorum, which a cluster's user requests by naming a survivor.
+//! Recovery from a lost quorum. The user requests it by naming a survivor.
 //!
-//! The survivor's data alone becomes the cluster, and what only others have is lost. The same data must not serve twice: two of the
-//! others that come back later, on nodes that were dead, would be a quorum of the previous cluster under the same IDs. So the others are
-//! stopped and their data is discarded before anything is forced. What is done follows from what exists:
+//! The cluster continues with the survivor's data alone, and writes that only other members have are lost. No two clusters may
+//! serve under the same IDs: two of the other members that come back later, on nodes that were dead, would be a quorum of the
+//! previous cluster. So the others are stopped and their data is discarded before the survivor is forced. What is done follows
+//! from what exists:
 //!
 //! | what exists | what is done |
 //! | --- | --- |
-//! | the request, and nothing that speaks against it | the StatefulSets of the others are scaled to 0. Until here, removing the request undoes everything |
-//! | no pod of another member, and none will be created | the claims of the others are marked as discarded. From here on none of them starts again |
-//! | all of them are marked | the survivor's template gets `--force-new-cluster`, and its pod is created again |
+//! | the request, and no reason to refuse it | the StatefulSets of the others are scaled to 0. Up to this point, removing the request undoes everything |
+//! | no pod of another member, and none will be created | the claims of the others are marked as discarded. From then on none of them starts again |
+//! | all claims are marked | the survivor's template gets `--force-new-cluster`, and its pod is recreated |
 //! | a member list, and the flag | the request is removed, and the flag is no longer desired |
-//! | no request, and a pod with the flag | that pod is created again. Until then no member is added and no client is let in, so a container that starts again has nothing to forget |
-//! | neither request nor flag | the others are not listed: their certificates are revoked, their objects deleted, and the cluster grows |
+//! | no request, and a pod with the flag | that pod is recreated. Until then no member is added and the Service routes no client to it, so a container that restarts with the flag loses nothing |
+//! | neither request nor flag | the others are not listed: their certificates are revoked, their objects are deleted, and the cluster is scaled up |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +26,7 @@ use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
         facts::{
-            lost_quorum::{follower, holds_data, list, progress, progress_problem},
+            lost_quorum::{follower, holds_data, join_names, progress, progress_problem},
             pods::{discarded_for, is_forced, is_in_effect, is_stopped, pod_is_forced, template_is_forced},
         },
         observed::ObservedMember,
@@ -51,18 +52,18 @@ pub struct Recovery {
     pub is_exclusive: bool,
     /// The next step.
     pub step: Option<Step>,
-    /// What there is to report, and requests that are complete.
+    /// Notes, and requests that are complete.
     pub changes: Changes,
 }
 
-/// How long the quorum must have been lost before members are stopped: an election looks the same while it lasts, and so does a
-/// call that came too late.
+/// How long the quorum must have been lost before members are stopped. During an election, or after a call that timed out, the
+/// quorum seems to be lost as well.
 const ELECTION: SignedDuration = SignedDuration::from_secs(10);
 
-/// What is in progress, if anything; or why nothing is although it was requested.
+/// What is in progress, if anything, or why the request is refused.
 type Progress = Result<Option<String>, String>;
 
-/// What has to be done for a recovery, or why it is refused.
+/// Plans a recovery, or reports why it is refused.
 pub fn plan(input: &Input) -> Recovery {
     let stopped = input.observed.members.iter().filter(|(_, member)| discarded_for(member).is_some());
     let mut recovery = Recovery { stopped: stopped.map(|(name, _)| name.clone()).collect(), ..Recovery::default() };
@@ -83,8 +84,8 @@ pub fn plan(input: &Input) -> Recovery {
     recovery
 }
 
-/// With a member list there is a quorum: either there is nothing to recover, or the survivor has started and must forget that it was
-/// forced.
+/// With a member list there is a quorum: either there is nothing to recover, or the survivor has started and must be restarted
+/// without the flag.
 fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
     let request = input.cluster.requests.recover_from.as_deref();
     let Some((name, member)) = input.observed.members.iter().find(|(_, member)| is_forced(member)) else {
@@ -93,9 +94,10 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
     };
     recovery.is_exclusive = true;
     match request.map(Request::read) {
-        // The request comes first: without it no member is forced again.
+        // The request is removed first: without it no member is forced again.
         Some(Request { survivor, .. }) if survivor == name.as_str() => {
-            let message = format!("{name} is a cluster of one, with the data that it had; what only others had is lost");
+            let message =
+                format!("{name} is a cluster of one, with the data that it had; writes that only other members had are lost");
             let event = RequestEvent::Accepted(Note::new(Reason::Recovered, message));
             recovery.changes.completed.push(CompletedRequest::removed(key::RECOVER_FROM, Some(event)));
         }
@@ -105,19 +107,19 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
         }
         None => recovery.step = restart(name, member, false),
     }
-    if member.is_doomed() {
+    if member.loses_data_with_pod() {
         let message = format!(
-            "{name} has the only data, and its PersistentVolumeClaim is being deleted and goes with its pod: it is not restarted without \
-             --force-new-cluster, and no others are added. Save its data with `etcdctl snapshot save`"
+            "{name} has the only data, and its PersistentVolumeClaim is being deleted: the data is lost when its pod ends. So it is not \
+             restarted without --force-new-cluster, and no members are added. Save its data with `etcdctl snapshot save`"
         );
         recovery.changes = std::mem::take(&mut recovery.changes).problem(Reason::CannotRestart, message);
     }
     Some(format!(
-        "{name} is a cluster of one; it is restarted without --force-new-cluster before clients can reach it and others are added"
+        "{name} is a cluster of one; it is restarted without --force-new-cluster before clients can reach it and members are added"
     ))
 }
 
-/// The request must not wait for the day on which the quorum is lost.
+/// Refuses a request while there is a quorum, and removes it: it must not take effect when the quorum is lost later.
 fn refuse(request: &str) -> CompletedRequest {
     let message =
         format!("there is a quorum, so nothing was changed, and annotation {}={request} was removed", key::RECOVER_FROM);
@@ -133,7 +135,7 @@ fn start(input: &Input, recovery: &mut Recovery) -> Progress {
         return Ok(survivor.map(|survivor| {
             format!(
                 "waiting for {survivor}; the data of {} was discarded in its favor. If it does not start, set annotation {}={survivor} again",
-                list(&recovery.stopped),
+                join_names(&recovery.stopped),
                 key::RECOVER_FROM,
             )
         }));
@@ -163,7 +165,7 @@ fn start(input: &Input, recovery: &mut Recovery) -> Progress {
     }
     let unread: Vec<_> = others.iter().filter(|(_, other)| other.claim_unread).map(|(name, _)| *name).collect();
     if !unread.is_empty() {
-        return Ok(Some(format!("the claims of {} cannot be read, and their data must be discarded first", list(unread))));
+        return Ok(Some(format!("the claims of {} cannot be read, and their data must be discarded first", join_names(unread))));
     }
     let to_discard = others.iter().filter(|(_, other)| !is_discarded(other)).filter_map(|(name, other)| {
         let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?.metadata;
@@ -190,7 +192,7 @@ fn is_lost_for_long(input: &Input) -> bool {
 /// A request to recover.
 struct Request<'a> {
     survivor: &'a str,
-    /// Whether data that only others may have is lost knowingly.
+    /// Whether the user accepts that data which only others may have is lost.
     is_forced: bool,
 }
 
@@ -203,7 +205,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Fails with what speaks against a recovery that has not begun.
+/// Fails if there is a reason to refuse a recovery that has not begun.
 fn check_allowed(
     input: &Input,
     request: &Request,
@@ -223,7 +225,7 @@ fn check_allowed(
     if progress(member).is_some_and(|progress| progress.is_learner) {
         return Err(format!("{survivor} is a learner, which never had a vote"));
     }
-    // The kubelet's readiness probe is a read that a quorum confirms, whatever the operator can reach.
+    // The kubelet's readiness probe is a read that a quorum confirms, even if the operator cannot reach the quorum.
     if let Some((name, _)) = observed.members.iter().find(|(_, member)| member.pod_ready()) {
         return Err(format!("the pod of {name} is ready, which requires a quorum"));
     }
@@ -234,33 +236,33 @@ fn check_allowed(
     let all = others.len() + 1;
     if running > all / 2 {
         return Err(format!(
-            "{running} of {all} members run, and are a quorum as soon as they reach each other. To go on without them, set it to {survivor}{}",
+            "{running} of {all} members run, and are a quorum as soon as they reach each other. To recover anyway, set the annotation to {survivor}{}",
             key::FORCE
         ));
     }
-    check_furthest(member, others, request.survivor)
+    check_most_recent(member, others, request.survivor)
 }
 
 /// Fails if another member may have data that the survivor lacks.
-fn check_furthest(
+fn check_most_recent(
     member: &ObservedMember,
     others: &BTreeMap<&MemberName, &ObservedMember>,
     survivor: &str,
 ) -> Result<(), String> {
-    let anyway = format!("If its data may be lost, set it to {survivor}{}", key::FORCE);
+    let anyway = format!("To recover anyway, set the annotation to {survivor}{}", key::FORCE);
     let Some(own) = progress(member) else {
         let problem = progress_problem(member);
-        return Err(format!("it cannot be read how far the data of {survivor} goes: {problem}. {anyway}"));
+        return Err(format!("the revision of {survivor} is unknown: {problem}. {anyway}"));
     };
     for (name, other) in others {
         match progress(other) {
             Some(progress) if progress.revision > own.revision => {
-                let (far, near) = (progress.revision, own.revision);
-                return Err(format!("the data of {name} goes further, to revision {far}; {survivor} has {near}. {anyway}"));
+                let (latest, revision) = (progress.revision, own.revision);
+                return Err(format!("{name} has data up to revision {latest}, and {survivor} only to {revision}. {anyway}"));
             }
             None if other.progress.is_some() => {
                 let problem = progress_problem(other);
-                return Err(format!("{name} runs, and it cannot be read how far its data goes: {problem}. {anyway}"));
+                return Err(format!("{name} runs, and its revision is unknown: {problem}. {anyway}"));
             }
             _ => {}
         }
@@ -274,7 +276,7 @@ fn may_run(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
     if let Some(existing) = &member.pod {
         return Some(match node_of(existing).filter(|_| is_terminating(existing)) {
             Some(node) => format!(
-                "pod {pod} on node {node} is being deleted; if that node is gone for good, delete the Node, or the pod with `kubectl -n {} \
+                "pod {pod} on node {node} is being deleted; if that node is permanently gone, delete the Node, or the pod with `kubectl -n {} \
                  delete pod {pod} --force`",
                 input.facts.names.namespace(),
             ),
@@ -285,11 +287,11 @@ fn may_run(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
     (!is_stopped(set)).then(|| format!("StatefulSet {name} is not scaled to 0 yet"))
 }
 
-/// Restarts a member if only one of its pod and its template is forced, and its data does not go with the pod.
+/// Restarts a member if only one of its pod and its template is forced, unless its data would be lost with the pod.
 fn restart(name: &MemberName, member: &ObservedMember, forced: bool) -> Option<Step> {
     let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
     let is_due = is_in_effect(set) && template_is_forced(set) == forced && pod_is_forced(pod) != forced;
-    let stays = !is_terminating(pod) && !member.is_doomed();
+    let stays = !is_terminating(pod) && !member.loses_data_with_pod();
     let step = RestartMember { member: name.clone(), pod_uid: Uid::of(&pod.metadata)? };
     (is_due && stays).then(|| step.into())
 }

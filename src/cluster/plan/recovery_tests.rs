@@ -1,5 +1,5 @@
-//! A lost quorum, and the recovery from it. What must never happen is checked by the world itself: no member runs beside one that is
-//! forced, no member whose data was discarded starts again, no member is added while one could be forced.
+//! A lost quorum, and the recovery from it. The world itself checks the safety rules: no member runs beside a forced one, no
+//! member whose data was discarded starts again, and no member is added while one could be forced.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -15,8 +15,8 @@ use crate::{
     names::annotation as key,
 };
 
-/// Of three or more members all but the first two are lost with their data, and the second is down.
-fn lost(replicas: i32) -> World {
+/// A cluster in which the second member is down and all after it have lost their data.
+fn with_lost_quorum(replicas: i32) -> World {
     let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
     world.taken.clear();
     for ordinal in 2..u32::try_from(replicas).unwrap() {
@@ -47,9 +47,9 @@ fn reported(pass: &Pass, kind: ConditionType) -> (Reason, String) {
     (Reason::parse(&condition.reason).unwrap(), condition.message.clone())
 }
 
-/// The only reason against it, which changes nothing.
+/// Checks that the request is refused for this reason, and that nothing is changed.
 #[track_caller]
-fn is_refused(world: &mut World, why: &str) {
+fn assert_refused(world: &mut World, why: &str) {
     let pass = passes(world, 3);
     assert!(pass.is_idle() && world.taken.is_empty(), "{:#?} {:?}", pass.plan, world.taken);
     assert_eq!(reported(&pass, ConditionType::Degraded).0, Reason::RecoveryRefused);
@@ -59,8 +59,8 @@ fn is_refused(world: &mut World, why: &str) {
     assert!(is_requested(world));
 }
 
-/// The request is refused, and not kept for the day on which the quorum is lost.
-fn is_refused_for_good(world: &mut World) {
+/// Checks that the request is refused and removed, so that it does not take effect when the quorum is lost later.
+fn assert_refused_and_removed(world: &mut World) {
     let changes = world.pass().changes();
     let [completed] = &changes.completed[..] else { panic!("it is removed: {:?}", changes.completed) };
     let CompletedRequest { remaining: None, event: Some(RequestEvent::Refused(note)), .. } = completed else {
@@ -72,14 +72,14 @@ fn is_refused_for_good(world: &mut World) {
     assert!(world.pass().is_idle());
 }
 
-/// Its steps, except those that record and revoke.
+/// The steps that were taken, except those that only record and revoke.
 fn changes(world: &World) -> Vec<&str> {
     let others = ["RecordMembers", "Revoke"];
     world.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
 }
 
-/// Everything is up to date: all members exist, the first is the survivor, and nothing of the recovery is left.
-fn is_whole(world: &mut World, id: MemberId) {
+/// Checks that everything is up to date: all members exist, the first is the survivor, and no trace of the recovery is left.
+fn assert_recovered(world: &mut World, id: MemberId) {
     world.settle();
     let plan = world.changes();
     assert!(plan.is_empty() && plan.progress.is_empty() && plan.problems.is_empty(), "{plan:#?}");
@@ -90,8 +90,8 @@ fn is_whole(world: &mut World, id: MemberId) {
 }
 
 #[test]
-fn the_only_data_does_not_go_with_the_flag() {
-    let mut world = lost(3);
+fn the_only_data_is_not_lost_by_a_restart_without_the_flag() {
+    let mut world = with_lost_quorum(3);
     request(&mut world, "demo-0");
     for _ in 0..40 {
         if is_requested(&world) {
@@ -108,39 +108,39 @@ fn the_only_data_does_not_go_with_the_flag() {
 }
 
 #[test]
-fn what_is_lost_and_what_to_do_is_reported_once() {
-    let mut world = lost(3);
+fn a_lost_quorum_is_reported_once_with_what_to_do() {
+    let mut world = with_lost_quorum(3);
     world.revisions.insert(names().member(0), 123);
     let pass = passes(&mut world, 2);
     let (reason, message) = reported(&pass, ConditionType::Available);
     assert_eq!(reason, Reason::QuorumLost);
     for words in [
         "quorum has been lost since 2026-03-01T12:00:",
-        "demo-0 has data up to revision 123; demo-1 has data, but how far it goes is unknown (it has no pod yet); \
+        "demo-0 has data up to revision 123; demo-1 has data, but its revision is unknown (it has no pod yet); \
          demo-2 has no data (PersistentVolumeClaim data-demo-2 is missing)",
         "2 of 3 members have data: the cluster becomes available again without loss as soon as 2 of them run",
-        "If no other can come back: `kubectl -n ns annotate etcd demo etcd-warden.dev/recover-from=demo-0` makes a new cluster",
+        "If no other member can come back: `kubectl -n ns annotate etcd demo etcd-warden.dev/recover-from=demo-0` creates a new cluster",
     ] {
         assert!(message.contains(words), "{message}");
     }
     let members: Vec<_> = pass.report.status.members.iter().map(|member| member.progress.clone()).collect();
     assert_eq!(members, [Some("revision 123".into()), None, None]);
-    // It stays as it is, to the second.
+    // Later passes report exactly the same status.
     let later = passes(&mut world, 30);
     assert_eq!(later.report.status, pass.report.status);
     assert!(later.report.events.is_empty() && later.is_idle());
 
     world.lose(1);
     let message = reported(&passes(&mut world, 2), ConditionType::Available).1;
-    assert!(message.contains("1 of 3 members have data: they are no quorum"), "{message}");
+    assert!(message.contains("1 of 3 members have data: that is no quorum"), "{message}");
     world.lose(0);
     let message = reported(&passes(&mut world, 2), ConditionType::Available).1;
     assert!(message.ends_with("No data is left to recover from"), "{message}");
 }
 
 #[test]
-fn the_most_advanced_is_the_one_to_recover_from() {
-    let mut world = lost(5);
+fn recovery_from_the_most_recent_data_is_recommended() {
+    let mut world = with_lost_quorum(5);
     world.down.clear();
     world.revisions.insert(names().member(1), 101);
     let message = reported(&passes(&mut world, 2), ConditionType::Available).1;
@@ -151,9 +151,9 @@ fn the_most_advanced_is_the_one_to_recover_from() {
 }
 
 #[test]
-fn a_survivor_becomes_a_cluster_of_one_and_grows() {
+fn a_survivor_becomes_a_cluster_of_one_and_is_scaled_up() {
     for replicas in [2, 3, 5] {
-        let mut world = lost(replicas);
+        let mut world = with_lost_quorum(replicas);
         let id = world.id(0);
         request(&mut world, "demo-0");
         world.down.clear();
@@ -164,7 +164,7 @@ fn a_survivor_becomes_a_cluster_of_one_and_grows() {
             let (reason, message) = reported(&pass, ConditionType::Progressing);
             let words = if reason == Reason::Recovering { message } else { reason.to_string() };
             if words.starts_with("demo-0 is a cluster of one") {
-                // Its container may start once more, and then forget what it confirmed to clients.
+                // Its container may be restarted with the flag, and then lose writes that it acknowledged.
                 assert_eq!(reported(&pass, ConditionType::Available).0, Reason::QuorumLost);
                 assert!(!world.observed.members[&names().member(0)].pod_ready());
             }
@@ -173,7 +173,7 @@ fn a_survivor_becomes_a_cluster_of_one_and_grows() {
             }
         }
         world.down.clear();
-        is_whole(&mut world, id);
+        assert_recovered(&mut world, id);
         let seen = seen.join("\n");
         let phases =
             ["stopping all members but demo-0", "discarding the data", "starting demo-0 alone", "demo-0 is a cluster of one"];
@@ -189,23 +189,23 @@ fn a_survivor_becomes_a_cluster_of_one_and_grows() {
 }
 
 #[test]
-fn a_member_that_comes_back_late_does_not_start_again() {
-    let mut world = lost(5);
+fn a_discarded_member_that_comes_back_does_not_start() {
+    let mut world = with_lost_quorum(5);
     let id = world.id(0);
     request(&mut world, "demo-0");
     for _ in 0..60 {
         world.pass();
-        // Its node is there again, and its claim as it was.
+        // Its node has come back, with its claim unchanged.
         if world.taken.iter().any(|step| step.starts_with("DiscardData")) {
             world.down.clear();
         }
     }
-    is_whole(&mut world, id);
+    assert_recovered(&mut world, id);
 }
 
 #[test]
-fn a_claim_that_is_being_deleted_is_not_waited_for() {
-    let mut world = lost(3);
+fn recovery_does_not_wait_for_a_claim_that_is_being_deleted() {
+    let mut world = with_lost_quorum(3);
     let at = Time(world.now);
     world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
     request(&mut world, "demo-0");
@@ -214,8 +214,8 @@ fn a_claim_that_is_being_deleted_is_not_waited_for() {
 }
 
 #[test]
-fn nothing_is_forced_while_a_claim_cannot_be_read() {
-    let mut world = lost(3);
+fn no_member_is_forced_while_a_claim_cannot_be_read() {
+    let mut world = with_lost_quorum(3);
     let id = world.id(0);
     // It has lost its labels, and the API server does not answer.
     let claim = world.member(1).claim.take();
@@ -230,12 +230,12 @@ fn nothing_is_forced_while_a_claim_cannot_be_read() {
     world.member(1).claim_unread = false;
     passes(&mut world, 20);
     world.down.clear();
-    is_whole(&mut world, id);
+    assert_recovered(&mut world, id);
 }
 
 #[test]
-fn nothing_is_forced_while_another_may_run() {
-    let mut world = lost(3);
+fn no_member_is_forced_while_another_may_run() {
+    let mut world = with_lost_quorum(3);
     world.down.clear();
     world.down.insert(names().member(2));
     world.silent.insert(names().member(1));
@@ -262,72 +262,72 @@ fn nothing_is_forced_while_another_may_run() {
     let id = world.id(0);
     passes(&mut world, 20);
     world.down.clear();
-    is_whole(&mut world, id);
+    assert_recovered(&mut world, id);
 }
 
 #[test]
-fn a_request_that_makes_no_sense_is_refused() {
+fn an_invalid_or_unsafe_request_is_refused() {
     let with = |value: &str, set: &dyn Fn(&mut World), why: &str| {
-        let mut world = lost(5);
+        let mut world = with_lost_quorum(5);
         set(&mut world);
         passes(&mut world, 2);
         request(&mut world, value);
-        is_refused(&mut world, why);
+        assert_refused(&mut world, why);
     };
-    let mut world = lost(3);
+    let mut world = with_lost_quorum(3);
     for name in ["demo-7", "demo-2", "nonsense", "other-0", "", ",force", "demo-0,please"] {
         request(&mut world, name);
-        is_refused(&mut world, "is not a member with data");
+        assert_refused(&mut world, "is not a member with data");
     }
-    let further = |world: &mut World| {
+    let more_recent = |world: &mut World| {
         world.down.clear();
         world.revisions.insert(names().member(1), 101);
     };
     with(
         "demo-0",
-        &further,
-        "the data of demo-1 goes further, to revision 101; demo-0 has 100. If its data may be lost, set it to demo-0,force",
+        &more_recent,
+        "demo-1 has data up to revision 101, and demo-0 only to 100. To recover anyway, set the annotation to demo-0,force",
     );
     let silent = |world: &mut World| {
         world.down.clear();
         world.silent.insert(names().member(1));
     };
-    with("demo-0", &silent, "demo-1 runs, and it cannot be read how far its data goes: it does not listen on port 2381");
+    with("demo-0", &silent, "demo-1 runs, and its revision is unknown: it does not listen on port 2381");
     let unread = |world: &mut World| world.silent.extend([names().member(0)]);
-    with("demo-0", &unread, "it cannot be read how far the data of demo-0 goes");
-    with("demo-1", &|_| {}, "it cannot be read how far the data of demo-1 goes: it has no pod yet");
+    with("demo-0", &unread, "the revision of demo-0 is unknown");
+    with("demo-1", &|_| {}, "the revision of demo-1 is unknown: it has no pod yet");
     with("demo-0", &|world| world.cluster.spec.paused = true, "spec.paused is true");
 }
 
 #[test]
-fn what_speaks_against_it_can_be_overruled_but_not_a_quorum() {
-    let mut world = lost(5);
+fn force_overrules_a_refusal_but_not_a_quorum() {
+    let mut world = with_lost_quorum(5);
     world.down.clear();
     world.revisions.insert(names().member(1), 101);
     let id = world.id(0);
     passes(&mut world, 2);
     request(&mut world, "demo-0,force");
-    is_whole(&mut world, id);
+    assert_recovered(&mut world, id);
 
     let mut world = World::bootstrapped("replicas: 3");
     world.taken.clear();
     for value in ["demo-0", "demo-0,force", "demo-9"] {
         request(&mut world, value);
-        is_refused_for_good(&mut world);
+        assert_refused_and_removed(&mut world);
     }
-    // Again after it was done: nothing is touched.
-    let mut world = lost(3);
+    // A repeated request after a recovery changes nothing.
+    let mut world = with_lost_quorum(3);
     let id = world.id(0);
     request(&mut world, "demo-0");
     passes(&mut world, 30);
     world.down.clear();
-    is_whole(&mut world, id);
+    assert_recovered(&mut world, id);
     world.taken.clear();
     request(&mut world, "demo-0,force");
-    is_refused_for_good(&mut world);
+    assert_refused_and_removed(&mut world);
 }
 
-/// Why a recovery is refused, and what it would require, on what is observed.
+/// Plans a recovery on the current observation. Returns why it is refused, and the recovery.
 fn refusal(world: &World) -> (String, Recovery) {
     let (cluster, observed, desired, now) = (&*world.valid(), &world.observed, &Desired::default(), world.now);
     let facts = &Facts::of(&cluster.names, &cluster.uid, observed, now);
@@ -337,17 +337,17 @@ fn refusal(world: &World) -> (String, Recovery) {
 }
 
 #[test]
-fn a_majority_that_runs_may_only_have_lost_sight_of_each_other() {
+fn a_running_majority_may_only_be_partitioned() {
     let mut world = World::bootstrapped("replicas: 3");
     world.taken.clear();
     world.pass();
-    // All run, and no list is had.
+    // All members run, but no member list is available.
     let members = world.etcd.clone();
     world.observed.list = Err("sees no leader".into());
     for member in world.observed.members.values_mut() {
         member.progress = Some(Ok(Progress { revision: 7, has_leader: false, is_learner: false }));
     }
-    // What the kubelets see outweighs all.
+    // A ready pod proves that there is a quorum.
     request(&mut world, "demo-0,force");
     assert_eq!(refusal(&world).0, "the pod of demo-0 is ready, which requires a quorum");
     for member in world.observed.members.values_mut() {
@@ -357,7 +357,7 @@ fn a_majority_that_runs_may_only_have_lost_sight_of_each_other() {
     let (why, recovery) = refusal(&world);
     assert!(recovery.step.is_none() && recovery.stopped.is_empty() && recovery.forced.is_none());
     assert!(why.contains("3 of 3 members run, and are a quorum as soon as they reach each other"), "{why}");
-    // One that sees a leader speaks for itself, and no force overrules that.
+    // A member that sees a leader proves that there is a quorum, and `force` does not overrule that.
     world.member(1).progress = Some(Ok(Progress { revision: 7, has_leader: true, is_learner: false }));
     request(&mut world, "demo-0,force");
     let (why, recovery) = refusal(&world);
@@ -368,7 +368,7 @@ fn a_majority_that_runs_may_only_have_lost_sight_of_each_other() {
 }
 
 #[test]
-fn an_election_is_waited_for() {
+fn recovery_waits_for_a_possible_election() {
     let mut world = World::bootstrapped("replicas: 3");
     world.taken.clear();
     world.stop(1);
@@ -384,21 +384,21 @@ fn an_election_is_waited_for() {
     world.down.clear();
     passes(&mut world, 2);
     request(&mut world, "demo-0");
-    is_refused_for_good(&mut world);
+    assert_refused_and_removed(&mut world);
 }
 
 #[test]
-fn whatever_is_lost_on_the_way_it_goes_on_from_what_there_is() {
-    // Every step fails once, containers end at every moment, the request is removed at every moment.
+fn an_interrupted_recovery_continues_from_what_exists() {
+    // At each moment a step fails, a container restarts, a pod is deleted, or the request is removed.
     for at in 1..11 {
         for fault in [at % 4, (at + 1) % 4] {
-            let mut world = lost(3);
+            let mut world = with_lost_quorum(3);
             let id = world.id(0);
             request(&mut world, "demo-0");
             for pass in 0..60 {
                 if pass == at {
                     match fault {
-                        0 => world.lossy = true,
+                        0 => world.loses_next_step = true,
                         1 => world.restart_container(0),
                         2 => drop(std::mem::take(&mut world.member(0).pod)),
                         _ => world.cluster.metadata.annotations = None,
@@ -415,7 +415,7 @@ fn whatever_is_lost_on_the_way_it_goes_on_from_what_there_is() {
                 world.pass();
             }
             world.down.clear();
-            is_whole(&mut world, id);
+            assert_recovered(&mut world, id);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which members have to be restarted, one after the other, each confirmed before the next.
+//! Restarts members, one after the other, each confirmed before the next.
 
 use std::collections::BTreeSet;
 
@@ -33,10 +33,11 @@ use crate::{
     pki::{Domain, Phase, rotation},
 };
 
-/// What every pod must have been created with. Everything else that changed takes effect when a pod is restarted for another reason.
+/// What every pod must have been created with. Any other change of the template takes effect when a pod is restarted for another
+/// reason.
 pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
-    asks_clients: bool,
+    requires_client_certificates: bool,
     trust: Vec<TrustRequirement>,
 }
 
@@ -45,23 +46,25 @@ impl<'a> Rollout<'a> {
     pub fn of(input: &Input<'a>) -> Self {
         Self {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
-            asks_clients: input.cluster.client_auth == ClientAuth::Required,
+            requires_client_certificates: input.cluster.client_auth == ClientAuth::Required,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
         }
     }
 
-    /// Whether a member's pod was created with something else.
+    /// Whether a member's pod was created differently.
     fn is_outdated(&self, member: &ObservedMember) -> bool {
         let Some(pod) = &member.pod else { return false };
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        let asks = objects::asks_clients(pod.spec.as_ref()).is_some_and(|asks| asks != self.asks_clients);
-        is_requested || asks || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+        let differs = objects::requires_client_certificates(pod.spec.as_ref())
+            .is_some_and(|required| required != self.requires_client_certificates);
+        is_requested || differs || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 
     /// The members that are down because they are being restarted: their pods are being deleted, are gone, or are new.
     pub fn restarting(&self, input: &Input) -> BTreeSet<MemberName> {
         let observed = input.observed;
-        // When the last pod is gone and its StatefulSet has not created another one yet, only the last status shows it.
+        // When the last outdated pod is gone and its StatefulSet has not created a new one yet, only the last status shows the
+        // restart.
         let is_rotating = is_ongoing(&observed.status, Reason::RotatingCA) && !self.trust.is_empty();
         let in_progress = is_rotating
             || is_ongoing(&observed.status, Reason::RollingRestart)
@@ -72,29 +75,32 @@ impl<'a> Rollout<'a> {
         let is_due = |member: &ObservedMember| {
             let Some(pod) = &member.pod else { return in_progress };
             let has_ended = containers(pod).any(|container| container.restart_count > 0);
-            let is_young = running_since(pod).is_none_or(|since| input.now.duration_since(since) < RESTART);
-            if is_terminating(pod) { self.is_outdated(member) } else { !self.is_outdated(member) && is_young && !has_ended }
+            let is_new = running_since(pod).is_none_or(|since| input.now.duration_since(since) < RESTART_TIMEOUT);
+            if is_terminating(pod) { self.is_outdated(member) } else { !self.is_outdated(member) && is_new && !has_ended }
         };
         let is_restarting = |name: &MemberName, member: &ObservedMember| {
-            member.has_started() && !member.is_healthy() && is_due(member) && down_for(observed, name, input.now) < RESTART
+            member.has_started()
+                && !member.is_healthy()
+                && is_due(member)
+                && down_for(observed, name, input.now) < RESTART_TIMEOUT
         };
         let members = observed.members.iter().filter(|(name, member)| is_restarting(name, member));
         members.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The member that was restarted before others and is not healthy.
-    pub fn unproven<'r>(&self, roster: &'r Roster) -> Option<&'r MemberName> {
+    /// A member that was already restarted and is not healthy, while others have yet to be restarted.
+    pub fn unhealthy_after_restart<'r>(&self, roster: &'r Roster) -> Option<&'r MemberName> {
         if !roster.voters.values().any(|voter| self.is_outdated(voter.member)) {
             return None;
         }
-        let is_unproven =
+        let is_unhealthy =
             |voter: &RosterEntry| voter.member.pod.is_some() && !self.is_outdated(voter.member) && !voter.is_healthy();
-        roster.voters.iter().find(|(_, voter)| is_unproven(voter)).map(|(name, _)| name)
+        roster.voters.iter().find(|(_, voter)| is_unhealthy(voter)).map(|(name, _)| name)
     }
 }
 
-/// How long a restarted member may be down before it needs attention: a pod may take 30 s to end, and as long to start.
-const RESTART: SignedDuration = SignedDuration::from_mins(1);
+/// How long a restarted member may be down before it needs attention: a pod may take 30 s to stop, and as long to start.
+const RESTART_TIMEOUT: SignedDuration = SignedDuration::from_mins(1);
 
 /// Which authorities of a domain pods must trust.
 fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> {
@@ -110,7 +116,7 @@ fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> 
     }
 }
 
-/// Restarts a pod with an outdated template: one that is not healthy first, the leader's last.
+/// Restarts a member with an outdated pod: an unhealthy one first, the leader last.
 pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pending) -> Changes {
     let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| rollout.is_outdated(voter.member)).collect();
     let unhealthy = outdated.iter().find(|(_, voter)| !voter.is_healthy());
@@ -119,17 +125,17 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     let (left, all, since) = (outdated.len(), roster.voters.len(), ongoing_since(input.observed, Reason::RollingRestart));
     let changes =
         Changes::default().progress(Reason::RollingRestart, format!("{left} of {all} members have yet to be restarted{since}"));
-    // The pod must be created from the desired template, and with the desired Secret: no pod starts without it, and the template
-    // names the authorities in its trust bundles.
+    // The pod must be recreated from the desired template and with the desired Secret: no pod starts without the Secret, and the
+    // template names the authorities in its trust bundles.
     let is_applied = !pending.secrets && pending.stateful_sets.is_empty();
     let is_in_effect = voter.member.stateful_set.as_deref().is_some_and(is_in_effect);
     if !is_applied || voter.member.secret.is_none() || !is_in_effect {
         return changes;
     }
-    if voter.member.is_doomed() && roster.votes() < 3 {
+    if voter.member.loses_data_with_pod() && roster.votes() < 3 {
         let message = format!(
-            "{name} is not restarted: its PersistentVolumeClaim is being deleted and goes with its pod, and the others are no quorum \
-             without it"
+            "{name} is not restarted: its PersistentVolumeClaim is being deleted, so its data would be lost with its pod, and the others \
+             are no quorum without it"
         );
         return changes.problem(Reason::CannotRestart, message);
     }
@@ -152,9 +158,9 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     Changes { step: uid.map(|pod_uid| RestartMember { member: (*name).clone(), pod_uid }.into()), ..changes }
 }
 
-/// What has to come before the restart of a healthy member.
+/// What the restart of a healthy member waits for.
 fn wait_for(input: &Input, roster: &Roster, pending: &Pending) -> Option<String> {
-    // A change of the members is completed first, unless new ones cannot be given certificates: that may take a restart.
+    // Scaling is completed first, unless no certificates can be issued to new members: that may require a restart.
     let is_scaling = roster.voters.len() != input.cluster.replicas as usize && input.facts.authorities.can_issue;
     if is_scaling || !roster.learners.is_empty() {
         Some("the change of the members is complete".into())
@@ -166,11 +172,12 @@ fn wait_for(input: &Input, roster: &Roster, pending: &Pending) -> Option<String>
     }
 }
 
-/// Why a voter must not be restarted because of the version of etcd that others came back with: the image of a tag may change.
+/// Why a voter must not be restarted: others run an unexpected version of etcd since their restart. The image of a tag may
+/// change.
 fn other_version(input: &Input, rollout: &Rollout, roster: &Roster, next: &RosterEntry) -> Option<String> {
     let version = |voter: &RosterEntry| voter.member.etcd.status().map(|status| status.version.clone());
     let (current, desired) = (version(next)?, input.cluster.version.to_string());
-    // A member that came back with another image says nothing about the desired one.
+    // A member that was restarted with another image is no evidence about the desired one.
     let image = |spec: Option<&PodSpec>| spec?.containers.first()?.image.clone();
     let has_desired_image = |member: &ObservedMember| {
         let pod: Option<&Pod> = member.pod.as_deref();
@@ -188,20 +195,27 @@ fn other_version(input: &Input, rollout: &Rollout, roster: &Roster, next: &Roste
     ))
 }
 
-/// Restarts a member whose pod cannot start, or was never healthy, and whose template has changed since: the user has fixed what keeps it
-/// from starting. But not a member whose data would go with the pod, because a restart does not fix that.
+/// Restarts a member whose pod cannot start or was never healthy, and whose template has changed since: the user may have fixed
+/// what keeps it from starting. A member whose data would be lost with its pod is not restarted.
 pub fn restart_stuck(input: &Input, pending: &Pending) -> Changes {
     let is_due = |name: &MemberName, member: &ObservedMember| -> Option<bool> {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let is_in_effect = !pending.stateful_sets.contains(name) && is_in_effect(set);
-        // By the kubelet's clock and by our own, either of which may be wrong.
+        // By the kubelet's clock and by the operator's own, because either may be wrong.
         let runs_for = running_since(pod).map(|since| input.now.duration_since(since));
         let is_starting = runs_for.is_none_or(|time| time.min(down_for(input.observed, name, input.now)) < FIRST_START);
         let is_silent = has_never_served(pod) && member.etcd.status().is_none() && !is_starting;
-        // A member that starts as a cluster of one is the recovery's decision.
+        // Only a recovery restarts a member as a cluster of one.
         let is_forcing = template_is_forced(set) && !pod_is_forced(pod);
         let is_broken = is_stuck(pod) || is_silent;
-        Some(is_in_effect && member.is_outdated() && !is_terminating(pod) && is_broken && !is_forcing && !member.is_doomed())
+        Some(
+            is_in_effect
+                && member.is_outdated()
+                && !is_terminating(pod)
+                && is_broken
+                && !is_forcing
+                && !member.loses_data_with_pod(),
+        )
     };
     restart_first(input, |name, member| is_due(name, member).unwrap_or_default())
 }
@@ -209,8 +223,8 @@ pub fn restart_stuck(input: &Input, pending: &Pending) -> Changes {
 /// How long etcd may take after its first start in a pod before a changed template is a reason to restart it.
 const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
 
-/// Restarts a member that trusts none of the current authorities. The others are not asked: they are no quorum for a member whose
-/// certificates they do not accept.
+/// Restarts a member that trusts none of the current authorities, whether or not the others are a quorum: the member takes no
+/// part in a quorum whose certificates it does not accept.
 pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
     restart_first(input, |name, member| {
         let (Some(pod), Some(set)) = (&member.pod, &member.stateful_set) else { return false };

@@ -1,7 +1,8 @@
-//! When one certificate authority succeeds another: as scheduled, or in the phases of a rotation that was requested.
+//! Replaces certificate authorities by their successors: on schedule, or in the phases of a requested rotation.
 //!
-//! etcd reads its trust bundles only when it starts, so which authorities a member trusts was decided when its pod was created. An
-//! authority signs only once every member has started with it, and is removed only once no member presents a leaf of it any more.
+//! etcd reads its trust bundles only when it starts, so a member trusts the authorities that were in the bundles when its pod was
+//! created. An authority signs only once every member has started with it in the bundles, and it is removed only once no member
+//! presents a leaf that it signed.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -30,10 +31,10 @@ use crate::{
     reporting::note::Note,
 };
 
-/// How long clients have to read their Secrets before the contents are needed: the kubelet refreshes files within about 90 s.
-const CLIENTS: SignedDuration = SignedDuration::from_mins(2);
+/// How long clients have to read their Secrets before they need the contents: the kubelet refreshes files within about 90 s.
+const CLIENT_REFRESH: SignedDuration = SignedDuration::from_mins(2);
 
-/// The next transition of authorities, and what there is to report about it.
+/// The next transition of authorities, and notes about it.
 pub fn plan(input: &Input) -> Changes {
     let mut changes = requests(input);
     let transitions = Domain::ALL.map(|domain| {
@@ -77,7 +78,7 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
     };
     let next = |later: u32| generation(input, domain, authorities.trusted()) + later;
     let (change, changes) = if input.now >= authorities.active.not_after() {
-        // Members that started without the next authority trust none any more, and are restarted for that.
+        // Members that started without the next authority no longer trust any, and are restarted.
         if input.now < authorities.next.not_after() {
             let next = input.cluster.built_in_authority(domain, next(1));
             (Some(Change::Switch { next, immediately: true }), Changes::default())
@@ -90,7 +91,8 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
             (renew, changes)
         }
     } else {
-        // The issuer, or its authority, may change at any moment of a rotation: then it starts again, from what is trusted by then.
+        // The issuer, or its authority, may change at any moment of a rotation: then the rotation starts again, from the
+        // authorities that are trusted by then.
         let is_required = is_requested && authorities.rotation.is_none();
         let (source, mut changes) = issuers::successor(input, domain, Some(authorities), is_required);
         let change = if let Some(source) = source {
@@ -104,7 +106,7 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
         };
         (change, changes)
     };
-    // What was done is reported before the next transition begins.
+    // The previous transition must be in the status before the next one begins.
     let is_reported = input.observed.reported_domain(domain).is_some_and(|reported| matches_status(authorities, reported));
     let transition = change.filter(|_| is_reported).map(|change| Transition {
         domain,
@@ -115,9 +117,9 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
     (transition, changes)
 }
 
-/// The scheduled succession: when its time has come, and every running member trusts the next authority.
+/// The scheduled switch to the next authority: once it is due, and every running member trusts the next authority.
 fn scheduled(input: &Input, domain: Domain, authorities: &Authorities, generation: impl FnOnce() -> u32) -> Option<Change> {
-    // The authority of an external issuer has no successor by itself.
+    // The authority of an external issuer has no scheduled successor.
     if authorities.next == authorities.active {
         return None;
     }
@@ -128,7 +130,7 @@ fn scheduled(input: &Input, domain: Domain, authorities: &Authorities, generatio
     (is_due && is_trusted()).then(switch)
 }
 
-/// The transition that ends a phase of a rotation, unless something is missing; and how far the phase has come.
+/// The transition that ends a phase of a rotation, unless something is missing, and notes about the progress of the phase.
 fn phase(
     input: &Input,
     domain: Domain,
@@ -153,14 +155,14 @@ fn phase(
             "members are restarted one by one to stop trusting the previous CA",
         ),
     };
-    let waits = if missing.is_empty() { String::new() } else { format!("; missing: {}", missing.join(", ")) };
+    let suffix = if missing.is_empty() { String::new() } else { format!("; missing: {}", missing.join(", ")) };
     let (name, since) = (rotation.phase.as_str(), rotation.since);
-    let message = format!("the {domain} CA is being rotated, {name} since {since:.0}: {doing}{waits}");
+    let message = format!("the {domain} CA is being rotated, {name} since {since:.0}: {doing}{suffix}");
     let changes = Changes::default().progress(Reason::RotatingCA, message).check_within(SOON);
     (missing.is_empty().then_some(change), changes)
 }
 
-/// The highest generation in the names of these authorities, of those that the operator created.
+/// The highest generation of the built-in authorities among these, according to their names.
 fn generation<'a>(input: &Input, domain: Domain, authorities: impl Iterator<Item = &'a Certificate>) -> u32 {
     let number = |authority: &Certificate| {
         let number = generation_of(authority.common_name())?;
@@ -173,7 +175,7 @@ fn generation_of(name: &str) -> Option<u32> {
     name.rsplit(' ').next()?.parse().ok()
 }
 
-/// The rotation that replaces lost authorities: members trust what they trust until they know another one.
+/// The rotation that replaces lost authorities. Members keep trusting the previous ones until they trust a new one.
 fn replace_lost(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
     let secret = input.facts.names.authority(domain);
     let cannot = |why: &str| {
@@ -182,15 +184,15 @@ fn replace_lost(input: &Input, domain: Domain) -> (Option<Transition>, Changes) 
     };
     let existing = input.observed.authorities[domain].as_ref();
     if existing.is_some_and(|existing| !belongs(&existing.meta, input.facts.uid)) {
-        return cannot(&format!("Secret {secret} belongs to someone else. Remove it first"));
+        return cannot(&format!("Secret {secret} does not belong to this cluster. Remove it first"));
     }
     let Some(reported) = input.observed.reported_domain(domain) else {
-        return cannot("the status does not say which one was in use");
+        return cannot("the status does not say which CA was in use");
     };
     let version = existing.and_then(|existing| existing.meta.resource_version.clone());
     let salvaged = input.observed.members.values().find_map(|member| salvage(member, domain, &reported.active.key_id));
     let Some((active, others, crl)) = salvaged else {
-        return cannot("no member's Secret has the certificate of the one that was in use");
+        return cannot("no member's Secret has the certificate of the CA that was in use");
     };
     let (source, changes) = issuers::successor(input, domain, None, true);
     let latest = [&reported.active, &reported.next].into_iter().filter_map(|authority| generation_of(&authority.name)).max();
@@ -202,7 +204,8 @@ fn replace_lost(input: &Input, domain: Domain) -> (Option<Transition>, Changes) 
     (transition, changes)
 }
 
-/// What a member's Secret has of the authorities of a domain: the one with this key identifier, all others, and the revocation list.
+/// The authorities and the revocation list of a domain in a member's Secret: the authority with this key identifier, all others,
+/// and the list.
 fn salvage(member: &ObservedMember, domain: Domain, key_id: &str) -> Option<(Certificate, Vec<Certificate>, Vec<u8>)> {
     let (bundle, crl) = match domain {
         Domain::Client => (member_key::CLIENT_CA, member_key::CLIENT_CRL),
@@ -217,7 +220,7 @@ fn salvage(member: &ObservedMember, domain: Domain, key_id: &str) -> Option<(Cer
 
 /// Members and users that do not trust the next authority yet.
 fn lacking_trust(input: &Input, authorities: &Authorities, domain: Domain) -> Vec<String> {
-    // Before there are members, nothing trusts anything.
+    // Before there are members, nothing has to trust the authority.
     let is_unused = input.observed.members.values().all(|member| member.secret.is_none() && member.pod.is_none());
     let mut missing = if is_unused { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
     if domain == Domain::Client {
@@ -247,27 +250,27 @@ fn lacking_leaves(input: &Input, authorities: &Authorities, domain: Domain) -> V
     missing
 }
 
-/// Members that are not healthy with the required trust.
+/// Members that are not healthy or do not have the required trust.
 fn not_restarted(input: &Input, requirement: &TrustRequirement) -> Vec<String> {
     members_failing(input, |member| member.is_healthy() && member.pod.as_ref().is_some_and(|pod| requirement.is_met(pod)))
 }
 
-/// Of the members that etcd lists those for which something does not hold.
-fn members_failing(input: &Input, holds: impl Fn(&ObservedMember) -> bool) -> Vec<String> {
+/// The members in etcd's list that do not satisfy a predicate.
+fn members_failing(input: &Input, predicate: impl Fn(&ObservedMember) -> bool) -> Vec<String> {
     let Some(roster) = &input.facts.roster else { return vec!["a quorum".into()] };
     let listed = roster.voters.iter().chain(&roster.learners);
-    listed.filter(|(_, entry)| !holds(entry.member)).map(|(name, _)| name.to_string()).collect()
+    listed.filter(|(_, entry)| !predicate(entry.member)).map(|(name, _)| name.to_string()).collect()
 }
 
-/// Users for whose Secrets something does not hold, or has held for too short a time to have been read; and the time that all other
-/// clients are given.
-fn clients(input: &Input, authorities: &Authorities, holds: impl Fn(&CachedSecret) -> bool) -> Vec<String> {
+/// Users whose Secrets do not satisfy a predicate, or were written too recently to have been read. While other clients are given
+/// time to read theirs, that is included too.
+fn clients(input: &Input, authorities: &Authorities, predicate: impl Fn(&CachedSecret) -> bool) -> Vec<String> {
     let started = authorities.rotation.map_or(input.now, |rotation| rotation.since);
-    let until = |since: Timestamp| since.checked_add(CLIENTS).unwrap_or(Timestamp::MAX);
+    let until = |since: Timestamp| since.checked_add(CLIENT_REFRESH).unwrap_or(Timestamp::MAX);
     let written =
         |secret: &CachedSecret| annotation(&secret.meta, key::WRITTEN_AT).and_then(|at| at.parse().ok()).unwrap_or(started);
     let users = input.observed.user_secrets.iter();
-    let users = users.filter(|(_, secret)| !holds(secret) || input.now < until(written(secret)));
+    let users = users.filter(|(_, secret)| !predicate(secret) || input.now < until(written(secret)));
     let mut missing: Vec<_> = users.map(|(name, _)| format!("EtcdUser {name}")).collect();
     if input.now < until(started) {
         missing.push(format!("time for clients to read their Secrets, until {:.0}", until(started)));

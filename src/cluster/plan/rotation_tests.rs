@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, str};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::CLIENTS;
+use super::CLIENT_REFRESH;
 use crate::{
     api::{ClientAuth, ConditionType, DomainStatus, Reason, condition},
     certificates::secret::CachedSecret,
@@ -24,21 +24,22 @@ pub fn request(world: &mut World, domains: &str) {
     world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), domains.into());
 }
 
-/// What is reported of a domain.
+/// The reported status of a domain.
 pub fn domain(world: &World, domain: Domain) -> DomainStatus {
     world.observed.reported_domain(domain).unwrap().clone()
 }
 
-fn names_of(status: &DomainStatus) -> [String; 2] {
+/// The generations of the active and the next authority.
+fn generations(status: &DomainStatus) -> [String; 2] {
     [&status.active, &status.next].map(|authority| authority.name.rsplit(' ').next().unwrap().to_owned())
 }
 
-/// The steps that were taken since.
+/// The steps that were taken, from this index on.
 pub fn steps(world: &World, from: usize) -> Vec<String> {
     world.taken[from..].to_vec()
 }
 
-/// The steps that were taken since, except for restarts and moves of the leader.
+/// The steps that were taken, from this index on, except for restarts and moves of leadership.
 pub fn transitions(world: &World, from: usize) -> Vec<String> {
     steps(world, from).into_iter().filter(|step| !step.contains("Restart") && !step.contains("Move")).collect()
 }
@@ -46,23 +47,23 @@ pub fn transitions(world: &World, from: usize) -> Vec<String> {
 /// The steps of a rotation in phases.
 pub const ROTATION: [&str; 4] = ["PrepareCA", "SwitchCA", "DropCA", "FinishRotation"];
 
-/// Passes until nothing is planned. After each, everyone trusts everyone.
+/// Makes passes until nothing is planned. Checks after each that all members and clients trust each other.
 pub fn settle(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>]) -> Vec<Pass> {
-    settle_with(world, clients, bundles, &mut Mishaps::default())
+    settle_with(world, clients, bundles, &mut RandomFaults::default())
 }
 
-/// The same while mishaps happen to the members.
-pub fn settle_with(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>], mishaps: &mut Mishaps) -> Vec<Pass> {
+/// The same, while faults are injected.
+pub fn settle_with(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8>], faults: &mut RandomFaults) -> Vec<Pass> {
     let mut passes = vec![];
     for _ in 0..400 {
-        mishaps.happen(world);
+        faults.inject(world);
         let pass = world.pass();
         world.check_trust(clients, bundles);
         let planned = pass.plan.changes().unwrap();
         let done = planned.is_empty()
             && planned.progress.is_empty()
             && planned.certificates.is_empty()
-            && (world.silent.is_empty() || mishaps.0.is_none());
+            && (world.silent.is_empty() || faults.0.is_none());
         passes.push(pass);
         if done {
             return passes;
@@ -71,49 +72,55 @@ pub fn settle_with(world: &mut World, clients: &[Certificate], bundles: &[Vec<u8
     panic!("never settles: {:#?}", world.plan());
 }
 
-/// Time passes, in which certificates are renewed.
-pub fn age(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>]) {
-    age_with(world, time, clients, bundles, &mut Mishaps::default());
+/// Advances time in steps, so that certificates are renewed.
+pub fn advance_time(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>]) {
+    advance_time_with(world, time, clients, bundles, &mut RandomFaults::default());
 }
 
-/// The same while mishaps happen to the members.
-pub fn age_with(world: &mut World, time: SignedDuration, clients: &[Certificate], bundles: &[Vec<u8>], mishaps: &mut Mishaps) {
+/// The same, while faults are injected.
+pub fn advance_time_with(
+    world: &mut World,
+    time: SignedDuration,
+    clients: &[Certificate],
+    bundles: &[Vec<u8>],
+    faults: &mut RandomFaults,
+) {
     let until = world.now + time;
     while world.now < until {
         world.now = until.min(world.now + DAY * 25);
-        // Before the operator has looked.
+        // Before the operator makes a pass.
         world.check_trust(clients, bundles);
-        settle_with(world, clients, bundles, mishaps);
+        settle_with(world, clients, bundles, faults);
     }
 }
 
-/// What happens to members now and then, the same in each run: a pod is created again, so that it starts with other bundles than the
-/// others, or a member does not answer for a while. None by default.
+/// Random faults of members, the same in each run: a pod is recreated, so that it starts with other bundles than the others, or a
+/// member does not answer for some time. There are none by default.
 #[derive(Default)]
-pub struct Mishaps(Option<u64>);
+pub struct RandomFaults(Option<u64>);
 
-impl Mishaps {
-    /// Mishaps from now on.
-    pub fn begin() -> Self {
+impl RandomFaults {
+    /// Injects faults.
+    pub fn enabled() -> Self {
         Self(Some(1))
     }
 
-    fn happen(&mut self, world: &mut World) {
+    fn inject(&mut self, world: &mut World) {
         let Some(state) = &mut self.0 else { return };
-        let mut below = |limit: usize| {
+        let mut random_below = |limit: usize| {
             *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(*state >> 33).unwrap() % limit
         };
-        // One at a time: two of three stay healthy.
+        // Only one member at a time is affected: two of three stay healthy.
         if !world.silent.is_empty() {
-            if below(8) == 0 {
+            if random_below(8) == 0 {
                 world.silent.clear();
             }
             return;
         }
         let ordinals = world.ordinals();
-        let ordinal = ordinals[below(ordinals.len())];
-        match below(16) {
+        let ordinal = ordinals[random_below(ordinals.len())];
+        match random_below(16) {
             0 => world.member(ordinal).pod = None,
             1 => drop(world.silent.insert(names().member(ordinal))),
             _ => {}
@@ -122,63 +129,64 @@ impl Mishaps {
 }
 
 /// The trust bundle for clients.
-pub fn config(world: &World) -> Vec<u8> {
+pub fn client_bundle(world: &World) -> Vec<u8> {
     world.observed.ca_config.as_ref().unwrap().data.as_ref().unwrap()["ca.crt"].clone().into_bytes()
 }
 
 #[test]
-fn the_next_authority_becomes_active_in_time_without_restarts() {
+fn the_next_authority_becomes_active_on_schedule_without_restarts() {
     let mut world = World::bootstrapped("{}");
-    let before = config(&world);
+    let before = client_bundle(&world);
     let pods = |world: &World| -> Vec<_> {
         world.observed.members.values().map(|member| member.pod.as_ref().unwrap().metadata.uid.clone()).collect()
     };
     let (old_pods, old) = (pods(&world), domain(&world, Domain::Client));
-    assert_eq!(names_of(&old), ["1", "2"]);
+    assert_eq!(generations(&old), ["1", "2"]);
     // P = (43800 - 2160 - 1080) / 2 hours.
     let due = SignedDuration::from_hours(20_280);
-    age(&mut world, due - DAY, &[], std::slice::from_ref(&before));
+    advance_time(&mut world, due - DAY, &[], std::slice::from_ref(&before));
     let clients = [world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap()]
         .map(|leaf| Certificate::clone(&leaf));
-    assert_eq!(names_of(&domain(&world, Domain::Client)), ["1", "2"], "a day before");
+    assert_eq!(generations(&domain(&world, Domain::Client)), ["1", "2"], "a day before");
     let taken = world.taken.len();
-    age(&mut world, DAY, &clients, &[before]);
+    advance_time(&mut world, DAY, &clients, &[before]);
     assert_eq!(steps(&world, taken), ["SwitchCA", "SwitchCA"]);
     assert_eq!(pods(&world), old_pods, "no member was restarted");
     for of in [Domain::Client, Domain::Peer] {
         let now = domain(&world, of);
-        assert_eq!(names_of(&now), ["2", "3"]);
-        assert_eq!(now.retiring.len(), 1, "what it signed is accepted until it expires");
+        assert_eq!(generations(&now), ["2", "3"]);
+        assert_eq!(now.retiring.len(), 1, "its certificates are accepted until they expire");
         assert_eq!(now.phase, None);
     }
     assert!(world.is_idle());
-    // Members trust the third from their next start on, which comes at the latest after half of the time until it signs.
+    // Members trust the third authority after their next restart, which happens at the latest after half of the time until it
+    // signs.
     let taken = world.taken.len();
-    let known = [config(&world)];
-    age(&mut world, due / 2 - DAY, &[], &known);
+    let known = [client_bundle(&world)];
+    advance_time(&mut world, due / 2 - DAY, &[], &known);
     assert_eq!(pods(&world), old_pods, "{:?}", steps(&world, taken));
-    age(&mut world, DAY * 2, &[], &known);
+    advance_time(&mut world, DAY * 2, &[], &known);
     let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
     assert_eq!(restarts, 3, "{:?}", steps(&world, taken));
     assert_ne!(pods(&world), old_pods);
 }
 
-/// Years without intervention: at every moment everyone trusts everyone, clients with any certificate that has not expired and with
-/// any `ca.crt` that they have read within the time for which an authority signs.
+/// Years without intervention. At every moment all members and clients trust each other: clients with any unexpired certificate,
+/// and with any `ca.crt` that they have read within the time for which an authority signs.
 #[test]
-fn everyone_is_trusted_for_years() {
-    let mut mishaps = Mishaps::begin();
+fn trust_is_never_interrupted_for_years() {
+    let mut faults = RandomFaults::enabled();
     let mut world = World::bootstrapped(
         "{tls: {client: {authority: {duration: 8760h}, certificate: {duration: 2160h}}, peer: {authority: {duration: 10000h}, certificate: {duration: 2000h}}}}",
     );
     // (8760 - 2160 - 1080) / 2 hours.
-    let promise = SignedDuration::from_hours(2760);
+    let refresh_period = SignedDuration::from_hours(2760);
     let mut clients: Vec<Certificate> = vec![];
-    // Each with the time at which it could be read last.
+    // Each with the time at which it could last be read.
     let mut bundles: Vec<(Timestamp, Vec<u8>)> = vec![];
-    let mut most = 0;
+    let mut most_bundles = 0;
     let end = world.now + SignedDuration::from_hours(24 * 365 * 4);
-    let mut seen = BTreeSet::new();
+    let mut active_generations = BTreeSet::new();
     while world.now < end {
         world.now += DAY * 5;
         let leaf = Certificate::clone(&world.observed.operator.as_ref().unwrap().certificate("tls.crt").unwrap().unwrap());
@@ -186,26 +194,26 @@ fn everyone_is_trusted_for_years() {
             clients.push(leaf);
         }
         clients.retain(|leaf| leaf.not_after() >= world.now);
-        let (now, read) = (world.now, config(&world));
+        let (now, read) = (world.now, client_bundle(&world));
         match bundles.last_mut() {
             Some((at, bundle)) if *bundle == read => *at = now,
             _ => bundles.push((now, read)),
         }
-        bundles.retain(|(read, _)| now.duration_since(*read) <= promise);
-        most = most.max(bundles.len());
-        let held: Vec<_> = bundles.iter().map(|(_, bundle)| bundle.clone()).collect();
-        world.check_trust(&clients, &held);
-        settle_with(&mut world, &clients, &held, &mut mishaps);
-        seen.insert(names_of(&domain(&world, Domain::Client))[0].clone());
+        bundles.retain(|(read, _)| now.duration_since(*read) <= refresh_period);
+        most_bundles = most_bundles.max(bundles.len());
+        let bundle_data: Vec<_> = bundles.iter().map(|(_, bundle)| bundle.clone()).collect();
+        world.check_trust(&clients, &bundle_data);
+        settle_with(&mut world, &clients, &bundle_data, &mut faults);
+        active_generations.insert(generations(&domain(&world, Domain::Client))[0].clone());
     }
-    assert!(most > 1, "some client has not read it since");
-    assert!(seen.len() >= 8, "a rotation every 115 days or so: {seen:?}");
+    assert!(most_bundles > 1, "some clients have an older bundle");
+    assert!(active_generations.len() >= 8, "a rotation every 115 days or so: {active_generations:?}");
     let status = domain(&world, Domain::Client);
     assert!(status.retiring.len() <= 3, "{:?}", status.retiring);
 }
 
 #[test]
-fn after_a_requested_rotation_the_previous_authorities_are_not_trusted() {
+fn after_a_requested_rotation_the_previous_authorities_are_no_longer_trusted() {
     for of in [Domain::Client, Domain::Peer] {
         let mut world = World::bootstrapped("{}");
         let bundle = if of == Domain::Client { member_key::CLIENT_CA } else { member_key::PEER_CA };
@@ -217,16 +225,16 @@ fn after_a_requested_rotation_the_previous_authorities_are_not_trusted() {
         assert_eq!(
             restarts,
             6,
-            "{:?}: each once to trust the new one and once to stop trusting the old one",
+            "{:?}: each member once to trust the new authority and once to stop trusting the old one",
             steps(&world, taken)
         );
         let status = domain(&world, of);
-        assert_eq!(names_of(&status), ["3", "4"], "the one that was next may be compromised too");
+        assert_eq!(generations(&status), ["3", "4"], "the authority that was next may be compromised too");
         assert!(status.retiring.is_empty() && status.phase.is_none());
         assert_eq!(world.trusted(bundle).len(), 2);
         assert!(world.trusted(bundle).iter().all(|name| name.ends_with('3') || name.ends_with('4')));
         let annotations = world.cluster.metadata.annotations.clone().unwrap();
-        assert!(!annotations.contains_key(key::ROTATE_CA), "the request is complete as soon as it is stored");
+        assert!(!annotations.contains_key(key::ROTATE_CA), "the request is complete once the rotation has started");
         let completed = passes.iter().filter_map(|pass| pass.plan.changes()).flat_map(|changes| &changes.completed);
         let accepted = completed.filter_map(|request| match &request.event {
             Some(RequestEvent::Accepted(note)) => Some(note.reason),
@@ -243,7 +251,7 @@ fn after_a_requested_rotation_the_previous_authorities_are_not_trusted() {
         let mut in_order = phases.clone();
         in_order.dedup();
         assert_eq!(in_order, ["Distributing", "Reissuing", "Dropping"]);
-        assert_eq!(names_of(&domain(&world, of.other())), ["1", "2"], "the other domain is as it was");
+        assert_eq!(generations(&domain(&world, of.other())), ["1", "2"], "the other domain is unchanged");
     }
 }
 
@@ -266,17 +274,17 @@ fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_reports_it() {
         assert!(missing.contains("demo-1"), "{phase}: {}", progressing.message);
         world.silent.clear();
         settle(&mut world, &[], &[]);
-        assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+        assert_eq!(generations(&domain(&world, Domain::Peer)), ["3", "4"]);
     }
 }
 
 #[test]
-fn a_rotation_continues_wherever_the_operator_dies() {
+fn a_rotation_continues_after_the_operator_dies_at_any_write() {
     for of in Domain::ALL {
         let mut world = World::bootstrapped("{}");
         let taken = world.taken.len();
         request(&mut world, &of.to_string());
-        // After no write, after one, after two, and so on: the status is written last.
+        // After no write, after one, after two, and so on. The status is written last.
         for writes in (0..5).cycle().take(600) {
             world.dies_after = Some(writes);
             world.pass();
@@ -285,13 +293,13 @@ fn a_rotation_continues_wherever_the_operator_dies() {
         assert!(world.deaths > 50, "{}", world.deaths);
         settle(&mut world, &[], &[]);
         assert_eq!(transitions(&world, taken), ROTATION, "each once");
-        assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
+        assert_eq!(generations(&domain(&world, of)), ["3", "4"]);
     }
 }
 
-/// An authority is recognized by the status: with one that is two steps behind it would not be.
+/// Authorities are recognized by the status. If it were two transitions behind, they would not be.
 #[test]
-fn a_rotation_takes_only_one_step_while_the_status_cannot_be_written() {
+fn a_rotation_makes_only_one_transition_while_the_status_cannot_be_written() {
     let rotation = |steps: Vec<String>| steps.into_iter().filter(|step| ROTATION.contains(&step.as_str())).collect::<Vec<_>>();
     for (phase, next) in [None, Some("Distributing"), Some("Reissuing"), Some("Dropping")].into_iter().zip(ROTATION) {
         let mut world = World::bootstrapped("{}");
@@ -309,7 +317,7 @@ fn a_rotation_takes_only_one_step_while_the_status_cannot_be_written() {
         assert_eq!(rotation(steps(&world, taken)), [next]);
         settle(&mut world, &[], &[]);
         assert_eq!(rotation(steps(&world, begin)), ROTATION);
-        assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+        assert_eq!(generations(&domain(&world, Domain::Peer)), ["3", "4"]);
     }
 }
 
@@ -321,7 +329,7 @@ fn clients_are_given_time_and_a_rotation_waits_for_users() {
     while domain(&world, Domain::Client).phase.as_deref() != Some("Reissuing") {
         world.pass();
     }
-    assert!(world.now.duration_since(started) >= CLIENTS, "kubelets need time to give clients the new ca.crt");
+    assert!(world.now.duration_since(started) >= CLIENT_REFRESH, "kubelets need time to give clients the new ca.crt");
     let outdated = SecretView::default().into();
     world.observed.user_secrets.insert("app".into(), outdated);
     for _ in 0..200 {
@@ -336,25 +344,25 @@ fn clients_are_given_time_and_a_rotation_waits_for_users() {
 }
 
 #[test]
-fn whether_a_secret_was_read_is_known_by_when_it_was_written() {
+fn clients_are_given_time_from_the_moment_their_secret_was_written() {
     let mut world = World::bootstrapped("{}");
     request(&mut world, "client");
     while domain(&world, Domain::Client).phase.is_none() {
         world.pass();
     }
-    // The write of its Secret was refused for long, by a quota for example, and succeeds only now.
+    // The write of its Secret was refused for some time, for example by a quota, and succeeds only now.
     world.now += SignedDuration::from_mins(10);
     world.pass();
     let mut secret = SecretView::default();
-    secret.data.insert(tls_key::CA.into(), config(&world));
+    secret.data.insert(tls_key::CA.into(), client_bundle(&world));
     secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), world.now.to_string())].into());
     world.observed.user_secrets.insert("app".into(), secret.into());
     let written = world.now;
     while domain(&world, Domain::Client).phase.as_deref() == Some("Distributing") {
         world.pass();
     }
-    assert!(world.now.duration_since(written) >= CLIENTS, "{}", world.now);
-    assert!(world.now.duration_since(written) < CLIENTS * 2, "{}", world.now);
+    assert!(world.now.duration_since(written) >= CLIENT_REFRESH, "{}", world.now);
+    assert!(world.now.duration_since(written) < CLIENT_REFRESH * 2, "{}", world.now);
 }
 
 #[test]
@@ -365,7 +373,7 @@ fn a_lost_authority_is_replaced_on_request() {
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::LEDGER.into(), b"x".to_vec())),
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::ISSUERS.into(), b"x".to_vec())),
         |secret| drop(secret.as_mut().unwrap().data.insert(authority_key::ANCESTORS_CRT.into(), b"x".to_vec())),
-        // A backup of another cluster: it is readable, and useless.
+        // A backup of another cluster: it can be read, but its authorities are not trusted.
         |secret| {
             let other = World::bootstrapped("{replicas: 1}").authority_secret(Domain::Client).clone().unwrap();
             secret.as_mut().unwrap().data.extend(other.data.clone());
@@ -383,7 +391,7 @@ fn a_lost_authority_is_replaced_on_request() {
             assert!(ready.message.contains(&format!("{}={of}", key::ROTATE_CA)), "{}", ready.message);
             request(&mut world, &of.to_string());
             settle(&mut world, &[], &[]);
-            assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
+            assert_eq!(generations(&domain(&world, of)), ["3", "4"]);
             let ready = condition(&world.observed.status.conditions, ConditionType::CertificatesReady).unwrap();
             assert_eq!(ready.status, "True", "{}", ready.message);
         }
@@ -398,7 +406,7 @@ fn both_domains_are_rotated_while_the_cluster_is_scaled_up() {
     settle(&mut world, &[], &[]);
     assert_eq!(world.etcd.len(), 5);
     for of in [Domain::Client, Domain::Peer] {
-        assert_eq!(names_of(&domain(&world, of)), ["3", "4"]);
+        assert_eq!(generations(&domain(&world, of)), ["3", "4"]);
     }
 }
 
@@ -417,7 +425,7 @@ fn members_are_removed_and_replaced_in_every_phase() {
             }
             world.cluster.spec.replicas = replicas;
             settle(&mut world, &[], &[]);
-            assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"], "{phase}");
+            assert_eq!(generations(&domain(&world, Domain::Peer)), ["3", "4"], "{phase}");
             assert_eq!(world.etcd.len(), usize::try_from(replicas).unwrap(), "{phase}");
             assert!(replicas == 3 || world.taken.contains(&"RemoveMember demo-1".to_owned()), "{phase}");
         }
@@ -433,16 +441,16 @@ fn a_domain_whose_rotation_cannot_start_does_not_affect_the_other() {
     for _ in 0..300 {
         world.pass();
     }
-    assert_eq!(names_of(&domain(&world, Domain::Client)), ["3", "4"], "once");
+    assert_eq!(generations(&domain(&world, Domain::Client)), ["3", "4"], "once");
     assert_eq!(world.cluster.metadata.annotations.as_ref().unwrap()[key::ROTATE_CA], "peer,pear");
     let reasons = reasons(&world.changes().problems);
     assert!(reasons.contains(&Reason::CannotRotate) && reasons.contains(&Reason::InvalidRotationRequest), "{reasons:?}");
 }
 
 #[test]
-fn a_late_succession_is_made_up_for() {
+fn an_overdue_switch_is_made_later() {
     let mut world = World::bootstrapped("{replicas: 1}");
-    // So late that the one that then becomes the active one has less time left than usual.
+    // So late that the authority that becomes active has less time left than usual.
     world.cluster.spec.paused = true;
     world.now += SignedDuration::from_hours(30_000);
     world.pass();
@@ -450,7 +458,7 @@ fn a_late_succession_is_made_up_for() {
     for _ in 0..30 {
         world.pass();
     }
-    age(&mut world, SignedDuration::from_hours(20_000), &[], &[]);
+    advance_time(&mut world, SignedDuration::from_hours(20_000), &[], &[]);
     let status = domain(&world, Domain::Client);
     assert!(status.active.expires.0 > world.now, "{status:?}");
 }
@@ -458,9 +466,9 @@ fn a_late_succession_is_made_up_for() {
 #[test]
 fn the_next_authority_becomes_active_at_once_if_the_active_one_has_expired() {
     let mut world = World::bootstrapped("{}");
-    age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
-    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["2", "3"]);
-    // No member has started with the third, and no pass is made until the second has expired.
+    advance_time(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
+    assert_eq!(generations(&domain(&world, Domain::Peer)), ["2", "3"]);
+    // No member has started with the third authority, and no pass is made until the second has expired.
     world.now += SignedDuration::from_hours(43_800 - 20_281 + 1);
     world.divided = true;
     let taken = world.taken.len();
@@ -472,11 +480,11 @@ fn the_next_authority_becomes_active_at_once_if_the_active_one_has_expired() {
     assert_eq!(order.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "{order:?}");
     world.divided = false;
     settle(&mut world, &[], &[]);
-    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+    assert_eq!(generations(&domain(&world, Domain::Peer)), ["3", "4"]);
 }
 
 #[test]
-fn no_member_is_added_that_could_not_be_given_certificates() {
+fn no_member_is_added_while_no_certificates_can_be_issued() {
     let mut world = World::bootstrapped("{}");
     *world.authority_secret(Domain::Peer) = None;
     world.cluster.spec.replicas = 5;
@@ -486,7 +494,7 @@ fn no_member_is_added_that_could_not_be_given_certificates() {
     assert_eq!(world.etcd.len(), 3);
     request(&mut world, "peer");
     settle(&mut world, &[], &[]);
-    assert_eq!((world.etcd.len(), names_of(&domain(&world, Domain::Peer))), (5, ["3", "4"].map(str::to_owned)));
+    assert_eq!((world.etcd.len(), generations(&domain(&world, Domain::Peer))), (5, ["3", "4"].map(str::to_owned)));
 }
 
 #[test]
@@ -499,7 +507,7 @@ fn a_request_that_names_no_domain_is_reported() {
 }
 
 #[test]
-fn a_rotation_that_is_requested_again_meanwhile_is_the_same_one() {
+fn a_second_request_during_a_rotation_starts_no_second_rotation() {
     let mut world = World::bootstrapped("{}");
     request(&mut world, "peer");
     for _ in 0..4 {
@@ -507,7 +515,7 @@ fn a_rotation_that_is_requested_again_meanwhile_is_the_same_one() {
     }
     request(&mut world, "peer");
     settle(&mut world, &[], &[]);
-    assert_eq!(names_of(&domain(&world, Domain::Peer)), ["3", "4"]);
+    assert_eq!(generations(&domain(&world, Domain::Peer)), ["3", "4"]);
 }
 
 #[test]
@@ -518,7 +526,7 @@ fn an_authority_signs_only_once_every_member_has_started_with_it() {
         pod.metadata.annotations.as_mut().unwrap().remove(key::BUNDLES);
     }
     let taken = world.taken.len();
-    age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
+    advance_time(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
     let order = steps(&world, taken);
     let switch = order.iter().position(|step| step == "SwitchCA").unwrap();
     let restarts = order[..switch].iter().filter(|step| step.starts_with("RestartMember")).count();
@@ -526,7 +534,7 @@ fn an_authority_signs_only_once_every_member_has_started_with_it() {
 }
 
 #[test]
-fn revocations_survive_a_change_of_the_authority() {
+fn revocations_survive_a_scheduled_switch_of_the_authority() {
     let now = "2026-03-01T12:00:00Z".parse().unwrap();
     let mut world = World::bootstrapped("{replicas: 1}");
     let listed = |world: &mut World| {
@@ -537,8 +545,11 @@ fn revocations_survive_a_change_of_the_authority() {
     let unknown = Serial::random().unwrap();
     let crl = foreign.sign_crl([(unknown, now)], now).unwrap();
     world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), crl);
-    age(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
-    assert!(listed(&mut world).contains(&unknown), "scheduled: serials that the ledger never knew stay revoked");
+    advance_time(&mut world, SignedDuration::from_hours(20_281), &[], &[]);
+    assert!(
+        listed(&mut world).contains(&unknown),
+        "after a scheduled switch, serials that the ledger does not have stay revoked"
+    );
     request(&mut world, "client");
     settle(&mut world, &[], &[]);
     assert!(!listed(&mut world).contains(&unknown), "the authority that signed it is no longer trusted");
@@ -547,22 +558,22 @@ fn revocations_survive_a_change_of_the_authority() {
 #[test]
 fn client_authentication_changes_one_member_at_a_time() {
     let mut world = World::bootstrapped("{}");
-    let asking = |world: &World| {
+    let requiring_certificates = |world: &World| {
         let pods = world.observed.members.values().filter_map(|member| member.pod.as_ref());
-        pods.filter(|pod| objects::asks_clients(pod.spec.as_ref()) == Some(true)).count()
+        pods.filter(|pod| objects::requires_client_certificates(pod.spec.as_ref()) == Some(true)).count()
     };
     for (auth, expected) in [(ClientAuth::None, 0), (ClientAuth::Required, 3)] {
         world.cluster.spec.tls.client.client_auth = auth;
         let taken = world.taken.len();
         settle(&mut world, &[], &[]);
-        assert_eq!(asking(&world), expected);
+        assert_eq!(requiring_certificates(&world), expected);
         let restarts = steps(&world, taken).iter().filter(|step| step.starts_with("RestartMember")).count();
         assert_eq!(restarts, 3, "{:?}", steps(&world, taken));
     }
 }
 
 #[test]
-fn after_everything_has_expired_all_is_created_again() {
+fn expired_authorities_and_certificates_are_all_replaced() {
     let mut world = World::bootstrapped("{}");
     let before = domain(&world, Domain::Client);
     world.now += SignedDuration::from_hours(43_801);
@@ -578,5 +589,5 @@ fn after_everything_has_expired_all_is_created_again() {
     settle(&mut world, &[], &[]);
     let now = domain(&world, Domain::Client);
     assert!(now.phase.is_none() && now.active.key_id != before.active.key_id);
-    assert_eq!(names_of(&now), ["3", "4"]);
+    assert_eq!(generations(&now), ["3", "4"]);
 }

@@ -1,4 +1,4 @@
-//! Which members there are, and how each starts if it finds no data.
+//! The members of a cluster, and how each starts if it finds no data.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,9 @@ use crate::{
 /// How each member starts if it finds no data.
 pub type StartStates = BTreeMap<MemberName, StartState>;
 
-/// The members: those that were recorded when the cluster was bootstrapped, or are known by what they left. Only a cluster that has
-/// not been bootstrapped takes its members from the desired number. A member that etcd no longer lists is none, and nothing is
-/// created for it.
+/// The members: those that were recorded when the cluster was bootstrapped, or have objects, or are in the last status. Only a
+/// cluster that has not been bootstrapped takes its members from the desired number. Nothing is created for a member that etcd no
+/// longer lists.
 pub fn states(input: &Input) -> StartStates {
     let Input { cluster, observed, facts, .. } = input;
     if !facts.is_bootstrapped {
@@ -30,12 +30,12 @@ pub fn states(input: &Input) -> StartStates {
     let has_objects = |member: &ObservedMember| member.stateful_set.is_some() || member.claim.is_some();
     // A member that lost everything is still in the last status.
     let is_reported = |name: &MemberName| observed.has_come_up() && observed.reported(name).is_some();
-    // Only the members that were recorded bootstrap the cluster. Objects that another operator created for a different number of
-    // members would become a second cluster.
+    // Only the recorded members bootstrap the cluster. Objects that another operator created for a different number of members
+    // are ignored, because those members would bootstrap a second cluster.
     let is_bootstrapping = !observed.has_come_up() && facts.bootstrap.is_some();
     let is_known = |name: &MemberName, member: &ObservedMember| {
-        let is_traced = if is_bootstrapping { member.has_started() } else { has_objects(member) || is_reported(name) };
-        roster.is_some() || recorded(input, name).is_some() || is_traced
+        let has_traces = if is_bootstrapping { member.has_started() } else { has_objects(member) || is_reported(name) };
+        roster.is_some() || recorded(input, name).is_some() || has_traces
     };
     let members = observed.members.iter().filter(|(name, member)| is_listed(name) && is_known(name, member));
     members.map(|(name, member)| (name.clone(), state(input, name, member))).collect()
@@ -56,16 +56,16 @@ fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartStat
         && let Some(learner) = roster.learners.get(name)
     {
         // A learner that has published its name has started. Without its data it must not start again.
-        let joins = learner.listed.name.is_empty();
-        return if joins { StartState::Joining(joining_list(facts.names, list)) } else { StartState::Existing };
+        let has_not_started = learner.listed.name.is_empty();
+        return if has_not_started { StartState::Joining(joining_list(facts.names, list)) } else { StartState::Existing };
     }
-    // A voter that a quorum knows as never started has promised nothing. The record of it may be wrong, because it was written
-    // without knowing this.
+    // A voter that never started, according to a quorum, has acknowledged nothing. Its recorded state may be wrong, because it
+    // may have been written without a member list.
     let never_started = |roster: &Roster| roster.voters.get(name).is_some_and(|voter| voter.listed.name.is_empty());
     if has_claim && roster.is_some_and(never_started) {
         return StartState::New;
     }
-    // If nothing is known of a member any more, not starting it is the one mistake that can be repaired.
+    // If nothing is known about a member any more, it is not started: that is the only mistake that can be repaired.
     match recorded(input, name) {
         Some(StartState::New) if !observed.has_come_up() || has_claim => StartState::New,
         None if !observed.has_come_up() => StartState::New,
@@ -74,8 +74,8 @@ fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartStat
     }
 }
 
-/// The list with which a learner starts. etcd compares the number and the URLs of the members, and no name but the learner's own
-/// (`server/etcdserver/bootstrap.go`).
+/// The member list with which a learner starts. etcd compares the number and the URLs of the members, and only the learner's own
+/// name (`server/etcdserver/bootstrap.go`).
 fn joining_list(names: &Names, list: &etcd::MemberList) -> String {
     let entry = |listed: &etcd::Member| {
         let url = listed.peer_urls.first()?;

@@ -35,9 +35,9 @@ use crate::{
 
 const ONE: &str = "replicas: 1";
 
-/// What someone or something does to a world.
+/// A change of a world.
 type Change = fn(&mut World);
-/// The leaves of a change: the Secret and the keys of the certificates.
+/// The leaves of a plan: each Secret with the keys of its certificates.
 type Leaves = Vec<(String, Vec<&'static str>)>;
 
 fn leaves(changes: &Changes) -> Leaves {
@@ -86,9 +86,9 @@ fn a_cluster_is_bootstrapped_in_stages() {
     let second = world.pass().changes();
     assert_eq!(objects(&second), ["ConfigMap demo-ca"]);
     let all = vec![member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
-    let mut wanted = vec![("demo-operator-tls".to_owned(), vec!["tls.crt"])];
-    wanted.extend((0..3).map(|ordinal| (format!("demo-{ordinal}-tls"), all.clone())));
-    assert_eq!(leaves(&second), wanted);
+    let mut expected = vec![("demo-operator-tls".to_owned(), vec!["tls.crt"])];
+    expected.extend((0..3).map(|ordinal| (format!("demo-{ordinal}-tls"), all.clone())));
+    assert_eq!(leaves(&second), expected);
     assert!(second.authorities.is_empty() && second.preflight.is_empty());
 
     let third = world.pass().changes();
@@ -97,7 +97,7 @@ fn a_cluster_is_bootstrapped_in_stages() {
     let fourth = world.pass().changes();
     let Some(Step::RecordMembers(record)) = &fourth.step else { panic!("{:?}", fourth.step) };
     assert_eq!((record.cluster_id, record.members.len()), (CLUSTER_ID, 3));
-    assert_eq!(fourth.pods.len(), 3, "all serve what is in their Secrets");
+    assert_eq!(fourth.pods.len(), 3, "all members serve the certificates in their Secrets");
     assert_eq!(states(&world), ["new"; 3]);
 
     assert_eq!(objects(&world.pass().changes()), ["ConfigMap demo-bootstrap"]);
@@ -106,7 +106,7 @@ fn a_cluster_is_bootstrapped_in_stages() {
 }
 
 #[test]
-fn no_stateful_set_comes_before_its_secret() {
+fn a_stateful_set_is_applied_only_after_its_secret() {
     let mut world = World::new("{}");
     world.pass();
     world.pass();
@@ -115,7 +115,7 @@ fn no_stateful_set_comes_before_its_secret() {
 }
 
 #[test]
-fn a_converged_cluster_stays_as_it_is_until_a_renewal_is_due() {
+fn a_converged_cluster_is_not_changed_until_a_renewal_is_due() {
     let mut world = World::bootstrapped("{}");
     for _ in 0..5 {
         world.now += days(11);
@@ -127,14 +127,14 @@ fn a_converged_cluster_stays_as_it_is_until_a_renewal_is_due() {
         assert_eq!(plan.next_check(), IDLE);
     }
     world.now += days(6);
-    assert_eq!(world.changes().secrets.len(), 4, "after two thirds of 90 days all are due");
+    assert_eq!(world.changes().secrets.len(), 4, "after two thirds of 90 days all leaves are due");
     world.settle();
     assert!(world.is_idle());
 }
 
 #[test]
-fn a_founder_that_has_never_started_stays_one_whatever_is_not_seen() {
-    for seen in [true, false] {
+fn a_bootstrapping_member_that_has_not_started_stays_new_without_its_recorded_state() {
+    for is_recorded in [true, false] {
         let mut world = World::new("{}");
         world.down.insert(names().member(2));
         while world.observed.status.cluster_id.is_none() {
@@ -142,8 +142,8 @@ fn a_founder_that_has_never_started_stays_one_whatever_is_not_seen() {
         }
         let url = names().peer_url(&names().member(2));
         assert!(world.etcd.iter().any(|member| member.peer_urls == [url.clone()] && member.name.is_empty()));
-        if !seen {
-            // A watch that is behind, or somebody who deleted it.
+        if !is_recorded {
+            // The watch lags, or the ConfigMap was deleted.
             world.observed.bootstrap = None;
         }
         world.pass();
@@ -157,7 +157,7 @@ fn a_founder_that_has_never_started_stays_one_whatever_is_not_seen() {
 }
 
 #[test]
-fn what_another_operator_began_that_counted_otherwise_is_no_founder() {
+fn members_of_another_operators_unfinished_bootstrap_are_ignored() {
     let mut world = World::new("{replicas: 2}");
     world.pass();
     let mut other = World::new("{replicas: 5}");
@@ -171,10 +171,10 @@ fn what_another_operator_began_that_counted_otherwise_is_no_founder() {
     assert!(data["demo-0.cluster"].split(',').count() == 2 && !data.contains_key("demo-2.state"), "{data:?}");
 }
 
-// What must not be touched.
+// Objects of others.
 
-/// A world in which a cluster of the same name, another object, has left what `keep` leaves.
-fn after_another(keep: impl FnOnce(&mut World)) -> World {
+/// A new cluster that finds the objects of another cluster of the same name, as far as `keep` keeps them.
+fn with_objects_of_another_cluster(keep: impl FnOnce(&mut World)) -> World {
     let mut world = World::bootstrapped(ONE);
     world.cluster.metadata.uid = Some("another".into());
     world.cluster.status = None;
@@ -185,8 +185,8 @@ fn after_another(keep: impl FnOnce(&mut World)) -> World {
 }
 
 #[test]
-fn a_predecessor_that_is_still_being_deleted_is_not_taken_over() {
-    let mut world = after_another(|_| {});
+fn objects_of_a_cluster_that_is_being_deleted_are_not_adopted() {
+    let mut world = with_objects_of_another_cluster(|_| {});
     for _ in 0..3 {
         let pass = world.pass();
         assert_eq!(pass.blocked().map(|note| note.reason), Some(Reason::NameTaken));
@@ -194,8 +194,8 @@ fn a_predecessor_that_is_still_being_deleted_is_not_taken_over() {
 }
 
 #[test]
-fn names_that_are_taken_are_refused() {
-    let mut world = after_another(|world| {
+fn a_cluster_is_not_bootstrapped_if_a_name_is_taken() {
+    let mut world = with_objects_of_another_cluster(|world| {
         let client_service = world.observed.client_service.take();
         world.observed = Observed { client_service, ..Observed::default() };
     });
@@ -206,7 +206,7 @@ fn names_that_are_taken_are_refused() {
 }
 
 #[test]
-fn a_running_cluster_leaves_alone_what_is_anothers() {
+fn a_running_cluster_does_not_change_foreign_objects() {
     let mut world = World::bootstrapped(ONE);
     let other = |meta: &mut ObjectMeta| {
         meta.owner_references = None;
@@ -227,7 +227,7 @@ fn a_running_cluster_leaves_alone_what_is_anothers() {
 // Drift.
 
 #[test]
-fn what_is_changed_or_deleted_by_hand_is_mended() {
+fn objects_that_were_changed_or_deleted_by_hand_are_restored() {
     let changes: [(&str, Change); 12] = [
         ("Service demo", |w| w.observed.client_service = None),
         ("Service demo", |w| w.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().type_ = Some("NodePort".into())),
@@ -252,10 +252,10 @@ fn what_is_changed_or_deleted_by_hand_is_mended() {
     for (object, change) in changes {
         let mut world = World::bootstrapped("{}");
         change(&mut world);
-        // Some are put in place of what they were, others are no longer known to be ours and left alone.
+        // Most objects are restored. An object without its owner does not belong to the cluster and is not changed.
         let plan = world.changes();
         if object == "PodDisruptionBudget demo" && world.observed.disruption_budget.is_some() {
-            assert_eq!(reasons(&plan.problems), [Reason::NameTaken], "without its owner it may be anybody's");
+            assert_eq!(reasons(&plan.problems), [Reason::NameTaken], "without an owner it is foreign");
             continue;
         }
         assert_eq!(objects(&plan), [object]);
@@ -265,7 +265,7 @@ fn what_is_changed_or_deleted_by_hand_is_mended() {
 }
 
 #[test]
-fn a_field_that_is_no_longer_wanted_is_noticed() {
+fn a_field_that_is_no_longer_desired_is_removed() {
     let mut world = World::bootstrapped("{replicas: 1, image: {pullSecrets: [{name: registry}]}}");
     world.cluster.spec.image.pull_secrets.clear();
     assert_eq!(objects(&world.changes()), ["StatefulSet demo-0"]);
@@ -274,11 +274,11 @@ fn a_field_that_is_no_longer_wanted_is_noticed() {
     assert_eq!(pod.image_pull_secrets, None);
 }
 
-/// Nor does a new version of the operator that makes other templates.
+/// A new version of the operator, with other templates, restarts no member either.
 #[test]
-fn a_new_template_restarts_nobody() {
+fn a_new_template_restarts_no_member() {
     let mut world = World::bootstrapped("replicas: 3");
-    let pods = |world: &mut World| (0..3).map(|of| world.pod(of).metadata.uid.clone()).collect::<Vec<_>>();
+    let pods = |world: &mut World| (0..3).map(|ordinal| world.pod(ordinal).metadata.uid.clone()).collect::<Vec<_>>();
     let before = pods(&mut world);
     world.cluster.spec.image.pull_policy = PullPolicy::Always;
     assert_eq!(objects(&world.changes()), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
@@ -290,22 +290,22 @@ fn a_new_template_restarts_nobody() {
 }
 
 #[test]
-fn a_claim_that_was_grown_by_hand_stays_as_large() {
+fn a_claim_that_was_expanded_by_hand_keeps_its_size() {
     let mut world = World::bootstrapped(ONE);
     let request = |size: &str| Some([("storage".to_owned(), Quantity(size.into()))].into());
-    let there = world.member(0).claim.as_mut().unwrap().spec.as_mut().unwrap();
-    there.resources.as_mut().unwrap().requests = request("100Gi");
+    let spec = world.member(0).claim.as_mut().unwrap().spec.as_mut().unwrap();
+    spec.resources.as_mut().unwrap().requests = request("100Gi");
     world.settle();
-    let there = world.member(0).claim.as_ref().unwrap().spec.as_ref().unwrap();
-    assert_eq!(there.resources.as_ref().unwrap().requests, request("100Gi"));
+    let spec = world.member(0).claim.as_ref().unwrap().spec.as_ref().unwrap();
+    assert_eq!(spec.resources.as_ref().unwrap().requests, request("100Gi"));
     assert!(world.is_idle());
 }
 
 #[test]
-fn what_the_api_server_adds_is_no_drift() {
+fn fields_that_the_api_server_adds_are_no_drift() {
     let mut world = World::bootstrapped(ONE);
     let set = world.member(0).stateful_set.as_mut().unwrap();
-    set.metadata.labels.as_mut().unwrap().insert("added".into(), "by somebody".into());
+    set.metadata.labels.as_mut().unwrap().insert("added".into(), "by-others".into());
     set.spec.template.spec.as_mut().unwrap().dns_policy = Some("ClusterFirst".into());
     world.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().cluster_ip = Some("10.0.0.1".into());
     assert!(world.is_idle());
@@ -314,7 +314,7 @@ fn what_the_api_server_adds_is_no_drift() {
 // Members.
 
 #[test]
-fn a_claim_that_is_lost_is_never_made_anew() {
+fn a_lost_claim_is_never_recreated() {
     let mut world = World::bootstrapped("{}");
     world.member(1).claim = None;
     for _ in 0..3 {
@@ -327,7 +327,7 @@ fn a_claim_that_is_lost_is_never_made_anew() {
 }
 
 #[test]
-fn a_claim_that_is_being_deleted_is_told_of() {
+fn a_claim_that_is_being_deleted_is_reported() {
     let mut world = World::bootstrapped("{}");
     world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(world.now));
     let plan = world.changes();
@@ -336,7 +336,7 @@ fn a_claim_that_is_being_deleted_is_told_of() {
 }
 
 #[test]
-fn a_pod_gets_its_labels_back() {
+fn labels_of_a_pod_are_restored() {
     let mut world = World::bootstrapped("{}");
     let labels = |world: &mut World| world.member(1).pod.as_ref().unwrap().metadata.labels.clone().unwrap();
     let before = labels(&mut world);
@@ -347,7 +347,7 @@ fn a_pod_gets_its_labels_back() {
 }
 
 #[test]
-fn a_member_that_lost_everything_is_not_forgotten() {
+fn a_member_that_lost_all_objects_is_still_known() {
     let mut world = World::bootstrapped("{}");
     world.observed.bootstrap = None;
     *world.member(1) = ObservedMember::default();
@@ -359,7 +359,7 @@ fn a_member_that_lost_everything_is_not_forgotten() {
 }
 
 #[test]
-fn a_bootstrap_config_that_was_deleted_is_rebuilt_and_never_goes_back_to_new() {
+fn a_deleted_bootstrap_config_is_recreated_and_started_members_stay_existing() {
     for passes in [4, 5, 9] {
         let mut world = World::new("{}");
         for _ in 0..passes {
@@ -374,19 +374,19 @@ fn a_bootstrap_config_that_was_deleted_is_rebuilt_and_never_goes_back_to_new() {
     world.pass();
     world.observed.bootstrap = None;
     world.pass();
-    assert_eq!(states(&world), ["new"; 3], "nobody has started yet");
+    assert_eq!(states(&world), ["new"; 3], "no member has started yet");
 }
 
 #[test]
-fn each_entry_of_a_started_member_names_itself_alone() {
+fn the_recorded_list_of_a_started_member_has_only_itself() {
     let world = World::bootstrapped("{}");
     let data = world.observed.bootstrap.unwrap().data.clone().unwrap();
     assert_eq!(data["demo-1.cluster"], "demo-1=https://demo-1-0.demo-peers.ns.svc:2380");
     assert_eq!(data[bootstrap_key::TOKEN], fixtures::UID);
 }
 
-/// A world before its members are recorded.
-fn about_to_record() -> World {
+/// A world whose members have started and are not recorded yet.
+fn before_recording() -> World {
     let mut world = World::new("{}");
     for _ in 0..3 {
         world.pass();
@@ -394,7 +394,8 @@ fn about_to_record() -> World {
     world
 }
 
-fn to_record(world: &mut World, change: impl FnOnce(&mut Observed)) -> BTreeSet<String> {
+/// The members that are recorded if the observation is changed like this.
+fn recorded_members(world: &mut World, change: impl FnOnce(&mut Observed)) -> BTreeSet<String> {
     world.plan();
     let mut observed = world.observed.clone();
     change(&mut observed);
@@ -405,35 +406,35 @@ fn to_record(world: &mut World, change: impl FnOnce(&mut Observed)) -> BTreeSet<
 }
 
 #[test]
-fn only_members_that_are_listed_with_a_name_and_answer_under_their_id_are_written_down() {
-    let mut world = about_to_record();
+fn only_named_members_that_answer_with_their_listed_id_are_recorded() {
+    let mut world = before_recording();
     let all: BTreeSet<_> = ["demo-0", "demo-1", "demo-2"].map(str::to_owned).into();
     let others: BTreeSet<_> = ["demo-1", "demo-2"].map(str::to_owned).into();
     let list = |observed: &mut Observed| observed.list.as_ref().unwrap().clone();
-    assert_eq!(to_record(&mut world, |_| {}), all);
+    assert_eq!(recorded_members(&mut world, |_| {}), all);
     let unnamed = |observed: &mut Observed| {
         let mut list = list(observed);
         list.members[0].name.clear();
         observed.list = Ok(list);
     };
-    assert_eq!(to_record(&mut world, unnamed), others);
+    assert_eq!(recorded_members(&mut world, unnamed), others);
     let elsewhere = |observed: &mut Observed| {
         let mut list = list(observed);
         list.members[0].id = MemberId(7);
         observed.list = Ok(list);
     };
-    assert_eq!(to_record(&mut world, elsewhere), others);
+    assert_eq!(recorded_members(&mut world, elsewhere), others);
     let silent = |observed: &mut Observed| {
         observed.members.get_mut(&names().member(0)).unwrap().etcd = Probe::Unreachable("refused".into());
     };
-    assert_eq!(to_record(&mut world, silent), others);
-    assert_eq!(to_record(&mut world, |observed| observed.list = Err("no quorum".into())), BTreeSet::new());
+    assert_eq!(recorded_members(&mut world, silent), others);
+    assert_eq!(recorded_members(&mut world, |observed| observed.list = Err("no quorum".into())), BTreeSet::new());
     let second = |observed: &mut Observed| observed.status.cluster_id = Some(ClusterId(0xbad));
-    assert_eq!(to_record(&mut world, second), BTreeSet::new(), "a second cluster is a fault and not a fact to be written down");
+    assert_eq!(recorded_members(&mut world, second), BTreeSet::new(), "members of a second cluster are not recorded");
 }
 
 #[test]
-fn a_claim_that_names_another_member_is_corrected_while_its_own_answers() {
+fn a_wrong_id_on_a_claim_is_corrected_while_its_member_answers() {
     for key in [key::MEMBER_ID, key::CLUSTER_ID] {
         let mut world = World::bootstrapped("{}");
         let edited = |world: &mut World| {
@@ -442,17 +443,17 @@ fn a_claim_that_names_another_member_is_corrected_while_its_own_answers() {
         };
         let before = edited(&mut world);
         world.silent.insert(names().member(1));
-        assert_eq!(to_record(&mut world, |_| {}), BTreeSet::new(), "whose data it is cannot be told");
+        assert_eq!(recorded_members(&mut world, |_| {}), BTreeSet::new(), "it is unknown which member has the data");
         world.silent.clear();
-        assert_eq!(to_record(&mut world, |_| {}), BTreeSet::from(["demo-1".to_owned()]));
+        assert_eq!(recorded_members(&mut world, |_| {}), BTreeSet::from(["demo-1".to_owned()]));
         world.settle();
         assert_eq!(edited(&mut world), before);
     }
 }
 
-/// It must not be told to be somebody else's: who removes it removes data.
+/// It must not be reported as foreign: removing it would remove data.
 #[test]
-fn a_claim_that_has_lost_its_annotations_is_not_to_be_removed() {
+fn a_claim_that_has_lost_its_annotations_is_not_reported_as_foreign() {
     let mut world = World::bootstrapped("{}");
     world.pass();
     let claim = world.member(1).claim.as_mut().unwrap();
@@ -474,13 +475,13 @@ fn a_claim_that_has_lost_its_annotations_is_not_to_be_removed() {
     let claim = &mut world.member(1).claim.as_mut().unwrap().metadata;
     claim.annotations = Some([(key::CLUSTER_UID.to_owned(), fixtures::UID.to_owned())].into());
     world.settle();
-    assert!(world.member(1).has_started(), "while it answers, the rest is written by itself");
+    assert!(world.member(1).has_started(), "the other annotations are restored while the member answers");
     assert!(world.changes().problems.is_empty());
 }
 
-/// Whoever changes the URL of a member with etcdctl has not made another of it.
+/// Changing the URL of a member with etcdctl does not make it another member.
 #[test]
-fn a_member_whose_url_was_changed_is_known_by_its_name() {
+fn a_member_whose_url_was_changed_is_identified_by_its_name() {
     let mut world = World::bootstrapped("{}");
     let plan = world.plan();
     world.observed.list.as_mut().unwrap().members[1].peer_urls = vec!["https://elsewhere:2380".into()];
@@ -494,8 +495,8 @@ fn a_member_whose_url_was_changed_is_known_by_its_name() {
 }
 
 #[test]
-fn members_that_start_later_are_written_down_later() {
-    let mut world = about_to_record();
+fn members_that_start_later_are_recorded_later() {
+    let mut world = before_recording();
     world.silent.insert(names().member(2));
     world.pass();
     world.pass();
@@ -529,25 +530,25 @@ fn unstarted() -> World {
     world
 }
 
-fn restarts(world: &mut World) -> bool {
+fn plans_restart(world: &mut World) -> bool {
     matches!(world.changes().step, Some(Step::RestartMember(_)))
 }
 
-/// It may run before its kubelet tells, and be what makes a quorum.
+/// It may already run although the kubelet has not reported it yet, and the quorum may need it.
 #[test]
-fn a_pod_that_is_just_being_made_is_left_alone() {
+fn a_pod_that_is_being_created_is_not_restarted() {
     for reason in ["ContainerCreating", "PodInitializing"] {
         let mut world = unstarted();
-        assert!(restarts(&mut world));
+        assert!(plans_restart(&mut world));
         let status = &mut world.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
         status.state.as_mut().unwrap().waiting.as_mut().unwrap().reason = Some(reason.into());
-        assert!(!restarts(&mut world), "{reason}");
+        assert!(!plans_restart(&mut world), "{reason}");
     }
 }
 
-/// It runs, but neither the operator nor the kubelet has ever seen it serve.
+/// It runs, but neither the operator nor the kubelet has ever found it serving.
 #[test]
-fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
+fn a_pod_that_has_never_served_is_recreated_from_a_changed_template() {
     let silent = || {
         let mut world = unstarted();
         let since = Time(world.now - SECOND * 60);
@@ -562,7 +563,7 @@ fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
         (reported.ready, reported.since) = (false, since);
         world
     };
-    assert!(restarts(&mut silent()));
+    assert!(plans_restart(&mut silent()));
     let changes: [(&str, Change); 5] = [
         ("its template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
@@ -570,8 +571,8 @@ fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
         ("it has served", |w| {
             w.pod(0).metadata.annotations.as_mut().unwrap().insert(key::TLS_CONFIRMED.into(), "some".into());
         }),
-        ("it has just begun", |w| w.now -= SECOND),
-        ("the kubelet's clock is behind ours, and it has just begun", |w| {
+        ("it has just started", |w| w.now -= SECOND),
+        ("the kubelet's clock is behind ours, and it has just started", |w| {
             w.observed.status.members[0].since = Some(Time(w.now - SECOND));
         }),
         ("it serves", |w| w.silent.clear()),
@@ -579,24 +580,24 @@ fn a_pod_that_has_never_served_is_made_anew_from_what_has_changed() {
     for (why_not, change) in changes {
         let mut world = silent();
         change(&mut world);
-        assert!(!restarts(&mut world), "{why_not}");
+        assert!(!plans_restart(&mut world), "{why_not}");
     }
 }
 
 #[test]
-fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
-    assert!(restarts(&mut unstarted()));
+fn a_pod_that_cannot_start_is_recreated_from_a_changed_template() {
+    assert!(plans_restart(&mut unstarted()));
     let mut ending = unstarted();
     ending.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
-    assert!(restarts(&mut ending), "its container ends again and again");
+    assert!(plans_restart(&mut ending), "its container is in a crash loop");
     let changes: [(&str, Change); 6] = [
-        ("its data would go with it", |w| {
+        ("its data would be lost with it", |w| {
             w.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(w.now));
         }),
         ("the template is the same", |w| {
             w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
         }),
-        ("its controller has not seen the change", |w| {
+        ("its controller has not observed the change", |w| {
             w.member(0).stateful_set.as_mut().unwrap().metadata.generation = Some(3);
         }),
         ("it runs", |w| {
@@ -604,7 +605,7 @@ fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
             let container = &mut w.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
             container.state.as_mut().unwrap().running = Some(running);
         }),
-        ("it is going", |w| {
+        ("it is being deleted", |w| {
             w.pod(0).metadata.deletion_timestamp = Some(Time(w.now));
         }),
         ("the StatefulSet is about to change", |w| w.member(0).stateful_set.as_mut().unwrap().spec.replicas = Some(0)),
@@ -612,14 +613,14 @@ fn a_pod_that_can_not_start_is_made_anew_from_what_has_changed() {
     for (why_not, change) in changes {
         let mut world = unstarted();
         change(&mut world);
-        assert!(!restarts(&mut world), "{why_not}");
+        assert!(!plans_restart(&mut world), "{why_not}");
     }
 }
 
 // Authorities.
 
 #[test]
-fn an_authority_that_is_lost_is_never_made_anew() {
+fn a_lost_authority_is_never_recreated() {
     type Loss = fn(&mut Option<CachedSecret>);
     let losses: [(&str, Loss); 6] = [
         ("is missing", |secret| *secret = None),
@@ -646,30 +647,30 @@ fn an_authority_that_is_lost_is_never_made_anew() {
             assert_eq!(lost.len(), 1, "{problem}");
             assert!(lost[0].message.contains(problem), "{problem}: {}", lost[0].message);
             let domains: BTreeSet<_> = plan.secrets.iter().flat_map(|change| &change.leaves).map(|leaf| leaf.domain).collect();
-            assert_eq!(domains, [domain.other()].into(), "the other domain goes on");
+            assert_eq!(domains, [domain.other()].into(), "the other domain still issues");
         }
     }
 }
 
 #[test]
-fn no_authority_is_made_while_anybody_may_trust_another() {
+fn no_authority_is_created_while_members_may_trust_another() {
     let mut world = World::bootstrapped(ONE);
     world.observed.authorities.client = None;
     world.observed.status.certificates = None;
     world.cluster.status = None;
     let plan = world.changes();
-    assert!(plan.authorities.is_empty(), "the members' Secrets are there");
+    assert!(plan.authorities.is_empty(), "the members' Secrets exist");
     assert!(reasons(&plan.certificates).contains(&Reason::CALost));
 }
 
 // Leaves.
 
 #[test]
-fn exactly_the_leaf_that_will_not_do_is_issued() {
+fn only_the_leaf_that_needs_it_is_reissued() {
     let server = member_key::SERVER_CRT;
     let all_server = vec![("demo-0-tls".to_owned(), vec![server])];
     let changes: [(&str, Change, Leaves); 6] = [
-        ("gone", |w| drop(w.member(0).secret.as_mut().unwrap().data.remove(member_key::SERVER_CRT)), all_server.clone()),
+        ("missing", |w| drop(w.member(0).secret.as_mut().unwrap().data.remove(member_key::SERVER_CRT)), all_server.clone()),
         (
             "unreadable",
             |w| drop(w.member(0).secret.as_mut().unwrap().data.insert(member_key::SERVER_CRT.into(), b"x".to_vec())),
@@ -696,17 +697,17 @@ fn exactly_the_leaf_that_will_not_do_is_issued() {
             vec![("demo-operator-tls".to_owned(), vec!["tls.crt"])],
         ),
     ];
-    for (what, change, wanted) in changes {
+    for (what, change, expected) in changes {
         let mut world = World::bootstrapped(ONE);
         change(&mut world);
-        assert_eq!(leaves(&world.changes()), wanted, "{what}");
+        assert_eq!(leaves(&world.changes()), expected, "{what}");
         world.settle();
         assert!(world.is_idle(), "{what}");
     }
 }
 
 #[test]
-fn leaves_of_different_lives_are_renewed_each_at_its_time() {
+fn leaves_with_different_lifetimes_are_renewed_separately() {
     let mut world = World::bootstrapped("{replicas: 1, tls: {peer: {certificate: {duration: 24h}}}}");
     world.now += SignedDuration::from_hours(17);
     assert_eq!(leaves(&world.changes()), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
@@ -717,14 +718,14 @@ fn leaves_of_different_lives_are_renewed_each_at_its_time() {
 }
 
 #[test]
-fn a_longer_life_takes_effect_at_the_renewal() {
+fn a_longer_lifetime_takes_effect_at_the_next_renewal() {
     let mut world = World::bootstrapped(ONE);
     world.cluster.spec.tls.client.certificate.duration = Duration("4320h".into());
     assert!(world.is_idle());
 }
 
 #[test]
-fn a_member_secret_that_was_deleted_is_made_whole_again() {
+fn a_deleted_member_secret_is_recreated() {
     let mut world = World::bootstrapped(ONE);
     world.member(0).secret = None;
     let plan = world.changes();
@@ -734,7 +735,7 @@ fn a_member_secret_that_was_deleted_is_made_whole_again() {
 }
 
 #[test]
-fn what_was_exchanged_between_members_is_put_right() {
+fn certificates_that_were_swapped_between_members_are_reissued() {
     let mut world = World::bootstrapped("{}");
     let data = |world: &mut World, ordinal| world.member(ordinal).secret.as_ref().unwrap().data.clone();
     let (one, two) = (data(&mut world, 0), data(&mut world, 1));
@@ -743,7 +744,7 @@ fn what_was_exchanged_between_members_is_put_right() {
     let all = vec![member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
     assert_eq!(leaves(&world.changes()), [("demo-0-tls".to_owned(), all.clone()), ("demo-1-tls".to_owned(), all)]);
     world.settle();
-    // Of three certificates this one says nothing of its member.
+    // Of the three certificates, this one does not name its member.
     for ordinal in [0, 1] {
         let leaf = world.member(ordinal).secret.as_ref().unwrap().certificate(member_key::CLIENT_CRT).unwrap().unwrap();
         let ledger = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::LEDGER].clone();
@@ -753,7 +754,7 @@ fn what_was_exchanged_between_members_is_put_right() {
 }
 
 #[test]
-fn secrets_that_were_made_at_once_are_renewed_one_after_the_other() {
+fn secrets_that_were_created_together_are_renewed_at_different_times() {
     let secret = |uid: &str| {
         let mut secret = SecretView::default();
         secret.meta.uid = Some(uid.into());
@@ -765,7 +766,7 @@ fn secrets_that_were_made_at_once_are_renewed_one_after_the_other() {
 
 // Confirmation.
 
-/// A member whose Secret was renewed while its kubelet sleeps.
+/// A member whose Secret was renewed and not yet refreshed by its kubelet.
 fn renewed() -> World {
     let mut world = World::bootstrapped(ONE);
     world.kubelet = false;
@@ -775,7 +776,7 @@ fn renewed() -> World {
 }
 
 #[test]
-fn a_renewed_leaf_is_touched_touched_again_and_confirmed() {
+fn a_pod_with_a_renewed_leaf_is_touched_again_until_confirmed() {
     let mut world = renewed();
     let touch = world.pass().changes();
     assert_eq!(annotations(&touch), [key::TLS_TOUCHED]);
@@ -789,7 +790,7 @@ fn a_renewed_leaf_is_touched_touched_again_and_confirmed() {
     for _ in 0..4 {
         world.pass();
     }
-    assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED], "this time it listens");
+    assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED], "now the kubelet refreshes the files");
     let confirmed = world.pass().changes();
     assert_eq!(annotations(&confirmed), [key::TLS_CONFIRMED]);
     assert!(confirmed.certificates.is_empty());
@@ -799,7 +800,7 @@ fn a_renewed_leaf_is_touched_touched_again_and_confirmed() {
 }
 
 #[test]
-fn a_leaf_that_only_the_other_members_see_is_confirmed_by_their_port() {
+fn the_peer_leaf_is_confirmed_on_the_peer_port() {
     let mut world = World::bootstrapped(ONE);
     world.kubelet = false;
     world.cluster.spec.tls.peer.certificate.duration = Duration("24h".into());
@@ -818,9 +819,9 @@ fn a_leaf_that_only_the_other_members_see_is_confirmed_by_their_port() {
 }
 
 #[test]
-fn a_member_whose_peer_port_cannot_be_asked_is_told_once() {
+fn a_pod_whose_peer_port_does_not_answer_is_touched_once() {
     let mut world = renewed();
-    let deaf = |world: &mut World| {
+    let with_silent_peer_port = |world: &mut World| {
         world.plan();
         let mut observed = world.observed.clone();
         let member = observed.members.get_mut(&names().member(0)).unwrap();
@@ -834,16 +835,16 @@ fn a_member_whose_peer_port_cannot_be_asked_is_told_once() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(annotations(&deaf(&mut world)), [key::TLS_TOUCHED]);
+    assert_eq!(annotations(&with_silent_peer_port(&mut world)), [key::TLS_TOUCHED]);
     world.pass();
     world.now += SECOND * 60;
-    let plan = deaf(&mut world);
+    let plan = with_silent_peer_port(&mut world);
     assert!(plan.is_empty());
     assert!(plan.certificates[0].message.contains("timed out"), "{}", plan.certificates[0].message);
 }
 
 #[test]
-fn a_member_that_cannot_be_reached_is_told_once() {
+fn a_pod_that_cannot_be_reached_is_touched_once() {
     let mut world = renewed();
     world.silent.insert(names().member(0));
     assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED], "its leaf may have expired");
@@ -885,17 +886,17 @@ fn with_user(uid: &str) -> World {
 }
 
 #[test]
-fn certificates_of_users_who_are_gone_are_revoked_and_the_list_reaches_the_members() {
+fn certificates_of_deleted_users_are_revoked_and_members_get_the_list() {
     let mut world = with_user("u1");
     world.observed.users = ["u1".into()].into();
-    assert!(world.is_idle(), "the user is there");
+    assert!(world.is_idle(), "the user exists");
     // The same name, but another object.
     world.observed.users = ["u2".into()].into();
     let holders = vec![Holder::User { name: "app".into(), uid: "u1".into() }];
     assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders }.into()));
 
     let written = world.pass().changes();
-    assert_eq!(leaves(&written), [("demo-0-tls".to_owned(), vec![])], "the list is written and no leaf is made");
+    assert_eq!(leaves(&written), [("demo-0-tls".to_owned(), vec![])], "the list is written and no leaf is issued");
     assert_eq!(written.secrets[0].files.keys().collect::<Vec<_>>(), [member_key::CLIENT_CRL]);
     assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED]);
     assert_eq!(annotations(&world.pass().changes()), [key::TLS_CONFIRMED]);
@@ -908,12 +909,12 @@ fn certificates_of_users_who_are_gone_are_revoked_and_the_list_reaches_the_membe
 }
 
 #[test]
-fn a_list_that_lacks_who_was_revoked_is_made_anew() {
+fn an_incomplete_revocation_list_is_restored() {
     let mut world = with_user("u1");
     world.observed.users = ["u2".into()].into();
     let before = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
     world.settle();
-    // As from a backup.
+    // As if restored from a backup.
     world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), before);
     assert_eq!(world.changes().step, Some(Revoke { domain: Domain::Client, holders: vec![] }.into()));
 }
@@ -926,12 +927,12 @@ fn nothing_is_revoked_while_the_authority_is_lost() {
 }
 
 #[test]
-fn there_is_one_step_at_a_time() {
+fn a_plan_has_one_step_at_a_time() {
     let mut user = with_user("u1");
-    // A bootstrapped cluster with a user who is gone, and a claim that has lost what was written on it.
+    // A bootstrapped cluster with a deleted user, and a claim that has lost its member ID.
     let claim: &mut PersistentVolumeClaim = user.member(0).claim.as_mut().unwrap();
     claim.metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
-    assert_eq!(user.pass().changes().step.map(|step| step.name()), Some("RecordMembers"), "what guards data comes first");
+    assert_eq!(user.pass().changes().step.map(|step| step.name()), Some("RecordMembers"), "steps that protect data come first");
     assert_eq!(user.pass().changes().step.map(|step| step.name()), Some("Revoke"));
 }
 
@@ -970,7 +971,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_valid_cluster_is_as_wanted_within_six_passes_and_stays(spec in specs()) {
+    fn every_valid_cluster_converges_within_six_passes(spec in specs()) {
         let mut world = World::new(&spec.to_string());
         let busy = world.settle();
         prop_assert!(busy <= 6, "{busy} passes");
@@ -981,13 +982,17 @@ proptest! {
 }
 
 #[test]
-fn a_pod_that_started_while_nobody_looked_is_told_of_what_was_issued_since() {
+fn a_pod_that_started_unobserved_is_touched_once_for_certificates_issued_since() {
     let mut world = World::bootstrapped(ONE);
     world.silent.insert(names().member(0));
     world.now += SECOND * 11;
     let pod = world.pod(0);
     pod.metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
-    assert_eq!(annotations(&world.changes()), [key::TLS_TOUCHED], "it has run for long, and its certificates may have expired");
+    assert_eq!(
+        annotations(&world.changes()),
+        [key::TLS_TOUCHED],
+        "it has run for some time, and its certificates may have expired"
+    );
     world.pass();
-    assert_eq!(annotations(&world.changes()), [""; 0], "once, as it cannot be asked whether that helped");
+    assert_eq!(annotations(&world.changes()), [""; 0], "only once, because the member cannot be asked whether that helped");
 }

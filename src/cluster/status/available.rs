@@ -2,7 +2,7 @@
 
 use super::{
     Input,
-    members::{describe_down, is_coming},
+    members::{describe_down, is_about_to_be_ready},
 };
 use crate::{
     api::{ConditionType, Reason, condition},
@@ -38,8 +38,9 @@ pub fn finding(input: &Input) -> Finding {
         Ok(list) => {
             let member = |voter: &etcd::Member| observed.members.get_key_value(&name_of(facts.names, list, voter)?);
             let voters: Vec<_> = list.voters().collect();
-            // That the kubelet has yet to look at a pod takes no quorum away.
-            let is_healthy = |(name, member): (_, &ObservedMember)| member.is_healthy() || is_coming(input, name, member);
+            // A voter counts as healthy while its pod is about to be ready: the kubelet may not have probed it yet.
+            let is_healthy =
+                |(name, member): (_, &ObservedMember)| member.is_healthy() || is_about_to_be_ready(input, name, member);
             let healthy = voters.iter().filter(|voter| member(voter).is_some_and(is_healthy)).count();
             if healthy > voters.len() / 2 {
                 let message = format!("{healthy} of {} voters are healthy{}", voters.len(), even_number(decision));
@@ -56,7 +57,7 @@ pub fn finding(input: &Input) -> Finding {
         let message = format!("the cluster has not come up yet: {why}");
         return available(false, Note::new(Reason::Bootstrapping, message), Announced::Silently);
     }
-    // There is no need to recover from members that are about to be back.
+    // Recovery is not suggested while members are being restarted.
     let is_restarting = decision.changes().is_some_and(|changes| !changes.restarting.is_empty());
     let message = match (&observed.list, taken) {
         (Err(_), None) if !is_restarting => no_list(input),
@@ -65,10 +66,10 @@ pub fn finding(input: &Input) -> Finding {
     available(false, Note::new(Reason::QuorumLost, message), Announced::AsWarning)
 }
 
-/// What to say while no quorum gives a member list.
+/// The message while no quorum confirms a member list.
 fn no_list(input: &Input) -> String {
     let Input { observed, facts, decision, now, .. } = input;
-    // In words, because tables have no column for the time of a transition.
+    // The time is in the message, because tables have no column for the time of a transition.
     let before = condition(&observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
     let since = before.map_or_else(|| seconds(*now), |before| before.last_transition_time.clone());
     let is_recovering =
@@ -77,7 +78,7 @@ fn no_list(input: &Input) -> String {
     format!("quorum has been lost since {}. {described}", since.0)
 }
 
-/// What an even number of members costs, as a suffix.
+/// The disadvantage of an even number of members, as a suffix for a message.
 fn even_number(decision: &Decision) -> String {
     match decision.cluster() {
         Some(cluster) if cluster.replicas.is_multiple_of(2) => {

@@ -39,7 +39,7 @@ pub fn finding(input: &Input) -> Finding {
     if let Some(lost) = planned.iter().find(|note| note.reason == Reason::CALost) {
         return certificates_ready(false, lost.clone(), Announced::AsWarning);
     }
-    // What an issuer has not signed says more than that it is asked for it.
+    // The notes about what issuers have not signed say more than the planned requests.
     let notes: Vec<_> = outcome.issuers.iter().chain(planned).collect();
     if let Some(first) = notes.first() {
         let announced = if is_fault(first.reason) { Announced::AsWarning } else { Announced::Silently };
@@ -57,13 +57,13 @@ pub fn finding(input: &Input) -> Finding {
         return certificates_ready(false, Note::new(Reason::Confirming, with_remarks(message)), Announced::Silently);
     }
     let note = Note::new(Reason::CertificatesServed, with_remarks("every member serves its current certificates".into()));
-    // Every renewal ends like this. Only the end of a fault is worth an event.
+    // Every renewal ends like this, so only the end of a fault gets an event.
     let before = condition(&observed.status.conditions, ConditionType::CertificatesReady);
     let was_fault = before.and_then(|before| Reason::parse(&before.reason)).is_some_and(is_fault);
     certificates_ready(true, note, if was_fault { Announced::Normally } else { Announced::Silently })
 }
 
-/// Whether a member was seen to serve its current certificates.
+/// Whether a member was confirmed to serve its current certificates.
 fn is_confirmed(member: &ObservedMember) -> bool {
     let pod = member.pod.as_ref().filter(|pod| !is_terminating(pod));
     let confirmed = pod.and_then(|pod| annotation(&pod.metadata, key::TLS_CONFIRMED));
@@ -93,7 +93,7 @@ pub fn status(input: &Input, members: &[MemberStatus]) -> Option<CertificatesSta
     let Input { observed, facts, .. } = input;
     let domain = |domain: Domain| {
         let expires = first_expiry(observed, domain).map(seconds);
-        // A reported authority changes only by a transition: that is how one that was changed by hand is noticed.
+        // The reported authorities change only by a transition. A difference reveals that the Secret was changed by hand.
         match &facts.authorities.state[domain] {
             AuthorityState::Ready(authorities) => Some(DomainStatus {
                 active: authority(&authorities.active, &authorities.issuers.active),

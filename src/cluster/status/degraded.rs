@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Input,
-    members::{describe_down, is_coming, is_removed},
+    members::{describe_down, is_about_to_be_ready, is_removed},
 };
 use crate::{
     api::{ConditionType, Reason, condition},
@@ -50,8 +50,8 @@ fn problems(input: &Input) -> Vec<Note> {
     problems
 }
 
-/// The members that are down. A member that has never started is not, nor one that is about to be ready or that is being restarted:
-/// what those wait for is in `Progressing`. But a member that was down before stays so until it is healthy.
+/// The members that are down. A member that has never started, is about to be ready or is being restarted is not down:
+/// `Progressing` reports it. A member that was down before counts as down until it is healthy.
 fn down_members(input: &Input) -> Vec<Note> {
     let Input { observed, facts, decision, .. } = input;
     if decision.blocked().is_some() {
@@ -59,7 +59,7 @@ fn down_members(input: &Input) -> Vec<Note> {
     }
     let degraded = condition(&observed.status.conditions, ConditionType::Degraded);
     let was_down = degraded.is_some_and(|before| before.reason == Reason::MemberDown.as_str());
-    let is_excused = |name, member| is_coming(input, name, member) || !was_down && decision.is_restarting(name);
+    let is_excused = |name, member| is_about_to_be_ready(input, name, member) || !was_down && decision.is_restarting(name);
     let down = observed
         .members
         .iter()
@@ -68,8 +68,8 @@ fn down_members(input: &Input) -> Vec<Note> {
     messages.map(|message| Note::new(Reason::MemberDown, message)).collect()
 }
 
-/// The errors that etcd reports, alarms above all: a cluster with the alarm NOSPACE is healthy and refuses every write. Each member
-/// reports the alarms of all.
+/// The errors that etcd reports, in particular alarms: a cluster with the alarm NOSPACE is healthy and refuses every write. Each
+/// member reports the alarms of all members.
 fn etcd_errors(observed: &Observed) -> Option<Note> {
     let statuses = observed.members.values().filter_map(|member| member.etcd.status());
     let errors: BTreeSet<_> = statuses.flat_map(|status| &status.errors).map(|error| error.trim()).collect();

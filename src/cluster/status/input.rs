@@ -1,4 +1,4 @@
-//! What a report is made from.
+//! The input of a report.
 
 use jiff::Timestamp;
 
@@ -11,18 +11,18 @@ use crate::{
     },
 };
 
-/// What a report is made from.
+/// The input of a report.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     /// The object.
     pub cluster: &'a EtcdCluster,
     /// What existed at the beginning of the pass.
     pub observed: &'a Observed,
-    /// What follows from that.
+    /// Facts derived from the observation.
     pub facts: &'a Facts<'a>,
     /// What was decided.
     pub decision: &'a Decision,
-    /// What came of it.
+    /// The result of the decision.
     pub outcome: &'a Outcome,
     /// The time.
     pub now: Timestamp,

@@ -22,18 +22,18 @@ use crate::{
 /// The members.
 pub fn statuses(input: &Input) -> Vec<MemberStatus> {
     let Input { observed, facts, .. } = input;
-    // If its StatefulSet belongs to the cluster, it is a member, whatever happened to its claim.
+    // A member whose StatefulSet belongs to the cluster is a member, even if its claim is foreign.
     let is_foreign = |member: &ObservedMember| {
         let claim = member.claim.as_ref().map(|claim| &claim.metadata);
         let set = member.stateful_set.as_ref().map(|set| &set.metadata);
         set.or(claim).is_some_and(|meta| !belongs(meta, facts.uid))
     };
-    // A member that was removed and of which no object is left is no member any more.
-    let is_past = |name: &MemberName, member: &ObservedMember| {
+    // A removed member without any objects is no longer reported.
+    let is_removed_completely = |name: &MemberName, member: &ObservedMember| {
         let has_nothing = member.claim.is_none() && member.stateful_set.is_none() && member.pod.is_none();
         has_nothing && is_removed(facts.names, observed, name)
     };
-    let members = observed.members.iter().filter(|(name, member)| !is_foreign(member) && !is_past(name, member));
+    let members = observed.members.iter().filter(|(name, member)| !is_foreign(member) && !is_removed_completely(name, member));
     members.map(|(name, member)| status(input, name, member)).collect()
 }
 
@@ -68,11 +68,11 @@ fn status(input: &Input, name: &MemberName, member: &ObservedMember) -> MemberSt
         _ => "Follower",
     });
     let before = observed.reported(name);
-    // Without a member list, a member that lost everything is still the one that it was.
+    // Without a member list, a member that lost all objects keeps its last ID.
     let listed = observed.listed(facts.names, name).map(|listed| listed.id);
     let answered = etcd.map(|status| status.member_id);
     let id = listed.or(answered).or_else(|| member.recorded_ids().1).or_else(|| before?.id);
-    // What was reported of an earlier member of this name says nothing.
+    // The last status of a previous member of this name is ignored.
     let was_promoted = |before: &MemberStatus| is_learner(before) && role.is_some_and(|role| role != LEARNER);
     let healthy = member.is_healthy();
     let unchanged = before.filter(|before| before.ready == healthy && before.id == id && !was_promoted(before));
@@ -90,7 +90,7 @@ fn status(input: &Input, name: &MemberName, member: &ObservedMember) -> MemberSt
     }
 }
 
-/// The smallest power of two that a size fits in, from 1Mi on: a status must not contain what changes with every write.
+/// A size, rounded up to a power of two of at least 1Mi: the status must not have values that change with every write.
 pub fn rounded(bytes: i64) -> String {
     let mebibytes = u64::try_from(bytes).unwrap_or_default().div_ceil(1 << 20).max(1).next_power_of_two();
     if mebibytes >= 1024 { format!("{}Gi", mebibytes / 1024) } else { format!("{mebibytes}Mi") }
@@ -102,12 +102,12 @@ pub fn is_removed(names: &Names, observed: &Observed, name: &MemberName) -> bool
     list.is_some() && observed.listed(names, name).is_none()
 }
 
-/// How long a pod may be not ready although its member answers: the kubelet probes every 2 s, unless it is busy.
+/// How long a pod may be not ready although its member answers: the kubelet probes every 2 s, or later if it is busy.
 const STARTING: SignedDuration = SignedDuration::from_secs(15);
 
-/// Whether a member answers and its pod is about to be ready: a learner's pod is not before it is promoted, and then, as after the
-/// start of its container, the kubelet has yet to probe it.
-pub fn is_coming(input: &Input, name: &MemberName, member: &ObservedMember) -> bool {
+/// Whether a member answers and its pod is about to be ready. The pod of a learner is not ready before the learner is promoted.
+/// After that, as after the start of its container, the kubelet may not have probed it yet.
+pub fn is_about_to_be_ready(input: &Input, name: &MemberName, member: &ObservedMember) -> bool {
     // The pod of a member that starts as a cluster of one is never ready.
     let can_be_ready = |pod: &&Pod| !is_terminating(pod) && !pod_is_forced(pod);
     let (Some(status), Some(pod), false) =
@@ -123,7 +123,7 @@ pub fn is_coming(input: &Input, name: &MemberName, member: &ObservedMember) -> b
     status.is_learner || promoted.into_iter().chain([started]).any(is_recent)
 }
 
-/// Whether a pod that is not ready was ready once since its container started.
+/// Whether a pod that is not ready was ready after its container started.
 fn was_ready(pod: &Pod, started: Timestamp) -> bool {
     let changed = pod_condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref());
     changed.is_some_and(|changed| changed.0 > started)
@@ -133,7 +133,7 @@ fn is_learner(reported: &MemberStatus) -> bool {
     reported.role.as_deref() == Some(LEARNER)
 }
 
-/// What there is to say of a member that is not healthy.
+/// Describes a member that is not healthy.
 pub fn describe_down(name: &MemberName, member: &ObservedMember) -> Option<String> {
     (!member.is_healthy()).then(|| format!("{name}: {}", why_not_ready(member)))
 }

@@ -1,4 +1,4 @@
-//! What the metrics say of a cluster.
+//! The metrics of a cluster.
 
 use super::certificates::first_expiry;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     pki::{PerDomain, Phase},
 };
 
-/// The state of a cluster, by its status.
+/// The state of a cluster for the metrics, derived from its status.
 pub fn state(status: &EtcdClusterStatus, observed: &Observed, decision: &Decision) -> ClusterState {
     let is_true = |kind| condition(&status.conditions, kind).is_some_and(|condition| condition.status == "True");
     let desired = decision.cluster().map_or(status.replicas, |cluster| i32::try_from(cluster.replicas).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Last status, observation, plan and what came of it -> new status and events. Pure.
+//! Last status, observation, plan and its result -> new status and events. Pure.
 
 mod available;
 mod certificates;
@@ -26,11 +26,11 @@ use crate::{
     },
 };
 
-/// What a pass reports.
+/// The report of a pass.
 pub fn report(input: &Input) -> Report {
     let Input { cluster, observed, facts, decision, outcome, now } = *input;
     let old = &observed.status;
-    // What another cluster of this name left is no member of this one.
+    // Leftovers of another cluster of this name are not members of this one.
     let members = if decision.blocked().is_some() { vec![] } else { members::statuses(input) };
     let desired = match decision.cluster() {
         Some(cluster) => cluster.replicas,
@@ -71,7 +71,7 @@ pub fn report(input: &Input) -> Report {
     Report { status, events: joined(events), done: joined(done) }
 }
 
-/// The ID that is recorded on the claims, so that a cluster that is bootstrapped a second time by mistake is noticed.
+/// The cluster ID that is recorded on the claims. With it, an accidental second bootstrap is noticed.
 fn recorded_cluster_id(uid: &Uid, observed: &Observed) -> Option<ClusterId> {
     let claims = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
     let mut recorded =

@@ -48,7 +48,7 @@ pub fn finding(input: &Input) -> Finding {
     }
 }
 
-/// The members whose pods are older than their templates, which restarts none of them.
+/// The members whose pods are older than their templates, as a suffix for a message. They are not restarted for that.
 fn outdated(observed: &Observed) -> String {
     let members = observed.members.iter().filter(|(_, member)| member.is_outdated());
     let names: Vec<_> = members.map(|(name, _)| name.to_string()).collect();
@@ -59,8 +59,8 @@ fn outdated(observed: &Observed) -> String {
     format!("; the pods of {names} are outdated and will be updated at their next restart (annotation {})", key::RESTARTED_AT)
 }
 
-/// What is in progress or pending: the present step first. The reason is that of what lasts longest, so that it does not change with
-/// every pass.
+/// What is in progress or pending, the current step first. The reason is that of the longest operation, so that it does not
+/// change with every pass.
 fn in_progress(changes: &Changes, outcome: &Outcome) -> Option<Note> {
     let notes: Vec<_> = changes.progress.iter().chain(&outcome.pending).collect();
     if let Some(first) = notes.first() {

@@ -49,7 +49,7 @@ fn note(event: &Event) -> &str {
     event.note.as_deref().unwrap()
 }
 
-/// What is reported of a cluster whose spec is invalid.
+/// The report of a cluster whose spec is invalid.
 fn report_invalid(world: &World, problem: &str) -> Report {
     let uid = Uid::of(&world.cluster.metadata).unwrap();
     let (names, observed, now) = (&names(), &world.observed, world.now);
@@ -58,19 +58,19 @@ fn report_invalid(world: &World, problem: &str) -> Report {
     report(&Input { cluster: &world.cluster, observed, facts, decision, outcome: &Outcome::default(), now })
 }
 
-/// What the metrics say after a pass that reports this.
+/// The metrics after a pass that reports this status.
 fn state(world: &mut World, status: &EtcdClusterStatus) -> ClusterState {
     let decision = Decision::Planned(world.valid(), world.plan());
     metrics::state(status, &world.observed, &decision)
 }
 
-fn not_ready(world: &mut World, ordinal: u32) {
+fn set_not_ready(world: &mut World, ordinal: u32) {
     let conditions = world.pod(ordinal).status.as_mut().unwrap().conditions.as_mut().unwrap();
     conditions[0] = PodCondition { type_: "Ready".into(), status: "False".into(), ..PodCondition::default() };
 }
 
 #[test]
-fn a_new_cluster_reports_what_it_waits_for() {
+fn a_new_cluster_reports_its_pending_members_and_certificates() {
     let mut world = World::new(THREE);
     let first = world.pass().report;
     assert_eq!(
@@ -80,8 +80,8 @@ fn a_new_cluster_reports_what_it_waits_for() {
     assert_eq!(reasons(&first.events), Vec::<&str>::new(), "there is nothing to announce yet");
     assert_eq!(first.status.ready.as_deref(), Some("0/3"));
     let second = world.pass().report;
-    let waits = &condition(&second, ConditionType::Progressing).message;
-    assert_eq!(waits, "demo-0: it has no pod yet; demo-1: it has no pod yet; demo-2: it has no pod yet");
+    let progress = &condition(&second, ConditionType::Progressing).message;
+    assert_eq!(progress, "demo-0: it has no pod yet; demo-1: it has no pod yet; demo-2: it has no pod yet");
     let issuing = &condition(&second, ConditionType::CertificatesReady).message;
     assert!(
         issuing.contains("issuing certificates in Secret demo-1-tls: server.crt, peer.crt, client.crt (does not exist)"),
@@ -135,7 +135,7 @@ fn an_idle_pass_changes_nothing() {
 #[test]
 fn a_member_that_is_down_is_announced_once() {
     let mut world = World::bootstrapped(THREE);
-    not_ready(&mut world, 2);
+    set_not_ready(&mut world, 2);
     world.silent.insert(names().member(2));
     let down = world.pass().report;
     assert_eq!(
@@ -160,10 +160,10 @@ fn a_member_that_is_down_is_announced_once() {
 }
 
 #[test]
-fn a_member_whose_pod_is_about_to_be_ready_is_not_down() {
+fn a_member_whose_pod_is_about_to_be_ready_is_not_reported_as_down() {
     let mut world = World::bootstrapped(THREE);
     let plan = world.plan();
-    not_ready(&mut world, 2);
+    set_not_ready(&mut world, 2);
     let since = running_since(world.pod(2)).unwrap();
     for (seconds, degraded) in [(14, ("False", "Healthy")), (15, ("True", "MemberDown"))] {
         world.now = since + SignedDuration::from_secs(seconds);
@@ -171,12 +171,12 @@ fn a_member_whose_pod_is_about_to_be_ready_is_not_down() {
     }
 }
 
-/// The voter that was just promoted was never ready, and is one of two.
+/// One of two voters was just promoted and has never been ready.
 #[test]
-fn a_quorum_is_not_lost_by_a_pod_that_is_about_to_be_ready() {
+fn a_voter_whose_pod_is_about_to_be_ready_counts_for_the_quorum() {
     let mut world = World::bootstrapped("replicas: 2");
     let plan = world.plan();
-    not_ready(&mut world, 1);
+    set_not_ready(&mut world, 1);
     let since = running_since(world.pod(1)).unwrap();
     for (seconds, available) in [(14, ("True", "QuorumHealthy")), (15, ("False", "QuorumLost"))] {
         world.now = since + SignedDuration::from_secs(seconds);
@@ -184,13 +184,13 @@ fn a_quorum_is_not_lost_by_a_pod_that_is_about_to_be_ready() {
     }
 }
 
-/// A learner is never ready, and it may take long to catch up.
+/// A learner is never ready, and may take long to catch up.
 #[test]
-fn a_quorum_is_not_lost_by_a_learner_that_was_just_promoted() {
+fn a_voter_that_was_just_promoted_counts_for_the_quorum() {
     let mut world = World::bootstrapped("replicas: 2");
     world.now += SignedDuration::from_hours(1);
     let plan = world.plan();
-    not_ready(&mut world, 1);
+    set_not_ready(&mut world, 1);
     let promoted = world.now;
     world.observed.status.members[1] =
         MemberStatus { ready: false, role: Some("Learner".into()), ..world.observed.status.members[1].clone() };
@@ -200,7 +200,7 @@ fn a_quorum_is_not_lost_by_a_learner_that_was_just_promoted() {
         assert_eq!(conditions(&report)[0], available, "after {seconds} s");
         world.observed.status = report.status;
     }
-    // One that was ready is down as soon as it is not.
+    // A voter that was ready before is down as soon as it is not ready.
     world.observed.status.members[1].since = Some(Time(world.now));
     assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("True", "QuorumHealthy"));
     let now = world.now;
@@ -209,7 +209,7 @@ fn a_quorum_is_not_lost_by_a_learner_that_was_just_promoted() {
 }
 
 #[test]
-fn a_restart_needs_no_attention_unless_it_takes_long() {
+fn a_restart_is_not_degraded_unless_it_takes_long() {
     let mut world = World::bootstrapped(THREE);
     world.now += SignedDuration::from_hours(1);
     world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
@@ -236,7 +236,7 @@ fn a_restart_needs_no_attention_unless_it_takes_long() {
     }
     assert_eq!(restarted.len(), 3);
 
-    // Long after.
+    // Long after the restarts.
     world.taken.clear();
     world.now += SignedDuration::from_hours(1);
     world.silent.insert(names().member(1));
@@ -259,7 +259,7 @@ fn a_restart_needs_no_attention_unless_it_takes_long() {
 
 /// Between the end of a pod and the creation of the next one, no pod shows that a member is being restarted.
 #[test]
-fn a_member_that_is_restarted_may_have_no_pod_for_a_moment() {
+fn a_restarting_member_without_a_pod_is_not_degraded() {
     let requests: [fn(&mut World); 3] = [
         |world| world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into()),
         |world| world.cluster.spec.tls.client.client_auth = ClientAuth::None,
@@ -269,11 +269,11 @@ fn a_member_that_is_restarted_may_have_no_pod_for_a_moment() {
         let mut world = World::bootstrapped(THREE);
         world.now += SignedDuration::from_hours(1);
         request(&mut world);
-        let mut gone = 0;
+        let mut restarts = 0;
         for _ in 0..100 {
             world.pass();
             if world.taken.pop().is_some_and(|step| step.starts_with("RestartMember")) {
-                gone += 1;
+                restarts += 1;
                 let plan = world.plan_on(&world.observed);
                 let report = world.report_on(&plan, &Outcome::default());
                 assert_eq!(conditions(&report)[2], ("False", "Healthy"));
@@ -281,8 +281,8 @@ fn a_member_that_is_restarted_may_have_no_pod_for_a_moment() {
                 assert!(message.contains("is restarting: it has no pod yet"), "{message}");
             }
         }
-        // In a rotation twice: to trust the new authority, and to stop trusting the old one.
-        assert!(gone == 3 || gone == 6, "{gone}");
+        // In a rotation each member is restarted twice: to trust the new authority, and to stop trusting the old one.
+        assert!(restarts == 3 || restarts == 6, "{restarts}");
     }
 }
 
@@ -302,7 +302,7 @@ fn pods_that_are_older_than_their_templates_are_reported() {
 }
 
 #[test]
-fn scaling_needs_no_attention() {
+fn scaling_is_not_degraded() {
     let mut world = World::bootstrapped(THREE);
     for replicas in [5, 3, 1, 3] {
         world.cluster.spec.replicas = replicas;
@@ -321,7 +321,7 @@ fn scaling_needs_no_attention() {
 }
 
 #[test]
-fn without_a_quorum_the_data_of_each_member_is_reported() {
+fn the_data_of_each_member_is_reported_without_quorum() {
     let mut world = World::bootstrapped(THREE);
     world.silent.extend([names().member(0), names().member(1)]);
     let report = world.pass().report;
@@ -329,12 +329,12 @@ fn without_a_quorum_the_data_of_each_member_is_reported() {
     let message = &condition(&report, ConditionType::Available).message;
     for words in [
         format!("quorum has been lost since {}", world.now - SECOND).split('.').next().unwrap(),
-        "demo-1 has data, but how far it goes is unknown (it does not listen on port 2381); demo-2 has data up to revision 100",
+        "demo-1 has data, but its revision is unknown (it does not listen on port 2381); demo-2 has data up to revision 100",
     ] {
         assert!(message.contains(words), "{message}");
     }
     assert_eq!(reasons(&report.events), ["QuorumLost", "MemberDown"]);
-    assert_eq!(report.status.cluster_id, Some(CLUSTER_ID), "it stays in the status");
+    assert_eq!(report.status.cluster_id, Some(CLUSTER_ID), "it is kept in the status");
     world.silent.clear();
     assert_eq!(reasons(&world.pass().report.events), ["QuorumHealthy", "Healthy"]);
 }
@@ -382,7 +382,7 @@ fn alarms_are_reported() {
 }
 
 #[test]
-fn another_cluster_id_is_a_fault() {
+fn a_changed_cluster_id_is_degraded() {
     let mut world = World::bootstrapped(THREE);
     let plan = world.plan();
     world.observed.list.as_mut().unwrap().cluster_id = ClusterId(0xd2);
@@ -392,7 +392,7 @@ fn another_cluster_id_is_a_fault() {
 }
 
 #[test]
-fn an_invalid_spec_is_reported_and_so_is_the_cluster() {
+fn a_cluster_with_an_invalid_spec_is_still_reported() {
     let problem = "spec.replicas is 2: it must be 1 to 9";
     let mut world = World::new(THREE);
     let fresh = report_invalid(&world, problem);
@@ -421,7 +421,11 @@ fn a_blocked_cluster_is_announced_once_and_reports_no_leftovers() {
     assert_eq!((&status.cluster_id, &status.certificates, status.members.len()), (&None, &None, 0));
     assert_eq!(reasons(&world.pass().report.events), Vec::<&str>::new());
     let status = report_invalid(&world, "wrong").status;
-    assert_eq!((&status.cluster_id, &status.certificates, status.members.len()), (&None, &None, 0), "nor with an invalid spec");
+    assert_eq!(
+        (&status.cluster_id, &status.certificates, status.members.len()),
+        (&None, &None, 0),
+        "with an invalid spec as well"
+    );
 }
 
 #[test]
@@ -447,7 +451,7 @@ fn a_lost_authority_is_reported_and_stays_in_the_status() {
     assert_eq!(conditions(&lost), [("True", "QuorumHealthy"), ("False", "UpToDate"), ("True", "CALost"), ("False", "CALost")]);
     assert_eq!(reasons(&lost.events), ["CALost"]);
     assert!(note(&lost.events[0]).contains("Secret demo-client-ca is missing") && note(&lost.events[0]).contains("Restore"));
-    assert_eq!(lost.status.certificates, before, "so that the one that is restored is recognized");
+    assert_eq!(lost.status.certificates, before, "it is kept, so that a restored authority is recognized");
     *world.authority_secret(Domain::Client) = secret;
     let restored = world.pass().report;
     assert_eq!(conditions(&restored)[3], ("True", "CertificatesServed"));
@@ -455,7 +459,7 @@ fn a_lost_authority_is_reported_and_stays_in_the_status() {
 }
 
 #[test]
-fn times_of_transitions_change_only_with_the_status() {
+fn transition_times_change_only_with_the_status() {
     let mut world = World::bootstrapped(THREE);
     let at = |report: &Report, kind: ConditionType| condition(report, kind).last_transition_time.0;
     let since = at(&world.report(), ConditionType::Available);
@@ -475,7 +479,7 @@ fn times_of_transitions_change_only_with_the_status() {
 }
 
 #[test]
-fn what_was_done_is_one_event_for_each_reason() {
+fn completed_work_has_one_event_for_each_reason() {
     let mut world = World::bootstrapped(ONE);
     let plan = world.plan();
     let outcome = Outcome {
@@ -496,7 +500,7 @@ fn what_was_done_is_one_event_for_each_reason() {
 }
 
 #[test]
-fn changes_of_pods_are_reported_too() {
+fn patches_of_pods_are_reported() {
     let mut world = World::bootstrapped(ONE);
     world.pod(0).metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
     let report = world.report();
@@ -506,7 +510,7 @@ fn changes_of_pods_are_reported_too() {
 }
 
 #[test]
-fn the_metrics_say_what_the_status_says() {
+fn metrics_match_the_status() {
     let mut world = World::bootstrapped(THREE);
     world.silent.insert(names().member(1));
     let report = world.report();
@@ -517,9 +521,9 @@ fn the_metrics_say_what_the_status_says() {
     assert_eq!((state.ready, state.desired), (2, 3));
 }
 
-/// When the first certificate of each kind expires.
+/// The first expiry of each kind of certificate.
 #[test]
-fn the_first_expiry_is_reported_everywhere() {
+fn the_first_expiry_is_reported_in_status_and_metrics() {
     let mut world = World::bootstrapped(
         "{replicas: 3, tls: {client: {certificate: {duration: 240h}}, peer: {certificate: {duration: 24h}}}}",
     );
@@ -527,7 +531,7 @@ fn the_first_expiry_is_reported_everywhere() {
     let leaves =
         world.observed.members.values().filter_map(|member| member.secret.as_ref()?.certificate(member_key::PEER_CRT)?.ok());
     let issued = leaves.map(|leaf| leaf.not_after()).min().unwrap() - hours(24);
-    // Those of one member are renewed, so that those of the others expire sooner.
+    // The certificates of one member are renewed, so that those of the others expire sooner.
     world.now += hours(8);
     world.member(0).secret = None;
     world.settle();

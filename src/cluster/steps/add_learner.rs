@@ -1,4 +1,4 @@
-//! Adding a member without a vote.
+//! Adding a member as a learner.
 
 use super::{
     check::{Check, RecheckError, changed, ensure},
@@ -43,7 +43,7 @@ impl Definition for AddLearner {
         vec![Read::Members, Read::EachVotersList, Read::Claim(self.member.clone())]
     }
 
-    /// An earlier call that seemed to fail, or another operator, may have added it already.
+    /// A call that seemed to fail, or another operator, may have added it already.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         let Self { member } = &*self;
         let list = check.list()?;
@@ -52,12 +52,12 @@ impl Definition for AddLearner {
         let voters = check.voters(None)?;
         ensure(voters.all < check.cluster.replicas as usize, || format!("there are {} voters", voters.all))?;
         ensure(voters.healthy == voters.all, || format!("only {} of {} voters are healthy", voters.healthy, voters.all))?;
-        self.ensure_forgotten(check)?;
-        // A member that starts as a cluster of one forgets every member that was added.
+        self.ensure_removal_applied(check)?;
+        // A member that starts as a cluster of one drops every member that was added.
         let fresh = check.fresh;
         let forced = fresh.pods.values().any(|pod| pod_is_forced(pod)) || fresh.sets.values().any(|set| template_is_forced(set));
         ensure(!forced, || "a member starts as a cluster of one".into())?;
-        // An existing claim would be taken for the new member's data.
+        // An existing claim would count as the new member's data.
         if fresh.claim.is_some() {
             let object = format!("PersistentVolumeClaim {}", check.cluster.names.claim(member));
             return Err(RecheckError::InTheWay { object, owner: format!("it exists before {member} was added") });
@@ -74,9 +74,9 @@ impl Definition for AddLearner {
 }
 
 impl AddLearner {
-    /// A new member takes its ID from the first voter that it can ask. A voter that has not yet applied the removal of the last
-    /// member of this name would give it the ID of that one, under which it must not come back without its data.
-    fn ensure_forgotten(&self, check: &Check) -> Result<(), RecheckError> {
+    /// A new member takes its ID from the first voter that it can reach. A voter that has not yet applied the removal of the
+    /// previous member of this name would give it the ID of that member, under which it must not start without the data.
+    fn ensure_removal_applied(&self, check: &Check) -> Result<(), RecheckError> {
         let (names, list) = (&check.cluster.names, check.list()?);
         for voter in list.voters().filter_map(|voter| name_of(names, list, voter)) {
             let Some(list) = check.fresh.lists.get(&voter) else {

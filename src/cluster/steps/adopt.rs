@@ -1,4 +1,4 @@
-//! Adopting what a deleted cluster of the same name left.
+//! Adopting the objects that a deleted cluster of the same name left.
 
 use super::{
     check::{Check, RecheckError, ensure},
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{api::Reason, ids::Uid, kubernetes::ownership::annotation, names::annotation as key};
 
-/// Makes the objects that a deleted cluster of this name left the cluster's own.
+/// Makes the cluster the owner of the objects that a deleted cluster of this name left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adopt {
     /// The objects, in the order in which they are adopted.
@@ -41,13 +41,13 @@ impl Definition for Adopt {
         self.objects.iter().cloned().map(Read::Leftover).collect()
     }
 
-    /// Everything must still be the deleted cluster's, and nothing may be about to be deleted.
+    /// All objects must still belong to the deleted cluster, and none may be about to be deleted.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         for object in &self.objects {
             let existing = check.fresh.leftovers.iter().find(|meta| meta.uid.as_deref() == Some(object.uid.as_str()));
-            let is_as_seen =
+            let is_unchanged =
                 existing.is_some_and(|meta| annotation(meta, key::CLUSTER_UID) == Some(self.from.as_str()) && is_leftover(meta));
-            ensure(is_as_seen, || format!("{} has changed", object.describe()))?;
+            ensure(is_unchanged, || format!("{} has changed", object.describe()))?;
         }
         Ok(())
     }

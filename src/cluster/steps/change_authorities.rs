@@ -61,13 +61,13 @@ impl Definition for ChangeAuthorities {
     }
 
     /// An authority signs only once every running member trusts it, as long as the previous one can sign. Whether the authorities
-    /// are those that the plan has seen is checked when they are written.
+    /// are still those that the plan was made for is checked when they are written.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         let Transition { domain, seen, change, .. } = &*self.0;
         if let (Some([_, next]), Change::Switch { immediately: false, .. }) = (seen, change) {
             for (name, pod) in &check.fresh.pods {
                 let trusts = trusted_by(&pod.metadata, *domain).any(|name| name == next);
-                // No one talks to a removed member. In a rotation in phases its objects are deleted only after this.
+                // Nothing connects to a removed member. In a rotation in phases its objects are deleted only after this step.
                 let is_removed = check.listed(name).is_ok_and(|listed| listed.is_none());
                 ensure(trusts || is_removed, || format!("{name} has not started with the next {domain} CA"))?;
             }

@@ -1,4 +1,4 @@
-//! Whether a step is still right, decided on fresh reads. What several steps ask is here.
+//! The check of a step's precondition, on fresh reads. This file has the parts that several steps need.
 
 use super::fresh::Fresh;
 use crate::{
@@ -18,7 +18,7 @@ pub enum RecheckError {
     /// Something has changed since the step was planned.
     #[error("{0}")]
     Changed(String),
-    /// An object exists that must not be used, and that the plan cannot see.
+    /// An object that the plan did not know exists, and must not be used.
     #[error("{object} cannot be used: {owner}")]
     InTheWay {
         /// Its kind and name.
@@ -33,12 +33,12 @@ pub fn changed<T>(why: impl Into<String>) -> Result<T, RecheckError> {
     Err(RecheckError::Changed(why.into()))
 }
 
-/// Fails unless something holds.
-pub fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), RecheckError> {
-    if holds { Ok(()) } else { changed(otherwise()) }
+/// Fails unless a condition holds.
+pub fn ensure(condition: bool, otherwise: impl FnOnce() -> String) -> Result<(), RecheckError> {
+    if condition { Ok(()) } else { changed(otherwise()) }
 }
 
-/// The voters other than one of them.
+/// The voters, except for one of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Others {
     /// Their number.
@@ -48,29 +48,29 @@ pub struct Others {
 }
 
 impl Others {
-    /// Whether the healthy ones are a quorum of the others.
+    /// Whether the healthy ones are a quorum if the excepted voter is removed.
     pub fn are_quorum(self) -> bool {
         self.healthy > self.all / 2
     }
 
-    /// Whether the healthy ones are a quorum of all, the one included.
+    /// Whether the healthy ones are a quorum of all voters, including the excepted one.
     pub fn can_spare(self) -> bool {
         self.healthy > self.all.div_ceil(2)
     }
 }
 
-/// What a precondition is decided on.
+/// The input of a precondition.
 pub struct Check<'a> {
     /// The cluster.
     pub cluster: &'a ValidatedCluster,
-    /// What was read afresh.
+    /// The fresh reads.
     pub fresh: &'a Fresh,
     /// The member list, if it is that of the cluster that was bootstrapped.
     list: Option<&'a etcd::MemberList>,
 }
 
 impl<'a> Check<'a> {
-    /// A check of the cluster whose ID is `known` once it was bootstrapped.
+    /// A check of a cluster. `known` is its ID, once it was bootstrapped.
     pub fn new(cluster: &'a ValidatedCluster, known: Option<ClusterId>, fresh: &'a Fresh) -> Self {
         let list = fresh.list.as_ref().filter(|list| known.is_none_or(|known| known == list.cluster_id));
         Self { cluster, fresh, list }
@@ -79,12 +79,12 @@ impl<'a> Check<'a> {
     /// The member list.
     ///
     /// # Errors
-    /// When no quorum gives one.
+    /// If no quorum confirms one.
     pub fn list(&self) -> Result<&'a etcd::MemberList, RecheckError> {
         self.list.map_or_else(|| changed("no quorum gives a member list"), Ok)
     }
 
-    /// Whether a quorum gives a member list.
+    /// Whether there is a member list that a quorum confirmed.
     pub fn has_list(&self) -> bool {
         self.list.is_some()
     }
@@ -107,13 +107,13 @@ impl<'a> Check<'a> {
         stays && answer.is_some_and(|status| status.member_id == voter.id && status.leader.is_some() && !status.is_learner)
     }
 
-    /// All voters, or all but one.
+    /// Counts all voters, or all but one.
     pub fn voters(&self, but: Option<MemberId>) -> Result<Others, RecheckError> {
         let others: Vec<_> = self.list()?.voters().filter(|voter| Some(voter.id) != but).collect();
         Ok(Others { all: others.len(), healthy: others.iter().filter(|voter| self.is_healthy(voter)).count() })
     }
 
-    /// Whether a member leads, by its own word.
+    /// Whether a member is the leader, according to its own status.
     pub fn leads(&self, id: MemberId) -> bool {
         self.fresh.answers.values().any(|status| status.member_id == id && status.leads())
     }

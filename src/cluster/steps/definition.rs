@@ -1,4 +1,4 @@
-//! What every step defines.
+//! The definition of a step.
 
 use std::fmt::Debug;
 
@@ -9,41 +9,41 @@ use super::{
 };
 use crate::{api::Reason, cluster::observed::Observed, names::MemberName, reporting::note::Note};
 
-/// What every step defines.
+/// The definition of a step.
 pub trait Definition: Debug + Send + Sync {
     /// Its name, for metrics and logs.
     fn name(&self) -> &'static str;
 
-    /// The reason of `Progressing` while it is being taken.
+    /// The reason of `Progressing` while the step is planned.
     fn progressing(&self) -> Reason;
 
-    /// The reason of the event once it was taken.
+    /// The reason of the event after the step was taken.
     fn done(&self) -> Reason;
 
-    /// What is being done: `adding demo-3 as a learner`.
+    /// Describes what is being done: `adding demo-3 as a learner`.
     fn describe(&self) -> String;
 
-    /// The member that it is about, if it is about one.
+    /// The member that the step concerns, if it concerns only one.
     fn member(&self) -> Option<&MemberName> {
         None
     }
 
-    /// What has to be read afresh before it is taken.
+    /// What has to be read again before the step is taken.
     fn reads(&self) -> Vec<Read>;
 
-    /// Decides on fresh reads whether it is still right, and keeps what of it is.
+    /// Checks on fresh reads whether the step is still right, and drops the parts that are not.
     ///
     /// # Errors
-    /// Why it is not right any more.
+    /// Why it is no longer right.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError>;
 
-    /// What it changes, in this order. An effect that changes nothing ends the step.
+    /// The effects, in order. An effect that changes nothing ends the step.
     fn effects(&self, check: &Check) -> Vec<Effect>;
 
-    /// What was done, for the event. `changed` is the number of things that its last effect changed.
+    /// Describes what was done, for the event. `changed` is the number of changes that the last effect made.
     fn describe_done(&self, check: &Check, changed: usize) -> String;
 
-    /// What it costs clients, if anything, by what the plan has seen.
+    /// How the step disrupts clients, if it does, according to the observation.
     fn cost(&self, _observed: &Observed) -> Option<Note> {
         None
     }

@@ -1,4 +1,5 @@
-//! Deleting what is no longer needed: a PodDisruptionBudget without redundancy to protect, and the objects of removed members.
+//! Deleting objects that are no longer needed: a PodDisruptionBudget without redundancy to protect, and the objects of removed
+//! members.
 
 use super::{
     check::{Check, RecheckError, ensure},
@@ -86,7 +87,7 @@ impl Definition for DeleteStatefulSet {
     }
 }
 
-/// Deletes the claim of a removed member, and its data.
+/// Deletes the claim of a removed member, with its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeleteClaim {
     /// The member.

@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     api::Reason,
-    cluster::facts::{lost_quorum::list, pods::is_stopped},
+    cluster::facts::{lost_quorum::join_names, pods::is_stopped},
     ids::Uid,
     names::{MemberName, annotation as key},
 };
 
-/// Records on the claims of members that their data is discarded: none of them is started with it again.
+/// Records on the claims of members that their data is discarded: no member is started with it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscardData {
     /// The member whose data is kept.
@@ -36,7 +36,7 @@ impl Definition for DiscardData {
         Some(&self.survivor)
     }
     fn describe(&self) -> String {
-        format!("discarding the data of {} in favor of {}", list(self.claims.iter().map(|(name, _)| name)), self.survivor)
+        format!("discarding the data of {} in favor of {}", join_names(self.claims.iter().map(|(name, _)| name)), self.survivor)
     }
     fn reads(&self) -> Vec<Read> {
         let each = self.claims.iter().map(|(member, _)| Read::ByName(member.clone()));
@@ -63,6 +63,6 @@ impl Definition for DiscardData {
         self.claims.iter().map(discard).collect()
     }
     fn describe_done(&self, _: &Check, _: usize) -> String {
-        format!("discarded the data of {} in favor of {}", list(self.claims.iter().map(|(name, _)| name)), self.survivor)
+        format!("discarded the data of {} in favor of {}", join_names(self.claims.iter().map(|(name, _)| name)), self.survivor)
     }
 }

@@ -1,4 +1,4 @@
-//! What steps change.
+//! The effects of steps.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,11 @@ use crate::{
     pki::{Domain, Holder},
 };
 
-/// Something that a step changes.
+/// A change that a step makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// etcd's members or leader change. The request goes to the leader, which alone can judge learners and give up leadership.
+    /// etcd's members or leader change. The request goes to the leader: only it knows whether a learner has caught up, and only
+    /// it can transfer leadership.
     ChangeMembers(Change),
     /// Annotations are written to a claim, if it still has this uid.
     AnnotateClaim {
@@ -24,8 +25,8 @@ pub enum Effect {
         /// The annotations.
         annotations: BTreeMap<&'static str, String>,
     },
-    /// A Secret that a deleted cluster left becomes the cluster's own, if it still has this uid. Secrets with private keys are
-    /// replaced as they were read, and never patched.
+    /// The cluster becomes the owner of a Secret that a deleted cluster left, if it still has this uid. Secrets with private keys
+    /// are replaced with the contents that were read, and never patched.
     AdoptSecret {
         /// Its name.
         name: String,
@@ -41,14 +42,14 @@ pub enum Effect {
         /// Its uid.
         uid: Uid,
     },
-    /// A pod is evicted, if it still has this uid. The disruption budgets have the last word.
+    /// A pod is evicted, if it still has this uid and the disruption budgets allow it.
     Evict {
         /// The member.
         member: MemberName,
         /// The uid of its pod.
         uid: Uid,
     },
-    /// Every certificate of these holders is revoked, and whatever the revocation list lacks is added.
+    /// Every certificate of these holders is revoked, and missing entries are added to the revocation list.
     Revoke {
         /// The domain.
         domain: Domain,
@@ -64,10 +65,10 @@ pub enum Effect {
 pub enum Deletable {
     /// A PodDisruptionBudget.
     DisruptionBudget,
-    /// A PersistentVolumeClaim, and the data with it.
+    /// A PersistentVolumeClaim, with its data.
     Claim,
     /// A StatefulSet.
     StatefulSet,
-    /// A pod, past the disruption budgets.
+    /// A pod, bypassing the disruption budgets.
     Pod,
 }

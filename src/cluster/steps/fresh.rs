@@ -1,4 +1,4 @@
-//! What is read afresh for a step.
+//! Fresh reads for a step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +10,15 @@ use k8s_openapi::{
 use super::leftover::Leftover;
 use crate::{etcd, ids::Uid, kubernetes::cached::Cached, names::MemberName};
 
-/// Something to be read afresh.
+/// Something that is read again for a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read {
     /// All pods and StatefulSets of the cluster, the status of each member, and the member list that a quorum confirms.
     Members,
-    /// The member list as each voter gives it itself. A voter that gives one has applied everything that was committed until then.
+    /// The member list of each voter, from the voter itself. A voter that returns one has applied everything that was committed
+    /// before.
     EachVotersList,
-    /// The pod and the StatefulSet of a member by their names: a pod that lost its labels could use a claim too.
+    /// The pod and the StatefulSet of a member, by name: a pod that lost its labels may use the claim too.
     ByName(MemberName),
     /// The claim of a member.
     Claim(MemberName),
@@ -27,7 +28,7 @@ pub enum Read {
     User(String),
 }
 
-/// What was read afresh. What could not be read is missing.
+/// The results of fresh reads. Failed reads are missing.
 #[derive(Clone, Debug, Default)]
 pub struct Fresh {
     /// The pods, by member.
@@ -38,9 +39,9 @@ pub struct Fresh {
     pub answers: BTreeMap<MemberName, etcd::MemberStatus>,
     /// The member list that a quorum confirmed.
     pub list: Option<etcd::MemberList>,
-    /// The member list as each voter gives it itself.
+    /// The member list of each voter, from the voter itself.
     pub lists: BTreeMap<MemberName, etcd::MemberList>,
-    /// The claim of the member that the step is about.
+    /// The claim of the member that the step concerns.
     pub claim: Option<ObjectMeta>,
     /// The objects that a deleted cluster left.
     pub leftovers: Vec<ObjectMeta>,
@@ -49,7 +50,7 @@ pub struct Fresh {
 }
 
 impl Fresh {
-    /// The member that leads, by its own word.
+    /// The leader, according to its own status.
     pub fn leader(&self) -> Option<&MemberName> {
         self.answers.iter().find(|(_, status)| status.leads()).map(|(name, _)| name)
     }

@@ -40,7 +40,7 @@ impl Leftover {
     }
 }
 
-/// Whether an object stays: an object with an owner, or that is being deleted, will be gone soon.
+/// Whether an object is retained: an object that has an owner or is being deleted will be gone soon.
 pub fn is_leftover(meta: &ObjectMeta) -> bool {
     meta.deletion_timestamp.is_none() && meta.owner_references.iter().flatten().next().is_none()
 }

@@ -1,11 +1,12 @@
 //! Steps: changes that cannot be undone or that touch the quorum. There is at most one in a pass.
 //!
 //! A plan is made from caches, which lag, and from answers that may be seconds old; meanwhile another operator may have acted. So
-//! a step says what has to be read afresh, decides on nothing but that whether the cluster can bear it, and only then takes
-//! effect. The reason for the step is the one that the plan has seen.
+//! a step declares what has to be read again, decides only on that whether it is safe, and only then takes effect. The reason for
+//! the step comes from the plan and is not checked again.
 //!
-//! Everything about a step is in its file: its data, its words, what it reads, its precondition and its effects. To add one, add
-//! the file and its line in [`steps!`]. Effects are few and general; act and the simulated world run the same ones in the same order.
+//! Everything about a step is in its file: its data, its texts, what it reads, its precondition and its effects. To add one, add
+//! the file and its line in [`steps!`]. Effects are few and general; `act` and the simulated world execute the same effects in
+//! the same order.
 
 mod add_learner;
 mod adopt;
@@ -106,10 +107,11 @@ impl Step {
         self.definition().describe()
     }
 
-    /// What of the step is still right, on fresh reads. `known` is the ID of the cluster that was bootstrapped.
+    /// Checks the step on fresh reads, and returns the part of it that is still right. `known` is the ID of the cluster that was
+    /// bootstrapped.
     ///
     /// # Errors
-    /// Why it is not right any more.
+    /// Why it is no longer right.
     pub fn recheck(&self, cluster: &ValidatedCluster, known: Option<ClusterId>, fresh: &Fresh) -> Result<Self, RecheckError> {
         let mut step = self.clone();
         step.definition_mut().recheck(&Check::new(cluster, known, fresh))?;

@@ -1,4 +1,4 @@
-//! Giving a learner its vote.
+//! Promoting a learner to a voter.
 
 use super::{
     check::{Check, RecheckError, ensure},
@@ -37,7 +37,7 @@ impl Definition for Promote {
         vec![Read::Members]
     }
 
-    /// A vote of a member that does not run could cost the quorum.
+    /// The member must answer: a voter that does not run could cost the quorum.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         let Self { member, id } = self;
         let is_learner = check.listed(member)?.is_some_and(|listed| listed.id == *id && listed.is_learner);

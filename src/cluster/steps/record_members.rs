@@ -23,7 +23,7 @@ pub struct StartedMember {
     pub claim: Uid,
 }
 
-/// Records on their claims which members have started, so that none of them can bootstrap a cluster again.
+/// Records on the claims of members that they have started, so that none of them can bootstrap a cluster again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordMembers {
     /// The cluster's ID.

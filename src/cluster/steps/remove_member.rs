@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{api::Reason, etcd::Change, ids::MemberId, names::MemberName};
 
-/// Removes a member from etcd's list. Its ID never comes back.
+/// Removes a member from etcd's list. Its ID is never used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoveMember {
     /// The member.
@@ -37,8 +37,8 @@ impl Definition for RemoveMember {
         vec![Read::Members]
     }
 
-    /// The healthy members that remain must be a quorum. A healthy member is removed only if that is desired, while all others are
-    /// healthy, and after it gave up leadership.
+    /// The healthy members that remain must be a quorum. A healthy member is removed only if that is desired, all others are
+    /// healthy, and it is not the leader.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         let Self { member, id } = self;
         let listed = check.listed(member)?.filter(|listed| listed.id == *id);

@@ -1,4 +1,4 @@
-//! Removing a member that someone else added.
+//! Removing a member that the operator did not add.
 
 use super::{
     check::{Check, RecheckError, changed, ensure},
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{api::Reason, etcd::Change, ids::MemberId};
 
-/// Removes a member that someone else added and that never started.
+/// Removes a member that the operator did not add and that never started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoveUnstarted {
     /// Its ID.

@@ -27,7 +27,7 @@ use crate::{
     reporting::note::Note,
 };
 
-/// Removes the pod of a member, so that its StatefulSet creates it again.
+/// Removes the pod of a member, so that its StatefulSet recreates it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartMember {
     /// The member.
@@ -43,9 +43,9 @@ impl RestartMember {
         Some(&**pod).filter(|pod| is_same && !is_terminating(pod))
     }
 
-    /// Whether the pod and its template differ in `--force-new-cluster`. A pod that would start as a cluster of one is not created
-    /// while a quorum gives a member list.
-    fn turns_forced(&self, pod: &Pod, check: &Check) -> bool {
+    /// Whether the pod and its template differ in `--force-new-cluster`. No pod that starts as a cluster of one is created while
+    /// a quorum confirms a member list.
+    fn changes_forced_start(&self, pod: &Pod, check: &Check) -> bool {
         let set = check.fresh.sets.get(&self.member).filter(|set| is_in_effect(set));
         match (pod_is_forced(pod), set.map(|set| template_is_forced(set))) {
             (false, Some(true)) => check.fresh.list.is_none(),
@@ -58,14 +58,16 @@ impl RestartMember {
         check.fresh.sets.get(&self.member).is_some_and(|set| shares_no_trusted_ca(pod, set))
     }
 
-    /// Whether the pod was created with something else than a restart that was requested, or the template, asks for.
+    /// Whether the pod was created before the requested restart, or with other trust bundles or another client authentication
+    /// than its template has now.
     fn is_outdated(&self, pod: &Pod, check: &Check) -> bool {
         let requested = check.cluster.requests.restarted_at.as_deref();
         let template = check.fresh.sets.get(&self.member).map(|set| &set.spec.template);
         let differs = template.is_some_and(|template| {
             let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
-            let asks = objects::asks_clients(pod.spec.as_ref()) != objects::asks_clients(template.spec.as_ref());
-            asks || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles))
+            let client_auth_differs = objects::requires_client_certificates(pod.spec.as_ref())
+                != objects::requires_client_certificates(template.spec.as_ref());
+            client_auth_differs || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles))
         });
         differs || requested.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at))
     }
@@ -106,25 +108,25 @@ impl Definition for RestartMember {
         vec![Read::Members, Read::Claim(self.member.clone())]
     }
 
-    /// A restart must not cost data without which the others are no quorum. Otherwise a pod that cannot start may always be
-    /// restarted. Any other restart must be asked for, and the others must be a quorum without the member: one that does not
-    /// answer the operator may still be what makes them one. With fewer than 3 voters there is no such choice.
+    /// A restart must not lose data that the quorum needs. Apart from that, a pod that cannot start may always be restarted. Any
+    /// other restart must be due, and the others must be a quorum without the member: a member that does not answer the operator
+    /// may still be part of the quorum. With fewer than 3 voters this is impossible and not required.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         let Self { member, .. } = &*self;
-        let Some(pod) = self.pod(check) else { return changed(format!("the pod of {member} is another one")) };
+        let Some(pod) = self.pod(check) else { return changed(format!("the pod of {member} has been replaced")) };
         let listed = check.listed(member);
         let others = match listed.as_ref().ok().copied().flatten() {
             Some(listed) => check.voters(Some(listed.id))?,
             None => Others::default(),
         };
-        let doomed = check.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
-        ensure(others.can_spare() || !doomed, || {
-            format!("the claim of {member} goes with its pod, and the others are no quorum")
+        let is_losing_data = check.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
+        ensure(others.can_spare() || !is_losing_data, || {
+            format!("the claim of {member} is being deleted, and the others are no quorum without its data")
         })?;
-        if self.turns_forced(pod, check) || is_stuck(pod) || self.shares_no_trusted_ca(pod, check) {
+        if self.changes_forced_start(pod, check) || is_stuck(pod) || self.shares_no_trusted_ca(pod, check) {
             return Ok(());
         }
-        // If no quorum gives a member list, a member that was never healthy is not what is missing.
+        // If there is no quorum, restarting a member that was never healthy cannot cost it.
         let is_silent = has_never_served(pod) && !check.fresh.answers.contains_key(member);
         if is_silent && (others.can_spare() || !check.has_list()) {
             return Ok(());
@@ -143,8 +145,8 @@ impl Definition for RestartMember {
         Ok(())
     }
 
-    /// The pod is evicted and not deleted, so that the disruption budgets have the last word. But for members that trust none of
-    /// the current CAs the budget would protect a quorum that does not exist.
+    /// The pod is evicted and not deleted, so that the disruption budgets are respected. Only the pods of members that trust none
+    /// of the current CAs are deleted: a budget would protect a quorum that does not exist.
     fn effects(&self, check: &Check) -> Vec<Effect> {
         let is_cut_off = self.pod(check).is_some_and(|pod| self.shares_no_trusted_ca(pod, check));
         vec![if is_cut_off {
@@ -163,9 +165,9 @@ impl Definition for RestartMember {
         let voters = observed.list.as_ref().ok()?.voters().count();
         let is_healthy = observed.members.get(&self.member).is_some_and(ObservedMember::is_healthy);
         (is_healthy && voters < 3).then(|| {
-            let of = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };
+            let role = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };
             let message = format!(
-                "{} is {of}: the cluster is unavailable until its pod is back. With 3 members it would not be",
+                "{} is {role}: the cluster is unavailable until its pod is back. With 3 members it would not be",
                 self.member
             );
             Note::new(Reason::NoRedundancy, message)

@@ -11,7 +11,7 @@ use crate::{
     pki::{Domain, Holder},
 };
 
-/// Revokes every certificate of holders that no longer exist, and adds to the revocation list what it lacks.
+/// Revokes every certificate of holders that no longer exist, and adds missing entries to the revocation list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoke {
     /// The domain.
@@ -25,7 +25,7 @@ impl Revoke {
         self.holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    fn is_gone(holder: &Holder, check: &Check) -> bool {
+    fn no_longer_exists(holder: &Holder, check: &Check) -> bool {
         match holder {
             Holder::User { uid, .. } => !check.fresh.users.contains(uid),
             Holder::Member { name } => {
@@ -62,9 +62,9 @@ impl Definition for Revoke {
         [Read::Members].into_iter().chain(users).collect()
     }
 
-    /// Of the holders those that are still gone.
+    /// Keeps only the holders that still do not exist.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
-        self.holders.retain(|holder| Self::is_gone(holder, check));
+        self.holders.retain(|holder| Self::no_longer_exists(holder, check));
         Ok(())
     }
 
