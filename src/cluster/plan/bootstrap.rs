@@ -66,3 +66,7 @@ pub fn record_members(input: &Input) -> Changes {
     }
     Changes::step(RecordMembers { cluster_id: list.cluster_id, members })
 }
+
+#[cfg(test)]
+#[path = "bootstrap_tests.rs"]
+mod tests;

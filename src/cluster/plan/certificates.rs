@@ -190,3 +190,7 @@ fn keep_current(secret: &CachedSecret, leaves: Arc<Vec<DesiredLeaf>>, authoritie
         secret.set_current(Current { leaves, authorities: authorities.map(Arc::clone), during });
     }
 }
+
+#[cfg(test)]
+#[path = "certificates_tests.rs"]
+mod tests;

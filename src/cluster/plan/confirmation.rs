@@ -101,3 +101,7 @@ fn serves_its_leaves(member: &ObservedMember, secret: &CachedSecret) -> Result<b
         (_, None) => Err("port 2380 was not asked".into()),
     }
 }
+
+#[cfg(test)]
+#[path = "confirmation_tests.rs"]
+mod tests;

@@ -3,100 +3,20 @@
 
 use std::{collections::BTreeSet, fmt::Debug};
 
-use k8s_openapi::apimachinery::pkg::{apis::meta::v1::Time, util::intstr::IntOrString};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
 use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
-        fixtures::{SECOND, World, names, objects},
-        steps::Step,
+        fixtures::{World, names},
+        plan::tests::{annotate, assert_up_to_date, bootstrapped, changes, delete_claim, notes, pass_until, scale, scale_to},
     },
     etcd,
     ids::MemberId,
-    names::{annotation as key, bootstrap_key, member_key},
-    pki::{Holder, crl_serials},
-    reporting::note::Note,
+    names::{annotation as key, member_key},
+    pki::crl_serials,
 };
-
-fn bootstrapped(replicas: i32) -> World {
-    let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
-    world.taken.clear();
-    world
-}
-
-fn scale(world: &mut World, replicas: i32) {
-    world.cluster.spec.replicas = replicas;
-}
-
-fn annotate(world: &mut World, key: &str, value: &str) {
-    world.cluster.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
-}
-
-/// Makes passes until a step is taken.
-fn pass_until(world: &mut World, step: &str) {
-    for _ in 0..60 {
-        world.pass();
-        if world.taken.last().is_some_and(|last| last == step) {
-            return;
-        }
-    }
-    let plan = world.plan();
-    panic!("{step} was never taken, but {:?}: {plan:#?}", world.taken);
-}
-
-/// The steps that were taken, except those that only record and revoke.
-fn changes(world: &World) -> Vec<&str> {
-    let others = ["RecordMembers", "Revoke"];
-    world.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
-}
-
-/// Checks that everything is up to date, and that removed members have no objects left.
-fn assert_up_to_date(world: &mut World) {
-    let plan = world.changes();
-    assert!(plan.is_empty() && plan.progress.is_empty() && plan.problems.is_empty() && plan.certificates.is_empty(), "{plan:#?}");
-    let expected = usize::try_from(world.cluster.spec.replicas).unwrap();
-    assert_eq!(world.ordinals().len(), expected);
-    assert_eq!(world.etcd.len(), expected, "no learner is left");
-    let names: Vec<_> = world.ordinals().into_iter().map(|ordinal| names().member(ordinal)).collect();
-    assert_eq!(world.observed.members.keys().cloned().collect::<Vec<_>>(), names);
-    assert!(world.observed.members.values().all(|member| member.is_healthy() && member.has_started()));
-    let status = world.report().status;
-    let replicas = world.cluster.spec.replicas;
-    assert_eq!((status.replicas, status.ready_replicas), (replicas, replicas));
-    let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
-    assert_eq!(data.len(), 2 * expected + 1);
-    for name in names {
-        assert_eq!((data[&bootstrap_key::state(&name)].as_str()), "existing");
-        assert!(!data[&bootstrap_key::cluster(&name)].contains(','), "{name} would join again");
-    }
-    let budget = world.observed.disruption_budget.as_ref().map(|budget| budget.spec.clone().unwrap().min_available.unwrap());
-    let quorum = i32::try_from(expected / 2 + 1).unwrap();
-    assert_eq!(budget, (expected > 2).then_some(IntOrString::Int(quorum)));
-    // The certificates of removed members are revoked, and those of existing members are not.
-    let authorities = world.observed.authorities.client.as_ref().unwrap().authorities().unwrap().clone();
-    for issued in authorities.ledger.entries() {
-        if let Holder::Member { name } = &issued.holder {
-            let listed = world.ordinals().iter().any(|ordinal| format!("demo-{ordinal}") == *name);
-            assert!(listed || issued.revoked.is_some(), "{name} still has a certificate that is not revoked");
-        }
-    }
-    for member in world.observed.members.values() {
-        let leaf = member.secret.as_ref().unwrap().certificate(member_key::SERVER_CRT).unwrap().unwrap();
-        assert!(!authorities.ledger.is_revoked(leaf.serial()));
-    }
-}
-
-/// Scales to this many members, and checks the result.
-fn scale_to(world: &mut World, replicas: i32) {
-    scale(world, replicas);
-    world.settle();
-    assert_up_to_date(world);
-}
-
-fn notes(notes: &[Note], reason: Reason) -> Vec<String> {
-    notes.iter().filter(|note| note.reason == reason).map(|note| note.message.clone()).collect()
-}
 
 // Scaling.
 
@@ -474,165 +394,6 @@ fn an_unknown_member_is_reported_and_left_alone() {
     }
 }
 
-// Restarting.
-
-#[test]
-fn an_image_of_another_version_stops_a_rolling_restart_at_the_first_member() {
-    let mut world = bootstrapped(3);
-    world.leader = world.id(0);
-    annotate(&mut world, key::RESTARTED_AT, "now");
-    pass_until(&mut world, "RestartMember demo-1");
-    world.versions.insert(names().member(1), "3.6.15".into());
-    for _ in 0..10 {
-        world.pass();
-    }
-    let reported = notes(&world.changes().problems, Reason::CannotRestart);
-    assert_eq!(
-        reported,
-        [
-            "demo-1 runs etcd 3.6.15 since its restart, but spec.version is 3.6.16: no other member is restarted with that image. When it is fixed, set annotation etcd-warden.dev/restarted-at to another value"
-        ]
-    );
-    assert_eq!(changes(&world), ["RestartMember demo-1"]);
-
-    // The image is fixed.
-    world.versions.clear();
-    annotate(&mut world, key::RESTARTED_AT, "again");
-    world.settle();
-    assert_up_to_date(&mut world);
-
-    // If all members run another version, a restart does not change that.
-    annotate(&mut world, key::RESTARTED_AT, "once more");
-    world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.6.15".into())).collect();
-    world.settle();
-    assert_up_to_date(&mut world);
-}
-
-#[test]
-fn a_rolling_restart_begins_with_unhealthy_members_and_ends_with_the_leader() {
-    let mut world = bootstrapped(3);
-    world.leader = world.id(0);
-    world.silent.insert(names().member(2));
-    annotate(&mut world, key::RESTARTED_AT, "now");
-    pass_until(&mut world, "RestartMember demo-2");
-    for _ in 0..10 {
-        world.pass();
-    }
-    assert_eq!(changes(&world), ["RestartMember demo-2"], "it is not healthy yet, and the others are not restarted");
-    world.silent.clear();
-    world.settle();
-    assert_up_to_date(&mut world);
-    assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
-}
-
-#[test]
-fn leadership_moves_to_the_voter_with_the_longest_log() {
-    for (behind, expected) in [(None, 0), (Some(0), 1), (Some(1), 0)] {
-        let mut world = bootstrapped(3);
-        world.leader = world.id(2);
-        if let Some(behind) = behind {
-            world.revisions.insert(names().member(behind), 99);
-        }
-        scale(&mut world, 2);
-        let Some(Step::MoveLeader(step)) = world.changes().step else { panic!("{:#?}", world.plan()) };
-        assert_eq!((step.successor, step.to), (names().member(expected), world.id(expected)));
-    }
-}
-
-/// The restarted member is not healthy, and the cluster is scaled down meanwhile.
-#[test]
-fn a_bad_template_stops_at_the_first_member_even_if_the_cluster_is_scaled_down() {
-    for (from, replicas) in [(5, 3), (5, 1), (3, 1), (3, 2), (2, 1)] {
-        let mut world = bootstrapped(from);
-        world.leader = world.id(0);
-        annotate(&mut world, key::RESTARTED_AT, "now");
-        pass_until(&mut world, "RestartMember demo-1");
-        world.silent.insert(names().member(1));
-        scale(&mut world, replicas);
-        for _ in 0..20 {
-            let before = world.taken.len();
-            world.pass();
-            for step in &world.taken[before..] {
-                assert!(!step.starts_with("RestartMember") && !step.starts_with("RemoveMember"), "{:?}", world.taken);
-            }
-        }
-        // Longer than a restart may take.
-        world.now += SECOND * 60;
-        let plan = world.changes();
-        if from > 2 {
-            let reported = notes(&plan.problems, Reason::CannotScaleDown).join("");
-            assert!(reported.starts_with("demo-1 was restarted and is not healthy"), "{reported}");
-        }
-        // The request is removed, or the member is fixed.
-        if replicas < 3 && from > 2 {
-            world.cluster.metadata.annotations = None;
-            pass_until(&mut world, "RemoveMember demo-1");
-        }
-        world.silent.clear();
-        world.settle();
-        assert_up_to_date(&mut world);
-    }
-}
-
-#[test]
-fn each_member_is_confirmed_before_the_next_is_restarted() {
-    let mut world = bootstrapped(5);
-    annotate(&mut world, key::RESTARTED_AT, "now");
-    for _ in 0..60 {
-        let before = world.taken.len();
-        let plan = world.changes();
-        world.pass();
-        if world.taken.len() > before && world.taken[before].starts_with("RestartMember") {
-            assert!(plan.certificates.is_empty() && plan.pods.is_empty() && objects(&plan).is_empty(), "{plan:#?}");
-        }
-    }
-    assert_up_to_date(&mut world);
-    assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 5);
-    let pods = world.observed.members.values().map(|m| m.pod.as_ref().unwrap().metadata.annotations.clone().unwrap());
-    assert!(pods.into_iter().all(|annotations| annotations[key::RESTARTED_AT] == "now"));
-}
-
-#[test]
-fn clusters_without_redundancy_are_restarted_too() {
-    for replicas in [1, 2] {
-        let mut world = bootstrapped(replicas);
-        annotate(&mut world, key::RESTARTED_AT, "now");
-        world.settle();
-        assert_up_to_date(&mut world);
-        assert_eq!(
-            world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(),
-            usize::try_from(replicas).unwrap()
-        );
-    }
-}
-
-/// `kubectl delete pvc` of a running member: the claim exists until its pod ends.
-fn delete_claim(world: &mut World, ordinal: u32) {
-    let at = Time(world.now);
-    world.member(ordinal).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
-}
-
-#[test]
-fn a_restart_never_loses_data_that_the_quorum_needs() {
-    for replicas in [1, 2] {
-        let mut world = bootstrapped(replicas);
-        delete_claim(&mut world, 0);
-        world.leader = world.id(0);
-        annotate(&mut world, key::RESTARTED_AT, "now");
-        for _ in 0..10 {
-            let plan = world.pass().changes();
-            let reported = notes(&plan.problems, Reason::ClaimLost).join("");
-            assert!(
-                reported.contains("as soon as its pod ends") && reported.contains("etcd-warden.dev/replace=demo-0"),
-                "{reported}"
-            );
-        }
-        assert!(!world.taken.iter().any(|step| step == "RestartMember demo-0"), "{:?}", world.taken);
-        let plan = world.changes();
-        assert_eq!(notes(&plan.problems, Reason::CannotRestart).len(), 1, "{:?}", plan.problems);
-    }
-}
-
 #[test]
 fn scaling_down_keeps_members_whose_claims_are_not_being_deleted() {
     let mut world = bootstrapped(3);
@@ -641,19 +402,6 @@ fn scaling_down_keeps_members_whose_claims_are_not_being_deleted() {
     pass_until(&mut world, "RemoveMember demo-2");
     assert!(world.taken.iter().any(|step| step == "RemoveMember demo-0"), "{:?}", world.taken);
     assert_eq!(world.ordinals(), [1]);
-}
-
-#[test]
-fn a_rolling_restart_waits_until_scaling_is_complete() {
-    let mut world = bootstrapped(3);
-    annotate(&mut world, key::RESTARTED_AT, "now");
-    scale(&mut world, 4);
-    world.settle();
-    assert_up_to_date(&mut world);
-    let promoted = world.taken.iter().position(|step| step == "Promote demo-3").unwrap();
-    let restarted = world.taken.iter().position(|step| step.starts_with("RestartMember")).unwrap();
-    assert!(promoted < restarted);
-    assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "demo-3 was new");
 }
 
 // All faults combined.

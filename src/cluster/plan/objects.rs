@@ -174,3 +174,7 @@ pub fn delete_budget(input: &Input) -> Changes {
     };
     step().map(Changes::step).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "objects_tests.rs"]
+mod tests;

@@ -34,3 +34,7 @@ fn no_longer_exists(input: &Input, holder: &Holder) -> bool {
         Holder::Operator => false,
     }
 }
+
+#[cfg(test)]
+#[path = "revocation_tests.rs"]
+mod tests;

@@ -240,3 +240,7 @@ fn restart_first(input: &Input, is_due: impl Fn(&MemberName, &ObservedMember) ->
     });
     step.map(Changes::step).unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "rollout_tests.rs"]
+mod tests;

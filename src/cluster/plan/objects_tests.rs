@@ -1,0 +1,156 @@
+//! Objects that were changed, and claims.
+
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{ObjectMeta, Time},
+};
+
+use crate::{
+    api::{PullPolicy, Reason},
+    cluster::{
+        fixtures::{World, objects, reasons},
+        plan::tests::{Change, ONE, states},
+    },
+    names::{annotation as key, label},
+};
+
+#[test]
+fn a_running_cluster_does_not_change_foreign_objects() {
+    let mut world = World::bootstrapped(ONE);
+    let other = |meta: &mut ObjectMeta| {
+        meta.owner_references = None;
+        meta.annotations = Some([(key::CLUSTER_UID.to_owned(), "another".to_owned())].into());
+    };
+    other(&mut world.observed.client_service.as_mut().unwrap().metadata);
+    other(&mut world.observed.ca_config.as_mut().unwrap().metadata);
+    other(&mut world.member(0).claim.as_mut().unwrap().metadata);
+    other(&mut world.member(0).stateful_set.as_mut().unwrap().metadata);
+    let plan = world.changes();
+    assert!(objects(&plan).is_empty(), "{:?}", objects(&plan));
+    assert_eq!(reasons(&plan.problems), [Reason::NameTaken]);
+    for object in ["Service demo ", "ConfigMap demo-ca ", "PersistentVolumeClaim data-demo-0 ", "StatefulSet demo-0 "] {
+        assert!(plan.problems[0].message.contains(object), "{object}: {}", plan.problems[0].message);
+    }
+}
+
+// Drift.
+
+#[test]
+fn objects_that_were_changed_or_deleted_by_hand_are_restored() {
+    let changes: [(&str, Change); 12] = [
+        ("Service demo", |w| w.observed.client_service = None),
+        ("Service demo", |w| w.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().type_ = Some("NodePort".into())),
+        ("Service demo-peers", |w| w.observed.peer_service = None),
+        ("Service demo-peers", |w| w.observed.peer_service.as_mut().unwrap().spec.as_mut().unwrap().selector = None),
+        ("PodDisruptionBudget demo", |w| w.observed.disruption_budget = None),
+        ("PodDisruptionBudget demo", |w| w.observed.disruption_budget.as_mut().unwrap().metadata.owner_references = None),
+        ("ConfigMap demo-ca", |w| w.observed.ca_config = None),
+        ("ConfigMap demo-bootstrap", |w| {
+            w.observed.bootstrap.as_mut().unwrap().data.as_mut().unwrap().insert("demo-1.state".into(), "new".into());
+        }),
+        ("StatefulSet demo-1", |w| w.member(1).stateful_set = None),
+        ("StatefulSet demo-1", |w| w.member(1).stateful_set.as_mut().unwrap().spec.replicas = Some(0)),
+        ("StatefulSet demo-1", |w| {
+            let pod = w.member(1).stateful_set.as_mut().unwrap().spec.template.spec.as_mut().unwrap();
+            pod.containers[0].args.as_mut().unwrap().push("--force-new-cluster".into());
+        }),
+        ("PersistentVolumeClaim data-demo-1", |w| {
+            w.member(1).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(key::APPLIED);
+        }),
+    ];
+    for (object, change) in changes {
+        let mut world = World::bootstrapped("{}");
+        change(&mut world);
+        // Most objects are restored. An object without its owner does not belong to the cluster and is not changed.
+        let plan = world.changes();
+        if object == "PodDisruptionBudget demo" && world.observed.disruption_budget.is_some() {
+            assert_eq!(reasons(&plan.problems), [Reason::NameTaken], "without an owner it is foreign");
+            continue;
+        }
+        assert_eq!(objects(&plan), [object]);
+        world.settle();
+        assert!(world.is_idle());
+    }
+}
+
+#[test]
+fn a_field_that_is_no_longer_desired_is_removed() {
+    let mut world = World::bootstrapped("{replicas: 1, image: {pullSecrets: [{name: registry}]}}");
+    world.cluster.spec.image.pull_secrets.clear();
+    assert_eq!(objects(&world.changes()), ["StatefulSet demo-0"]);
+    world.settle();
+    let pod = world.member(0).stateful_set.as_ref().unwrap().spec.template.spec.as_ref().unwrap();
+    assert_eq!(pod.image_pull_secrets, None);
+}
+
+/// A new version of the operator, with other templates, restarts no member either.
+#[test]
+fn a_new_template_restarts_no_member() {
+    let mut world = World::bootstrapped("replicas: 3");
+    let pods = |world: &mut World| (0..3).map(|ordinal| world.pod(ordinal).metadata.uid.clone()).collect::<Vec<_>>();
+    let before = pods(&mut world);
+    world.cluster.spec.image.pull_policy = PullPolicy::Always;
+    assert_eq!(objects(&world.changes()), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
+    world.taken.clear();
+    world.settle();
+    assert!(world.is_idle());
+    assert_eq!(pods(&mut world), before);
+    assert!(world.taken.is_empty(), "{:?}", world.taken);
+}
+
+#[test]
+fn a_claim_that_was_expanded_by_hand_keeps_its_size() {
+    let mut world = World::bootstrapped(ONE);
+    let request = |size: &str| Some([("storage".to_owned(), Quantity(size.into()))].into());
+    let spec = world.member(0).claim.as_mut().unwrap().spec.as_mut().unwrap();
+    spec.resources.as_mut().unwrap().requests = request("100Gi");
+    world.settle();
+    let spec = world.member(0).claim.as_ref().unwrap().spec.as_ref().unwrap();
+    assert_eq!(spec.resources.as_ref().unwrap().requests, request("100Gi"));
+    assert!(world.is_idle());
+}
+
+#[test]
+fn fields_that_the_api_server_adds_are_no_drift() {
+    let mut world = World::bootstrapped(ONE);
+    let set = world.member(0).stateful_set.as_mut().unwrap();
+    set.metadata.labels.as_mut().unwrap().insert("added".into(), "by-others".into());
+    set.spec.template.spec.as_mut().unwrap().dns_policy = Some("ClusterFirst".into());
+    world.observed.client_service.as_mut().unwrap().spec.as_mut().unwrap().cluster_ip = Some("10.0.0.1".into());
+    assert!(world.is_idle());
+}
+
+// Members.
+
+#[test]
+fn a_lost_claim_is_never_recreated() {
+    let mut world = World::bootstrapped("{}");
+    world.member(1).claim = None;
+    for _ in 0..3 {
+        let plan = world.pass().changes();
+        assert!(plan.is_empty(), "{:?}", objects(&plan));
+        assert_eq!(reasons(&plan.problems), [Reason::ClaimLost]);
+        assert!(plan.problems[0].message.contains("data-demo-1 is missing"), "{}", plan.problems[0].message);
+    }
+    assert_eq!(states(&world), ["existing"; 3]);
+}
+
+#[test]
+fn a_claim_that_is_being_deleted_is_reported() {
+    let mut world = World::bootstrapped("{}");
+    world.member(1).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(world.now));
+    let plan = world.changes();
+    assert!(plan.is_empty());
+    assert!(plan.problems[0].message.contains("data-demo-1 is being deleted"), "{}", plan.problems[0].message);
+}
+
+#[test]
+fn labels_of_a_pod_are_restored() {
+    let mut world = World::bootstrapped("{}");
+    let labels = |world: &mut World| world.member(1).pod.as_ref().unwrap().metadata.labels.clone().unwrap();
+    let before = labels(&mut world);
+    world.member(1).pod.as_mut().unwrap().metadata.labels.as_mut().unwrap().remove(label::INSTANCE);
+    assert_eq!(world.pass().changes().pods.len(), 1);
+    assert_eq!(labels(&mut world), before);
+    assert!(world.is_idle());
+}

@@ -1,0 +1,296 @@
+//! Restarting members.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSetStatus,
+        core::v1::{ContainerState, ContainerStateRunning, ContainerStateWaiting},
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+
+use crate::{
+    api::Reason,
+    cluster::{
+        fixtures::{SECOND, World, names, objects},
+        plan::tests::{Change, ONE, annotate, assert_up_to_date, bootstrapped, changes, delete_claim, notes, pass_until, scale},
+        steps::Step,
+    },
+    names::annotation as key,
+};
+
+/// A member whose image could not be pulled, after its StatefulSet has changed.
+fn unstarted() -> World {
+    let mut world = World::new(ONE);
+    for _ in 0..3 {
+        world.pass();
+    }
+    world.plan();
+    world.kubelet = false;
+    let member = world.member(0);
+    let set = member.stateful_set.as_mut().unwrap();
+    set.metadata.generation = Some(2);
+    set.status = Some(StatefulSetStatus {
+        observed_generation: Some(2),
+        update_revision: Some("new".into()),
+        ..StatefulSetStatus::default()
+    });
+    let pod = member.pod.as_mut().unwrap();
+    pod.metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "old".into());
+    let status = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+    let waiting = ContainerStateWaiting { reason: Some("ImagePullBackOff".into()), message: None };
+    status.state = Some(ContainerState { waiting: Some(waiting), ..ContainerState::default() });
+    world
+}
+
+fn plans_restart(world: &mut World) -> bool {
+    matches!(world.changes().step, Some(Step::RestartMember(_)))
+}
+
+/// It may already run although the kubelet has not reported it yet, and the quorum may need it.
+#[test]
+fn a_pod_that_is_being_created_is_not_restarted() {
+    for reason in ["ContainerCreating", "PodInitializing"] {
+        let mut world = unstarted();
+        assert!(plans_restart(&mut world));
+        let status = &mut world.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        status.state.as_mut().unwrap().waiting.as_mut().unwrap().reason = Some(reason.into());
+        assert!(!plans_restart(&mut world), "{reason}");
+    }
+}
+
+/// It runs, but neither the operator nor the kubelet has ever found it serving.
+#[test]
+fn a_pod_that_has_never_served_is_recreated_from_a_changed_template() {
+    let silent = || {
+        let mut world = unstarted();
+        let since = Time(world.now - SECOND * 60);
+        let running = ContainerStateRunning { started_at: Some(since) };
+        let pod = world.pod(0);
+        let container = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+        container.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
+        pod.metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
+        world.silent.insert(names().member(0));
+        let since = Some(Time(world.now - SECOND * 60));
+        let reported = &mut world.observed.status.members[0];
+        (reported.ready, reported.since) = (false, since);
+        world
+    };
+    assert!(plans_restart(&mut silent()));
+    let changes: [(&str, Change); 5] = [
+        ("its template is the same", |w| {
+            w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
+        }),
+        ("it has served", |w| {
+            w.pod(0).metadata.annotations.as_mut().unwrap().insert(key::TLS_CONFIRMED.into(), "some".into());
+        }),
+        ("it has just started", |w| w.now -= SECOND),
+        ("the kubelet's clock is behind ours, and it has just started", |w| {
+            w.observed.status.members[0].since = Some(Time(w.now - SECOND));
+        }),
+        ("it serves", |w| w.silent.clear()),
+    ];
+    for (why_not, change) in changes {
+        let mut world = silent();
+        change(&mut world);
+        assert!(!plans_restart(&mut world), "{why_not}");
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_start_is_recreated_from_a_changed_template() {
+    assert!(plans_restart(&mut unstarted()));
+    let mut ending = unstarted();
+    ending.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].restart_count = 1;
+    assert!(plans_restart(&mut ending), "its container is in a crash loop");
+    let changes: [(&str, Change); 6] = [
+        ("its data would be lost with it", |w| {
+            w.member(0).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(w.now));
+        }),
+        ("the template is the same", |w| {
+            w.pod(0).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), "new".into());
+        }),
+        ("its controller has not observed the change", |w| {
+            w.member(0).stateful_set.as_mut().unwrap().metadata.generation = Some(3);
+        }),
+        ("it runs", |w| {
+            let running = ContainerStateRunning::default();
+            let container = &mut w.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+            container.state.as_mut().unwrap().running = Some(running);
+        }),
+        ("it is being deleted", |w| {
+            w.pod(0).metadata.deletion_timestamp = Some(Time(w.now));
+        }),
+        ("the StatefulSet is about to change", |w| w.member(0).stateful_set.as_mut().unwrap().spec.replicas = Some(0)),
+    ];
+    for (why_not, change) in changes {
+        let mut world = unstarted();
+        change(&mut world);
+        assert!(!plans_restart(&mut world), "{why_not}");
+    }
+}
+
+// Restarting.
+
+#[test]
+fn an_image_of_another_version_stops_a_rolling_restart_at_the_first_member() {
+    let mut world = bootstrapped(3);
+    world.leader = world.id(0);
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    pass_until(&mut world, "RestartMember demo-1");
+    world.versions.insert(names().member(1), "3.6.15".into());
+    for _ in 0..10 {
+        world.pass();
+    }
+    let reported = notes(&world.changes().problems, Reason::CannotRestart);
+    assert_eq!(
+        reported,
+        [
+            "demo-1 runs etcd 3.6.15 since its restart, but spec.version is 3.6.16: no other member is restarted with that image. When it is fixed, set annotation etcd-warden.dev/restarted-at to another value"
+        ]
+    );
+    assert_eq!(changes(&world), ["RestartMember demo-1"]);
+
+    // The image is fixed.
+    world.versions.clear();
+    annotate(&mut world, key::RESTARTED_AT, "again");
+    world.settle();
+    assert_up_to_date(&mut world);
+
+    // If all members run another version, a restart does not change that.
+    annotate(&mut world, key::RESTARTED_AT, "once more");
+    world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.6.15".into())).collect();
+    world.settle();
+    assert_up_to_date(&mut world);
+}
+
+#[test]
+fn a_rolling_restart_begins_with_unhealthy_members_and_ends_with_the_leader() {
+    let mut world = bootstrapped(3);
+    world.leader = world.id(0);
+    world.silent.insert(names().member(2));
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    pass_until(&mut world, "RestartMember demo-2");
+    for _ in 0..10 {
+        world.pass();
+    }
+    assert_eq!(changes(&world), ["RestartMember demo-2"], "it is not healthy yet, and the others are not restarted");
+    world.silent.clear();
+    world.settle();
+    assert_up_to_date(&mut world);
+    assert_eq!(changes(&world), ["RestartMember demo-2", "RestartMember demo-1", "MoveLeader demo-0", "RestartMember demo-0"]);
+}
+
+#[test]
+fn leadership_moves_to_the_voter_with_the_longest_log() {
+    for (behind, expected) in [(None, 0), (Some(0), 1), (Some(1), 0)] {
+        let mut world = bootstrapped(3);
+        world.leader = world.id(2);
+        if let Some(behind) = behind {
+            world.revisions.insert(names().member(behind), 99);
+        }
+        scale(&mut world, 2);
+        let Some(Step::MoveLeader(step)) = world.changes().step else { panic!("{:#?}", world.plan()) };
+        assert_eq!((step.successor, step.to), (names().member(expected), world.id(expected)));
+    }
+}
+
+/// The restarted member is not healthy, and the cluster is scaled down meanwhile.
+#[test]
+fn a_bad_template_stops_at_the_first_member_even_if_the_cluster_is_scaled_down() {
+    for (from, replicas) in [(5, 3), (5, 1), (3, 1), (3, 2), (2, 1)] {
+        let mut world = bootstrapped(from);
+        world.leader = world.id(0);
+        annotate(&mut world, key::RESTARTED_AT, "now");
+        pass_until(&mut world, "RestartMember demo-1");
+        world.silent.insert(names().member(1));
+        scale(&mut world, replicas);
+        for _ in 0..20 {
+            let before = world.taken.len();
+            world.pass();
+            for step in &world.taken[before..] {
+                assert!(!step.starts_with("RestartMember") && !step.starts_with("RemoveMember"), "{:?}", world.taken);
+            }
+        }
+        // Longer than a restart may take.
+        world.now += SECOND * 60;
+        let plan = world.changes();
+        if from > 2 {
+            let reported = notes(&plan.problems, Reason::CannotScaleDown).join("");
+            assert!(reported.starts_with("demo-1 was restarted and is not healthy"), "{reported}");
+        }
+        // The request is removed, or the member is fixed.
+        if replicas < 3 && from > 2 {
+            world.cluster.metadata.annotations = None;
+            pass_until(&mut world, "RemoveMember demo-1");
+        }
+        world.silent.clear();
+        world.settle();
+        assert_up_to_date(&mut world);
+    }
+}
+
+#[test]
+fn each_member_is_confirmed_before_the_next_is_restarted() {
+    let mut world = bootstrapped(5);
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    for _ in 0..60 {
+        let before = world.taken.len();
+        let plan = world.changes();
+        world.pass();
+        if world.taken.len() > before && world.taken[before].starts_with("RestartMember") {
+            assert!(plan.certificates.is_empty() && plan.pods.is_empty() && objects(&plan).is_empty(), "{plan:#?}");
+        }
+    }
+    assert_up_to_date(&mut world);
+    assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 5);
+    let pods = world.observed.members.values().map(|m| m.pod.as_ref().unwrap().metadata.annotations.clone().unwrap());
+    assert!(pods.into_iter().all(|annotations| annotations[key::RESTARTED_AT] == "now"));
+}
+
+#[test]
+fn clusters_without_redundancy_are_restarted_too() {
+    for replicas in [1, 2] {
+        let mut world = bootstrapped(replicas);
+        annotate(&mut world, key::RESTARTED_AT, "now");
+        world.settle();
+        assert_up_to_date(&mut world);
+        assert_eq!(
+            world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(),
+            usize::try_from(replicas).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_restart_never_loses_data_that_the_quorum_needs() {
+    for replicas in [1, 2] {
+        let mut world = bootstrapped(replicas);
+        delete_claim(&mut world, 0);
+        world.leader = world.id(0);
+        annotate(&mut world, key::RESTARTED_AT, "now");
+        for _ in 0..10 {
+            let plan = world.pass().changes();
+            let reported = notes(&plan.problems, Reason::ClaimLost).join("");
+            assert!(
+                reported.contains("as soon as its pod ends") && reported.contains("etcd-warden.dev/replace=demo-0"),
+                "{reported}"
+            );
+        }
+        assert!(!world.taken.iter().any(|step| step == "RestartMember demo-0"), "{:?}", world.taken);
+        let plan = world.changes();
+        assert_eq!(notes(&plan.problems, Reason::CannotRestart).len(), 1, "{:?}", plan.problems);
+    }
+}
+
+#[test]
+fn a_rolling_restart_waits_until_scaling_is_complete() {
+    let mut world = bootstrapped(3);
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    scale(&mut world, 4);
+    world.settle();
+    assert_up_to_date(&mut world);
+    let promoted = world.taken.iter().position(|step| step == "Promote demo-3").unwrap();
+    let restarted = world.taken.iter().position(|step| step.starts_with("RestartMember")).unwrap();
+    assert!(promoted < restarted);
+    assert_eq!(world.taken.iter().filter(|step| step.starts_with("RestartMember")).count(), 3, "demo-3 was new");
+}
