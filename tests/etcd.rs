@@ -86,10 +86,10 @@ async fn a_leaf_that_is_not_to_be_trusted_is_said_to_be_and_why() {
     let elsewhere = Target::new("other.test", member.client_port).at(LOOPBACK);
     let not_trusted = |why: &str| DialError::Tls(TlsFault::NotTrusted(why.to_owned()));
 
-    let unknown = not_trusted("its authority is not in the bundle");
+    let unknown = not_trusted("its CA is not in the trust bundle");
     assert_eq!(client.ask(&member.client(), &stranger).await.unwrap_err(), unknown);
     assert_eq!(client.served(&member.peer(), &stranger).await.unwrap_err(), unknown);
-    assert_eq!(client.ask(&elsewhere, &tls).await.unwrap_err(), not_trusted("it is not for the member's name"));
+    assert_eq!(client.ask(&elsewhere, &tls).await.unwrap_err(), not_trusted("it is not valid for the member's name"));
     let error = client.members(&member.client(), &stranger).await.unwrap_err();
     assert_eq!((error.class(), error.to_string()), (Class::Unavailable, unknown.to_string()));
 
@@ -398,7 +398,7 @@ fn unusable_material_is_named_and_not_shown() {
     let error = |bundle: &[u8], pair: Option<(&str, &str)>| {
         Tls::new(bundle, pair.map(|(crt, key)| (crt.as_bytes(), key.as_bytes()))).unwrap_err().to_string()
     };
-    assert!(error(b"", None).starts_with("the bundle of authorities cannot be used"));
+    assert!(error(b"", None).starts_with("the trust bundle cannot be used"));
     assert!(error(bundle, Some(("", &one.key))).starts_with("the client certificate cannot be read"));
     assert_eq!(error(bundle, Some((&one.pem, "nothing"))), "the client key cannot be read");
     assert!(error(bundle, Some((&one.pem, &two.key))).starts_with("the client certificate and key cannot be used together"));
