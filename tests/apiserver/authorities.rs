@@ -95,8 +95,8 @@ async fn authorities_that_have_expired_only_by_the_operators_clock_are_kept() {
     let names = ["demo-client-ca", "demo-peer-ca", "demo-0-tls"];
     let before = join_all(names.map(version)).await;
     let operator = world.operator_with_clock(years_later);
-    let told = world.reports("demo", "Degraded", "ClockSkew").await;
-    assert!(told.message.contains("has expired by the operator's clock"), "{}", told.message);
+    let condition = world.reports("demo", "Degraded", "ClockSkew").await;
+    assert!(condition.message.contains("has expired by the operator's clock"), "{}", condition.message);
     operator.wait_for_passes(3).await;
     assert_eq!(join_all(names.map(version)).await, before);
     operator.stop().await;

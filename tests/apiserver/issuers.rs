@@ -203,8 +203,8 @@ async fn wrong_certificates_of_an_issuer_are_never_used() {
         let names = async || issuer.requests().await.into_keys().collect::<BTreeSet<_>>();
         let asked = issuer
             .during(behavior, async {
-                let told = world.reports("demo", "CertificatesReady", reason).await;
-                assert!(told.message.contains(message), "{behavior:?}: {}", told.message);
+                let condition = world.reports("demo", "CertificatesReady", reason).await;
+                assert!(condition.message.contains(message), "{behavior:?}: {}", condition.message);
                 let asked = names().await;
                 operator.wait_for_passes(3).await;
                 asked
@@ -239,10 +239,10 @@ async fn the_answer_to_a_request_of_a_killed_operator_is_used() {
     let asked = issuer
         .during(Behavior::Silent, async {
             until_ok(async || {
-                let told = world.reports("demo", "CertificatesReady", "WaitingForIssuer").await.message;
-                let is_it = told.contains("waiting for Issuer company: no controller has processed CertificateRequest");
+                let message = world.reports("demo", "CertificatesReady", "WaitingForIssuer").await.message;
+                let is_it = message.contains("waiting for Issuer company: no controller has processed CertificateRequest");
                 let requests = issuer.requests().await;
-                (is_it && requests.len() == 3).then_some(requests).ok_or_else(|| format!("three are requested: {told}"))
+                (is_it && requests.len() == 3).then_some(requests).ok_or_else(|| format!("three are requested: {message}"))
             })
             .await
         })
@@ -279,8 +279,8 @@ async fn a_shorter_lifetime_than_requested_is_accepted() {
     let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     let leaf = certificate(&secret, member_key::SERVER_CRT);
     assert!(leaf.not_after() < Timestamp::now() + SignedDuration::from_hours(25));
-    let told = world.reports("demo", "CertificatesReady", "Confirming").await.message;
-    assert!(told.contains("certificates of Issuer company are valid for 24 hours instead of the desired 2160"), "{told}");
+    let message = world.reports("demo", "CertificatesReady", "Confirming").await.message;
+    assert!(message.contains("certificates of Issuer company are valid for 24 hours instead of the desired 2160"), "{message}");
     let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
     issuer.during(Behavior::ShortLifetime, operator.quiet(3)).await;
     let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
@@ -309,8 +309,8 @@ async fn an_authority_that_may_not_sign_for_all_names_is_refused() {
     let spec = json!({ "replicas": 1, "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
     world.cluster("demo", spec).await;
     let refused = "a certificate that it signed would not be accepted";
-    let told = world.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
-    assert!(told.contains(refused), "{told}");
+    let message = world.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
+    assert!(message.contains(refused), "{message}");
     assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none());
 
     world.delete::<Secret>("company").await;
@@ -325,8 +325,8 @@ async fn an_authority_that_may_not_sign_for_all_names_is_refused() {
         clusters.patch("demo", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     };
     ask(&["etcd.example.com"]).await;
-    let told = world.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
-    assert!(told.contains(refused), "{told}");
+    let message = world.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
+    assert!(message.contains(refused), "{message}");
     operator.wait_for_passes(3).await;
     assert_eq!(secrets().await, before, "no certificate is signed that would not be accepted");
     ask(&[]).await;

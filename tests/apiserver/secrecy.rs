@@ -99,8 +99,8 @@ async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
     all.extend(keys(world).await);
     let patch = Patch::Merge(data(&company));
     world.api::<Secret>().patch("company", &PatchParams::default(), &patch).await.map(drop).unwrap();
-    let wish = Patch::Merge(json!({ "metadata": { "annotations": { annotation::ROTATE_CA: "peer" } } }));
-    clusters.patch("demo", &PatchParams::default(), &wish).await.map(drop).unwrap();
+    let request = Patch::Merge(json!({ "metadata": { "annotations": { annotation::ROTATE_CA: "peer" } } }));
+    clusters.patch("demo", &PatchParams::default(), &request).await.map(drop).unwrap();
     until("both domains rotate", async || {
         let certificates = clusters.get("demo").await.unwrap().status?.certificates?;
         certificates.client?.phase.zip(certificates.peer?.phase)

@@ -199,7 +199,7 @@ async fn a_deleted_user_is_revoked_and_a_new_one_of_the_same_name_is_not() {
 
 #[tokio::test]
 async fn the_expiry_of_a_users_certificate_is_a_metric_while_the_user_exists() {
-    let world = World::new("told").await;
+    let world = World::new("expiry").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;

@@ -238,7 +238,7 @@ impl Foreign {
     /// Checks that it is the same object and that the operator has written no field of it. Kubernetes' own controllers may have.
     async fn is_untouched(&self, world: &World) {
         let meta = self.api(world).get(&self.name).await.unwrap().metadata;
-        assert_eq!(meta.uid, self.uid, "{} is another one", self.name);
+        assert_eq!(meta.uid, self.uid, "{} is another object", self.name);
         let managers: Vec<_> = meta.managed_fields.into_iter().flatten().filter_map(|entry| entry.manager).collect();
         assert!(!managers.contains(&FIELD_MANAGER.to_owned()), "{} was written: {managers:?}", self.name);
     }

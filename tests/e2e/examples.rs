@@ -78,9 +78,9 @@ async fn documents(world: Arc<World>) {
         // Blocks that build the Go example are skipped: it was built before, because registries cannot be reached from here.
         script.extend(blocks.filter(|block| !block.starts_with("go -C")));
         assert!(script.contains("kubectl "), "{section}");
-        let said = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
-        world.measure(format!("{file}, {section}: {} lines", said.lines().count()));
-        assert!(section != "First use" || said.contains("greeting"), "{said}");
+        let output = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
+        world.measure(format!("{file}, {section}: {} lines", output.lines().count()));
+        assert!(section != "First use" || output.contains("greeting"), "{output}");
     }
     assert_eq!(world.until_ready("demo").await.members.len(), 5);
 }

@@ -114,8 +114,8 @@ async fn claims_changed_manually(world: Arc<World>) {
     world.patch::<PersistentVolumeClaim>("data-demo-0", edited).await;
     is_restored().await;
 
-    let ours = before.keys().filter(|key| key.starts_with("etcd-warden.dev/"));
-    let nothing: serde_json::Map<_, _> = ours.map(|key| (key.clone(), serde_json::Value::Null)).collect();
+    let own = before.keys().filter(|key| key.starts_with("etcd-warden.dev/"));
+    let nothing: serde_json::Map<_, _> = own.map(|key| (key.clone(), serde_json::Value::Null)).collect();
     let stripped = json!({ "metadata": { "annotations": nothing, "ownerReferences": null } });
     world.patch::<PersistentVolumeClaim>("data-demo-0", stripped).await;
     let message = world.until_condition("demo", "Degraded", "True", "AnnotationsLost", TIMEOUT).await;
