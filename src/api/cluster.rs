@@ -30,11 +30,11 @@ pub const MAX_NAME_LENGTH: usize = 49;
     status = "EtcdClusterStatus",
     scale = r#"{"specReplicasPath":".spec.replicas","statusReplicasPath":".status.replicas","labelSelectorPath":".status.selector"}"#,
     doc = "A secured etcd cluster. The operator issues every certificate from the cluster's own certificate authorities, runs the members with TLS on every port for clients and peers, and keeps them in the state that the spec describes.",
-    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Healthy members of the desired ones"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"The number of healthy members and of desired members"}"#,
     printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum is healthy"}"#,
     printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.conditions[?(@.type==\"Progressing\")].reason","description":"What is in progress or pending"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".spec.version"}"#,
-    printcolumn = r#"{"name":"Certs","type":"string","jsonPath":".status.certificates.expires","description":"When the first certificate expires, if it were not renewed"}"#,
+    printcolumn = r#"{"name":"Certs","type":"string","jsonPath":".status.certificates.expires","description":"When the first certificate of any member expires, unless it is renewed before"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].reason"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].message"}"#,
@@ -246,7 +246,7 @@ pub const RESERVED_FLAGS: [&str; 37] = [
 ];
 
 fn not_reserved() -> Rule {
-    // The API server bounds the cost of messages too, by too little for naming the flag.
+    // The API server limits the cost of message expressions, so the message cannot name the flag.
     Rule::new(format!("self.all(k, !k.matches('^({})'))", RESERVED_FLAGS.join("|"))).message("a flag is reserved: those for names, addresses, certificates, storage, membership, heartbeat, election, quota and compaction are the operator's own or have a field of their own")
 }
 
