@@ -81,7 +81,7 @@ pub struct EtcdClusterSpec {
     /// Settings of etcd itself. They cannot be changed yet.
     #[serde(default)]
     pub etcd: EtcdSpec,
-    /// The pods of the members. It cannot be changed yet.
+    /// The pods of the members. They cannot be changed yet.
     #[serde(default)]
     pub pod: PodSpec,
     /// The Service for clients. It cannot be changed yet.
@@ -129,8 +129,8 @@ pub enum Retention {
     Delete,
 }
 
-/// The container image of etcd. A change takes effect at the next start of each member; a member that could not start so far is
-/// restarted at once.
+/// The container image of etcd. A change takes effect at the next start of each member; a member that has not been able to start
+/// is restarted at once.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
@@ -322,7 +322,7 @@ pub struct ServiceSpec {
 
 /// When a member is replaced by a new one of the same name, which copies all data from the others. The data of the replaced
 /// member is deleted. Therefore a member is replaced only on evidence that it cannot recover; a pod that is slow or cannot be
-/// scheduled is no evidence. Members are replaced one at a time, and only while the other healthy members are a quorum without
+/// scheduled is not evidence. Members are replaced one at a time, and only while the other healthy members are a quorum without
 /// it. If a PersistentVolumeClaim or its volume is lost, the member is replaced without waiting.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

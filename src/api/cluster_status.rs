@@ -17,8 +17,7 @@ pub struct EtcdClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// Since when `Progressing` has had its current reason. Its `lastTransitionTime` is when the cluster began to be in progress
-    /// at all.
+    /// Since when `Progressing` has had its current reason. The condition's `lastTransitionTime` is when its status last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressing_since: Option<Time>,
     /// The number of healthy members and of desired members, such as `3/3`.

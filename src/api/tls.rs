@@ -47,7 +47,7 @@ pub struct ClientTlsSpec {
     /// see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
-    /// The built-in certificate authorities. It cannot be changed yet.
+    /// The built-in certificate authorities. They cannot be changed yet.
     #[serde(default)]
     pub authority: AuthoritySpec,
     /// The server certificates of the members.
@@ -81,7 +81,7 @@ pub struct PeerTlsSpec {
     /// see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
-    /// The built-in certificate authorities. It cannot be changed yet.
+    /// The built-in certificate authorities. They cannot be changed yet.
     #[serde(default)]
     pub authority: AuthoritySpec,
     /// The peer certificates of the members.
