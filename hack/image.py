@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """image.py TAR REF ENTRYPOINT USER SRC=DST...: writes an image of one layer, made of files, as a docker-archive.
 
-The same files give the same bytes: no times, no owners, no order but that of the arguments. `=DST/` makes a directory.
+The output is reproducible: it contains no times and no owners, and the order is that of the arguments. `=DST/` creates a directory.
 """
 import hashlib
 import io
@@ -15,7 +15,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def layer(files):
-    """The uncompressed tar of the files, each below directories that anyone may read."""
+    """The uncompressed tar of the files, in directories that everyone may read."""
     buffer = io.BytesIO()
     made = set()
 
@@ -61,7 +61,7 @@ def main():
     name = hashlib.sha256(config).hexdigest() + ".json"
     blob = digest + "/layer.tar"
     manifest = json.dumps([{"Config": name, "RepoTags": [reference], "Layers": [blob]}]).encode()
-    # Written beside and renamed, so that a run that was killed leaves no half image.
+    # The image is written to another file and renamed, so that a killed run leaves no incomplete image.
     with tarfile.open(out + ".new", "w") as tar:
         for path, data in ((name, config), (blob, content), ("manifest.json", manifest)):
             entry = tarfile.TarInfo(path)

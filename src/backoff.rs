@@ -1,6 +1,6 @@
-//! When to come back: after a failure, and after a success, so that not everything happens at once.
+//! The delays before the next pass after a failure, and the jitter that spreads passes over time.
 //!
-//! Nothing here reads a clock or draws random numbers: what differs between objects is a hash of their keys.
+//! Nothing here reads a clock or uses random numbers: the jitter is a hash of the object's key.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Counts the failures of each object in a row.
+/// Counts the consecutive failures of each object.
 #[derive(Debug)]
 pub struct Backoff<K> {
     failures: Mutex<HashMap<K, u32>>,
@@ -27,8 +27,8 @@ impl<K> Default for Backoff<K> {
 }
 
 impl<K: Clone + Eq + Hash> Backoff<K> {
-    /// Notes a failure and returns how long to wait before the next try: 1 s doubled with each failure in a row, 5 min at
-    /// most, less up to a quarter of itself.
+    /// Counts a failure and returns how long to wait before the next attempt: 1 s, doubled with each consecutive failure, at most
+    /// 5 min, minus a jitter of up to a quarter.
     pub fn failed(&self, key: &K) -> Duration {
         let mut failures = self.failures();
         let count = failures.entry(key.clone()).or_default();
@@ -48,15 +48,15 @@ impl<K: Clone + Eq + Hash> Backoff<K> {
     }
 }
 
-/// A duration in `0..max` that is always the same for `key`. Added to a repeated delay, it keeps a thousand objects that were all
-/// read when the operator started from having their passes in the same second.
+/// A duration in `0..max` that is constant for `key`. Added to a repeated delay, it spreads the passes over objects that were all
+/// read when the operator started.
 pub fn jitter<K: Hash + ?Sized>(key: &K, max: Duration) -> Duration {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    // The upper half of the hash as a fraction of 2^32.
+    // The high 32 bits of the hash as a fraction of 2^32.
     let fraction = u128::from(hasher.finish() >> 32);
     let nanos = (max.as_nanos() * fraction) >> 32;
-    // It fits wherever `max` is below 584 years.
+    // It fits if `max` is below 584 years.
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn each_object_counts_for_itself_and_success_forgets() {
+    fn failures_are_counted_for_each_object_until_it_succeeds() {
         let backoff = Backoff::default();
         let first = backoff.failed(&"a");
         for _ in 0..5 {

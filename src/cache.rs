@@ -1,8 +1,8 @@
-//! What the operator keeps of Kubernetes' objects, by watching them.
+//! The cache of Kubernetes objects, which is kept up to date by watches.
 //!
-//! Only objects with the operator's label are watched, besides its own resources, and **no private key is kept**: it is replaced by a
-//! digest of its public half before the object is stored, which tells whether a key belongs to its certificate. Where a key is
-//! needed, its Secret is read.
+//! Only the custom resources and objects with the operator's label are watched, and **no private key is kept**: before an object
+//! is stored, private keys are replaced by a digest of their public keys, which shows whether a key belongs to its certificate.
+//! When a private key is needed, its Secret is read.
 
 use std::{
     collections::HashMap,
@@ -40,10 +40,10 @@ use crate::{
     names::label,
 };
 
-/// A resource of a user's, which may be one that this version of the operator cannot read.
+/// A custom resource, which this version of the operator may be unable to read.
 pub type Guarded<K> = DeserializeGuard<K>;
 
-/// What is kept of one namespace, or of all of them.
+/// The cache of one namespace, or of all namespaces.
 pub struct Scope {
     /// The clusters.
     pub clusters: Store<Guarded<EtcdCluster>>,
@@ -55,13 +55,13 @@ pub struct Scope {
     pub config_maps: Kept<ConfigMap>,
     /// The Services that the operator created.
     pub services: Kept<Service>,
-    /// The claims that the operator created.
+    /// The PersistentVolumeClaims that the operator created.
     pub claims: Kept<PersistentVolumeClaim>,
     /// The StatefulSets that the operator created.
     pub stateful_sets: Kept<StatefulSet>,
-    /// The pods of those.
+    /// The pods of the StatefulSets.
     pub pods: Kept<Pod>,
-    /// The disruption budgets that the operator created.
+    /// The PodDisruptionBudgets that the operator created.
     pub budgets: Kept<PodDisruptionBudget>,
 }
 
@@ -73,13 +73,13 @@ impl Scope {
     }
 }
 
-/// The objects of one kind, and what was derived from the present version of each.
+/// The objects of one kind, and what was derived from the current version of each.
 pub struct Kept<K: Resource<DynamicType = ()> + Clone + 'static, D = Drift> {
     store: Store<K>,
     derived: Derived<K, D>,
 }
 
-/// By namespace and name: the version, and what was derived from it.
+/// The version and what was derived from it, by namespace and name.
 type Derived<K, D> = Arc<Mutex<HashMap<(String, String), (Weak<K>, Arc<D>)>>>;
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static, D: Default> Kept<K, D> {
@@ -114,15 +114,15 @@ pub struct Triggers {
 }
 
 impl Triggers {
-    /// A cluster by name. When the operator stops, the request is dropped.
+    /// Requests a pass over a cluster. When the operator stops, the request is dropped.
     fn cluster(&self, name: &str, namespace: &str) {
         let _ = self.clusters.send(ObjectRef::new(name).within(namespace));
     }
-    /// A user by name.
+    /// Requests a pass over a user.
     pub fn user(&self, name: &str, namespace: &str) {
         let _ = self.users.send(ObjectRef::new(name).within(namespace));
     }
-    /// The cluster or user that an object belongs to.
+    /// Requests a pass over the cluster or user that an object belongs to.
     fn owner_of<K: Resource>(&self, object: &K) {
         let namespace = object.namespace().unwrap_or_default();
         let Some(labels) = object.meta().labels.as_ref() else { return };
@@ -134,7 +134,7 @@ impl Triggers {
     }
 }
 
-/// Starts the watches of one namespace, or of all where there is none, and returns when everything has been read once.
+/// Starts the watches of one namespace, or of all if it is `None`, and returns when all objects have been read once.
 pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers, stop: &CancellationToken) -> Arc<Scope> {
     let watch = Watch { client, namespace, stop };
     let any = watcher::Config::default;
@@ -263,8 +263,8 @@ fn is_not_served(error: &watcher::Error) -> bool {
     }
 }
 
-/// Removes from a pod what no decision needs, because there are as many pods as members. What its containers start with tells
-/// whether it is up to date.
+/// Removes the fields of a pod that no decision needs, in order to save memory. Arguments and environment of the containers are
+/// kept, because they show whether the pod is up to date.
 pub fn slim(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
         let start = |container: Container| Container {
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_keeps_what_decisions_need() {
+    fn a_pod_keeps_the_fields_that_decisions_need() {
         let spec = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], workingDir: / }], volumes: [{ name: v }] }";
         let kept = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }] }] }";
         let read = |spec: &str| -> Option<PodSpec> { serde_saphyr::from_str(spec).ok() };

@@ -1,4 +1,4 @@
-//! What every pass needs besides its object.
+//! What every pass needs in addition to its object.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     metrics::Metrics,
 };
 
-/// What a pass needs besides its object.
+/// What a pass needs in addition to its object.
 pub struct Context {
     /// The API server.
     pub client: Client,
@@ -21,17 +21,17 @@ pub struct Context {
     pub scope: Arc<Scope>,
     /// Connections to members.
     pub dialer: Arc<dyn Dialer>,
-    /// The operator's identities towards the clusters.
+    /// The operator's client certificates for the clusters.
     pub identities: Identities,
     /// The name under which events are published.
     pub reporter: Reporter,
-    /// Counters.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Requests for passes over other objects.
     pub triggers: Triggers,
     /// The DNS domain of the Kubernetes cluster.
     pub domain: String,
-    /// Stops the operator. A pass ends as long as it has changed nothing.
+    /// Stops the operator. A pass that has not changed anything yet is ended.
     pub stop: CancellationToken,
     /// The clock.
     pub clock: fn() -> Timestamp,

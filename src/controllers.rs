@@ -1,4 +1,4 @@
-//! The controllers: what is watched, what that triggers, and how passes are run.
+//! The controllers: which passes are triggered and how they are run.
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ use crate::{
     user,
 };
 
-/// What the controllers are started with.
+/// The options of the controllers.
 pub struct Options {
     /// The API server.
     pub client: Client,
@@ -51,7 +51,7 @@ pub struct Options {
     pub stop: CancellationToken,
 }
 
-/// Objects of one kind that have a pass at the same time. Most of a pass is waiting for members.
+/// How many objects of one kind have a pass at the same time. Passes mostly wait for members.
 const CONCURRENCY: u16 = 16;
 
 /// Changes of an object within this time cause one pass.
@@ -133,7 +133,7 @@ impl Controllers {
     }
 }
 
-/// Runs a pass for each object of a kind that is triggered, and another one when that is due.
+/// Runs a pass for each triggered object of a kind, and the next pass when it is due.
 async fn control<K, F>(
     kind: &'static str,
     store: Store<Guarded<K>>,
@@ -178,7 +178,7 @@ async fn control<K, F>(
         Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
     )
     .for_each(|result| {
-        // Its deletion triggered it.
+        // The deletion of the object triggered the pass.
         if let Err(controller::Error::ObjectNotFound(gone)) = result {
             forgotten.succeeded(&ObjectRef::new(&gone.name).within(gone.namespace.as_deref().unwrap_or_default()));
             forget(&gone);
@@ -207,7 +207,7 @@ where
         Ok(object) if object.meta().deletion_timestamp.is_some() => Ok(Action::await_change()),
         Ok(object) => {
             let next = pass(context.clone(), Arc::new(object.clone())).await?;
-            // The passes over many clusters that were created together are spread over time.
+            // A jitter spreads the passes over clusters that were created at the same time.
             Ok(Action::requeue(next + jitter(&(object.name_any(), object.namespace()), next / 4)))
         }
     }

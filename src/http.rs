@@ -21,12 +21,12 @@ use crate::metrics::Metrics;
 /// The port when no address is given.
 pub const DEFAULT_PORT: u16 = 8080;
 
-/// Whether the operator is ready: it is when every gate is open.
+/// The readiness of the operator: it is ready when every gate is open.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
 
 impl Readiness {
-    /// A closed gate. Its name tells a reader of `/readyz` what is pending: `caches`.
+    /// A new, closed gate. While it is closed, `/readyz` shows its name, such as `caches`.
     pub fn gate(&self, name: &'static str) -> Gate {
         let gate = Gate { readiness: self.clone(), name };
         gate.close();
@@ -44,7 +44,7 @@ impl Readiness {
     }
 }
 
-/// One thing that readiness depends on.
+/// A condition for readiness.
 #[derive(Clone, Debug)]
 pub struct Gate {
     readiness: Readiness,
@@ -63,13 +63,13 @@ impl Gate {
     }
 }
 
-/// Listens on `address`; without one on [`DEFAULT_PORT`] of every address, IPv6 and IPv4 where the node has both.
+/// Listens on `address`; without one on [`DEFAULT_PORT`] of every address, IPv6 and IPv4 if the node has both.
 pub async fn bind(address: Option<SocketAddr>) -> io::Result<TcpListener> {
     if let Some(address) = address {
         return TcpListener::bind(address).await;
     }
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, DEFAULT_PORT)).await {
-        // IPv4 alone is used only on a kernel without IPv6.
+        // Only IPv4 is used on a kernel without IPv6.
         Err(error) if error.kind() != io::ErrorKind::AddrInUse => TcpListener::bind((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)).await,
         bound => bound,
     }

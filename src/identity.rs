@@ -1,4 +1,4 @@
-//! The operator's identity towards the members of a cluster.
+//! The client certificate with which the operator connects to the members of a cluster.
 
 use std::{
     collections::HashMap,
@@ -14,12 +14,11 @@ use crate::{
     names::{Names, tls_key},
 };
 
-/// The operator's certificate for one cluster, with its key and the CAs that it trusts.
+/// The operator's client certificate for one cluster, with its private key and trust bundle.
 #[derive(Clone)]
 pub struct Identity(pub Arc<Tls>);
 
-/// The identities by namespace and cluster, each kept until its Secret changes: reading a key and building a TLS configuration from it
-/// is expensive.
+/// The identities by namespace and cluster. Each is kept until its Secret changes, because it is expensive to create.
 #[derive(Default)]
 pub struct Identities(Mutex<HashMap<(String, String), (String, Identity)>>);
 
@@ -33,10 +32,10 @@ impl Identities {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The identity that a Secret holds, as `secret` shows it without its key.
+    /// The identity in a Secret. `secret` is the cached version, without its private key.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why it cannot be used.
     pub async fn of(&self, client: &Client, names: &Names, secret: &SecretView) -> Result<Identity, String> {
         let id = (names.namespace().to_owned(), names.cluster().to_owned());
         let version = secret.meta.resource_version.clone().unwrap_or_default();

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// The uid of a Kubernetes object: another object of the same name has another one.
+/// The uid of a Kubernetes object. Another object of the same name has a different one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Uid(Arc<str>);
@@ -35,7 +35,8 @@ impl fmt::Display for Uid {
     }
 }
 
-/// An ID that etcd gives. It is written in hexadecimal digits without leading zeros, as etcdctl prints it, and read in any case.
+/// An ID that etcd assigns. It is written in hexadecimal digits without leading zeros, as by etcdctl; upper and lower case are
+/// accepted.
 macro_rules! etcd_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -88,7 +89,7 @@ etcd_id! {
     ClusterId
 }
 etcd_id! {
-    /// etcd's ID of a member. It never comes back once the member has been removed.
+    /// etcd's ID of a member. It is not used again after the member was removed.
     MemberId
 }
 
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_written_as_etcdctl_prints_them_and_read_in_any_case() {
+    fn ids_are_written_as_by_etcdctl_and_read_in_upper_and_lower_case() {
         assert_eq!(MemberId(0xa0).to_string(), "a0");
         for text in ["a0", "A0", "00a0"] {
             assert_eq!(text.parse(), Ok(MemberId(0xa0)), "{text}");

@@ -1,13 +1,13 @@
-//! Leader election: of several operators the one that holds a `coordination.k8s.io/v1` Lease acts.
+//! Leader election: of several replicas of the operator only the holder of a `coordination.k8s.io/v1` Lease acts.
 //!
-//! Every write carries the resourceVersion that was read, so of two candidates one gets a conflict and loses. Clocks of
-//! different machines are never compared: a holder has expired when *this process* has seen its lease
-//! unchanged for long enough. A leader counts its own term from before it sent the last renewal that was confirmed, and gives up at
-//! [`DEADLINE`], while candidates wait for [`LEASE`] from after they saw that renewal at the earliest.
+//! Every write contains the resourceVersion that was read, so of two candidates one fails with a conflict. Clocks of different
+//! machines are never compared: a lease has expired when *this process* has observed it unchanged for its duration. A leader
+//! measures from the time before it sent its last confirmed renewal, and resigns after [`DEADLINE`]. Candidates measure from the
+//! time after they observed that renewal, and wait for [`LEASE`].
 //!
-//! The margin between the two covers what a leader still has under way. A process that was stopped for longer than that may
-//! finish a call that it had begun, so no work may rely on the lease alone: every step checks its precondition again on a
-//! fresh read, and carries it to the server where the server can check it.
+//! The difference between the two covers requests of the leader that are still in flight. A process that was suspended for longer
+//! than that may complete a request later, so the lease alone is not sufficient: every step checks its precondition again on a
+//! fresh read, and sends it along if the server can check it.
 
 use std::{future::Future, time::Duration};
 
@@ -28,42 +28,42 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{http::Gate, names::FIELD_MANAGER};
 
-/// How long a candidate must have seen a lease unchanged to take it over.
+/// How long a candidate must have observed a lease unchanged before it takes it over.
 pub const LEASE: Duration = Duration::from_secs(15);
-/// [`LEASE`] as it is written into the lease, in seconds.
+/// [`LEASE`] in seconds, as it is written into the lease.
 const LEASE_SECONDS: i32 = 15;
-/// How long after its last confirmed renewal a leader gives up. It is 5 s less than [`LEASE`], so that the process has ended
-/// when another one begins.
+/// How long after its last confirmed renewal a leader resigns. It is 5 s less than [`LEASE`], so that the process has exited
+/// before another one becomes the leader.
 pub const DEADLINE: Duration = Duration::from_secs(10);
-/// How often a lease is renewed. Renewals are all that an idle operator writes, so as seldom as leaves room for at least
-/// three tries of [`TRY`] before [`DEADLINE`], which outlives the restart of an API server: half of it.
+/// How often the lease is renewed. Renewals are the only writes of an idle operator, so they are as rare as possible: half of
+/// [`DEADLINE`] leaves time for at least three attempts of [`TRY`], which is enough for a restart of the API server.
 const RENEW: Duration = Duration::from_secs(5);
-/// How long after the beginning of a failed renewal the next one begins.
+/// The time between the starts of a failed renewal and of the next attempt.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long one try may take.
+/// The timeout of one attempt.
 const TRY: Duration = Duration::from_millis(1600);
 /// How often a candidate reads the lease.
 const POLL: Duration = Duration::from_secs(2);
 
-/// What a candidate finds.
+/// What a candidate does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {
-    /// There is no lease.
+    /// There is no lease: it creates it.
     Create,
-    /// It has no holder, or its holder has not renewed it for its duration.
+    /// The lease has no holder or has expired: it takes it.
     Take,
-    /// It is held. That includes a holder with our own name: another process may have been given the same one, and if
-    /// it was ourselves, in a write whose answer was lost, waiting does no harm.
+    /// The lease is held: it waits. The holder may have the same identity, because another process may have been given the same
+    /// one. If it was this process, in a write whose answer was lost, waiting does no harm.
     Wait,
 }
 
-/// `seen_since` is when we first saw `lease` as it is now.
+/// `seen_since` is when this version of `lease` was first observed.
 fn decide(lease: Option<&Lease>, seen_since: Instant, now: Instant) -> Decision {
     let Some(lease) = lease else { return Decision::Create };
     if holder(lease).is_none() {
         return Decision::Take;
     }
-    // The duration that the holder declared, which may be another version of the operator.
+    // The duration is the one that the holder declared, because the holder may be another version of the operator.
     let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
     let duration = duration.and_then(|s| u64::try_from(s).ok()).map_or(LEASE, Duration::from_secs);
     if now.saturating_duration_since(seen_since) >= duration { Decision::Take } else { Decision::Wait }
@@ -73,12 +73,12 @@ fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
-/// `lease` as `me` writes it to take or to renew it.
+/// `lease` with the changes by which `me` acquires or renews it.
 fn held(mut lease: Lease, me: &str, now: Timestamp) -> Lease {
     let renewed = holder(&lease) == Some(me);
     let spec = lease.spec.get_or_insert_default();
     if !renewed {
-        // Counted as Kubernetes' own components do: the first acquisition does not count.
+        // As in Kubernetes' own components, the first acquisition does not count.
         spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |n| n.saturating_add(1)));
         spec.acquire_time = Some(MicroTime(now));
     }
@@ -88,7 +88,7 @@ fn held(mut lease: Lease, me: &str, now: Timestamp) -> Lease {
     lease
 }
 
-/// `lease` as its holder writes it to release it, so that a candidate takes it when it reads it next.
+/// `lease` with the changes by which its holder releases it, so that a candidate can take it at once.
 fn released(mut lease: Lease) -> Lease {
     let spec = lease.spec.get_or_insert_default();
     *spec = LeaseSpec { lease_transitions: spec.lease_transitions, ..LeaseSpec::default() };
@@ -104,19 +104,19 @@ pub struct Elector {
 }
 
 impl Elector {
-    /// A candidate for the lease `name` in `namespace`. No two processes should have the same `identity`; if they do, still
-    /// only one of them leads.
+    /// A candidate for the lease `name` in `namespace`. Each process should have a different `identity`. Even if two have the
+    /// same, only one of them leads.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         Self { leases: Api::namespaced(client, namespace), name: name.into(), me: identity.into() }
     }
 
-    /// Waits until this process leads; `None` if it was stopped before. `standby` is opened once the lease could be read,
-    /// which is when a candidate is ready to take over.
+    /// Waits until this process leads; `None` if it was stopped before. `standby` is opened once the lease has been read, because
+    /// the candidate is then ready to take over.
     pub async fn acquire(&self, stop: &CancellationToken, standby: &Gate) -> Option<Leadership> {
         let (mut seen, mut failure, mut leader) = (None, None, None);
         loop {
             let began = Instant::now();
-            // Not ended by `stop`: a lease that was just taken must be released, not left to expire.
+            // This is not cancelled by `stop`: a lease that was just acquired must be released.
             match within(began + TRY, self.attempt(&mut seen)).await {
                 Ok(Attempt::Leads(lease)) => {
                     standby.open();
@@ -133,7 +133,7 @@ impl Elector {
                 }
                 Err(error) => {
                     let text = error.to_string();
-                    // Logged once, not every two seconds.
+                    // It is logged once and not in every attempt.
                     if failure.as_ref() != Some(&text) {
                         tracing::warn!(lease = self.name, error = text, "the lease could not be read or taken");
                         failure = Some(text);
@@ -144,7 +144,8 @@ impl Elector {
         }
     }
 
-    /// Reads the lease and takes it if it may. `seen` is the version of the lease that was seen last, and since when.
+    /// Reads the lease and takes it if possible. `seen` is the last observed version of the lease, and when it was first
+    /// observed.
     async fn attempt(&self, seen: &mut Option<(String, Instant)>) -> kube::Result<Attempt> {
         let lease = self.leases.get_opt(&self.name).await?;
         let now = Instant::now();
@@ -165,20 +166,20 @@ impl Elector {
         };
         match written {
             Ok(lease) => Ok(Attempt::Leads(Box::new(lease))),
-            // Another candidate was faster; the next read tells which one.
+            // Another candidate was faster; the next read shows which one.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(Attempt::Follows(None)),
             Err(error) => Err(error),
         }
     }
 
-    /// Renews `lease`, which we held when it was last read or written.
+    /// Renews `lease`, which this process held when it was last read or written.
     async fn renew(&self, lease: &Lease) -> kube::Result<Renewal> {
         match self.replace(&held(lease.clone(), &self.me, Timestamp::now())).await {
             Err(kube::Error::Api(status)) if status.is_conflict() => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Renewal::Lost(None)),
             written => return written.map(|lease| Renewal::Renewed(Box::new(lease))),
         }
-        // Another process has it, someone annotated it, or our last write succeeded although its answer was lost.
+        // Another process holds it, it was changed in another way, or the last write succeeded although its answer was lost.
         match self.leases.get_opt(&self.name).await? {
             Some(lease) if holder(&lease) == Some(&self.me) => {
                 self.replace(&held(lease, &self.me, Timestamp::now())).await.map(|lease| Renewal::Renewed(Box::new(lease)))
@@ -191,8 +192,8 @@ impl Elector {
         self.leases.replace(&self.name, &params(), lease).await
     }
 
-    /// Renews until told to release, and then returns the lease, or until leadership can no longer be proven. `proven` is
-    /// when the last confirmed write was sent.
+    /// Renews the lease until `release` is cancelled, and then returns it; `None` if leadership can no longer be proven. `proven`
+    /// is when the last confirmed write was sent.
     async fn hold(&self, mut lease: Lease, mut proven: Instant, release: &CancellationToken) -> Option<Lease> {
         let mut next = proven + RENEW;
         loop {
@@ -263,7 +264,7 @@ pub struct Leadership {
 impl Leadership {
     fn begin(elector: Elector, lease: Lease, proven: Instant) -> Self {
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        // A guard, so that the loss is signalled however the task ends.
+        // A guard signals the loss for every reason for which the task ends.
         let (guard, asked) = (lost.clone().drop_guard(), release.clone());
         let task = tokio::spawn(async move {
             let _guard = guard;
@@ -274,16 +275,16 @@ impl Leadership {
         Self { lost, release: release.drop_guard(), task }
     }
 
-    /// Resolves when leadership can no longer be proven. The process must then end at once, whatever it is doing.
+    /// Resolves when leadership can no longer be proven. The process must then exit at once.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    /// Releases the lease, so that another candidate takes it within two seconds; to be called when no pass is running any more. It
-    /// takes less than four seconds, also when the API server does not answer.
+    /// Releases the lease, so that another candidate takes it within two seconds. No pass may be running. It takes less than four
+    /// seconds, even if the API server does not answer.
     pub async fn release(self) {
         drop(self.release);
-        // The task cannot have been aborted, and a panic in it has been reported.
+        // The task is never aborted, and a panic in it has been reported.
         let _ = self.task.await;
     }
 }

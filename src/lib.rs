@@ -1,6 +1,6 @@
 //! etcd-warden: a Kubernetes operator for secured etcd clusters.
 //!
-//! There is one way through the code, for each object and in each pass:
+//! A pass over an object has the same stages for each kind of object:
 //!
 //! ```text
 //!             watches, members' answers                                 server-side apply, status, events
@@ -10,13 +10,15 @@
 //!             not pure        pure             one Step, pure  done; not pure       pure
 //! ```
 //!
-//! [`operator`] runs a pass when something that [`cache`] watches has changed, or when the last pass asked for it. The stages
-//! of an `EtcdCluster` are in [`cluster`], those of an `EtcdUser` in [`user`]; both take their types from [`api`], their names
-//! from [`names`] and the decisions about certificates from [`pki`]. Members are asked through [`etcd`], keys are made in
-//! [`issuing`] alone, and objects are applied in [`k8s`] alone. [`leader`] sees to it that one operator acts.
+//! [`controllers`] runs a pass when an object that [`cache`] watches has changed, or when the previous pass requested it. The
+//! stages of an `EtcdCluster` are in [`cluster`], those of an `EtcdUser` in [`user`]; both use the types of [`api`], the names of
+//! [`names`] and the decisions about certificates of [`certificates`] and [`pki`]. Members are queried through [`etcd`]. Only
+//! [`issuing`] generates private keys, and only [`kubernetes`] applies objects. [`leader`] ensures that only one replica of the
+//! operator acts.
 //!
-//! What is decided is decided by the pure stages: they know no client, no runtime and no clock. State is in Kubernetes, so the
-//! operator may die between any two lines, and a second one that acts for a moment does no harm. ARCHITECTURE.md has the rest.
+//! All decisions are made in pure stages, which use no client, no runtime and no clock. All state is in Kubernetes, so the
+//! operator can be killed at any time, and a second replica that acts for a moment does no harm. ARCHITECTURE.md describes the
+//! details.
 
 pub mod api;
 pub mod backoff;

@@ -1,4 +1,4 @@
-//! The operator's program: its arguments, its signals, and the order in which it starts and stops.
+//! The operator's process: its arguments, its signals, and how it starts and stops.
 
 use std::{
     fs, io,
@@ -22,7 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tower::{timeout::TimeoutLayer, util::MapRequestLayer};
 
-/// How long the controllers may take to stop. With the lease's release, under four seconds, it makes less than ten.
+/// How long the controllers may take to stop. Releasing the lease takes less than four seconds more, so the process exits within
+/// ten.
 const STOP: Duration = Duration::from_secs(6);
 
 /// A Kubernetes operator for secured etcd clusters
@@ -39,7 +40,7 @@ enum Command {
     Run(Box<RunArgs>),
     /// Print the definitions of the custom resources as YAML
     Crd {
-        /// Write one file for each of them to this directory instead
+        /// Write each to a file in this directory instead
         #[arg(long)]
         dir: Option<PathBuf>,
     },
@@ -52,7 +53,7 @@ struct RunArgs {
     /// The namespaces to watch, separated by commas; all when empty
     #[arg(long, env = "ETCD_WARDEN_WATCH_NAMESPACES", value_delimiter = ',', default_value = "")]
     watch_namespaces: Vec<String>,
-    /// The DNS domain of the Kubernetes cluster [default: what /etc/resolv.conf says, else cluster.local]
+    /// The DNS domain of the Kubernetes cluster [default: that in /etc/resolv.conf, else cluster.local]
     #[arg(long, env = "ETCD_WARDEN_CLUSTER_DOMAIN")]
     cluster_domain: Option<String>,
     /// Whether to act only while holding a lease, so that several replicas can run
@@ -83,7 +84,7 @@ struct RunArgs {
 enum Error {
     #[error("the log filter is invalid")]
     LogFilter(#[from] tracing_subscriber::filter::ParseError),
-    #[error("another provider of cryptography is installed already")]
+    #[error("another cryptography provider is already installed")]
     Crypto,
     #[error("neither a service account nor a kubeconfig can be used")]
     Config(#[source] kube::Error),
@@ -131,7 +132,7 @@ fn main() -> ExitCode {
 fn start(args: RunArgs) -> Result<(), Error> {
     telemetry::init(args.log_format, &args.log_filter)?;
     rustls::crypto::ring::default_provider().install_default().map_err(|_| Error::Crypto)?;
-    // Two threads: most of the time is spent waiting for others, and each thread costs memory.
+    // Two threads are enough, because passes mostly wait for answers, and each thread costs memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;
     let result = runtime.block_on(run(args));
     // A process that lost the lease must not wait for anything.
@@ -148,7 +149,7 @@ async fn run(args: RunArgs) -> Result<(), Error> {
 
     let standby = args.leader_elect.then(|| readiness.gate("lease"));
     let listener = http::bind(args.http_address).await.map_err(Error::Http)?;
-    // Probes are answered until the process ends, and not only until it is asked to stop.
+    // Probes are answered until the process exits, also while it stops.
     let http = tokio::spawn(http::serve(listener, readiness.clone(), metrics.clone(), CancellationToken::new()));
 
     let leadership = match &standby {
@@ -174,12 +175,12 @@ async fn run(args: RunArgs) -> Result<(), Error> {
         stop: stop.clone(),
     });
     tokio::select! {
-        // The lease first: without it nothing else matters.
+        // The loss of the lease has precedence.
         biased;
         () = lost(leadership.as_ref()) => return Err(Error::LeadershipLost),
         () = operator => {}
         served = http => return Err(Error::Http(served.err().map_or(io::ErrorKind::ConnectionAborted.into(), io::Error::other))),
-        // The lease is not released, because something may still act; it expires.
+        // The lease is not released, because a pass may still be running. It expires.
         () = late(&stop) => return Err(Error::Stuck),
     }
     if let Some(leadership) = leadership {
@@ -189,19 +190,20 @@ async fn run(args: RunArgs) -> Result<(), Error> {
     Ok(())
 }
 
-/// An argument's value; an empty variable of the environment is none.
+/// The value of an argument. An empty environment variable counts as not set.
 fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
-/// How long the API server may take to begin its answer; it is the API server's own limit for a request. Without a limit, a connection
-/// whose other end vanished would block the passes of an object forever.
+/// How long the API server may take to start its answer: its own limit for a request. Without a timeout, a dead connection would
+/// block the passes of an object forever.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// A client of the API server whose requests are counted.
 async fn client(metrics: &Arc<Metrics>) -> Result<kube::Client, Error> {
     let mut config = kube::Config::infer().await.map_err(|error| Error::Config(kube::Error::InferConfig(error)))?;
-    // A pass is repeated by itself, on fresh observations. Retries of an eviction that a budget refuses would block it for many seconds.
+    // Passes are repeated anyway, with fresh observations. Retries of an eviction that a PodDisruptionBudget refuses would block
+    // a pass for many seconds.
     config.default_retry = false;
     let metrics = metrics.clone();
     let count = MapRequestLayer::new(move |request: ::http::Request<kube::client::Body>| {
@@ -237,7 +239,7 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// The host's name, which is the pod's, and random digits that differ when its container is restarted.
+/// The host name, which is the pod's name, and random digits, which differ after a restart of the container.
 fn identity() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let random = ring::rand::generate(&ring::rand::SystemRandom::new()).map_or(0, |random| u32::from_be_bytes(random.expose()));
@@ -249,7 +251,7 @@ fn cluster_domain() -> String {
     parse_cluster_domain(&resolv).unwrap_or("cluster.local").to_owned()
 }
 
-/// The cluster's domain from a resolv.conf that the kubelet wrote: its search list has `svc.<domain>`.
+/// The cluster domain in a resolv.conf that the kubelet wrote: its search list contains `svc.<domain>`.
 fn parse_cluster_domain(resolv: &str) -> Option<&str> {
     let mut lines = resolv.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let search = lines.find(|line| line.first() == Some(&"search"))?;
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cluster_domain_is_what_the_kubelet_wrote() {
+    fn the_cluster_domain_is_read_from_the_search_list() {
         let pod = "search ns.svc.example.org svc.example.org example.org\nnameserver 10.96.0.10\noptions ndots:5\n";
         assert_eq!(parse_cluster_domain(pod), Some("example.org"));
         assert_eq!(parse_cluster_domain("nameserver 1.1.1.1\nsearch\tsvc.k8s.corp. k8s.corp.\n"), Some("k8s.corp"));
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn two_processes_differ() {
+    fn two_processes_have_different_identities() {
         assert_ne!(identity(), identity());
     }
 }

@@ -1,6 +1,6 @@
 //! The operator's metrics for Prometheus. Every name begins with `etcd_warden_`.
 //!
-//! Labels are bounded: fixed words, kinds, and the names of existing clusters. Never the text of an error.
+//! Label values are bounded: fixed words, kinds, and the names of existing clusters and users. They are never error messages.
 
 use std::time::Duration;
 
@@ -92,22 +92,22 @@ pub struct ClusterState {
     pub certificates_ready: bool,
     /// When the operator's own certificate expires, if it has one.
     pub operator_expiry: Option<Timestamp>,
-    /// The domains of trust.
+    /// The trust domains.
     pub domains: PerDomain<DomainState>,
 }
 
-/// The state of one domain of trust.
+/// The state of one trust domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DomainState {
     /// When the first of the members' certificates expires, if there are any.
     pub expiry: Option<Timestamp>,
     /// When the active and the next authority expire, if there are any.
     pub authorities: Option<[Timestamp; 2]>,
-    /// The phase of a rotation in phases, if there is one.
+    /// The phase of a CA rotation, if there is one.
     pub phase: Option<Phase>,
 }
 
-/// The registry and everything in it.
+/// The registry and all metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -179,7 +179,7 @@ impl Metrics {
         r.register("cluster_available", "1 while a quorum of voters is healthy", self.available.clone());
         r.register_with_unit(
             "certificate_expiry_timestamp",
-            "When the first of the members' certificates expires, in seconds since 1970, by domain of trust",
+            "When the first of the members' certificates expires, in seconds since 1970, by trust domain",
             Unit::Seconds,
             self.expiry.clone(),
         );
@@ -202,17 +202,17 @@ impl Metrics {
         );
         r.register_with_unit(
             "authority_expiry_timestamp",
-            "When a CA expires, in seconds since 1970, by domain of trust and role: active or next",
+            "When a CA expires, in seconds since 1970, by trust domain and role: active or next",
             Unit::Seconds,
             self.authorities.clone(),
         );
         r.register(
             "rotation_phase",
-            "1 for the present phase of a rotation of a CA that was requested, or to the CA of another issuer; no series while there is none",
+            "1 for the current phase of a CA rotation that was requested or that a change of the issuer started; no series while there is none",
             self.rotation.clone(),
         );
         r.register("kubernetes_requests", "Requests to the Kubernetes API, by method; a watch is one GET", self.requests.clone());
-        r.register("steps", "Changes made that cannot be undone or that touch the quorum, by step", self.steps.clone());
+        r.register("steps", "Steps taken, by name: changes that cannot be undone or that affect the quorum", self.steps.clone());
         r.register("leaves_issued", "Certificates issued, by use: server, peer, member, operator or user", self.leaves.clone());
     }
 
@@ -250,7 +250,7 @@ impl Metrics {
         }
     }
 
-    /// What does not exist has no series, rather than a wrong time: alerts compare it with now.
+    /// A time that is not known has no series, because alerts compare it with the current time.
     fn domain(&self, namespace: &str, name: &str, domain: Domain, state: DomainState) {
         let domain = domain.as_str();
         let at = || (namespace.to_owned(), name.to_owned());
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_counted_by_bounded_labels() {
+    fn work_is_counted_with_bounded_labels() {
         let metrics = Metrics::new();
         metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));
         metrics.reconciled("EtcdCluster", "ok", Duration::from_millis(30));

@@ -10,12 +10,12 @@ use kube::ResourceExt;
 
 use crate::{api::EtcdUser, pki::Domain};
 
-/// The field manager of everything the operator applies.
+/// The field manager of all objects that the operator applies.
 pub const FIELD_MANAGER: &str = "etcd-warden";
 
-/// The port that clients use.
+/// The port for clients.
 pub const CLIENT_PORT: i32 = 2379;
-/// The port that members use among themselves.
+/// The port for peers.
 pub const PEER_PORT: i32 = 2380;
 /// The port for probes and metrics, without TLS: kubelets have no client certificate.
 pub const METRICS_PORT: i32 = 2381;
@@ -28,7 +28,7 @@ pub mod label {
     pub const INSTANCE: &str = "app.kubernetes.io/instance";
     /// Always [`MANAGED_BY_VALUE`].
     pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-    /// The member's name, on what belongs to one member.
+    /// The member's name, on objects that belong to one member.
     pub const MEMBER: &str = "etcd-warden.dev/member";
     /// The `EtcdUser`'s name, on its Secret.
     pub const USER: &str = "etcd-warden.dev/user";
@@ -36,46 +36,48 @@ pub mod label {
     pub const NAME_VALUE: &str = "etcd";
     /// The value of [`MANAGED_BY`].
     pub const MANAGED_BY_VALUE: &str = "etcd-warden";
-    /// The selector of everything the operator made.
+    /// The selector of all objects that the operator created.
     pub const MANAGED: &str = "app.kubernetes.io/managed-by=etcd-warden";
 }
 
 /// Annotations.
 pub mod annotation {
-    /// On Secrets with leaves: when the operator has written them last.
+    /// On Secrets with leaves: when the operator last wrote them.
     pub const WRITTEN_AT: &str = "etcd-warden.dev/written-at";
-    /// On every object that the operator applies: a digest of what it applied, so that a field that is no longer desired is
-    /// noticed though the rest is as it should be.
+    /// On every object that the operator applies: a digest of the applied fields. It shows that a field is no longer desired even
+    /// if all desired fields are up to date.
     pub const APPLIED: &str = "etcd-warden.dev/applied";
-    /// On claims and authorities' Secrets, which may outlive their cluster: the uid of the `EtcdCluster` they belong to.
+    /// On PersistentVolumeClaims and authorities' Secrets, which may outlive their cluster: the uid of the `EtcdCluster` that
+    /// they belong to.
     pub const CLUSTER_UID: &str = "etcd-warden.dev/cluster-uid";
-    /// On a claim, once its member has been seen started: etcd's ID of the cluster.
+    /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the cluster.
     pub const CLUSTER_ID: &str = "etcd-warden.dev/cluster-id";
-    /// On a claim, once its member has been seen started: etcd's ID of the member.
+    /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the member.
     pub const MEMBER_ID: &str = "etcd-warden.dev/member-id";
-    /// On a pod's template: the fingerprints of the authorities in the bundles that existed when the pod was made, so those it
-    /// started with, or fewer.
+    /// On a pod template: the fingerprints of the authorities in the trust bundles when the pod was created. The pod has started
+    /// with these or with more.
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
-    /// On an `EtcdCluster`, by its user: restart every member that has not been started since this was set to its value. On
-    /// pods: the value with which they were made.
+    /// Set by users on an `EtcdCluster`: every member is restarted when the value changes. On pods: the value with which they
+    /// were created.
     pub const RESTARTED_AT: &str = "etcd-warden.dev/restarted-at";
-    /// On an `EtcdCluster`, by its user: the name of a member that is to be replaced.
+    /// Set by users on an `EtcdCluster`: the name of a member to be replaced.
     pub const REPLACE: &str = "etcd-warden.dev/replace";
-    /// On an `EtcdCluster`, by its user: the name of the member from whose data alone the cluster is to be recovered, with
-    /// [`FORCE`] behind it if what others may have beside is to be lost knowingly.
+    /// Set by users on an `EtcdCluster`: the name of the member from whose data the cluster is to be recovered, followed by
+    /// [`FORCE`] to accept that more recent data of other members is lost.
     pub const RECOVER_FROM: &str = "etcd-warden.dev/recover-from";
-    /// On an `EtcdCluster`, by its user: the domains, separated by commas, whose authorities are to be replaced by new ones.
+    /// Set by users on an `EtcdCluster`: the domains whose authorities are to be rotated, separated by commas.
     pub const ROTATE_CA: &str = "etcd-warden.dev/rotate-ca";
-    /// On an `EtcdUser`, by its user: its certificates are revoked, and it gets no other for as long as this is there.
+    /// Set by users on an `EtcdUser`: its certificates are revoked, and no other is issued as long as the annotation exists.
     pub const REVOKE: &str = "etcd-warden.dev/revoke";
-    /// What ends the value of [`RECOVER_FROM`] where it is to be done in any case.
+    /// The suffix of [`RECOVER_FROM`] that forces the recovery.
     pub const FORCE: &str = ",force";
-    /// On a claim: its data was discarded in favor of that of this member. Its member is never started with it again.
+    /// On a PersistentVolumeClaim: the member in favor of which its data was discarded. No member is started with this data
+    /// again.
     pub const DISCARDED_FOR: &str = "etcd-warden.dev/given-up-for";
-    /// On a pod: which version of its Secret it was told about, and when. Writing it makes the kubelet refresh the files at
+    /// On a pod: a version of its Secret, and the time of writing. A change of it makes the kubelet refresh the mounted files at
     /// once.
     pub const TLS_TOUCHED: &str = "etcd-warden.dev/tls-touched";
-    /// On a pod: which version of its Secret it was seen to serve.
+    /// On a pod: the version of its Secret that it was confirmed to serve.
     pub const TLS_CONFIRMED: &str = "etcd-warden.dev/tls-confirmed";
 }
 
@@ -93,9 +95,9 @@ pub mod member_key {
     pub const CLIENT_CRT: &str = "client.crt";
     /// Its private key.
     pub const CLIENT_KEY: &str = "client.key";
-    /// The authorities whose leaves are accepted on 2379.
+    /// The trust bundle for port 2379.
     pub const CLIENT_CA: &str = "client-ca.crt";
-    /// The authorities whose leaves are accepted on 2380.
+    /// The trust bundle for port 2380.
     pub const PEER_CA: &str = "peer-ca.crt";
     /// The revoked serials of the client domain, DER.
     pub const CLIENT_CRL: &str = "client.crl";
@@ -109,7 +111,7 @@ pub mod tls_key {
     pub const CRT: &str = "tls.crt";
     /// Its private key.
     pub const KEY: &str = "tls.key";
-    /// The authorities that sign the members' server leaves.
+    /// The trust bundle for the members' server leaves.
     pub const CA: &str = "ca.crt";
     /// The URLs of the cluster, separated by commas.
     pub const ENDPOINTS: &str = "endpoints";
@@ -125,21 +127,21 @@ pub mod authority_key {
     pub const NEXT_CRT: &str = "next.crt";
     /// Its private key.
     pub const NEXT_KEY: &str = "next.key";
-    /// The revoked serials, DER, signed by the active authority, or by a throw-away key where it cannot sign.
+    /// The revoked serials, DER, signed by the active authority, or by a temporary key if it cannot sign.
     pub const CRL: &str = "ca.crl";
-    /// The certificates of authorities that sign no more and are still trusted.
+    /// The certificates of authorities that no longer sign and are still trusted.
     pub const RETIRING_CRT: &str = "retiring.crt";
-    /// Certificates above those of the authorities, up to their roots.
+    /// The certificates of the authorities' ancestors, up to their roots.
     pub const ANCESTORS_CRT: &str = "above.crt";
-    /// Whose the active and the next one are: JSON. See `pki::Issuers`.
+    /// Which issuers the active and the next authority belong to: JSON. See `pki::Issuers`.
     pub const ISSUERS: &str = "issuers.json";
-    /// The phase of a requested rotation: JSON. See `pki::Rotation`.
+    /// The phase of a rotation: JSON. See `pki::Rotation`.
     pub const ROTATION: &str = "rotation.json";
-    /// What was issued, to whom and until when: JSON. See `pki::Ledger`.
+    /// The certificates that were issued, with their holders and expiry: JSON. See `pki::Ledger`.
     pub const LEDGER: &str = "issued.json";
-    /// What the key of every [`pending`] begins with.
+    /// The prefix of every [`pending`] key.
     pub const PENDING: &str = "pending-";
-    /// The private key of a leaf that an issuer was asked for and has yet to sign, by a digest of whose it is.
+    /// The private key of a leaf that was requested from an issuer and is not signed yet, by a digest of its holder and file.
     pub fn pending(digest: &str) -> String {
         format!("{PENDING}{digest}.key")
     }
@@ -148,13 +150,13 @@ pub mod authority_key {
 /// Keys of the bootstrap ConfigMap.
 pub mod bootstrap_key {
     use super::MemberName;
-    /// The token that keeps clusters apart.
+    /// The `--initial-cluster-token`, which differs between clusters.
     pub const TOKEN: &str = "token";
     /// The `--initial-cluster` of a member.
     pub fn cluster(member: &MemberName) -> String {
         [member.as_str(), ".cluster"].concat()
     }
-    /// What the key of every [`state`] ends with.
+    /// The suffix of every [`state`] key.
     pub const STATE_SUFFIX: &str = ".state";
     /// The `--initial-cluster-state` of a member.
     pub fn state(member: &MemberName) -> String {
@@ -164,24 +166,24 @@ pub mod bootstrap_key {
 
 /// Common names.
 pub mod common_name {
-    /// The operator's own, which etcd's authentication takes for its root user.
+    /// The operator's common name. For etcd's authentication it is the root user.
     pub const OPERATOR: &str = "root";
-    /// Names that begin like this are the operator's.
+    /// The prefix of names that are reserved for the operator.
     pub const RESERVED_PREFIX: &str = "etcd-warden:";
-    /// Of certificates that are requested to learn the authority of an issuer; their keys are not kept.
+    /// The common name of probes, which are requested only to learn the authority of an issuer.
     pub const ISSUER_PROBE: &str = "etcd-warden:inquiry";
-    /// Of server leaves.
+    /// The common name of server leaves.
     pub const SERVER: &str = "etcd-warden:server";
-    /// Of peer leaves.
+    /// The common name of peer leaves.
     pub const PEER: &str = "etcd-warden:peer";
-    /// Of the in-pod client leaves.
+    /// The common name of in-pod client leaves.
     pub const MEMBER: &str = "etcd-warden:member";
 }
 
 /// The name of a member and of its StatefulSet: that of the cluster and an ordinal, `demo-0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberName {
-    // The ordinal first, so that demo-2 sorts before demo-10.
+    // The ordinal is the first field, so that demo-2 sorts before demo-10.
     ordinal: u32,
     text: Arc<str>,
 }
@@ -211,12 +213,12 @@ pub struct Names {
     namespace: String,
     domain: String,
     peer_host: String,
-    /// What a member's URL for other members has after its name.
+    /// The suffix of peer URLs, after the member's name.
     peer_end: String,
 }
 
 impl Names {
-    /// Of the cluster `cluster` in `namespace`, where the cluster's DNS domain is `domain` (`cluster.local`).
+    /// The names of the cluster `cluster` in `namespace`. `domain` is the DNS domain of Kubernetes (`cluster.local`).
     pub fn new(cluster: &str, namespace: &str, domain: &str) -> Self {
         let peer_host = format!("{cluster}-peers.{namespace}.svc");
         let peer_end = format!("-0.{peer_host}:{PEER_PORT}");
@@ -234,17 +236,17 @@ impl Names {
     pub fn member(&self, ordinal: u32) -> MemberName {
         MemberName { ordinal, text: format!("{}-{ordinal}", self.cluster).into() }
     }
-    /// The member that a text names, if it is one of this cluster's.
+    /// The member with this name, if it is a name of this cluster's members.
     pub fn parse_member(&self, text: &str) -> Option<MemberName> {
         Some(MemberName { ordinal: self.ordinal(text)?, text: text.into() })
     }
-    /// Whether a text names a member of this cluster's.
+    /// Whether a text is the name of a member of this cluster.
     pub fn is_member(&self, text: &str) -> bool {
         self.ordinal(text).is_some()
     }
     fn ordinal(&self, text: &str) -> Option<u32> {
         let number = text.strip_prefix(&self.cluster)?.strip_prefix('-')?;
-        // As it is written, and in no other way.
+        // Only the form in which names are written is accepted.
         let is_plain = number.bytes().all(|digit| digit.is_ascii_digit()) && (number == "0" || !number.starts_with('0'));
         number.parse().ok().filter(|_| is_plain)
     }
@@ -260,7 +262,7 @@ impl Names {
     pub fn disruption_budget(&self) -> String {
         self.cluster.clone()
     }
-    /// The ConfigMap with what a client must trust.
+    /// The ConfigMap with the trust bundle for clients.
     pub fn ca_config(&self) -> String {
         format!("{}-ca", self.cluster)
     }
@@ -291,7 +293,7 @@ impl Names {
     pub fn member_secret(&self, member: &MemberName) -> String {
         [member.as_str(), "-tls"].concat()
     }
-    /// A member's claim.
+    /// A member's PersistentVolumeClaim.
     pub fn claim(&self, member: &MemberName) -> String {
         ["data-", member.as_str()].concat()
     }
@@ -303,7 +305,7 @@ impl Names {
     pub fn member_host(&self, member: &MemberName) -> String {
         format!("{member}-0.{}", self.peer_host)
     }
-    /// The host name of the headless Service, `demo-peers.ns.svc`, which every peer leaf holds and members ask each other for.
+    /// The host name of the headless Service, `demo-peers.ns.svc`, which every peer leaf contains and which members verify.
     pub fn peer_host(&self) -> &str {
         &self.peer_host
     }
@@ -311,11 +313,11 @@ impl Names {
     pub fn client_host(&self) -> String {
         format!("{}.{}.svc", self.client_service(), self.namespace)
     }
-    /// A member's URL for clients.
+    /// A member's client URL.
     pub fn client_url(&self, member: &MemberName) -> String {
         format!("https://{}:{CLIENT_PORT}", self.member_host(member))
     }
-    /// A member's URL for other members.
+    /// A member's peer URL.
     pub fn peer_url(&self, member: &MemberName) -> String {
         ["https://", member.as_str(), &self.peer_end].concat()
     }
@@ -323,11 +325,11 @@ impl Names {
     pub fn initial_entry(&self, member: &MemberName) -> String {
         [member.as_str(), "=", &self.peer_url(member)].concat()
     }
-    /// The member that a URL for other members is of, if it is one of this cluster's.
+    /// The member with this peer URL, if it is a member of this cluster.
     pub fn member_at(&self, peer_url: &str) -> Option<MemberName> {
         self.parse_member(self.text_at(peer_url)?)
     }
-    /// The name of that member.
+    /// The name of the member with this peer URL, if it is a member of this cluster.
     pub fn text_at<'a>(&self, peer_url: &'a str) -> Option<&'a str> {
         let text = peer_url.strip_prefix("https://")?.strip_suffix(&self.peer_end)?;
         self.is_member(text).then_some(text)
@@ -336,8 +338,8 @@ impl Names {
     pub fn endpoint(&self) -> String {
         format!("https://{}:{CLIENT_PORT}", self.client_host())
     }
-    /// The DNS names of a member's server leaf, the user's own not among them. `demo.ns.svc` and `demo-peers.ns.svc` are
-    /// there because discovery by SRV asks for a certificate of the name that was looked up.
+    /// The DNS names of a member's server leaf, without those in the spec. `demo.ns.svc` and `demo-peers.ns.svc` are included
+    /// because SRV discovery verifies the name that was looked up.
     pub fn server_sans(&self, member: &MemberName) -> Vec<String> {
         let mut names: Vec<_> = [self.member_host(member), self.client_host(), self.peer_host.clone()]
             .into_iter()
@@ -371,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_read_back() {
+    fn names_of_members_can_be_read_back() {
         let names = Names::new("demo", "ns", "cluster.local");
         assert_eq!(names.parse_member("demo-12"), Some(names.member(12)));
         for other in ["demo", "demo-", "demo-x", "demo-01", "demo-1-0", "other-1", "demo--1", "demo-+1"] {
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_known_by_their_urls() {
+    fn members_are_identified_by_their_peer_urls() {
         let names = Names::new("demo", "ns", "cluster.local");
         let url = names.peer_url(&names.member(12));
         assert_eq!(url, "https://demo-12-0.demo-peers.ns.svc:2380");
@@ -399,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_as_users_rely_on() {
+    fn host_names_do_not_change() {
         let names = Names::new("demo", "ns", "cluster.local");
         assert_eq!(names.client_url(&names.member(0)), "https://demo-0-0.demo-peers.ns.svc:2379");
         assert_eq!(names.endpoint(), "https://demo.ns.svc:2379");

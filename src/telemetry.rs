@@ -1,7 +1,7 @@
-//! Logging: where lines go and in which format.
+//! Logging.
 //!
-//! Secrets are not logged: no type that holds a private key has a `Debug` or a `Display`, and what libraries log is capped
-//! whatever the filter says, because the body of a request or of an answer may be a Secret.
+//! Secrets are not logged: no type that holds a private key has a `Debug` or a `Display`, and the log level of libraries is
+//! capped regardless of the filter, because the body of a request or of an answer may be a Secret.
 
 use std::io::{self, IsTerminal};
 
@@ -41,7 +41,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// The most that libraries may log. At `trace`, kube logs the API server's answers and the HTTP libraries what they send.
+/// The highest log level of libraries. At `trace`, kube logs the API server's answers, and HTTP libraries log what they send.
 fn cap() -> Targets {
     Targets::new()
         .with_default(LevelFilter::TRACE)
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn no_filter_lets_libraries_log_what_they_send() {
+    fn libraries_never_log_request_bodies() {
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::registry()
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_filter_is_one() {
+    fn the_default_filter_is_valid() {
         assert!(EnvFilter::builder().parse(DEFAULT_FILTER).is_ok());
     }
 }

@@ -10,14 +10,14 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// What a document says about a subject: the section under this heading.
+/// The section of a document under this heading.
 fn section(document: &str, heading: &str) -> String {
     let text = read(document);
     let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap();
     section.split_once("\n## ").map_or(section, |(section, _)| section).to_owned()
 }
 
-/// The words of a text that are set as code.
+/// The words of a text that are formatted as code.
 fn code(text: &str) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
@@ -35,11 +35,11 @@ fn every_reason_is_explained() {
 }
 
 #[test]
-fn tables_of_reasons_have_no_others() {
+fn tables_of_reasons_contain_no_unknown_words() {
     for heading in ["Reasons of an EtcdCluster", "Reasons of an EtcdUser"] {
         for row in section("docs/troubleshooting.md", heading).lines().filter(|line| line.starts_with("| ")) {
             let (_, cells) = row.split_at(2);
-            // The last cell is what it means.
+            // The last cell is the meaning.
             let (cells, _) = cells.trim_end_matches('|').rsplit_once('|').unwrap();
             let unknown = |word: &String| Reason::parse(word).is_none() && ConditionType::parse(word).is_none();
             let unknown: Vec<_> = code(cells).into_iter().filter(unknown).collect();
@@ -49,7 +49,7 @@ fn tables_of_reasons_have_no_others() {
 }
 
 #[test]
-fn the_table_of_steps_is_that_of_the_source() {
+fn the_table_of_steps_matches_the_source() {
     let mut steps = BTreeSet::new();
     for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cluster/steps")).unwrap() {
         let source = fs::read_to_string(file.unwrap().path()).unwrap();

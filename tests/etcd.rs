@@ -1,4 +1,4 @@
-//! The embedded client against real etcd processes on loopback, secured on both ports as in a cluster.
+//! The etcd client against real etcd processes on loopback, with mutual TLS on both ports as in a cluster.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -21,13 +21,13 @@ use std::{
 use time::OffsetDateTime;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-/// The name in every leaf that no resolver knows: members are found by address, as pods can be.
+/// The host name in every leaf. It does not resolve; members are dialed by address, which is also possible for pods.
 const HOST: &str = "member.test";
-/// Long enough for an election on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for an election on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn one_connection_gives_the_leaf_and_the_status() {
+async fn one_connection_reads_the_leaf_and_the_status() {
     let cluster = Cluster::start(1).await;
     let (member, tls) = (&cluster.members[0], cluster.tls());
 
@@ -48,10 +48,10 @@ async fn one_connection_gives_the_leaf_and_the_status() {
 }
 
 #[tokio::test]
-async fn a_renewed_leaf_is_seen_with_the_same_tls() {
+async fn a_renewed_leaf_is_noticed_with_the_same_tls() {
     let cluster = Cluster::start(1).await;
     let (member, tls) = (&cluster.members[0], cluster.tls());
-    // Enough connections for a session ticket to be used, if sessions were resumed.
+    // After the first connection a session could be resumed with its ticket.
     for _ in 0..2 {
         assert_eq!(ask(member, &tls).await.served, cluster.server.der);
     }
@@ -64,32 +64,32 @@ async fn a_renewed_leaf_is_seen_with_the_same_tls() {
 }
 
 #[tokio::test]
-async fn the_peer_port_shows_its_leaf_to_a_client_without_a_certificate() {
+async fn the_peer_port_presents_its_leaf_to_a_client_without_a_certificate() {
     let cluster = Cluster::start(1).await;
     let (client, member) = (Client::default(), &cluster.members[0]);
     let peers = Tls::new(cluster.peer_ca.pem.as_bytes(), None).unwrap();
     assert_eq!(client.served(&member.peer(), &peers).await.unwrap(), cluster.peer.der);
-    // The client port as well, and there is nothing more to be had without a certificate.
-    let nobody = Tls::new(cluster.client_ca.pem.as_bytes(), None).unwrap();
-    assert_eq!(client.served(&member.client(), &nobody).await.unwrap(), cluster.server.der);
-    assert_refused(client.ask(&member.client(), &nobody).await.unwrap().status);
-    // The two domains do not trust each other's authority.
+    // So does the client port, but without a certificate it answers no request.
+    let anonymous = Tls::new(cluster.client_ca.pem.as_bytes(), None).unwrap();
+    assert_eq!(client.served(&member.client(), &anonymous).await.unwrap(), cluster.server.der);
+    assert_refused(client.ask(&member.client(), &anonymous).await.unwrap().status);
+    // The domains do not trust each other's authorities.
     let error = client.served(&member.peer(), &cluster.tls()).await.unwrap_err();
     assert!(matches!(error, DialError::Tls(TlsFault::NotTrusted(_))), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_leaf_that_is_not_to_be_trusted_is_said_to_be_and_why() {
+async fn untrusted_leaves_are_reported_with_the_reason() {
     let cluster = Cluster::start(1).await;
     let (client, member, tls) = (Client::default(), &cluster.members[0], cluster.tls());
     let stranger = Tls::new(Authority::new("stranger").pem.as_bytes(), None).unwrap();
     let elsewhere = Target::new("other.test", member.client_port).at(LOOPBACK);
     let not_trusted = |why: &str| DialError::Tls(TlsFault::NotTrusted(why.to_owned()));
 
-    let unknown = not_trusted("its authority is not in the bundle");
+    let unknown = not_trusted("its CA is not in the trust bundle");
     assert_eq!(client.ask(&member.client(), &stranger).await.unwrap_err(), unknown);
     assert_eq!(client.served(&member.peer(), &stranger).await.unwrap_err(), unknown);
-    assert_eq!(client.ask(&elsewhere, &tls).await.unwrap_err(), not_trusted("it is not for the member's name"));
+    assert_eq!(client.ask(&elsewhere, &tls).await.unwrap_err(), not_trusted("it is not valid for the member's name"));
     let error = client.members(&member.client(), &stranger).await.unwrap_err();
     assert_eq!((error.class(), error.to_string()), (Class::Unavailable, unknown.to_string()));
 
@@ -105,13 +105,13 @@ async fn a_client_certificate_of_another_authority_is_refused() {
     let foreign = Authority::new("foreign").leaf("root", 9);
     let tls = foreign.tls(&cluster.client_ca);
     let answer = Client::default().ask(&member, &tls).await.unwrap();
-    assert_eq!(answer.served, cluster.server.der, "the leaf is seen nevertheless");
+    assert_eq!(answer.served, cluster.server.der, "the leaf is read nevertheless");
     assert_refused(answer.status);
     assert_refused(Client::default().members(&member, &tls).await);
 }
 
 #[tokio::test]
-async fn a_revoked_client_certificate_is_turned_away() {
+async fn a_revoked_client_certificate_is_refused() {
     let cluster = Cluster::start(1).await;
     let (member, tls) = (&cluster.members[0], cluster.tls());
     assert!(ask(member, &tls).await.status.is_ok());
@@ -122,7 +122,7 @@ async fn a_revoked_client_certificate_is_turned_away() {
 }
 
 #[tokio::test]
-async fn a_member_that_cannot_read_its_own_pair_is_not_blamed_on_the_operator() {
+async fn an_unreadable_key_pair_of_the_member_is_not_reported_as_a_refused_client_certificate() {
     let cluster = Cluster::start(1).await;
     fs::write(cluster.dir.path().join("server.key"), "torn").unwrap();
     let error = Client::default().ask(&cluster.members[0].client(), &cluster.tls()).await.unwrap_err();
@@ -130,7 +130,7 @@ async fn a_member_that_cannot_read_its_own_pair_is_not_blamed_on_the_operator() 
 }
 
 #[tokio::test]
-async fn three_members_agree_and_a_lone_survivor_still_tells_its_status() {
+async fn without_quorum_a_member_reports_its_status_and_no_list() {
     let mut cluster = Cluster::start(3).await;
     let (client, tls) = (Client::default(), cluster.tls());
     let mut lists = Vec::<MemberList>::new();
@@ -149,11 +149,11 @@ async fn three_members_agree_and_a_lone_survivor_still_tells_its_status() {
 
     cluster.members.truncate(1);
     let survivor = &cluster.members[0];
-    // At once: no leader, or one that is gone and does not answer. A list that no quorum stands behind is never given.
+    // It has no leader, or the leader is stopped and does not answer. A list is never returned without a quorum.
     let error = client.members(&survivor.client(), &tls).await.unwrap_err();
     assert!(matches!(error.class(), Class::NoLeader | Class::Timeout), "{error}");
-    // As soon as the survivor has noticed, it says so, and still answers for itself.
-    until("the survivor sees no leader", async || {
+    // As soon as the survivor has noticed this, it reports it, and still reports its own status.
+    until("the survivor has no leader", async || {
         let status = ask(survivor, &tls).await.status.unwrap();
         (status.leader.is_none() && status.errors == ["etcdserver: no leader"]).then_some(())
     })
@@ -162,10 +162,10 @@ async fn three_members_agree_and_a_lone_survivor_still_tells_its_status() {
     assert_eq!((error.class(), error.to_string().as_str()), (Class::NoLeader, "sees no leader"));
 }
 
-/// What a member that has no quorum has is what it has alone: in each version, whether it ran when quorum was lost or was started
-/// without one.
+/// The progress of a member without quorum is exactly the data that it has after `--force-new-cluster`: in each version, and
+/// whether it was running when quorum was lost or was started without quorum.
 #[tokio::test]
-async fn a_survivor_tells_how_far_it_got_and_starts_alone_with_just_that() {
+async fn a_member_without_quorum_reports_its_progress_and_keeps_that_data_when_forced() {
     for version in ["3.5.35", "3.6.16", "3.7.3"] {
         let mut cluster = Cluster::prepare(3);
         cluster.version = version;
@@ -179,28 +179,28 @@ async fn a_survivor_tells_how_far_it_got_and_starts_alone_with_just_that() {
         let put = |key: &str| assert!(cluster.etcdctl(&["put", key, "value"]).status.success());
         (0..10).for_each(|i| put(&format!("key{i}")));
         let served = ask(&cluster.members[0], &tls).await.status.unwrap();
-        until("it has all that was written", async || {
+        until("it has applied all writes", async || {
             let progress = progress(0).await.unwrap();
             (progress.has_leader && !progress.is_learner && progress.revision == 11).then_some(())
         })
         .await;
 
-        // It ran when quorum was lost.
+        // It was running when quorum was lost.
         cluster.members.truncate(1);
-        let seen = until("it sees that", async || progress(0).await.ok().filter(|progress| !progress.has_leader)).await;
+        let seen = until("it notices that", async || progress(0).await.ok().filter(|progress| !progress.has_leader)).await;
         assert_eq!(seen, Progress { revision: 11, has_leader: false, is_learner: false }, "{version}");
 
-        // It is started without one: then it is silent elsewhere.
+        // It is started without quorum: it does not answer on other ports.
         cluster.members.clear();
         cluster.members.push(cluster.spawn_with(0, &[&flag(0)]));
-        let again = until("it tells how far it got", async || progress(0).await.ok()).await;
+        let again = until("it reports its progress", async || progress(0).await.ok()).await;
         assert_eq!(again, seen, "{version}");
         assert!(matches!(
             client.ask(&cluster.members[0].client(), &tls).await,
             Err(DialError::Refused { .. } | DialError::Silent { .. })
         ));
 
-        // It is forced to be alone, twice, as when its container starts again, and then it is not.
+        // It is started with the flag twice, as after a restart of its container, and then without it.
         for arguments in [&["--force-new-cluster"][..], &["--force-new-cluster"], &[]] {
             cluster.members.clear();
             let more: Vec<&str> = arguments.iter().copied().chain([flag(0).leak() as &str]).collect();
@@ -218,7 +218,7 @@ async fn a_survivor_tells_how_far_it_got_and_starts_alone_with_just_that() {
 }
 
 #[tokio::test]
-async fn a_learner_tells_its_status_and_no_list() {
+async fn a_learner_reports_its_status_and_no_list() {
     let mut cluster = Cluster::start(1).await;
     let tls = cluster.tls();
     let [client_port, peer_port] = free_ports();
@@ -241,7 +241,7 @@ async fn a_learner_tells_its_status_and_no_list() {
 }
 
 #[tokio::test]
-async fn a_member_is_added_promoted_made_the_leader_and_removed() {
+async fn members_are_added_promoted_made_the_leader_and_removed() {
     let mut cluster = Cluster::start(1).await;
     let (client, tls) = (Client::default(), cluster.tls());
     let first = cluster.members[0].client();
@@ -254,8 +254,8 @@ async fn a_member_is_added_promoted_made_the_leader_and_removed() {
     change(&first, add()).await.unwrap();
     let added = list().await.into_iter().find(|m| m.is_learner).unwrap();
     assert_eq!((added.name.as_str(), &added.peer_urls), ("", &vec![peer_url.clone()]));
-    // The same again, as after an answer that was lost: nothing is added twice, and what there is keeps its ID.
-    // An ID is made of the URL and the second, so within the same one it is the ID that exists.
+    // The request is repeated, as after an answer that was lost: the member is not added twice and keeps its ID. The ID depends
+    // on the URL and the time in seconds, so within the same second the ID already exists.
     let again = change(&first, add()).await.unwrap_err();
     let exists = again.to_string().contains("member ID already exist");
     assert!(exists || matches!(again.class(), Class::PeerUrlExists | Class::TooManyLearners), "{again}");
@@ -266,7 +266,7 @@ async fn a_member_is_added_promoted_made_the_leader_and_removed() {
 
     let promote = || Change::Promote { id: added.id };
     assert_eq!(change(&first, promote()).await.unwrap_err().class(), Class::LearnerNotReady, "it has not even started");
-    let founder = ask(&cluster.members[0], &tls).await.status.unwrap().member_id;
+    let first_id = ask(&cluster.members[0], &tls).await.status.unwrap().member_id;
     assert_eq!(change(&first, Change::MoveLeader { to: added.id }).await.unwrap_err().class(), Class::BadLeader);
 
     let initial = format!("m0=https://127.0.0.1:{},m1={peer_url}", cluster.members[0].peer_port);
@@ -289,9 +289,9 @@ async fn a_member_is_added_promoted_made_the_leader_and_removed() {
     assert_eq!(change(&second, lead(added.id)).await.unwrap_err().class(), Class::NotLeader);
     change(&first, lead(added.id)).await.unwrap();
     assert_eq!(ask(&cluster.members[1], &tls).await.status.unwrap().leader, Some(added.id));
-    change(&second, lead(founder)).await.unwrap();
+    change(&second, lead(first_id)).await.unwrap();
 
-    // etcd removes a voter only when those that stay have been connected for 5 s.
+    // etcd removes a voter only if the remaining voters have been connected for 5 s.
     until("it is removed", async || match change(&first, Change::Remove { id: added.id }).await {
         Ok(()) => Some(()),
         Err(error) => {
@@ -301,15 +301,15 @@ async fn a_member_is_added_promoted_made_the_leader_and_removed() {
     })
     .await;
     assert_eq!(change(&first, Change::Remove { id: added.id }).await.unwrap_err().class(), Class::MemberNotFound);
-    assert_eq!(list().await.iter().map(|m| m.id).collect::<Vec<_>>(), [founder]);
-    // Its name is free at once, and what takes it is another member.
+    assert_eq!(list().await.iter().map(|m| m.id).collect::<Vec<_>>(), [first_id]);
+    // Its name can be used again at once, by a different member.
     until("it is added again, in another second", async || change(&first, add()).await.ok()).await;
     let next = list().await.into_iter().find(|m| m.is_learner).unwrap();
     assert_ne!(next.id, added.id);
 }
 
 #[tokio::test]
-async fn a_member_that_never_had_a_quorum_is_silent() {
+async fn a_member_that_never_had_a_quorum_does_not_answer() {
     let mut cluster = Cluster::prepare(3);
     let member = cluster.spawn(0);
     let tls = cluster.tls();
@@ -321,7 +321,7 @@ async fn a_member_that_never_had_a_quorum_is_silent() {
     let error = Client::default().ask(&member.client(), &tls).await.unwrap_err();
     assert_eq!(error, DialError::Silent { port: member.client_port });
     assert!(began.elapsed() < Duration::from_secs(5));
-    // Its peer port shows its leaf all the same.
+    // Its peer port presents its leaf nevertheless.
     let peers = Tls::new(cluster.peer_ca.pem.as_bytes(), None).unwrap();
     assert_eq!(Client::default().served(&member.peer(), &peers).await.unwrap(), cluster.peer.der);
     cluster.members.push(member);
@@ -330,7 +330,7 @@ async fn a_member_that_never_had_a_quorum_is_silent() {
 }
 
 #[tokio::test]
-async fn a_stopped_process_is_silent() {
+async fn a_suspended_process_does_not_answer() {
     let cluster = Cluster::start(1).await;
     let (member, tls) = (&cluster.members[0], cluster.tls());
     member.signal("STOP");
@@ -345,16 +345,16 @@ async fn a_stopped_process_is_silent() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told_from_what_is_not_tls() {
+async fn a_closed_port_differs_from_one_without_tls() {
     let (client, tls) = (Client::default(), Tls::new(Authority::new("any").pem.as_bytes(), None).unwrap());
     let [port] = free_ports();
     let error = client.ask(&Target::new(HOST, port).at(LOOPBACK), &tls).await.unwrap_err();
     assert_eq!(error, DialError::Refused { port });
 
-    let error = client.ask(&Target::new("nobody.invalid", port), &tls).await.unwrap_err();
+    let error = client.ask(&Target::new("missing.invalid", port), &tls).await.unwrap_err();
     assert!(matches!(error, DialError::Resolve { .. } | DialError::Timeout { .. }), "{error:?}");
 
-    // etcd's plaintext port for probes is a plain web server, its client port without TLS just hangs up.
+    // etcd's metrics port is a plain HTTP server; its client port without TLS closes the connection.
     let [client_port, metrics_port] = free_ports();
     let mut cluster = Cluster::prepare(1);
     let plain = format!("--listen-client-urls=http://127.0.0.1:{client_port}");
@@ -372,8 +372,8 @@ async fn what_is_not_there_is_told_from_what_is_not_tls() {
     assert!(matches!(error, DialError::Tls(TlsFault::NotTls | TlsFault::Other(_))), "{error:?}");
 }
 
-/// Kubernetes may be IPv6 only or dual-stack; one listen address serves all, because Go listens on both families for either
-/// wildcard.
+/// Kubernetes may be IPv6-only or dual-stack. One listen address is sufficient, because Go listens on both families for either
+/// wildcard address.
 #[tokio::test]
 async fn the_ipv4_wildcard_listens_on_ipv6_too() {
     let mut cluster = Cluster::prepare(1);
@@ -391,14 +391,14 @@ async fn the_ipv4_wildcard_listens_on_ipv6_too() {
 }
 
 #[test]
-fn unusable_material_is_named_and_not_shown() {
+fn errors_of_unusable_keys_and_certificates_contain_no_secrets() {
     let ca = Authority::new("ca");
     let (one, two) = (ca.leaf("one", 1), ca.leaf("two", 2));
     let bundle = ca.pem.as_bytes();
     let error = |bundle: &[u8], pair: Option<(&str, &str)>| {
         Tls::new(bundle, pair.map(|(crt, key)| (crt.as_bytes(), key.as_bytes()))).unwrap_err().to_string()
     };
-    assert!(error(b"", None).starts_with("the bundle of authorities cannot be used"));
+    assert!(error(b"", None).starts_with("the trust bundle cannot be used"));
     assert!(error(bundle, Some(("", &one.key))).starts_with("the client certificate cannot be read"));
     assert_eq!(error(bundle, Some((&one.pem, "nothing"))), "the client key cannot be read");
     assert!(error(bundle, Some((&one.pem, &two.key))).starts_with("the client certificate and key cannot be used together"));
@@ -416,10 +416,10 @@ fn assert_refused<T: std::fmt::Debug>(result: Result<T, EtcdError>) {
     assert!(error.to_string().starts_with("refuses the operator's certificate: "), "{error}");
 }
 
-/// Tries until `probe` gives something. Each try is bounded by the client's own deadlines.
+/// Repeats `probe` until it returns a value. Each attempt is bounded by the client's own timeouts.
 async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let mut tick = tokio::time::interval(Duration::from_millis(50));
-    tokio::time::timeout(PATIENCE, async {
+    tokio::time::timeout(TIMEOUT, async {
         loop {
             tick.tick().await;
             if let Some(found) = probe().await {
@@ -428,12 +428,12 @@ async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
         }
     })
     .await
-    .unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    .unwrap_or_else(|_| panic!("not within {TIMEOUT:?}: {what}"))
 }
 
-/// Members that form one cluster, and everything that their certificates are made from.
+/// The members of one cluster, and the authorities and leaves of its certificates.
 struct Cluster {
-    // Before `dir`: the processes end before their files go.
+    // The field precedes `dir`, so that the processes end before their files are removed.
     members: Vec<Etcd>,
     ports: Vec<[u16; 2]>,
     version: &'static str,
@@ -446,7 +446,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// Certificates, files and ports for `count` members, none of them running.
+    /// Creates certificates, files and ports for `count` members, none of which is running.
     fn prepare(count: usize) -> Self {
         let (client_ca, peer_ca) = (Authority::new("client"), Authority::new("peer"));
         let (server, peer, operator) = (client_ca.leaf("server", 1), peer_ca.leaf("peer", 1), client_ca.leaf("root", 3));
@@ -480,7 +480,7 @@ impl Cluster {
         Etcd::spawn_version(self.version, self.dir.path(), &format!("m{index}"), client, peer, &initial, extra)
     }
 
-    /// Waits until every running member follows a leader and has a quorum behind it.
+    /// Waits until every running member has a leader and a quorum.
     async fn healthy(&self) {
         let tls = self.tls();
         for member in &self.members {
@@ -494,7 +494,7 @@ impl Cluster {
         }
     }
 
-    /// The operator's side.
+    /// The operator's TLS configuration.
     fn tls(&self) -> Tls {
         self.operator.tls(&self.client_ca)
     }
@@ -586,11 +586,11 @@ impl Etcd {
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        // A process that is gone already is as good.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- {} said:\n{}", self.name, fs::read_to_string(&self.log).unwrap_or_default());
+            eprintln!("--- log of {}:\n{}", self.name, fs::read_to_string(&self.log).unwrap_or_default());
         }
     }
 }
@@ -608,13 +608,13 @@ fn program(version: &str, name: &str) -> PathBuf {
     path
 }
 
-/// Ports that nobody listens on. They are below the range from which Linux takes the ports of outgoing connections, of which
-/// these tests make many, and are given out once; the process ID keeps tests that run side by side apart.
+/// Free ports. They are below Linux' range of ports for outgoing connections, of which these tests open many. Each is used once;
+/// the process ID makes ports of concurrent test processes differ.
 fn free_ports<const N: usize>() -> [u16; N] {
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    static USED: AtomicU32 = AtomicU32::new(0);
     std::array::from_fn(|_| {
         loop {
-            let next = std::process::id().wrapping_mul(64).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+            let next = std::process::id().wrapping_mul(64).wrapping_add(USED.fetch_add(1, Ordering::Relaxed));
             let port = u16::try_from(10_000 + next % 20_000).unwrap();
             if TcpListener::bind((LOOPBACK, port)).is_ok() {
                 return port;
@@ -638,7 +638,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// A leaf that may be anything, for every address of the tests.
+    /// A leaf for servers and clients, valid for every address of the tests.
     fn leaf(&self, name: &str, serial: u64) -> Leaf {
         self.leaf_until(name, serial, OffsetDateTime::now_utc() + time::Duration::days(1))
     }

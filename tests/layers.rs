@@ -1,4 +1,4 @@
-//! Imports go down: a file uses only layers below its own, and no two files need each other.
+//! Imports go down: a file uses only layers below its own, and there are no import cycles.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,13 +45,13 @@ type Module = String;
 #[derive(Default)]
 struct File {
     path: PathBuf,
-    /// Names that the module re-exports, and what they stand for.
+    /// Names that the module re-exports, and their targets.
     exports: BTreeMap<String, Vec<String>>,
     /// Paths that its code uses.
     uses: BTreeSet<Vec<String>>,
 }
 
-/// Collects the paths of one file. What is compiled for tests alone does not count.
+/// Collects the paths that one file uses. Code that is compiled only for tests does not count.
 struct Paths<'a> {
     module: &'a [String],
     file: File,
@@ -186,7 +186,7 @@ fn defined_in(files: &BTreeMap<Module, File>, path: &[String]) -> Option<Module>
     }
 }
 
-/// What each file needs.
+/// The modules that each file uses.
 fn needs(files: &BTreeMap<Module, File>) -> BTreeMap<&Module, BTreeSet<Module>> {
     let needed = |(module, file): (_, &File)| {
         let mut needed: BTreeSet<_> = file.uses.iter().filter_map(|path| defined_in(files, path)).collect();
@@ -231,10 +231,10 @@ fn imports_go_down() {
 }
 
 #[test]
-fn no_files_need_each_other() {
+fn there_are_no_import_cycles() {
     let files = read();
     let needs = needs(&files);
-    // What nothing else needs, or needs nothing else, is in no circle.
+    // A module that uses no other one, or that no other one uses, is in no cycle.
     let mut rest: BTreeMap<&Module, BTreeSet<&Module>> = needs
         .iter()
         .map(|(module, needed)| (*module, needed.iter().filter(|other| files.contains_key(*other)).collect()))
@@ -253,11 +253,11 @@ fn no_files_need_each_other() {
         }
     }
     let rest: Vec<_> = rest.iter().map(|(module, needed)| format!("{module} needs {needed:?}")).collect();
-    assert!(rest.is_empty(), "these files need each other:\n{}", rest.join("\n"));
+    assert!(rest.is_empty(), "these files import each other:\n{}", rest.join("\n"));
 }
 
 #[test]
-fn a_circle_and_an_upward_import_are_found() {
+fn cycles_and_upward_imports_are_found() {
     let file = |uses: &[&str], exports: &[(&str, &str)]| File {
         uses: uses.iter().map(|path| path.split("::").map(str::to_owned).collect()).collect(),
         exports: exports.iter().map(|(name, path)| ((*name).into(), path.split("::").map(str::to_owned).collect())).collect(),

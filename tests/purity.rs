@@ -1,4 +1,4 @@
-//! The code that decides knows no client, no runtime and no clock; and no file is longer than what can be read in one go.
+//! Pure code uses no client, no runtime and no clock; and no file is too long to be read at once.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Files and folders whose code decides without asking or touching anything.
+/// Files and folders with pure code: decisions without input and output.
 const PURE: [&str; 30] = [
     "src/api",
     "src/backoff.rs",
@@ -40,7 +40,7 @@ const PURE: [&str; 30] = [
     "src/user/plan.rs",
     "src/user/status.rs",
 ];
-/// What such code must not mention.
+/// Texts that pure code must not contain.
 const FORBIDDEN: [&str; 11] = [
     "kube::Client",
     "kube::Api",
@@ -54,7 +54,7 @@ const FORBIDDEN: [&str; 11] = [
     "std::fs",
     "std::env",
 ];
-/// The most lines of a file, tests not counted.
+/// The maximum number of lines of a file, without tests.
 const LONGEST: usize = 500;
 
 fn sources(under: &Path) -> Vec<PathBuf> {
@@ -80,7 +80,7 @@ fn code(path: &Path) -> Vec<(usize, String)> {
     lines.into_iter().filter(|(_, line)| !line.trim_start().starts_with("//")).collect()
 }
 
-/// The line of an import from kube that brings in a client. An import of several items may be spread over several lines.
+/// The line that imports a client from kube. An import may span several lines.
 fn imports_client(code: &[(usize, String)]) -> Option<usize> {
     let mut inside = false;
     for (at, line) in code {
@@ -95,7 +95,7 @@ fn imports_client(code: &[(usize, String)]) -> Option<usize> {
 }
 
 #[test]
-fn deciding_code_knows_no_client_no_runtime_and_no_clock() {
+fn pure_code_uses_no_client_no_runtime_and_no_clock() {
     let missing: Vec<_> = PURE.iter().filter(|path| !Path::new(path).exists()).collect();
     assert!(missing.is_empty(), "these no longer exist: {missing:?}");
     let mut found = vec![];
@@ -110,7 +110,7 @@ fn deciding_code_knows_no_client_no_runtime_and_no_clock() {
     let found = found.join("\n");
     assert!(
         found.is_empty(),
-        "these files must stay pure; pass in what they need, or move the code to where the operator acts:\n{found}"
+        "these files must stay pure; pass values to them, or move the code to a file that is not pure:\n{found}"
     );
 }
 
@@ -123,9 +123,5 @@ fn no_file_is_too_long() {
         .filter(|(lines, _)| *lines > LONGEST)
         .map(|(lines, path)| format!("{}: {lines} lines", path.display()))
         .collect();
-    assert!(
-        long.is_empty(),
-        "a file has at most {LONGEST} lines, tests not counted; split these by what each part knows:\n{}",
-        long.join("\n")
-    );
+    assert!(long.is_empty(), "a file may have at most {LONGEST} lines without tests; split these:\n{}", long.join("\n"));
 }

@@ -12,22 +12,22 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// secret is the directory where the Secret of an EtcdUser is mounted. As gRPC credentials it reads the files anew at every
-// handshake, so that a process that runs for years follows each renewal of its certificate and each rotation of the
-// authorities. Connections that stand are not touched by either.
+// secret is the directory where the Secret of an EtcdUser is mounted. As gRPC credentials it reads the files at every
+// handshake, so that a long-running process uses renewed certificates and follows CA rotations. Open connections are not
+// affected by either.
 type secret string
 
 // ClientHandshake implements credentials.TransportCredentials.
 func (s secret) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	config, err := s.config()
 	if err != nil {
-		return nil, nil, err // gRPC tries again, with backoff.
+		return nil, nil, err // gRPC retries with backoff.
 	}
 	return credentials.NewTLS(config).ClientHandshake(ctx, authority, conn)
 }
 
 func (s secret) config() (*tls.Config, error) {
-	// The kubelet replaces all files of a Secret at once, by swapping the link ..data. Following it first makes sure that
+	// The kubelet replaces all files of a Secret at once, by replacing the link ..data. It is resolved first, so that
 	// certificate and key are of the same version. A directory of plain files has no such link.
 	dir, err := filepath.EvalSymlinks(filepath.Join(string(s), "..data"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -51,8 +51,8 @@ func (s secret) config() (*tls.Config, error) {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		RootCAs:    roots,
-		// Not Certificates: those are not sent at all when the server does not name their issuer, and the handshake would
-		// then fail without saying why.
+		// Certificates would not be sent at all if the server does not list their issuer, and the handshake would fail
+		// without a clear error.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil },
 	}, nil
 }

@@ -1,4 +1,4 @@
-// A client of an EtcdCluster: it writes a key, reads it back and watches it, with the Secret of an EtcdUser alone.
+// A client of an EtcdCluster: it writes a key, reads it back and watches it, using only the Secret of an EtcdUser.
 //
 //	go-client [DIRECTORY]
 //
@@ -38,9 +38,9 @@ func run(ctx context.Context, dir string) error {
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: strings.Split(strings.TrimSpace(string(endpoints)), ","),
-		// Instead of TLS, which would be read once and for all.
+		// Instead of the field TLS, which would be read only once.
 		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(secret(dir))},
-		// A connection whose other end is gone is noticed within 15 seconds.
+		// A dead connection is detected within 15 seconds.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
 	})
@@ -63,14 +63,14 @@ func run(ctx context.Context, dir string) error {
 		fmt.Printf("got %s = %s\n", kv.Key, kv.Value)
 	}
 
-	// From the revision of the write on, so nothing is missed in between. WithRequireLeader ends the watch when the member
-	// that it hangs on loses the others.
+	// The watch starts at the revision of the write, so that no event is missed. WithRequireLeader ends the watch when the
+	// connected member has no leader.
 	seen, ok := <-client.Watch(clientv3.WithRequireLeader(ctx), "greeting", clientv3.WithRev(put.Header.Revision))
 	if err := seen.Err(); err != nil {
 		return fmt.Errorf("watch: %w", err)
 	}
 	if !ok {
-		return errors.New("watch: ended before it saw the write")
+		return errors.New("watch: ended before the write was received")
 	}
 	for _, event := range seen.Events {
 		fmt.Printf("watched %s %s = %s\n", event.Type, event.Kv.Key, event.Kv.Value)

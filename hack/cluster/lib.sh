@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034 # what is set here is used by those that source it
-# Sourced by the scripts of this folder: the cluster's places and addresses, and how its processes are started and ended.
+# Sourced by the scripts of this folder: the cluster's paths and names, and how its processes are started and stopped.
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 here=$hack/cluster
 dir=$ETCD_WARDEN_CLUSTER
@@ -10,16 +10,16 @@ inside=(nsenter --net="/run/netns/$netns") # not `ip netns exec`, which hides /s
 etcd_version=3.6.16                        # of the cluster's own etcd
 etcd_versions() { basename --multiple "$here"/go/etcd-* | sed 's/^etcd-//'; }
 
-# began PID: when it began, in ticks since the machine did. With it a noted id is never taken for that of another process.
+# began PID: when it started, in ticks since the boot. This shows whether a recorded id now belongs to another process.
 began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
-# alive NAME: whether the process noted under this name still runs; prints its id.
+# alive NAME: whether the process recorded under this name still runs; prints its id.
 alive() {
 	local pid since
 	read -r pid since 2>/dev/null <"$run/pid/$1" && [ "$(began "$pid")" = "$since" ] && echo "$pid"
 }
 
-# start NAME CMD...: starts a process of the cluster that outlives this script and holds none of its files open. It notes
-# its own id before it becomes CMD, so there is no moment at which it runs unnoted.
+# start NAME CMD...: starts a process of the cluster that outlives this script and keeps none of its files open. The process
+# records its own id before it executes CMD, so its id is always recorded while it runs.
 start() {
 	local name=$1
 	shift
@@ -30,7 +30,7 @@ start() {
 	) >"$run/log/$name.log" 2>&1 </dev/null &
 }
 
-# stop NAME...: at once, for nothing they hold is kept.
+# stop NAME...: kills these processes at once, because their state is not kept.
 stop() {
 	local name pid pids=()
 	for name in "$@"; do ! pid=$(alive "$name") || pids+=("$pid"); done
@@ -40,9 +40,9 @@ stop() {
 	done
 }
 
-# The containers and their shims are children of nothing that was noted. A container's first process is known by its own
-# state folder and by a cgroup named after the container; when it ends so does all in its process namespace. A shim is
-# known by the address of our containerd among its arguments.
+# The containers and their shims are not children of recorded processes. A container's first process is identified by its
+# state folder and by a cgroup named after the container; with it all processes in its PID namespace end. A shim is
+# identified by the address of this containerd among its arguments.
 stop_containers() {
 	local file pid id d
 	for file in "$run"/containerd-state/io.containerd.runtime.v2.task/k8s.io/*/init.pid; do
@@ -61,7 +61,7 @@ stop_containers() {
 	done
 }
 
-# Ends the cluster, whatever state it is in, and removes what it left on the machine. What was built stays.
+# Stops the cluster in any state, and removes everything that it left on the machine. Built programs are kept.
 tear_down() {
 	local i mount group
 	[ ! -d "$run/pid" ] || (cd "$run/pid" && stop ./*)
@@ -73,7 +73,7 @@ tear_down() {
 		[ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
 	done
 	[ ! -e "/run/netns/$netns" ] || ip netns delete "$netns"
-	# Two folders that no setting of the kubelet moves.
+	# Two folders that cannot be changed by settings of the kubelet.
 	rm -f /var/lib/kubelet/device-plugins/kubelet.sock
 	find /var/log/containers -lname "$run/*" -delete 2>/dev/null || true
 	rm -rf "$run" "$dir/kubeconfig"

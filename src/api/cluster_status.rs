@@ -5,25 +5,25 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ClusterId, MemberId};
 use crate::pki::Domain;
 
-/// What the operator last saw of the cluster.
+/// The state of the cluster as the operator last observed it.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdClusterStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Available`: a quorum of voters serves. `Progressing`: something is being done or awaited. `Degraded`: something needs
-    /// attention though the cluster may serve. `CertificatesReady`: every member serves the certificates that it should.
+    /// `Available`: a quorum of voters is healthy. `Progressing`: a change is in progress or pending. `Degraded`: something needs
+    /// attention, although the cluster may be available. `CertificatesReady`: every member serves its current certificates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// Since when what `Progressing` names has been going on. Its time of transition tells since when anything has.
+    /// Since when `Progressing` has had its current reason. The condition's `lastTransitionTime` is when its status last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progressing_since: Option<Time>,
-    /// Healthy members of the desired ones, such as `3/3`.
+    /// The number of healthy members and of desired members, such as `3/3`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
-    /// The number of members that serve.
+    /// The number of healthy members.
     #[serde(default)]
     pub ready_replicas: i32,
     /// The number of members.
@@ -32,18 +32,18 @@ pub struct EtcdClusterStatus {
     /// A label selector for the members' pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// etcd's own ID of the cluster, in hexadecimal, as `etcdctl` prints it. It is set once the cluster has come up and never
-    /// changes.
+    /// etcd's ID of the cluster, in hexadecimal, as `etcdctl` prints it. It is set when the cluster has been bootstrapped and
+    /// never changes.
     #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<ClusterId>,
     /// The URLs for clients.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
-    /// Each member.
+    /// The members.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub members: Vec<MemberStatus>,
-    /// Members that etcd lists and that the operator did not add.
+    /// Members in etcd's member list that the operator did not add.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
     pub unknown_members: Vec<UnknownMemberStatus>,
@@ -52,7 +52,7 @@ pub struct EtcdClusterStatus {
     pub certificates: Option<CertificatesStatus>,
 }
 
-/// A member that etcd lists and that the operator did not add.
+/// A member in etcd's member list that the operator did not add.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnknownMemberStatus {
@@ -61,14 +61,14 @@ pub struct UnknownMemberStatus {
     /// Its name, empty until it has started.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Its URL for other members.
+    /// Its peer URL.
     #[serde(default)]
     pub peer_url: String,
-    /// Since when it has been seen.
+    /// Since when it has been observed.
     pub since: Time,
 }
 
-/// One member.
+/// A member.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
@@ -77,22 +77,22 @@ pub struct MemberStatus {
     /// etcd's ID of the member, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<MemberId>,
-    /// `Leader`, `Follower` or `Learner`; absent when the member does not answer.
+    /// `Leader`, `Follower` or `Learner`; absent if the member does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Whether it serves: its pod is ready and it answers the operator over TLS.
+    /// Whether it is healthy: its pod is ready and it answers the operator over TLS.
     #[serde(default)]
     pub ready: bool,
-    /// Since when it serves, or does not; a voter that has been a learner, at the earliest since it has its vote.
+    /// Since when it has been healthy or not. For a voter that was a learner, at the earliest since its promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Why it does not serve.
+    /// Why it is not healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Where no quorum serves: how far its data goes, such as `revision 1234`.
+    /// Without a quorum: how recent its data is, such as `revision 1234`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
-    /// The version that it runs.
+    /// The version of etcd that it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The size of its database, rounded up to a power of two.
@@ -106,37 +106,37 @@ pub struct MemberStatus {
 /// The certificates of a cluster.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificatesStatus {
-    /// When the first certificate of any member expires, if it were not renewed.
+    /// When the first certificate of any member expires, unless it is renewed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Time>,
-    /// Port 2379.
+    /// The client domain, port 2379.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<DomainStatus>,
-    /// Port 2380.
+    /// The peer domain, port 2380.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<DomainStatus>,
 }
 
-/// One domain of trust.
+/// A trust domain.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainStatus {
-    /// The authority that signs.
+    /// The certificate authority that signs.
     pub active: AuthorityStatus,
-    /// The authority that is trusted already and signs next; the active one itself, where the issuer is not the built-in one.
+    /// The certificate authority that is already trusted and will sign next. With an external issuer it is the active one.
     pub next: AuthorityStatus,
-    /// Authorities that sign no more and are still trusted, until they expire or a rotation in phases is over.
+    /// Certificate authorities that no longer sign and are still trusted, until they expire or a rotation is complete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retiring: Vec<AuthorityStatus>,
-    /// How far a rotation that was asked for, or a change of the issuer, has come: `Distributing` (members are restarted to trust the
-    /// new authority before it signs), `Reissuing` (its certificates take the place of those of the one before), `Dropping` (members
-    /// are restarted to forget that one). Absent while there is none.
+    /// The phase of a CA rotation that was requested or that a change of the issuer started: `Distributing` (members are
+    /// restarted to trust the new CA before it signs), `Reissuing` (the new CA issues new certificates to replace those of the
+    /// previous CA), `Dropping` (members are restarted to no longer trust the previous CA). Absent while there is no rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// Since when.
+    /// Since when the rotation has been in this phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase_since: Option<Time>,
-    /// When the first leaf of this domain that a member serves expires.
+    /// When the first certificate of this domain that a member serves expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Time>,
 }
@@ -147,17 +147,17 @@ pub struct DomainStatus {
 pub struct AuthorityStatus {
     /// The common name of its subject.
     pub name: String,
-    /// Its subject key identifier in hexadecimal, as in the authority key identifier of the certificates that it signed.
+    /// Its subject key identifier in hexadecimal. It is the authority key identifier of the certificates that it signed.
     pub key_id: String,
     /// When its certificate expires.
     pub expires: Time,
-    /// Whose it is, where it is not the operator's own.
+    /// The external issuer that it belongs to; absent for a built-in CA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
 }
 
 impl CertificatesStatus {
-    /// What is reported of a domain.
+    /// The status of a domain.
     pub fn domain(&self, domain: Domain) -> Option<&DomainStatus> {
         match domain {
             Domain::Client => self.client.as_ref(),

@@ -1,11 +1,11 @@
-//! The words of statuses: types of conditions, and the reasons of conditions and events. They are API: a change of one is a change
-//! that users must be told of.
+//! The types of conditions, and the reasons of conditions and events. They are part of the API: a change of one belongs in the
+//! changelog.
 
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-/// A set of words, each with the text that is written into objects: its own name.
+/// An enum of words. The text of each, which is written into objects, is its name.
 macro_rules! words {
     ($(#[$doc:meta])* $type:ident { $($(#[$word_doc:meta])* $word:ident,)* }) => {
         $(#[$doc])*
@@ -15,10 +15,10 @@ macro_rules! words {
         }
 
         impl $type {
-            /// All, in the order in which they are declared.
+            /// All words, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$word),*];
 
-            /// As it is written into objects.
+            /// The text that is written into objects.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$word => stringify!($word),)*
@@ -61,7 +61,7 @@ words! {
         // Available.
         /// A quorum of voters is healthy.
         QuorumHealthy,
-        /// The cluster has not come up for the first time yet.
+        /// The cluster has not been bootstrapped yet.
         Bootstrapping,
         /// Fewer than a quorum of voters are healthy.
         QuorumLost,
@@ -73,7 +73,7 @@ words! {
         NameTaken,
         /// A deleted cluster of this name left data that does not fit together.
         LeftoverData,
-        /// Nothing is done; `Available` says why.
+        /// Nothing is changed; `Available` says why.
         Blocked,
         /// `spec.paused` is true.
         Paused,
@@ -107,7 +107,7 @@ words! {
         // Degraded.
         /// Nothing needs attention.
         Healthy,
-        /// A member that has been started does not serve.
+        /// A member that was started is not healthy.
         MemberDown,
         /// etcd reports errors or alarms.
         EtcdReportsErrors,
@@ -131,7 +131,7 @@ words! {
         CannotRestart,
         /// A certificate authority cannot be rotated.
         CannotRotate,
-        /// A request to rotate names something that is no domain.
+        /// A request to rotate names an unknown domain.
         InvalidRotationRequest,
         /// A request to recover the cluster was refused.
         RecoveryRefused,
@@ -147,19 +147,19 @@ words! {
         // CertificatesReady, some of them also Degraded.
         /// Every member serves its current certificates.
         CertificatesServed,
-        /// Members have yet to be seen serving their certificates.
+        /// It is not confirmed yet that members serve their certificates.
         Confirming,
         /// A member does not serve its new certificates yet.
         NotServedYet,
         /// Certificates are being issued.
         Issuing,
-        /// An external issuer is asked for certificates.
+        /// Certificates are being requested from an external issuer.
         RequestingCertificates,
         /// An external issuer has not answered yet.
         WaitingForIssuer,
         /// An external issuer's authority cannot be used.
         IssuerUnusable,
-        /// An external issuer did not sign what it was asked for.
+        /// An external issuer did not sign what was requested.
         IssuerFailed,
         /// An external issuer signs with another authority than before.
         IssuerCAChanged,
@@ -172,7 +172,7 @@ words! {
         /// A certificate authority has expired.
         CAExpired,
 
-        // Events, and what Progressing says while a step is being taken.
+        // Events, and reasons of Progressing during a step.
         /// The certificate authorities of a domain were created.
         CACreated,
         /// Certificates were issued.

@@ -1,4 +1,4 @@
-//! Durations as Go writes them, because etcd's flags and Kubernetes' fields do.
+//! Durations in Go's notation, which etcd's flags and Kubernetes' fields use.
 
 use std::{fmt, str::FromStr};
 
@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// A length of time in Go's notation: `2160h`, `90m`, `100ms`, `1h30m`.
 ///
-/// It is kept as the user wrote it; whether it is one at all is decided by [`Duration::length`], so that a bad value in a
-/// stored object is a message in its status and not a resource that cannot be read.
+/// The text is kept as the user wrote it and checked only by [`Duration::length`]. So an invalid value in a stored object leads
+/// to a message in its status, and the object can still be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Duration(pub String);
@@ -29,19 +29,19 @@ impl Duration {
     /// The length that the text stands for; never negative.
     ///
     /// # Errors
-    /// When it is not a sequence of numbers with the units `h`, `m`, `s` or `ms`, as Go's `time.ParseDuration` takes it.
+    /// When it is not a sequence of numbers with the units `h`, `m`, `s` or `ms`, as Go's `time.ParseDuration` accepts it.
     pub fn length(&self) -> Result<SignedDuration, InvalidDuration> {
         parse(&self.0).ok_or_else(|| InvalidDuration(self.0.clone()))
     }
 }
 
-/// The CEL expression for whether the text that `path` names is a duration. CEL's own `duration()` fails with words of its
-/// own where the total is above 292 years, so the number of digits is bounded.
+/// The CEL expression for whether the text at `path` is a duration. CEL's own `duration()` fails with a message of its own above
+/// 292 years, so the number of digits is bounded.
 fn is_duration(path: &str) -> String {
     format!("{path} != '' && {path}.matches('^([0-9]{{1,6}}h)?([0-9]{{1,6}}m)?([0-9]{{1,6}}s)?([0-9]{{1,6}}ms)?$')")
 }
 
-/// A CEL rule about durations that is asked only where each of `paths` is one: where it is not, another rule says so.
+/// A CEL rule about durations that is evaluated only if each of `paths` is a duration. If one is not, another rule reports it.
 pub(super) fn duration_rule(paths: &[&str], rule: &str) -> Rule {
     let are: Vec<_> = paths.iter().map(|path| is_duration(path)).collect();
     Rule::new(format!("!({}) || {rule}", are.join(" && ")))
@@ -75,7 +75,7 @@ impl JsonSchema for Duration {
         "Duration".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // The limit is what lets the API server bound the cost of the rules that read it.
+        // With this limit the API server can bound the cost of the rules that read the field.
         json_schema!({ "type": "string", "maxLength": 32, "x-kubernetes-validations": [{
             "rule": is_duration("self"),
             "message": "must be a duration such as 2160h, 90m or 1h30m, of less than 1000000h"
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused() {
+    fn other_texts_are_refused() {
         for text in ["", "h", "90", "1d", "-1h", "1.5h", "1 h", "9999999999999999999h", "9223372036854775807h", "é"] {
             assert!(Duration(text.into()).length().is_err(), "{text:?}");
         }

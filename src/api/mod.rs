@@ -1,5 +1,5 @@
-//! The custom resources and nothing else. The doc comments here become the descriptions in `crds/`, which are the
-//! users' reference, and every default lives here once.
+//! The custom resources. Their doc comments become the descriptions in `crds/`, which users read as the reference. Every default
+//! is defined here and nowhere else.
 
 mod cluster;
 mod cluster_status;
@@ -29,8 +29,8 @@ pub fn crds() -> serde_json::Result<[CustomResourceDefinition; 2]> {
     Ok([without_nulls(&EtcdCluster::crd())?, without_nulls(&EtcdUser::crd())?])
 }
 
-/// `crd` with nothing nullable. Then the API server takes a `null` for the field's default, or refuses it; otherwise it stores
-/// the `null`, past the default and as something other than an absent field.
+/// `crd` without nullable fields. The API server then replaces a `null` by the default of the field, or refuses it. Otherwise it
+/// would store the `null`, which is neither the default nor an absent field.
 fn without_nulls(crd: &CustomResourceDefinition) -> serde_json::Result<CustomResourceDefinition> {
     fn strip(value: &mut serde_json::Value) {
         if let Some(object) = value.as_object_mut() {

@@ -15,13 +15,13 @@ static SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
     })
 });
 
-/// What the rules of `schema` say about `new`, which is to replace `old`.
+/// The messages of the rules of `schema` that refuse to replace `old` by `new`.
 fn refusals(schema: &Value, new: &Value, old: Option<&Value>) -> Vec<String> {
     let errors = Validator::new().validate(schema, new, old).err();
     errors.map(|errors| errors.iter().map(ToString::to_string).collect()).unwrap_or_default()
 }
 
-/// `spec` with every default, as the API server fills them in.
+/// `spec` with all defaults, which the API server fills in.
 fn complete(name: &str, spec: &Value) -> Value {
     let spec: EtcdClusterSpec = serde_json::from_value(spec.clone()).unwrap();
     json!({ "metadata": { "name": name }, "spec": spec })
@@ -53,7 +53,7 @@ fn client(field: &str, value: &Value) -> Value {
     json!({ "tls": { "client": { field: value } } })
 }
 
-/// `value` with the defaults of `schema`, as the API server fills them in.
+/// `value` with the defaults of `schema`, which the API server fills in.
 fn filled(schema: &Value, mut value: Value) -> Value {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let given = value.get(name).or_else(|| property.get("default")).cloned();
@@ -67,7 +67,7 @@ fn filled(schema: &Value, mut value: Value) -> Value {
 #[test]
 fn an_empty_spec_is_complete() {
     passes(&cluster("demo", &json!({}), None), &json!({}));
-    // Also on the API server, which fills in what the schema says.
+    // So it is on the API server, which fills in the defaults of the schema.
     let spec = filled(&SCHEMAS[0]["properties"]["spec"], json!({}));
     assert_eq!(spec, serde_json::to_value(EtcdClusterSpec::default()).unwrap());
     assert_eq!(serde_json::from_value::<EtcdClusterSpec>(json!({})).unwrap(), EtcdClusterSpec::default());
@@ -195,7 +195,7 @@ fn only_reserved_flags_are_refused() {
 }
 
 #[test]
-fn fields_that_cannot_be_changed_yet_are_refused_and_others_pass() {
+fn only_fields_that_cannot_be_changed_yet_are_refused() {
     let zeros = format!("sha256:{}", "0".repeat(64));
     let base = json!({});
     for (spec, field) in [
@@ -233,7 +233,7 @@ fn fields_that_cannot_be_changed_yet_are_refused_and_others_pass() {
 }
 
 #[test]
-fn names_of_users_must_fit() {
+fn invalid_users_are_refused() {
     let of = |spec: Value| {
         let mut spec = spec;
         spec["clusterRef"] = json!({ "name": "demo" });
@@ -287,7 +287,7 @@ fn schemas_have_no_nullable_fields_and_only_known_formats() {
     for schema in SCHEMAS.iter() {
         walk(schema, "", &mut |path, key, value| {
             assert!(key != "nullable", "{path} is nullable");
-            // Formats that are not Kubernetes' draw a warning at each apply.
+            // Formats that Kubernetes does not know cause a warning at each apply.
             if let (true, Some(format)) = (key == "format", value.as_str()) {
                 assert!(["int32", "int64", "date-time"].contains(&format), "{path} has the format {format}");
             }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Duration, duration::duration_rule};
 use crate::pki::{Domain, Issuer};
 
-/// The certificates of a cluster, in two domains of trust that share nothing: `client` for port 2379 and `peer` for port
-/// 2380. A certificate of the peer domain is full control over the data, so it is never handed out.
+/// The certificates of a cluster. There are two trust domains that share no certificate authority: `client` for port 2379 and
+/// `peer` for port 2380. A certificate of the peer domain gives full control over the data, so only members receive one.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.client.issuer.caSecret) || !has(self.peer.issuer.caSecret) || self.client.issuer.caSecret.name != self.peer.issuer.caSecret.name").message(ONE_FOR_BOTH))]
@@ -15,15 +15,15 @@ pub struct TlsSpec {
     /// The oldest TLS version that members accept. It cannot be changed yet.
     #[serde(default)]
     pub min_version: TlsVersion,
-    /// Port 2379: the members' server certificates, and those of clients.
+    /// Port 2379: the server certificates of the members, and the certificates of clients.
     #[serde(default)]
     pub client: ClientTlsSpec,
-    /// Port 2380: the certificates by which members know each other.
+    /// Port 2380: the certificates that members use among each other.
     #[serde(default)]
     pub peer: PeerTlsSpec,
 }
 
-/// Why the domains may not share an authority.
+/// Why the domains may not share a certificate authority.
 pub const ONE_FOR_BOTH: &str = "spec.tls.client and spec.tls.peer must have issuers of their own: with one authority for both every client could act as a member, which is full control over the data";
 
 /// A version of TLS.
@@ -43,32 +43,32 @@ pub enum TlsVersion {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = four_leaves())]
 pub struct ClientTlsSpec {
-    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, in which members are
-    /// restarted one by one; see `status.certificates`.
+    /// The issuer of the certificates of this domain. A change starts a CA rotation, in which members are restarted one by one;
+    /// see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
-    /// The built-in certificate authority. It cannot be changed yet.
+    /// The built-in certificate authorities. They cannot be changed yet.
     #[serde(default)]
     pub authority: AuthoritySpec,
-    /// The members' server certificates.
+    /// The server certificates of the members.
     #[serde(default)]
     pub certificate: CertificateSpec,
-    /// Whether clients must show a certificate. A change restarts the members one by one.
+    /// Whether clients must present a certificate: `Required` or `None`. A change restarts the members one by one.
     #[serde(default, rename = "clientAuth")]
     pub client_auth: ClientAuth,
-    /// Names and addresses that the server certificates hold beside those by which the cluster's own Services are reached.
-    /// Changing them issues new certificates, without a restart.
+    /// Additional names and addresses in the server certificates, beside those of the cluster's Services. A change issues new
+    /// certificates, without a restart.
     #[serde(default, rename = "extraSANs")]
     pub extra_sans: ExtraSans,
 }
 
-/// Whether clients must show a certificate.
+/// Whether clients must present a certificate.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientAuth {
-    /// Only who holds a certificate of the client authority is served.
+    /// Clients must present a certificate that was signed by the client CA.
     #[default]
     Required,
-    /// Whoever reaches port 2379 may read and write everything. The members still show certificates, and there is no plaintext.
+    /// Clients need no certificate: every client that reaches port 2379 can read and write all data. Connections still use TLS.
     None,
 }
 
@@ -77,36 +77,37 @@ pub enum ClientAuth {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = four_leaves())]
 pub struct PeerTlsSpec {
-    /// Who signs the certificates of this domain. A change replaces the authority by the phases of a rotation, in which members are
-    /// restarted one by one; see `status.certificates`.
+    /// The issuer of the certificates of this domain. A change starts a CA rotation, in which members are restarted one by one;
+    /// see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
-    /// The built-in certificate authority. It cannot be changed yet.
+    /// The built-in certificate authorities. They cannot be changed yet.
     #[serde(default)]
     pub authority: AuthoritySpec,
-    /// The members' peer certificates.
+    /// The peer certificates of the members.
     #[serde(default)]
     pub certificate: CertificateSpec,
 }
 
-/// Who signs certificates. When nothing is given here, the operator does, by authorities that it makes itself (ECDSA P-256); whoever
-/// wants authorities with RSA keys brings them by one of these.
+/// The issuer of certificates: a CA in a Secret or an issuer of cert-manager. By default the operator signs with built-in
+/// certificate authorities, which have ECDSA P-256 keys. For a CA with an RSA key use one of the other issuers.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.caSecret) || !has(self.certManager)").message("an issuer is either caSecret or certManager"))]
 pub struct IssuerSpec {
-    /// An authority of your own, in a Secret in the cluster's namespace.
+    /// A CA of your own, in a Secret in the cluster's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret: Option<CaSecret>,
-    /// An issuer of cert-manager's. The operator makes the keys and asks for each certificate by a `CertificateRequest`.
+    /// An issuer of cert-manager. The operator creates the private keys and requests each certificate with a
+    /// `CertificateRequest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cert_manager: Option<CertManagerIssuer>,
 }
 
-/// An authority in a Secret: `tls.crt` its certificate, perhaps followed by those above it; `tls.key` its private key in PKCS#8 (ECDSA
-/// P-256 or P-384, Ed25519, or RSA of at least 2048 bits); `ca.crt` the certificates above it up to the root, where it is not a root
-/// itself. Members trust this authority alone, and nothing else that its root has signed. The operator keeps a copy with the cluster's
-/// other keys for as long as it signs; when the Secret holds another authority, a rotation to that one begins.
+/// A CA in a Secret. `tls.crt` is its certificate, which the certificates of its ancestors may follow. `tls.key` is its private
+/// key in PKCS#8: ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits. If it is an intermediate CA, `ca.crt` holds its
+/// ancestors up to the root. Members trust only this CA, not others that the same root has signed. The operator keeps a copy of
+/// the key while the CA is in use. If the Secret is changed to another CA, a rotation to that CA starts.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaSecret {
     /// The name of the Secret.
@@ -114,18 +115,18 @@ pub struct CaSecret {
     pub name: String,
 }
 
-/// An issuer of cert-manager's. It must sign what it is asked for: all names and addresses, the uses, and about the duration, by an
-/// authority that its answers hold.
+/// An issuer of cert-manager. It must sign certificates as requested, with all names, addresses and usages and with about the
+/// requested duration, and return the certificate of its CA.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertManagerIssuer {
-    /// Its name.
+    /// The name of the issuer.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Its kind: `Issuer` (in the cluster's namespace), `ClusterIssuer`, or that of another project.
+    /// The kind of the issuer: `Issuer` (in the cluster's namespace), `ClusterIssuer`, or the kind of an external issuer.
     #[serde(default = "default_issuer_kind")]
     #[schemars(length(min = 1, max = 63))]
     pub kind: String,
-    /// The API group of that kind.
+    /// The API group of the issuer.
     #[serde(default = "default_issuer_group")]
     #[schemars(length(min = 1, max = 253))]
     pub group: String,
@@ -169,30 +170,30 @@ fn four_leaves() -> Rule {
     .message("authority.duration must be at least four times certificate.duration, so that the next authority is trusted everywhere before it signs")
 }
 
-/// The built-in certificate authority: one of the operator's own, with an ECDSA P-256 key that lies in a Secret which no pod mounts.
+/// A built-in certificate authority. The operator creates it, with an ECDSA P-256 key in a Secret that no pod mounts.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthoritySpec {
-    /// How long an authority's certificate is valid: at least four times as long as the certificates that it issues. The
-    /// next authority is made and trusted beside the active one from the start.
+    /// How long the certificate of the CA is valid: at least four times `certificate.duration`. The next CA is always created and
+    /// trusted in advance.
     #[serde(default = "default_authority_duration")]
     pub duration: Duration,
 }
 
-/// A certificate, with an ECDSA P-256 key that is new at each renewal.
+/// A certificate. It has an ECDSA P-256 key, which is replaced at each renewal.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateSpec {
-    /// How long a certificate is valid, at least 1h. It is renewed at two thirds of its life. A shorter duration than that of
-    /// the certificates in use issues new ones at once, a longer one takes effect at their renewal.
+    /// How long a certificate is valid, at least 1h. It is renewed at two thirds of its lifetime. A shorter duration takes effect
+    /// at once, a longer one at the next renewal.
     #[serde(default = "default_certificate_duration")]
     #[x_kube(validation = duration_rule(&["self"], "duration(self) >= duration('1h')").message("must be at least 1h"))]
     pub duration: Duration,
 }
 
-/// Further subject alternative names.
+/// Additional subject alternative names.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExtraSans {
-    /// DNS names, `*.` in front allowed.
+    /// DNS names. A wildcard such as `*.example.com` is allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 253)))]
     #[x_kube(validation = Rule::new("self.all(n, n.matches('^([*][.])?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$'))").message("each must be a DNS name in lower case, such as etcd.example.com"))]

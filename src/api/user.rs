@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::CertificateSpec;
 
-/// A client of an `EtcdCluster` in the same namespace. The operator issues it a certificate of its own, keeps it renewed in a
-/// Secret, and revokes it when the `EtcdUser` is deleted.
+/// A client of an `EtcdCluster` in the same namespace. The operator issues a client certificate for it, renews it in a Secret,
+/// and revokes it when the `EtcdUser` is deleted.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "etcd-warden.dev",
@@ -17,7 +17,7 @@ use super::CertificateSpec;
     namespaced,
     derive = "PartialEq",
     status = "EtcdUserStatus",
-    doc = "A client of an `EtcdCluster` in the same namespace. The operator issues it a certificate of its own, keeps it renewed in a Secret, and revokes it when the `EtcdUser` is deleted.",
+    doc = "A client of an `EtcdCluster` in the same namespace. The operator issues a client certificate for it, renews it in a Secret, and revokes it when the `EtcdUser` is deleted.",
     printcolumn = r#"{"name":"Cluster","type":"string","jsonPath":".spec.clusterRef.name"}"#,
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Secret","type":"string","jsonPath":".status.secretName"}"#,
@@ -31,19 +31,19 @@ use super::CertificateSpec;
 #[x_kube(validation = Rule::new("has(self.secretName) == has(oldSelf.secretName) && (!has(self.secretName) || self.secretName == oldSelf.secretName)").message("spec.secretName cannot be changed: create another EtcdUser"))]
 #[x_kube(validation = Rule::new("self.clusterRef == oldSelf.clusterRef").message("spec.clusterRef cannot be changed: create another EtcdUser"))]
 pub struct EtcdUserSpec {
-    /// The cluster that the user is a client of. If it is not there yet, the user waits for it.
+    /// The cluster that the user is a client of. If it does not exist yet, the certificate is issued once it does.
     pub cluster_ref: ClusterRef,
-    /// The common name in the certificate's subject, which is the user's name in etcd. The default is the object's name.
-    /// `root` and names that begin with `etcd-warden:` are the operator's own, and no two users of one cluster have the same.
-    /// It cannot be changed.
+    /// The common name in the certificate's subject, which is the user's name in etcd. The default is the object's name. `root`
+    /// and names that begin with `etcd-warden:` are reserved for the operator. It must be unique among the users of a cluster. It
+    /// cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new("self.matches('^[^[:cntrl:]]*$')").message("must be without control characters"))]
     #[x_kube(validation = Rule::new("self != 'root' && !self.startsWith('etcd-warden:')").message("root and names that begin with etcd-warden: are the operator's own: choose another commonName"))]
     pub common_name: Option<String>,
     /// The Secret that holds the certificate, of type `kubernetes.io/tls` with the keys `tls.crt`, `tls.key`, `ca.crt` and
-    /// `endpoints`. The default is the object's name followed by `-etcd-tls`. A Secret of that name that the operator did not
-    /// make is never overwritten. It cannot be changed.
+    /// `endpoints`. The default is the object's name followed by `-etcd-tls`. An existing Secret that the operator did not create
+    /// is never overwritten. It cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')").message("must be the name of a Secret: lower case letters, digits, - and ., each part beginning and ending with a letter or digit"))]
@@ -61,11 +61,11 @@ pub struct ClusterRef {
     pub name: String,
 }
 
-/// What the operator last saw of the user.
+/// The state of the user as the operator last observed it.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdUserStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Ready` is True when the Secret holds a certificate that the cluster's members accept.
@@ -81,7 +81,7 @@ pub struct EtcdUserStatus {
     /// The serial number of the certificate, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// When the certificate expires. It is renewed at two thirds of its life.
+    /// When the certificate expires. It is renewed at two thirds of its lifetime.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<Time>,
 }

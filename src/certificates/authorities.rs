@@ -1,4 +1,4 @@
-//! The certificate authorities of a domain, as their Secret holds them.
+//! The certificate authorities of a domain, as they are stored in their Secret.
 
 use std::collections::BTreeSet;
 
@@ -17,9 +17,9 @@ pub struct Authorities {
     pub active: Certificate,
     /// The authority that signs next. It is the active one itself if an external issuer signs, which has only one.
     pub next: Certificate,
-    /// All trusted authorities, in PEM: what members verify by.
+    /// All trusted authorities, in PEM: the trust bundle of members.
     pub bundle: String,
-    /// The bundle and the ancestors of its authorities, in PEM: what clients verify by, some of which accept only a root.
+    /// The trusted authorities and their ancestors, in PEM: the trust bundle of clients, some of which accept only a root.
     pub roots: String,
     /// The revocation list, DER.
     pub crl: Vec<u8>,
@@ -35,14 +35,14 @@ pub struct Authorities {
     pub issuers: Issuers,
     /// How far a rotation in phases has come, if there is one.
     pub rotation: Option<Rotation>,
-    /// What was issued.
+    /// The certificates that were issued.
     pub ledger: Ledger,
     /// Whether the private key of the active authority exists, unless an issuer keeps it.
     has_key: bool,
 }
 
 impl Authorities {
-    /// Reads them from their Secret. `single` reads what a key holds, if it holds anything: one certificate.
+    /// Reads them from their Secret. `single` reads the one certificate under a key, if the key exists.
     ///
     /// # Errors
     /// What is wrong with the contents.
@@ -95,7 +95,7 @@ impl Authorities {
         self.has_key
     }
 
-    /// Whether the active authority can sign, as far as it is known here.
+    /// Whether the active authority can sign, as far as is known here.
     pub fn can_sign(&self, now: Timestamp) -> bool {
         self.is_in_force(now) && !self.issuer_has_moved_on()
     }
@@ -115,8 +115,8 @@ impl Authorities {
         !self.issuers.active.has_key() && self.active != self.next
     }
 
-    /// The authorities that must be trusted by everyone who verifies leaves of this domain: also the next one, so that it is trusted
-    /// before it signs, and those whose leaves may still be in use.
+    /// The authorities that members and clients must trust to verify leaves of this domain. Among them are the next one, so that
+    /// it is trusted before it signs, and those whose leaves may still be in use.
     pub fn trusted(&self) -> impl Iterator<Item = &Certificate> {
         trusted(&self.active, &self.next, &self.retiring)
     }

@@ -29,8 +29,8 @@ pub fn create(request: &AuthorityRequest, key: Option<&[u8]>, now: Timestamp) ->
     Ok(contents)
 }
 
-/// Applies a transition, if the Secret holds the authorities that the plan has seen. Returns whether it does. `key` is the private key
-/// of an external authority, if it is known.
+/// Applies a transition if the Secret holds the authorities that the plan has seen. Returns whether it was applied. `key` is the
+/// private key of an external authority, if it is known.
 pub fn apply(contents: &mut Contents, transition: &Transition, key: Option<&[u8]>, now: Timestamp) -> Result<bool, PkiError> {
     let is = |key: &str, seen: &str| {
         Certificate::from_pem(bytes(contents, key)).is_ok_and(|certificate| certificate.fingerprint() == seen)
@@ -64,7 +64,7 @@ pub fn apply(contents: &mut Contents, transition: &Transition, key: Option<&[u8]
         }
         Change::Finish => {
             contents.remove(authority_key::ROTATION);
-            // Serials that the ledger never knew were issued by authorities that are no longer trusted.
+            // Serials that were never in the ledger were issued by authorities that are no longer trusted.
             put_crl(contents, BTreeMap::new(), now)?;
         }
     }
@@ -78,7 +78,7 @@ fn switch(contents: &mut Contents, next: &NewAuthority, now: Timestamp) -> Resul
     let retiring: Vec<_> = [previous].into_iter().chain(retiring).filter(|old| old.not_after() >= now).collect();
     put(contents, authority_key::RETIRING_CRT, pki::bundle(&retiring));
     let issuers = Issuers::from_json(bytes(contents, authority_key::ISSUERS))?;
-    // The new issuer does not sign what the previous one was asked for.
+    // The new issuer does not sign requests that the previous one has not signed yet.
     if issuers.active != issuers.next {
         let pending: Vec<_> = contents.keys().filter(|key| key.starts_with(authority_key::PENDING)).cloned().collect();
         for key in pending {
@@ -241,12 +241,12 @@ fn put_salvage(contents: &mut Contents, salvage: &Salvage) -> Result<(), PkiErro
     Ok(())
 }
 
-/// The serials on a revocation list that the ledger never knew. They stay revoked, because the ledger may have been edited.
+/// The serials on a revocation list that were never in the ledger. They stay revoked, because the ledger may have been edited.
 pub fn unknown_serials(listed: &BTreeSet<Serial>, ledger: &Ledger, now: Timestamp) -> BTreeMap<Serial, Timestamp> {
     listed.iter().filter(|serial| !ledger.knows(**serial)).map(|serial| (*serial, now)).collect()
 }
 
-/// Has the active authority sign a list of everything that the ledger says is revoked, and of these serials.
+/// Writes a revocation list of all serials that are revoked in the ledger and of these ones. The active authority signs it.
 fn put_crl(contents: &mut Contents, further: BTreeMap<Serial, Timestamp>, now: Timestamp) -> Result<(), PkiError> {
     let ledger = Ledger::from_json(bytes(contents, authority_key::LEDGER))?;
     let revoked = further.into_iter().chain(ledger.revoked());

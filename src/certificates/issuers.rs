@@ -1,19 +1,19 @@
-//! External issuers: what is known of the certificate authorities that they sign with.
+//! External issuers: what is known about the certificate authorities that they sign with.
 
 use jiff::Timestamp;
 
 use crate::pki::{Domain, ExternalAuthority};
 
-/// What an external issuer was asked, or is to be asked, about its authority.
+/// A request to an external issuer that reveals its authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IssuerProbe {
     /// A certificate that no one will use is requested, because the answer reveals the authority.
     Request(Domain),
-    /// The answer is no longer needed, or may be another one by now.
+    /// The answer is discarded, because it is no longer needed or may be outdated.
     Discard(Domain),
 }
 
-/// What is known of the authority of an external issuer.
+/// What is known about the authority of an external issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerAnswer {
     /// When the probe was requested; `None` if the authority is read from a Secret and nothing has to be requested.

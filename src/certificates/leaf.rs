@@ -7,7 +7,7 @@ use crate::pki::{Domain, LeafSpec};
 pub struct DesiredLeaf {
     /// The domain whose active authority signs it.
     pub domain: Domain,
-    /// What it says.
+    /// Its contents.
     pub spec: LeafSpec,
     /// Where the Secret holds it.
     pub keys: LeafKeys,

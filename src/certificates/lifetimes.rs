@@ -13,10 +13,10 @@ pub struct Lifetimes {
     pub leaf: SignedDuration,
 }
 
-/// Leaf certificates that live for less would be renewed more often than clock skew and rollouts allow.
+/// Shorter-lived leaf certificates would be renewed more often than clock skew and rollouts allow.
 const SHORTEST_LEAF: SignedDuration = SignedDuration::from_hours(1);
 
-/// The lifetime of leaf certificates that a field of a spec asks for.
+/// The lifetime of leaf certificates in a field of a spec.
 ///
 /// # Errors
 /// What is wrong with it.

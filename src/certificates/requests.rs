@@ -8,8 +8,8 @@ pub use super::leaf::{DesiredLeaf, LeafKeys};
 use super::{authorities::Authorities, secret::CachedSecret};
 use crate::pki::{self, Domain, Holder, Issuer, LeafSpec, ReissueReason, Usage};
 
-/// A Secret with certificates that has to be created or changed, with its leaves before or after they are issued. What it does not
-/// name stays as it is.
+/// A Secret with certificates that has to be created or changed, with its leaves before or after they are issued. Contents that
+/// it does not name are not changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretChange<L = LeafRequest> {
     /// Its name.
@@ -27,7 +27,7 @@ pub struct SecretChange<L = LeafRequest> {
 }
 
 impl SecretChange {
-    /// Whether this pass writes something of it if nothing fails. An external issuer may take any time to sign.
+    /// Whether this pass writes a part of it if nothing fails. An external issuer may take any time to sign.
     pub fn is_written_now(&self) -> bool {
         let signed_now = |leaf: &LeafRequest| leaf.signed_now;
         // A Secret is created only with all of its leaves.
@@ -64,7 +64,7 @@ impl<L> SecretChange<L> {
 pub struct LeafRequest {
     /// The domain whose active authority signs it.
     pub domain: Domain,
-    /// What it says.
+    /// Its contents.
     pub spec: LeafSpec,
     /// Where the Secret holds it.
     pub keys: LeafKeys,
@@ -113,7 +113,7 @@ pub fn request_leaf(
     let key = secret.and_then(|secret| secret.key_digest(keys.private_key));
     let ledger = &authorities.ledger;
     let why = match &certificate {
-        // A member that was removed and comes back under its name.
+        // A member that was removed and added again under the same name.
         Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => ReissueReason::Revoked,
         // It would be revoked together with that of its other holder. External issuers may reuse serials of earlier issuers.
         Some(Ok(leaf))
@@ -129,7 +129,7 @@ pub fn request_leaf(
                 .or_else(|| (!has_chain()).then_some(ReissueReason::Chain))?
         }
     };
-    // Any other issuer may refuse what its authority is not allowed to sign.
+    // Any other issuer may refuse to sign.
     let signed_now = authorities.issuers.active == Issuer::BuiltIn;
     Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder.clone(), why, signed_now })
 }

@@ -38,7 +38,8 @@ pub struct SecretDerived {
 }
 
 impl SecretDerived {
-    /// With certificates that are known already, by their keys. They are presented without intermediate certificates.
+    /// Derived values that already contain these certificates, by their keys. They are presented without intermediate
+    /// certificates.
     pub fn knowing(certificates: impl IntoIterator<Item = (String, Certificate)>) -> Self {
         let presented = certificates.into_iter().map(|(key, certificate)| (key, (certificate, Arc::default())));
         Self { certificates: Mutex::new(presented.collect()), ..Self::default() }
@@ -53,13 +54,13 @@ pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
     }
 }
 
-/// What a Secret was found to be up to date with, and for how long it stays so.
+/// The leaves and authorities that a Secret is up to date with, and for how long.
 pub struct Current {
     /// The desired leaves.
     pub leaves: Arc<Vec<DesiredLeaf>>,
     /// The authorities.
     pub authorities: PerDomain<Arc<Authorities>>,
-    /// From when until when no leaf has to be renewed.
+    /// The period in which no leaf has to be renewed.
     pub during: Range<Timestamp>,
 }
 
@@ -69,7 +70,7 @@ impl CachedSecret {
         Some(self.presented(key)?.map(|presented| presented.0))
     }
 
-    /// The certificate under a key where nothing may follow it, if there is one.
+    /// The certificate under a key that may hold only one, if there is one.
     fn single_certificate(&self, key: &str) -> Option<Result<Certificate, PkiError>> {
         Some(self.presented(key)?.and_then(|(certificate, chain)| match chain.len() {
             0 => Ok(certificate),
@@ -105,7 +106,7 @@ impl CachedSecret {
         read.as_ref().map_err(String::as_str)
     }
 
-    /// A digest of everything but private keys, which tells one version of the contents from another.
+    /// A digest of the contents without private keys. It differs between versions of the contents.
     pub fn fingerprint(&self) -> &str {
         let public = || self.data.iter().filter(|(key, _)| !is_private(key));
         self.derived().fingerprint.get_or_init(|| fingerprint(public().map(|(key, value)| (key.as_str(), value.as_slice()))))
@@ -120,7 +121,7 @@ impl CachedSecret {
         self.derived().expiry.get_or_init(|| PerDomain::from_fn(first))[domain]
     }
 
-    /// By how much the leaves are renewed earlier than others. All leaves of a Secret have the same jitter, so it is written once.
+    /// The jitter of the renewal. All leaves of a Secret have the same, so that it is written once.
     pub fn jitter(&self) -> RenewalJitter {
         *self.derived().jitter.get_or_init(|| RenewalJitter::of(self.meta.uid.as_deref().unwrap_or_default()))
     }
@@ -136,7 +137,7 @@ impl CachedSecret {
         })
     }
 
-    /// Keeps what the Secret was found to be up to date with.
+    /// Keeps what the Secret is up to date with.
     pub fn set_current(&self, current: Current) {
         *self.derived().current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
     }

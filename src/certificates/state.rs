@@ -11,14 +11,14 @@ use crate::{
     pki::{Certificate, Phase},
 };
 
-/// The authorities of a domain as they were found.
+/// The observed state of the authorities of a domain.
 #[derive(Clone, Debug)]
 pub enum AuthorityState {
     /// They have never been created.
     Absent,
     /// They are usable and those that were reported.
     Ready(Arc<Authorities>),
-    /// They were created, and are missing now, unreadable, or others than those that were reported. The text says which.
+    /// They were created and are now missing, unreadable, or different from those that were reported. The text says which.
     Lost(String),
 }
 
@@ -32,11 +32,11 @@ impl AuthorityState {
     }
 }
 
-/// The state of the authorities in the Secret `name` of the cluster with this uid. `reported` is what the status says of them, `trusted`
-/// whether members may trust some already.
+/// The state of the authorities in the Secret `name` of the cluster with this uid. `reported` is their status, `trusted` whether
+/// members may already trust some.
 ///
-/// Authorities are created only while nothing can trust any. Later, a Secret that is missing or holds other authorities is a loss
-/// to be reported: new ones would cut off every member and client that trusts the old ones.
+/// Authorities are created only while no member or client can trust any. Later, a Secret that is missing or holds other
+/// authorities is a loss to be reported: new ones would cut off every member and client that trusts the old ones.
 pub fn authority_state(
     secret: Option<&CachedSecret>,
     name: &str,
@@ -64,8 +64,8 @@ fn is_reported(authority: &Certificate, reported: &AuthorityStatus) -> bool {
     authority.subject_key_id().is_some_and(|id| is_hex(&reported.key_id, id))
 }
 
-/// Whether authorities are those that were reported, or what a single transition makes of them: the next one became active, another
-/// next one was prepared, or new ones were created after both had expired.
+/// Whether authorities are those that were reported, or are the result of a single transition from those: the next one became
+/// active, another next one was prepared, or new ones were created after both had expired.
 fn follows(authorities: &Authorities, reported: &DomainStatus) -> bool {
     let preparing = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
     let same =
@@ -77,7 +77,7 @@ fn follows(authorities: &Authorities, reported: &DomainStatus) -> bool {
     same || is_reported(&authorities.active, &reported.next) || renewed
 }
 
-/// Whether the status describes the authorities as they are. Only then the next transition begins.
+/// Whether the status describes the current authorities. Only then does the next transition begin.
 pub fn matches_status(authorities: &Authorities, reported: &DomainStatus) -> bool {
     is_reported(&authorities.active, &reported.active)
         && is_reported(&authorities.next, &reported.next)

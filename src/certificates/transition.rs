@@ -1,4 +1,4 @@
-//! Changes of a domain's certificate authorities, as they are planned. Each is one write of one Secret.
+//! Planned changes of a domain's certificate authorities. Each is one write of one Secret.
 
 use jiff::SignedDuration;
 

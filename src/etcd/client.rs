@@ -1,5 +1,5 @@
-//! The real client. One connection is made by hand, TCP, then TLS, so that the leaf can be read from it, and is then handed
-//! to the gRPC library, which would show no certificate.
+//! The real client. It opens the TCP and TLS connection itself to read the leaf from it, and then passes the connection to the
+//! gRPC library, which does not expose certificates.
 
 use super::{
     Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, StatusAnswer, Target, Tls, TlsFault,
@@ -23,16 +23,16 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-/// Dials real members. Its fields bound each stage of a call, so the longest call takes their sum.
+/// Dials real members. Its fields are the timeouts of the stages of a call, so the longest call takes their sum.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// For resolving the name and for the TCP connection.
+    /// Of resolving the name and opening the TCP connection.
     pub connect: Duration,
-    /// For the TLS handshake. A member without quorum accepts the connection and is silent here.
+    /// Of the TLS handshake. A member that was started without quorum accepts the connection and does not answer.
     pub handshake: Duration,
-    /// For the call itself. It is shorter than the 7 s that etcd itself waits for a quorum.
+    /// Of the call itself. It is shorter than the 7 s that etcd itself waits for a quorum.
     pub rpc: Duration,
-    /// For a change of members. It is longer than etcd itself waits, so that its answer is known where there is one.
+    /// Of a membership change. It is longer than etcd itself waits, so that an answer is not missed.
     pub change: Duration,
 }
 
@@ -89,7 +89,7 @@ impl Dialer for Client {
 }
 
 impl Client {
-    /// Connects and shakes hands; gives the leaf that the member serves and the connection.
+    /// Connects and performs the handshake. Returns the leaf that the member serves, and the connection.
     async fn handshake(&self, target: &Target, tls: &Tls) -> Result<(Vec<u8>, TlsStream<TcpStream>), DialError> {
         let port = target.port;
         let name = ServerName::try_from(target.host.clone()).map_err(|e| TlsFault::Other(e.to_string()))?;
@@ -127,16 +127,16 @@ async fn connect(target: &Target) -> Result<TcpStream, DialError> {
     })
 }
 
-/// Makes a gRPC channel of a connection.
+/// Makes a gRPC channel from a connection.
 async fn channel(mut stream: TlsStream<TcpStream>, target: &Target) -> Result<Channel, EtcdError> {
-    // An HTTP/2 server speaks first. Waiting for that before saying anything is how a refused certificate is told from every
-    // other way a connection can end: the alert is all there is to read.
+    // An HTTP/2 server sends its settings first. The client waits for them before it sends anything: only then can a TLS alert be
+    // read that tells a refused certificate from other ways in which a connection ends.
     if stream.fill_buf().await.map_err(|e| EtcdError::from_first_read(&e))?.is_empty() {
         return Err(EtcdError::closed());
     }
     let mut stream = Some(TokioIo::new(stream));
     let once = tower::service_fn(move |_| {
-        // The channel would dial again when its connection breaks; there is nothing to dial.
+        // The channel would reconnect when its connection breaks, but there is only this connection.
         let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
         async move { stream }
     });
@@ -164,13 +164,13 @@ async fn status(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberS
     })
 }
 
-/// Asks for the member list by hand: the client library's own call is never linearizable, so a member that is cut off would
-/// answer with the list as it last knew it.
+/// Requests the member list with an own message: the call of the client library is never linearizable, so a partitioned member
+/// would answer with an outdated list.
 async fn members(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberList, EtcdError> {
     let mut grpc = tonic::client::Grpc::new(channel(stream, target).await?);
     grpc.ready().await.map_err(|_| EtcdError::closed())?;
     let mut request = tonic::Request::new(wire::MemberListRequest { linearizable: true });
-    // etcd then refuses at once if it sees no leader, rather than waiting for one until the deadline.
+    // With this header etcd refuses at once if it has no leader; otherwise it would wait for one until the deadline.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let codec = ProstCodec::<_, wire::MemberListResponse>::default();
     let path = PathAndQuery::from_static("/etcdserverpb.Cluster/MemberList");

@@ -1,5 +1,5 @@
-//! What can go wrong between the operator and a member, sorted by what it means for the operator's next decision. The
-//! texts are read after the member's name: `demo-0 does not answer on port 2379`.
+//! Errors of requests to a member, classified by their consequence for the next decision of the operator. Each text continues a
+//! sentence that begins with the name of the member: `demo-0 does not answer on port 2379`.
 
 use rustls::{AlertDescription, CertificateError};
 use std::{error::Error as _, io, time::Duration};
@@ -8,15 +8,15 @@ use tonic::{Code, Status};
 /// Why no leaf could be read from a member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
-    /// The member's name does not resolve. DNS drops a name with its pod.
+    /// The member's name does not resolve. DNS removes a name together with its pod.
     #[error("has no address: {host} does not resolve ({reason})")]
     Resolve {
         /// The name.
         host: String,
-        /// The resolver's words.
+        /// The message of the resolver.
         reason: String,
     },
-    /// The host is there and nothing listens.
+    /// The host exists, but nothing listens on the port.
     #[error("does not listen on port {port}: it is stopped, or is starting")]
     Refused {
         /// The port.
@@ -27,19 +27,19 @@ pub enum DialError {
     Unreachable {
         /// The port.
         port: u16,
-        /// The operating system's words.
+        /// The message of the operating system.
         reason: String,
     },
-    /// Nothing came back: neither an answer from the resolver nor a TCP connection.
+    /// No answer in time, neither from the resolver nor to the TCP connection.
     #[error("cannot be reached on port {port}: no connection within {}", seconds(*.within))]
     Timeout {
         /// The port.
         port: u16,
-        /// How long it was tried.
+        /// The timeout.
         within: Duration,
     },
-    /// The port accepts connections and then says nothing. etcd's client port does so until the member has published
-    /// itself through raft, which needs a quorum; a process that hangs does so too.
+    /// The port accepts connections and sends nothing. etcd's client port does so until the member has published itself through
+    /// raft, which needs a quorum; a process that hangs does so too.
     #[error("does not answer on port {port} yet: it has no quorum, is starting, or hangs")]
     Silent {
         /// The port.
@@ -53,28 +53,28 @@ pub enum DialError {
 /// Why a TLS handshake failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsFault {
-    /// The member's certificate is not one to trust: another authority's, expired, or not for this name.
+    /// The member's certificate is not trusted: it was signed by another authority, has expired, or is not valid for this name.
     #[error("serves a certificate that is not trusted: {0}")]
     NotTrusted(String),
-    /// The member does not accept the operator's certificate. TLS 1.2 only; with TLS 1.3 the handshake is over for the
-    /// client before the server judges, and it is [`Class::CertificateRefused`].
+    /// The member does not accept the operator's certificate. TLS 1.2 only: with TLS 1.3 the handshake is complete for the client
+    /// before the server checks the certificate, and the error is [`Class::CertificateRefused`].
     #[error("refuses the operator's certificate: {0}")]
     Rejected(String),
-    /// What answers does not speak TLS.
+    /// The answer is not TLS.
     #[error("does not speak TLS on this port")]
     NotTls,
     /// Anything else.
-    #[error("cannot be spoken to over TLS: {0}")]
+    #[error("cannot be reached over TLS: {0}")]
     Other(String),
 }
 
 impl TlsFault {
-    /// Sorts what the TLS library reports for a failed handshake.
+    /// Classifies what the TLS library reports for a failed handshake.
     pub(super) fn from_io(error: &io::Error) -> Self {
         match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(reason)) => Self::NotTrusted(fault_of(reason)),
             Some(rustls::Error::AlertReceived(alert)) if is_about_our_certificate(*alert) => Self::Rejected(format!("{alert:?}")),
-            // etcd reads its pair anew for each handshake; one that it cannot read is the alert `InternalError`.
+            // etcd reads its key pair at each handshake. If it cannot read it, it sends the alert `InternalError`.
             Some(rustls::Error::AlertReceived(alert)) => Self::Other(format!("it ends the handshake with {alert:?}")),
             Some(rustls::Error::InvalidMessage(_)) => Self::NotTls,
             Some(other) => Self::Other(other.to_string()),
@@ -83,16 +83,15 @@ impl TlsFault {
     }
 }
 
-/// The library's own words for an expired certificate have the time of day in them, and would make a status that holds them
-/// change each time it is looked at.
+/// The library's message for an expired certificate contains the current time. A status with it would change in every pass.
 fn fault_of(certificate: &CertificateError) -> String {
     match certificate {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "it is not for the member's name".to_owned()
+            "it is not valid for the member's name".to_owned()
         }
-        CertificateError::UnknownIssuer => "its authority is not in the bundle".to_owned(),
+        CertificateError::UnknownIssuer => "its CA is not in the trust bundle".to_owned(),
         other => other.to_string(),
     }
 }
@@ -111,32 +110,32 @@ fn is_about_our_certificate(alert: AlertDescription) -> bool {
     )
 }
 
-/// What an [`EtcdError`] means.
+/// The meaning of an [`EtcdError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// The member sees no leader.
+    /// The member has no leader.
     NoLeader,
     /// The member has not been connected to a quorum for 5 seconds, so etcd refuses to add members.
     Unhealthy,
     /// The change would leave fewer started voters than a quorum.
     NotEnoughStarted,
-    /// Only the leader does this, and the member is not it.
+    /// Only the leader can do this, and the member is not the leader.
     NotLeader,
     /// A voter cannot become the leader: it is unknown, a learner, or not connected.
     BadLeader,
     /// The learner is too far behind to be promoted.
     LearnerNotReady,
-    /// The member is a voter already.
+    /// The member is already a voter.
     NotLearner,
-    /// There is a learner already, and etcd allows one.
+    /// There is already a learner, and etcd allows only one.
     TooManyLearners,
-    /// A member with this peer URL is in the list already.
+    /// The member list already contains a member with this peer URL.
     PeerUrlExists,
     /// No member has this ID.
     MemberNotFound,
     /// A learner does not serve this call.
     NotSupportedForLearner,
-    /// etcd's own authentication refuses the operator.
+    /// etcd's authentication refuses the operator.
     Auth,
     /// The member does not accept the operator's certificate.
     CertificateRefused,
@@ -144,33 +143,33 @@ pub enum Class {
     Corrupt,
     /// The database has reached its quota.
     NoSpace,
-    /// No answer in time, from the member or from the quorum that it asked.
+    /// No answer in time, from the member or from the quorum.
     Timeout,
-    /// The member could not be asked, or is stopping, or is too busy.
+    /// The member could not be reached, is stopping, or is too busy.
     Unavailable,
     /// Anything else.
     Other,
 }
 
 impl Class {
-    /// Whether the next pass may try again without reporting a failure: the cause is temporary, or someone else has made the change.
-    /// Everything else is reported.
+    /// Whether the next pass may try again without reporting a failure: the cause is temporary, or the change was made by others.
+    /// Every other error is reported.
     pub fn is_transient(self) -> bool {
         !matches!(self, Self::Auth | Self::CertificateRefused | Self::Corrupt | Self::NoSpace | Self::Other)
     }
 }
 
-/// What a member answered in place of what was asked.
+/// The error of a request to a member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.words())]
+#[error("{}", self.text())]
 pub struct EtcdError {
     class: Class,
     detail: String,
 }
 
-/// etcd's messages (`api/v3rpc/rpctypes/error.go`), which are the same in 3.5, 3.6 and 3.7. The codes are not: a learner's
-/// refusal is `Unavailable` in 3.5 and `FailedPrecondition` after. So the message decides, and the code only where etcd has
-/// none of these to say.
+/// etcd's messages (`api/v3rpc/rpctypes/error.go`), which are the same in 3.5, 3.6 and 3.7. The codes differ: a refusal by a
+/// learner is `Unavailable` in 3.5 and `FailedPrecondition` later. So the message determines the class, and the code only if the
+/// message is unknown.
 const MESSAGES: &[(&str, Class)] = &[
     ("no leader", Class::NoLeader),
     ("unhealthy cluster", Class::Unhealthy),
@@ -197,13 +196,13 @@ const MESSAGES: &[(&str, Class)] = &[
 ];
 
 impl EtcdError {
-    /// What the error means for the next decision.
+    /// The class of the error.
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// An error of `class`. `detail` is shown where the class alone does not say enough; for [`Class::Timeout`] and
-    /// [`Class::Unavailable`] it is the whole text.
+    /// An error of `class`. `detail` is a part of the text of some classes; for [`Class::Timeout`] and [`Class::Unavailable`] it
+    /// is the whole text.
     pub fn new(class: Class, detail: impl Into<String>) -> Self {
         Self { class, detail: detail.into() }
     }
@@ -212,8 +211,8 @@ impl EtcdError {
         Self::new(Class::Timeout, format!("does not answer within {}", seconds(within)))
     }
 
-    /// Sorts what the first read after the handshake reports. With TLS 1.3 this, and not the handshake, is where a client
-    /// learns that its certificate is refused.
+    /// Classifies an error of the first read after the handshake. With TLS 1.3 a client learns only here, and not in the
+    /// handshake, that its certificate is refused.
     pub(super) fn from_first_read(error: &io::Error) -> Self {
         match TlsFault::from_io(error) {
             TlsFault::Rejected(alert) => Self::new(Class::CertificateRefused, alert),
@@ -221,29 +220,29 @@ impl EtcdError {
         }
     }
 
-    /// The member closed the connection without a word. etcd does so to a certificate on its revocation list.
+    /// The member closed the connection without an alert. etcd does so if the certificate is on its revocation list.
     pub(super) fn closed() -> Self {
         Self::new(Class::Unavailable, "closes the connection: it is stopping, or the operator's certificate is revoked")
     }
 
-    fn words(&self) -> String {
+    fn text(&self) -> String {
         let detail = &self.detail;
         match self.class {
             Class::NoLeader => "sees no leader".to_owned(),
             Class::Unhealthy => "has not been connected to a quorum of the members for 5 seconds".to_owned(),
-            Class::NotEnoughStarted => "refuses, because too few members would be started".to_owned(),
+            Class::NotEnoughStarted => "refuses the change, because too few started members would remain".to_owned(),
             Class::NotLeader => "is not the leader".to_owned(),
-            Class::BadLeader => "cannot hand the leadership to that member".to_owned(),
+            Class::BadLeader => "cannot move leadership to that member".to_owned(),
             Class::LearnerNotReady => "has a learner that is not in sync with the leader yet".to_owned(),
-            Class::NotLearner => "was asked to promote a member that is a voter already".to_owned(),
-            Class::TooManyLearners => "has a learner already".to_owned(),
-            Class::PeerUrlExists => "knows a member with this peer URL already".to_owned(),
-            Class::MemberNotFound => "knows no such member".to_owned(),
+            Class::NotLearner => "was asked to promote a member that is already a voter".to_owned(),
+            Class::TooManyLearners => "already has a learner".to_owned(),
+            Class::PeerUrlExists => "already has a member with this peer URL".to_owned(),
+            Class::MemberNotFound => "does not know that member".to_owned(),
             Class::NotSupportedForLearner => "is a learner and does not serve this".to_owned(),
-            Class::Auth => format!("does not let the operator in: {detail}"),
-            // etcd reads the authorities that it trusts only when it starts.
+            Class::Auth => format!("does not authenticate the operator: {detail}"),
+            // etcd reads its trust bundle only when it starts.
             Class::CertificateRefused if detail == "UnknownCA" => {
-                "refuses the operator's certificate: it started with other authorities; delete its pod".to_owned()
+                "refuses the operator's certificate: it was started with other CAs; delete its pod".to_owned()
             }
             Class::CertificateRefused => format!("refuses the operator's certificate: {detail}"),
             Class::Corrupt => "has raised the alarm CORRUPT".to_owned(),
@@ -257,7 +256,7 @@ impl EtcdError {
 impl From<Status> for EtcdError {
     fn from(status: Status) -> Self {
         if status.source().is_some() {
-            // It did not come from the member: the connection broke.
+            // The error is not from the member: the connection broke.
             return Self::new(Class::Unavailable, "has dropped the connection");
         }
         let message = status.message().strip_prefix("etcdserver: ").unwrap_or(status.message());
@@ -314,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_decides_whatever_the_code() {
+    fn the_message_determines_the_class() {
         for code in [Code::Unavailable, Code::FailedPrecondition] {
             assert_eq!(class(code, "etcdserver: rpc not supported for learner"), Class::NotSupportedForLearner);
         }
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_code_decides_where_the_message_is_unknown() {
+    fn the_code_determines_the_class_of_an_unknown_message() {
         assert_eq!(class(Code::Unavailable, "etcdserver: leader changed"), Class::Unavailable);
         assert_eq!(class(Code::DeadlineExceeded, "context deadline exceeded"), Class::Timeout);
         assert_eq!(class(Code::PermissionDenied, "etcdserver: permission denied"), Class::Auth);
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_read_on_after_the_name_of_the_member() {
+    fn texts_continue_the_name_of_the_member() {
         let silent = DialError::Silent { port: 2379 };
         assert_eq!(silent.to_string(), "does not answer on port 2379 yet: it has no quorum, is starting, or hangs");
         assert_eq!(EtcdError::from(silent.clone()).to_string(), silent.to_string());

@@ -1,11 +1,11 @@
-//! The embedded etcd client: what the operator asks of one member, over one TLS connection made for the purpose.
+//! The etcd client: the operator's requests to one member, each over a new TLS connection.
 //!
-//! [`Dialer`] is the one trait, [`Client`] the real implementation. Every call dials one member, because an answer about
-//! "the cluster" that came from whichever member was nearest decides nothing. The connection's handshake tells which leaf
-//! the member serves, and the same connection carries the RPC, so "serves this leaf" and "is healthy" are one observation.
+//! [`Dialer`] is the trait, [`Client`] the real implementation. Every call dials one specific member, because an answer of an
+//! arbitrary member says nothing about the others. The handshake of the connection shows which leaf the member serves, and the
+//! RPC uses the same connection, so "serves this leaf" and "is healthy" are one observation.
 //!
-//! Errors say whether the member was reached: a [`DialError`] means that no leaf could be read, an [`EtcdError`] that the
-//! member did show its leaf and what came after failed. Both display as what a user reads after the member's name.
+//! Errors say whether the member was reached: a [`DialError`] means that no leaf could be read, an [`EtcdError`] that the request
+//! failed, in most cases after the leaf was read. The texts of both continue a sentence that begins with the member's name.
 
 mod client;
 mod error;
@@ -30,12 +30,12 @@ pub struct Target {
     pub host: String,
     /// The port.
     pub port: u16,
-    /// Where to connect instead of resolving `host`, for when the address is known better than DNS knows it.
+    /// The address to connect to instead of resolving `host`, if it is known from a more reliable source than DNS.
     pub address: Option<IpAddr>,
 }
 
 impl Target {
-    /// The port `port` of `host`, found by resolving `host`.
+    /// The port `port` of `host`, which is resolved.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         Self { host: host.into(), port, address: None }
     }
@@ -59,14 +59,14 @@ impl fmt::Display for Target {
     }
 }
 
-/// What a member says about itself (`Maintenance/Status`), which it answers as a learner and without quorum too.
+/// The status of a member (`Maintenance/Status`). Learners and members without quorum answer this request too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
     /// The cluster that the member belongs to.
     pub cluster_id: ClusterId,
     /// The member's own ID.
     pub member_id: MemberId,
-    /// The leader that the member follows, if it sees one.
+    /// The leader that the member knows, if any.
     pub leader: Option<MemberId>,
     /// The last raft index that the member has applied.
     pub raft_applied_index: u64,
@@ -76,12 +76,12 @@ pub struct MemberStatus {
     pub version: String,
     /// The bytes that the database occupies on disk, free pages included.
     pub db_size: i64,
-    /// What etcd complains about: no leader, and every alarm.
+    /// The errors that etcd reports: that there is no leader, and every alarm.
     pub errors: Vec<String>,
 }
 
 impl MemberStatus {
-    /// Whether the member is the leader, by its own word.
+    /// Whether the member reports that it is the leader.
     pub fn leads(&self) -> bool {
         self.leader == Some(self.member_id)
     }
@@ -94,13 +94,13 @@ pub struct Member {
     pub id: MemberId,
     /// The member's name, empty until it has started.
     pub name: String,
-    /// The URLs that the other members use.
+    /// The peer URLs.
     pub peer_urls: Vec<String>,
     /// Whether the member is a learner, which has no vote.
     pub is_learner: bool,
 }
 
-/// The members of a cluster, as a quorum of it knows them.
+/// The members of a cluster, as agreed by a quorum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberList {
     /// The cluster.
@@ -116,7 +116,7 @@ impl MemberList {
     }
 }
 
-/// What came of asking a member.
+/// The answer of a member to a status request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusAnswer {
     /// The leaf certificate (DER) that the member serves. It was verified against the bundle and the member's name.
@@ -125,59 +125,59 @@ pub struct StatusAnswer {
     pub status: Result<MemberStatus, EtcdError>,
 }
 
-/// A change of the members.
+/// A membership change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Adds a member without a vote at this URL.
+    /// Adds a learner with this peer URL.
     AddLearner {
-        /// Its URL for other members.
+        /// The peer URL.
         peer_url: String,
     },
-    /// Gives a learner its vote, if it has caught up. To be sent to the leader, which alone can tell.
+    /// Promotes a learner to a voter, if it has caught up. It must be sent to the leader, because only the leader knows that.
     Promote {
         /// The learner.
         id: MemberId,
     },
-    /// Removes a member for good: its ID never comes back.
+    /// Removes a member permanently: its ID is never used again.
     Remove {
         /// The member.
         id: MemberId,
     },
-    /// Makes another voter the leader. To be sent to the leader.
+    /// Makes another voter the leader. It must be sent to the leader.
     MoveLeader {
         /// The next leader.
         to: MemberId,
     },
 }
 
-/// How far a member's data goes, as the metrics tell that it shows without TLS and without quorum.
+/// How recent a member's data is, according to its metrics, which it serves without TLS and without quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The revision that it would serve. Of what metrics tell it is the one that lasts: the counts of proposals begin anew when
-    /// the process does, and count raft's own entries too.
+    /// The revision of its data. No other metric can be compared across restarts: the counts of proposals start at zero with the
+    /// process, and include raft's internal entries.
     pub revision: u64,
-    /// Whether it sees a leader, and so a quorum.
+    /// Whether it has a leader, and therefore a quorum.
     pub has_leader: bool,
     /// Whether it is a learner, which has no vote.
     pub is_learner: bool,
 }
 
-/// The ways in which the operator talks to one etcd member. Each call is a new connection, bounded in time.
+/// The operator's requests to one etcd member. Each call opens a new connection and has a timeout.
 pub trait Dialer: Send + Sync + 'static {
     /// Reads the leaf that the member serves and asks for its status.
     fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<StatusAnswer, DialError>>;
 
-    /// The member list, linearizable: it is what a quorum agreed to, or an error. A learner cannot give it.
+    /// The linearizable member list: what a quorum agreed to, or an error. A learner does not serve it.
     fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>>;
 
-    /// Changes who is a member or who leads. That the call fails does not tell that nothing changed.
+    /// Changes the members or the leader. If the call fails, the change may have been made nevertheless.
     fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>>;
 
-    /// Asks how far the member's data goes, without TLS, on the port for metrics: a member that was started without quorum is
-    /// silent everywhere else.
+    /// Reads how recent the member's data is, without TLS, from the metrics port: a member that was started without quorum does
+    /// not answer on other ports.
     fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>>;
 
-    /// Reads the leaf that the member serves and says nothing more. It works without a client certificate even where the
-    /// member demands one, because TLS 1.3 lets the server refuse only after it has shown its own.
+    /// Reads the leaf that the member serves and sends no request. It works without a client certificate even if the member
+    /// requires one, because with TLS 1.3 the server presents its own certificate before it can refuse.
     fn served<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>>;
 }

@@ -1,6 +1,7 @@
-//! How far a member's data goes, read from its metrics.
+//! How recent a member's data is, read from its metrics.
 //!
-//! Tried on 3.5.35, 3.6.16 and 3.7.3, on members that ran when quorum was lost and on such that were started without one:
+//! Observed with 3.5.35, 3.6.16 and 3.7.3, on members that were running when quorum was lost and on members that were started
+//! without quorum:
 //!
 //! | metric | ran when quorum was lost | started without quorum |
 //! | --- | --- | --- |
@@ -9,8 +10,8 @@
 //! | `etcd_server_proposals_applied_total` | raft's index | raft's index, sometimes one less: the last commit was not on disk |
 //! | `etcd_server_proposals_committed_total` | raft's index | 0 |
 //!
-//! The revision is also what the member has after `--force-new-cluster`, which keeps what was applied and throws away the entries
-//! of which the member does not know that they were committed.
+//! The member also has this revision after `--force-new-cluster`, which keeps the entries that were applied and discards those
+//! that are not known to be committed.
 
 use super::{Class, EtcdError, Progress};
 use tokio::{
@@ -18,16 +19,17 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Metrics have about 100 KB. More than this is not read.
+/// The metrics have about 100 KB. No more than this limit is read.
 const LIMIT: u64 = 8 << 20;
 
-/// Asks for the metrics and reads what is told of progress in them.
+/// Requests the metrics and reads the progress from them.
 pub async fn read(mut stream: TcpStream) -> Result<Progress, EtcdError> {
-    // To a request of HTTP/1.0 the answer is one piece, which ends with the connection.
+    // The answer to an HTTP/1.0 request is not chunked and ends with the connection.
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.map_err(|_| EtcdError::closed())?;
     let mut answer = vec![];
     stream.take(LIMIT).read_to_end(&mut answer).await.map_err(|_| EtcdError::closed())?;
-    parse(&String::from_utf8_lossy(&answer)).ok_or_else(|| EtcdError::new(Class::Other, "its metrics do not tell how far it got"))
+    parse(&String::from_utf8_lossy(&answer))
+        .ok_or_else(|| EtcdError::new(Class::Other, "its metrics do not contain its progress"))
 }
 
 fn parse(answer: &str) -> Option<Progress> {
@@ -35,7 +37,7 @@ fn parse(answer: &str) -> Option<Progress> {
     let revision: f64 = metric("etcd_debugging_mvcc_current_revision")?;
     let has = |name: &str| metric(name).map(|value| value > 0.0);
     Some(Progress {
-        // Prometheus' numbers are floating point; written out they are exact for as many revisions as etcd can make.
+        // Prometheus writes floating-point numbers. They are exact for every revision that etcd can reach.
         revision: format!("{revision:.0}").parse().ok()?,
         has_leader: has("etcd_server_has_leader")?,
         is_learner: has("etcd_server_is_learner")?,
@@ -47,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_among_the_metrics() {
+    fn progress_is_read_from_metrics() {
         let answer = "HTTP/1.0 200 OK\r\n\r\n# TYPE etcd_debugging_mvcc_current_revision gauge\n\
             etcd_debugging_mvcc_current_revision 1.234567e+06\netcd_server_has_leader 0\netcd_server_is_learner 1\n";
         let expected = Progress { revision: 1_234_567, has_leader: false, is_learner: true };

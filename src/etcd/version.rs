@@ -7,14 +7,15 @@ use std::fmt::{self, Debug};
 pub struct Version {
     /// Always 3 for now.
     pub major: u32,
-    /// Decides the flags.
+    /// It determines the flags.
     pub minor: u32,
     /// The patch.
     pub patch: u32,
 }
 
 impl Version {
-    /// The oldest that is served: from here on a member of 3.5 can be upgraded to 3.6 safely (etcd's upgrade guide to 3.6).
+    /// The oldest supported version: from this patch on a member of 3.5 can be upgraded to 3.6 safely (etcd's upgrade guide to
+    /// 3.6).
     pub const OLDEST: Self = Self { major: 3, minor: 5, patch: 32 };
     /// The newest minor whose flags are known.
     pub const NEWEST_MINOR: u32 = 7;

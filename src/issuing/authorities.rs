@@ -48,11 +48,12 @@ pub async fn create_authorities(
     Ok(true)
 }
 
-/// Changes the authorities of a domain. The metadata is that of the Secret if it has to be created. Returns how many things changed.
+/// Changes the authorities of a domain. The metadata is that of the Secret if it has to be created. Returns the number of
+/// changes.
 ///
 /// # Errors
-/// [`IssueError::AuthorityChanged`] if the authorities are not those that the plan has seen; [`IssueError::ClockSkew`] if they are
-/// replaced because they have expired, and the API server's clock says something else.
+/// [`IssueError::AuthorityChanged`] if the authorities are not those that the plan has seen; [`IssueError::ClockSkew`] if they
+/// are replaced because they have expired, and the API server's clock differs.
 pub async fn change_authorities(
     context: &Context,
     recipient: &Recipient<'_>,
@@ -74,7 +75,7 @@ pub async fn change_authorities(
         check_salvage(salvage, existing.as_ref(), name)?;
     }
     let is_new = existing.is_none();
-    // Only what members still trust can stand in for a Secret that is gone.
+    // A Secret that no longer exists can be restored only from what members still trust.
     let mut secret = match existing {
         Some(existing) => existing,
         None if salvage.is_some() => new_secret(metadata),
@@ -146,8 +147,8 @@ async fn external_secret(
     Ok(Some(secret))
 }
 
-/// Checks that the API server's clock is close to the operator's: it dates what it is asked to create, in a dry run too. `name` is the
-/// Secret of the authorities that have expired by the operator's clock.
+/// Checks that the API server's clock is close to the operator's. The API server sets the creation time of new objects, in a dry
+/// run too. `name` is the Secret of the authorities that have expired by the operator's clock.
 ///
 /// # Errors
 /// [`IssueError::ClockSkew`] if they differ by more than an hour.

@@ -31,7 +31,7 @@ struct Draft {
 pub struct Batch(Vec<Draft>);
 
 impl Batch {
-    /// Adds a change, the one at this position of the plan.
+    /// Adds the change at this position of the plan.
     pub fn add(&mut self, position: usize, change: &SecretChange, state: SecretState) {
         let identify = |(leaf, request): (usize, &LeafRequest)| (LeafId { change: position, leaf }, request.clone());
         let leaves = change.leaves.iter().enumerate().map(identify).collect();
@@ -49,7 +49,7 @@ impl Batch {
         self.0.iter().any(|draft| draft.change.leaves.iter().any(|(other, _)| *other == id))
     }
 
-    /// Leaves out what cannot be issued now. A Secret that does not exist yet is not created without all of its leaves.
+    /// Removes the leaves that cannot be issued now. A Secret that does not exist yet is not created without all of its leaves.
     pub fn hold(&mut self, is_held: impl Fn(LeafId) -> bool) {
         self.0.retain_mut(|draft| {
             let planned = draft.change.leaves.len();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_secret_waits_for_all_of_its_leaves_and_an_existing_one_does_not() {
+    fn only_a_new_secret_waits_for_all_of_its_leaves() {
         let changes = [change(None, &["ca.crt"]), change(Some("7"), &[])];
         assert_eq!(remaining(&changes, &[1]), [(1, vec!["server.crt", "client.crt"])]);
         assert_eq!(remaining(&changes, &[]).len(), 2);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn leaves_are_told_apart_by_change_and_position() {
+    fn leaves_are_identified_by_change_and_position() {
         let mut batch = Batch::default();
         batch.add(4, &change(None, &[]), SecretState::Missing);
         let ids: Vec<_> = batch.requests(Domain::Client).into_keys().map(|id| (id.change, id.leaf)).collect();

@@ -39,9 +39,9 @@ pub struct CertificateRequestSpec {
     pub request: ByteString,
     /// The issuer that has to sign.
     pub issuer_ref: IssuerRef,
-    /// The desired lifetime, as Go writes durations.
+    /// The desired lifetime, in Go's notation.
     pub duration: Option<String>,
-    /// What the certificate is for.
+    /// The key usages.
     #[serde(default)]
     pub usages: Vec<String>,
 }
@@ -66,7 +66,7 @@ pub struct CertificateRequestStatus {
     /// `Ready`, `Approved`, `Denied`, `InvalidRequest`. No other fields of conditions are read, and other controllers may omit them.
     #[serde(default)]
     pub conditions: Vec<RequestCondition>,
-    /// The leaf, perhaps followed by intermediate certificates, in PEM.
+    /// The leaf, which intermediate certificates may follow, in PEM.
     pub certificate: Option<ByteString>,
     /// The authority, or the root, in PEM.
     pub ca: Option<ByteString>,
@@ -80,7 +80,7 @@ pub struct RequestCondition {
     pub type_: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// The reason in one word.
+    /// The reason.
     #[serde(default)]
     pub reason: String,
     /// The message.
@@ -88,11 +88,11 @@ pub struct RequestCondition {
     pub message: String,
 }
 
-/// How long a request stands that came to nothing, before another one is made. A user who has repaired the issuer and does not want to
-/// wait deletes it.
+/// How long a request that was not fulfilled is kept before it is replaced by another one. A user who has repaired the issuer can
+/// delete it to try again at once.
 pub const RETRY: SignedDuration = SignedDuration::from_mins(5);
 
-/// What came of a request.
+/// The state of a request.
 pub enum RequestState {
     /// It was signed.
     Signed(SignedAnswer),
@@ -102,17 +102,17 @@ pub enum RequestState {
     Refused(String),
 }
 
-/// What an issuer answers to a request that it signed, in PEM.
+/// The answer of an issuer to a request that it signed, in PEM.
 #[derive(Default)]
 pub struct SignedAnswer {
-    /// The leaf, perhaps followed by intermediate certificates.
+    /// The leaf, which intermediate certificates may follow.
     pub certificates: Vec<u8>,
     /// The authority, or the root.
     pub ca: Vec<u8>,
 }
 
 impl CertificateRequest {
-    /// What came of it.
+    /// Its state.
     pub fn state(&self) -> RequestState {
         let status = self.status.clone().unwrap_or_default();
         let condition = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind);
@@ -156,8 +156,8 @@ pub enum Invalid {
     Authority(String),
 }
 
-/// The leaf that was signed for a private key, if it is what was requested and signed by the authority `active`; and the certificate of
-/// that authority as the issuer has it, which may have been renewed.
+/// The leaf that was signed for a private key, if it is what was requested and signed by the authority `active`; and the issuer's
+/// current certificate of that authority, which may have been renewed.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -179,13 +179,13 @@ pub fn check_leaf(
     Ok((leaf, external.authority))
 }
 
-/// The authority behind the answer to a probe, if it signs what it is asked for.
+/// The authority that signed the answer to a probe, if it signed what was requested.
 fn check_probe(answer: &SignedAnswer, spec: &LeafSpec, now: Timestamp) -> Result<ExternalAuthority, String> {
     let answered = ExternalAuthority::of_answer(&answer.certificates, &answer.ca, now);
     let (leaf, external) = answered.map_err(|e| format!("its answer cannot be used: {e}"))?;
     let (key, jitter) = (Some(leaf.key_digest()), RenewalJitter::default());
     match reissue_reason(Some(Ok(&leaf)), key, spec, &external.authority, jitter, now) {
-        // It is kept for as long as its request.
+        // The answer is kept as long as its request exists.
         None | Some(ReissueReason::Due) => {}
         Some(ReissueReason::WrongIssuer) if leaf.authority_key_id().is_none() => {
             return Err("the certificate that it signed has no authority key identifier".into());
@@ -203,7 +203,7 @@ pub struct CertManager<'a> {
 }
 
 impl<'a> CertManager<'a> {
-    /// For the certificates of this recipient.
+    /// A client that requests certificates for this recipient.
     pub fn new(client: &Client, recipient: &'a Recipient<'a>) -> Self {
         Self { requests: Api::namespaced(client.clone(), recipient.names.namespace()), recipient }
     }
@@ -244,20 +244,20 @@ impl<'a> CertManager<'a> {
         }
     }
 
-    /// Deletes a request. It does no harm if it stays.
+    /// Deletes a request. A failure is harmless and only logged.
     pub async fn delete(&self, name: &str) {
         if let Err(error) = self.requests.delete(name, &DeleteParams::default()).await {
             tracing::debug!(name, error = reason(&error), "a CertificateRequest was not deleted");
         }
     }
 
-    /// Asks an issuer for a certificate that reveals its authority.
+    /// Requests a certificate that reveals the authority of an issuer.
     ///
     /// # Errors
-    /// If it cannot be asked.
+    /// If the request cannot be created.
     pub async fn probe(&self, domain: Domain, probe: &ProbeSpec) -> Result<(), IssueError> {
         let name = probe_name(self.recipient.names, domain, &probe.issuer);
-        // No one will ever present the certificate, so its private key is not kept.
+        // The certificate will never be presented, so its private key is not kept.
         let key = PrivateKey::generate().map_err(|source| IssueError::Pki { name: name.clone(), source })?;
         self.request(&name, &probe.issuer, &probe.leaf, &key).await.map(drop)
     }
@@ -276,18 +276,19 @@ async fn find(requests: &Api<CertificateRequest>, name: &str) -> Result<Option<C
     }
 }
 
-/// Whether the API server does not know the kind. Creating an object is answered by 404 only for that, or if the namespace is gone.
+/// Whether the API server does not know the kind. The creation of an object fails with 404 only for that reason, or if the
+/// namespace does not exist.
 fn is_unknown_kind(status: &Status) -> bool {
     status.code == 404 && !status.message.contains("namespaces")
 }
 
-/// The name of the request by which the authority of an issuer is learned.
+/// The name of the request that reveals the authority of an issuer.
 fn probe_name(names: &Names, domain: Domain, issuer: &Issuer) -> String {
     let digest = fingerprint([("issuer", issuer_text(issuer).as_bytes())].into_iter());
     format!("{}-authority-{}", names.authority(domain), &digest[..8])
 }
 
-/// An issuer in the form from whose digest the names of probes are made. They are persisted, so it must never change.
+/// The text of an issuer. Names of probes contain its digest and are persisted, so the text must never change.
 fn issuer_text(issuer: &Issuer) -> String {
     match issuer {
         Issuer::BuiltIn => "BuiltIn".to_owned(),
@@ -303,7 +304,7 @@ pub fn request_name(names: &Names, domain: Domain, key: &PrivateKey) -> String {
     format!("{}-{}", names.authority(domain), &key.public_digest().to_hex()[..16])
 }
 
-/// What the answer to a probe says of the authority of a cert-manager issuer, if the issuer was probed.
+/// What the answer to a probe says about the authority of a cert-manager issuer, if the issuer was probed.
 pub async fn issuer_answer(
     client: &Client,
     names: &Names,

@@ -1,4 +1,4 @@
-//! What issuers answer, and the names of what they are asked.
+//! Answers of issuers, and the names of requests.
 
 use super::*;
 use crate::{
@@ -38,14 +38,14 @@ fn request(conditions: &str, more: &str) -> CertificateRequest {
 }
 
 #[test]
-fn an_issuer_that_signs_something_else_is_noticed() {
+fn certificates_that_differ_from_the_request_are_refused() {
     let (active, other) = (authority("active"), authority("other"));
     let check = |by: &Authority, signed: &LeafSpec| {
         let leaf = by.issue(signed, now()).unwrap();
         check_leaf(&answer(&leaf.certificate, by.certificate()), &leaf.key, &spec(), active.certificate(), now()).map(drop)
     };
     assert_eq!(check(&active, &spec()), Ok(()));
-    // It is accepted, and renewed sooner.
+    // A shorter lifetime is accepted; the certificate is renewed sooner.
     assert_eq!(check(&active, &LeafSpec { duration: SignedDuration::from_hours(24), ..spec() }), Ok(()));
     assert_eq!(check(&other, &spec()), Err(Invalid::Authority("other".into())));
     for (signed, reason) in [
@@ -68,7 +68,7 @@ fn an_issuer_that_signs_something_else_is_noticed() {
 }
 
 #[test]
-fn states_are_read() {
+fn states_of_requests_are_read() {
     let state = |conditions: &str, more: &str| match request(conditions, more).state() {
         RequestState::Signed(SignedAnswer { certificates, ca }) => {
             format!("signed {} {}", String::from_utf8(certificates).unwrap(), String::from_utf8(ca).unwrap())

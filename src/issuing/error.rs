@@ -10,7 +10,7 @@ use crate::{
 /// Why something was not issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// The Secret of an authority does not exist or is not what the plan was made with.
+    /// The Secret of an authority does not exist or has changed since the plan was made.
     #[error("the CA in Secret {0} has changed meanwhile")]
     AuthorityChanged(String),
     /// The contents of a Secret with an authority cannot be used, or a certificate could not be created.
@@ -18,7 +18,7 @@ pub enum IssueError {
     Pki {
         /// The Secret.
         name: String,
-        /// Why not.
+        /// The problem.
         source: PkiError,
     },
     /// The operator's clock, by which authorities have expired, may be wrong.
@@ -39,7 +39,7 @@ pub enum IssueError {
     Pending {
         /// The issuer.
         issuer: Issuer,
-        /// What is known of the request.
+        /// What is known about the request.
         why: String,
     },
     /// An issuer does not sign, or signs something else than was requested.
@@ -47,10 +47,11 @@ pub enum IssueError {
     Issuer {
         /// The issuer.
         issuer: Issuer,
-        /// What it did.
+        /// The problem.
         why: String,
     },
-    /// An issuer signs with another authority than before. What it signed is held back until that authority is trusted.
+    /// An issuer signs with another authority than before. The certificates that it signed are held back until that authority is
+    /// trusted.
     #[error("{issuer} signs with CA {name:?} now, which has to be trusted everywhere before its certificates are used")]
     OtherAuthority {
         /// The issuer.

@@ -1,8 +1,8 @@
-//! The one place where private keys are generated and authorities sign.
+//! The only place where private keys are generated and authorities sign.
 //!
-//! The order is always: sign, record in the authorities' Secret what was signed, hand it out. So everything that was handed out is in
-//! the ledger and can be revoked, wherever the operator dies. Before that the API server is asked by a dry run whether it accepts the
-//! Secret, because what is in the ledger stays there until it expires.
+//! The order is always: sign a leaf, record it in the ledger of the authorities' Secret, write it into its Secret. So every leaf
+//! that was written is in the ledger and can be revoked, no matter when the operator is stopped. Before that, a dry run shows
+//! whether the API server accepts the Secret, because entries stay in the ledger until they expire.
 
 mod authorities;
 mod batch;
@@ -41,7 +41,7 @@ pub use cert_manager::issuer_answer;
 pub use error::IssueError;
 pub use recipient::{ProbeSpec, Recipient};
 
-/// What came of the changes that [`issue`] was given.
+/// The outcome of [`issue`].
 #[derive(Debug, Default)]
 pub struct Issuance {
     /// The changes that were written, with the leaves that were issued for them, in the order of the plan.
@@ -86,7 +86,7 @@ pub async fn issue(context: &Context, recipient: &Recipient<'_>, changes: &[Secr
     issuance
 }
 
-/// Reads the Secrets that are to be written, and asks whether the API server accepts those that need leaves.
+/// Reads the Secrets that are to be written, and checks that the API server accepts those that need leaves.
 async fn prepare(secrets: &Api<Secret>, recipient: &Recipient<'_>, changes: &[SecretChange], issuance: &mut Issuance) -> Batch {
     let state = async |change: &SecretChange| {
         let state = secret_state(secrets, recipient, change).await?;
@@ -107,8 +107,8 @@ async fn prepare(secrets: &Api<Secret>, recipient: &Recipient<'_>, changes: &[Se
     batch
 }
 
-/// Signs the leaves of all domains and records them. All are signed before the first is recorded: a leaf of a Secret that another
-/// domain keeps from being written would be in the ledger in vain.
+/// Signs the leaves of all domains and records them. All are signed before the first is recorded: if a leaf of one domain cannot
+/// be issued, the leaves of the other domain for the same Secret need not be recorded.
 async fn sign(
     signer: &Signer<'_>,
     mut batch: Batch,
@@ -134,10 +134,10 @@ async fn sign(
     Ok(batch.complete(issued))
 }
 
-/// Asks the issuer that the cluster's spec names for a certificate that reveals its authority, or removes the answer.
+/// Requests a certificate that reveals the authority of the issuer in the cluster's spec, or removes the answer.
 ///
 /// # Errors
-/// If it cannot be asked.
+/// If the request cannot be created.
 pub async fn probe_issuer(context: &Context, recipient: &Recipient<'_>, probe: IssuerProbe) -> Result<(), IssueError> {
     let cert_manager = CertManager::new(&context.client, recipient);
     let (IssuerProbe::Request(domain) | IssuerProbe::Discard(domain)) = probe;
@@ -151,8 +151,8 @@ pub async fn probe_issuer(context: &Context, recipient: &Recipient<'_>, probe: I
     }
 }
 
-/// Revokes every certificate of these holders in a domain, and adds to the revocation list what it lacks. Returns how many certificates
-/// were revoked.
+/// Revokes every certificate of these holders in a domain, and adds missing serials to the revocation list. Returns how many
+/// certificates were revoked.
 ///
 /// # Errors
 /// [`IssueError::AuthorityChanged`] if the active authority is not the observed one.

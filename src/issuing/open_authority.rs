@@ -1,4 +1,4 @@
-//! An authorities' Secret as it is now, opened to sign and to record.
+//! The current version of an authorities' Secret, read in order to sign and to record.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// An authorities' Secret as it is now. It has no `Debug`.
+/// The current version of an authorities' Secret. It has no `Debug`.
 pub struct OpenAuthority {
     name: String,
     secret: KeySecret,
@@ -31,7 +31,7 @@ pub struct OpenAuthority {
     pub key: Option<Authority>,
     /// The intermediate certificates that are presented with its leaves.
     pub chain: Vec<Certificate>,
-    /// What was issued.
+    /// The certificates that were issued.
     pub ledger: Ledger,
 }
 
@@ -84,7 +84,7 @@ impl OpenAuthority {
     /// If the Secret has changed since it was read.
     pub async fn write(mut self, secrets: &Api<Secret>, now: Timestamp) -> Result<(), IssueError> {
         let listed = self.listed();
-        // Before expired entries are dropped from the ledger: they would be taken for serials that it never knew.
+        // This must precede the removal of expired entries from the ledger, which would then count as unknown serials.
         let mut desired = unknown_serials(&listed, &self.ledger, now);
         self.ledger.prune(now);
         desired.extend(self.ledger.revoked());
@@ -109,17 +109,17 @@ impl OpenAuthority {
         Ok(self.secret.replace(secrets).await?)
     }
 
-    /// The private key of a leaf that the issuer has been or is being asked for. An unreadable one is replaced like a missing one.
+    /// The private key of a leaf that was or is requested from the issuer. An unreadable one is replaced like a missing one.
     pub fn pending(&self, request: &LeafRequest) -> Option<PrivateKey> {
         PrivateKey::from_pem(self.secret.bytes(&pending_key(request))).ok()
     }
 
-    /// Stores the private key of a leaf that the issuer is going to be asked for.
+    /// Stores the private key of a leaf that is going to be requested from the issuer.
     pub fn add_pending(&mut self, request: &LeafRequest, key: &PrivateKey) {
         put(&mut self.secret, &pending_key(request), key.pem().to_vec());
     }
 
-    /// Removes the private key of a leaf that the issuer was asked for.
+    /// Removes the private key of a leaf that was requested from the issuer.
     pub fn remove_pending(&mut self, request: &LeafRequest) {
         if let Some(mut key) = self.secret.0.data.as_mut().and_then(|data| data.remove(&pending_key(request))) {
             key.0.zeroize();
@@ -133,7 +133,7 @@ fn pending_key(request: &LeafRequest) -> String {
     authority_key::pending(&fingerprint([(request.keys.certificate, holder.as_bytes())].into_iter()))
 }
 
-/// A holder in the form from whose digest the names of pending keys are made. They are persisted, so it must never change.
+/// The text of a holder. Names of pending keys are its digest and are persisted, so the text must never change.
 fn holder_text(holder: &Holder) -> String {
     match holder {
         Holder::Operator => "Operator".to_owned(),

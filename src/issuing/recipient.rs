@@ -21,7 +21,7 @@ use crate::{
     pki::{Domain, Issuer, LeafSpec, PerDomain},
 };
 
-/// The object for which certificates are issued, and what is known of its cluster.
+/// The object for which certificates are issued, and what is known about its cluster.
 pub struct Recipient<'a> {
     /// The names of the cluster's objects.
     pub names: &'a Names,
@@ -31,19 +31,18 @@ pub struct Recipient<'a> {
     pub owner: &'a OwnerReference,
     /// The labels of `CertificateRequest`s.
     pub labels: BTreeMap<String, String>,
-    /// How the authorities of the issuers that the cluster's spec names are learned; `None` if the spec is invalid, in which case no
-    /// issuer is probed.
+    /// How to probe the issuers in the cluster's spec; `None` if the spec is invalid, in which case no issuer is probed.
     pub probes: Option<PerDomain<ProbeSpec>>,
     /// The authorities' Secrets as they were observed.
     pub authorities: PerDomain<Option<&'a CachedSecret>>,
 }
 
-/// What the issuer that a cluster's spec names is asked for to learn its authority.
+/// A request that reveals the authority of an issuer.
 #[derive(Clone, Debug)]
 pub struct ProbeSpec {
     /// The issuer.
     pub issuer: Issuer,
-    /// The certificate, which no one will use.
+    /// The certificate, which will not be used.
     pub leaf: LeafSpec,
 }
 

@@ -1,8 +1,8 @@
 //! Signing leaves, recording them and revoking them.
 //!
-//! If the operator has the private key of the authority, it signs immediately. If it has not, it generates the private key of the
-//! leaf, stores it, asks the issuer, and hands the leaf out once it is signed: wherever the operator dies, the next pass finds the
-//! key and the answer.
+//! If the operator has the private key of the authority, it signs immediately. Otherwise it generates the private key of the
+//! leaf, stores it, requests the certificate from the issuer, and uses the leaf once it is signed. If the operator is stopped in
+//! between, the next pass finds the key and the answer.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ use crate::{
     pki::{Authority, Certificate, Domain, Holder, Leaf, LeafSpec, PrivateKey},
 };
 
-/// How often writing an authorities' Secret is attempted if others write it too, each time with what it then holds.
+/// How often writing an authorities' Secret is attempted on conflicts, each time on its current version.
 const ATTEMPTS: usize = 5;
 
 /// Signs the leaves of a cluster's domains.
@@ -35,7 +35,7 @@ pub struct Signer<'a> {
     now: Timestamp,
 }
 
-/// What was signed in one domain, and what was not. Nothing of it may be handed out before it is recorded.
+/// What was signed in one domain, and what was not. No leaf may be used before it is recorded.
 pub struct Signed {
     domain: Domain,
     /// The authority that signed.
@@ -49,24 +49,24 @@ pub struct Signed {
 /// A signed leaf that is not recorded yet.
 pub struct SignedLeaf {
     issued: IssuedLeaf,
-    /// The name of the `CertificateRequest` that was answered with it, if an issuer signed it.
+    /// The name of its `CertificateRequest`, if an external issuer signed it.
     answers: Option<String>,
 }
 
-/// What came of a request to an issuer.
+/// The answer of an external issuer.
 struct Answer {
     key: PrivateKey,
     /// The name of the `CertificateRequest`.
     name: String,
     /// Whether the request has existed for so long that another one may be answered differently.
     is_old: bool,
-    /// Whether the issuer's authority has another certificate than the trusted one.
+    /// Whether the certificate of the issuer's authority differs from the trusted one.
     is_renewed: bool,
     leaf: Result<Certificate, IssueError>,
 }
 
 impl Answer {
-    /// Whether the request came to nothing, so that another one has to be made.
+    /// Whether the request was not fulfilled and has to be replaced by another one.
     fn is_useless(&self) -> bool {
         self.is_old && matches!(self.leaf, Err(IssueError::Issuer { .. } | IssueError::OtherAuthority { .. }))
     }
@@ -90,11 +90,11 @@ impl<'a> Signer<'a> {
         OpenAuthority::read(&self.secrets, &self.recipient.names.authority(domain), expected).await
     }
 
-    /// Has the active authority of a domain sign these leaves, each once. It must be the observed one. What an external issuer has
-    /// to sign is requested.
+    /// Signs these leaves with the active authority of a domain, each once. The authority must be the observed one. From an
+    /// external issuer the leaves are requested.
     ///
     /// # Errors
-    /// What keeps all of them from being issued.
+    /// Why none of them can be issued.
     pub async fn sign(&self, domain: Domain, requests: &Requests) -> Result<Signed, IssueError> {
         let authority = self.open(domain).await?;
         authority.active.check_valid_authority(self.now).map_err(|source| authority.error(source))?;
@@ -123,7 +123,8 @@ impl<'a> Signer<'a> {
         let (active, issuer) = (authority.active.clone(), authority.issuer.clone());
         let answers = self.ask(&authority, domain, requests).await;
         self.discard_useless(authority, requests, &answers).await?;
-        // The authority must be known and trusted before what it signs is presented, or before its previous certificate expires.
+        // The issuer's authority must be known and trusted before its leaves are presented, or before its previous certificate
+        // expires.
         if let Some(probe) = self.recipient.probe(domain).filter(|probe| probe.issuer == issuer)
             && answers.values().flatten().any(Answer::reveals_other)
         {
@@ -191,7 +192,7 @@ impl<'a> Signer<'a> {
         Ok(Answer { is_old: existing.is_old(self.now), key, name, is_renewed, leaf })
     }
 
-    /// Removes what came to nothing. The next pass requests it again, with another private key.
+    /// Removes requests that were not fulfilled. The next pass requests the leaves again, with other private keys.
     async fn discard_useless(
         &self,
         mut authority: OpenAuthority,
@@ -211,7 +212,7 @@ impl<'a> Signer<'a> {
         Ok(())
     }
 
-    /// Records signed leaves in the ledger. Only what was recorded is handed out, so that it can be revoked.
+    /// Records signed leaves in the ledger. Only recorded leaves are used, so that they can be revoked.
     ///
     /// # Errors
     /// If the active authority is no longer the one that signed, or the ledger cannot be written. Then none of them may be used.
@@ -226,7 +227,7 @@ impl<'a> Signer<'a> {
             }
             for SignedLeaf { issued: IssuedLeaf { request, leaf }, answers } in leaves.values() {
                 if answers.is_some() {
-                    // Without its stored key the leaf was handed out already, or was discarded.
+                    // If the stored key is missing, the leaf is already in use or was discarded.
                     let pending = authority.pending(request).map(|key| key.public_digest());
                     if pending != Some(leaf.key.public_digest()) {
                         return Err(authority.changed());
@@ -247,7 +248,7 @@ impl<'a> Signer<'a> {
         Ok(issued.collect())
     }
 
-    /// Revokes every certificate of these holders in a domain, and adds to the revocation list what it lacks. Returns how many
+    /// Revokes every certificate of these holders in a domain, and adds missing serials to the revocation list. Returns how many
     /// certificates were revoked or added to the list.
     ///
     /// # Errors
@@ -261,7 +262,7 @@ impl<'a> Signer<'a> {
         Ok(revoked.await?.unwrap_or_default())
     }
 
-    /// Changes the ledger of a domain and writes it; again on what it then is, if someone else has written it meanwhile. If `change`
+    /// Changes the ledger of a domain and writes it. On a conflict the change is repeated on the current version. If `change`
     /// returns `None`, nothing is written.
     async fn update<T>(
         &self,

@@ -22,7 +22,7 @@ pub enum SecretState {
     UpToDate,
 }
 
-/// Reads the Secret that is to be changed, so that nothing is issued for a Secret of someone else or in vain.
+/// Reads the Secret that is to be changed, so that nothing is issued for a Secret that belongs to others or is up to date.
 ///
 /// # Errors
 /// If it belongs to someone else, or is not the version that the plan has seen.
@@ -32,7 +32,7 @@ pub async fn secret_state(
     change: &SecretChange,
 ) -> Result<SecretState, WriteError> {
     let Some(existing) = KeySecret::get(secrets, &change.name).await? else {
-        // One that was seen and is gone is created by the next pass, which knows that.
+        // If the plan has seen it and it no longer exists, the next pass creates it.
         return if change.version.is_some() {
             Err(WriteError::Conflict(format!("Secret {}", change.name)))
         } else {
@@ -46,17 +46,18 @@ pub async fn secret_state(
         Some(seen) if existing.0.metadata.resource_version.as_ref() != Some(seen) => {
             Err(WriteError::Conflict(existing.describe()))
         }
-        // It has its labels and the watch has not reported it, so it is new. Without them the watch never will: they are restored.
+        // If it has its labels and the watch has not reported it, it is new. Without its labels the watch never reports it, so
+        // they are restored.
         None if is_labelled => Ok(SecretState::UpToDate),
         _ => Ok(SecretState::Present(Box::new(existing))),
     }
 }
 
-/// Asks the API server by a dry run whether it accepts the Secret. What was signed stays in the ledger until it expires; signed in
-/// each pass for a Secret that a quota or a policy refuses, it would soon fill the authority's Secret for good.
+/// Checks by a dry run that the API server accepts the Secret. Entries stay in the ledger until they expire: if a quota or a
+/// policy refused the Secret and leaves were signed for it in each pass, they would soon fill the authorities' Secret.
 ///
 /// # Errors
-/// If it does not.
+/// If it does not accept it.
 pub async fn rehearse(
     secrets: &Api<Secret>,
     recipient: &Recipient<'_>,
@@ -82,7 +83,7 @@ pub async fn rehearse(
     Ok(())
 }
 
-/// A Secret as it is created, without its contents.
+/// A new Secret without contents.
 fn new_secret<L>(recipient: &Recipient<'_>, change: &SecretChange<L>) -> KeySecret {
     let metadata = recipient.metadata(&change.name, change.labels.clone());
     KeySecret(Secret { metadata, type_: Some(change.type_.into()), ..Secret::default() })
@@ -91,7 +92,7 @@ fn new_secret<L>(recipient: &Recipient<'_>, change: &SecretChange<L>) -> KeySecr
 /// Writes a Secret with the leaves that were issued for it.
 ///
 /// # Errors
-/// If it has changed meanwhile, or the API server refuses it.
+/// If it has changed since it was read, or the API server refuses it.
 pub async fn write(
     secrets: &Api<Secret>,
     recipient: &Recipient<'_>,

@@ -1,4 +1,4 @@
-//! Writing to Kubernetes: the one place that applies, annotates, deletes and evicts, with the checks that come before.
+//! Writing to Kubernetes: the only place that applies, annotates, deletes and evicts, with the checks that precede.
 
 use std::fmt::Debug;
 
@@ -17,8 +17,7 @@ use super::{
 };
 use crate::{ids::Uid, names::FIELD_MANAGER};
 
-/// Reads the metadata of an object, and nothing more, as it may be a Secret; fails if it does not belong to the cluster with this
-/// uid.
+/// Reads only the metadata of an object, because it may be a Secret. Fails if it does not belong to the cluster with this uid.
 async fn find(client: &Client, namespace: &str, object: &Object, uid: &Uid) -> Result<Option<ObjectMeta>, WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
     match api.get_metadata_opt(&object.name).await.map_err(|e| WriteError::of(object.describe(), e))? {
@@ -42,12 +41,12 @@ const ABSENT: &str = "1";
 
 /// Applies an object: creates it, or sets its desired fields.
 ///
-/// It does so only if the object still is the version that the plan has seen, or still does not exist: server-side apply alone would
-/// take over an object that someone else created under the name, and would undo what another operator has written since. If
-/// applying is not enough, because others added elements to a list, a merge patch follows, which replaces lists as a whole.
+/// It does so only if the object is still the version that the plan has seen, or still does not exist. Server-side apply alone
+/// would take over an object that others created under this name, and would undo later changes of another operator. If others
+/// added elements to a list, applying is not enough, and a merge patch follows, which replaces lists as a whole.
 ///
 /// # Errors
-/// [`WriteError::Conflict`] if it is another version by now.
+/// [`WriteError::Conflict`] if it has changed since.
 pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &Uid) -> Result<(), WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
     let error_of = |error| WriteError::of(object.describe(), error);
@@ -65,7 +64,7 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &Uid)
     body["metadata"]["resourceVersion"] = json!(seen.resource_version);
     match api.patch(&object.name, &applying(), &Patch::Apply(&body)).await {
         Ok(applied) if object.is_covered_by(&applied) => return Ok(()),
-        // Elements that others added to a list stay when it is applied, and may be what makes the object invalid.
+        // Elements that others added to a list are kept by an apply, and may be the reason why the object is invalid.
         Ok(applied) => body["metadata"]["resourceVersion"] = json!(applied.metadata.resource_version),
         Err(kube::Error::Api(status)) if status.is_invalid() => {}
         Err(error) => return Err(error_of(error)),
@@ -81,8 +80,8 @@ fn merging() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }
 }
 
-/// Restores the labels of an object of the cluster that the watch has not reported. Without its labels it never will be, and the
-/// next pass plans for the object as it is.
+/// Restores the labels of an object of the cluster that the watch has not reported. Without its labels it is never reported. The
+/// next pass plans for the existing object.
 async fn restore_labels(api: &Api<DynamicObject>, object: &Object, existing: &ObjectMeta) -> Result<(), WriteError> {
     let desired = &object.body["metadata"]["labels"];
     let has = |key: &str| existing.labels.as_ref().and_then(|labels| labels.get(key));
@@ -139,7 +138,7 @@ where
 /// object no longer exists, the status is dropped.
 ///
 /// # Errors
-/// [`WriteError::Conflict`] if it is another version by now.
+/// [`WriteError::Conflict`] if it has changed since.
 pub async fn apply_status<K>(api: &Api<K>, name: &str, seen: &Option<String>, status: &impl Serialize) -> Result<(), WriteError>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
@@ -184,7 +183,7 @@ fn deleting(uid: &Uid) -> DeleteParams {
     DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
 }
 
-/// How objects are created and replaced.
+/// The parameters with which objects are created and replaced.
 pub fn post() -> PostParams {
     PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }
 }

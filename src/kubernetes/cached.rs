@@ -1,4 +1,4 @@
-//! Objects as they were read, with what was derived from them.
+//! Objects that were read, and what was derived from them.
 
 use std::{
     fmt,
@@ -6,21 +6,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// One version of an object, together with what was derived from it: each result is computed once, however often it is asked for,
-/// and all of them go with the version. The caches hold objects in this form, so a pass over an unchanged cluster parses and
-/// compares nothing that an earlier pass did. Clones share object and results.
+/// One version of an object, and what was derived from it. Each result is computed once and discarded with the version. The
+/// caches hold objects in this form, so a pass over an unchanged cluster does not parse or compare anything again. Clones share
+/// the object and the results.
 pub struct Cached<K, D = Drift> {
     object: Arc<K>,
     derived: Arc<D>,
 }
 
 impl<K, D> Cached<K, D> {
-    /// An object with what was derived from this version of it before.
+    /// An object with earlier results for this version.
     pub fn new(object: Arc<K>, derived: Arc<D>) -> Self {
         Self { object, derived }
     }
 
-    /// What was derived so far. It may go with another version from which the same follows.
+    /// The results so far. They may be reused with another version that leads to the same results.
     pub fn derived(&self) -> &Arc<D> {
         &self.derived
     }
@@ -78,7 +78,7 @@ pub struct Drift {
 }
 
 impl<K> Cached<K> {
-    /// Whether the object has the desired fields with this digest, as `compare` finds out.
+    /// Whether the object has the desired fields with this digest. `compare` is called if that is not known yet.
     pub fn covers(&self, digest: &Arc<str>, compare: impl FnOnce(&K) -> bool) -> bool {
         let mut known = self.derived.covers.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref() == Some(digest) {
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_derived_goes_with_the_version() {
+    fn results_are_discarded_with_the_version() {
         let mut object: Cached<Vec<u8>> = vec![1].into();
         let clone = object.clone();
         let desired: Arc<str> = "[1]".into();

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::quantity;
 
-/// Whether `existing` has every field of `desired`. It may have more: fields that the API server sets and fields of others. But a
-/// selector is compared as a whole, because with one more label it selects other objects.
+/// Whether `existing` has every field of `desired`. It may have more fields, which the API server or others have set. But a
+/// selector is compared as a whole, because an additional label changes which objects it selects.
 pub fn covers(existing: &impl Serialize, desired: &Value) -> bool {
     serde_json::to_value(existing).is_ok_and(|existing| value_covers(&existing, desired, false))
 }
@@ -21,7 +21,7 @@ fn value_covers(existing: &Value, desired: &Value, exactly: bool) -> bool {
             };
             desired.iter().all(has) && !(exactly && existing.keys().any(|key| !desired.contains_key(key)))
         }
-        // Server-side apply merges lists of objects by their keys, so elements of others stay.
+        // Server-side apply merges lists of objects by their keys, so elements of others are kept.
         (Value::Array(existing), Value::Array(desired)) if !exactly && desired.iter().all(Value::is_object) => {
             desired.iter().all(|desired| existing.iter().any(|existing| value_covers(existing, desired, false)))
         }
@@ -80,7 +80,7 @@ mod tests {
         }
 
         #[test]
-        fn a_further_field_is_no_drift(value in values(), more in values()) {
+        fn an_additional_field_is_no_drift(value in values(), more in values()) {
             let mut existing = json!({ "desired": value });
             let desired = existing.clone();
             existing["more"] = more;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_api_server_drops_or_rewrites_is_no_drift() {
+    fn omitted_empty_values_and_rewritten_quantities_are_no_drift() {
         assert!(covers(&json!({}), &json!({"key": "", "list": [], "map": {"a": null}})));
         assert!(!covers(&json!({"key": "x"}), &json!({"key": ""})), "an empty value is desired and another one exists");
         assert!(covers(&json!({"memory": "1536Mi"}), &json!({"memory": "1.5Gi"})));

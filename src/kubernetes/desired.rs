@@ -18,15 +18,15 @@ use super::{
     object::{Object, ObjectVersion},
 };
 
-/// What follows from one spec, computed once for as long as the spec stays as it is. Of objects only the digests are kept, unless
-/// memory does not matter.
+/// What is derived from one spec, computed once for each version of the spec. Only the digests of objects are kept, unless
+/// [`Desired::keeping_bodies`] is used.
 #[derive(Debug, Default)]
 pub struct Desired {
     known: Mutex<HashMap<TypeId, Known>>,
     keeps_bodies: bool,
 }
 
-/// Results of one type, by what they follow from besides the spec.
+/// Results of one type, by their inputs besides the spec.
 type Known = HashMap<String, Arc<dyn Any + Send + Sync>>;
 
 /// The digest of the desired fields of a `K`.
@@ -36,12 +36,12 @@ struct Digest<K>(Arc<str>, PhantomData<fn() -> K>);
 struct Body<K>(Object, PhantomData<fn() -> K>);
 
 impl Desired {
-    /// For a process that works with few specs and applies their objects often.
+    /// Keeps whole objects, for a process with few specs that are applied often.
     pub fn keeping_bodies() -> Self {
         Self { keeps_bodies: true, ..Self::default() }
     }
 
-    /// What follows from the spec and from `inputs`.
+    /// The result of `make`, computed once for the spec and `inputs`.
     pub fn get<T: Send + Sync + 'static>(&self, inputs: &str, make: impl FnOnce() -> T) -> Arc<T> {
         if let Some(known) = self.known().get(&TypeId::of::<T>()).and_then(|known| known.get(inputs)) {
             return known.clone().downcast().unwrap_or_else(|_| unreachable!("results are kept by their types"));
@@ -52,7 +52,7 @@ impl Desired {
     }
 
     /// The desired object, if it has to be applied: it does not exist, a desired field has another value, or other fields were
-    /// applied last, so that one may be left which is no longer desired. `inputs` is what it follows from besides the spec.
+    /// applied last, so that a field may remain that is no longer desired. `inputs` are its inputs besides the spec.
     pub fn unless_applied<K: Resource<DynamicType = ()> + Serialize + 'static>(
         &self,
         inputs: &str,

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_object_has_changed_and_was_not_refused() {
+    fn an_object_that_was_deleted_meanwhile_is_a_conflict() {
         let error = |code, reason| kube::Error::Api(Status::failure("", reason).with_code(code).boxed());
         let changed = |error| matches!(WriteError::of_change("Secret a", error), WriteError::Conflict(_));
         assert!(changed(error(404, "NotFound")) && changed(error(409, "Conflict")));

@@ -1,5 +1,5 @@
-//! Kubernetes' own vocabulary: objects as they are read and applied, who owns them, and what their states mean. Nothing here knows
-//! what an etcd cluster is.
+//! Kubernetes' own vocabulary: how objects are read and applied, who owns them, and what their states mean. Nothing here is
+//! specific to etcd.
 
 pub mod apply;
 pub mod cached;

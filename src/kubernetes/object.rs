@@ -1,4 +1,4 @@
-//! Objects as they are to be applied.
+//! Objects to be applied.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub struct Object {
     pub resource: ApiResource,
     /// Its name.
     pub name: String,
-    /// The version that the plan has seen; `None` if the object does not exist. If it is another version by now, it is not changed.
+    /// The version that the plan has seen; `None` if the object does not exist. If it has changed since, it is not applied.
     pub seen: Option<ObjectVersion>,
     /// The desired fields.
     pub body: Arc<Value>,
@@ -26,9 +26,9 @@ pub struct Object {
 /// One version of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectVersion {
-    /// Tells the object from others of its name.
+    /// It differs from that of other objects of this name.
     pub uid: Uid,
-    /// Tells this version from others.
+    /// It differs from that of other versions.
     pub resource_version: String,
 }
 
@@ -40,7 +40,7 @@ impl ObjectVersion {
 }
 
 impl Object {
-    /// The object with these fields, whatever exists. It carries a digest of them in [`annotation::APPLIED`].
+    /// The object with these fields. It has a digest of them in [`annotation::APPLIED`].
     pub fn new<K: Resource<DynamicType = ()> + Serialize>(desired: &K) -> Self {
         let mut body = serde_json::to_value(desired).unwrap_or_default();
         let digest = fingerprint([("body", body.to_string().as_bytes())].into_iter());

@@ -1,4 +1,4 @@
-//! What the state of a pod says.
+//! The state of pods.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};

@@ -1,4 +1,4 @@
-//! Kubernetes quantities, as far as they must be understood and compared.
+//! Kubernetes quantities, as far as they are parsed and compared.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 

@@ -1,4 +1,4 @@
-//! Secrets: without their private keys, as the cache keeps them, and with their private keys, as they are read when a key is needed.
+//! Secrets: without their private keys in the cache, and with their private keys when one is needed.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub fn is_private(key: &str) -> bool {
     key.strip_suffix(".key").is_some()
 }
 
-/// Replaces the private keys in a Secret by digests, which tell whether a key belongs to a certificate.
+/// Replaces the private keys in a Secret by digests, which show whether a key belongs to a certificate.
 pub fn redact(secret: &mut Secret) {
     for (key, ByteString(value)) in secret.data.iter_mut().flatten() {
         if is_private(key) {

@@ -24,7 +24,7 @@ fn status(code: StatusCode, reason: &str) -> Value {
 }
 
 #[test]
-fn a_lease_is_taken_only_when_nobody_holds_it_or_its_holder_was_silent() {
+fn a_lease_is_taken_only_if_it_is_free_or_has_expired() {
     let since = Instant::now();
     let (no, me, other, long) =
         (None, lease(Some("me"), Some(15)), lease(Some("other"), Some(15)), lease(Some("other"), Some(60)));
@@ -38,27 +38,27 @@ fn a_lease_is_taken_only_when_nobody_holds_it_or_its_holder_was_silent() {
         ("just seen", Some(&other), 0, Decision::Wait),
         ("almost expired", Some(&other), 14, Decision::Wait),
         ("expired", Some(&other), 15, Decision::Take),
-        ("the holder promised longer", Some(&long), 59, Decision::Wait),
-        ("and did not keep it", Some(&long), 60, Decision::Take),
+        ("a longer duration", Some(&long), 59, Decision::Wait),
+        ("a longer duration, expired", Some(&long), 60, Decision::Take),
         ("without a duration", Some(&bare), 14, Decision::Wait),
         ("without a duration, expired", Some(&bare), 15, Decision::Take),
-        ("a duration that is none", Some(&odd), 14, Decision::Wait),
-        ("one of our name is another", Some(&me), 14, Decision::Wait),
+        ("an invalid duration", Some(&odd), 14, Decision::Wait),
+        ("held by another process with our identity", Some(&me), 14, Decision::Wait),
     ] {
         assert_eq!(decide(lease, since, since + Duration::from_secs(after)), want, "{what}");
     }
 }
 
 #[test]
-fn a_leader_has_given_up_before_a_candidate_may_take_over() {
+fn the_leader_resigns_before_a_candidate_may_take_over() {
     assert_eq!(LEASE.as_secs(), u64::try_from(LEASE_SECONDS).unwrap());
     assert!(DEADLINE < LEASE);
-    // Three tries, each begun when the one before it timed out.
+    // Three attempts, each started after the timeout of the previous one.
     assert!(RENEW + 3 * TRY <= DEADLINE && RETRY <= TRY);
 }
 
 #[test]
-fn acquisition_is_told_from_renewal() {
+fn acquisitions_and_renewals_are_recorded() {
     let [first, second, third] = [1, 2, 3].map(|s| Timestamp::from_second(s).unwrap());
     let taken = held(Lease::default(), "a", first);
     let renewed = held(taken.clone(), "a", second);
@@ -83,7 +83,7 @@ fn elector() -> (Elector, Server) {
     (Elector::new(Client::new(service, "ns"), "ns", "warden", "me"), server)
 }
 
-/// The next request, and what answers it.
+/// The next request, and the handle to answer it.
 async fn next(server: &mut Server, method: Method) -> (Value, SendResponse<Response<Body>>) {
     let (request, answer) = server.next_request().await.expect("a request");
     assert_eq!(request.method(), method);
@@ -114,7 +114,7 @@ async fn lead(elector: Elector, server: &mut Server) -> Leadership {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_candidate_creates_the_lease_and_one_that_was_slower_stands_by() {
+async fn a_candidate_that_fails_to_create_the_lease_stands_by() {
     let (elector, mut server) = elector();
     let (stop, readiness) = (CancellationToken::new(), Readiness::default());
     let standby = readiness.gate("lease");
@@ -139,12 +139,12 @@ async fn the_first_candidate_creates_the_lease_and_one_that_was_slower_stands_by
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_holder_is_replaced_after_the_lease_and_not_before() {
+async fn an_expired_lease_is_taken_over_and_no_other() {
     let (elector, mut server) = elector();
     let began = Instant::now();
     let acquire =
         tokio::spawn(async move { elector.acquire(&CancellationToken::new(), &Readiness::default().gate("lease")).await });
-    // It renews once while we look.
+    // The holder renews the lease once.
     for version in ["1", "1", "2", "2", "2", "2", "2", "2", "2", "2"] {
         let (_, get) = next(&mut server, Method::GET).await;
         answer(get, StatusCode::OK, &stored(Some("other"), version));
@@ -160,7 +160,7 @@ async fn a_silent_holder_is_replaced_after_the_lease_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_renews_what_it_last_wrote_and_releases_it() {
+async fn the_leader_renews_its_last_version_of_the_lease_and_releases_it() {
     let (elector, mut server) = elector();
     let leadership = lead(elector, &mut server).await;
     let began = Instant::now();
@@ -178,7 +178,7 @@ async fn a_leader_renews_what_it_last_wrote_and_releases_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_is_a_loss_only_if_another_holds_the_lease() {
+async fn leadership_is_lost_on_a_conflict_only_if_another_process_holds_the_lease() {
     let (elector, mut server) = elector();
     let leadership = lead(elector, &mut server).await;
     for (holder, version) in [("me", "20"), ("other", "30")] {
@@ -196,7 +196,7 @@ async fn a_conflict_is_a_loss_only_if_another_holds_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_gets_no_answer_gives_up_at_its_deadline() {
+async fn a_leader_without_answers_resigns_at_its_deadline() {
     let (elector, mut server) = elector();
     let began = Instant::now();
     let leadership = lead(elector, &mut server).await;
@@ -213,7 +213,7 @@ async fn a_leader_that_gets_no_answer_gives_up_at_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_whose_lease_was_deleted_has_lost() {
+async fn leadership_is_lost_if_the_lease_is_deleted() {
     let (elector, mut server) = elector();
     let leadership = lead(elector, &mut server).await;
     let (_, put) = next(&mut server, Method::PUT).await;

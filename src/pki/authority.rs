@@ -28,7 +28,7 @@ pub enum Usage {
     Server,
     /// By a client.
     Client,
-    /// By both, as members do among themselves.
+    /// By both, for connections between members.
     Both,
 }
 
@@ -44,7 +44,7 @@ impl Usage {
     }
 }
 
-/// What a leaf says.
+/// The contents of a leaf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeafSpec {
     /// The subject's common name.
@@ -55,7 +55,7 @@ pub struct LeafSpec {
     pub ip_addresses: BTreeSet<IpAddr>,
     /// What it may be used for.
     pub usage: Usage,
-    /// How long it is valid from its creation on.
+    /// How long it is valid after its creation.
     pub duration: SignedDuration,
 }
 
@@ -164,7 +164,7 @@ impl Authority {
             now.checked_sub(BACKDATING).map_or(self.certificate.not_before(), |t| t.max(self.certificate.not_before()));
         let not_after = end(now, spec.duration)?.min(self.certificate.not_after());
         let mut params = params(&spec.common_name, not_before, not_after)?;
-        // Explicitly, because only then the extension and a key identifier are written.
+        // It is set explicitly, because only then the extension and a key identifier are written.
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -178,8 +178,8 @@ impl Authority {
         let key = PrivateKey::generate()?;
         let signed = params.signed_by(&*key_pair(key.pem())?, &self.issuer()?)?;
         let certificate = Certificate::from_der(signed.der())?;
-        // An external authority may have a subject that cannot be written again as it is. Its leaves would verify nowhere and be
-        // issued again forever.
+        // The subject of an external authority may not be reproduced exactly. Its leaves would not verify and would be issued
+        // again and again.
         if !certificate.is_signed_by(&self.certificate) {
             return Err(PkiError::NotAuthority("its subject is of a form that is not supported"));
         }
@@ -187,7 +187,7 @@ impl Authority {
         Ok(Leaf { certificate, key, chain: vec![] })
     }
 
-    /// Checks that it is valid now: otherwise it signs nothing.
+    /// Checks that it is valid now; otherwise it must not sign.
     ///
     /// # Errors
     /// [`PkiError::AuthorityNotValid`].
@@ -201,8 +201,8 @@ impl Authority {
     }
 }
 
-/// What all certificates have in common. It replaces the library's defaults: a validity from 1975 to 4096, another common name,
-/// and a serial that is derived from the key.
+/// The parameters that all certificates have in common. It replaces the library's defaults: a validity from 1975 to 4096, another
+/// common name, and a serial that is derived from the key.
 fn params(common_name: &str, not_before: Timestamp, not_after: Timestamp) -> Result<CertificateParams, PkiError> {
     if common_name.is_empty() {
         return Err(PkiError::Name(String::new()));

@@ -19,7 +19,8 @@ use x509_parser::{
 
 use super::{error::PkiError, key::KeyDigest, pem, serial::Serial};
 
-/// The certificate of a leaf or an authority, without its private key. Two are equal if their DER is. Clones share the content.
+/// The certificate of a leaf or an authority, without its private key. Two certificates are equal if their DER is equal. Clones
+/// share the content.
 #[derive(Clone, Debug)]
 pub struct Certificate(Arc<Content>);
 
@@ -31,7 +32,7 @@ impl PartialEq for Certificate {
 
 impl Eq for Certificate {}
 
-/// What is read of a certificate.
+/// The contents of a certificate.
 #[derive(Debug)]
 struct Content {
     der: Arc<[u8]>,
@@ -49,9 +50,10 @@ struct Content {
     authority_key_id: Option<Box<[u8]>>,
     key_digest: KeyDigest,
     fingerprint: Box<str>,
-    /// The DER of the first authority that was found to have signed it: verifying a signature is most of what deciding costs.
+    /// The DER of the first authority whose signature was verified. It is kept, because verifying signatures is the most
+    /// expensive part of a pass.
     signer: OnceLock<Arc<[u8]>>,
-    /// Whether it was found to be signed with its own key.
+    /// Whether it is signed with its own key, if that was checked.
     self_signed: OnceLock<bool>,
 }
 
@@ -125,11 +127,11 @@ impl Certificate {
     pub fn not_after(&self) -> Timestamp {
         self.0.not_after
     }
-    /// The DNS names that it is for.
+    /// The DNS names that it is valid for.
     pub fn dns_names(&self) -> &BTreeSet<String> {
         &self.0.dns_names
     }
-    /// The addresses that it is for.
+    /// The addresses that it is valid for.
     pub fn ip_addresses(&self) -> &BTreeSet<IpAddr> {
         &self.0.ip_addresses
     }
@@ -157,7 +159,7 @@ impl Certificate {
     pub(super) fn signs_lists(&self) -> bool {
         parse(&self.0.der).is_ok_and(|read| read.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.crl_sign())))
     }
-    /// How many other authorities there may be between it and a leaf, if that is limited.
+    /// How many other authorities may be between it and a leaf, if that is limited.
     pub(super) fn path_length(&self) -> Option<u32> {
         parse(&self.0.der).ok()?.basic_constraints().ok()??.value.path_len_constraint
     }
@@ -166,7 +168,7 @@ impl Certificate {
         let (Ok(read), Ok(issuer)) = (parse(self.der()), parse(authority.der())) else { return false };
         read.issuer().as_raw() == issuer.subject().as_raw()
     }
-    /// Whether its key is of a kind with which signatures can be verified here.
+    /// Whether signatures of its key can be verified here.
     pub(super) fn has_supported_key(&self) -> bool {
         let Ok(read) = parse(self.der()) else { return false };
         let key = read.public_key();
@@ -185,7 +187,8 @@ impl Certificate {
         };
         *self.0.self_signed.get_or_init(verify)
     }
-    /// Whether an authority signed it, by the name and the signature alone: certificates of others may lack key identifiers.
+    /// Whether an authority signed it. Only the name and the signature are checked, because external certificates may lack key
+    /// identifiers.
     pub(super) fn is_below(&self, authority: &Certificate) -> bool {
         if self.0.signer.get() == Some(&authority.0.der) {
             return true;
@@ -194,7 +197,7 @@ impl Certificate {
         let is_below =
             read.issuer().as_raw() == issuer.subject().as_raw() && read.verify_signature(Some(issuer.public_key())).is_ok();
         if is_below {
-            // Another one with the same key and name may have been first.
+            // Another authority with the same key and name may already be stored.
             let _ = self.0.signer.set(authority.0.der.clone());
         }
         is_below
@@ -223,7 +226,7 @@ impl Certificate {
     pub fn fingerprint(&self) -> &str {
         &self.0.fingerprint
     }
-    /// When two thirds of its real life are over: from its begin to its end as they are, not as they were requested.
+    /// When two thirds of its lifetime are over. Its actual lifetime counts, not the requested one.
     pub fn renew_at(&self) -> Timestamp {
         let (begin, end) = (self.0.not_before.as_second(), self.0.not_after.as_second());
         Timestamp::from_second(begin + (end - begin) * 2 / 3).unwrap_or(self.0.not_after)
@@ -235,7 +238,7 @@ impl Certificate {
     }
 }
 
-/// Certificates in PEM, one after the other: the form of a file of trusted authorities.
+/// Certificates in PEM, one after the other: the form of a trust bundle.
 pub fn bundle<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
     certificates.into_iter().map(Certificate::pem).collect()
 }
@@ -257,7 +260,7 @@ fn unreadable(error: impl std::fmt::Display) -> PkiError {
     PkiError::Certificate(error.to_string())
 }
 
-/// The DNS names and the addresses that a certificate is for.
+/// The DNS names and the addresses that a certificate is valid for.
 fn alternative_names(read: &X509Certificate) -> Result<(BTreeSet<String>, BTreeSet<IpAddr>), PkiError> {
     let alternative = read.subject_alternative_name().map_err(unreadable)?;
     let (mut dns_names, mut ip_addresses) = (BTreeSet::new(), BTreeSet::new());

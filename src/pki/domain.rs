@@ -1,12 +1,11 @@
-//! Domains of trust.
+//! Trust domains.
 
 use std::{
     fmt,
     ops::{Index, IndexMut},
 };
 
-/// What a certificate is trusted for. The domains share nothing: a certificate of the peer domain is full control of the
-/// cluster.
+/// A trust domain. The domains share no authority: a certificate of the peer domain gives full control over the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Domain {
     /// Port 2379: the members' server certificates and all client certificates.
@@ -48,17 +47,17 @@ impl fmt::Display for Domain {
     }
 }
 
-/// One thing for each domain.
+/// A value for each domain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PerDomain<T> {
-    /// That of the client domain.
+    /// The value of the client domain.
     pub client: T,
-    /// That of the peer domain.
+    /// The value of the peer domain.
     pub peer: T,
 }
 
 impl<T> PerDomain<T> {
-    /// What `make` makes for each domain.
+    /// The results of `make` for each domain.
     pub fn from_fn(mut make: impl FnMut(Domain) -> T) -> Self {
         Self { client: make(Domain::Client), peer: make(Domain::Peer) }
     }
@@ -68,7 +67,7 @@ impl<T> PerDomain<T> {
         PerDomain { client: &self.client, peer: &self.peer }
     }
 
-    /// What `change` makes of each.
+    /// The results of `change` for each value.
     pub fn map<U>(self, mut change: impl FnMut(T) -> U) -> PerDomain<U> {
         PerDomain { client: change(self.client), peer: change(self.peer) }
     }
@@ -80,7 +79,7 @@ impl<T> PerDomain<T> {
 }
 
 impl<T> PerDomain<Option<T>> {
-    /// Both, if there are both.
+    /// Both values, if both exist.
     pub fn both(self) -> Option<PerDomain<T>> {
         Some(PerDomain { client: self.client?, peer: self.peer? })
     }

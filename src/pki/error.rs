@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 
-/// Why something cannot be read, used or created. It never contains anything of a private key.
+/// Why something cannot be read, used or created. It never contains a part of a private key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PkiError {
-    /// The text is something else than PEM blocks.
+    /// The text does not consist of PEM blocks.
     #[error("not readable as PEM: {0}")]
     Pem(&'static str),
     /// A PEM block of another kind than expected.
@@ -63,7 +63,7 @@ pub enum PkiError {
     /// An external authority or one of its ancestors cannot be used.
     #[error("{0}")]
     Chain(String),
-    /// A leaf that is refused by what trusts the authority that signed it.
+    /// A leaf that verifiers would refuse although they trust the authority that signed it.
     #[error("a certificate that it signed would not be accepted: {0}")]
     NotAccepted(String),
     /// Not a serial number.

@@ -10,16 +10,16 @@ use super::{
 /// The certificates of an external authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalAuthority {
-    /// The certificate of the authority that signs. Members trust it alone, and not everything else below its root.
+    /// The certificate of the authority that signs. Members trust only this authority, and not others with the same root.
     pub authority: Certificate,
-    /// Its ancestors, each signed by the one after it, up to the root. Clients are given them too, because OpenSSL verifies up to a
-    /// root.
+    /// Its ancestors, each signed by the next one, up to the root. They are in the trust bundle of clients, because OpenSSL
+    /// verifies up to a root.
     pub ancestors: Vec<Certificate>,
 }
 
 impl ExternalAuthority {
-    /// The authority in a Secret. `certificates` holds its certificate and perhaps those of its ancestors, `roots` further ones
-    /// (`ca.crt`).
+    /// The authority in a Secret. `certificates` holds its certificate and optionally those of ancestors, `roots` (`ca.crt`)
+    /// further ancestors.
     ///
     /// # Errors
     /// If a certificate is unreadable or has expired, or the authority may not sign, or its root is missing.
@@ -42,8 +42,8 @@ impl ExternalAuthority {
         Ok(external)
     }
 
-    /// The authority behind an issuer's answer to a certificate request, with the leaf. `certificates` holds the leaf and what came
-    /// with it; one of them or of `roots` has signed the leaf.
+    /// The leaf in an issuer's answer to a certificate request, and the authority that signed it. `certificates` holds the leaf
+    /// and further certificates; one of those or of `roots` has signed the leaf.
     ///
     /// # Errors
     /// Those of [`ExternalAuthority::of_secret`], except that the root may be missing.
@@ -58,7 +58,7 @@ impl ExternalAuthority {
         Ok((leaf, Self::with_ancestors(authority.clone(), &candidates, now)?))
     }
 
-    /// An authority and its ancestors among the candidates, as far up as they go.
+    /// An authority and its ancestors, as far as they are among the candidates.
     fn with_ancestors(authority: Certificate, candidates: &[Certificate], now: Timestamp) -> Result<Self, PkiError> {
         let mut ancestors: Vec<Certificate> = vec![];
         loop {
@@ -80,7 +80,7 @@ impl ExternalAuthority {
     }
 }
 
-/// Whether an authority may sign now, with this many authorities between it and the leaf.
+/// Checks that an authority may sign now, with this many authorities between it and the leaf.
 fn check_authority(authority: &Certificate, below: usize, now: Timestamp) -> Result<(), PkiError> {
     let name = authority.common_name();
     if !authority.is_ca() {
@@ -99,14 +99,14 @@ fn check_authority(authority: &Certificate, below: usize, now: Timestamp) -> Res
     Ok(())
 }
 
-/// Whether what an authority signed can be verified.
+/// Checks that signatures of an authority can be verified.
 fn check_key(authority: &Certificate) -> Result<(), PkiError> {
     let (name, kinds) = (authority.common_name(), "it must be ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits");
     let refused = || PkiError::Chain(format!("the key of {name:?} is of a kind that is not supported: {kinds}"));
     authority.has_supported_key().then_some(()).ok_or_else(refused)
 }
 
-/// Whether the signature of a certificate could be verified by the candidates that it names as its issuer.
+/// Checks that signatures can be verified with the keys of the candidates that a certificate names as its issuer.
 fn check_issuer_keys(certificate: &Certificate, candidates: &[Certificate]) -> Result<(), PkiError> {
     candidates.iter().filter(|candidate| certificate.names_as_issuer(candidate)).try_for_each(check_key)
 }

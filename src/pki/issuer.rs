@@ -18,7 +18,7 @@ pub enum Issuer {
         /// The name of the Secret.
         name: String,
     },
-    /// cert-manager, or another controller that signs its `CertificateRequests`. The private key is not known here.
+    /// cert-manager, or another controller that signs its `CertificateRequests`. The operator does not have the private key.
     CertManager {
         /// The name of its issuer object.
         name: String,
@@ -50,9 +50,9 @@ impl fmt::Display for Issuer {
 /// Which issuers the active and the next authority of a domain belong to. It is stored with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issuers {
-    /// That of the active authority.
+    /// The issuer of the active authority.
     pub active: Issuer,
-    /// That of the next authority.
+    /// The issuer of the next authority.
     pub next: Issuer,
 }
 

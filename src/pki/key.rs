@@ -1,4 +1,4 @@
-//! Private keys, and the digest that stands for one where the key itself is not needed.
+//! Private keys, and the digest that represents one where the key itself is not needed.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct PrivateKey {
 }
 
 impl PrivateKey {
-    /// A new key, ECDSA P-256: the kind that every TLS client takes.
+    /// A new key, ECDSA P-256, which every TLS client accepts.
     pub fn generate() -> Result<Self, PkiError> {
         Self::of(&Zeroizing::new(KeyPair::generate().map_err(|_| PkiError::Random)?))
     }
@@ -42,14 +42,14 @@ impl PrivateKey {
     }
 }
 
-/// The pair for signing. What `ring` keeps of it inside, and what it writes a new key into, it does not wipe.
+/// The key pair for signing. `ring` does not wipe its internal copies.
 pub(super) fn key_pair(text: &[u8]) -> Result<Zeroizing<KeyPair>, PkiError> {
     let der = pem::single(text, pem::PRIVATE_KEY)?;
     KeyPair::try_from(der.as_slice()).map(Zeroizing::new).map_err(|_| PkiError::Key)
 }
 
-/// SHA-256 of a public key as a certificate holds it (the DER of its `SubjectPublicKeyInfo`); certificates are told apart by the
-/// same of their whole DER.
+/// The SHA-256 of a public key in the form in which a certificate contains it (the DER of its `SubjectPublicKeyInfo`). It is also
+/// used for the whole DER of certificates.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyDigest([u8; 32]);
 
@@ -77,7 +77,7 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// What is kept in memory in place of a private key, if the text is one. What it makes on the way is wiped.
+/// The digest that replaces a private key in memory, if the text is a private key. Intermediate copies are wiped.
 pub fn digest_of_private_pem(text: &[u8]) -> Option<KeyDigest> {
     Some(KeyDigest::of(&key_pair(text).ok()?.subject_public_key_info()))
 }
@@ -86,7 +86,7 @@ pub fn digest_of_private_pem(text: &[u8]) -> Option<KeyDigest> {
 mod tests {
     use super::*;
 
-    // An inherent constant wins over that of a trait, but exists only where its bounds hold.
+    // An inherent constant takes precedence over that of a trait, but exists only if its bounds hold.
     struct Probe<T>(std::marker::PhantomData<T>);
     trait Shows {
         const DEBUG: bool = false;
@@ -99,14 +99,14 @@ mod tests {
     impl<T: fmt::Display> Probe<T> {
         const DISPLAY: bool = true;
     }
-    // The probe itself can see both.
+    // The probe detects both traits.
     const _: () = assert!(Probe::<KeyDigest>::DEBUG && Probe::<String>::DISPLAY);
     const _: () = assert!(!Probe::<PrivateKey>::DEBUG && !Probe::<PrivateKey>::DISPLAY);
     const _: () = assert!(!Probe::<crate::pki::Leaf>::DEBUG && !Probe::<crate::pki::Leaf>::DISPLAY);
     const _: () = assert!(!Probe::<crate::pki::Authority>::DEBUG && !Probe::<crate::pki::Authority>::DISPLAY);
 
     #[test]
-    fn a_key_is_read_back() -> Result<(), PkiError> {
+    fn keys_can_be_read_back() -> Result<(), PkiError> {
         let key = PrivateKey::generate()?;
         assert!(key.pem().starts_with(b"-----BEGIN PRIVATE KEY-----\n"));
         let again = PrivateKey::from_pem(key.pem())?;
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() -> Result<(), PkiError> {
+    fn other_texts_are_refused() -> Result<(), PkiError> {
         let broken = pem::encode(&[0x30, 3, 2, 1, 0], pem::PRIVATE_KEY)?;
         assert_eq!(PrivateKey::from_pem(broken.as_bytes()).err(), Some(PkiError::Key));
         assert_eq!(digest_of_private_pem(broken.as_bytes()), None);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_read_back() -> Result<(), PkiError> {
+    fn digests_can_be_read_back() -> Result<(), PkiError> {
         let digest = PrivateKey::generate()?.public_digest();
         assert_eq!(KeyDigest::from_hex(&digest.to_hex()), Some(digest));
         for text in ["", "00", &"0".repeat(63), &"0".repeat(65), &"+0".repeat(32), &"é".repeat(32)] {

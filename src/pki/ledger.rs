@@ -12,7 +12,7 @@ use crate::ids::Uid;
 
 use super::{certificate::Certificate, error::PkiError, serial::Serial};
 
-/// How long a certificate stays in the ledger after its end, for members whose clocks are behind.
+/// How long a certificate stays in the ledger after its expiry, for members whose clocks are behind.
 const KEPT: SignedDuration = SignedDuration::from_hours(1);
 
 /// The holder of a certificate.
@@ -30,7 +30,7 @@ pub enum Holder {
     User {
         /// The object's name.
         name: String,
-        /// The object's uid: a user with the same name may come after it.
+        /// The object's uid: another user with the same name may be created later.
         uid: Uid,
     },
 }
@@ -53,9 +53,9 @@ pub struct Issued {
     pub serial: Serial,
     /// Its holder.
     pub holder: Holder,
-    /// Its end.
+    /// When it expires.
     pub not_after: Timestamp,
-    /// Since when it is revoked.
+    /// When it was revoked, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Timestamp>,
 }
@@ -76,7 +76,7 @@ impl Ledger {
         serde_json::to_vec(&self.entries().collect::<Vec<_>>()).map_err(|error| PkiError::Ledger(error.to_string()))
     }
 
-    /// Takes in a certificate. One that is known stays as it is, revoked if it was.
+    /// Records a certificate. An existing entry is not changed, whether revoked or not.
     pub fn record(&mut self, certificate: &Certificate, holder: Holder) {
         if let Entry::Vacant(entry) = self.0.entry(certificate.serial()) {
             let (serial, not_after) = (certificate.serial(), certificate.not_after());
@@ -84,19 +84,19 @@ impl Ledger {
         }
     }
 
-    /// Revokes all that are meant and not yet revoked, and says how many.
-    pub fn revoke(&mut self, meant: impl Fn(&Issued) -> bool, now: Timestamp) -> usize {
-        let meant = self.0.values_mut().filter(|issued| issued.revoked.is_none() && meant(issued));
-        // Lists know whole seconds only.
-        meant.map(|issued| issued.revoked = Some(Timestamp::from_second(now.as_second()).unwrap_or(now))).count()
+    /// Revokes all selected certificates that are not revoked yet. Returns how many.
+    pub fn revoke(&mut self, selected: impl Fn(&Issued) -> bool, now: Timestamp) -> usize {
+        let revoked = self.0.values_mut().filter(|issued| issued.revoked.is_none() && selected(issued));
+        // Revocation lists contain whole seconds only.
+        revoked.map(|issued| issued.revoked = Some(Timestamp::from_second(now.as_second()).unwrap_or(now))).count()
     }
 
-    /// Removes what expired more than an hour ago, revoked or not, because it is not accepted any more.
+    /// Removes certificates that expired more than an hour ago, revoked or not, because they are no longer accepted.
     pub fn prune(&mut self, now: Timestamp) {
         self.0.retain(|_, issued| now.duration_since(issued.not_after) <= KEPT);
     }
 
-    /// What is revoked and since when, ordered by serial: the content of a revocation list.
+    /// The revoked serials and the times of revocation, ordered by serial: the content of a revocation list.
     pub fn revoked(&self) -> impl Iterator<Item = (Serial, Timestamp)> + '_ {
         self.entries().filter_map(|issued| Some((issued.serial, issued.revoked?)))
     }
@@ -106,7 +106,7 @@ impl Ledger {
         self.0.get(&serial).is_some_and(|issued| issued.revoked.is_some())
     }
 
-    /// Whether a certificate with this serial was written down.
+    /// Whether a certificate with this serial was recorded.
     pub fn knows(&self, serial: Serial) -> bool {
         self.0.contains_key(&serial)
     }
@@ -116,7 +116,7 @@ impl Ledger {
         self.0.get(&serial).map(|issued| &issued.holder)
     }
 
-    /// Everything, ordered by serial.
+    /// All entries, ordered by serial.
     pub fn entries(&self) -> impl Iterator<Item = &Issued> {
         self.0.values()
     }

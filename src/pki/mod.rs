@@ -1,12 +1,12 @@
-//! Certificates and how they are judged: authorities, leaves, bundles, revocation lists, the ledger of what was issued, and the
-//! decision whether a leaf has to be issued again.
+//! Certificates: authorities, leaves, bundles, revocation lists, the ledger of issued certificates, and the decision whether a
+//! leaf has to be issued again.
 //!
 //! Everything here is pure: no client, no runtime and no clock (`now` is a parameter). Randomness comes from the system's
-//! generator. Private keys are kept as PEM in memory that is wiped, and have no `Debug`. Nothing is cached: `certificates` keeps
-//! what was read of a Secret with the Secret.
+//! generator. Private keys are kept as PEM in memory that is wiped, and have no `Debug`. Nothing is cached here: `certificates`
+//! keeps parsed contents together with their Secret.
 //!
-//! A file uses only those before it: error, domain, pem, serial, key, issuer, certificate, chain, verify, ledger, authority,
-//! revocation, external, rotation, reissue.
+//! Each file uses only the preceding ones: error, domain, pem, serial, key, issuer, certificate, chain, verify, ledger,
+//! authority, revocation, external, rotation, reissue.
 
 mod authority;
 mod certificate;

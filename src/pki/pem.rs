@@ -1,7 +1,7 @@
 //! PEM, read strictly and wiped from memory.
 //!
-//! Strictly, because etcd does not start with a bundle that holds any other block (`NewCertPool` in its `client/pkg/tlsutil`);
-//! wiped, because private keys pass through here.
+//! It is read strictly, because etcd does not start with a bundle that contains any other block (`NewCertPool` in its
+//! `client/pkg/tlsutil`). It is wiped, because private keys are read and written here.
 
 use std::str;
 
@@ -15,10 +15,10 @@ pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 /// The label of a private key in PKCS#8.
 pub(super) const PRIVATE_KEY: &str = "PRIVATE KEY";
 
-/// The characters of a line (RFC 7468), which are 48 octets.
+/// The number of characters in a line (RFC 7468), which encode 48 octets.
 const LINE: usize = 64;
 
-/// The contents of all blocks of a text that holds blocks with this label and nothing else but blank lines.
+/// The contents of all blocks of a text. The text may contain only blocks with this label and blank lines.
 pub(super) fn blocks(text: &[u8], label: &'static str) -> Result<Vec<Zeroizing<Vec<u8>>>, PkiError> {
     let text = str::from_utf8(text).map_err(|_| PkiError::Pem("it is not text"))?;
     let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
@@ -28,7 +28,7 @@ pub(super) fn blocks(text: &[u8], label: &'static str) -> Result<Vec<Zeroizing<V
         if begins.ok_or(PkiError::Pem("there is text outside of the blocks"))? != label {
             return Err(PkiError::Label(label));
         }
-        // With all the capacity that it can need, so that it never moves and leaves a copy behind.
+        // The capacity is sufficient from the start, so that no reallocation leaves a copy behind.
         let mut body = Zeroizing::new(String::with_capacity(text.len()));
         loop {
             let line = lines.next().ok_or(PkiError::Pem("a block has no end"))?;
@@ -85,13 +85,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encoded_blocks_are_read_back() -> Result<(), PkiError> {
+    fn encoded_blocks_can_be_read_back() -> Result<(), PkiError> {
         for length in [0, 1, 2, 3, 47, 48, 49, 96, 500] {
             let der: Vec<u8> = (0..length).map(|i| u8::try_from(i % 251).unwrap_or_default()).collect();
             let text = encode(&der, CERTIFICATE)?;
             assert!(text.lines().all(|line| line.len() <= LINE), "{length}");
             assert_eq!(*single(text.as_bytes(), CERTIFICATE)?, der);
-            // The text was never moved while it grew.
+            // The text was never reallocated.
             assert!(text.capacity() >= text.len() && text.capacity() <= text.len() + LINE, "{length}");
         }
         Ok(())

@@ -12,25 +12,25 @@ use super::{
     key::KeyDigest,
 };
 
-/// How much longer than desired a leaf may live before it counts as too long.
+/// How much longer than desired the lifetime of a leaf may be.
 const SLACK: SignedDuration = SignedDuration::from_mins(1);
 
-/// Why a leaf has to be issued again. Displayed as in events, after "the certificate".
+/// Why a leaf has to be issued again. In events the text follows "the certificate".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReissueReason {
     /// It does not exist.
     Missing,
     /// It is not exactly one certificate in PEM.
     Unreadable(String),
-    /// Its private key is missing, unreadable or that of another certificate.
+    /// Its private key is missing, unreadable or belongs to another certificate.
     KeyDoesNotFit,
     /// It is not signed by the issuing authority.
     WrongIssuer,
     /// It has expired or is not valid yet.
     Expired,
-    /// It is for other names or addresses.
+    /// It is valid for other names or addresses.
     Names,
-    /// It is for other usages.
+    /// It is valid for other usages.
     Usage,
     /// It has another common name.
     CommonName,
@@ -40,7 +40,7 @@ pub enum ReissueReason {
     Holder,
     /// It is valid for longer than desired.
     TooLong,
-    /// It does not come with the intermediate certificates that are presented with it.
+    /// The intermediate certificates that are presented with it are missing or different.
     Chain,
     /// It is time to renew it.
     Due,
@@ -68,8 +68,8 @@ impl fmt::Display for ReissueReason {
 
 /// The most urgent reason why a leaf has to be issued again, if there is one.
 ///
-/// [`ReissueReason::WrongIssuer`] comes after what is wrong with the leaf itself: while authorities change, a leaf of the
-/// previous one is still accepted if it is otherwise sound.
+/// [`ReissueReason::WrongIssuer`] comes after the problems of the leaf itself: during a rotation a leaf of the previous authority
+/// is still accepted if it is otherwise valid.
 ///
 /// `leaf` is the certificate as it was read, `None` if there is none; `key` is the digest of the private key stored beside it,
 /// `None` if there is none or it is unreadable.
@@ -103,27 +103,27 @@ pub fn reissue_reason(
     .find_map(|(applies, why)| applies.then_some(why))
 }
 
-/// By how much a holder's leaves are renewed earlier than others, so that leaves that were issued in the same minute are not
-/// renewed in the same minute.
+/// By how much a holder's leaves are renewed earlier than others, so that leaves that were issued at the same time are renewed at
+/// different times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RenewalJitter(u8);
 
 impl RenewalJitter {
-    /// The jitter of a holder with this name, always the same.
+    /// The jitter of a holder with this name. It is constant.
     pub fn of(name: &str) -> Self {
         Self(digest(&SHA256, name.as_bytes()).as_ref()[0])
     }
 
-    /// How much earlier than at two thirds of its life a leaf is renewed: up to a twentieth of its life.
+    /// How much earlier than at two thirds of its lifetime a leaf is renewed: up to a twentieth of its lifetime.
     fn lead(self, life: SignedDuration) -> SignedDuration {
         life / 20 / 255 * i32::from(self.0)
     }
 }
 
-/// From when on a leaf is [`ReissueReason::Due`]: at two thirds of its real life or a little before, but not before a new one
-/// would outlive it by a sixth of its life. `None` if a new one never would, because the issuing authority expires too soon: then
-/// only another authority helps, and the leaf would be issued again in every pass. If it was given a shorter life than desired, a
-/// new one is not expected to live longer.
+/// When a leaf becomes [`ReissueReason::Due`]: at two thirds of its actual lifetime or slightly before, but only once a new leaf
+/// would outlive it by a sixth of its lifetime. `None` if a new leaf never would, because the issuing authority expires too soon:
+/// until another authority signs, the leaf would be issued again in every pass. If the lifetime is shorter than desired, a new
+/// leaf is not expected to live longer.
 pub fn renewal(leaf: &Certificate, desired: SignedDuration, issuer: &Certificate, jitter: RenewalJitter) -> Option<Timestamp> {
     let life = leaf.not_after().duration_since(leaf.not_before());
     let renew_at = leaf.renew_at().checked_sub(jitter.lead(life)).unwrap_or(leaf.renew_at());
@@ -132,7 +132,7 @@ pub fn renewal(leaf: &Certificate, desired: SignedDuration, issuer: &Certificate
     Some(worthwhile.checked_sub(expected).map_or(renew_at, |at| at.max(renew_at)))
 }
 
-/// From when until when a leaf that is up to date stays so: until it is due, or has expired.
+/// The period in which a leaf that is up to date remains so: until it is due or has expired.
 pub fn current_window(
     leaf: &Certificate,
     desired: SignedDuration,

@@ -1,6 +1,6 @@
 //! Revocation lists.
 //!
-//! etcd reads the file at each connection and compares only the serial: not the issuer, not the signature, not `nextUpdate`
+//! etcd reads the file at each connection and checks only the serial, and not the issuer, the signature or `nextUpdate`
 //! (`client/pkg/transport/listener_tls.go`). Since 3.6 it must be DER.
 
 use std::{
@@ -41,7 +41,7 @@ impl Authority {
         let params = CertificateRevocationListParams {
             this_update: date(now)?,
             next_update: date(self.certificate().not_after())?,
-            // A later list must have a greater number, and earlier lists are not known here.
+            // A later list must have a greater number, and earlier numbers are not known here.
             crl_number: SerialNumber::from(u64::try_from(now.as_second()).unwrap_or_default()),
             issuing_distribution_point: None,
             revoked_certs: revoked.iter().map(entry).collect::<Result<_, PkiError>>()?,
@@ -51,8 +51,8 @@ impl Authority {
     }
 }
 
-/// The same list, signed with a new key that is not kept and valid until `end`: for an authority whose private key is not known,
-/// or that may not sign lists (keyUsage).
+/// The same list, signed with a new key that is not kept and valid until `end`: for an authority whose private key the operator
+/// does not have, or that may not sign lists (keyUsage).
 ///
 /// # Errors
 /// If `end` is not after `now`.

@@ -1,6 +1,6 @@
-//! When one authority follows the other, and how far a rotation in phases has come.
+//! When the next authority becomes the active one, and the phases of a rotation.
 //!
-//! Each domain has an active authority, which signs, and a next one, which is already trusted. If authorities live for D and
+//! Each domain has an active authority, which signs, and a next one, which is already trusted. If authorities are valid for D and
 //! leaves for L, an authority is the next one for P = (D - L - M) / 2 and then the active one for P, where M = L / 2 allows for
 //! delays: it never signs a leaf that would outlive it, and is trusted long before it signs. After that it is trusted until it
 //! expires, which is later than the last leaf that it signed.
@@ -28,7 +28,7 @@ pub enum Phase {
     Distributing,
     /// It is the active one, and all certificates are issued again.
     Reissuing,
-    /// The previous one is no longer trusted. Members are restarted, because they still trust it until then.
+    /// The previous one is no longer trusted. Members are restarted, because they trust it until then.
     Dropping,
 }
 
@@ -41,7 +41,7 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| phase.as_str() == text)
     }
 
-    /// Its name, as a status has it.
+    /// Its name, as in a status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Distributing => "Distributing",
@@ -68,22 +68,21 @@ fn created_at(authority: &Certificate) -> Timestamp {
     authority.not_before().checked_add(BACKDATING).unwrap_or(authority.not_before())
 }
 
-/// For how long an authority is the next one, and then the active one, if leaves live for `leaf`: P.
+/// For how long an authority is the next one, and then the active one, if leaves are valid for `leaf`: P.
 fn term(authority: &Certificate, leaf: SignedDuration) -> SignedDuration {
     let life = authority.not_after().duration_since(created_at(authority));
     ((life - leaf - leaf / 2) / 2).max(SignedDuration::ZERO)
 }
 
 /// When the next authority has to become the active one: after its term, but before the active one is too old to sign leaves of
-/// their full life, in case the previous succession was late or lifetimes were changed.
+/// the full lifetime, in case the previous succession was late or lifetimes were changed.
 pub fn succeeds_at(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
     let regular = created_at(next).checked_add(term(next, leaf)).unwrap_or(Timestamp::MAX);
     let latest = active.not_after().checked_sub(leaf).and_then(|at| at.checked_sub(leaf / 2)).unwrap_or(Timestamp::MIN);
     regular.min(latest)
 }
 
-/// By when every member should have been started with the next authority among those that it trusts. From then on members that do
-/// not trust it are restarted.
+/// The time by which every member should trust the next authority. From then on members that do not trust it are restarted.
 pub fn trusted_by(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
     let created = created_at(next);
     created.checked_add(succeeds_at(active, next, leaf).duration_since(created) / 2).unwrap_or(Timestamp::MAX)

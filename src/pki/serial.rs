@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::error::PkiError;
 
-/// What RFC 5280 allows at most, in octets; other authorities use it all.
+/// The most octets that RFC 5280 allows. External authorities may use all of them.
 const OCTETS: usize = 20;
 
-/// The serial number of a certificate. Written as hexadecimal digits in lower case, two for each octet.
+/// The serial number of a certificate. It is written in lower-case hexadecimal digits, two for each octet.
 ///
-/// Those made here are 128 random bits: etcd compares the serial alone with a revocation list, so it must be unique over all
-/// authorities that a member trusts.
+/// Serials that are generated here are 128 random bits: etcd compares only the serial with a revocation list, so it must be
+/// unique among all authorities that a member trusts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Serial([u8; OCTETS]);
@@ -27,7 +27,7 @@ impl Serial {
         Ok(Self(octets))
     }
 
-    /// From the octets of a number that is not negative, the most significant first.
+    /// Reads the octets of a number that is not negative, the most significant first.
     pub(super) fn from_octets(octets: &[u8]) -> Option<Self> {
         let digits = &octets[octets.iter().take_while(|octet| **octet == 0).count()..];
         let mut all = [0; OCTETS];
@@ -35,12 +35,12 @@ impl Serial {
         Some(Self(all))
     }
 
-    /// From the content of a DER integer, if it is not negative.
+    /// Reads the content of a DER integer, if it is not negative.
     pub(super) fn from_der_integer(octets: &[u8]) -> Option<Self> {
         octets.first().filter(|first| **first < 0x80).and_then(|_| Self::from_octets(octets))
     }
 
-    /// All octets, the most significant first, without those that are zero in front; at least one.
+    /// The octets, the most significant first, without leading zeros; at least one.
     pub(super) fn octets(&self) -> &[u8] {
         &self.0[self.0.iter().take(OCTETS - 1).take_while(|octet| **octet == 0).count()..]
     }
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn serials_are_read_back() -> Result<(), PkiError> {
+    fn serials_can_be_read_back() -> Result<(), PkiError> {
         let serial = Serial::random()?;
         assert_eq!(serial.to_string().parse(), Ok(serial));
         assert_ne!(Serial::random()?, serial);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_refused() {
+    fn other_texts_are_refused() {
         for text in ["", "0", "0x1", "+1", "-1", " 1", "éé", &"ab".repeat(21)] {
             assert_eq!(text.parse::<Serial>(), Err(PkiError::Serial(text.into())));
         }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn der_integers_have_a_sign() {
+    fn negative_der_integers_are_refused() {
         assert_eq!(Serial::from_der_integer(&[0x80]), None);
         assert_eq!(Serial::from_der_integer(&[]), None);
         assert_eq!(Serial::from_der_integer(&[0, 0x80]).map(|serial| serial.to_string()), Some("80".into()));

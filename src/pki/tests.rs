@@ -1,4 +1,4 @@
-//! Certificates, keys and revocation lists as a path validator and the openssl command judge them.
+//! Certificates, keys and revocation lists, checked with a path validator and the openssl command.
 
 #![allow(clippy::unwrap_used, clippy::unwrap_in_result, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -49,7 +49,7 @@ fn why(leaf: &Leaf, spec: &LeafSpec, issuer: &Authority, now: Timestamp) -> Opti
     )
 }
 
-/// Path validation as a TLS server does it for clients, or the reverse.
+/// Path validation as by a TLS server for clients, or by a client for servers.
 fn verify(leaf: &Certificate, bundle: &str, usage: webpki::KeyUsage, at: Timestamp) -> Result<(), webpki::Error> {
     let authorities = read_bundle(bundle.as_bytes()).unwrap();
     let trusted: Vec<CertificateDer> = authorities.iter().map(|authority| authority.der().into()).collect();
@@ -94,7 +94,7 @@ fn leaves_verify_against_their_own_bundle_only() {
         assert!(entity.verify_is_valid_for_subject_name(&name(good)).is_ok(), "{good}");
     }
     assert!(entity.verify_is_valid_for_subject_name(&name("demo-1-0.demo-peers.ns.svc")).is_err());
-    // From 5 minutes before its creation to its last second.
+    // It is valid from 5 minutes before its creation to its last second.
     for (moment, good) in [
         (leaf.not_before() - SECOND, false),
         (leaf.not_before(), true),
@@ -106,19 +106,19 @@ fn leaves_verify_against_their_own_bundle_only() {
 }
 
 #[test]
-fn an_authority_with_the_same_name_is_not_the_same() {
+fn an_authority_with_the_same_name_is_another_one() {
     let (one, other) = (authority("same"), authority("same"));
     let leaf = one.issue(&spec(), now()).unwrap();
     assert!(!leaf.certificate.is_signed_by(other.certificate()));
     assert_eq!(why(&leaf, &spec(), &other, now()), Some(ReissueReason::WrongIssuer));
-    // Naming the right issuer is not enough either: the last octets are the signature's.
+    // The right issuer name and key identifier are not enough: here the signature, which is at the end, is invalid.
     let mut forged = leaf.certificate.der().to_vec();
     *forged.last_mut().unwrap() ^= 1;
     assert!(!Certificate::from_der(&forged).unwrap().is_signed_by(one.certificate()));
 }
 
 #[test]
-fn authorities_are_as_designed_and_can_be_loaded() {
+fn authorities_have_the_expected_extensions_and_can_be_loaded() {
     let created = authority("demo client 1");
     let certificate = created.certificate();
     assert!(certificate.is_ca() && certificate.subject_key_id().is_some_and(|id| id.len() == 20));
@@ -145,7 +145,7 @@ fn authorities_are_as_designed_and_can_be_loaded() {
 }
 
 #[test]
-fn leaves_are_as_specified() {
+fn leaves_have_the_specified_contents() {
     let issuer = authority("demo peer 1");
     let leaf = issuer.issue(&spec(), now()).unwrap();
     let certificate = &leaf.certificate;
@@ -160,7 +160,7 @@ fn leaves_are_as_specified() {
     let usage = read.key_usage().unwrap().unwrap();
     assert_eq!((usage.critical, usage.value.flags), (true, 1));
     assert_eq!(Certificate::from_pem(certificate.pem().as_bytes()).as_ref(), Ok(certificate));
-    // A client's has no names.
+    // A client certificate has no names.
     let client = LeafSpec { dns_names: BTreeSet::new(), ip_addresses: BTreeSet::new(), usage: Usage::Client, ..spec() };
     let leaf = issuer.issue(&client, now()).unwrap();
     assert_eq!(why(&leaf, &client, &issuer, now()), None);
@@ -228,7 +228,7 @@ fn reissue_reasons_are_found() {
         (LeafSpec { common_name: "other".into(), ..spec() }, Some(ReissueReason::CommonName)),
         (LeafSpec { duration: hours(2159), ..spec() }, Some(ReissueReason::TooLong)),
         (LeafSpec { duration: hours(4320), ..spec() }, None),
-        // The more urgent reason comes first.
+        // The most urgent reason is returned.
         (LeafSpec { usage: Usage::Client, duration: hours(1), ..spec() }, Some(ReissueReason::Usage)),
     ] {
         assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{changed:?}");
@@ -247,7 +247,7 @@ fn reissue_reasons_are_found() {
     ] {
         assert_eq!(why(&leaf, &desired, &issuer, moment), reason, "{moment}");
     }
-    // A minute of slack, and not a second more.
+    // A minute of slack is allowed, and not a second more.
     for (shorter, reason) in [(60, None), (61, Some(ReissueReason::TooLong))] {
         let changed = LeafSpec { duration: QUARTER - SignedDuration::from_secs(shorter), ..spec() };
         assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{shorter}");
@@ -262,7 +262,8 @@ fn a_leaf_that_ends_with_its_authority_is_not_reissued_in_a_loop() {
     let issuer = authority("demo peer 1");
     let end = issuer.certificate().not_after();
     let sixth = QUARTER / 6;
-    // One that ends a sixth of the desired duration before its authority is renewed once more, one that ends a second later is not.
+    // A leaf that expires a sixth of the desired duration before its authority is renewed once more. A leaf that expires a second
+    // later is not.
     let last = issuer.issue(&spec(), end - QUARTER - sixth).unwrap();
     assert_eq!(why(&last, &spec(), &issuer, last.certificate.renew_at()), Some(ReissueReason::Due));
     assert_eq!(
@@ -273,7 +274,7 @@ fn a_leaf_that_ends_with_its_authority_is_not_reissued_in_a_loop() {
     assert_eq!(why(&over, &spec(), &issuer, over.certificate.renew_at()), None);
     assert_eq!(why(&over, &spec(), &issuer, over.certificate.not_after()), None);
     assert_eq!(renewal(&over.certificate, QUARTER, issuer.certificate(), RenewalJitter::default()), None);
-    // Checked every day for 5 years, leaves of 90 days are issued some thirty times and never expire.
+    // If they are checked every day for 5 years, leaves of 90 days are issued about thirty times and never expire.
     let mut leaf = issuer.issue(&spec(), now()).unwrap();
     let (mut moment, mut count) = (now(), 1);
     while moment < end {
@@ -288,7 +289,7 @@ fn a_leaf_that_ends_with_its_authority_is_not_reissued_in_a_loop() {
 }
 
 #[test]
-fn leaves_shorter_than_desired_are_renewed_in_time_until_their_authority_ends() {
+fn leaves_shorter_than_desired_are_renewed_until_their_authority_expires() {
     let issuer = authority("demo peer 1");
     let end = issuer.certificate().not_after();
     let hour = SignedDuration::from_hours(1);
@@ -335,7 +336,7 @@ fn texts_with_other_content_are_refused() {
     let mut longer = leaf.certificate.der().to_vec();
     longer.push(0);
     assert_eq!(Certificate::from_der(&longer), Err(PkiError::Certificate("something follows it".into())));
-    // Truncated anywhere, it is an error and never a panic.
+    // A certificate that is truncated anywhere leads to an error and never to a panic.
     for length in 0..leaf.certificate.der().len() {
         assert!(Certificate::from_der(&leaf.certificate.der()[..length]).is_err(), "{length}");
     }
@@ -343,19 +344,19 @@ fn texts_with_other_content_are_refused() {
 }
 
 #[test]
-fn certificates_without_an_end_are_read() {
+fn certificates_that_never_expire_are_read() {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::ExplicitNoCa;
     params.not_after = time::OffsetDateTime::from_unix_timestamp(253_402_300_799).unwrap();
     let certificate = Certificate::from_der(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).unwrap();
     assert_eq!(certificate.not_after(), Timestamp::MAX);
     assert!(certificate.renew_at() > at("7000-01-01T00:00:00Z") && certificate.renew_at() < Timestamp::MAX);
-    // No extension limits what it may be used for.
+    // No extension limits its usages.
     assert!(certificate.server_auth() && certificate.client_auth());
 }
 
 #[test]
-fn the_ledger_is_read_back_and_pruned() {
+fn the_ledger_can_be_read_back_and_is_pruned() {
     let issuer = authority("demo client 1");
     let mut ledger = Ledger::default();
     assert_eq!(ledger.to_json().unwrap(), b"[]");
@@ -367,7 +368,7 @@ fn the_ledger_is_read_back_and_pruned() {
     }
     let first = |issued: &Issued| issued.holder == user("app", "1");
     assert_eq!((ledger.revoke(first, now()), ledger.revoke(first, now() + SECOND)), (1, 0));
-    // Recorded again, it stays revoked since the same moment.
+    // If it is recorded again, the time of its revocation does not change.
     ledger.record(&leaves[2], Holder::Operator);
     let revoked = vec![(leaves[2].serial(), at("2026-03-01T12:00:00Z"))];
     assert_eq!(ledger.revoked().collect::<Vec<_>>(), revoked);
@@ -377,7 +378,7 @@ fn the_ledger_is_read_back_and_pruned() {
     let serials: Vec<_> = ledger.entries().map(|issued| issued.serial).collect();
     assert!(serials.is_sorted() && serials.len() == 4);
 
-    // The stored form, which later versions must be able to read.
+    // The persisted form, which later versions must be able to read.
     let text = br#"[{"serial":"0a","holder":"operator","notAfter":"2026-05-30T12:00:00Z"},{"serial":"0b","holder":{"member":{"name":"demo-0"}},"notAfter":"2026-05-30T12:00:01Z"},{"serial":"0c","holder":{"user":{"name":"app","uid":"1"}},"notAfter":"2026-05-30T12:00:00Z","revoked":"2026-03-01T12:00:00Z"}]"#;
     let mut ledger = Ledger::from_json(text).unwrap();
     assert_eq!(ledger.to_json().unwrap(), text);
@@ -391,7 +392,7 @@ fn the_ledger_is_read_back_and_pruned() {
 }
 
 #[test]
-fn revocation_lists_hold_what_was_revoked() {
+fn revocation_lists_contain_the_revoked_serials() {
     let issuer = authority("demo client 1");
     let empty = issuer.sign_crl([], now()).unwrap();
     assert_eq!(crl_serials(&empty), Ok(BTreeSet::new()));
@@ -417,7 +418,7 @@ fn revocation_lists_hold_what_was_revoked() {
 }
 
 #[test]
-fn openssl_accepts_and_refuses_the_same() {
+fn openssl_accepts_and_refuses_the_same_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (issuer, other) = (authority("demo client 1"), authority("demo peer 1"));
@@ -463,7 +464,8 @@ fn external_authorities_can_issue() {
         ("p384", "EC -pkeyopt ec_paramgen_curve:P-384", "/C=DE/O=Example/OU=Sites/CN=Example", true),
         ("ed25519", "ED25519", "/CN=Example", true),
         ("rsa", "RSA -pkeyopt rsa_keygen_bits:2048", "/O=Example/CN=Example", true),
-        // The library keeps one value of each kind of attribute: refused, because its leaves would name another issuer.
+        // The library keeps only one value of each attribute type. The authority is refused, because its leaves would name
+        // another issuer.
         ("twice", "ED25519", "/OU=One/OU=Two/CN=Example", false),
     ] {
         let (ok, output) = openssl(dir, &format!("genpkey -algorithm {algorithm} -out {name}.key"));
@@ -472,7 +474,7 @@ fn external_authorities_can_issue() {
         assert!(ok, "{output}");
         let read = |end: &str| fs::read(dir.join(format!("{name}.{end}"))).unwrap();
         let issuer = Authority::load(&read("crt"), &read("key")).unwrap();
-        // openssl created it now, by a clock that this test cannot set.
+        // openssl created it just now; a test cannot set the clock of openssl.
         let moment = issuer.certificate().not_before() + SECOND;
         let leaf = issuer.issue(&spec(), moment);
         assert_eq!(leaf.is_ok(), good, "{name}");
@@ -484,7 +486,7 @@ fn external_authorities_can_issue() {
         fs::write(dir.join("ca.crl"), issuer.sign_crl([(leaf.certificate.serial(), moment)], moment).unwrap()).unwrap();
         let (ok, output) = openssl(dir, &format!("crl -inform DER -in ca.crl -noout -CAfile {name}.crt"));
         assert!(ok && output.contains("verify OK"), "{name}: {output}");
-        // The list has the key identifier of the authority, not one that is derived as for built-in authorities.
+        // The list contains the key identifier of the authority, and not one that is derived as for built-in authorities.
         let (ok, output) = openssl(dir, "crl -inform DER -in ca.crl -noout -text");
         let id: Vec<_> = leaf.certificate.authority_key_id().unwrap().iter().map(|octet| format!("{octet:02X}")).collect();
         assert!(ok && output.contains(&id.join(":")), "{name}: {output}");
@@ -513,14 +515,14 @@ fn authorities_that_may_not_sign_are_refused() {
 #[test]
 fn a_leaf_is_not_reissued_in_its_current_window() {
     let (issuer, leaf_of) = (authority("ca"), |issuer: &Authority, at| issuer.issue(&spec(), at).unwrap());
-    // One that is renewed, and one that ends with its issuer.
+    // A leaf that will be renewed, and one that expires together with its issuer.
     let late = issuer.certificate().not_after() - QUARTER / 3;
     for leaf in [leaf_of(&issuer, now()), leaf_of(&issuer, late)] {
         let window = current_window(&leaf.certificate, QUARTER, issuer.certificate(), RenewalJitter::default());
         for edge in [window.start, window.end] {
             for moment in [edge - SECOND, edge, edge + SECOND] {
                 let reason = why(&leaf, &spec(), &issuer, moment);
-                // In its last second it is valid, but not relied on.
+                // In its last second it is valid, but outside of the window.
                 let last = moment == leaf.certificate.not_after();
                 assert_eq!(window.contains(&moment), reason.is_none() && !last, "{moment}: {reason:?}, {window:?}");
             }
@@ -542,7 +544,7 @@ fn a_thousand_holders_do_not_renew_in_one_minute() {
     assert_eq!(at(7), at(7), "the jitter of a holder is constant");
 }
 
-/// Creates with `openssl` an authority that another one signs, with its key.
+/// Creates an authority and its key with `openssl`. The authority `parent` signs it.
 fn below(dir: &Path, name: &str, parent: &str, algorithm: &str, extensions: &str) {
     for command in [
         format!("genpkey -algorithm {algorithm} -out {name}.key"),
@@ -580,7 +582,7 @@ fn authorities_with_unsupported_keys_are_refused() {
 }
 
 #[test]
-fn authorities_below_an_offline_root_are_traced_to_it() {
+fn the_ancestors_of_an_intermediate_authority_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     for root in ["root", "unknown"] {
@@ -590,7 +592,7 @@ fn authorities_below_an_offline_root_are_traced_to_it() {
     }
     below(dir, "middle", "root", "ED25519", "CA:TRUE,pathlen:1");
     below(dir, "issuing", "middle", "RSA -pkeyopt rsa_keygen_bits:2048", "CA:TRUE,pathlen:0");
-    // The authority that signs it allows none below itself.
+    // The authority that signs it allows no other authority below itself (pathlen).
     below(dir, "toolow", "issuing", "ED25519", "CA:TRUE");
     below(dir, "leaf", "middle", "ED25519", "CA:FALSE");
     let read = |names: &str| -> Vec<u8> {
@@ -625,7 +627,8 @@ fn authorities_below_an_offline_root_are_traced_to_it() {
     let problem = ExternalAuthority::of_secret(&with_key, &read("middle root"), moment).unwrap_err().to_string();
     assert!(problem.starts_with("tls.crt: holds a block of another kind than CERTIFICATE"), "{problem}");
 
-    // Its leaves are accepted by peers that trust only it, and by peers that trust the root and are presented the intermediates.
+    // Its leaves are accepted by peers that trust only it, and by peers that trust only the root and receive the intermediate
+    // certificates.
     let external = ExternalAuthority::of_secret(&read("issuing"), &read("middle root"), moment).unwrap();
     let authority = Authority::load(&read("issuing"), &key).unwrap();
     let leaf = authority.issue(&spec(), moment).unwrap();
@@ -637,7 +640,7 @@ fn authorities_below_an_offline_root_are_traced_to_it() {
     let (ok, output) =
         openssl(dir, &format!("verify -attime {} -CAfile root.crt -untrusted presented.pem own.pem", moment.as_second()));
     assert!(ok, "{output}");
-    // It may not sign lists, so another key does.
+    // It may not sign revocation lists, so another key signs them.
     let serial = leaf.certificate.serial();
     assert_eq!(crl_serials(&authority.sign_crl([(serial, moment)], moment).unwrap()).unwrap(), [serial].into());
 }

@@ -13,11 +13,11 @@ use rustls::{
 
 use super::{certificate::Certificate, error::PkiError};
 
-/// Checks that a peer that trusts an authority accepts a leaf of it in a TLS handshake now: beside the signature by its usages,
-/// and by the names that the authority may sign for.
+/// Checks that a peer that trusts an authority accepts a leaf of it in a TLS handshake now. This includes the usages of the leaf
+/// and the name constraints of the authority.
 ///
 /// # Errors
-/// What a verifier says.
+/// The error of the verifier.
 pub fn verify(leaf: &Certificate, authority: &Certificate, now: Timestamp) -> Result<(), PkiError> {
     let refused = |error: &dyn Display| PkiError::NotAccepted(error.to_string());
     let mut roots = RootCertStore::empty();
@@ -30,7 +30,7 @@ pub fn verify(leaf: &Certificate, authority: &Certificate, now: Timestamp) -> Re
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
         verifier.map_err(|e| refused(&e))?.verify_client_cert(&der, &[], now).map_err(|e| refused(&e))?;
     }
-    // One name is enough to have name constraints checked against all; it cannot be a wildcard.
+    // With one name, name constraints are checked for all names of the leaf. It must not be a wildcard.
     let name = leaf.dns_names().iter().find_map(|name| ServerName::try_from(name.as_str()).ok());
     if let Some(name) = name.filter(|_| leaf.server_auth()) {
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build().map_err(|e| refused(&e))?;

@@ -53,7 +53,7 @@ async fn exists(context: &Context, user: &EtcdUser, observed: &ObservedUser) -> 
     Ok(existing.and_then(|existing| Uid::of(&existing.metadata)).as_ref() == Some(&observed.uid))
 }
 
-/// How the authorities of the issuers are learned that the cluster's spec names, if the spec is valid.
+/// How to learn the authorities of the issuers in the cluster's spec, if the spec is valid.
 fn probes(context: &Context, observed: &ObservedUser) -> Option<PerDomain<ProbeSpec>> {
     let cluster = observed.cluster.as_ref()?;
     let valid = validate(cluster, &context.domain).ok()?;

@@ -19,11 +19,11 @@ use crate::{api::EtcdUser, context::Context, kubernetes::error::WriteError, repo
 
 /// After a change: the watch needs a moment to report it.
 const SOON: Duration = Duration::from_millis(500);
-/// While an external issuer has not signed. Its answer triggers no pass.
+/// While an external issuer has not signed yet. Its answer triggers no pass.
 const PENDING: Duration = Duration::from_secs(2);
-/// After a failure, whose cause may be nothing that is watched.
+/// After a failure, whose cause may not be watched.
 const RETRY: Duration = Duration::from_secs(10);
-/// If nothing is pending. A renewal is due after hours at the earliest, and whatever a user waits for triggers a pass.
+/// If nothing is pending. A renewal is due after hours at the earliest, and everything that a user waits for triggers a pass.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// One pass. Returns when the next one is due unless something triggers it before.

@@ -1,4 +1,4 @@
-//! What the watches know around a user.
+//! What the watches know about a user and its cluster.
 
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
@@ -10,7 +10,7 @@ use crate::{
     names::{Names, user_secret},
 };
 
-/// What exists around a user; `None` if the user itself has no uid.
+/// The observed state; `None` if the user itself has no uid.
 pub fn observe(context: &Context, user: &EtcdUser) -> Option<ObservedUser> {
     let scope = &context.scope;
     let namespace = user.namespace().unwrap_or_default();

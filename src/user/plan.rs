@@ -22,7 +22,7 @@ use crate::{
     reporting::note::Note,
 };
 
-/// What exists around a user.
+/// The observed state of a user, its Secret and its cluster.
 #[derive(Clone, Debug)]
 pub struct ObservedUser {
     /// The user's uid.
@@ -53,7 +53,7 @@ pub enum UserPlan {
 /// Why no certificate is issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The user is not served as it is; someone has to change something.
+    /// The spec cannot be fulfilled unless a person changes something.
     Refused(Note),
     /// Something does not exist yet.
     Waiting(Note),

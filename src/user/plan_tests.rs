@@ -25,7 +25,7 @@ fn app() -> EtcdUser {
     user("app", "clusterRef: {name: demo}")
 }
 
-/// What exists around a new user of a healthy cluster.
+/// The observed state for a new user of a healthy cluster.
 fn around(user: &EtcdUser, world: &World) -> ObservedUser {
     ObservedUser {
         uid: Uid::of(&user.metadata).unwrap(),
@@ -37,7 +37,7 @@ fn around(user: &EtcdUser, world: &World) -> ObservedUser {
     }
 }
 
-/// A user with a certificate: the world, the user and what exists around it.
+/// A user with a certificate: the world, the user and its observed state.
 fn served() -> (World, EtcdUser, ObservedUser) {
     let mut world = World::bootstrapped("replicas: 1");
     let user = app();
@@ -139,7 +139,7 @@ fn reserved_and_impossible_names_are_refused() {
 }
 
 #[test]
-fn of_two_users_with_one_common_name_the_older_is_served() {
+fn of_two_users_with_one_common_name_the_older_has_precedence() {
     let (world, app, mut observed) = served();
     let mut twin = user("twin", "{clusterRef: {name: demo}, commonName: app}");
     observed.others = vec![twin.clone()];
@@ -165,7 +165,7 @@ fn of_two_users_with_one_common_name_the_older_is_served() {
 }
 
 #[test]
-fn of_two_users_with_one_secret_the_older_is_served() {
+fn of_two_users_with_one_secret_the_older_has_precedence() {
     let (world, app, observed) = served();
     let twin = user("twin", "{clusterRef: {name: other}, secretName: app-etcd-tls}");
     let uid = Uid::of(&twin.metadata).unwrap();
@@ -208,7 +208,7 @@ fn a_user_waits_for_what_does_not_exist_yet() {
 }
 
 #[test]
-fn a_user_that_is_to_be_revoked_gets_no_certificate() {
+fn a_revoked_user_gets_no_certificate() {
     let (world, mut user, observed) = served();
     user.metadata.annotations = Some([(key::REVOKE.to_owned(), String::new())].into());
     let revoked = |observed: &ObservedUser| {
@@ -222,7 +222,7 @@ fn a_user_that_is_to_be_revoked_gets_no_certificate() {
     assert!(revoked(&without).contains("remove annotation etcd-warden.dev/revoke"), "{}", revoked(&without));
 }
 
-// What is reported.
+// The status.
 
 fn reported(
     user: &EtcdUser,

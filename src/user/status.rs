@@ -1,4 +1,4 @@
-//! What came of a pass -> status and events. Pure.
+//! The outcome of a pass -> status and events. Pure.
 
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::events::EventType};
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What came of a pass.
+/// The outcome of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserOutcome {
     /// No certificate was issued.

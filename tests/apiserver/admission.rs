@@ -1,4 +1,4 @@
-//! What the API server takes and what it refuses, by the rules in the custom resources' definitions.
+//! Which objects the API server accepts and refuses, by the rules in the CRDs.
 
 use axum::http::{Method, Request};
 use etcd_warden::api::EtcdClusterSpec;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::world::World;
 
-/// Asks the API server for an object or a change that it checks and does not keep.
+/// Creates or changes an object in a dry run.
 async fn ask(world: &World<'_>, method: Method, plural: &str, name: &str, spec: &Value) -> Result<Value, String> {
     let collection = format!("/apis/etcd-warden.dev/v1alpha1/namespaces/{}/{plural}", world.namespace);
     let (path, media) = match method {
@@ -37,12 +37,12 @@ async fn create_user(world: &World<'_>, name: &str, spec: &Value) -> Result<Valu
 
 #[track_caller]
 fn refused(answer: Result<Value, String>, part: &str, what: &Value) {
-    let message = answer.expect_err(&format!("{what} was to be refused: {part}"));
+    let message = answer.expect_err(&format!("{what} should have been refused: {part}"));
     assert!(message.contains(part), "{what}: {part:?} was expected, the API server says {message:?}");
 }
 
 #[track_caller]
-fn taken(answer: Result<Value, String>, what: &Value) {
+fn accepted(answer: Result<Value, String>, what: &Value) {
     answer.unwrap_or_else(|message| panic!("{what}: {message}"));
 }
 
@@ -64,7 +64,7 @@ async fn an_empty_spec_is_filled_in() {
 }
 
 #[tokio::test]
-async fn bad_clusters_are_refused_in_words() {
+async fn invalid_clusters_are_refused_with_a_reason() {
     let world = World::new("bad").await;
     let lives =
         |authority: &str, leaf: &str| json!({ "authority": { "duration": authority }, "certificate": { "duration": leaf } });
@@ -119,11 +119,11 @@ async fn bad_clusters_are_refused_in_words() {
     ] {
         refused(create_cluster(&world, name, &json!({})).await, part, &json!(name));
     }
-    taken(create_cluster(&world, &long[1..], &json!({})).await, &json!(long));
+    accepted(create_cluster(&world, &long[1..], &json!({})).await, &json!(long));
 }
 
 #[tokio::test]
-async fn good_clusters_are_taken() {
+async fn valid_clusters_are_accepted() {
     let world = World::new("good").await;
     for spec in [
         json!({ "replicas": 1, "version": "3.5.32" }),
@@ -135,12 +135,12 @@ async fn good_clusters_are_taken() {
         json!({ "etcd": { "autoCompaction": { "mode": "Revision", "retention": "10000" }, "extraArgs": { "max-txn-ops": "512" } } }),
         json!({ "pod": { "tolerations": [{ "operator": "Exists" }], "resources": { "limits": { "memory": "1Gi" } } } }),
     ] {
-        taken(create_cluster(&world, "demo", &spec).await, &spec);
+        accepted(create_cluster(&world, "demo", &spec).await, &spec);
     }
 }
 
 #[tokio::test]
-async fn what_cannot_be_changed_yet_is_refused_and_the_rest_is_taken() {
+async fn only_changes_of_immutable_fields_are_refused() {
     let world = World::new("change").await;
     world.cluster("demo", json!({})).await;
     let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdclusters", "demo", spec).await;
@@ -169,15 +169,15 @@ async fn what_cannot_be_changed_yet_is_refused_and_the_rest_is_taken() {
         json!({ "paused": true }),
         json!({ "replicas": 4 }),
         json!({ "image": { "repository": "example.com/etcd", "pullPolicy": "Always", "pullSecrets": [{ "name": "registry" }] } }),
-        // The same, said otherwise.
+        // The same values in another form.
         json!({ "replicas": 3, "storage": { "size": "8Gi" }, "pod": {} }),
     ] {
-        taken(change(&spec).await, &spec);
+        accepted(change(&spec).await, &spec);
     }
 }
 
 #[tokio::test]
-async fn users_are_checked_likewise() {
+async fn invalid_users_are_refused_with_a_reason() {
     let world = World::new("users").await;
     let of = |field: &str, value: Value| json!({ "clusterRef": { "name": "demo" }, field: value });
     let long = "a".repeat(64);
@@ -201,7 +201,7 @@ async fn users_are_checked_likewise() {
         ("root", of("commonName", json!("someone"))),
         ("0.a", of("secretName", json!("a.b-c"))),
     ] {
-        taken(create_user(&world, name, &spec).await, &spec);
+        accepted(create_user(&world, name, &spec).await, &spec);
     }
     world.user("app", of("certificate", json!({}))).await;
     let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdusers", "app", spec).await;
@@ -213,20 +213,20 @@ async fn users_are_checked_likewise() {
         refused(change(&spec).await, &format!("{field} cannot be changed: create another EtcdUser"), &spec);
     }
     let shorter = json!({ "certificate": { "duration": "24h" } });
-    taken(change(&shorter).await, &shorter);
+    accepted(change(&shorter).await, &shorter);
 }
 
 #[tokio::test]
-async fn tables_say_what_matters() {
+async fn tables_have_the_expected_columns() {
     let world = World::new("tables").await;
     world.cluster("demo", json!({})).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
     let operator = world.operator();
     world.user_reports("app", "Issued").await;
-    // All certificates are there, and no pod to serve them.
+    // All certificates are issued, but no pod serves them.
     world.reports("demo", "CertificatesReady", "Confirming").await;
     operator.stop().await;
-    // By their short names, as people do.
+    // The kinds are given by their short names.
     let rows = |kind: &str, more: &[&str]| {
         let table = world.server.kubectl(&[&["-n", &world.namespace, "get", kind], more].concat());
         let rows: Vec<Vec<_>> = table
@@ -247,9 +247,9 @@ async fn tables_say_what_matters() {
     assert_eq!(users[0], ["NAME", "CLUSTER", "READY", "SECRET", "EXPIRES", "AGE"]);
     assert_eq!(users[1][..4], ["app", "demo", "True", "app-etcd-tls"]);
     assert!(users[1][4].ends_with('Z'), "{users:?}");
-    // Everything of the operator's, and a cluster among all that a namespace has.
+    // The categories contain the custom resources.
     assert!(world.server.kubectl(&["-n", &world.namespace, "get", "etcd-warden"]).contains("etcduser"));
     assert!(world.server.kubectl(&["-n", &world.namespace, "get", "all"]).contains("etcdcluster.etcd-warden.dev/demo"));
     let explained = world.server.kubectl(&["explain", "etcdcluster.spec.storage.retention"]);
-    assert!(explained.contains("What becomes of the volumes"), "{explained}");
+    assert!(explained.contains("Whether the PersistentVolumeClaims"), "{explained}");
 }

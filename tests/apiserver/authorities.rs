@@ -1,4 +1,4 @@
-//! An authority that was tampered with is reported and never made anew, and what it issued stays in use.
+//! An authority that was changed or deleted is reported and never recreated, and its certificates stay in use.
 
 use etcd_warden::names::authority_key;
 use futures::future::join_all;
@@ -11,12 +11,12 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    state::whole,
+    state::check_complete,
     world::{World, until},
 };
 
 #[tokio::test]
-async fn a_lost_authority_is_reported_and_healed_by_its_backup() {
+async fn a_lost_authority_is_reported_and_can_be_restored_from_a_backup() {
     let world = World::new("authority").await;
     let operator = world.operator();
     let data = |key: &str, value: Value| json!({ "data": { key: value } });
@@ -33,7 +33,7 @@ async fn a_lost_authority_is_reported_and_healed_by_its_backup() {
         world.cluster(name, json!({ "replicas": 1 })).await;
     }
     for (name, ..) in &cases {
-        world.founded(name).await;
+        world.bootstrapped(name).await;
     }
     operator.quiet(7).await;
     join_all(cases.map(|(name, authority, change, problem)| {
@@ -66,13 +66,11 @@ async fn a_lost_authority_is_reported_and_healed_by_its_backup() {
             if change.is_none() {
                 secrets.create(&PostParams::default(), &backup).await.map(|_| ()).unwrap();
             } else {
-                until("the backup is there again", async || {
-                    secrets.replace(&authority, &PostParams::default(), &backup).await.ok()
-                })
-                .await;
+                until("the backup is restored", async || secrets.replace(&authority, &PostParams::default(), &backup).await.ok())
+                    .await;
             }
-            world.founded(name).await;
-            whole(world, name).await;
+            world.bootstrapped(name).await;
+            check_complete(world, name).await;
             let now = secrets.get(&format!("{name}-0-tls")).await.unwrap();
             assert_eq!(now.resource_version(), member.resource_version(), "{name}");
         }
@@ -86,25 +84,25 @@ fn years_later() -> Timestamp {
 }
 
 #[tokio::test]
-async fn nothing_is_given_up_for_expired_by_one_clock_alone() {
+async fn authorities_that_have_expired_only_by_the_operators_clock_are_kept() {
     let world = World::new("clock").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(2).await;
     operator.stop().await;
     let version = async |name: &str| world.api::<Secret>().get(name).await.unwrap().resource_version();
     let names = ["demo-client-ca", "demo-peer-ca", "demo-0-tls"];
     let before = join_all(names.map(version)).await;
-    let operator = world.operator_by(years_later);
-    let told = world.reports("demo", "Degraded", "ClockSkew").await;
-    assert!(told.message.contains("has expired by the operator's clock"), "{}", told.message);
-    operator.passed(3).await;
+    let operator = world.operator_with_clock(years_later);
+    let condition = world.reports("demo", "Degraded", "ClockSkew").await;
+    assert!(condition.message.contains("has expired by the operator's clock"), "{}", condition.message);
+    operator.wait_for_passes(3).await;
     assert_eq!(join_all(names.map(version)).await, before);
     operator.stop().await;
-    // By a clock that is right it goes on.
+    // With the right clock the operator continues.
     let operator = world.operator();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     assert_eq!(join_all(names.map(version)).await, before);
     operator.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Objects of a cluster's names that are somebody else's are reported and never touched, whatever else is there.
+//! Objects under a cluster's names that belong to others are reported and never changed.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    state::{everything, kinds, whole},
+    state::{check_complete, everything, kinds},
     world::{World, until},
 };
 
-/// Kind, and the name in a cluster `x`, of every object that the operator makes.
+/// The kind of every object that the operator creates, and its name in a cluster `x`.
 const OBJECTS: [(&str, &str); 11] = [
     ("ConfigMap", "x-bootstrap"),
     ("ConfigMap", "x-ca"),
@@ -44,7 +44,7 @@ fn api(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
     Api::namespaced_with(world.client.clone(), &world.namespace, &resource)
 }
 
-/// Makes somebody else's object; with the labels of the operator's own for `cluster` it is among what the operator watches.
+/// Creates an object that belongs to others. With the operator's labels for `cluster` it is in the operator's watches.
 async fn make(world: &World<'_>, kind: &str, name: &str, cluster: Option<&str>) -> DynamicObject {
     let selector = json!({ "matchLabels": { "a": "b" } });
     let data: Value = match kind {
@@ -69,13 +69,13 @@ async fn make(world: &World<'_>, kind: &str, name: &str, cluster: Option<&str>) 
     api(world, kind).create(&PostParams::default(), &object).await.unwrap()
 }
 
-/// Deletes an object at once, also where a controller would have to agree that is not there.
+/// Deletes an object at once, without waiting for finalizers, whose controllers do not run here.
 async fn remove(world: &World<'_>, kind: &str, name: &str) {
     let api = api(world, kind);
     let patch = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": null } }));
     let uid = api.patch(name, &kube::api::PatchParams::default(), &patch).await.unwrap().uid();
     api.delete(name, &kube::api::DeleteParams::default()).await.unwrap();
-    // What it was in the way of may be in its place at once.
+    // The operator may create its own object at once.
     until("it is gone", async || {
         let there = api.get_opt(name).await.unwrap();
         there.is_none_or(|there| there.uid() != uid).then_some(())
@@ -94,7 +94,7 @@ async fn before_the_cluster(labelled: bool) {
     }
     let before = everything(&world).await;
     for (cluster, kind, _) in clusters() {
-        // A single member has no disruption budget.
+        // A single member has no PodDisruptionBudget.
         let replicas = if kind == "PodDisruptionBudget" { 3 } else { 1 };
         world.cluster(&cluster, json!({ "replicas": replicas })).await;
     }
@@ -109,26 +109,26 @@ async fn before_the_cluster(labelled: bool) {
     }
     operator.quiet(11).await;
     let now = everything(&world).await;
-    assert_eq!(versions(&now), versions(&before), "nothing is half made");
+    assert_eq!(versions(&now), versions(&before), "nothing was created");
 
-    // Once they are gone there is nothing in the way.
+    // Once they are deleted, the clusters are bootstrapped.
     for (_, kind, object) in clusters() {
         remove(&world, kind, &object).await;
     }
     for (cluster, ..) in clusters() {
-        world.founded(&cluster).await;
-        whole(&world, &cluster).await;
+        world.bootstrapped(&cluster).await;
+        check_complete(&world, &cluster).await;
     }
     operator.stop().await;
 }
 
 #[tokio::test]
-async fn before_the_cluster_and_unknown_to_the_watch() {
+async fn existing_objects_without_the_operators_labels() {
     before_the_cluster(false).await;
 }
 
 #[tokio::test]
-async fn before_the_cluster_and_labelled_like_ours() {
+async fn existing_objects_with_the_operators_labels() {
     before_the_cluster(true).await;
 }
 
@@ -136,12 +136,12 @@ async fn after_the_cluster(labelled: bool) {
     let world = World::new("usurped").await;
     let operator = world.operator();
     for (cluster, kind, _) in clusters() {
-        // A single member has no disruption budget.
+        // A single member has no PodDisruptionBudget.
         let replicas = if kind == "PodDisruptionBudget" { 3 } else { 1 };
         world.cluster(&cluster, json!({ "replicas": replicas })).await;
     }
     for (cluster, ..) in clusters() {
-        world.founded(&cluster).await;
+        world.bootstrapped(&cluster).await;
     }
     operator.quiet(1).await;
     operator.stop().await;
@@ -166,22 +166,22 @@ async fn after_the_cluster(labelled: bool) {
     for (cluster, kind, object) in clusters() {
         remove(&world, kind, &object).await;
         if object.ends_with("-client-ca") || object.ends_with("-peer-ca") {
-            // Made anew it would cut off whoever trusts the old one.
+            // A new authority would cut off members and clients that trust the old one.
             world.reports(&cluster, "CertificatesReady", "CALost").await;
         } else {
-            world.founded(&cluster).await;
-            whole(&world, &cluster).await;
+            world.bootstrapped(&cluster).await;
+            check_complete(&world, &cluster).await;
         }
     }
     operator.stop().await;
 }
 
 #[tokio::test]
-async fn in_the_place_of_ours_and_unknown_to_the_watch() {
+async fn replaced_objects_without_the_operators_labels() {
     after_the_cluster(false).await;
 }
 
 #[tokio::test]
-async fn in_the_place_of_ours_and_labelled_like_ours() {
+async fn replaced_objects_with_the_operators_labels() {
     after_the_cluster(true).await;
 }

@@ -1,4 +1,4 @@
-//! Issuers of cert-manager's that do not do what they are asked for. The tests answer in its place.
+//! Issuers of cert-manager that do not sign as requested. The tests answer in place of cert-manager.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,21 +33,21 @@ use crate::{
 
 /// How an issuer treats requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
-    /// It does as it is asked.
-    Right,
-    /// Somebody who is to approve of requests denies them.
+pub enum Behavior {
+    /// It signs as requested.
+    Correct,
+    /// An approver denies the requests.
     Denied,
-    /// It says nothing.
+    /// It does not answer.
     Silent,
-    /// It signs by another authority than before.
+    /// It signs with another authority than before.
     OtherAuthority,
-    /// It leaves out names and addresses.
-    Nameless,
-    /// It leaves out what the certificate is for.
-    Useless,
-    /// It gives a day and no more.
-    Short,
+    /// Its certificates have no names and addresses.
+    WithoutNames,
+    /// Its certificates have no usages.
+    WithoutUsages,
+    /// Its certificates are valid for one day.
+    ShortLifetime,
 }
 
 /// An issuer, and cert-manager, for one namespace.
@@ -55,17 +55,17 @@ pub struct Issuer<'a> {
     world: &'a World<'a>,
     authority: Authority,
     other: Authority,
-    /// What must never be handed out, in PEM.
+    /// Certificates that must never be used, in PEM.
     wrong: Mutex<Vec<String>>,
 }
 
-/// The spec of a cluster whose clients' certificates this issuer signs.
+/// The spec of a cluster whose client certificates this issuer signs.
 pub fn spec() -> Value {
     json!({ "replicas": 1, "tls": { "client": { "issuer": { "certManager": { "name": "company" } } } } })
 }
 
 impl<'a> Issuer<'a> {
-    /// One for a world, where the API server knows of cert-manager's requests from now on.
+    /// An issuer for a world. The API server serves CertificateRequests from now on.
     pub async fn new(world: &'a World<'a>) -> Self {
         let schema = json!({ "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } });
         let version = json!({
@@ -87,38 +87,38 @@ impl<'a> Issuer<'a> {
         Self { world, authority: authority("company"), other: authority("other"), wrong: Mutex::default() }
     }
 
-    /// The requests that there are, without those by which the operator asks for the authority.
+    /// The existing requests, without probes.
     async fn requests(&self) -> BTreeMap<String, CertificateRequest> {
         let all = self.world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap();
-        all.into_iter().map(|request| (request.name_any(), request)).filter(|(name, _)| !is_inquiry(name)).collect()
+        all.into_iter().map(|request| (request.name_any(), request)).filter(|(name, _)| !is_probe(name)).collect()
     }
 
-    /// Has requests answered while something else goes on. Who asks for the authority gets it.
-    pub async fn during<T>(&self, manner: Manner, other: impl Future<Output = T>) -> T {
+    /// Answers requests until `other` is done. Probes are always answered correctly.
+    pub async fn during<T>(&self, behavior: Behavior, other: impl Future<Output = T>) -> T {
         let answering = async {
             let mut tick = tokio::time::interval(Duration::from_millis(100));
             loop {
                 tick.tick().await;
                 for request in self.world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap() {
-                    let manner = if is_inquiry(&request.name_any()) { Manner::Right } else { manner };
-                    if request.status.is_none() && manner != Manner::Silent {
-                        self.answer(&request, manner).await;
+                    let behavior = if is_probe(&request.name_any()) { Behavior::Correct } else { behavior };
+                    if request.status.is_none() && behavior != Behavior::Silent {
+                        self.answer(&request, behavior).await;
                     }
                 }
             }
         };
         tokio::select! {
             result = other => result,
-            () = answering => unreachable!("it never ends"),
+            () = answering => unreachable!("it runs forever"),
         }
     }
 
-    async fn answer(&self, request: &CertificateRequest, manner: Manner) {
+    async fn answer(&self, request: &CertificateRequest, behavior: Behavior) {
         let condition = |kind: &str, reason: &str, message: &str| json!([{ "type": kind, "status": "True", "reason": reason, "message": message }]);
-        let status = if manner == Manner::Denied {
+        let status = if behavior == Behavior::Denied {
             json!({ "conditions": condition("Denied", "Policy", "not for etcd") })
         } else {
-            let (leaf, authority) = self.sign(request, manner);
+            let (leaf, authority) = self.sign(request, behavior);
             json!({
                 "conditions": condition("Ready", "Issued", "signed"),
                 "certificate": ByteString(leaf.into_bytes()), "ca": ByteString(authority.pem().into()),
@@ -126,16 +126,16 @@ impl<'a> Issuer<'a> {
         };
         let (requests, patch) = (self.world.api::<CertificateRequest>(), Patch::Merge(json!({ "status": status })));
         let answered = requests.patch_status(&request.name_any(), &PatchParams::default(), &patch).await;
-        // The operator may have deleted it meanwhile.
+        // The operator may have deleted the request.
         drop(answered);
     }
 
-    fn sign(&self, request: &CertificateRequest, manner: Manner) -> (String, &Certificate) {
-        let by = if manner == Manner::OtherAuthority { &self.other } else { &self.authority };
+    fn sign(&self, request: &CertificateRequest, behavior: Behavior) -> (String, &Certificate) {
+        let by = if behavior == Behavior::OtherAuthority { &self.other } else { &self.authority };
         let mut asked = CertificateSigningRequestParams::from_pem(std::str::from_utf8(&request.spec.request.0).unwrap()).unwrap();
         let params = &mut asked.params;
         let life = request.spec.duration.as_deref().and_then(|text| text.strip_suffix('s')).unwrap().parse().unwrap();
-        let life = if manner == Manner::Short { 86_400 } else { life };
+        let life = if behavior == Behavior::ShortLifetime { 86_400 } else { life };
         let now = OffsetDateTime::from_unix_timestamp(Timestamp::now().as_second()).unwrap();
         (params.not_before, params.not_after) = (now - time::Duration::minutes(5), now + time::Duration::seconds(life));
         params.is_ca = IsCa::ExplicitNoCa;
@@ -145,25 +145,25 @@ impl<'a> Issuer<'a> {
         for (usage, purpose) in
             [("server auth", ExtendedKeyUsagePurpose::ServerAuth), ("client auth", ExtendedKeyUsagePurpose::ClientAuth)]
         {
-            params.extended_key_usages.extend((has(usage) && manner != Manner::Useless).then_some(purpose));
+            params.extended_key_usages.extend((has(usage) && behavior != Behavior::WithoutUsages).then_some(purpose));
         }
         let named = !params.subject_alt_names.is_empty();
-        if manner == Manner::Nameless {
+        if behavior == Behavior::WithoutNames {
             params.subject_alt_names.clear();
         }
         let key = KeyPair::from_pem(std::str::from_utf8(by.key_pem()).unwrap()).unwrap();
         let issuer = rcgen::Issuer::from_ca_cert_der(&by.certificate().der().into(), key).unwrap();
         let pem = asked.signed_by(&issuer).unwrap().pem();
-        if matches!(manner, Manner::OtherAuthority | Manner::Useless) || manner == Manner::Nameless && named {
-            // As the operator would write it.
+        if matches!(behavior, Behavior::OtherAuthority | Behavior::WithoutUsages) || behavior == Behavior::WithoutNames && named {
+            // In the form in which the operator writes it.
             let read = Certificate::from_pem(pem.as_bytes()).unwrap();
             self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(read.pem().to_owned());
         }
         (pem, by.certificate())
     }
 
-    /// Checks that nothing that will not do was handed out. Returns how many there were.
-    async fn handed_out_nothing_wrong(&self) -> usize {
+    /// Checks that no wrong certificate is in a Secret. Returns how many were signed.
+    async fn check_no_wrong_certificate_is_used(&self) -> usize {
         let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for secret in self.world.api::<Secret>().list(&ListParams::default()).await.unwrap() {
             for (key, ByteString(value)) in secret.data.iter().flatten() {
@@ -175,11 +175,11 @@ impl<'a> Issuer<'a> {
     }
 }
 
-async fn no_member_has_half_of_its_secret(world: &World<'_>) {
+async fn no_member_has_an_incomplete_secret(world: &World<'_>) {
     assert!(world.api::<Secret>().get_opt("demo-0-tls").await.unwrap().is_none());
 }
 
-fn is_inquiry(request: &str) -> bool {
+fn is_probe(request: &str) -> bool {
     request.contains("-authority-")
 }
 
@@ -188,42 +188,42 @@ fn later() -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_issuer_should_not_have_signed_is_handed_to_nobody() {
+async fn wrong_certificates_of_an_issuer_are_never_used() {
     let cases = [
-        (Manner::Denied, "IssuerFailed", "Issuer company cannot be used: it refused CertificateRequest demo-client-ca-", 0),
-        (Manner::OtherAuthority, "IssuerCAChanged", "Issuer company signs with CA \"other\" now, which has to be trusted", 3),
-        (Manner::Nameless, "IssuerFailed", "the certificate that it signed is for other names or addresses", 1),
-        (Manner::Useless, "IssuerFailed", "the certificate that it signed is for other uses", 3),
+        (Behavior::Denied, "IssuerFailed", "Issuer company cannot be used: it refused CertificateRequest demo-client-ca-", 0),
+        (Behavior::OtherAuthority, "IssuerCAChanged", "Issuer company signs with CA \"other\" now, which has to be trusted", 3),
+        (Behavior::WithoutNames, "IssuerFailed", "the certificate that it signed is for other names or addresses", 1),
+        (Behavior::WithoutUsages, "IssuerFailed", "the certificate that it signed is for other uses", 3),
     ];
-    join_all(cases.map(|(manner, reason, message, wrong)| async move {
-        let world = World::new("manner").await;
+    join_all(cases.map(|(behavior, reason, message, wrong)| async move {
+        let world = World::new("behavior").await;
         let issuer = Issuer::new(&world).await;
         let operator = world.operator();
         world.cluster("demo", spec()).await;
         let names = async || issuer.requests().await.into_keys().collect::<BTreeSet<_>>();
         let asked = issuer
-            .during(manner, async {
-                let told = world.reports("demo", "CertificatesReady", reason).await;
-                assert!(told.message.contains(message), "{manner:?}: {}", told.message);
+            .during(behavior, async {
+                let condition = world.reports("demo", "CertificatesReady", reason).await;
+                assert!(condition.message.contains(message), "{behavior:?}: {}", condition.message);
                 let asked = names().await;
-                operator.passed(3).await;
+                operator.wait_for_passes(3).await;
                 asked
             })
             .await;
-        assert!(issuer.handed_out_nothing_wrong().await >= wrong, "{manner:?}");
-        no_member_has_half_of_its_secret(&world).await;
+        assert!(issuer.check_no_wrong_certificate_is_used().await >= wrong, "{behavior:?}");
+        no_member_has_an_incomplete_secret(&world).await;
         let before = names().await;
-        assert!(!before.is_empty() && before.is_subset(&asked), "{manner:?}: it is not asked all the time");
+        assert!(!before.is_empty() && before.is_subset(&asked), "{behavior:?}: no other requests are created");
         operator.stop().await;
 
-        // Five minutes are over: another key is asked for, and the issuer has been mended.
-        let operator = world.operator_by(later);
-        issuer.during(Manner::Right, world.founded("demo")).await;
-        assert!(names().await.is_disjoint(&before), "{manner:?}");
-        issuer.handed_out_nothing_wrong().await;
+        // After five minutes certificates are requested again with other keys, and the issuer has been repaired.
+        let operator = world.operator_with_clock(later);
+        issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+        assert!(names().await.is_disjoint(&before), "{behavior:?}");
+        issuer.check_no_wrong_certificate_is_used().await;
         let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
         for key in [member_key::SERVER_CRT, member_key::CLIENT_CRT] {
-            assert!(certificate(&secret, key).is_signed_by(issuer.authority.certificate()), "{manner:?}: {key}");
+            assert!(certificate(&secret, key).is_signed_by(issuer.authority.certificate()), "{behavior:?}: {key}");
         }
         operator.stop().await;
     }))
@@ -231,31 +231,31 @@ async fn what_an_issuer_should_not_have_signed_is_handed_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_that_comes_after_the_one_that_asked_uses_the_answer() {
+async fn the_answer_to_a_request_of_a_killed_operator_is_used() {
     let world = World::new("asked").await;
     let issuer = Issuer::new(&world).await;
     let operator = world.operator();
     world.cluster("demo", spec()).await;
     let asked = issuer
-        .during(Manner::Silent, async {
+        .during(Behavior::Silent, async {
             until_ok(async || {
-                let told = world.reports("demo", "CertificatesReady", "WaitingForIssuer").await.message;
-                let is_it = told.contains("waiting for Issuer company: no controller has processed CertificateRequest");
+                let message = world.reports("demo", "CertificatesReady", "WaitingForIssuer").await.message;
+                let is_it = message.contains("waiting for Issuer company: no controller has processed CertificateRequest");
                 let requests = issuer.requests().await;
-                (is_it && requests.len() == 3).then_some(requests).ok_or_else(|| format!("three are asked for: {told}"))
+                (is_it && requests.len() == 3).then_some(requests).ok_or_else(|| format!("three are requested: {message}"))
             })
             .await
         })
         .await;
-    no_member_has_half_of_its_secret(&world).await;
+    no_member_has_an_incomplete_secret(&world).await;
     operator.kill().await;
     for request in asked.values() {
-        issuer.answer(request, Manner::Right).await;
+        issuer.answer(request, Behavior::Correct).await;
     }
     let answers: Vec<_> =
         issuer.requests().await.into_values().map(|request| request.status.unwrap().certificate.unwrap().0).collect();
     let operator = world.operator();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     let member = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     let own = world.api::<Secret>().get("demo-operator-tls").await.unwrap();
     for (secret, key) in [(&member, member_key::SERVER_CRT), (&member, member_key::CLIENT_CRT), (&own, tls_key::CRT)] {
@@ -263,32 +263,32 @@ async fn an_operator_that_comes_after_the_one_that_asked_uses_the_answer() {
         let is_it = |answer: &Vec<u8>| Certificate::from_pem(answer).unwrap() == leaf;
         assert!(answers.iter().any(is_it), "{key}");
     }
-    assert!(issuer.requests().await.is_empty(), "what was answered is not left behind");
+    assert!(issuer.requests().await.is_empty(), "answered requests are deleted");
     let authority = world.api::<Secret>().get("demo-client-ca").await.unwrap();
-    assert!(!authority.data.unwrap().keys().any(|key| key.starts_with("pending")), "nor are the keys");
+    assert!(!authority.data.unwrap().keys().any(|key| key.starts_with("pending")), "their keys are deleted");
     operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shorter_life_than_was_asked_for_is_taken() {
+async fn a_shorter_lifetime_than_requested_is_accepted() {
     let world = World::new("short").await;
     let issuer = Issuer::new(&world).await;
     let operator = world.operator();
     world.cluster("demo", spec()).await;
-    issuer.during(Manner::Short, world.founded("demo")).await;
+    issuer.during(Behavior::ShortLifetime, world.bootstrapped("demo")).await;
     let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     let leaf = certificate(&secret, member_key::SERVER_CRT);
     assert!(leaf.not_after() < Timestamp::now() + SignedDuration::from_hours(25));
-    let told = world.reports("demo", "CertificatesReady", "Confirming").await.message;
-    assert!(told.contains("certificates of Issuer company are valid for 24 hours instead of the desired 2160"), "{told}");
+    let message = world.reports("demo", "CertificatesReady", "Confirming").await.message;
+    assert!(message.contains("certificates of Issuer company are valid for 24 hours instead of the desired 2160"), "{message}");
     let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
-    issuer.during(Manner::Short, operator.quiet(3)).await;
+    issuer.during(Behavior::ShortLifetime, operator.quiet(3)).await;
     let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
-    assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not asked for again and again");
+    assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not requested again");
     operator.stop().await;
 }
 
-/// What a Secret holds of an authority that may sign for these names only.
+/// The contents of a Secret with an authority that may sign only for these names.
 fn authority_for(names: &[&str]) -> Value {
     let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
     let now = OffsetDateTime::from_unix_timestamp(Timestamp::now().as_second()).unwrap();
@@ -302,20 +302,20 @@ fn authority_for(names: &[&str]) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_authority_that_may_not_sign_for_all_names_signs_for_none() {
+async fn an_authority_that_may_not_sign_for_all_names_is_refused() {
     let world = World::new("names").await;
     let operator = world.operator();
     world.create::<Secret>("company", authority_for(&["svc"])).await.unwrap();
     let spec = json!({ "replicas": 1, "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
     world.cluster("demo", spec).await;
     let refused = "a certificate that it signed would not be accepted";
-    let told = world.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
-    assert!(told.contains(refused), "{told}");
+    let message = world.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
+    assert!(message.contains(refused), "{message}");
     assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none());
 
     world.delete::<Secret>("company").await;
     world.create::<Secret>("company", authority_for(&["svc", "cluster.local", "localhost"])).await.unwrap();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     let secret = async |name| world.api::<Secret>().get(name).await.unwrap().data;
     let secrets = async || (secret("demo-client-ca").await, secret("demo-0-tls").await);
     let before = secrets().await;
@@ -325,11 +325,11 @@ async fn an_authority_that_may_not_sign_for_all_names_signs_for_none() {
         clusters.patch("demo", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     };
     ask(&["etcd.example.com"]).await;
-    let told = world.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
-    assert!(told.contains(refused), "{told}");
-    operator.passed(3).await;
-    assert_eq!(secrets().await, before, "nothing is signed that nobody believes");
+    let message = world.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
+    assert!(message.contains(refused), "{message}");
+    operator.wait_for_passes(3).await;
+    assert_eq!(secrets().await, before, "no certificate is signed that would not be accepted");
     ask(&[]).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The operator dies, before any of its writes or having sent it, and the next one goes on.
+//! The operator is killed before or after each of its writes, and the next one continues.
 
 use std::collections::BTreeMap;
 
@@ -12,74 +12,74 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use crate::{
-    state::{bytes, certificate, names, whole},
-    tap::{Death, Tap},
+    state::{bytes, certificate, check_complete, names},
+    tap::{Kill, Tap},
     world::{Operator, World},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_a_write() {
-    at_every_write(Death::Before, "before", 3).await;
+    kill_at_every_write(Kill::Before, "before", 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_write() {
-    at_every_write(Death::After, "after", 1).await;
+    kill_at_every_write(Kill::After, "after", 1).await;
 }
 
-/// Founds a cluster for each of the writes that this takes.
-async fn at_every_write(death: fn(usize) -> Death, name: &str, replicas: i32) {
+/// Bootstraps a cluster for each of the writes that this takes.
+async fn kill_at_every_write(kill: fn(usize) -> Kill, name: &str, replicas: i32) {
     let world = World::new(&format!("{name}-none")).await;
-    let operator = found(&world, Tap::default(), replicas).await;
+    let operator = bootstrap(&world, Tap::default(), replicas).await;
     let writes = operator.tap.writes().len();
     operator.stop().await;
     assert!(writes > 20, "{writes} writes");
     stream::iter(1..=writes)
         .for_each_concurrent(8, |count| async move {
             let world = World::new(&format!("{name}-{count}")).await;
-            let tap = Tap::mortal(death(count));
-            // It may be done with fewer writes this time.
+            let tap = Tap::killed_at(kill(count));
+            // It may need fewer writes this time.
             let first = tokio::select! {
-                operator = found(&world, tap.clone(), replicas) => operator,
-                () = tap.dead() => return go_on(&world, None).await,
+                operator = bootstrap(&world, tap.clone(), replicas) => operator,
+                () = tap.killed() => return next_operator_continues(&world, None).await,
             };
-            go_on(&world, Some(first)).await;
+            next_operator_continues(&world, Some(first)).await;
         })
         .await;
 }
 
-/// Has a cluster founded with one user.
-async fn found(world: &World<'_>, tap: Tap, replicas: i32) -> Operator {
+/// Bootstraps a cluster with one user.
+async fn bootstrap(world: &World<'_>, tap: Tap, replicas: i32) -> Operator {
     world.cluster("demo", json!({ "replicas": replicas })).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
     let operator = world.operator_with(tap);
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     world.user_reports("app", "Issued").await;
     operator.quiet(1).await;
     operator
 }
 
-/// The operator is dead: what there is must be sound already, and the next one makes it whole.
-async fn go_on(world: &World<'_>, first: Option<Operator>) {
+/// The operator was killed: existing objects must be consistent, and the next operator completes them.
+async fn next_operator_continues(world: &World<'_>, first: Option<Operator>) {
     if let Some(operator) = first {
         operator.kill().await;
     }
     let left = authorities(world).await;
-    everything_held_is_written_down(world).await;
+    all_certificates_are_recorded(world).await;
     let next = world.operator();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     world.user_reports("app", "Issued").await;
-    whole(world, "demo").await;
+    check_complete(world, "demo").await;
     let now = authorities(world).await;
     for (name, certificates) in left {
-        assert_eq!(now[&name], certificates, "{name} was made anew");
+        assert_eq!(now[&name], certificates, "{name} was recreated");
     }
     let conflicts = next.tap.answered(409);
     assert!(conflicts.len() < 6, "{conflicts:#?}");
     next.stop().await;
 }
 
-/// The certificates of the authorities that there are.
+/// The certificates of the existing authorities.
 async fn authorities(world: &World<'_>) -> BTreeMap<String, [Vec<u8>; 2]> {
     let names = names(world, "demo");
     let mut all = BTreeMap::new();
@@ -91,9 +91,9 @@ async fn authorities(world: &World<'_>) -> BTreeMap<String, [Vec<u8>; 2]> {
     all
 }
 
-async fn everything_held_is_written_down(world: &World<'_>) {
+async fn all_certificates_are_recorded(world: &World<'_>) {
     let names = names(world, "demo");
-    // The certificates first: what is written down afterwards does not count.
+    // The leaves and the ledger are read together, so that a later ledger entry does not count.
     let secrets = world.api::<Secret>().list(&kube::api::ListParams::default()).await.unwrap();
     for (domain, keys) in [
         (Domain::Client, [member_key::SERVER_CRT, member_key::CLIENT_CRT, tls_key::CRT].as_slice()),

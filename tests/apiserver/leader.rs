@@ -37,7 +37,7 @@ async fn holder(world: &World<'_>) -> Option<String> {
     leases(world).get(NAME).await.unwrap().spec?.holder_identity
 }
 
-/// Has another process take the lease without asking.
+/// Takes the lease in the name of another process.
 async fn steal(world: &World<'_>) {
     until("the lease is stolen", async || {
         let mut lease = leases(world).get(NAME).await.unwrap();
@@ -48,10 +48,10 @@ async fn steal(world: &World<'_>) {
 }
 
 #[tokio::test]
-async fn one_leads_at_a_time_and_hands_over_quickly() {
+async fn there_is_one_leader_at_a_time() {
     let world = World::new("election").await;
     let leading = AtomicU32::new(0);
-    // Each leads twice, and lets go.
+    // Each leads twice and releases the lease.
     join_all(["a", "b", "c"].map(|name| {
         let (world, leading) = (&world, &leading);
         async move {
@@ -70,7 +70,7 @@ async fn one_leads_at_a_time_and_hands_over_quickly() {
 }
 
 #[tokio::test]
-async fn who_waits_leads_within_seconds_of_a_release() {
+async fn a_candidate_leads_within_seconds_after_a_release() {
     let world = World::new("release").await;
     let first = lead(world.client.clone(), &world.namespace, "first").await;
     let readiness = Readiness::default();
@@ -92,7 +92,7 @@ async fn who_waits_leads_within_seconds_of_a_release() {
 }
 
 #[tokio::test]
-async fn a_stolen_lease_is_lost_and_let_alone() {
+async fn a_stolen_lease_is_lost_and_not_released() {
     let world = World::new("stolen").await;
     let leadership = lead(world.client.clone(), &world.namespace, "robbed").await;
     steal(&world).await;
@@ -113,7 +113,7 @@ async fn a_deleted_lease_is_lost() {
 }
 
 #[tokio::test]
-async fn who_cannot_reach_the_api_server_has_ended_before_another_begins() {
+async fn leadership_is_lost_without_the_api_server_before_another_leads() {
     let server = server::isolated().await;
     let world = World::on(&server, "silence").await;
     let first = lead(world.client.clone(), &world.namespace, "first").await;
@@ -123,8 +123,8 @@ async fn who_cannot_reach_the_api_server_has_ended_before_another_begins() {
     let lost = Instant::now();
     server.signal("CONT");
     assert!(lost - began < DEADLINE + Duration::from_secs(1), "{:?}", lost - began);
-    assert!(lost - began > DEADLINE / 2, "a short silence is survived: {:?}", lost - began);
-    // Who comes now has not seen how old the lease is.
+    assert!(lost - began > DEADLINE / 2, "a short outage is tolerated: {:?}", lost - began);
+    // A new candidate does not know how old the lease is.
     let came = Instant::now();
     let second = lead(server.client(), &world.namespace, "second").await;
     assert!(came.elapsed() >= LEASE, "{:?}", came.elapsed());

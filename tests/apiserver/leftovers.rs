@@ -1,4 +1,4 @@
-//! What becomes of a cluster's objects when it is deleted, and of a cluster that comes after it.
+//! Objects that remain after a cluster is deleted, and a new cluster of the same name.
 
 use etcd_warden::api::EtcdCluster;
 use kube::{
@@ -8,11 +8,11 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    state::{everything, kinds, whole},
+    state::{check_complete, everything, kinds},
     world::{World, until},
 };
 
-/// Deletes what belongs to nobody any more, as the garbage collector does.
+/// Deletes the objects of a deleted owner, as the garbage collector does.
 async fn collect(world: &World<'_>, owner: &str) {
     for ((kind, name), object) in everything(world).await {
         if object.owner_references().iter().any(|reference| reference.uid == owner) {
@@ -27,11 +27,11 @@ async fn collect(world: &World<'_>, owner: &str) {
 }
 
 #[tokio::test]
-async fn claims_and_authorities_stay_and_are_not_taken_over() {
+async fn claims_and_authorities_are_retained_and_not_taken_over() {
     let world = World::new("retain").await;
     let operator = world.operator();
     let old = world.cluster("demo", json!({})).await.uid().unwrap();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
     world.delete::<EtcdCluster>("demo").await;
     collect(&world, &old).await;
@@ -44,7 +44,7 @@ async fn claims_and_authorities_stay_and_are_not_taken_over() {
     for (_, name) in left.keys() {
         assert!(refused.contains(name), "{refused}");
     }
-    // What it says to do is what there is to do.
+    // The command in the message is sufficient.
     let (_, command) = refused.split_once("kubectl ").unwrap();
     let (command, _) = command.split_once('`').unwrap();
     operator.quiet(1).await;
@@ -53,27 +53,27 @@ async fn claims_and_authorities_stay_and_are_not_taken_over() {
     assert_eq!(now.len(), left.len());
     let arguments: Vec<_> = command.split(' ').chain(["--wait=false"]).collect();
     world.server.kubectl(&arguments);
-    // Whatever protects claims from being deleted while pods use them is not here.
+    // The controller that removes the finalizer of claims does not run here.
     for id in left.keys().filter(|(kind, _)| kind == "PersistentVolumeClaim") {
         let patch = r#"{"metadata":{"finalizers":null}}"#;
         world.server.kubectl(&["-n", &world.namespace, "patch", "pvc", &id.1, "-p", patch]);
     }
-    world.founded("demo").await;
-    whole(&world, "demo").await;
+    world.bootstrapped("demo").await;
+    check_complete(&world, "demo").await;
     operator.stop().await;
 }
 
 #[tokio::test]
-async fn without_retention_nothing_stays() {
+async fn without_retention_everything_is_deleted() {
     let world = World::new("delete").await;
     let operator = world.operator();
     let spec = json!({ "storage": { "retention": "Delete" } });
     let old = world.cluster("demo", spec.clone()).await.uid().unwrap();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
     world.delete::<EtcdCluster>("demo").await;
 
-    // The next one comes before the garbage collector: it waits, and takes nothing for its own.
+    // The next cluster is created before the garbage collector has run: it waits and uses none of the old objects.
     let before = everything(&world).await;
     let new = world.cluster("demo", spec).await.uid().unwrap();
     world.reports("demo", "Progressing", "Blocked").await;
@@ -82,9 +82,9 @@ async fn without_retention_nothing_stays() {
     assert!(before.iter().all(|(id, object)| now[id].resource_version() == object.resource_version()));
     assert_eq!(now.len(), before.len());
     collect(&world, &old).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
-    whole(&world, "demo").await;
+    check_complete(&world, "demo").await;
     let all = everything(&world).await;
     assert!(all.values().all(|object| object.owner_references().iter().any(|owner| owner.uid == new)));
     operator.stop().await;

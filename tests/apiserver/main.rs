@@ -1,13 +1,12 @@
-//! The operator against a real kube-apiserver, as it is in production but for what runs pods: there is no kubelet and no
-//! controller-manager, so no pod ever starts, nothing is collected as garbage and no namespace ever goes away. That is enough
-//! to see every request that the operator makes and what the API server answers to it.
+//! The operator against a real kube-apiserver, without kubelet and controller-manager: no pod ever starts, no garbage is
+//! collected and no namespace is removed. That is enough to observe every request of the operator and the API server's answer.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod admission;
 mod authorities;
+mod bootstrap;
 mod foreign;
-mod founding;
 mod issuers;
 mod killed;
 mod leader;

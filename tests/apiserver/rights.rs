@@ -1,4 +1,4 @@
-//! The rights that the chart gives are enough, and nothing beyond them is had.
+//! The permissions that the chart grants are sufficient, and there are no others.
 
 use std::{path::Path, process::Command};
 
@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     server::{self, program},
-    state::whole,
+    state::check_complete,
     tap::Tap,
     world::{Operator, World, until},
 };
 
-/// Installs what the chart gives the operator in this namespace, and returns a client with the operator's token.
+/// Installs the chart's service account and roles in this namespace, and returns a client with the operator's token.
 async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/etcd-warden");
     let version = world.client.apiserver_version().await.unwrap().git_version;
@@ -36,16 +36,16 @@ async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
     ClientBuilder::try_from(config).unwrap().with_layer(tap).build()
 }
 
-/// Has the operator lead, found a cluster, serve a user and revoke it.
-async fn works(world: &World<'_>, client: Client, tap: Tap, namespaces: Vec<String>) {
+/// Lets the operator become the leader, bootstrap a cluster, issue a user's certificate and revoke it.
+async fn check_rights(world: &World<'_>, client: Client, tap: Tap, namespaces: Vec<String>) {
     let elector = Elector::new(client.clone(), &world.namespace, "etcd-warden", "test");
     let leadership = elector.acquire(&CancellationToken::new(), &Readiness::default().gate("lease")).await.unwrap();
     let operator = Operator::start(client, tap, namespaces);
     world.cluster("demo", json!({})).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     world.user_reports("app", "Issued").await;
-    whole(world, "demo").await;
+    check_complete(world, "demo").await;
     world.delete::<EtcdUser>("app").await;
     until("it is revoked", async || {
         let revoked = crate::state::Issuing::read(world, "demo", etcd_warden::pki::Domain::Client).await.revoked;
@@ -60,20 +60,20 @@ async fn works(world: &World<'_>, client: Client, tap: Tap, namespaces: Vec<Stri
 }
 
 #[tokio::test]
-async fn the_whole_cluster_can_be_served() {
+async fn all_namespaces_can_be_watched() {
     let server = server::isolated().await;
     let world = World::on(&server, "everywhere").await;
     let tap = Tap::default();
     let client = install(&world, &tap, &[]).await;
-    works(&world, client, tap, vec![]).await;
+    check_rights(&world, client, tap, vec![]).await;
 }
 
 #[tokio::test]
-async fn one_namespace_can_be_served_and_no_other_is_seen() {
+async fn one_namespace_can_be_watched_without_access_to_others() {
     let world = World::new("here").await;
     let tap = Tap::default();
     let client = install(&world, &tap, &["--set", &format!("watchNamespaces={{{}}}", world.namespace)]).await;
-    works(&world, client.clone(), tap, vec![world.namespace.clone()]).await;
+    check_rights(&world, client.clone(), tap, vec![world.namespace.clone()]).await;
     for secrets in [Api::<Secret>::namespaced(client.clone(), "kube-system"), Api::all(client)] {
         let answer = secrets.list(&ListParams::default()).await.err();
         assert!(matches!(&answer, Some(kube::Error::Api(status)) if status.code == 403), "{answer:?}");

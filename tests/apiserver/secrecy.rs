@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    issuers::{self, Issuer, Manner},
+    issuers::{self, Behavior, Issuer},
     state::everything,
     world::{World, until},
 };
@@ -41,30 +41,30 @@ async fn keys(world: &World<'_>) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn what_is_kept_of_a_secret_has_no_key() {
+async fn the_cache_contains_no_private_keys() {
     let world = World::new("kept").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     world.user_reports("app", "Issued").await;
     operator.stop().await;
 
     let ((clusters, _clusters), (users, _users)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
     let stop = CancellationToken::new();
     let scope = cache::start(&world.client, Some(&world.namespace), &cache::Triggers { clusters, users }, &stop).await;
-    // Read once, and then told of a change.
+    // The Secrets are listed once, and then a change is watched.
     let patch = Patch::Merge(json!({ "metadata": { "annotations": { "a": "b" } } }));
     for secret in ["demo-0-tls", "demo-client-ca"] {
         world.api::<Secret>().patch(secret, &PatchParams::default(), &patch).await.map(|_| ()).unwrap();
     }
-    until("the changes are seen", async || {
+    until("the changes are in the cache", async || {
         let changed = scope.secrets.state().iter().filter(|secret| secret.annotations().contains_key("a")).count();
         (changed == 2).then_some(())
     })
     .await;
     let digests: Vec<_> = keys(&world).await.iter().map(|key| digest_of_private_pem(key).unwrap().to_hex()).collect();
-    // Two of each authority, three of the member, the operator's and the user's.
+    // Two for each domain's authorities, three for the member, one for the operator and one for the user.
     assert_eq!(digests.len(), 9);
     let mut kept = 0;
     for secret in scope.secrets.state() {
@@ -81,8 +81,8 @@ async fn what_is_kept_of_a_secret_has_no_key() {
     stop.cancel();
 }
 
-/// Lets the authorities of the cluster `demo` change, to one whose key does not fit at first, and has another cluster wait for an issuer
-/// to sign. Returns every key that was there at any time.
+/// Rotates the authorities of the cluster `demo`, at first to one with a wrong key, and lets another cluster wait for an issuer.
+/// Returns every key that existed at any time.
 async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
     let clusters = world.api::<EtcdCluster>();
     let mut all = keys(world).await;
@@ -99,8 +99,8 @@ async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
     all.extend(keys(world).await);
     let patch = Patch::Merge(data(&company));
     world.api::<Secret>().patch("company", &PatchParams::default(), &patch).await.map(drop).unwrap();
-    let wish = Patch::Merge(json!({ "metadata": { "annotations": { annotation::ROTATE_CA: "peer" } } }));
-    clusters.patch("demo", &PatchParams::default(), &wish).await.map(drop).unwrap();
+    let request = Patch::Merge(json!({ "metadata": { "annotations": { annotation::ROTATE_CA: "peer" } } }));
+    clusters.patch("demo", &PatchParams::default(), &request).await.map(drop).unwrap();
     until("both domains rotate", async || {
         let certificates = clusters.get("demo").await.unwrap().status?.certificates?;
         certificates.client?.phase.zip(certificates.peer?.phase)
@@ -113,14 +113,14 @@ async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
         let authority = world.api::<Secret>().get_opt("theirs-client-ca").await.unwrap()?;
         authority.data?.keys().any(|key| key.starts_with(authority_key::PENDING)).then_some(())
     });
-    issuer.during(Manner::Silent, pending).await;
+    issuer.during(Behavior::Silent, pending).await;
     all.extend(keys(world).await);
-    issuer.during(Manner::Right, world.founded("theirs")).await;
+    issuer.during(Behavior::Correct, world.bootstrapped("theirs")).await;
     all.extend(keys(world).await);
     all
 }
 
-/// With the program as it is, its logs as loud as they get.
+/// The real program runs with the most verbose log.
 #[tokio::test]
 async fn no_key_is_in_a_log_or_in_an_object() {
     for format in ["json", "text"] {
@@ -136,7 +136,7 @@ async fn no_key_is_in_a_log_or_in_an_object() {
             .unwrap();
         world.cluster("demo", json!({ "replicas": 1 })).await;
         world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-        world.founded("demo").await;
+        world.bootstrapped("demo").await;
         world.user_reports("app", "Issued").await;
         world.delete::<Secret>("app-etcd-tls").await;
         world.reports("demo", "Progressing", "WaitingForMembers").await;
@@ -147,7 +147,7 @@ async fn no_key_is_in_a_log_or_in_an_object() {
 
         let log = std::fs::read_to_string(log.path()).unwrap();
         assert!(log.contains("leading") || log.contains("all objects have been read once"), "{log}");
-        assert!(log.contains("TRACE"), "it is as loud as it gets");
+        assert!(log.contains("TRACE"), "trace messages are logged");
         let mut texts = vec![log];
         for ((kind, _), object) in everything(&world).await {
             if kind != "Secret" {
@@ -165,7 +165,7 @@ async fn no_key_is_in_a_log_or_in_an_object() {
         }
         let mut traces = vec!["PRIVATE KEY".to_owned(), BASE64.encode("-----BEGIN PRIVATE")];
         for key in keys {
-            // The middle of the key: as PEM has it, as the API has the PEM, and as bytes are printed.
+            // The middle of the key: in PEM, in base64 as in the API, and as printed bytes.
             let pem = String::from_utf8(key.clone()).unwrap();
             traces.push(pem.lines().nth(1).unwrap()[20..60].to_owned());
             traces.push(BASE64.encode(&key)[60..120].to_owned());

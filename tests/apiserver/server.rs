@@ -27,13 +27,13 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::{tap::Tap, world::until};
 
-/// The server that the tests share, each in a namespace of its own.
+/// The server that all tests share. Each test has a namespace of its own.
 pub async fn shared() -> &'static Server {
     static SHARED: OnceCell<Server> = OnceCell::const_new();
     SHARED.get_or_init(Server::start).await
 }
 
-/// Another one, for tests that would disturb the others. Each has it alone, one after the other.
+/// Another server for tests that would disturb others. They use it one after the other.
 pub async fn isolated() -> MutexGuard<'static, Server> {
     static ISOLATED: OnceCell<Mutex<Server>> = OnceCell::const_new();
     ISOLATED.get_or_init(async || Mutex::new(Server::start().await)).await.lock().await
@@ -44,13 +44,13 @@ pub struct Server {
     dir: PathBuf,
     url: String,
     authority: Authority,
-    /// Ends both programs when its input ends, which is when this process does, however that happens.
+    /// Ends both programs when its input is closed, so whenever this process ends for any reason.
     _supervisor: Child,
 }
 
 impl Server {
     async fn start() -> Self {
-        // There may be several providers of cryptography; the operator's is ring. Whoever comes first has set it.
+        // The operator uses the cryptography provider ring. Another test may have installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::Builder::new().prefix("etcd-warden-apiserver-").tempdir().unwrap().keep();
         let authority = Authority::new();
@@ -100,14 +100,14 @@ impl Server {
         end("etcd.log") + &end("apiserver.log")
     }
 
-    /// Makes the custom resources what this version of the operator says they are.
+    /// Installs the CRDs of this version of the operator.
     pub async fn install(&self) {
         for crd in api::crds().unwrap() {
             self.apply_crd(&crd).await;
         }
     }
 
-    /// Applies a definition and waits until the resource is served.
+    /// Applies a CRD and waits until the resource is served.
     pub async fn apply_crd(&self, crd: &CustomResourceDefinition) {
         let client = self.client();
         let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
@@ -117,7 +117,7 @@ impl Server {
         until("the resource is served", async || client.request_text(get(&path)).await.ok()).await;
     }
 
-    /// How to reach the server as its administrator.
+    /// The configuration of the administrator's client.
     pub fn config(&self) -> Config {
         let mut config = Config::new(self.url.parse().unwrap());
         config.root_cert = Some(vec![self.authority.der.clone()]);
@@ -129,7 +129,7 @@ impl Server {
         config
     }
 
-    /// The administrator's client. It belongs to the runtime of the test that asks.
+    /// The administrator's client. It belongs to the runtime of the calling test.
     pub fn client(&self) -> Client {
         Client::try_from(self.config()).unwrap()
     }
@@ -139,7 +139,7 @@ impl Server {
         ClientBuilder::try_from(self.config()).unwrap().with_layer(tap).build()
     }
 
-    /// The administrator's access, for programs.
+    /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig")
     }
@@ -163,7 +163,7 @@ pub fn get(path: &str) -> Request<Vec<u8>> {
     Request::get(path).body(vec![]).unwrap()
 }
 
-/// Starts both programs under a shell that ends them, and removes what they wrote, when this process is gone.
+/// Starts both programs from a shell that ends them and removes their files when this process ends.
 fn supervise(dir: &Path, [clients, peers, api]: [u16; 3]) -> Child {
     let script = format!(
         "'{etcd}' --data-dir=etcd --unsafe-no-fsync --log-level=warn --listen-client-urls=http://127.0.0.1:{clients} \
@@ -185,11 +185,11 @@ fn supervise(dir: &Path, [clients, peers, api]: [u16; 3]) -> Child {
     );
     let mut bash = Command::new("bash");
     bash.current_dir(dir).args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Out of the terminal's reach, so that an interrupt does not end it before it has ended the others.
+    // It is in a process group of its own, so that an interrupt from the terminal does not end it before the programs.
     bash.process_group(0).spawn().unwrap()
 }
 
-/// A program that Kubernetes consists of here.
+/// A program of the test cluster.
 pub fn program(name: &str) -> PathBuf {
     let root = std::env::var_os("ETCD_WARDEN_CLUSTER")
         .filter(|v| !v.is_empty())
@@ -199,8 +199,8 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// Ports that nobody listens on. They are below the range from which Linux takes the ports of outgoing connections; the
-/// process ID keeps tests that run side by side apart.
+/// Free ports. They are below Linux' range of ports for outgoing connections; the process ID makes ports of concurrent test
+/// processes differ.
 fn free_ports<const N: usize>() -> [u16; N] {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     std::array::from_fn(|_| {
@@ -214,7 +214,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
     })
 }
 
-/// Who signs the API server's own certificates.
+/// The authority of the API server's own certificates.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,

@@ -1,4 +1,4 @@
-//! Whether what the operator made is whole.
+//! Checks of the objects that the operator creates.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::world::World;
 
-/// The authorities of one domain and what they issued.
+/// The authorities of one domain and the certificates that they issued.
 pub struct Issuing {
     pub active: Authority,
     pub next: Authority,
@@ -36,7 +36,7 @@ pub struct Issuing {
 }
 
 impl Issuing {
-    /// As it is in its Secret.
+    /// Reads them from their Secret.
     pub async fn read(world: &World<'_>, cluster: &str, domain: Domain) -> Self {
         let names = names(world, cluster);
         let name = if domain == Domain::Client { names.client_authority() } else { names.peer_authority() };
@@ -52,7 +52,7 @@ impl Issuing {
         }
     }
 
-    /// How many certificates were written down.
+    /// How many certificates are recorded in the ledger.
     pub fn written(&self) -> usize {
         self.ledger.entries().count()
     }
@@ -61,7 +61,7 @@ impl Issuing {
         vec![self.active.certificate().clone(), self.next.certificate().clone()]
     }
 
-    /// Checks a leaf, its key, and that it was written down for its holder.
+    /// Checks a leaf, its key, and its holder in the ledger.
     #[track_caller]
     fn check(&self, secret: &Secret, [crt, key]: [&str; 2], holder: &Holder) {
         let name = secret.name_any();
@@ -91,23 +91,23 @@ pub fn certificate(secret: &Secret, key: &str) -> Certificate {
     Certificate::from_pem(bytes(secret, key)).unwrap_or_else(|error| panic!("{}: {key}: {error}", secret.name_any()))
 }
 
-/// How many certificates each domain has written down.
+/// How many certificates are recorded in the ledger of each domain.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct Recorded {
     pub client: usize,
     pub peer: usize,
 }
 
-/// Checks that a cluster and its users have all they need, each from the right authority and in its ledger, with an owner that
-/// lets the garbage collector do its work. Returns how many certificates were written down.
-pub async fn whole(world: &World<'_>, cluster: &str) -> Written {
+/// Checks that a cluster and its users have all objects and certificates, that the certificates are signed by the right
+/// authorities and recorded, and that every object has its owner. Returns how many certificates are recorded.
+pub async fn check_complete(world: &World<'_>, cluster: &str) -> Recorded {
     let names = names(world, cluster);
     let object: EtcdCluster = world.api().get(cluster).await.unwrap();
     let uid = object.uid().unwrap();
     let members: Vec<MemberName> = (0..u32::try_from(object.spec.replicas).unwrap()).map(|n| names.member(n)).collect();
     let client = Issuing::read(world, cluster, Domain::Client).await;
     let peer = Issuing::read(world, cluster, Domain::Peer).await;
-    let founders: Vec<_> = members.iter().map(|member| format!("{member}={}", names.peer_url(member))).collect();
+    let initial_cluster: Vec<_> = members.iter().map(|member| format!("{member}={}", names.peer_url(member))).collect();
 
     let bootstrap: ConfigMap = owned(world, &names.bootstrap_config(), &uid).await;
     let bootstrap = bootstrap.data.unwrap();
@@ -121,7 +121,7 @@ pub async fn whole(world: &World<'_>, cluster: &str) -> Written {
     assert_eq!(budget.is_some(), members.len() > 1);
 
     for member in &members {
-        assert_eq!(bootstrap[&bootstrap_key::cluster(member)], founders.join(","));
+        assert_eq!(bootstrap[&bootstrap_key::cluster(member)], initial_cluster.join(","));
         assert_eq!(bootstrap[&bootstrap_key::state(member)], "new");
         let claim: PersistentVolumeClaim = world.api().get(&names.claim(member)).await.unwrap();
         assert_eq!(claim.metadata.annotations.unwrap()["etcd-warden.dev/cluster-uid"], uid);
@@ -153,10 +153,10 @@ pub async fn whole(world: &World<'_>, cluster: &str) -> Written {
             client.check(&secret, [tls_key::CRT, tls_key::KEY], &Holder::User { name: user.name_any(), uid });
         }
     }
-    Written { client: client.written(), peer: peer.written() }
+    Recorded { client: client.written(), peer: peer.written() }
 }
 
-/// An object that is controlled by whoever has this uid.
+/// An object that is controlled by the owner with this uid.
 async fn owned<K>(world: &World<'_>, name: &str, uid: &str) -> K
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
@@ -166,7 +166,7 @@ where
     object
 }
 
-/// Every kind of which the operator makes objects.
+/// Every kind of object that the operator creates.
 pub fn kinds() -> [ApiResource; 6] {
     [
         ApiResource::erase::<ConfigMap>(&()),
@@ -178,7 +178,7 @@ pub fn kinds() -> [ApiResource; 6] {
     ]
 }
 
-/// Every object in the namespace of a kind that the operator makes, by kind and name.
+/// All objects of these kinds in the namespace, by kind and name.
 pub async fn everything(world: &World<'_>) -> BTreeMap<(String, String), DynamicObject> {
     let mut all = BTreeMap::new();
     for resource in kinds() {

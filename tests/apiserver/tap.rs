@@ -1,4 +1,4 @@
-//! A layer around a client that writes down every request, and can cut the operator off as its death would.
+//! A layer around a client that records every request, and can cut the operator off as if it were killed.
 
 use std::{
     pin::Pin,
@@ -12,57 +12,57 @@ use kube::client::Body;
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
-/// A request, and what was answered.
+/// A request and the status of its answer.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// The method.
     pub method: Method,
     /// The path, without the query.
     pub path: String,
-    /// Whether the API server was asked what it would do, and not to do it.
+    /// Whether it is a dry run.
     pub dry_run: bool,
-    /// The answer's status; `None` where there was none.
+    /// The status of the answer, if there was one.
     pub status: Option<u16>,
 }
 
 impl Seen {
-    /// Whether it asks for a change.
+    /// Whether it is a write.
     pub fn writes(&self) -> bool {
         self.method != Method::GET && !self.dry_run
     }
 }
 
-/// When the operator dies.
+/// When the operator is killed.
 #[derive(Clone, Copy, Debug)]
-pub enum Death {
-    /// Having sent this many writes, before the next one leaves.
+pub enum Kill {
+    /// After this many writes, before the next one is sent.
     Before(usize),
-    /// Having sent this many writes, before the answer to the last one arrives.
+    /// After this many writes were sent, before the answer to the last one arrives.
     After(usize),
 }
 
-/// What is known of a client's requests. Its copies share it.
+/// The recorded requests of a client. Clones share them.
 #[derive(Clone, Default)]
 pub struct Tap {
     seen: Arc<Mutex<Vec<Seen>>>,
-    death: Option<Death>,
-    dead: CancellationToken,
+    kill: Option<Kill>,
+    killed: CancellationToken,
 }
 
 impl Tap {
-    /// One through which no request passes any more after `death`.
-    pub fn mortal(death: Death) -> Self {
-        Self { death: Some(death), ..Self::default() }
+    /// A tap that blocks all requests after `kill`.
+    pub fn killed_at(kill: Kill) -> Self {
+        Self { kill: Some(kill), ..Self::default() }
     }
-    /// Resolves when no request passes any more.
-    pub async fn dead(&self) {
-        self.dead.cancelled().await;
+    /// Resolves when requests are blocked.
+    pub async fn killed(&self) {
+        self.killed.cancelled().await;
     }
     /// Every request so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
-    /// Every request so far that asks for a change.
+    /// Every write so far.
     pub fn writes(&self) -> Vec<Seen> {
         self.seen().into_iter().filter(Seen::writes).collect()
     }
@@ -71,10 +71,10 @@ impl Tap {
         self.seen().into_iter().filter(|seen| seen.status == Some(status)).collect()
     }
 
-    /// Writes a request down; `None` if the operator is dead or dies of it, else where it is written and whether its answer arrives.
+    /// Records a request; `None` if it is blocked, else its index and whether its answer arrives.
     fn record(&self, request: &Request<Body>) -> Option<(usize, bool)> {
         let mut seen = self.seen.lock().unwrap();
-        if self.dead.is_cancelled() {
+        if self.killed.is_cancelled() {
             return None;
         }
         let new = Seen {
@@ -85,12 +85,12 @@ impl Tap {
         };
         let nth = seen.iter().filter(|seen| seen.writes()).count() + usize::from(new.writes());
         let writes = new.writes();
-        let arrives = match self.death {
-            Some(Death::Before(writes)) if nth > writes => {
-                self.dead.cancel();
+        let arrives = match self.kill {
+            Some(Kill::Before(writes)) if nth > writes => {
+                self.killed.cancel();
                 return None;
             }
-            Some(Death::After(last)) if writes && nth == last => false,
+            Some(Kill::After(last)) if writes && nth == last => false,
             _ => true,
         };
         seen.push(new);
@@ -134,9 +134,9 @@ where
             let answer = answer.await;
             tap.seen.lock().unwrap()[at].status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
             if !arrives {
-                tap.dead.cancel();
+                tap.killed.cancel();
             }
-            if tap.dead.is_cancelled() {
+            if tap.killed.is_cancelled() {
                 std::future::pending::<()>().await;
             }
             answer

@@ -1,4 +1,4 @@
-//! Two operators act at once, which leader election makes rare and not impossible.
+//! Two operators act at the same time, which leader election makes unlikely but not impossible.
 
 use etcd_warden::{
     ids::Uid,
@@ -15,29 +15,29 @@ use k8s_openapi::{
 use kube::api::{DeleteParams, ListParams, ObjectMeta};
 use serde_json::json;
 
-use crate::{state::whole, world::World};
+use crate::{state::check_complete, world::World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_operators_do_no_harm() {
-    // Several times, because whose write comes first is chance.
+    // It is repeated, because the order of writes is random.
     join_all((0..5).map(|_| async {
         let world = World::new("two").await;
         let operators = [world.operator(), world.operator()];
         world.cluster("demo", json!({})).await;
         world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-        world.founded("demo").await;
+        world.bootstrapped("demo").await;
         world.user_reports("app", "Issued").await;
         for operator in &operators {
             operator.quiet(1).await;
         }
-        let written = whole(&world, "demo").await;
+        let written = check_complete(&world, "demo").await;
 
-        // Every Secret was created once, so the authorities were too, and by nobody replaced with others.
+        // Every Secret was created once, so no authority was replaced.
         let secrets = world.api::<Secret>().list(&ListParams::default()).await.unwrap().items.len();
         let made = operators.iter().flat_map(|operator| operator.tap.answered(201));
         let made = made.filter(|seen| seen.writes() && seen.method == "POST" && seen.path.ends_with("/secrets")).count();
         assert_eq!((secrets, made), (7, 7));
-        // At worst both have issued everything, and one half was never handed out.
+        // At worst both have issued all certificates, and half of them were never used.
         assert!(written.client <= 2 * 8 && written.peer <= 2 * 3, "{written:?}");
         for operator in operators {
             let conflicts = operator.tap.answered(409);
@@ -50,9 +50,9 @@ async fn two_operators_do_no_harm() {
     .await;
 }
 
-/// A plan may be carried out late, by an operator that stood still and does not know what another has done since.
+/// A plan may be executed late, by an operator that was suspended and does not know about later changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_plan_changes_nothing_that_it_does_not_know() {
+async fn a_late_plan_does_not_overwrite_newer_versions() {
     let world = World::new("late").await;
     let (api, uid) = (world.api::<ConfigMap>(), Uid::from("uid-of-demo"));
     let config = |state: &str| ConfigMap {
@@ -79,21 +79,21 @@ async fn a_late_plan_changes_nothing_that_it_does_not_know() {
     let state = |config: &ConfigMap| config.data.as_ref().unwrap()["demo-0.state"].clone();
     let changed = Err("ConfigMap demo-bootstrap has changed meanwhile".to_owned());
 
-    // Of two who found none, one makes it.
+    // If two find no object, one creates it.
     let both = futures::join!(apply(None, "one"), apply(None, "other"));
     assert_eq!([&both.0, &both.1].into_iter().filter(|made| made.is_ok()).count(), 1, "{both:?}");
     assert_eq!([both.0, both.1].into_iter().find(Result::is_err), Some(changed.clone()));
     let first = there().await;
-    // Of two who know the same, one changes it.
+    // If two have seen the same version, one changes it.
     assert_eq!(apply(Some(&first), "changed").await, Ok(()));
     assert_eq!(apply(Some(&first), "late").await, changed);
     let second = there().await;
     assert_eq!(state(&second), "changed");
-    // One that is gone is not made again by whom knew it.
+    // A deleted object is not created again by an operator that has seen it.
     api.delete("demo-bootstrap", &DeleteParams::default()).await.unwrap();
     assert_eq!(apply(Some(&second), "late").await, changed);
     assert!(api.get_opt("demo-bootstrap").await.unwrap().is_none());
-    // And somebody else's is told of as that.
+    // An object that belongs to others is reported as such.
     api.create(
         &apply::post(),
         &ConfigMap { metadata: ObjectMeta { owner_references: None, ..config("").metadata }, ..config("theirs") },

@@ -1,4 +1,4 @@
-//! An object that this version cannot read, or that an older definition let through, is reported and does no harm to others.
+//! An object that this version cannot read, or that an older CRD accepted, is reported and does not affect others.
 
 use etcd_warden::{
     api,
@@ -17,12 +17,12 @@ use serde_json::{Value, json};
 
 use crate::{
     server::{self, Server},
-    state::{Issuing, certificate, everything, whole},
+    state::{Issuing, certificate, check_complete, everything},
     world::{World, until},
 };
 
-/// Lets everything through, as if each definition were another version's.
-async fn loosen(server: &Server) {
+/// Replaces the CRDs by ones that accept everything, as those of another version might.
+async fn accept_everything(server: &Server) {
     for mut crd in api::crds().unwrap() {
         let anything = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
         crd.spec.versions[0].schema = Some(serde_json::from_value(json!({ "openAPIV3Schema": anything })).unwrap());
@@ -31,7 +31,7 @@ async fn loosen(server: &Server) {
     }
 }
 
-/// Any object of ours, which may be one that cannot be read.
+/// The objects of a custom resource, which may be unreadable.
 fn any(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
     let plural = format!("{}s", kind.to_lowercase());
     let resource = ApiResource {
@@ -44,17 +44,17 @@ fn any(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
     Api::namespaced_with(world.client.clone(), &world.namespace, &resource)
 }
 
-/// Creates an object as soon as the definition lets it through.
-async fn smuggle(world: &World<'_>, kind: &str, name: &str, spec: Value) {
+/// Creates an object as soon as the CRD accepts it.
+async fn create_unchecked(world: &World<'_>, kind: &str, name: &str, spec: Value) {
     let object: DynamicObject = serde_json::from_value(json!({
         "apiVersion": format!("{}/v1alpha1", api::GROUP), "kind": kind, "metadata": { "name": name }, "spec": spec,
     }))
     .unwrap();
-    until("it is let through", async || any(world, kind).create(&PostParams::default(), &object).await.ok()).await;
+    until("it is accepted", async || any(world, kind).create(&PostParams::default(), &object).await.ok()).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
+async fn unreadable_objects_are_reported_and_do_not_affect_others() {
     let server = server::isolated().await;
     let world = World::on(&server, "unreadable").await;
     let operator = world.operator();
@@ -63,18 +63,24 @@ async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
         world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
         world.user_reports(user, "Issued").await;
     }
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
     operator.stop().await;
 
-    loosen(&server).await;
-    smuggle(&world, "EtcdCluster", "strange", json!({ "replicas": 1, "image": { "pullPolicy": "Sometimes" } })).await;
-    smuggle(&world, "EtcdUser", "odd", json!({ "clusterRef": "demo" })).await;
-    smuggle(&world, "EtcdUser", "admin", json!({ "clusterRef": { "name": "demo" }, "commonName": "root" })).await;
-    smuggle(&world, "EtcdUser", "brief", json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "5m" } })).await;
-    smuggle(&world, "EtcdCluster", "many", json!({ "replicas": 10, "version": "v3" })).await;
-    // Of this one nothing can be reported either: rules about names are asked at each write of a status.
-    smuggle(&world, "EtcdCluster", "1st", json!({})).await;
+    accept_everything(&server).await;
+    create_unchecked(&world, "EtcdCluster", "strange", json!({ "replicas": 1, "image": { "pullPolicy": "Sometimes" } })).await;
+    create_unchecked(&world, "EtcdUser", "odd", json!({ "clusterRef": "demo" })).await;
+    create_unchecked(&world, "EtcdUser", "admin", json!({ "clusterRef": { "name": "demo" }, "commonName": "root" })).await;
+    create_unchecked(
+        &world,
+        "EtcdUser",
+        "brief",
+        json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "5m" } }),
+    )
+    .await;
+    create_unchecked(&world, "EtcdCluster", "many", json!({ "replicas": 10, "version": "v3" })).await;
+    // About this one nothing can be reported, because rules about names are evaluated at each write of a status.
+    create_unchecked(&world, "EtcdCluster", "1st", json!({})).await;
     let patch = Patch::Merge(json!({ "spec": { "certificate": { "duration": 7 } } }));
     any(&world, "EtcdUser").patch("app", &PatchParams::default(), &patch).await.unwrap();
     server.install().await;
@@ -99,31 +105,31 @@ async fn what_cannot_be_read_is_reported_and_the_others_go_on() {
     let invalid = world.user_reports("brief", "InvalidSpec").await.message;
     assert!(invalid.contains("at least 1h"), "{invalid}");
 
-    // The others go on.
+    // Others are not affected.
     world.cluster("next", json!({ "replicas": 1 })).await;
     world.user("late", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.founded("next").await;
+    world.bootstrapped("next").await;
     world.user_reports("late", "Issued").await;
-    whole(&world, "next").await;
+    check_complete(&world, "next").await;
     operator.quiet(4).await;
     let now = everything(&world).await;
     let of =
         |name: &str| now.values().filter(|o| o.labels().get("app.kubernetes.io/instance").is_some_and(|i| i == name)).count();
     assert_eq!([of("strange"), of("many"), of("1st")], [0, 0, 0]);
     assert!(before.keys().all(|id| now.contains_key(id)));
-    // Who cannot be read is not gone, and keeps what it has.
+    // An unreadable user still exists, and its certificate is not revoked.
     let client = Issuing::read(&world, "demo", Domain::Client).await;
     let leaf = certificate(&world.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
     let written = client.ledger.entries().find(|issued| issued.serial == leaf.serial()).unwrap();
     assert!(matches!(&written.holder, Holder::User { name, .. } if name == "app"));
     assert!(client.revoked.is_empty());
 
-    // Mended, it is as any other.
-    let mended = Patch::Merge(json!({ "spec": { "image": { "pullPolicy": "Always" } } }));
-    any(&world, "EtcdCluster").patch("strange", &PatchParams::default(), &mended).await.unwrap();
-    let mended = Patch::Merge(json!({ "spec": { "certificate": { "duration": "7h" } } }));
-    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &mended).await.unwrap();
-    world.founded("strange").await;
+    // Once corrected, they are reconciled again.
+    let corrected = Patch::Merge(json!({ "spec": { "image": { "pullPolicy": "Always" } } }));
+    any(&world, "EtcdCluster").patch("strange", &PatchParams::default(), &corrected).await.unwrap();
+    let corrected = Patch::Merge(json!({ "spec": { "certificate": { "duration": "7h" } } }));
+    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &corrected).await.unwrap();
+    world.bootstrapped("strange").await;
     world.user_reports("app", "Issued").await;
     operator.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Users wait, are refused, are served, and are revoked when they go.
+//! Users wait for their cluster, are refused, are issued certificates, and are revoked when they are deleted.
 
 use etcd_warden::{
     api::EtcdUser,
@@ -17,7 +17,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    state::{Issuing, bytes, certificate, whole},
+    state::{Issuing, bytes, certificate, check_complete},
     world::{World, until},
 };
 
@@ -38,8 +38,8 @@ async fn a_user_waits_for_its_cluster() {
     assert!(waits.message.contains("there is no EtcdCluster demo in this namespace"), "{}", waits.message);
     world.cluster("demo", json!({ "replicas": 1 })).await;
     world.user_reports("app", "Issued").await;
-    world.founded("demo").await;
-    whole(&world, "demo").await;
+    world.bootstrapped("demo").await;
+    check_complete(&world, "demo").await;
     let user = world.api::<EtcdUser>().get("app").await.unwrap().status.unwrap();
     let leaf = certificate(&world.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
     assert_eq!(leaf.common_name(), "Some App");
@@ -51,13 +51,13 @@ async fn a_user_waits_for_its_cluster() {
 }
 
 #[tokio::test]
-async fn names_are_given_once() {
+async fn names_are_unique() {
     let world = World::new("names").await;
     world.cluster("demo", json!({ "replicas": 1 })).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
     let operator = world.operator();
     world.user_reports("app", "Issued").await;
-    // A name is taken by who came first, and times are whole seconds.
+    // The older user has precedence, and creation times are whole seconds.
     until("another second has begun", async || {
         let made = world.api::<EtcdUser>().get("app").await.unwrap().creation_timestamp().unwrap().0;
         (jiff::Timestamp::now().as_second() > made.as_second()).then_some(())
@@ -83,7 +83,7 @@ async fn names_are_given_once() {
 }
 
 #[tokio::test]
-async fn a_secret_of_somebody_elses_is_never_overwritten() {
+async fn a_secret_that_belongs_to_others_is_never_overwritten() {
     let world = World::new("theirs").await;
     world.cluster("demo", json!({ "replicas": 1 })).await;
     let data = json!({ "type": "Opaque", "stringData": { "mine": "mine" } });
@@ -94,7 +94,7 @@ async fn a_secret_of_somebody_elses_is_never_overwritten() {
     let theirs: [Secret; 2] =
         [world.create("a-etcd-tls", data).await.unwrap(), world.create("b-etcd-tls", labelled).await.unwrap()];
     let operator = world.operator();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     for user in ["a", "b"] {
         world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
     }
@@ -111,16 +111,16 @@ async fn a_secret_of_somebody_elses_is_never_overwritten() {
     for user in ["a", "b"] {
         world.user_reports(user, "Issued").await;
     }
-    whole(&world, "demo").await;
+    check_complete(&world, "demo").await;
     operator.stop().await;
 }
 
 #[tokio::test]
-async fn what_a_quota_refuses_is_not_signed_in_vain() {
+async fn no_certificate_is_signed_for_a_secret_that_a_quota_refuses() {
     let world = World::new("quota").await;
     world.cluster("demo", json!({ "replicas": 1 })).await;
     let operator = world.operator();
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     // Admission reads the status, which no controller writes here.
     let none = json!({ "hard": { "secrets": "0" }, "used": { "secrets": "0" } });
     world.create::<ResourceQuota>("none", json!({ "spec": { "hard": { "secrets": "0" } } })).await.unwrap();
@@ -130,7 +130,7 @@ async fn what_a_quota_refuses_is_not_signed_in_vain() {
         let client = Issuing::read(&world, "demo", Domain::Client).await.written();
         (client, Issuing::read(&world, "demo", Domain::Peer).await.written())
     };
-    // The quota is in force once admission's own watch has it.
+    // The quota takes effect once the watch of the admission controller has reported it.
     until("secrets are refused", async || {
         let secret = Secret { metadata: ObjectMeta { name: Some("probe".into()), ..ObjectMeta::default() }, ..Secret::default() };
         world.api().create(&PostParams { dry_run: true, ..PostParams::default() }, &secret).await.err()
@@ -143,17 +143,17 @@ async fn what_a_quota_refuses_is_not_signed_in_vain() {
     assert!(refused.message.contains("exceeded quota: none"), "{}", refused.message);
     let refused = world.reports("demo", "Degraded", "KubernetesRefused").await;
     assert!(refused.message.contains("exceeded quota: none"), "{}", refused.message);
-    operator.passed(3).await;
+    operator.wait_for_passes(3).await;
     assert_eq!(written().await, before);
     world.delete::<ResourceQuota>("none").await;
     world.user_reports("app", "Issued").await;
-    world.founded("demo").await;
-    whole(&world, "demo").await;
+    world.bootstrapped("demo").await;
+    check_complete(&world, "demo").await;
     operator.stop().await;
 }
 
 #[tokio::test]
-async fn who_goes_is_revoked_and_who_comes_after_is_another() {
+async fn a_deleted_user_is_revoked_and_a_new_one_of_the_same_name_is_not() {
     let world = World::new("revoked").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
@@ -161,23 +161,23 @@ async fn who_goes_is_revoked_and_who_comes_after_is_another() {
         world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
         world.user_reports(user, "Issued").await;
     }
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     let (old, other) = (serial(&world, "app-etcd-tls").await, serial(&world, "stays-etcd-tls").await);
 
     world.delete::<EtcdUser>("app").await;
     let member = async || world.api::<Secret>().get("demo-0-tls").await.unwrap();
-    until("it is on the list that the member reads", async || {
+    until("it is on the member's revocation list", async || {
         crl_serials(bytes(&member().await, member_key::CLIENT_CRL)).unwrap().contains(&old).then_some(())
     })
     .await;
-    // The Secret is the garbage collector's, which is not here.
+    // The garbage collector, which would delete the Secret, does not run here.
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
     let taken = world.user_reports("app", "NameTaken").await;
     assert!(taken.message.contains("it belongs to EtcdUser app"), "{}", taken.message);
     world.delete::<Secret>("app-etcd-tls").await;
     world.user_reports("app", "Issued").await;
     operator.quiet(1).await;
-    whole(&world, "demo").await;
+    check_complete(&world, "demo").await;
 
     let issuing = Issuing::read(&world, "demo", Domain::Client).await;
     let new = serial(&world, "app-etcd-tls").await;
@@ -186,7 +186,7 @@ async fn who_goes_is_revoked_and_who_comes_after_is_another() {
     assert_eq!(serial(&world, "stays-etcd-tls").await, other);
     operator.stop().await;
 
-    // While no operator runs, as well.
+    // A user that is deleted while no operator runs is revoked too.
     world.delete::<EtcdUser>("stays").await;
     let operator = world.operator();
     until("it is revoked", async || {
@@ -198,30 +198,30 @@ async fn who_goes_is_revoked_and_who_comes_after_is_another() {
 }
 
 #[tokio::test]
-async fn the_end_of_its_certificate_is_told_for_as_long_as_there_is_a_user() {
-    let world = World::new("told").await;
+async fn the_expiry_of_a_users_certificate_is_a_metric_while_the_user_exists() {
+    let world = World::new("expiry").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
     world.user_reports("app", "Issued").await;
     let series =
         format!("etcd_warden_user_certificate_expiry_timestamp_seconds{{namespace=\"{}\",user=\"app\"}}", world.namespace);
-    until("it is told", async || operator.tells(&series).then_some(())).await;
+    until("the series exists", async || operator.has_series(&series).then_some(())).await;
     world.delete::<EtcdUser>("app").await;
-    until("it is told no more", async || (!operator.tells(&series)).then_some(())).await;
+    until("the series is removed", async || (!operator.has_series(&series)).then_some(())).await;
     operator.stop().await;
 }
 
 #[tokio::test]
-async fn lists_are_never_missing_and_forget_what_has_expired() {
+async fn revocation_lists_are_restored_and_expired_serials_removed() {
     let world = World::new("lists").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
     operator.stop().await;
 
-    // Somebody's who went long ago.
+    // A serial of a user that was deleted long ago.
     let (serial, secrets) = (Serial::random().unwrap(), world.api::<Secret>());
     let (expired, issuing) =
         (Timestamp::now() - SignedDuration::from_hours(2), Issuing::read(&world, "demo", Domain::Client).await);
@@ -245,16 +245,16 @@ async fn lists_are_never_missing_and_forget_what_has_expired() {
     let issuing = Issuing::read(&world, "demo", Domain::Client).await;
     assert!(!issuing.ledger.knows(serial) && issuing.revoked.is_empty(), "{:?}", issuing.revoked);
 
-    // Without the file etcd would refuse everybody.
+    // Without the file etcd would refuse every client.
     let none = Patch::Merge(json!({ "data": { member_key::CLIENT_CRL: null, member_key::PEER_CRL: null } }));
     secrets.patch("demo-0-tls", &PatchParams::default(), &none).await.map(drop).unwrap();
-    until("the lists are there again", async || {
+    until("the lists are restored", async || {
         let member = secrets.get("demo-0-tls").await.unwrap();
         let is_there = |key| !bytes(&member, key).is_empty();
         (is_there(member_key::CLIENT_CRL) && is_there(member_key::PEER_CRL)).then_some(())
     })
     .await;
     operator.quiet(1).await;
-    whole(&world, "demo").await;
+    check_complete(&world, "demo").await;
     operator.stop().await;
 }

@@ -1,4 +1,4 @@
-//! What tests have in common: a namespace of their own, an operator, and the conditions that they wait for.
+//! Common parts of the tests: a namespace for each, an operator, and waiting for conditions.
 
 use std::{
     fmt::Debug,
@@ -36,24 +36,24 @@ use crate::{
     tap::Tap,
 };
 
-/// Long enough on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Long enough on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The type of conditions with this text.
 fn type_of(kind: &str) -> ConditionType {
-    ConditionType::parse(kind).unwrap_or_else(|| panic!("{kind} is no type of conditions"))
+    ConditionType::parse(kind).unwrap_or_else(|| panic!("{kind} is not a type of conditions"))
 }
 
-/// Tries until `probe` gives something.
+/// Repeats `probe` until it returns a value.
 pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     until_ok(async || probe().await.ok_or_else(|| what.to_owned())).await
 }
 
-/// Tries until `probe` gives something, and tells what was the matter with the last try.
+/// Repeats `probe` until it returns a value. Reports its last error otherwise.
 pub async fn until_ok<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let mut last = "nothing was tried".to_owned();
+    let mut last = "no attempt was made".to_owned();
     let mut tick = tokio::time::interval(Duration::from_millis(50));
-    let found = tokio::time::timeout(PATIENCE, async {
+    let found = tokio::time::timeout(TIMEOUT, async {
         loop {
             tick.tick().await;
             match probe().await {
@@ -62,12 +62,12 @@ pub async fn until_ok<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T
             }
         }
     });
-    found.await.ok().unwrap_or_else(|| panic!("not within {PATIENCE:?}: {last}"))
+    found.await.ok().unwrap_or_else(|| panic!("not within {TIMEOUT:?}: {last}"))
 }
 
-/// A namespace of a test's own.
+/// A namespace for one test.
 pub struct World<'a> {
-    /// The server it is on.
+    /// Its server.
     pub server: &'a Server,
     /// The administrator's client.
     pub client: Client,
@@ -76,14 +76,14 @@ pub struct World<'a> {
 }
 
 impl World<'static> {
-    /// A new one on the shared server.
+    /// A new namespace on the shared server.
     pub async fn new(name: &str) -> Self {
         World::on(server::shared().await, name).await
     }
 }
 
 impl<'a> World<'a> {
-    /// A new one.
+    /// A new namespace.
     pub async fn on(server: &'a Server, name: &str) -> Self {
         static GIVEN: AtomicU32 = AtomicU32::new(0);
         let client = server.client();
@@ -99,7 +99,7 @@ impl<'a> World<'a> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Creates an object from what is not default of it.
+    /// Creates an object from its fields without defaults.
     pub async fn create<K>(&self, name: &str, mut rest: Value) -> kube::Result<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + Debug,
@@ -131,7 +131,7 @@ impl<'a> World<'a> {
 
     /// Waits until a condition of a cluster has this reason, and returns it.
     pub async fn reports(&self, cluster: &str, kind: &str, reason: &str) -> Condition {
-        assert!(Reason::parse(reason).is_some(), "{reason} is no reason");
+        assert!(Reason::parse(reason).is_some(), "{reason} is not a reason");
         let clusters: Api<EtcdCluster> = self.api();
         until_ok(async || {
             let there = clusters.get(cluster).await.unwrap();
@@ -143,8 +143,8 @@ impl<'a> World<'a> {
         .await
     }
 
-    /// Waits until a cluster has everything but its pods.
-    pub async fn founded(&self, cluster: &str) {
+    /// Waits until a cluster has all objects except its pods.
+    pub async fn bootstrapped(&self, cluster: &str) {
         let sets: Api<StatefulSet> = self.api();
         let selector = ListParams::default().labels(&format!("{}={cluster}", label::INSTANCE));
         until_ok(async || {
@@ -159,14 +159,14 @@ impl<'a> World<'a> {
                 && is("Progressing", "WaitingForMembers")
                 && is("CertificatesReady", "Confirming")
                 && is("Degraded", "Healthy");
-            made.then_some(()).ok_or_else(|| format!("EtcdCluster {cluster} is founded: {:#?}", status.conditions))
+            made.then_some(()).ok_or_else(|| format!("EtcdCluster {cluster} is bootstrapped: {:#?}", status.conditions))
         })
         .await;
     }
 
     /// Waits until the condition of a user has this reason, and returns it.
     pub async fn user_reports(&self, user: &str, reason: &str) -> Condition {
-        assert!(Reason::parse(reason).is_some(), "{reason} is no reason");
+        assert!(Reason::parse(reason).is_some(), "{reason} is not a reason");
         let users: Api<EtcdUser> = self.api();
         until(&format!("EtcdUser {user} is {reason}"), async || {
             let there = users.get(user).await.unwrap();
@@ -187,9 +187,9 @@ impl<'a> World<'a> {
     }
 
     /// An operator for this namespace with another clock than the machine's.
-    pub fn operator_by(&self, clock: fn() -> Timestamp) -> Operator {
+    pub fn operator_with_clock(&self, clock: fn() -> Timestamp) -> Operator {
         let tap = Tap::default();
-        Operator::start_by(self.server.tapped(&tap), tap, vec![self.namespace.clone()], clock)
+        Operator::start_with_clock(self.server.tapped(&tap), tap, vec![self.namespace.clone()], clock)
     }
 }
 
@@ -197,19 +197,19 @@ impl<'a> World<'a> {
 pub struct Operator {
     /// Its requests.
     pub tap: Tap,
-    /// What it counts.
+    /// Its metrics.
     metrics: Arc<Metrics>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Operator {
-    /// Starts one.
+    /// Starts an operator.
     pub fn start(client: Client, tap: Tap, namespaces: Vec<String>) -> Self {
-        Self::start_by(client, tap, namespaces, Timestamp::now)
+        Self::start_with_clock(client, tap, namespaces, Timestamp::now)
     }
 
-    fn start_by(client: Client, tap: Tap, namespaces: Vec<String>, clock: fn() -> Timestamp) -> Self {
+    fn start_with_clock(client: Client, tap: Tap, namespaces: Vec<String>, clock: fn() -> Timestamp) -> Self {
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         let options = controllers::Options {
             client,
@@ -223,39 +223,39 @@ impl Operator {
         Self { tap, metrics, stop, task: tokio::spawn(controllers::run_by(options, clock)) }
     }
 
-    /// Lets it finish what it has begun, and ends it.
+    /// Stops it. Passes that have begun are finished.
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap();
     }
 
-    /// Ends it where it is.
+    /// Stops it at once.
     pub async fn kill(self) {
         self.task.abort();
-        // What it watches with are tasks of their own.
+        // The watches are tasks of their own.
         self.stop.cancel();
         let _ = self.task.await;
     }
 
-    /// Whether its metrics have a series that begins so.
-    pub fn tells(&self, series: &str) -> bool {
+    /// Whether its metrics have a series that begins with this text.
+    pub fn has_series(&self, series: &str) -> bool {
         self.metrics.encode().lines().any(|line| line.starts_with(series))
     }
 
-    /// How many passes it has made.
+    /// How many passes it has finished.
     fn passes(&self) -> u64 {
         let metrics = self.metrics.encode();
         let counts = metrics.lines().filter(|line| line.starts_with("etcd_warden_reconciles_total{"));
         counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
 
-    /// Waits until it has made `count` passes more.
-    pub async fn passed(&self, count: u64) {
+    /// Waits until it has finished `count` more passes.
+    pub async fn wait_for_passes(&self, count: u64) {
         let since = self.passes();
         until("passes", async || (self.passes() >= since + count).then_some(())).await;
     }
 
-    /// Waits until it has made `count` passes in a row without a write.
+    /// Waits until it has finished `count` consecutive passes without a write.
     pub async fn quiet(&self, count: u64) {
         let (mut writes, mut since) = (self.tap.writes().len(), self.passes());
         until_ok(async || {
@@ -263,10 +263,10 @@ impl Operator {
             if seen.len() != writes {
                 (writes, since) = (seen.len(), self.passes());
             }
-            // The one that was under way when the last write was seen does not count.
+            // The pass that was running at the last write does not count.
             (self.passes() > since + count)
                 .then_some(())
-                .ok_or_else(|| format!("the operator is quiet; at last it wrote {:#?}", &seen[seen.len().saturating_sub(5)..]))
+                .ok_or_else(|| format!("the operator is quiet; its last writes are {:#?}", &seen[seen.len().saturating_sub(5)..]))
         })
         .await;
     }

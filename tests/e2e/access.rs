@@ -1,4 +1,4 @@
-//! A user applies a cluster and a user, and gets in; nobody else does.
+//! Only clients with a valid certificate have access to a cluster.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -23,14 +23,14 @@ use serde_json::{Value, json};
 use crate::{
     harness::Scenario,
     tools::{etcdctl, run, until},
-    world::{Identity, PATIENCE, World, value},
+    world::{Identity, TIMEOUT, World, value},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![scenario!(three_members), scenario!(one_member), scenario!(refused_connections)]
 }
 
-/// Everything that a user relies on, in the namespace of a cluster of three.
+/// Status, objects and client access of a cluster of three members.
 async fn three_members(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     has_status(&world, 3).await;
@@ -84,15 +84,15 @@ async fn has_status(world: &World, replicas: usize) {
     let distinct: std::collections::BTreeSet<_> = authorities.iter().filter(|id| !id.is_empty()).collect();
     assert_eq!(distinct.len(), 4, "two authorities in each domain");
 
-    // Only the end of a fault is worth an event.
-    world.until_condition("demo", "CertificatesReady", "True", "CertificatesServed", PATIENCE).await;
+    // A new cluster has the condition without an event; only the end of a fault is announced by one.
+    world.until_condition("demo", "CertificatesReady", "True", "CertificatesServed", TIMEOUT).await;
     let events = world.events("demo").await;
     for reason in ["CACreated", "CertificatesIssued", "MembersRecorded", "QuorumHealthy"] {
         assert!(events.iter().any(|(r, _)| r == reason), "no event {reason} among {events:?}");
     }
 }
 
-/// The objects of the design, each with its labels and its owner, and none besides.
+/// All expected objects exist, each with its labels and its owner, and no others.
 async fn has_objects(world: &World, replicas: usize) {
     let uid = world.get::<EtcdCluster>("demo").await.unwrap().uid().unwrap();
     let members: Vec<_> = (0..replicas).map(|ordinal| format!("demo-{ordinal}")).collect();
@@ -123,20 +123,21 @@ async fn has_objects(world: &World, replicas: usize) {
     }
     let budgets = managed::<PodDisruptionBudget>(world, &uid).await;
     if replicas == 1 {
-        assert_eq!(budgets.len(), 0, "one would only keep its node from being drained");
+        assert_eq!(budgets.len(), 0, "a PodDisruptionBudget would only keep its node from being drained");
     } else {
         assert_eq!(names(&budgets), ["demo"]);
         assert_eq!(value(&budgets[0])["spec"]["minAvailable"], json!(replicas / 2 + 1));
     }
     let all = managed::<Secret>(world, "").await;
-    let mut wanted: Vec<_> = ["app-etcd-tls", "demo-client-ca", "demo-operator-tls", "demo-peer-ca"].map(str::to_owned).into();
-    wanted.extend(secrets);
-    wanted.sort();
-    assert_eq!(names(&all), wanted);
+    let mut expected: Vec<_> = ["app-etcd-tls", "demo-client-ca", "demo-operator-tls", "demo-peer-ca"].map(str::to_owned).into();
+    expected.extend(secrets);
+    expected.sort();
+    assert_eq!(names(&all), expected);
     for secret in &all {
         let name = secret.name_any();
-        let wanted = if ["app-etcd-tls", "demo-operator-tls"].contains(&name.as_str()) { "kubernetes.io/tls" } else { "Opaque" };
-        assert_eq!(secret.type_.as_deref(), Some(wanted), "{name}");
+        let expected =
+            if ["app-etcd-tls", "demo-operator-tls"].contains(&name.as_str()) { "kubernetes.io/tls" } else { "Opaque" };
+        assert_eq!(secret.type_.as_deref(), Some(expected), "{name}");
         let owner = if name == "app-etcd-tls" { "EtcdUser" } else { "EtcdCluster" };
         assert_eq!(secret.owner_references().first().map(|owner| owner.kind.as_str()), Some(owner), "{name}");
     }
@@ -144,7 +145,7 @@ async fn has_objects(world: &World, replicas: usize) {
     assert_eq!(user.keys().collect::<Vec<_>>(), ["ca.crt", "endpoints", "tls.crt", "tls.key"]);
 }
 
-/// The operator's objects of a kind, by name, all of them owned by the cluster with this uid if one is given.
+/// The operator's objects of a kind, sorted by name. If a uid is given, the cluster with this uid must own them.
 async fn managed<K>(world: &World, uid: &str) -> Vec<K>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
@@ -172,7 +173,7 @@ fn names<K: ResourceExt>(objects: &[K]) -> Vec<String> {
 async fn put_get_watch(user: &Identity) {
     user.etcdctl(["put", "greeting", "hello"]).await.success();
     assert_eq!(user.etcdctl(["get", "greeting", "--print-value-only"]).await.success(), "hello\n");
-    // From a revision that has passed, so that it has something to say at once.
+    // The watch starts at an old revision, so that it returns an event at once.
     let mut watch = user.flags();
     watch.push(format!("--endpoints={}", user.endpoint));
     watch.extend(["watch", "greeting", "--rev=1"].map(str::to_owned));
@@ -180,7 +181,7 @@ async fn put_get_watch(user: &Identity) {
     assert_eq!(first, "PUT\ngreeting\nhello\n");
 }
 
-/// Plain HTTP clients put and get through the JSON gateway, with the same certificate.
+/// HTTP clients put and get through the JSON gateway, with the same certificate.
 async fn json_gateway(world: &World, user: &Identity) {
     let (crt, key) = user.pair.as_ref().unwrap();
     let ask = async |path: &str, body: Value| {
@@ -195,7 +196,7 @@ async fn json_gateway(world: &World, user: &Identity) {
     assert_eq!(answer["kvs"][0]["value"], "aGVsbG8=", "{answer} in {}", world.namespace);
 }
 
-/// Who has no certificate of the right authority is refused at every member, and who had one is refused within seconds.
+/// Clients without a certificate of the client CA are refused, and a revoked client is refused by every member within seconds.
 async fn refused_connections(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let names = world.names("demo");
@@ -207,7 +208,7 @@ async fn refused_connections(world: Arc<World>) {
     let stranger = world.write("stranger", &stranger());
     let tls = world.write("demo-0-tls", &world.secret("demo-0-tls").await);
     for (who, identity) in [
-        ("nobody", user.without_pair()),
+        ("no certificate", user.without_pair()),
         ("a stranger", user.with_pair(&stranger, "tls.crt", "tls.key")),
         ("a peer", user.with_pair(&tls, member_key::PEER_CRT, member_key::PEER_KEY)),
         ("a server", user.with_pair(&tls, member_key::SERVER_CRT, member_key::SERVER_KEY)),
@@ -215,11 +216,11 @@ async fn refused_connections(world: Arc<World>) {
         assert_eq!(identity.accepted(&host).await, Err(Class::CertificateRefused), "{who}");
     }
 
-    // On 2380 only members are answered, who are so by the fact that there is a quorum.
+    // On 2380 only members are accepted. That members accept each other is shown by the quorum.
     let (crt, key) = user.pair.clone().unwrap();
     let ca = tls.join(member_key::PEER_CA).display().to_string();
     for (who, pair) in [
-        ("nobody", None),
+        ("no certificate", None),
         ("the user", Some((crt, key))),
         ("the member's client", Some((tls.join(member_key::CLIENT_CRT), tls.join(member_key::CLIENT_KEY)))),
         ("a stranger", Some((stranger.join("tls.crt"), stranger.join("tls.key")))),
@@ -244,7 +245,7 @@ async fn refused_connections(world: Arc<World>) {
     revoked(&world, &user).await;
 }
 
-/// Deletes the user, and measures how long each member goes on to accept its certificate.
+/// Deletes the user, and measures how long each member still accepts its certificate.
 async fn revoked(world: &World, user: &Identity) {
     let names = world.names("demo");
     let began = Instant::now();
@@ -252,7 +253,7 @@ async fn revoked(world: &World, user: &Identity) {
     let refused = (0..3).map(|ordinal| {
         let host = names.member_host(&names.member(ordinal));
         async move {
-            until("a revoked certificate is refused", PATIENCE, || async {
+            until("a revoked certificate is refused", TIMEOUT, || async {
                 match user.accepted(&host).await {
                     Ok(()) => Err("it is accepted".to_owned()),
                     // etcd closes the connection without an alert.
@@ -270,10 +271,10 @@ async fn revoked(world: &World, user: &Identity) {
     assert!(world.events("demo").await.iter().any(|(reason, _)| reason == "CertificatesRevoked"));
 }
 
-/// A client certificate of an authority that nobody here trusts, with the name that the operator has.
+/// A client certificate of an untrusted authority, with the operator's common name.
 fn stranger() -> BTreeMap<String, Vec<u8>> {
     let now = Timestamp::now();
-    let authority = Authority::create("somebody else", SignedDuration::from_hours(24), now).unwrap();
+    let authority = Authority::create("another authority", SignedDuration::from_hours(24), now).unwrap();
     let spec = LeafSpec {
         common_name: "root".into(),
         dns_names: [].into(),

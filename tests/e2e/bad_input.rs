@@ -1,4 +1,4 @@
-//! What makes no sense is refused in words that say what to do, and nothing is lost or half made.
+//! Invalid input is refused with a message that says what to do, and nothing is created or lost.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
-    world::{PATIENCE, World, merge},
+    world::{TIMEOUT, World, merge},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -24,12 +24,12 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(refused_at_apply),
         scenario!(cannot_be_changed_yet),
         scenario!(image_that_cannot_be_pulled),
-        scenario!(storage_class_that_is_not_there),
-        scenario!(names_that_are_taken),
+        scenario!(missing_storage_class),
+        scenario!(names_taken),
     ]
 }
 
-/// `kubectl apply` of each fails with these words.
+/// `kubectl apply` of each spec fails with this message.
 async fn refused_at_apply(world: Arc<World>) {
     let long = "a".repeat(50);
     let tls = |domain: &str, field: Value| json!({ "tls": { domain: field } });
@@ -88,23 +88,23 @@ async fn refused_at_apply(world: Arc<World>) {
         let complaint = world.apply(&manifest("EtcdUser", name, &spec)).await.failure();
         assert!(complaint.contains(words), "{name} {spec}: {complaint}");
     }
-    nothing_is_made(&world).await;
+    nothing_was_created(&world).await;
 }
 
 fn manifest(kind: &str, name: &str, spec: &Value) -> String {
     json!({ "apiVersion": "etcd-warden.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec }).to_string()
 }
 
-async fn nothing_is_made(world: &World) {
+async fn nothing_was_created(world: &World) {
     let listed = world.kubectl(["get", "statefulset,pod,pvc,secret,service,pdb,etcd", "-o", "name"]).await.success();
     assert_eq!(listed, "");
     let maps = world.kubectl(["get", "configmap", "-o", "name"]).await.success();
     assert_eq!(maps, "configmap/kube-root-ca.crt\n");
 }
 
-/// What can't be changed on a running cluster yet says so, and what can goes through.
+/// Changes of fields that cannot be changed yet are refused with a message; other changes are accepted.
 async fn cannot_be_changed_yet(world: Arc<World>) {
-    // Paused, so that nothing has to come up.
+    // The cluster is paused, so that nothing is created.
     world.create_cluster("demo", 1, json!({ "paused": true })).await;
     for (field, change) in [
         ("spec.version", json!({ "version": "3.7.3" })),
@@ -132,12 +132,12 @@ async fn cannot_be_changed_yet(world: Arc<World>) {
     }
 }
 
-/// The status says that the image can't be pulled; once the spec is mended, the cluster comes up by itself.
+/// The status says that the image cannot be pulled. Once the spec is corrected, the cluster becomes ready without further help.
 async fn image_that_cannot_be_pulled(world: Arc<World>) {
     world.create_cluster("demo", 1, json!({ "image": { "repository": "example.invalid/etcd" } })).await;
-    let message = world.until_condition("demo", "Progressing", "True", "WaitingForMembers", PATIENCE).await;
+    let message = world.until_condition("demo", "Progressing", "True", "WaitingForMembers", TIMEOUT).await;
     assert!(message.contains("demo-0"), "{message}");
-    crate::tools::until("the status names the image", PATIENCE, || async {
+    crate::tools::until("the status names the image", TIMEOUT, || async {
         let status = world.status("demo").await;
         let message = status.members.first().and_then(|member| member.message.clone()).unwrap_or_default();
         if message.contains("image example.invalid/etcd:v3.6.16 cannot be pulled") { Ok(()) } else { Err(message) }
@@ -147,9 +147,9 @@ async fn image_that_cannot_be_pulled(world: Arc<World>) {
     world.until_ready("demo").await;
 }
 
-async fn storage_class_that_is_not_there(world: Arc<World>) {
+async fn missing_storage_class(world: Arc<World>) {
     world.create_cluster("demo", 1, json!({ "storage": { "storageClassName": "nowhere" } })).await;
-    crate::tools::until("the status names the class", PATIENCE, || async {
+    crate::tools::until("the status names the class", TIMEOUT, || async {
         let status = world.status("demo").await;
         let message = status.members.first().and_then(|member| member.message.clone()).unwrap_or_default();
         if message.contains("PersistentVolumeClaim data-demo-0 is Pending (StorageClass nowhere)") {
@@ -161,9 +161,9 @@ async fn storage_class_that_is_not_there(world: Arc<World>) {
     .await;
 }
 
-/// An object of a cluster's name that is somebody else's is never written, and nothing is made beside it. Once it is out of
-/// the way, the cluster comes up.
-async fn names_that_are_taken(world: Arc<World>) {
+/// An object under a cluster's name that belongs to others is never changed, and nothing else is created. Once it is deleted, the
+/// cluster is bootstrapped.
+async fn names_taken(world: Arc<World>) {
     let metadata = |name: &str| json!({ "name": name, "labels": { "mine": "yes" } });
     let service = json!({ "metadata": metadata("one"), "spec": { "ports": [{ "port": 80 }] } });
     let secret = json!({ "metadata": metadata("two-0-tls"), "stringData": { "server.crt": "mine" } });
@@ -182,7 +182,7 @@ async fn names_that_are_taken(world: Arc<World>) {
         "metadata": metadata("data-five-0"),
         "spec": { "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } },
     });
-    // As if it were the operator's, by its labels alone.
+    // It has the operator's labels, but belongs to others.
     let mut authority = json!({ "metadata": metadata("six-client-ca"), "stringData": { "active.crt": "mine" } });
     authority["metadata"]["labels"] =
         json!({ "app.kubernetes.io/managed-by": "etcd-warden", "app.kubernetes.io/instance": "six" });
@@ -198,9 +198,9 @@ async fn names_that_are_taken(world: Arc<World>) {
         world.create_cluster(cluster, 1, json!({})).await;
     }
     for (cluster, object, before) in &taken {
-        let message = world.until_condition(cluster, "Degraded", "True", "", PATIENCE).await;
+        let message = world.until_condition(cluster, "Degraded", "True", "", TIMEOUT).await;
         assert!(message.contains(object), "{cluster}: {message}");
-        world.until_condition(cluster, "Available", "False", "", PATIENCE).await;
+        world.until_condition(cluster, "Available", "False", "", TIMEOUT).await;
         before.is_untouched(&world).await;
         let of_cluster = ListParams::default().labels(&format!("app.kubernetes.io/instance={cluster},mine!=yes"));
         assert_eq!(world.api::<Secret>().list(&of_cluster).await.unwrap().items.len(), usize::from(*cluster == "six"));
@@ -215,7 +215,7 @@ async fn names_that_are_taken(world: Arc<World>) {
     }
 }
 
-/// An object that is somebody else's.
+/// An object that belongs to others.
 struct Foreign {
     resource: ApiResource,
     name: String,
@@ -235,10 +235,10 @@ impl Foreign {
     fn api(&self, world: &World) -> Api<DynamicObject> {
         Api::namespaced_with(world.client.clone(), &world.namespace, &self.resource)
     }
-    /// It is the same object, and the operator has written no field of it. Kubernetes' own controllers may have.
+    /// Checks that it is the same object and that the operator has written no field of it. Kubernetes' own controllers may have.
     async fn is_untouched(&self, world: &World) {
         let meta = self.api(world).get(&self.name).await.unwrap().metadata;
-        assert_eq!(meta.uid, self.uid, "{} is another one", self.name);
+        assert_eq!(meta.uid, self.uid, "{} is another object", self.name);
         let managers: Vec<_> = meta.managed_fields.into_iter().flatten().filter_map(|entry| entry.manager).collect();
         assert!(!managers.contains(&FIELD_MANAGER.to_owned()), "{} was written: {managers:?}", self.name);
     }

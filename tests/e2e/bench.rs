@@ -1,4 +1,4 @@
-//! What clients notice of new certificates and of a new authority, by hand and by the operator: the same clients for both.
+//! The effect of new certificates and of a new CA on clients, with manual steps and with the operator.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use crate::{
     harness::Scenario,
     rotation::{refresh, rotate, served, status, try_status, until_renewed},
     tools::{Ran, kubectl, root, run, until},
-    world::{Identity, PATIENCE, World},
+    world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
 
@@ -23,7 +23,7 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![scenario!(by_hand).bench(), scenario!(by_the_operator).bench()]
 }
 
-/// The hand-made cluster of `hack/bench/baseline`, whose members must be restarted for whatever its Secret holds anew.
+/// The manually created cluster of `hack/bench/baseline`, whose members must be restarted for a new CA.
 struct Hand {
     namespace: String,
     files: PathBuf,
@@ -34,7 +34,7 @@ impl Hand {
         kubectl(["-n", &self.namespace].into_iter().chain(arguments)).await
     }
 
-    /// Makes certificates, by the authority that there is or by a new one, and puts them into the Secret.
+    /// Creates certificates with the existing CA or a new one, and writes them into the Secret.
     async fn reissue(&self, folder: &Path) {
         run(root().join("hack/bench/pki"), [&folder.display().to_string(), &self.namespace]).await.success();
         let mut files = vec![];
@@ -56,8 +56,8 @@ impl Hand {
     }
 }
 
-/// Certificates by the same authority with a rolling restart, then by another one with a restart of all: nobody who knows one of them
-/// alone believes the other.
+/// New certificates of the same CA with a rolling restart, then of another CA with a restart of all members, which do not trust
+/// both CAs.
 async fn by_hand(world: Arc<World>) {
     let hand = Hand { namespace: format!("{}-hand", world.namespace), files: world.write("hand", &BTreeMap::new()) };
     let folder = hand.files.display().to_string();
@@ -94,7 +94,7 @@ fn read(folder: &Path, files: &[&str]) -> BTreeMap<String, Vec<u8>> {
     files.iter().map(|file| ((*file).to_owned(), fs::read(folder.join(file)).unwrap())).collect()
 }
 
-/// A renewal, then another authority in both domains.
+/// A renewal, then a CA rotation in both domains.
 async fn by_the_operator(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let refreshing = refresh(Arc::clone(&world));
@@ -116,7 +116,7 @@ async fn by_the_operator(world: Arc<World>) {
     let began = Instant::now();
     rotate(&world, "client,peer").await;
     for (domain, before) in [Domain::Client, Domain::Peer].into_iter().zip(before) {
-        until("another authority signs alone", PATIENCE * 4, || async {
+        until("the rotation is complete", TIMEOUT * 4, || async {
             let now = try_status(&world, domain).await?;
             let over = now.phase.is_none() && now.active.key_id != before.active.key_id && now.retiring.is_empty();
             if over { Ok(()) } else { Err(format!("{now:?}")) }

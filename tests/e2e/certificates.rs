@@ -1,4 +1,4 @@
-//! Certificates are right, stay right, and change without anybody noticing.
+//! Certificates are valid, are renewed, and are replaced without an effect on clients.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,22 +21,22 @@ use crate::{
     harness::Scenario,
     rotation,
     tools::{openssl, until},
-    world::{Identity, PATIENCE, World},
+    world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        // Measures, so nothing else should be in the way.
-        scenario!(writers_notice_nothing).alone(),
+        // It measures, so nothing else should run at the same time.
+        scenario!(renewals_without_failed_writes).alone(),
         scenario!(every_leaf_verifies),
         scenario!(leaves_are_renewed),
         scenario!(authority_lost),
     ]
 }
 
-/// As `openssl` sees them: every leaf verifies against the bundle of its domain and not against the other one, with its
-/// revocation list; every key fits its certificate and is nobody else's.
+/// Checked with `openssl`: every leaf verifies against the trust bundle and revocation list of its domain and not of the other
+/// one; every key belongs to its certificate and to no other.
 async fn every_leaf_verifies(world: Arc<World>) {
     world.cluster_and_user("demo", 3, json!({})).await;
     let mut keys = BTreeSet::new();
@@ -86,7 +86,7 @@ async fn verify(folder: &Path, crt: &str, domain: &str, purpose: &str) -> Result
     openssl(flags.into_iter().map(str::to_owned).chain([path(crt.into())])).await.result()
 }
 
-/// The public key of a pair whose parts belong together.
+/// Checks that a key belongs to a certificate, and returns the public key.
 async fn fits(crt: &Path, key: &Path) -> String {
     let of_crt = openssl(["x509", "-noout", "-pubkey", "-in", crt.to_str().unwrap()]).await.success();
     let of_key = openssl(["pkey", "-pubout", "-in", key.to_str().unwrap()]).await.success();
@@ -94,13 +94,13 @@ async fn fits(crt: &Path, key: &Path) -> String {
     of_crt
 }
 
-/// Whatever is wrong with a leaf, another one is issued and served, and no container restarts for it.
+/// A leaf with any problem is replaced and the new one is served, without a restart.
 async fn leaves_are_renewed(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 1, json!({})).await;
     let incarnation = world.incarnation("demo-0-0").await;
 
     let before = served(&world, &user).await;
-    // The start is five minutes back, so this one has lived five of its seven minutes.
+    // The validity starts five minutes ago, so five of its seven minutes are over.
     let server = (Domain::Client, [member_key::SERVER_CRT, member_key::SERVER_KEY]);
     put_leaves(&world, "demo-0-tls", &[server], Timestamp::now(), SignedDuration::from_mins(2)).await;
     renewed(&world, &user, &before, "due").await;
@@ -130,17 +130,17 @@ async fn leaves_are_renewed(world: Arc<World>) {
     let issued = events.iter().filter(|(reason, _)| reason == "CertificatesIssued").count();
     assert!(issued >= 6, "{events:?}");
 
-    // The user's, too.
+    // The user's certificate is renewed, too.
     let crt = world.secret("app-etcd-tls").await[tls_key::CRT].clone();
     world.delete::<Secret>("app-etcd-tls").await;
-    user_secret_heals(&world, &crt).await;
+    until_user_secret_restored(&world, &crt).await;
     let crt = world.secret("app-etcd-tls").await[tls_key::CRT].clone();
     world.patch::<Secret>("app-etcd-tls", json!({ "stringData": { "tls.crt": "edited", "ca.crt": "edited" } })).await;
-    user_secret_heals(&world, &crt).await;
+    until_user_secret_restored(&world, &crt).await;
     let crt = world.secret("app-etcd-tls").await[tls_key::CRT].clone();
     world.patch::<EtcdUser>("app", json!({ "spec": { "certificate": { "duration": "2h" } } })).await;
-    user_secret_heals(&world, &crt).await;
-    // etcd looks at a certificate when it is shown, so what the user held before is good until it expires.
+    until_user_secret_restored(&world, &crt).await;
+    // The user's previous certificate was not revoked and is accepted until it expires.
     assert_eq!(user.accepted(&world.names("demo").client_host()).await, Ok(()));
 }
 
@@ -151,7 +151,7 @@ async fn served(world: &World, user: &Identity) -> Certificate {
 /// Waits until the member serves another leaf, which is the one in its Secret, and measures that.
 async fn renewed(world: &World, user: &Identity, before: &Certificate, why: &str) {
     let began = Instant::now();
-    until(&format!("another leaf is served: {why}"), PATIENCE, || async {
+    until(&format!("another leaf is served: {why}"), TIMEOUT, || async {
         let now = rotation::try_served(world, user, 0).await?;
         if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
     })
@@ -163,7 +163,8 @@ async fn renewed(world: &World, user: &Identity, before: &Certificate, why: &str
     world.measure(format!("{why}: served after {took:.1} s"));
 }
 
-/// Puts leaves like those that are there in a Secret, which the operator's own authorities have signed at some time for so long.
+/// Replaces leaves in a Secret by ones with the same contents, signed by the operator's own authorities, that were issued at
+/// `made` and are valid for `duration`.
 pub async fn put_leaves(world: &World, secret: &str, leaves: &[(Domain, [&str; 2])], made: Timestamp, duration: SignedDuration) {
     let there = world.secret(secret).await;
     let mut data = BTreeMap::new();
@@ -177,7 +178,7 @@ pub async fn put_leaves(world: &World, secret: &str, leaves: &[(Domain, [&str; 2
     world.patch::<Secret>(secret, json!({ "stringData": data })).await;
 }
 
-/// What another leaf in a leaf's place says.
+/// The contents of a leaf that replaces another one.
 pub fn like(old: &Certificate, duration: SignedDuration) -> LeafSpec {
     LeafSpec {
         common_name: old.common_name().into(),
@@ -192,13 +193,13 @@ pub fn like(old: &Certificate, duration: SignedDuration) -> LeafSpec {
     }
 }
 
-async fn user_secret_heals(world: &World, before: &[u8]) {
-    until("the user has another certificate", PATIENCE, || async {
+async fn until_user_secret_restored(world: &World, before: &[u8]) {
+    until("the user has another certificate", TIMEOUT, || async {
         let Some(secret) = world.get::<Secret>("app-etcd-tls").await else { return Err("no Secret".to_owned()) };
         let data = secret.data.unwrap_or_default();
         let crt = data.get(tls_key::CRT).map(|crt| crt.0.clone()).unwrap_or_default();
         if crt == before {
-            Err("the old one is there".to_owned())
+            Err("it is still the old one".to_owned())
         } else {
             Certificate::from_pem(&crt).map(drop).map_err(|e| e.to_string())
         }
@@ -208,7 +209,8 @@ async fn user_secret_heals(world: &World, before: &[u8]) {
     assert_eq!(user.accepted(&world.names("demo").client_host()).await, Ok(()));
 }
 
-/// An authority that was deleted or emptied is reported and never made anew; from its backup everything heals.
+/// An authority that was deleted or changed is reported and never recreated. After it is restored from a backup, the cluster is
+/// ready again.
 async fn authority_lost(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 1, json!({})).await;
     let status = world.status("demo").await.certificates;
@@ -219,7 +221,7 @@ async fn authority_lost(world: Arc<World>) {
 
         world.delete::<Secret>(&name).await;
         lost(&world, &user, &format!("Secret {name} is missing, or has lost its labels")).await;
-        assert!(world.get::<Secret>(&name).await.is_none(), "a new one was made");
+        assert!(world.get::<Secret>(&name).await.is_none(), "a new one was created");
 
         restore(&world, &name, &backup, true).await;
         world.until_ready("demo").await;
@@ -230,7 +232,7 @@ async fn authority_lost(world: Arc<World>) {
         restore(&world, &name, &backup, false).await;
         world.until_ready("demo").await;
 
-        // Another authority, whole and of the right form, is not the one that members trust.
+        // A valid authority that members do not trust is reported, too.
         let other = Authority::create("another", SignedDuration::from_hours(48), Timestamp::now()).unwrap();
         let pair = json!({ "stringData": { "active.crt": other.certificate().pem(), "active.key": String::from_utf8_lossy(other.key_pem()) } });
         world.patch::<Secret>(&name, pair).await;
@@ -245,19 +247,19 @@ async fn authority_lost(world: Arc<World>) {
 }
 
 async fn lost(world: &World, user: &Identity, words: &str) {
-    let message = until("the loss is reported", PATIENCE, || async {
+    let message = until("the loss is reported", TIMEOUT, || async {
         let conditions = world.status("demo").await.conditions;
         let found = condition(&conditions, ConditionType::CertificatesReady).unwrap();
-        let told = found.status == "False" && found.reason == "CALost" && found.message.contains(words);
-        if told { Ok(found.message.clone()) } else { Err(format!("{found:?}")) }
+        let is_reported = found.status == "False" && found.reason == "CALost" && found.message.contains(words);
+        if is_reported { Ok(found.message.clone()) } else { Err(format!("{found:?}")) }
     })
     .await;
     assert!(message.contains("Restore the Secret from a backup"), "{message}");
     user.etcdctl(["put", "while", "lost"]).await.success();
-    world.until_condition("demo", "Available", "True", "", PATIENCE).await;
+    world.until_condition("demo", "Available", "True", "", TIMEOUT).await;
 }
 
-/// As `kubectl apply` of a backup would.
+/// Restores a backup, as `kubectl apply` would.
 async fn restore(world: &World, name: &str, backup: &Secret, gone: bool) {
     let mut secret = backup.clone();
     secret.metadata.resource_version = None;
@@ -275,9 +277,9 @@ fn world_data(secret: &Secret) -> BTreeMap<String, Vec<u8>> {
     secret.data.iter().flatten().map(|(key, ByteString(value))| (key.clone(), value.clone())).collect()
 }
 
-/// Clients write without pause, one over one connection and one over a new one each time, while every leaf is renewed, members get
-/// another name and another user is revoked. No write fails and no connection is broken.
-async fn writers_notice_nothing(world: Arc<World>) {
+/// Clients write without pause, one over a single connection and one with a new connection for each write, while every leaf is
+/// renewed, names are added to server certificates and another user is revoked. No write fails and no connection is broken.
+async fn renewals_without_failed_writes(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     world.create_user("other", "demo").await;
     world.user_identity("other").await;
@@ -297,7 +299,7 @@ async fn writers_notice_nothing(world: Arc<World>) {
     renewed(&world, &user, &before, "another name under writers").await;
     assert!(served(&world, &user).await.dns_names().contains("etcd.example.com"));
     world.delete::<EtcdUser>("other").await;
-    until("the other user is revoked", PATIENCE, || async {
+    until("the other user is revoked", TIMEOUT, || async {
         let events = world.events("demo").await;
         if events.iter().any(|(reason, _)| reason == "CertificatesRevoked") { Ok(()) } else { Err("no event".to_owned()) }
     })
@@ -307,7 +309,7 @@ async fn writers_notice_nothing(world: Arc<World>) {
     world.measure(figures.to_string());
     assert_eq!((figures.failed, figures.broken), (0, 0), "{figures}");
     assert!(figures.written > 20, "{figures}");
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
     for (pod, before) in pods.into_iter().zip(incarnations) {
         assert_eq!(world.incarnation(pod).await, before);
     }

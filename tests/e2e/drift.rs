@@ -1,4 +1,4 @@
-//! What somebody changes by hand comes back, and what others add stays.
+//! Manual changes are reverted, and additions by others are kept.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -17,73 +17,73 @@ use serde_json::{Value, json};
 use crate::{
     harness::Scenario,
     tools::until,
-    world::{PATIENCE, World, value},
+    world::{TIMEOUT, World, value},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(drift_is_mended)]
+    vec![scenario!(drift_is_reverted)]
 }
 
-async fn drift_is_mended(world: Arc<World>) {
+async fn drift_is_reverted(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     user.etcdctl(["put", "a", "b"]).await.success();
     let incarnation = world.incarnation("demo-1-0").await;
 
-    mended::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
-    mended::<Service>(&world, "demo-peers", json!({ "spec": { "publishNotReadyAddresses": false } })).await;
-    mended::<Service>(&world, "demo", json!({ "metadata": { "labels": { "app.kubernetes.io/instance": "other" } } })).await;
-    mended::<Service>(&world, "demo", json!({ "spec": { "selector": { "more": "labels" } } })).await;
+    reverted::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
+    reverted::<Service>(&world, "demo-peers", json!({ "spec": { "publishNotReadyAddresses": false } })).await;
+    reverted::<Service>(&world, "demo", json!({ "metadata": { "labels": { "app.kubernetes.io/instance": "other" } } })).await;
+    reverted::<Service>(&world, "demo", json!({ "spec": { "selector": { "more": "labels" } } })).await;
     let port = json!({ "name": "etcd-client-ssl", "port": 2378, "targetPort": 2379 });
-    mended::<Service>(&world, "demo", json!({ "spec": { "ports": [port] } })).await;
-    mended::<ConfigMap>(&world, "demo-ca", json!({ "data": { "ca.crt": "edited" } })).await;
-    mended::<ConfigMap>(&world, "demo-bootstrap", json!({ "data": { "demo-0.state": "new" } })).await;
-    mended::<StatefulSet>(&world, "demo-0", json!({ "spec": { "updateStrategy": { "type": "RollingUpdate" } } })).await;
+    reverted::<Service>(&world, "demo", json!({ "spec": { "ports": [port] } })).await;
+    reverted::<ConfigMap>(&world, "demo-ca", json!({ "data": { "ca.crt": "edited" } })).await;
+    reverted::<ConfigMap>(&world, "demo-bootstrap", json!({ "data": { "demo-0.state": "new" } })).await;
+    reverted::<StatefulSet>(&world, "demo-0", json!({ "spec": { "updateStrategy": { "type": "RollingUpdate" } } })).await;
     let args = world.get::<StatefulSet>("demo-1").await.map(|set| value(&set)).unwrap();
     let mut containers = args["spec"]["template"]["spec"]["containers"].clone();
     containers[0]["args"] = json!(["--edited"]);
-    mended::<StatefulSet>(&world, "demo-1", json!({ "spec": { "template": { "spec": { "containers": containers } } } })).await;
-    mended::<PodDisruptionBudget>(&world, "demo", json!({ "spec": { "minAvailable": 1 } })).await;
+    reverted::<StatefulSet>(&world, "demo-1", json!({ "spec": { "template": { "spec": { "containers": containers } } } })).await;
+    reverted::<PodDisruptionBudget>(&world, "demo", json!({ "spec": { "minAvailable": 1 } })).await;
 
-    deleted::<Service>(&world, "demo").await;
-    deleted::<Service>(&world, "demo-peers").await;
-    deleted::<ConfigMap>(&world, "demo-ca").await;
-    deleted::<ConfigMap>(&world, "demo-bootstrap").await;
-    deleted::<PodDisruptionBudget>(&world, "demo").await;
+    recreated::<Service>(&world, "demo").await;
+    recreated::<Service>(&world, "demo-peers").await;
+    recreated::<ConfigMap>(&world, "demo-ca").await;
+    recreated::<ConfigMap>(&world, "demo-bootstrap").await;
+    recreated::<PodDisruptionBudget>(&world, "demo").await;
     world.until_ready("demo").await;
-    assert_eq!(world.incarnation("demo-1-0").await, incarnation, "mending restarted a member");
+    assert_eq!(world.incarnation("demo-1-0").await, incarnation, "reverting a change restarted a member");
     let bootstrap = world.get::<ConfigMap>("demo-bootstrap").await.unwrap().data.unwrap();
     for member in ["demo-0", "demo-1", "demo-2"] {
-        assert_eq!(bootstrap[&format!("{member}.state")], "existing", "a member that has started may not found a cluster");
+        assert_eq!(bootstrap[&format!("{member}.state")], "existing", "a member that has started must not bootstrap a cluster");
     }
 
-    // Its pod goes with it and comes back with its data.
-    deleted::<StatefulSet>(&world, "demo-2").await;
+    // Its pod is deleted with it and is recreated with its data.
+    recreated::<StatefulSet>(&world, "demo-2").await;
     world.until_ready("demo").await;
     assert_eq!(user.etcdctl(["get", "a", "--print-value-only"]).await.success(), "b\n");
 
-    // What another manager has added is none of the operator's business.
+    // Fields of other managers are kept.
     world.patch::<Service>("demo", json!({ "metadata": { "annotations": { "example.com/note": "theirs" } } })).await;
-    mended::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
+    reverted::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
     let service = world.get::<Service>("demo").await.unwrap();
     assert_eq!(service.annotations().get("example.com/note").map(String::as_str), Some("theirs"));
 }
 
-/// Edits an object, and waits until every field that the operator applied is as it was.
-async fn mended<K>(world: &World, name: &str, patch: Value)
+/// Changes an object, and waits until every field that the operator applied has its previous value.
+async fn reverted<K>(world: &World, name: &str, patch: Value)
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Serialize + Clone + Debug,
 {
-    let before = wanted(&world.get::<K>(name).await.unwrap());
+    let before = applied_fields(&world.get::<K>(name).await.unwrap());
     world.patch::<K>(name, patch.clone()).await;
-    until(&format!("{name} is mended after {patch}"), PATIENCE, || async {
-        let now = wanted(&world.get::<K>(name).await.ok_or("it is gone")?);
-        // A list of another length, or a value that was added, is drift as well.
+    until(&format!("{name} is reverted after {patch}"), TIMEOUT, || async {
+        let now = applied_fields(&world.get::<K>(name).await.ok_or("it is gone")?);
+        // Additional values and list elements are drift as well.
         if now == before { Ok(()) } else { Err(differences(&before, &now)) }
     })
     .await;
 }
 
-/// An object without what changes by itself or is added by others.
+/// The fields of an object that the operator applies.
 fn wanted<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Value {
     let mut object = value(object);
     let labels = object["metadata"]["labels"].take();
@@ -106,14 +106,14 @@ fn differences(before: &Value, now: &Value) -> String {
     }
 }
 
-/// Deletes an object and waits until another one is in its place.
-async fn deleted<K>(world: &World, name: &str)
+/// Deletes an object and waits until it is recreated.
+async fn recreated<K>(world: &World, name: &str)
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
     let before = world.get::<K>(name).await.unwrap().uid();
     world.delete::<K>(name).await;
-    until(&format!("{name} is made again"), PATIENCE, || async {
+    until(&format!("{name} is recreated"), TIMEOUT, || async {
         let now = world.get::<K>(name).await.ok_or("it is gone")?;
         if now.uid() != before && now.meta().deletion_timestamp.is_none() {
             Ok(())

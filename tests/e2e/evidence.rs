@@ -1,4 +1,4 @@
-//! Members that cannot come back are replaced, on evidence and not before.
+//! Members that cannot recover are replaced, on evidence and not before.
 
 use std::{
     panic::{AssertUnwindSafe, resume_unwind},
@@ -15,12 +15,12 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     tools::{kubectl, until},
-    world::{PATIENCE, World},
+    world::{TIMEOUT, World},
     writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(data_corrupted), scenario!(node_gone).alone()]
+    vec![scenario!(data_corrupted), scenario!(node_lost).alone()]
 }
 
 async fn follower(world: &World) -> MemberStatus {
@@ -28,9 +28,9 @@ async fn follower(world: &World) -> MemberStatus {
     members.into_iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap()
 }
 
-/// Waits until another member has its name, and all are as wanted.
+/// Waits until a new member has its name, and the cluster is ready.
 async fn until_replaced(world: &World, member: &MemberStatus) {
-    until("another member has its name", PATIENCE * 2, || async {
+    until("another member has its name", TIMEOUT * 2, || async {
         let status = world.status("demo").await;
         let now = status.members.into_iter().find(|other| other.name == member.name).ok_or("it is gone")?;
         if now.id != member.id && now.ready { Ok(()) } else { Err(format!("{now:?}")) }
@@ -48,7 +48,7 @@ async fn directory(world: &World, member: &str) -> PathBuf {
     local.or(volume.host_path.map(|host| host.path)).unwrap().into()
 }
 
-/// A member whose write-ahead log is overwritten ends again and again, and is replaced after the time that the spec gives.
+/// A member whose write-ahead log is corrupted is in a crash loop, and is replaced after the time in the spec.
 async fn data_corrupted(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({ "repair": { "crashLoop": "10s" } })).await;
     let writers = Writers::start(&user).await;
@@ -63,15 +63,15 @@ async fn data_corrupted(world: Arc<World>) {
     until_replaced(&world, &member).await;
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("a member with a corrupted log replaced: {figures}"));
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     let events = world.events("demo").await;
     assert!(events.iter().any(|(reason, _)| reason == "MemberRemoved"), "{events:?}");
 }
 
-/// A member whose volume is on a node that is gone is replaced. There is one node only, so it is the label by which the volume
-/// knows its node that goes.
-async fn node_gone(world: Arc<World>) {
+/// A member whose volume is on a lost node is replaced. There is only one node, so its label that the volume's node affinity
+/// refers to is changed.
+async fn node_lost(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({ "repair": { "lostNode": "10s" } })).await;
     let writers = Writers::start(&user).await;
     let nodes: Api<Node> = Api::all(world.client.clone());
@@ -81,12 +81,12 @@ async fn node_gone(world: Arc<World>) {
     let member = follower(&world).await;
     kubectl(["label", "node", &node.name_any(), &name("another"), "--overwrite"]).await.success();
     world.kill(&format!("{}-0", member.name)).await;
-    let removed = until("it is removed", PATIENCE, || async {
+    let removed = until("it is removed", TIMEOUT, || async {
         let events = world.events("demo").await;
         let found = events.into_iter().find(|(reason, _)| reason == "MemberRemoved");
         found.ok_or_else(|| "it is a member".to_owned())
     });
-    // Whatever comes of it, the scenarios that follow need the node.
+    // The following scenarios need the label, so it is restored in any case.
     let removed = AssertUnwindSafe(removed).catch_unwind().await;
     kubectl(["label", "node", &node.name_any(), &name(&host), "--overwrite"]).await.success();
     let (_, message) = removed.unwrap_or_else(|panic| resume_unwind(panic));
@@ -94,6 +94,6 @@ async fn node_gone(world: Arc<World>) {
     until_replaced(&world, &member).await;
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("a member whose node is gone replaced: {figures}"));
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
 }

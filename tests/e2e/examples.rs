@@ -1,4 +1,4 @@
-//! The files that users begin with work as they are.
+//! The examples and the commands in the documents work unchanged.
 
 use std::{fs, sync::Arc};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     tools::{kubectl, root, run, until},
-    world::{PATIENCE, World},
+    world::{TIMEOUT, World},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -19,8 +19,8 @@ async fn apply(world: &World, file: &str) {
     world.apply(&manifest).await.success();
 }
 
-/// A cluster, a user, and a pod that writes and reads with its Secret, all applied at once; every pod is one that the profile
-/// `restricted` admits.
+/// A cluster, a user, and a pod that writes and reads with the user's Secret, all applied at once. All pods comply with the
+/// profile `restricted`.
 async fn first_use(world: Arc<World>) {
     apply(&world, "client-pod.yaml").await;
     apply(&world, "user.yaml").await;
@@ -37,7 +37,7 @@ async fn every_field(world: Arc<World>) {
     world.create_user("app", "full").await;
     let user = world.user_identity("app").await;
     user.etcdctl(["put", "a", "b"]).await.success();
-    // Its minVersion.
+    // TLS 1.2 is refused because of `minVersion`.
     let (crt, key) = user.pair.as_ref().unwrap();
     let url = format!("{}/version", user.endpoint);
     let old = ["-sS", "--tls-max", "1.2", "--cacert", user.ca.to_str().unwrap(), "--cert", crt.to_str().unwrap()];
@@ -50,22 +50,22 @@ async fn every_field(world: Arc<World>) {
     let args = container.args.unwrap();
     assert!(args.contains(&"--max-txn-ops=512".to_owned()) && args.contains(&"--quota-backend-bytes=536870912".to_owned()));
     let before = serde_json::to_string(&world.status("full").await).unwrap();
-    // Applied again, it changes nothing.
+    // Applying it again changes nothing.
     apply(&world, "cluster-full.yaml").await;
     assert_eq!(serde_json::to_string(&world.until_ready("full").await).unwrap(), before);
 }
 
-/// The example in Go builds, and follows its Secret.
+/// The example in Go can be built and works with the files of the Secret.
 async fn go_client(world: Arc<World>) {
     world.cluster_and_user("demo", 1, json!({})).await;
     let folder = world.write("app-etcd-tls", &world.secret("app-etcd-tls").await);
     let program = folder.join("client");
     let source = root().join("examples/go-client");
     run("go", ["build", "-C", source.to_str().unwrap(), "-o", program.to_str().unwrap(), "."]).await.success();
-    until("the client has done its work", PATIENCE, || async { run(&program, [&folder]).await.result() }).await;
+    until("the client succeeds", TIMEOUT, || async { run(&program, [&folder]).await.result() }).await;
 }
 
-/// The commands that the documents show, as they are, in a namespace of their own.
+/// The commands in the documents work unchanged, in a namespace of their own.
 async fn documents(world: Arc<World>) {
     let kubeconfig = world.write("kubeconfig", &[("config".to_owned(), own_context(&world).await.into_bytes())].into());
     let operations = "docs/operations.md";
@@ -75,17 +75,17 @@ async fn documents(world: Arc<World>) {
         let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
         let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
         let mut script = format!("export KUBECONFIG={}/config\ncd {}\n", kubeconfig.display(), root().display());
-        // What is built beforehand, because registries are not reached from here, has been.
+        // Blocks that build the Go example are skipped: it was built before, because registries cannot be reached from here.
         script.extend(blocks.filter(|block| !block.starts_with("go -C")));
         assert!(script.contains("kubectl "), "{section}");
-        let said = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
-        world.measure(format!("{file}, {section}: {} lines", said.lines().count()));
-        assert!(section != "First use" || said.contains("greeting"), "{said}");
+        let output = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
+        world.measure(format!("{file}, {section}: {} lines", output.lines().count()));
+        assert!(section != "First use" || output.contains("greeting"), "{output}");
     }
     assert_eq!(world.until_ready("demo").await.members.len(), 5);
 }
 
-/// A kubeconfig for whom the scenario's namespace is the default.
+/// A kubeconfig with the scenario's namespace as the default.
 async fn own_context(world: &World) -> String {
     let config = kubectl(["config", "view", "--raw", "--flatten", "-o", "json"]).await.success();
     let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();

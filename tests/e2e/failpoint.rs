@@ -1,8 +1,8 @@
-//! An operator in this process that is killed before and after everything that it changes, and started again each time.
+//! An operator in this process that is killed before and after each of its changes, and started again each time.
 //!
-//! A change is a request to the API server that writes, or a call that changes etcd's members. The first time that an operator is
-//! about to make one, it dies and the change is not made; the next one dies when the change has been made, before its answer
-//! arrives; the third gets through. So one run dies at every change in the order in which they are made, and still gets on.
+//! A change is a request to the API server that writes, or a call that changes etcd's members. The first operator that is about
+//! to make a change is killed before it; the second one is killed after the change, before the answer arrives; the third one is
+//! not killed. So operators are killed at every change in order, and still make progress.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,69 +27,69 @@ use tower::{Layer, Service};
 
 use crate::world::Operator;
 
-/// Where operators have died.
+/// The changes at which operators were killed.
 #[derive(Default)]
-pub struct Deaths {
-    /// Since the last step that took effect: after it the same change is another one.
+pub struct Kills {
+    /// The changes since the last completed step. After a step the same change counts as a new one.
     before: BTreeSet<String>,
     after: BTreeSet<String>,
-    /// How often at each kind of change.
+    /// The number of kills at each kind of change.
     count: BTreeMap<String, u32>,
 }
 
-impl Deaths {
+impl Kills {
     pub fn total(&self) -> u32 {
         self.count.values().sum()
     }
-    /// Whether operators have died at changes of this kind.
+    /// Whether operators were killed at changes of this kind.
     pub fn at(&self, kind: &str) -> bool {
         self.count.contains_key(kind)
     }
-    pub fn in_words(&self) -> String {
+    pub fn summary(&self) -> String {
         let words: Vec<_> = self.count.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        format!("{} deaths: {}", self.total(), words.join(", "))
+        format!("{} kills: {}", self.total(), words.join(", "))
     }
 }
 
 /// Runs operators for a namespace, one after the other, until `done` resolves.
-pub async fn kill_everywhere(namespace: &str, done: impl Future<Output = ()>) -> Deaths {
-    let deaths: Arc<Mutex<Deaths>> = Arc::default();
-    let lives = async {
+pub async fn kill_at_each_change(namespace: &str, done: impl Future<Output = ()>) -> Kills {
+    let kills: Arc<Mutex<Kills>> = Arc::default();
+    let runs = async {
         loop {
-            let life = Life { deaths: Arc::clone(&deaths), dead: CancellationToken::new() };
-            operate(namespace, &life).await;
+            let run = Run { kills: Arc::clone(&kills), killed: CancellationToken::new() };
+            operate(namespace, &run).await;
         }
     };
     tokio::select! {
-        () = lives => {}
+        () = runs => {}
         () = done => {}
     }
-    std::mem::take(&mut *deaths.lock().unwrap())
+    std::mem::take(&mut *kills.lock().unwrap())
 }
 
-/// Runs an operator that nobody kills until `done` resolves.
+/// Runs an operator, without killing it, until `done` resolves.
 pub async fn operate_until<T>(namespace: &str, done: impl Future<Output = T>) -> T {
     let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
     let client = kube::Client::try_from(config().await).unwrap();
     tokio::select! {
         done = done => done,
-        () = controllers::run(options(namespace, client, Arc::new(etcd::Client::default()), stop)) => unreachable!("nobody stops it"),
+        () = controllers::run(options(namespace, client, Arc::new(etcd::Client::default()), stop)) => unreachable!("it is never stopped"),
     }
 }
 
-async fn operate(namespace: &str, life: &Life) {
-    // What it watches with are tasks of their own.
+async fn operate(namespace: &str, run: &Run) {
+    // The watches are tasks of their own.
     let stop = CancellationToken::new();
     let _guard = stop.clone().drop_guard();
-    let client = ClientBuilder::try_from(config().await).unwrap().with_layer(life).build();
+    let client = ClientBuilder::try_from(config().await).unwrap().with_layer(run).build();
     tokio::select! {
-        () = controllers::run(options(namespace, client, Arc::new(life.clone()), stop)) => {}
-        () = life.dead.cancelled() => {}
+        () = controllers::run(options(namespace, client, Arc::new(run.clone()), stop)) => {}
+        () = run.killed.cancelled() => {}
     }
 }
 
-/// The API server, with the rights that the chart gives.
+/// The configuration of a client with the permissions that the chart grants.
 async fn config() -> Config {
     let mut config = Config::infer().await.unwrap();
     config.auth_info.impersonate = Some(format!("system:serviceaccount:{0}:etcd-warden", Operator::NAMESPACE));
@@ -108,20 +108,20 @@ fn options(namespace: &str, client: kube::Client, dialer: Arc<dyn Dialer>, stop:
     }
 }
 
-/// One start of the operator: a layer around its client, and its dialer.
+/// One run of the operator, until it is killed: a layer around its client, and its dialer.
 #[derive(Clone)]
-struct Life {
-    deaths: Arc<Mutex<Deaths>>,
-    dead: CancellationToken,
+struct Run {
+    kills: Arc<Mutex<Kills>>,
+    killed: CancellationToken,
 }
 
-/// Something that the operator is about to change.
+/// A change that the operator is about to make.
 struct Point {
-    /// What kind of change, such as `apply statefulsets`.
+    /// The kind of the change, such as `apply statefulsets`.
     kind: String,
-    /// Of what.
+    /// The kind and the object.
     of: String,
-    /// Whether it is a step or part of one: it can't be taken back.
+    /// Whether it is a step or part of one: it cannot be undone.
     step: bool,
 }
 
@@ -156,54 +156,54 @@ impl Point {
     }
 }
 
-impl Life {
-    /// Whether a change is made, or the operator dies before it.
+impl Run {
+    /// Whether a change is made; otherwise the operator is killed before it.
     fn enter(&self, point: &Point) -> bool {
-        let mut deaths = self.deaths.lock().unwrap();
-        if self.dead.is_cancelled() {
+        let mut kills = self.kills.lock().unwrap();
+        if self.killed.is_cancelled() {
             return false;
         }
-        let first = deaths.before.insert(point.of.clone());
+        let first = kills.before.insert(point.of.clone());
         if first {
-            *deaths.count.entry(point.kind.clone()).or_default() += 1;
-            self.dead.cancel();
+            *kills.count.entry(point.kind.clone()).or_default() += 1;
+            self.killed.cancel();
         }
         !first
     }
 
-    /// A change has been made: whether its answer arrives, or the operator dies of it.
+    /// Whether the answer to a change arrives; otherwise the operator is killed after the change.
     fn leave(&self, point: &Point) -> bool {
-        let mut deaths = self.deaths.lock().unwrap();
-        if self.dead.is_cancelled() {
+        let mut kills = self.kills.lock().unwrap();
+        if self.killed.is_cancelled() {
             return false;
         }
-        let first = deaths.after.insert(point.of.clone());
+        let first = kills.after.insert(point.of.clone());
         if first {
-            *deaths.count.entry(point.kind.clone()).or_default() += 1;
-            self.dead.cancel();
+            *kills.count.entry(point.kind.clone()).or_default() += 1;
+            self.killed.cancel();
         }
         if point.step {
-            deaths.before.clear();
-            deaths.after.clear();
+            kills.before.clear();
+            kills.after.clear();
         }
         !first
     }
 }
 
-impl<S> Layer<S> for Life {
-    type Service = Mortal<S>;
-    fn layer(&self, inner: S) -> Mortal<S> {
-        Mortal { inner, life: self.clone() }
+impl<S> Layer<S> for Run {
+    type Service = Interruptible<S>;
+    fn layer(&self, inner: S) -> Interruptible<S> {
+        Interruptible { inner, run: self.clone() }
     }
 }
 
-/// The way to the API server of one life.
-struct Mortal<S> {
+/// A client whose requests can be interrupted.
+struct Interruptible<S> {
     inner: S,
-    life: Life,
+    run: Run,
 }
 
-impl<S, B> Service<Request<Body>> for Mortal<S>
+impl<S, B> Service<Request<Body>> for Interruptible<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Future: Send + 'static,
@@ -220,14 +220,14 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let Some(point) = Point::of_request(&request) else { return Box::pin(self.inner.call(request)) };
-        if !self.life.enter(&point) {
+        if !self.run.enter(&point) {
             return Box::pin(std::future::pending());
         }
-        let (answer, life) = (self.inner.call(request), self.life.clone());
+        let (answer, run) = (self.inner.call(request), self.run.clone());
         Box::pin(async move {
             let answer = answer.await;
             let made = answer.as_ref().is_ok_and(|answer| answer.status().is_success());
-            if made && !life.leave(&point) {
+            if made && !run.leave(&point) {
                 std::future::pending::<()>().await;
             }
             answer
@@ -235,7 +235,7 @@ where
     }
 }
 
-impl Dialer for Life {
+impl Dialer for Run {
     fn ask<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<StatusAnswer, DialError>> {
         Box::pin(async { etcd::Client::default().ask(target, tls).await })
     }

@@ -1,4 +1,4 @@
-//! What breaks heals, and the status says how it stands.
+//! Clusters recover from faults, and the status reports them.
 
 use std::{process::Command, sync::Arc, time::Instant};
 
@@ -14,7 +14,7 @@ use crate::{
     harness::Scenario,
     members::kill_processes,
     tools::{process, until},
-    world::{PATIENCE, World},
+    world::{TIMEOUT, World},
     writer::Writers,
 };
 
@@ -30,7 +30,7 @@ pub fn scenarios() -> Vec<Scenario> {
 
 const PODS: [&str; 3] = ["demo-0-0", "demo-1-0", "demo-2-0"];
 
-/// All members die at once, twice, while clients write. What was acknowledged is there, in the same cluster.
+/// All members are killed at once, twice, while clients write. The cluster is the same, and no acknowledged write is lost.
 async fn all_pods_killed(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let id = world.status("demo").await.cluster_id;
@@ -39,14 +39,14 @@ async fn all_pods_killed(world: Arc<World>) {
         user.etcdctl(["put", round, "kept"]).await.success();
         let began = Instant::now();
         futures::future::join_all(PODS.map(|pod| world.kill(pod))).await;
-        until("no pod is as it was", PATIENCE, || async {
+        until("the status reports the failure", TIMEOUT, || async {
             let status = world.status("demo").await;
             if status.ready.as_deref() == Some("3/3") { Err("the status says 3/3".to_owned()) } else { Ok(()) }
         })
         .await;
-        world.until_condition("demo", "Available", "False", "QuorumLost", PATIENCE).await;
+        world.until_condition("demo", "Available", "False", "QuorumLost", TIMEOUT).await;
         world.until_ready("demo").await;
-        world.measure(format!("all members killed ({round}): everything is well after {:.1} s", began.elapsed().as_secs_f32()));
+        world.measure(format!("all members killed ({round}): ready after {:.1} s", began.elapsed().as_secs_f32()));
         for written in ["first", "second"].into_iter().take_while(|written| *written <= round) {
             assert_eq!(user.etcdctl(["get", written, "--print-value-only"]).await.success(), "kept\n");
         }
@@ -54,10 +54,10 @@ async fn all_pods_killed(world: Arc<World>) {
     assert_eq!(world.status("demo").await.cluster_id, id);
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("all members killed twice: {figures}"));
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
 }
 
-/// The process of the leader is killed, and then all at once. Nothing that was acknowledged is lost.
+/// The process of the leader is killed, and then all at once. No acknowledged write is lost.
 async fn processes_killed(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&user).await;
@@ -68,22 +68,22 @@ async fn processes_killed(world: Arc<World>) {
         let began = Instant::now();
         kill_processes(&world, &killed).await;
         let now = world.until_ready("demo").await;
-        world.measure(format!("{count} of 3 processes killed: everything is well after {:.1} s", began.elapsed().as_secs_f32()));
+        world.measure(format!("{count} of 3 processes killed: ready after {:.1} s", began.elapsed().as_secs_f32()));
         let same = |member: &MemberStatus| now.members.iter().any(|now| now.id == member.id);
         assert!(members.iter().all(same), "{members:?} and now {now:?}");
     }
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("the leader killed, then all: {figures}"));
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
 }
 
-/// Who drains nodes evicts every pod as soon as Kubernetes lets it. While a member is down, no other one goes.
+/// Draining nodes evicts every pod as soon as Kubernetes allows it. While a member is down, no other one can be evicted.
 async fn drained_while_a_member_is_down(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&user).await;
     let uid = async |pod: &str| world.get::<Pod>(pod).await.unwrap().uid().unwrap();
     let counted = async |healthy: i32| {
-        until(&format!("the budget counts {healthy}"), PATIENCE, || async {
+        until(&format!("the budget counts {healthy}"), TIMEOUT, || async {
             let status = world.get::<PodDisruptionBudget>("demo").await.and_then(|budget| budget.status).unwrap();
             if status.current_healthy == Some(healthy) { Ok(()) } else { Err(format!("{status:?}")) }
         })
@@ -93,55 +93,55 @@ async fn drained_while_a_member_is_down(world: Arc<World>) {
     let stopped = Stopped::new(process("etcd", &uid("demo-2-0").await));
     counted(2).await;
     let before = [uid("demo-0-0").await, uid("demo-1-0").await];
-    // Not for long: after a minute and a half the kubelet ends the member that hangs, and it comes back.
+    // Only a few times: after a minute and a half the kubelet restarts the hanging member.
     for _ in 0..3 {
         for pod in &PODS[..2] {
             let refused = evict(&world, pod).await.unwrap_err();
             assert!(refused.contains("disruption budget"), "{pod}: {refused}");
         }
-        // The Service may still lead to the member that hangs.
+        // The Service may still route to the hanging member.
         let put = || async { user.etcdctl(["put", "while", "one is down", "--command-timeout=5s"]).await.result() };
-        until("a write succeeds", PATIENCE, put).await;
+        until("a write succeeds", TIMEOUT, put).await;
     }
     assert_eq!([uid("demo-0-0").await, uid("demo-1-0").await], before);
     drop(stopped);
     world.until_ready("demo").await;
 
-    // With all well, each may go in its turn, and never two.
+    // When all members are healthy, each can be evicted in turn, and never two at once.
     for pod in PODS {
-        until("the eviction is allowed", PATIENCE, || evict(&world, pod)).await;
+        until("the eviction is allowed", TIMEOUT, || evict(&world, pod)).await;
     }
     world.until_ready("demo").await;
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("a drain, at first with one member down: {figures}"));
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
 }
 
-/// Evicts a pod as `kubectl drain` does, or says why not.
+/// Evicts a pod as `kubectl drain` does. Returns the refusal.
 async fn evict(world: &World, pod: &str) -> Result<(), String> {
-    // A client that tries again by itself would hide the refusal.
+    // A client that retries would hide the refusal.
     let mut config = kube::Config::infer().await.unwrap();
     config.default_retry = false;
     let pods: Api<Pod> = Api::namespaced(kube::Client::try_from(config).unwrap(), &world.namespace);
     pods.evict(pod, &EvictParams::default()).await.map(drop).map_err(|e| e.to_string())
 }
 
-/// A killed member comes back with its data. One whose claim is being deleted goes on, and says so; without it another takes its
-/// name, and never an empty one its place.
+/// A killed member restarts with its data. A member whose PersistentVolumeClaim is being deleted continues, and this is reported.
+/// Once its data is lost, it is replaced by a new member, and never restarted without data.
 async fn claim_lost(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let began = Instant::now();
     world.kill("demo-2-0").await;
-    let status = told(&world, "a member was killed", |status| status.ready.as_deref() != Some("3/3")).await;
+    let status = until_status(&world, "a member was killed", |status| status.ready.as_deref() != Some("3/3")).await;
     world.measure(format!("a killed member is in the status after {:.1} s", began.elapsed().as_secs_f32()));
     assert!(status.members[2].message.is_some(), "{:?}", status.members[2]);
     let status = world.until_ready("demo").await;
 
     user.etcdctl(["put", "before", "kept"]).await.success();
-    // The claim is only marked while a pod uses it.
+    // The claim is only marked for deletion while a pod uses it.
     world.delete::<PersistentVolumeClaim>("data-demo-1").await;
     let began = Instant::now();
-    let message = world.until_condition("demo", "Degraded", "True", "ClaimLost", PATIENCE).await;
+    let message = world.until_condition("demo", "Degraded", "True", "ClaimLost", TIMEOUT).await;
     assert!(message.contains("PersistentVolumeClaim data-demo-1 is being deleted"), "{message}");
     world.measure(format!("a claim that is being deleted is in the status after {:.1} s", began.elapsed().as_secs_f32()));
     world.kill("demo-1-0").await;
@@ -152,43 +152,43 @@ async fn claim_lost(world: Arc<World>) {
     assert_eq!(user.etcdctl(["get", "before", "--print-value-only"]).await.success(), "kept\n");
 }
 
-/// A process that hangs answers nobody, and its pod is ready for a while yet. The status knows better.
+/// A suspended process does not answer, but its pod is still ready for some time. The status reports the failure earlier.
 async fn member_that_hangs(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
-    // Rather one that does not lead, so that nothing else is in the way.
+    // A follower is chosen, so that no election interferes.
     let status = world.status("demo").await;
     let follower = status.members.iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap().name.clone();
     let uid = world.get::<Pod>(&format!("{follower}-0")).await.unwrap().uid().unwrap();
     let process = process("etcd", &uid);
     let began = Instant::now();
     let stopped = Stopped::new(process);
-    let status = told(&world, "a member hangs", |status| status.ready.as_deref() == Some("2/3")).await;
+    let status = until_status(&world, "a member hangs", |status| status.ready.as_deref() == Some("2/3")).await;
     let took = began.elapsed();
-    world.measure(format!("a member that hangs is in the status after {:.1} s", took.as_secs_f32()));
+    world.measure(format!("a hanging member is in the status after {:.1} s", took.as_secs_f32()));
     let sick = status.members.iter().find(|member| member.name == follower).unwrap();
-    world.measure(format!("it says: {}", sick.message.as_deref().unwrap_or_default()));
-    // For as long as Kubernetes takes the pod for ready, a client may be led to it, and then to another one.
-    until("a put succeeds", PATIENCE, || async {
+    world.measure(format!("its message: {}", sick.message.as_deref().unwrap_or_default()));
+    // While the pod is ready, the Service may route a client to it, and at the next attempt to another one.
+    until("a put succeeds", TIMEOUT, || async {
         user.etcdctl(["put", "while", "it hangs", "--command-timeout=2s"]).await.result()
     })
     .await;
-    world.until_condition("demo", "Available", "True", "", PATIENCE).await;
-    world.until_condition("demo", "Degraded", "True", "MemberDown", PATIENCE).await;
+    world.until_condition("demo", "Available", "True", "", TIMEOUT).await;
+    world.until_condition("demo", "Degraded", "True", "MemberDown", TIMEOUT).await;
     drop(stopped);
     world.until_ready("demo").await;
     assert!(took.as_secs() < 30, "{took:?}");
 }
 
-/// Waits for the status to tell something.
-async fn told(world: &World, what: &str, is: impl Fn(&EtcdClusterStatus) -> bool) -> EtcdClusterStatus {
-    until(&format!("the status tells that {what}"), PATIENCE, || async {
+/// Waits until the status meets a condition.
+async fn until_status(world: &World, what: &str, is: impl Fn(&EtcdClusterStatus) -> bool) -> EtcdClusterStatus {
+    until(&format!("the status reports that {what}"), TIMEOUT, || async {
         let status = world.status("demo").await;
         if is(&status) { Ok(status) } else { Err(format!("{:?} {:?}", status.ready, status.members)) }
     })
     .await
 }
 
-/// A process that does nothing until this is dropped.
+/// A process that is suspended until this is dropped.
 struct Stopped(String);
 
 impl Stopped {
@@ -203,7 +203,7 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // Kubernetes may have ended it meanwhile.
+        // Kubernetes may have ended the process.
         Self::signal("-CONT", &self.0);
     }
 }

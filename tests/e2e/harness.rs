@@ -1,4 +1,4 @@
-//! Runs scenarios, and says what came of them.
+//! Runs scenarios, and reports their results.
 
 use std::{
     any::Any,
@@ -14,10 +14,10 @@ use kube::Client;
 
 use crate::world::{self, Operator, World};
 
-/// No scenario takes longer, or it hangs.
+/// A scenario that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// One promise and how it is tried.
+/// A scenario.
 pub struct Scenario {
     name: String,
     run: fn(Arc<World>) -> BoxFuture<'static, ()>,
@@ -25,14 +25,14 @@ pub struct Scenario {
     when: When,
 }
 
-/// When a scenario runs that nobody has asked for by its name.
+/// When a scenario runs if no names are given.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum When {
     /// Always.
     Always,
     /// With `E2E_FULL=1`.
     Full,
-    /// With `E2E_BENCH=1`, and then it alone with its like.
+    /// With `E2E_BENCH=1`, which runs no others.
     Bench,
 }
 
@@ -41,7 +41,7 @@ impl Scenario {
         let name = format!("{}::{function}", module.rsplit("::").next().unwrap_or(module));
         Self { name, run, alone: false, when: When::Always }
     }
-    /// It touches the operator or measures, so nothing else may run.
+    /// It changes the operator or measures, so nothing else may run.
     pub fn alone(self) -> Self {
         Self { alone: true, ..self }
     }
@@ -66,21 +66,21 @@ tokio::task_local! {
     static RUNNING: String;
 }
 
-/// Runs the scenarios that the arguments and the environment ask for.
+/// Runs the scenarios that the arguments and the environment select.
 pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
-    let wanted: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let selected: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let is_on = |name| env::var(name).is_ok_and(|value| value == "1");
     let (full, bench) = (is_on("E2E_FULL"), is_on("E2E_BENCH"));
     let parallel = env::var("E2E_PARALLEL").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let chosen: Vec<Scenario> = scenarios
         .into_iter()
-        .filter(|scenario| match wanted.as_slice() {
+        .filter(|scenario| match selected.as_slice() {
             [] => match scenario.when {
                 When::Always => !bench,
                 When::Full => full && !bench,
                 When::Bench => bench,
             },
-            wanted => wanted.iter().any(|part| scenario.name.contains(part)),
+            selected => selected.iter().any(|part| scenario.name.contains(part)),
         })
         .collect();
     panic::set_hook(Box::new(report_panic));
@@ -105,7 +105,7 @@ async fn run_all(chosen: Vec<Scenario>, parallel: usize) -> Vec<Outcome> {
     for scenario in alone {
         outcomes.push(run_one(&client, scenario).await);
         if outcomes.last().is_some_and(|outcome| outcome.problem.is_some()) {
-            // It may have left the operator in any state.
+            // The scenario may have left the operator in any state.
             Operator::install(&[]).await;
         }
     }
@@ -119,7 +119,7 @@ async fn run_one(client: &Client, scenario: Scenario) -> Outcome {
     let problem = match tokio::spawn(body).await {
         Ok(Ok(())) => None,
         Ok(Err(_)) => Some(format!("not done within {LIMIT:?}")),
-        Err(error) => Some(error.try_into_panic().map_or_else(|e| e.to_string(), |payload| in_words(&*payload))),
+        Err(error) => Some(error.try_into_panic().map_or_else(|e| e.to_string(), |payload| panic_message(&*payload))),
     };
     let took = began.elapsed();
     match &problem {
@@ -130,7 +130,7 @@ async fn run_one(client: &Client, scenario: Scenario) -> Outcome {
     Outcome { name: scenario.name, took, problem, measured: world.measured() }
 }
 
-fn in_words(payload: &(dyn Any + Send)) -> String {
+fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }

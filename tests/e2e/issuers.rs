@@ -1,4 +1,4 @@
-//! Certificates that are signed by authorities of others: a CA in a Secret, and the real cert-manager.
+//! Certificates that are signed by external issuers: a CA in a Secret, and the real cert-manager.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Instant};
 
@@ -19,21 +19,21 @@ use crate::{
     harness::Scenario,
     rotation::{refresh, served, status, try_status, until_renewed},
     tools::{openssl, root, run, until},
-    world::{PATIENCE, World},
+    world::{TIMEOUT, World},
     writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        scenario!(clients_of_a_company).long(),
+        scenario!(client_issuer_changed).long(),
         scenario!(cert_manager),
         scenario!(ca_in_a_secret),
-        scenario!(useless_authorities),
-        scenario!(expired),
+        scenario!(unusable_authorities),
+        scenario!(authority_expired),
     ]
 }
 
-/// Authorities made with `openssl`, as others make them.
+/// Authorities that are created with `openssl`.
 struct Company {
     folder: PathBuf,
 }
@@ -51,7 +51,7 @@ impl Company {
         fs::read(self.folder.join(file)).unwrap()
     }
 
-    /// An authority, a root or below another one.
+    /// Creates an authority: a root, or one that `above` signs.
     async fn authority(&self, name: &str, algorithm: &[&str], above: Option<&str>, extensions: &[&str]) {
         let (key, crt, subject) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.crt")), format!("/CN={name}"));
         let generate = ["genpkey", "-out", &key, "-algorithm"].into_iter().chain(algorithm.iter().copied());
@@ -68,7 +68,7 @@ impl Company {
         openssl(request.into_iter().chain(own)).await.success();
     }
 
-    /// Puts an authority into a Secret, made or replaced as a whole.
+    /// Puts an authority into a Secret, which is created or replaced.
     async fn publish(&self, world: &World, secret: &str, authority: &str, above: &[&str]) {
         let mut data = BTreeMap::from([
             (tls_key::CRT, self.read(&format!("{authority}.crt"))),
@@ -94,7 +94,7 @@ async fn publish(secrets: &Api<Secret>, name: &str, data: BTreeMap<&str, Vec<u8>
     }
 }
 
-/// What a Secret has of an authority that nobody stands above.
+/// The contents of a Secret with a root authority.
 fn in_secret(authority: &Authority) -> BTreeMap<&'static str, Vec<u8>> {
     [(tls_key::CRT, authority.certificate().pem().as_bytes().to_vec()), (tls_key::KEY, authority.key_pem().to_vec())].into()
 }
@@ -108,9 +108,9 @@ async fn issuer(world: &World, domain: Domain, issuer: Value) {
     world.patch::<EtcdCluster>("demo", patch).await;
 }
 
-/// Waits until a rotation to the authority of this name is over.
+/// Waits until a rotation to the authority of this name is complete.
 async fn until_signed_by(world: &World, domain: Domain, name: &str) -> DomainStatus {
-    let now = until(&format!("{name} is the {domain} authority"), PATIENCE * 4, || async {
+    let now = until(&format!("{name} is the {domain} authority"), TIMEOUT * 4, || async {
         let now = try_status(world, domain).await?;
         let over = now.phase.is_none() && now.retiring.is_empty() && now.active.name.contains(name);
         if over { Ok(now) } else { Err(format!("{now:?}")) }
@@ -120,8 +120,8 @@ async fn until_signed_by(world: &World, domain: Domain, name: &str) -> DomainSta
     now
 }
 
-/// A cluster that is founded with an RSA authority below an offline root; then its peers' authority becomes one in a Secret, that
-/// Secret gets another authority, and it becomes the built-in one again. No write fails.
+/// A cluster that is bootstrapped with an RSA authority below an offline root. Then its peer CA is changed to one in a Secret, to
+/// another one in that Secret, and back to the built-in one. No write fails.
 async fn ca_in_a_secret(world: Arc<World>) {
     let company = Company::new(&world);
     company.authority("root", &RSA, None, &[]).await;
@@ -129,14 +129,14 @@ async fn ca_in_a_secret(world: Arc<World>) {
     company.authority("neighbour", &P256, Some("root"), &ISSUING).await;
     let example = fs::read_to_string(root().join("examples/cluster-ca-secret.yaml")).unwrap();
     world.apply(&example).await.success();
-    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
     assert!(message.contains("there is no such Secret"), "{message}");
     company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
     world.create_user("app", "demo").await;
     world.until_ready("demo").await;
     let user = world.user_identity("app").await;
 
-    // A client that trusts nothing but the offline root, and one of OpenSSL's with the `ca.crt` that it was given.
+    // OpenSSL verifies with only the offline root, and with the user's `ca.crt`.
     let names = world.names("demo");
     let (crt, key) = user.pair.clone().unwrap();
     let (crt, key, at) = (crt.display().to_string(), key.display().to_string(), format!("{}:2379", names.client_host()));
@@ -144,7 +144,7 @@ async fn ca_in_a_secret(world: Arc<World>) {
         let flags = ["s_client", "-connect", &at, "-verify_return_error", "-CAfile", &ca, "-cert", &crt, "-key", &key];
         openssl(flags).await.success();
     }
-    // Members trust the one authority, and not what else stands below its root.
+    // Members trust only this authority, and not others with the same root.
     let files = world.secret("demo-0-tls").await;
     let trusted = read_bundle(&files[member_key::CLIENT_CA]).unwrap();
     assert_eq!(trusted.iter().map(Certificate::common_name).collect::<Vec<_>>(), ["issuing"]);
@@ -153,7 +153,7 @@ async fn ca_in_a_secret(world: Arc<World>) {
     let mallory =
         world.write("mallory", &[("tls.crt".to_owned(), chain), ("tls.key".to_owned(), company.read("mallory.key"))].into());
     let mallory = user.with_pair(&mallory, tls_key::CRT, tls_key::KEY);
-    assert!(mallory.accepted(&names.client_host()).await.is_err(), "who was signed by a neighbour is a client");
+    assert!(mallory.accepted(&names.client_host()).await.is_err(), "a client of another CA with the same root is accepted");
 
     company.authority("peers", &P256, None, &[]).await;
     company.authority("peers-later", &P256, None, &[]).await;
@@ -174,13 +174,13 @@ async fn ca_in_a_secret(world: Arc<World>) {
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("three changes of the issuer: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
     let ledger = world.secret("demo-peer-ca").await;
-    assert!(!ledger.contains_key("above.crt") && !ledger.contains_key("issuers.json"), "nothing is left of it");
+    assert!(!ledger.contains_key("above.crt") && !ledger.contains_key("issuers.json"), "its files are removed");
 
-    // Its Secret may go; nothing does but what it says.
+    // If its Secret is deleted, this is only reported.
     world.delete::<Secret>("etcd-clients").await;
-    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
     assert!(message.contains("certificates continue to be signed as before"), "{message}");
     world.create_user("later", "demo").await;
     world.user_identity("later").await.accepted(&names.client_host()).await.unwrap();
@@ -188,8 +188,8 @@ async fn ca_in_a_secret(world: Arc<World>) {
     world.until_ready("demo").await;
 }
 
-/// What cannot be an authority is refused in words, before anything is changed.
-async fn useless_authorities(world: Arc<World>) {
+/// Unusable authorities are refused with a reason, before anything is changed.
+async fn unusable_authorities(world: Arc<World>) {
     let company = Company::new(&world);
     company.authority("root", &P256, None, &[]).await;
     company.authority("good", &P256, Some("root"), &ISSUING).await;
@@ -225,27 +225,27 @@ async fn useless_authorities(world: Arc<World>) {
     ];
     for (data, why) in cases {
         publish(&world.api(), "company", data).await;
-        until(why, PATIENCE, || async {
-            let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+        until(why, TIMEOUT, || async {
+            let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
             if message.contains(why) { Ok(()) } else { Err(message) }
         })
         .await;
     }
-    // Only a trial tells this.
+    // This is found only by signing a certificate for a trial.
     publish(&world.api(), "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
-    until("nobody would believe it", PATIENCE, || async {
-        let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+    until("its certificates would not be accepted", TIMEOUT, || async {
+        let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
         if message.contains("would not be accepted") { Ok(()) } else { Err(message) }
     })
     .await;
     let now = status(&world, Domain::Peer).await;
     assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
-    // One for both.
+    // The same authority for both domains.
     publish(&world.api(), "company", with_ca("good", "good", root.clone())).await;
     publish(&world.api(), "again", with_ca("good", "good", root)).await;
     until_signed_by(&world, Domain::Peer, "good").await;
     issuer(&world, Domain::Client, json!({ "caSecret": { "name": "again" } })).await;
-    let message = world.until_condition("demo", "CertificatesReady", "False", "SharedCA", PATIENCE).await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "SharedCA", TIMEOUT).await;
     assert!(message.contains("every client could act as a member"), "{message}");
     let both = json!({ "spec": { "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } } }).to_string();
     let refusal = world.kubectl(["patch", "etcdcluster", "demo", "--type=merge", "-p", &both]).await.failure();
@@ -254,17 +254,17 @@ async fn useless_authorities(world: Arc<World>) {
     world.until_ready("demo").await;
 }
 
-/// An authority of somebody else's that ends before there is another one: then nobody is believed, and members are restarted as soon as
-/// there is one.
-async fn expired(world: Arc<World>) {
+/// An external authority that expires before its successor exists. No certificate is valid then, and members are restarted once
+/// there is a new authority.
+async fn authority_expired(world: Arc<World>) {
     let publish_made = async |name: &str, life: SignedDuration| {
         publish(&world.api(), "company", in_secret(&Authority::create(name, life, Timestamp::now()).unwrap())).await;
     };
     publish_made("short", SignedDuration::from_secs(60)).await;
     let secret = json!({ "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
     world.create_cluster("demo", 1, secret).await;
-    world.until_condition("demo", "Available", "True", "QuorumHealthy", PATIENCE).await;
-    let message = world.until_condition("demo", "Degraded", "True", "CAExpired", PATIENCE).await;
+    world.until_condition("demo", "Available", "True", "QuorumHealthy", TIMEOUT).await;
+    let message = world.until_condition("demo", "Degraded", "True", "CAExpired", TIMEOUT).await;
     assert!(message.contains("Secret company"), "{message}");
     publish_made("long", SignedDuration::from_hours(9999)).await;
     until_signed_by(&world, Domain::Client, "long").await;
@@ -273,19 +273,19 @@ async fn expired(world: Arc<World>) {
     user.etcdctl(["put", "a", "b"]).await.success();
 }
 
-/// cert-manager that comes after the cluster, issuers that come after cert-manager and are no use at first, an issuer that signs by
-/// another authority than before, one for all namespaces, and back to the built-in one. No write fails.
+/// cert-manager is installed after the cluster was created, and issuers after that, one of them unusable at first. Then an issuer
+/// changes its CA, a ClusterIssuer is used, and the built-in issuer again. No write fails.
 async fn cert_manager(world: Arc<World>) {
     let program = root().join("hack/cluster/cert-manager");
-    // It may be there from a run before.
+    // It may be left from an earlier run.
     run(&program, ["remove"]).await.success();
     let example = fs::read_to_string(root().join("examples/cluster-cert-manager.yaml")).unwrap();
     let (issuers, cluster) = example.rsplit_once("---\n").unwrap();
     world.apply(cluster).await.success();
-    let message = world.until_condition("demo", "CertificatesReady", "False", "CertManagerMissing", PATIENCE).await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "CertManagerMissing", TIMEOUT).await;
     assert!(message.contains("install cert-manager"), "{message}");
     run(&program, [] as [&str; 0]).await.success();
-    world.until_condition("demo", "CertificatesReady", "False", "WaitingForIssuer", PATIENCE).await;
+    world.until_condition("demo", "CertificatesReady", "False", "WaitingForIssuer", TIMEOUT).await;
 
     let company = Company::new(&world);
     for name in ["clients", "peers", "peers-later", "everywhere"] {
@@ -293,10 +293,10 @@ async fn cert_manager(world: Arc<World>) {
     }
     company.publish(&world, "etcd-clients", "clients", &[]).await;
     company.publish(&world, "etcd-peers", "peers", &[]).await;
-    // One that signs each certificate by itself is no authority.
+    // A self-signed issuer has no CA.
     let alone = "apiVersion: cert-manager.io/v1\nkind: Issuer\nmetadata: {name: etcd-clients}\nspec: {selfSigned: {}}\n";
     world.apply(alone).await.success();
-    world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", PATIENCE).await;
+    world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
     world.kubectl(["delete", "issuers.cert-manager.io", "etcd-clients"]).await.success();
     let began = Instant::now();
     world.apply(issuers).await.success();
@@ -307,7 +307,7 @@ async fn cert_manager(world: Arc<World>) {
     let now = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
     assert_eq!(now.each_ref().map(|domain| domain.active.name.as_str()), ["clients", "peers"]);
     assert_eq!(now[0].active.issuer.as_deref(), Some("Issuer etcd-clients"));
-    until("requests are deleted when their answers are not needed any more", PATIENCE, || async {
+    until("requests are deleted when they are no longer needed", TIMEOUT, || async {
         let left = world.kubectl(["get", "certificaterequests.cert-manager.io", "-o", "name"]).await.success();
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
@@ -317,19 +317,19 @@ async fn cert_manager(world: Arc<World>) {
         assert!(keys.is_empty(), "{secret} holds {keys:?}");
     }
 
-    // Whoever is deleted is shut out, though the operator has no authority's key to sign a list with.
+    // A deleted user is revoked, although the operator has no CA key to sign the revocation list.
     world.create_user("gone", "demo").await;
     let gone = world.user_identity("gone").await;
     let host = world.names("demo").client_host();
     gone.accepted(&host).await.unwrap();
     world.delete::<EtcdUser>("gone").await;
-    until("it is refused", PATIENCE, || async {
+    until("it is refused", TIMEOUT, || async {
         if gone.accepted(&host).await.is_ok() { Err("it is accepted".to_owned()) } else { Ok(()) }
     })
     .await;
 
     let writers = Writers::start(&user).await;
-    // A renewal without a change of the authority, then one by which the issuer is found to sign by another one.
+    // A renewal without a change of the CA, then one that reveals that the issuer has changed its CA.
     let before = served(&world, &user, 0).await;
     world
         .patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "certificate": { "duration": "2000h" } } } } }))
@@ -343,7 +343,7 @@ async fn cert_manager(world: Arc<World>) {
         .await;
     until_signed_by(&world, Domain::Peer, "peers-later").await;
     world.measure(format!("to another authority of the issuer in {:.1} s", began.elapsed().as_secs_f32()));
-    // It is no namespace's, so its name is one that nobody else has, and its authority lies with cert-manager.
+    // A ClusterIssuer has no namespace, so its name is unique, and its Secret is in cert-manager's namespace.
     let (everywhere, secrets) = (&world.namespace, Api::<Secret>::namespaced(world.client.clone(), "cert-manager"));
     let pair = [(tls_key::CRT, company.read("everywhere.crt")), (tls_key::KEY, company.read("everywhere.key"))];
     publish(&secrets, everywhere, pair.into()).await;
@@ -364,11 +364,11 @@ async fn cert_manager(world: Arc<World>) {
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("with cert-manager: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
 }
 
-/// Clients' certificates become a company's, while clients write and read their Secrets as a pod's files are refreshed.
-async fn clients_of_a_company(world: Arc<World>) {
+/// The issuer of client certificates is changed, while clients write and read their Secrets again, as from a mounted volume.
+async fn client_issuer_changed(world: Arc<World>) {
     let company = Company::new(&world);
     company.authority("root", &RSA, None, &[]).await;
     company.authority("issuing", &RSA, Some("root"), &ISSUING).await;
@@ -383,5 +383,5 @@ async fn clients_of_a_company(world: Arc<World>) {
     let figures = figures.checked(&world.user_identity("app").await).await;
     world.measure(format!("the clients' issuer changed: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
 }

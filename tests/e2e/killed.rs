@@ -1,5 +1,5 @@
-//! The operator dies before and after everything that it changes, while members come, go, are restarted and are replaced, and while
-//! an authority is.
+//! The operator is killed before and after each of its changes, while members are added, removed, restarted and replaced, and
+//! during a CA rotation.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::{
-    failpoint::{kill_everywhere, operate_until},
+    failpoint::{kill_at_each_change, operate_until},
     harness::Scenario,
     members::{incarnations, voters},
     operator,
@@ -35,20 +35,20 @@ use crate::{
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(before_and_after_everything).alone()]
+    vec![scenario!(before_and_after_each_change).alone()]
 }
 
-/// Each death costs the start of an operator.
-const PATIENCE: Duration = Duration::from_secs(350);
+/// Each kill costs the start of an operator.
+const TIMEOUT: Duration = Duration::from_secs(350);
 
-/// A change of the members.
+/// A change of the cluster.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     Grow,
     Shrink,
     Restart,
     Replace,
-    /// Of the peers' authority.
+    /// Rotates the peer CA.
     Rotate,
 }
 
@@ -61,7 +61,7 @@ impl Change {
         }
     }
 
-    /// The changes by the operator without which it is not done.
+    /// The changes of which it must consist.
     fn parts(self) -> &'static [&'static str] {
         const JOINING: &[&str] = &[
             "etcd AddLearner",
@@ -112,15 +112,15 @@ impl Change {
     }
 }
 
-/// All changes side by side, each by operators of its own.
-async fn before_and_after_everything(world: Arc<World>) {
+/// Runs all changes concurrently, each with operators of its own.
+async fn before_and_after_each_change(world: Arc<World>) {
     operator::stop(&world).await;
     let changes = [Change::Grow, Change::Shrink, Change::Restart, Change::Replace, Change::Rotate].map(|change| {
         let world = Arc::clone(&world);
         async move {
             let name = format!("killed::{change:?}").to_lowercase();
             let own = Arc::new(World::create(world.client.clone(), &name).await);
-            let ended = tokio::spawn(dies_during(change, Arc::clone(&own))).await;
+            let ended = tokio::spawn(killed_during(change, Arc::clone(&own))).await;
             match &ended {
                 Ok(figures) => {
                     world.measure(figures.clone());
@@ -136,8 +136,8 @@ async fn before_and_after_everything(world: Arc<World>) {
     operator::scale(2).await;
 }
 
-/// Has the operator killed all through a change, and checks that it came to the same end.
-async fn dies_during(change: Change, world: Arc<World>) -> String {
+/// Makes a change while the operator is killed at each step, and checks the result.
+async fn killed_during(change: Change, world: Arc<World>) -> String {
     let (from, to) = change.members();
     let user = operate_until(&world.namespace, world.cluster_and_user("demo", from, json!({}))).await;
     let before = world.status("demo").await;
@@ -169,28 +169,28 @@ async fn dies_during(change: Change, world: Arc<World>) -> String {
         };
         if other { Ok(()) } else { Err("nothing has been done yet".to_owned()) }
     };
-    let deaths = kill_everywhere(&world.namespace, until(&format!("{change:?}"), PATIENCE, done)).await;
+    let kills = kill_at_each_change(&world.namespace, until(&format!("{change:?}"), TIMEOUT, done)).await;
     let took = began.elapsed();
     let figures = writers.stop().await.checked(&user).await;
 
     let after = world.status("demo").await;
-    let wanted: BTreeSet<String> = (0..to).map(|ordinal| format!("demo-{ordinal}")).collect();
-    assert_eq!(after.members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>(), wanted);
+    let expected: BTreeSet<String> = (0..to).map(|ordinal| format!("demo-{ordinal}")).collect();
+    assert_eq!(after.members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>(), expected);
     assert_eq!(after.cluster_id, before.cluster_id);
-    voters(&user, wanted.len()).await;
-    figures.nothing_is_lost();
+    voters(&user, expected.len()).await;
+    figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
 
-    // Of members that are gone there is nothing, and what certified them is revoked.
-    assert_eq!(names::<StatefulSet>(&world).await, wanted);
-    assert_eq!(names::<PersistentVolumeClaim>(&world).await, wanted.iter().map(|name| format!("data-{name}")).collect());
-    assert_eq!(names::<Pod>(&world).await, wanted.iter().map(|name| format!("{name}-0")).collect());
+    // Nothing remains of removed members, and their certificates are revoked.
+    assert_eq!(names::<StatefulSet>(&world).await, expected);
+    assert_eq!(names::<PersistentVolumeClaim>(&world).await, expected.iter().map(|name| format!("data-{name}")).collect());
+    assert_eq!(names::<Pod>(&world).await, expected.iter().map(|name| format!("{name}-0")).collect());
     let bootstrap = world.get::<ConfigMap>("demo-bootstrap").await.unwrap().data.unwrap();
     let written = bootstrap.keys().filter_map(|key| key.strip_suffix(bootstrap_key::STATE_SUFFIX)).map(str::to_owned);
-    assert_eq!(written.collect::<BTreeSet<_>>(), wanted);
+    assert_eq!(written.collect::<BTreeSet<_>>(), expected);
     let gone: BTreeSet<_> = match change {
         Change::Replace => [leader].into(),
-        _ => certificates.keys().filter(|name| !wanted.contains(*name)).cloned().collect(),
+        _ => certificates.keys().filter(|name| !expected.contains(*name)).cloned().collect(),
     };
     for (authority, list) in [("demo-client-ca", member_key::CLIENT_CRL), ("demo-peer-ca", member_key::PEER_CRL)] {
         let secret = world.secret(authority).await;
@@ -198,28 +198,28 @@ async fn dies_during(change: Change, world: Arc<World>) -> String {
         let read = crl_serials(&world.secret("demo-0-tls").await[list]).unwrap();
         for issued in ledger.entries() {
             let Holder::Member { name } = &issued.holder else { continue };
-            let is_gone = !wanted.contains(name)
+            let is_gone = !expected.contains(name)
                 || certificates.get(name).is_some_and(|of| gone.contains(name) && of.contains(&issued.serial));
             assert!(issued.revoked.is_some() || !is_gone, "{issued:?} of {authority} is in force");
-            assert!(read.contains(&issued.serial) || !is_gone, "{issued:?} is not on the list that members read");
-            // Nobody else lost what certifies it.
+            assert!(read.contains(&issued.serial) || !is_gone, "{issued:?} is not on the revocation list of members");
+            // The certificates of other members are not revoked.
             let of_others = certificates.get(name).is_some_and(|of| !gone.contains(name) && of.contains(&issued.serial));
             assert!(issued.revoked.is_none() || !of_others, "{issued:?} is revoked");
         }
     }
 
-    assert!(deaths.total() >= 2 * u32::try_from(change.parts().len()).unwrap(), "{}", deaths.in_words());
+    assert!(kills.total() >= 2 * u32::try_from(change.parts().len()).unwrap(), "{}", kills.summary());
     for part in change.parts() {
-        assert!(deaths.at(part), "no death at {part}; {}", deaths.in_words());
+        assert!(kills.at(part), "no kill at {part}; {}", kills.summary());
     }
-    format!("{change:?} in {:.0} s, {}; {figures}", took.as_secs_f32(), deaths.in_words())
+    format!("{change:?} in {:.0} s, {}; {figures}", took.as_secs_f32(), kills.summary())
 }
 
 fn ids(status: &EtcdClusterStatus) -> BTreeMap<String, Option<MemberId>> {
     status.members.iter().map(|member| (member.name.clone(), member.id)).collect()
 }
 
-/// The serials that each member has.
+/// The serials of each member's certificates.
 async fn certificates(world: &World, status: &EtcdClusterStatus) -> BTreeMap<String, BTreeSet<Serial>> {
     let mut all = BTreeMap::new();
     for member in &status.members {

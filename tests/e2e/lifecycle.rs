@@ -1,4 +1,4 @@
-//! Deleting, creating again, and leaving alone.
+//! Deleting, recreating and pausing clusters.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,15 +13,15 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     tools::until,
-    world::{PATIENCE, World},
+    world::{TIMEOUT, World},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         scenario!(deleted_with_its_data),
-        scenario!(deleted_and_brought_back),
-        scenario!(left_without_an_authority),
-        scenario!(created_again_at_once),
+        scenario!(deleted_and_adopted),
+        scenario!(leftover_data_without_an_authority),
+        scenario!(recreated_at_once),
         scenario!(paused),
     ]
 }
@@ -30,7 +30,7 @@ pub fn scenarios() -> Vec<Scenario> {
 const KEPT: [&str; 3] = ["persistentvolumeclaim/data-demo-0", "secret/demo-client-ca", "secret/demo-peer-ca"];
 const KINDS: &str = "statefulset,pod,pvc,secret,service,configmap,pdb";
 
-async fn what_is_there(world: &World) -> Vec<String> {
+async fn managed_objects(world: &World) -> Vec<String> {
     let selector = format!("--selector={}", label::MANAGED);
     let listed = world.kubectl(["get", KINDS, "-o", "name", &selector]).await.success();
     listed.lines().map(str::to_owned).collect()
@@ -40,29 +40,29 @@ async fn deleted_with_its_data(world: Arc<World>) {
     world.create_cluster("demo", 1, json!({})).await;
     world.until_ready("demo").await;
     world.delete::<EtcdCluster>("demo").await;
-    until("nothing is left", PATIENCE, || async {
-        let left = what_is_there(&world).await;
+    until("nothing is left", TIMEOUT, || async {
+        let left = managed_objects(&world).await;
         if left.is_empty() { Ok(()) } else { Err(left.join(" ")) }
     })
     .await;
-    // So another one of the name can come.
+    // A new cluster of this name can be created.
     world.create_cluster("demo", 1, json!({})).await;
     world.until_ready("demo").await;
 }
 
-/// Deletes a cluster that retains its data, and waits until no more than that is left.
+/// Deletes a cluster that retains its data, and waits until only that is left.
 async fn delete_but_keep(world: &World, kept: &[&str]) {
     world.delete::<EtcdCluster>("demo").await;
-    until("only data and authorities are left", PATIENCE, || async {
-        let left = what_is_there(world).await;
+    until("only data and authorities are left", TIMEOUT, || async {
+        let left = managed_objects(world).await;
         if left == kept { Ok(()) } else { Err(left.join(" ")) }
     })
     .await;
 }
 
-/// With `Retain`, the default, data and authorities stay, and a new cluster of that name comes back with them: with what was
-/// written, under the same IDs, and for the clients that there were. A member whose claim was lost meanwhile is replaced.
-async fn deleted_and_brought_back(world: Arc<World>) {
+/// With `Retain`, the default, data and authorities are kept, and a new cluster of that name adopts them: it has the same data
+/// and IDs, and existing clients are accepted. A member whose PersistentVolumeClaim was deleted meanwhile is replaced.
+async fn deleted_and_adopted(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({ "storage": { "retention": "Retain" } })).await;
     user.etcdctl(["put", "key", "value"]).await.success();
     let before = world.status("demo").await;
@@ -88,8 +88,8 @@ async fn deleted_and_brought_back(world: Arc<World>) {
     assert!(events.iter().any(|(reason, _)| reason == "Adopted"), "{events:?}");
 }
 
-/// What does not fit together is refused and left alone.
-async fn left_without_an_authority(world: Arc<World>) {
+/// Leftover objects that do not fit together are not adopted and not changed.
+async fn leftover_data_without_an_authority(world: Arc<World>) {
     world.create_cluster("demo", 1, json!({ "storage": { "retention": "Retain" } })).await;
     world.until_ready("demo").await;
     delete_but_keep(&world, &KEPT).await;
@@ -97,33 +97,33 @@ async fn left_without_an_authority(world: Arc<World>) {
     let before = versions(&world).await;
 
     world.create_cluster("demo", 1, json!({})).await;
-    left_alone(&world, &before).await;
-    // Also while what is to go with a deleted cluster is still on its way.
+    stays_refused(&world, &before).await;
+    // The same while objects of the deleted cluster are still being deleted.
     world.kubectl(["delete", "etcd", "demo"]).await.success();
     world.create_cluster("demo", 1, json!({})).await;
-    left_alone(&world, &before).await;
-    // What the message says to do is enough.
+    stays_refused(&world, &before).await;
+    // The command in the message is sufficient.
     let selector = "--selector=app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance=demo";
     world.kubectl(["delete", "pvc,secret", selector]).await.success();
     world.until_ready("demo").await;
 }
 
-/// The cluster is refused, and stays so whatever passes over it.
-async fn left_alone(world: &World, before: &BTreeMap<String, Option<String>>) {
-    let message = world.until_condition("demo", "Available", "False", "LeftoverData", PATIENCE).await;
+/// The cluster is refused, and the next pass changes nothing.
+async fn stays_refused(world: &World, before: &BTreeMap<String, Option<String>>) {
+    let message = world.until_condition("demo", "Available", "False", "LeftoverData", TIMEOUT).await;
     for name in ["data-demo-0", "demo-client-ca", "Secret demo-peer-ca is missing", "kubectl"] {
         assert!(message.contains(name), "{message}");
     }
     let poke = json!({ "spec": { "image": { "pullPolicy": "Never" } } });
     world.patch::<EtcdCluster>("demo", poke).await;
     let generation = world.get::<EtcdCluster>("demo").await.unwrap().metadata.generation;
-    until("a pass has seen the change", PATIENCE, || async {
+    until("a pass has seen the change", TIMEOUT, || async {
         let seen = world.status("demo").await.observed_generation;
         if seen == generation { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
-    world.until_condition("demo", "Available", "False", "LeftoverData", PATIENCE).await;
-    assert_eq!(what_is_there(world).await, KEPT[..2]);
+    world.until_condition("demo", "Available", "False", "LeftoverData", TIMEOUT).await;
+    assert_eq!(managed_objects(world).await, KEPT[..2]);
     assert_eq!(versions(world).await, *before);
 }
 
@@ -135,8 +135,9 @@ async fn versions(world: &World) -> BTreeMap<String, Option<String>> {
     claims.chain(secrets.into_iter().map(|secret| (secret.name_any(), secret.resource_version()))).collect()
 }
 
-/// A cluster that is made anew in the moment in which one of its name is deleted waits until that is gone, and has its data.
-async fn created_again_at_once(world: Arc<World>) {
+/// A cluster that is recreated while the old one of its name is being deleted waits for the end of the deletion, and adopts the
+/// data.
+async fn recreated_at_once(world: Arc<World>) {
     let retained = json!({ "storage": { "retention": "Retain" } });
     let user = world.cluster_and_user("demo", 1, retained.clone()).await;
     user.etcdctl(["put", "key", "value"]).await.success();
@@ -148,12 +149,12 @@ async fn created_again_at_once(world: Arc<World>) {
     assert_eq!(user.etcdctl(["get", "key", "--print-value-only"]).await.success().trim(), "value");
 }
 
-/// While it is paused a cluster keeps what it has, whatever happens to it; after that everything is made good.
+/// While a cluster is paused, nothing is changed. Afterwards all changes are made.
 async fn paused(world: Arc<World>) {
     world.create_cluster("demo", 1, json!({})).await;
     world.until_ready("demo").await;
     world.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": true } })).await;
-    world.until_condition("demo", "Progressing", "False", "Paused", PATIENCE).await;
+    world.until_condition("demo", "Progressing", "False", "Paused", TIMEOUT).await;
 
     world
         .patch::<Service>(
@@ -165,9 +166,9 @@ async fn paused(world: Arc<World>) {
     let sans = json!({ "spec": { "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } } });
     world.patch::<EtcdCluster>("demo", sans).await;
     let secret = world.secret("demo-0-tls").await;
-    // Its status goes on: it is about this generation, so a pass has been over all of this.
+    // The status is still reported: it is about this generation, so a pass has seen all of these changes.
     let generation = world.get::<EtcdCluster>("demo").await.unwrap().metadata.generation;
-    until("the status is of the newest generation", PATIENCE, || async {
+    until("the status is of the newest generation", TIMEOUT, || async {
         let status = world.status("demo").await;
         if status.observed_generation == generation { Ok(()) } else { Err(format!("{:?}", status.observed_generation)) }
     })

@@ -1,14 +1,15 @@
-//! One scenario for each promise, on a real Kubernetes with the operator installed by its chart.
+//! Scenarios on a real Kubernetes, with the operator installed by its chart.
 //!
-//! It runs inside the cluster's network (`hack/cluster/enter`), after `hack/image` and `hack/cluster/load-tar`; `make e2e` does all
-//! of it. Arguments are parts of the names of scenarios to run; without any, all run. `E2E_FULL=1` adds the long ones,
-//! `E2E_BENCH=1` runs those that measure for `make bench` instead, and `E2E_PARALLEL` is how many run side by side.
+//! It runs inside the cluster's network (`hack/cluster/enter`), after `hack/image` and `hack/cluster/load-tar`; `make e2e` does
+//! all of it. Arguments are parts of the names of scenarios to run; without any, all run. `E2E_FULL=1` adds the long ones,
+//! `E2E_BENCH=1` runs the measurements of `make bench` instead, and `E2E_PARALLEL` is how many run at the same time.
 //!
-//! Each scenario has a namespace of its own, which enforces the Pod Security Standard `restricted`. Of one that fails the
-//! namespace stays, and what can be known is written to `target/e2e/`. Scenarios that touch the operator run last and alone.
+//! Each scenario has a namespace of its own, which enforces the Pod Security Standard `restricted`. The namespace of a failed
+//! scenario is kept, and its objects, events and logs are written to `target/e2e/`. Scenarios that change the operator run last
+//! and alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "it says how far it is")]
+#![allow(clippy::print_stdout, reason = "it prints its progress")]
 
 /// A [`harness::Scenario`] of an async function that takes its [`World`].
 macro_rules! scenario {
@@ -30,7 +31,7 @@ mod harness;
 mod issuers;
 mod killed;
 mod lifecycle;
-mod meddled;
+mod manual_changes;
 mod members;
 mod operator;
 mod recovery;
@@ -43,13 +44,13 @@ mod writer;
 use harness::Scenario;
 
 fn main() -> std::process::ExitCode {
-    // What takes longest begins first.
+    // The longest scenarios start first.
     let themes = [
         issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),
         evidence::scenarios(),
-        meddled::scenarios(),
+        manual_changes::scenarios(),
         certificates::scenarios(),
         access::scenarios(),
         faults::scenarios(),

@@ -1,4 +1,4 @@
-//! The operator itself: its chart, its end, its return. Nothing else runs beside these.
+//! The operator itself: its chart, its restarts and its leader election. These scenarios run alone.
 
 use std::{
     collections::BTreeMap,
@@ -28,14 +28,14 @@ use crate::{
     harness::Scenario,
     rotation::make_authorities,
     tools::{kubectl, run, until},
-    world::{Identity, Operator, PATIENCE, World},
+    world::{Identity, Operator, TIMEOUT, World},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        scenario!(restarted_writes_nothing).alone(),
-        scenario!(stopped_while_a_pod_dies).alone(),
-        scenario!(away_until_everything_expired).alone(),
+        scenario!(restart_writes_nothing).alone(),
+        scenario!(stopped_while_a_pod_fails).alone(),
+        scenario!(stopped_until_all_certificates_expired).alone(),
         scenario!(leader_killed).alone(),
         scenario!(upgraded_and_uninstalled).alone(),
         scenario!(limited_to_namespaces).alone().long(),
@@ -44,18 +44,18 @@ pub fn scenarios() -> Vec<Scenario> {
 
 const NAMESPACE: &str = Operator::NAMESPACE;
 
-/// Another start of the operator finds everything as it should be and writes nothing at all.
-async fn restarted_writes_nothing(world: Arc<World>) {
+/// After a restart the operator finds everything up to date and writes nothing.
+async fn restart_writes_nothing(world: Arc<World>) {
     world.cluster_and_user("demo", 3, json!({})).await;
     let before = versions(&world).await;
     kubectl(["-n", NAMESPACE, "rollout", "restart", "deployment/etcd-warden"]).await.success();
     kubectl(["-n", NAMESPACE, "rollout", "status", "deployment/etcd-warden", "--timeout=120s"]).await.success();
     let leader = until_leader(&world, None).await;
-    // The new leader has been over the cluster once its metrics tell of it.
-    until("the new leader has looked at the cluster", PATIENCE, || async {
+    // The new leader has reconciled the cluster once its metrics contain it.
+    until("the new leader has reconciled the cluster", TIMEOUT, || async {
         let metrics = metrics(&world, &leader).await?;
-        let told = metrics.lines().any(|line| line.contains(&format!("namespace=\"{}\"", world.namespace)));
-        if told { Ok(()) } else { Err("its metrics do not name it".to_owned()) }
+        let is_reported = metrics.lines().any(|line| line.contains(&format!("namespace=\"{}\"", world.namespace)));
+        if is_reported { Ok(()) } else { Err("its metrics do not name it".to_owned()) }
     })
     .await;
     assert_eq!(versions(&world).await, before);
@@ -63,28 +63,28 @@ async fn restarted_writes_nothing(world: Arc<World>) {
     assert!(!answers.contains("PRIVATE"), "no key in the metrics");
 }
 
-/// With nobody to look after them clusters go on, and Kubernetes restarts what dies.
-async fn stopped_while_a_pod_dies(world: Arc<World>) {
+/// Without an operator clusters continue, and Kubernetes recreates failed pods.
+async fn stopped_while_a_pod_fails(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     user.etcdctl(["put", "a", "b"]).await.success();
     stop(&world).await;
     let before = world.incarnation("demo-1-0").await;
     world.kill("demo-1-0").await;
-    until("the pod is another one", PATIENCE, || async {
+    until("the pod is recreated", TIMEOUT, || async {
         let pod = world.get::<Pod>("demo-1-0").await.ok_or("it is gone")?;
         let uid = pod.uid().unwrap_or_default();
         if before.starts_with(&uid) { Err("it is the old one".to_owned()) } else { Ok(()) }
     })
     .await;
-    serves_all(&world, &user).await;
+    until_all_healthy(&world, &user).await;
     assert_eq!(user.etcdctl(["get", "a", "--print-value-only"]).await.success(), "b\n");
     scale(2).await;
     world.until_ready("demo").await;
 }
 
-/// Nobody renewed anything until all leaves had expired, and then every pod was started anew: no member believes another. The
-/// operator comes back and needs no help.
-async fn away_until_everything_expired(world: Arc<World>) {
+/// The operator was stopped until all leaves had expired, and then every pod was restarted: no member trusts another. The started
+/// operator recovers the cluster without help.
+async fn stopped_until_all_certificates_expired(world: Arc<World>) {
     let days = |days: i64| SignedDuration::from_hours(24 * days);
     world.create_cluster("demo", 3, json!({ "paused": true })).await;
     for domain in [Domain::Client, Domain::Peer] {
@@ -120,15 +120,15 @@ async fn away_until_everything_expired(world: Arc<World>) {
     for pod in ["demo-0-0", "demo-1-0", "demo-2-0"] {
         world.kill(pod).await;
     }
-    // Not even a certificate that is still good helps.
-    until("nobody is served", PATIENCE, || async {
+    // A certificate that is still valid does not help.
+    until("no client is served", TIMEOUT, || async {
         let ran = user.etcdctl(["get", "a", "--command-timeout=2s"]).await.result();
         if ran.is_err() { Ok(()) } else { Err("it answers".to_owned()) }
     })
     .await;
     let began = Instant::now();
     scale(2).await;
-    until("it serves again", PATIENCE, || async {
+    until("it serves again", TIMEOUT, || async {
         let user = world.identity("app-etcd-tls").await;
         user.etcdctl(["get", "a", "--print-value-only", "--command-timeout=2s"]).await.result().map(drop)
     })
@@ -138,11 +138,11 @@ async fn away_until_everything_expired(world: Arc<World>) {
     let user = world.user_identity("app").await;
     assert_eq!(user.etcdctl(["get", "a", "--print-value-only"]).await.success(), "b\n");
     let events = world.events("demo").await;
-    let told = |(reason, note): &(String, String)| reason == "CertificatesIssued" && note.contains("has expired");
-    assert!(events.iter().any(told), "{events:?}");
+    let is_renewal = |(reason, note): &(String, String)| reason == "CertificatesIssued" && note.contains("has expired");
+    assert!(events.iter().any(is_renewal), "{events:?}");
 }
 
-/// The leader dies without a word. Another one takes over, and at no time are there two.
+/// The leader is killed without releasing the lease. Another process takes over, and there are never two leaders.
 async fn leader_killed(world: Arc<World>) {
     world.create_cluster("demo", 1, json!({})).await;
     world.until_ready("demo").await;
@@ -151,9 +151,9 @@ async fn leader_killed(world: Arc<World>) {
     let process = process_of(&world, &first).await;
     let began = Instant::now();
     run("kill", ["-9", &process]).await.success();
-    // The container that is started again has the same name, and may only wait like any other.
+    // The restarted container has the same pod name, but waits like any other candidate.
     let mut holders = vec![first.clone()];
-    until("somebody acts", PATIENCE, || {
+    until("another process leads", TIMEOUT, || {
         let seen = holders.last().cloned();
         let world = &world;
         async move {
@@ -173,15 +173,16 @@ async fn leader_killed(world: Arc<World>) {
     assert!(took < Duration::from_secs(25), "{took:?}");
     let now = lease(&world).await.and_then(|lease| lease.spec?.lease_transitions);
     assert_eq!(now, transitions.map(|count| count + 1), "the lease went from {first} to {second} and nowhere else");
-    // It does the work.
+    // The new leader reconciles clusters.
     world.delete::<k8s_openapi::api::core::v1::Service>("demo-peers").await;
-    until("the Service is back", PATIENCE, || async {
+    until("the Service is back", TIMEOUT, || async {
         world.get::<k8s_openapi::api::core::v1::Service>("demo-peers").await.map(drop).ok_or_else(|| "it is gone".to_owned())
     })
     .await;
 }
 
-/// Values change and clusters do not notice; uninstalled, the clusters and the CRDs stay, and a later release takes them over.
+/// A change of the chart's values does not affect clusters. After an uninstall the clusters and the CRDs are kept, and a new
+/// release manages them.
 async fn upgraded_and_uninstalled(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 1, json!({})).await;
     let before = versions(&world).await;
@@ -192,7 +193,7 @@ async fn upgraded_and_uninstalled(world: Arc<World>) {
         "-o",
         "jsonpath={.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.paused.type}",
     ];
-    // As a release before this one might have left it.
+    // The CRD is changed to one that an older release might have installed.
     let older = json!({ "metadata": { "annotations": { "example.com/of": "an older release" } } }).to_string();
     kubectl(["patch", "crd", "etcdclusters.etcd-warden.dev", "--type=merge", "-p", &older]).await.success();
     let drop_column = json!([{ "op": "remove", "path": "/spec/versions/0/additionalPrinterColumns/0" }]).to_string();
@@ -220,13 +221,13 @@ async fn upgraded_and_uninstalled(world: Arc<World>) {
     Operator::install(&[]).await;
     world.delete::<k8s_openapi::api::core::v1::Service>("demo-peers").await;
     world.until_ready("demo").await;
-    until("the new release works", PATIENCE, || async {
+    until("the new release works", TIMEOUT, || async {
         world.get::<k8s_openapi::api::core::v1::Service>("demo-peers").await.map(drop).ok_or_else(|| "no Service".to_owned())
     })
     .await;
 }
 
-/// A release for one namespace serves that one alone, and may not read another's Secrets.
+/// A release for one namespace manages only that one, and may not read Secrets of others.
 async fn limited_to_namespaces(world: Arc<World>) {
     run("helm", ["uninstall", "etcd-warden", "--namespace", NAMESPACE, "--wait", "--timeout=2m"]).await.success();
     let namespaces: Api<Namespace> = Api::all(world.client.clone());
@@ -246,7 +247,7 @@ async fn limited_to_namespaces(world: Arc<World>) {
     Operator::install(&[]).await;
 }
 
-/// The resourceVersions of everything in the namespace.
+/// The resourceVersions of all objects in the namespace.
 async fn versions(world: &World) -> BTreeMap<String, String> {
     let kinds =
         "etcdclusters,etcdusers,statefulsets,pods,services,configmaps,secrets,persistentvolumeclaims,poddisruptionbudgets";
@@ -267,7 +268,7 @@ async fn operator_pods(world: &World) -> Vec<Pod> {
     api.list(&ListParams::default().labels("app.kubernetes.io/name=etcd-warden")).await.unwrap().items
 }
 
-/// Kills the operators, and has no others started.
+/// Kills the operators, without starting others.
 pub async fn kill(world: &World) {
     scale(0).await;
     for pod in operator_pods(world).await {
@@ -277,10 +278,10 @@ pub async fn kill(world: &World) {
     stop(world).await;
 }
 
-/// Ends the operators, and waits for their end.
+/// Stops the operators, and waits until they have ended.
 pub async fn stop(world: &World) {
     scale(0).await;
-    until("no operator runs", PATIENCE, || async {
+    until("no operator runs", TIMEOUT, || async {
         let pods = operator_pods(world).await;
         if pods.is_empty() { Ok(()) } else { Err(format!("{} pods", pods.len())) }
     })
@@ -300,9 +301,9 @@ async fn holder(world: &World) -> Option<String> {
     lease(world).await?.spec?.holder_identity.filter(|holder| !holder.is_empty())
 }
 
-/// Waits until one of the pods that there are leads, other than `not`.
+/// Waits until an existing pod other than `not` leads.
 async fn until_leader(world: &World, not: Option<&str>) -> String {
-    until("an operator leads", PATIENCE, || async {
+    until("an operator leads", TIMEOUT, || async {
         let pods: Vec<_> = operator_pods(world).await.iter().map(ResourceExt::name_any).collect();
         match holder(world).await {
             Some(holder) if pods.contains(&holder) && Some(holder.as_str()) != not => Ok(holder),
@@ -312,7 +313,7 @@ async fn until_leader(world: &World, not: Option<&str>) -> String {
     .await
 }
 
-/// What an operator's pod tells at /metrics.
+/// The metrics of an operator's pod.
 async fn metrics(world: &World, pod: &str) -> Result<String, String> {
     let api: Api<Pod> = Api::namespaced(world.client.clone(), NAMESPACE);
     let address = api.get(pod).await.map_err(|e| e.to_string())?.status.and_then(|status| status.pod_ip).ok_or("no address")?;
@@ -327,12 +328,12 @@ async fn process_of(world: &World, pod: &str) -> String {
     crate::tools::process("etcd-warden", &uid)
 }
 
-/// Every member serves, as etcd itself tells.
-async fn serves_all(world: &World, user: &Identity) {
+/// Waits until every member is healthy according to etcdctl.
+async fn until_all_healthy(world: &World, user: &Identity) {
     let names = world.names("demo");
     let members: Vec<_> = (0..3).map(|ordinal| names.client_url(&names.member(ordinal))).collect();
     let all = user.at(members.join(","));
-    until("every member serves", PATIENCE, || async {
+    until("every member serves", TIMEOUT, || async {
         all.etcdctl(["endpoint", "health", "--command-timeout=3s"]).await.result()
     })
     .await;

@@ -1,4 +1,4 @@
-//! Authorities follow each other while clients write: on schedule, because somebody asks for it, and after a loss.
+//! CAs are rotated while clients write: on schedule, on request, and after a loss.
 
 use std::{
     sync::{Arc, Mutex},
@@ -22,7 +22,7 @@ use crate::{
     harness::Scenario,
     members::incarnations,
     tools::{openssl, until},
-    world::{Identity, PATIENCE, World},
+    world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
 
@@ -39,25 +39,25 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// How long an authority of a default cluster lives.
+/// The lifetime of a CA of a default cluster.
 const AUTHORITY: SignedDuration = SignedDuration::from_hours(43_800);
-/// For how long it is the next one: half of what its life exceeds that of a leaf and a half by, 2160 h.
+/// For how long it is the next CA: half of its lifetime minus one and a half lifetimes of a leaf (2160 h).
 const TERM: SignedDuration = SignedDuration::from_hours(20_280);
 
-/// How long a leaf of a default cluster and of a default user lives.
+/// The lifetime of a leaf of a default cluster or user.
 const LEAF: SignedDuration = SignedDuration::from_hours(2160);
 
-/// The leaves in a member's Secret, each with its domain and the keys under which it lies.
+/// The leaves in a member's Secret, each with its domain and keys.
 const MEMBER_LEAVES: [(Domain, [&str; 2]); 3] = [
     (Domain::Client, [member_key::SERVER_CRT, member_key::SERVER_KEY]),
     (Domain::Peer, [member_key::PEER_CRT, member_key::PEER_KEY]),
     (Domain::Client, [member_key::CLIENT_CRT, member_key::CLIENT_KEY]),
 ];
-/// The one in that of the operator or of a user.
+/// The leaf in the Secret of the operator or of a user.
 const CLIENT_LEAF: [(Domain, [&str; 2]); 1] = [(Domain::Client, [tls_key::CRT, tls_key::KEY])];
 
-/// A cluster whose authorities were made years ago: what was next then becomes the active one soon after it has come up. Nobody
-/// restarts, no write fails, and who still has the `ca.crt` and the certificate of before is served.
+/// A cluster whose CAs were created years ago: the next CA becomes the active one soon after the start. No member is restarted,
+/// no write fails, and clients with the previous `ca.crt` and certificate are accepted.
 async fn on_schedule(world: Arc<World>) {
     let user = with_authorities_of(&world, Timestamp::now() - TERM + SignedDuration::from_secs(100)).await;
     let before = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
@@ -66,23 +66,23 @@ async fn on_schedule(world: Arc<World>) {
     for pod in ["demo-0-0", "demo-1-0", "demo-2-0"] {
         incarnations.push((pod, world.incarnation(pod).await));
     }
-    // These writers never read their Secret again.
+    // These writers do not read their Secret again.
     let writers = Writers::start(&user).await;
     for domain in [Domain::Client, Domain::Peer] {
-        until("the next authority signs", PATIENCE, || async {
+        until("the next authority signs", TIMEOUT, || async {
             let now = try_status(&world, domain).await?;
             if now.active.name.ends_with(" 2") && now.retiring.len() == 1 { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
     }
     let began = Instant::now();
-    until("every member serves a leaf of it", PATIENCE, || async {
+    until("every member serves a leaf of it", TIMEOUT, || async {
         let authority = world.secret("demo-client-ca").await;
         let active = Certificate::from_pem(&authority[authority_key::ACTIVE_CRT]).unwrap();
         for ordinal in 0..3 {
             let leaf = try_served(&world, &user, ordinal).await?;
             if !leaf.is_signed_by(&active) {
-                return Err(format!("demo-{ordinal} serves one of the authority before"));
+                return Err(format!("demo-{ordinal} serves a leaf of the previous CA"));
             }
         }
         Ok(())
@@ -93,7 +93,7 @@ async fn on_schedule(world: Arc<World>) {
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("scheduled rotation of both domains: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
     for (pod, before) in incarnations {
         assert_eq!(world.incarnation(pod).await, before, "{pod} was restarted");
     }
@@ -101,7 +101,7 @@ async fn on_schedule(world: Arc<World>) {
     assert_eq!(fresh.accepted(&world.names("demo").client_host()).await, Ok(()));
 }
 
-/// A cluster of three whose authorities were made at some time, and the identity of a user of it.
+/// A cluster of three members whose CAs were created at this time, and the identity of a user.
 async fn with_authorities_of(world: &World, made: Timestamp) -> Identity {
     world.create_cluster("demo", 3, json!({ "paused": true })).await;
     for domain in [Domain::Client, Domain::Peer] {
@@ -113,7 +113,7 @@ async fn with_authorities_of(world: &World, made: Timestamp) -> Identity {
     world.user_identity("app").await
 }
 
-/// Authorities as the operator makes them, only made at another time.
+/// Creates the authorities of a domain as the operator does, but at another time.
 pub async fn make_authorities(world: &World, domain: Domain, made: Timestamp) {
     let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
     let cluster = validate(&cluster, "cluster.local").unwrap();
@@ -142,41 +142,41 @@ pub async fn status(world: &World, domain: Domain) -> DomainStatus {
 
 pub async fn try_status(world: &World, domain: Domain) -> Result<DomainStatus, String> {
     let certificates = world.status("demo").await.certificates.unwrap_or_default();
-    certificates.domain(domain).cloned().ok_or_else(|| format!("the status does not tell of the {domain} domain"))
+    certificates.domain(domain).cloned().ok_or_else(|| format!("the status has no {domain} domain"))
 }
 
 pub async fn served(world: &World, user: &Identity, ordinal: u32) -> Certificate {
     try_served(world, user, ordinal).await.unwrap()
 }
 
-/// With a key that does not fit its leaf, as a kubelet may just have brought it, no handshake comes about.
+/// The handshake fails while the kubelet has updated only one of certificate and key.
 pub async fn try_served(world: &World, user: &Identity, ordinal: u32) -> Result<Certificate, String> {
     let names = world.names("demo");
     let answer = user.ask(&names.member_host(&names.member(ordinal))).await.map_err(|error| error.to_string())?;
     Certificate::from_der(&answer.served).map_err(|error| error.to_string())
 }
 
-/// Waits until a member serves another leaf than this.
+/// Waits until a member serves another leaf than `before`.
 pub async fn until_renewed(world: &World, user: &Identity, ordinal: u32, before: &Certificate) {
-    until("another leaf is served", PATIENCE, || async {
+    until("another leaf is served", TIMEOUT, || async {
         let now = try_served(world, user, ordinal).await?;
         if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
     })
     .await;
 }
 
-/// The key of the peer authority is known to somebody else.
+/// The key of the peer CA was leaked.
 async fn peer_authority_leaked(world: Arc<World>) {
     leaked(&world, Domain::Peer).await;
 }
 
-/// The key of the client authority is.
+/// The key of the client CA was leaked.
 async fn client_authority_leaked(world: Arc<World>) {
     leaked(&world, Domain::Client).await;
 }
 
-/// A rotation that is asked for, with clients that write all the while and read their Secrets as a pod's files are refreshed. In
-/// the end nobody trusts, shows or accepts what was before.
+/// A CA rotation on request, with clients that write and read their Secrets again, as from a mounted volume. Afterwards no member
+/// trusts or uses the previous CA.
 async fn leaked(world: &Arc<World>, domain: Domain) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let (bundle, leaf, key) = match domain {
@@ -190,7 +190,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     let began = Instant::now();
     rotate(world, &domain.to_string()).await;
     let seen = Mutex::new(vec![]);
-    until("the rotation is over", PATIENCE * 4, || async {
+    until("the rotation is complete", TIMEOUT * 4, || async {
         let now = try_status(world, domain).await?;
         if let Some(phase) = now.phase.clone()
             && !seen.lock().unwrap().contains(&phase)
@@ -209,7 +209,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     let figures = figures.checked(&world.user_identity("app").await).await;
     world.measure(format!("rotation of the {domain} authority: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
     assert_eq!(seen.into_inner().unwrap(), ["Distributing", "Reissuing", "Dropping"]);
 
     let port = if domain == Domain::Client { 2379 } else { 2380 };
@@ -219,7 +219,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
         assert_eq!(authorities.len(), 2);
         let names = world.names("demo");
         let host = names.member_host(&names.member(ordinal));
-        // TLS 1.2 tells in the handshake what the server makes of the client.
+        // With TLS 1.2 the handshake fails if the server refuses the client certificate.
         let dial = async |ca: &std::path::Path, folder: &std::path::Path| {
             let path = |name: &str| folder.join(name).display().to_string();
             let at = format!("{host}:{port}");
@@ -230,7 +230,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
         };
         dial(&files, &files).await.unwrap();
         dial(&files, &stolen).await.expect_err("an old leaf is accepted");
-        dial(&stolen, &files).await.expect_err("an old leaf is shown");
+        dial(&stolen, &files).await.expect_err("an old leaf is served");
     }
 }
 
@@ -238,7 +238,7 @@ pub async fn rotate(world: &World, domains: &str) {
     world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { annotation::ROTATE_CA: domains } } })).await;
 }
 
-/// Keeps a client's files as its Secret is, as a kubelet does.
+/// Keeps a client's files up to date with its Secret, as a kubelet does.
 pub fn refresh(world: Arc<World>) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
@@ -248,51 +248,51 @@ pub fn refresh(world: Arc<World>) -> JoinHandle<()> {
     })
 }
 
-/// The peer authority is gone for good.
+/// The peer CA is lost permanently.
 async fn peer_authority_lost(world: Arc<World>) {
     lost_and_replaced(&world, Domain::Peer).await;
 }
 
-/// The client authority is.
+/// The client CA is lost permanently.
 async fn client_authority_lost(world: Arc<World>) {
     lost_and_replaced(&world, Domain::Client).await;
 }
 
-/// An authority that is gone for good is replaced when its user says so, with clients that write all the while and read their Secrets
-/// as a pod's files are refreshed. No write fails.
+/// A lost CA is replaced on request, with clients that write and read their Secrets again, as from a mounted volume. No write
+/// fails.
 async fn lost_and_replaced(world: &Arc<World>, domain: Domain) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let before = status(world, domain).await;
     let writers = Writers::start(&user).await;
     let refreshing = refresh(Arc::clone(world));
     world.delete::<Secret>(&format!("demo-{domain}-ca")).await;
-    world.until_condition("demo", "CertificatesReady", "False", "CALost", PATIENCE).await;
+    world.until_condition("demo", "CertificatesReady", "False", "CALost", TIMEOUT).await;
     let began = Instant::now();
     rotate(world, &domain.to_string()).await;
-    until("another authority signs", PATIENCE * 4, || async {
+    until("another CA signs", TIMEOUT * 4, || async {
         let now = try_status(world, domain).await?;
         if now.phase.is_none() && now.active.key_id != before.active.key_id { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
     world.until_ready("demo").await;
-    world.until_condition("demo", "CertificatesReady", "True", "", PATIENCE).await;
+    world.until_condition("demo", "CertificatesReady", "True", "", TIMEOUT).await;
     world.measure(format!("the {domain} authority that was lost replaced in {:.1} s", began.elapsed().as_secs_f32()));
     let figures = writers.stop().await;
     refreshing.abort();
     let figures = figures.checked(&world.user_identity("app").await).await;
     world.measure(format!("loss of the {domain} authority: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost();
+    figures.assert_nothing_lost();
     let events = world.events("demo").await;
     for reason in ["CAPrepared", "CASwitched", "CADropped", "RotationFinished"] {
-        assert!(events.iter().any(|(told, _)| told == reason), "{reason} is not told: {events:?}");
+        assert!(events.iter().any(|(other, _)| other == reason), "no event {reason}: {events:?}");
     }
 }
 
-/// Twenty times all leaves of three members, of the operator and of a user become due and are issued anew, and no write fails.
+/// Twenty times all leaves of three members, of the operator and of a user become due and are renewed, and no write fails.
 async fn twenty_renewals(world: Arc<World>) {
     let user = with_authorities_of(&world, Timestamp::now() - LEAF).await;
-    // Whoever asks has no files that change.
+    // This identity has no files that are refreshed.
     let anyone = user.without_pair();
     let pods = incarnations(&world).await;
     let writers = Writers::start(&user).await;
@@ -301,12 +301,12 @@ async fn twenty_renewals(world: Arc<World>) {
     let all = members.into_iter().chain([("demo-operator-tls", &CLIENT_LEAF[..]), ("app-etcd-tls", &CLIENT_LEAF[..])]);
     let all: Vec<_> = all.collect();
     for _ in 0..20 {
-        // Two thirds of its life are over, and a good part is left.
+        // More than two thirds of the lifetime are over.
         let made = Timestamp::now() - LEAF / 10 * 7;
         for (secret, leaves) in &all {
             put_leaves(&world, secret, leaves, made, LEAF).await;
         }
-        until("all leaves are issued anew", PATIENCE, || async {
+        until("all leaves are renewed", TIMEOUT, || async {
             for (secret, leaves) in &all {
                 let there = world.secret(secret).await;
                 let is_old = |crt: &str| Certificate::from_pem(&there[crt]).unwrap().not_before() < made;
@@ -317,7 +317,7 @@ async fn twenty_renewals(world: Arc<World>) {
             Ok(())
         })
         .await;
-        until("every member serves its new leaf", PATIENCE, || async {
+        until("every member serves its new leaf", TIMEOUT, || async {
             for (ordinal, (secret, _)) in (0..).zip(members) {
                 let there = world.secret(secret).await;
                 if try_served(&world, &anyone, ordinal).await?.pem().as_bytes() != there[member_key::SERVER_CRT] {
@@ -334,12 +334,12 @@ async fn twenty_renewals(world: Arc<World>) {
     let figures = figures.checked(&world.user_identity("app").await).await;
     world.measure(format!("20 renewals: {figures}"));
     assert_eq!((figures.failed, figures.broken), (0, 0), "{figures}");
-    assert_eq!(incarnations(&world).await, pods, "nobody is restarted");
-    figures.nothing_is_lost();
+    assert_eq!(incarnations(&world).await, pods, "no member is restarted");
+    figures.assert_nothing_lost();
 }
 
-/// A user who may have lost the key is shut out at every member within seconds, and has another certificate when the annotation is
-/// taken off.
+/// A user with the annotation for revocation is refused by every member within seconds, and gets a new certificate once the
+/// annotation is removed.
 async fn revoked_by_annotation(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let stolen = world.write("stolen", &world.secret("app-etcd-tls").await);
@@ -349,7 +349,7 @@ async fn revoked_by_annotation(world: Arc<World>) {
     let names = world.names("demo");
     for ordinal in 0..3 {
         let host = names.member_host(&names.member(ordinal));
-        until("it is refused", PATIENCE, || async {
+        until("it is refused", TIMEOUT, || async {
             if stolen.accepted(&host).await.is_ok() { Err(format!("{host} accepts it")) } else { Ok(()) }
         })
         .await;
@@ -361,7 +361,7 @@ async fn revoked_by_annotation(world: Arc<World>) {
     assert!(message.contains(annotation::REVOKE), "{message}");
     world.patch::<EtcdUser>("app", json!({ "metadata": { "annotations": { annotation::REVOKE: null } } })).await;
     let user = world.user_identity("app").await;
-    until("it is served again", PATIENCE, || async {
+    until("it is served again", TIMEOUT, || async {
         let user = world.identity("app-etcd-tls").await;
         user.accepted(&names.client_host()).await.map_err(|class| format!("{class:?}"))
     })
@@ -370,7 +370,7 @@ async fn revoked_by_annotation(world: Arc<World>) {
     drop(user);
 }
 
-/// Clients need no certificate, and then need one again; whoever has one notices neither.
+/// Client certificates become optional and then required again, without an effect on clients that have one.
 async fn clients_without_certificates(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let anyone = user.without_pair();
@@ -380,7 +380,7 @@ async fn clients_without_certificates(world: Arc<World>) {
     for (auth, served) in [("None", true), ("Required", false)] {
         let began = Instant::now();
         world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "clientAuth": auth } } } })).await;
-        until(&format!("all are as wanted: {auth}"), PATIENCE, || async {
+        until(&format!("clientAuth is {auth}"), TIMEOUT, || async {
             for host in &hosts {
                 let answer = anyone.ask(host).await.map_err(|error| error.to_string())?;
                 if answer.status.is_ok() != served {
@@ -396,6 +396,6 @@ async fn clients_without_certificates(world: Arc<World>) {
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("client certificates switched off and on: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
-    figures.nothing_is_lost();
-    world.is_never_told("demo", "MemberDown").await;
+    figures.assert_nothing_lost();
+    world.has_no_event("demo", "MemberDown").await;
 }

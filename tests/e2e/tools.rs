@@ -1,4 +1,4 @@
-//! Waiting, and programs that are run beside the tests.
+//! Waiting for conditions, and running programs.
 
 use std::{
     ffi::OsStr,
@@ -15,10 +15,10 @@ use tokio::{
     time::sleep,
 };
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Waits until the condition gives a value; while it does not, it says what it saw instead.
+/// Waits until the condition returns a value. Otherwise it returns what it observed.
 #[track_caller]
 pub fn until<T, F>(what: &str, within: Duration, mut condition: impl FnMut() -> F) -> impl Future<Output = T>
 where
@@ -37,7 +37,7 @@ where
     }
 }
 
-/// What came of a program.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Ran {
     command: String,
@@ -47,19 +47,19 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// What it printed, if it succeeded.
+    /// Its output. It must have succeeded.
     #[track_caller]
     pub fn success(self) -> String {
         assert!(self.ok, "{} failed: {}{}", self.command, self.out, self.err);
         self.out
     }
-    /// What it complained of, if it failed.
+    /// Its output. It must have failed.
     #[track_caller]
     pub fn failure(self) -> String {
         assert!(!self.ok, "{} should have failed and printed: {}{}", self.command, self.out, self.err);
         format!("{}{}", self.out, self.err)
     }
-    /// As a result, for conditions.
+    /// Its output as a `Result`, for conditions.
     pub fn result(self) -> Result<String, String> {
         if self.ok { Ok(self.out) } else { Err(format!("{}{}", self.out, self.err)) }
     }
@@ -70,7 +70,7 @@ pub async fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: impl In
     run_with(program, arguments, "").await
 }
 
-/// Runs a program to its end, with something to read.
+/// Runs a program to its end, with this input.
 pub async fn run_with<S: AsRef<OsStr>>(
     program: impl AsRef<OsStr>,
     arguments: impl IntoIterator<Item = S>,
@@ -88,7 +88,7 @@ pub async fn run_with<S: AsRef<OsStr>>(
         .spawn()
         .unwrap_or_else(|e| panic!("{command}: {e}"));
     let mut stdin = child.stdin.take().unwrap();
-    // One that does not read all of it says itself what is wrong.
+    // A program that does not read all of its input reports the problem itself.
     let feed = async move { drop(stdin.write_all(input.as_ref()).await) };
     let limit = Duration::from_secs(150);
     let (output, ()) = tokio::time::timeout(limit, async { tokio::join!(child.wait_with_output(), feed) })
@@ -104,18 +104,18 @@ pub fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// The folder of the cluster's programs.
+/// The folder with the cluster's programs.
 fn bin() -> PathBuf {
     let kubeconfig: PathBuf = std::env::var_os("KUBECONFIG").expect("KUBECONFIG is not set: run this by `make e2e`").into();
     kubeconfig.parent().unwrap().join("bin")
 }
 
-/// `etcdctl`, of the version that is the default of clusters.
+/// `etcdctl` of the default version of clusters.
 pub async fn etcdctl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ran {
     run(bin().join("etcd-3.6.16/etcdctl"), arguments).await
 }
 
-/// The first lines of what a program prints that does not end by itself.
+/// The first lines of output of a program that does not end by itself.
 pub async fn first_lines(program: &str, arguments: &[String], count: usize) -> String {
     let program = if program == "etcdctl" { bin().join("etcd-3.6.16/etcdctl") } else { program.into() };
     let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
@@ -137,7 +137,7 @@ pub async fn openssl<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) ->
     run("openssl", arguments).await
 }
 
-/// The process of this name in the pod with this uid, which is in the name of its cgroup.
+/// The process of this name in the pod with this uid. The uid is part of the name of its cgroup.
 pub fn process(name: &str, pod_uid: &str) -> String {
     let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let is_it = |process: &String| {

@@ -1,4 +1,4 @@
-//! Clients with certificates of their own.
+//! Users and their certificates.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     tools::until,
-    world::{PATIENCE, World},
+    world::{TIMEOUT, World},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![scenario!(waiting_and_conflicts)]
 }
 
-/// A user waits for its cluster. Of two that want one name the older has it, and the younger gets it when it is free.
+/// A user waits for its cluster. Of two users with the same name the older has precedence; the younger gets it once it is free.
 async fn waiting_and_conflicts(world: Arc<World>) {
     world.create_user("app", "demo").await;
     let message = world.until_user("app", "False", "ClusterNotFound").await;
@@ -39,13 +39,13 @@ async fn waiting_and_conflicts(world: Arc<World>) {
     let foreign: Secret =
         serde_json::from_value(json!({ "metadata": { "name": "mine" }, "stringData": { "tls.key": "x" } })).unwrap();
     let foreign = world.api::<Secret>().create(&kube::api::PostParams::default(), &foreign).await.unwrap();
-    world.try_create::<EtcdUser>("taker", of_demo(json!({ "secretName": "mine" }))).await.unwrap();
-    let message = world.until_user("taker", "False", "").await;
+    world.try_create::<EtcdUser>("conflict", of_demo(json!({ "secretName": "mine" }))).await.unwrap();
+    let message = world.until_user("conflict", "False", "").await;
     assert!(message.contains("Secret mine cannot be used: it was not created by etcd-warden"), "{message}");
     let after = world.get::<Secret>("mine").await.unwrap();
     assert_eq!(after.metadata.resource_version, foreign.metadata.resource_version);
 
-    // With a name and a Secret of its own choice.
+    // A user with `commonName` and `secretName`.
     world
         .try_create::<EtcdUser>(
             "other",
@@ -64,7 +64,7 @@ async fn waiting_and_conflicts(world: Arc<World>) {
     world.delete::<EtcdUser>("app").await;
     world.until_user("same-name", "True", "Issued").await;
     let host = world.names("demo").client_host();
-    until("the old certificate is refused", PATIENCE, || async {
+    until("the old certificate is refused", TIMEOUT, || async {
         if refused.accepted(&host).await.is_err() { Ok(()) } else { Err("accepted".into()) }
     })
     .await;

@@ -1,4 +1,4 @@
-//! What a scenario has: a namespace of its own, and words for what it does there.
+//! The namespace of a scenario, and helpers.
 
 use std::{
     collections::BTreeMap,
@@ -32,10 +32,10 @@ use tempfile::TempDir;
 
 use crate::tools::{Ran, etcdctl, kubectl, root, run, run_with, until};
 
-/// On every namespace of a scenario: its name.
+/// The label of a scenario's namespace: the name of the scenario.
 const LABEL: &str = "etcd-warden-e2e";
-/// Long enough for a cluster to come up on a machine that has much else to do.
-pub const PATIENCE: Duration = Duration::from_secs(150);
+/// Long enough for a cluster to be bootstrapped on a loaded machine.
+pub const TIMEOUT: Duration = Duration::from_secs(150);
 
 /// A scenario's namespace.
 pub struct World {
@@ -46,7 +46,7 @@ pub struct World {
     measured: Mutex<Vec<String>>,
 }
 
-/// Removes what earlier runs have left.
+/// Removes the namespaces of earlier runs.
 pub async fn remove_namespaces(client: &Client) {
     let api: Api<Namespace> = Api::all(client.clone());
     for namespace in api.list(&ListParams::default().labels(LABEL)).await.unwrap() {
@@ -74,13 +74,13 @@ impl World {
         }
     }
 
-    /// Removes the namespace, and does not wait for it.
+    /// Deletes the namespace without waiting.
     pub async fn remove(&self) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
     }
 
-    /// Notes a figure to be printed at the end.
+    /// Records a line to be printed at the end.
     pub fn measure(&self, line: String) {
         self.measured.lock().unwrap().push(line);
     }
@@ -89,7 +89,7 @@ impl World {
         self.measured.lock().unwrap().clone()
     }
 
-    /// Writes down what can be known of the namespace and of the operator. No Secret's data is among it.
+    /// Writes the objects, events and logs of the namespace and the operator's log to files, without the contents of Secrets.
     pub async fn dump(&self) {
         let folder = root().join("target/e2e").join(&self.scenario);
         fs::create_dir_all(&folder).unwrap();
@@ -131,7 +131,7 @@ impl World {
         run_with("kubectl", ["-n", &self.namespace, "apply", "-f", "-"], manifest).await
     }
 
-    /// Creates an object as it is written, without the defaults of our types.
+    /// Creates an object with this spec, without the defaults of our types.
     pub async fn try_create<K>(&self, name: &str, spec: Value) -> Result<(), kube::Error>
     where
         K: Resource<DynamicType = ()>,
@@ -143,7 +143,7 @@ impl World {
         api.create(&PostParams::default(), &object).await.map(drop)
     }
 
-    /// Creates a cluster that is small and leaves nothing, with further fields of its spec.
+    /// Creates a small cluster that retains no data, with further fields of its spec.
     pub async fn create_cluster(&self, name: &str, replicas: u32, more: Value) {
         let mut spec = json!({ "replicas": replicas, "storage": { "size": "1Gi", "retention": "Delete" } });
         merge(&mut spec, more);
@@ -154,7 +154,7 @@ impl World {
         self.try_create::<EtcdUser>(name, json!({ "clusterRef": { "name": cluster } })).await.unwrap();
     }
 
-    /// A cluster that is up, and the identity of a user of it.
+    /// Creates a cluster and a user, and waits for both. Returns the identity of the user.
     pub async fn cluster_and_user(&self, name: &str, replicas: u32, more: Value) -> Identity {
         self.create_cluster(name, replicas, more).await;
         self.create_user("app", name).await;
@@ -174,7 +174,7 @@ impl World {
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
     {
-        let parameters = PatchParams { field_manager: Some("somebody".into()), ..PatchParams::default() };
+        let parameters = PatchParams { field_manager: Some("e2e".into()), ..PatchParams::default() };
         self.api::<K>().patch(name, &parameters, &Patch::Merge(patch)).await.unwrap();
     }
 
@@ -185,7 +185,7 @@ impl World {
         self.api::<K>().delete(name, &DeleteParams::default()).await.unwrap();
     }
 
-    /// Ends a pod at once.
+    /// Deletes a pod without a grace period.
     pub async fn kill(&self, pod: &str) {
         self.api::<Pod>().delete(pod, &DeleteParams::default().grace_period(0)).await.unwrap();
     }
@@ -205,24 +205,24 @@ impl World {
         within: Duration,
     ) -> impl Future<Output = String> {
         let what = format!("{cluster}: {kind}={status} {reason}");
-        let kind = ConditionType::parse(kind).unwrap_or_else(|| panic!("{kind} is no type of conditions"));
-        assert!(reason.is_empty() || Reason::parse(reason).is_some(), "{reason} is no reason");
+        let kind = ConditionType::parse(kind).unwrap_or_else(|| panic!("{kind} is not a type of conditions"));
+        assert!(reason.is_empty() || Reason::parse(reason).is_some(), "{reason} is not a reason");
         let waiting = move || async move {
             let conditions = self.status(cluster).await.conditions;
             match condition(&conditions, kind) {
                 Some(c) if c.status == status && (reason.is_empty() || c.reason == reason) => Ok(c.message.clone()),
-                _ => Err(conditions_in_words(&conditions)),
+                _ => Err(conditions_text(&conditions)),
             }
         };
         let at = std::panic::Location::caller();
         async move { until(&format!("{what} ({at})"), within, waiting).await }
     }
 
-    /// The status, if every member serves, everything is as it should be, and nothing is being done; else what is the matter.
+    /// The status, if every member is healthy, no changes are pending and nothing needs attention; otherwise the conditions.
     pub async fn ready(&self, cluster: &str) -> Result<EtcdClusterStatus, String> {
         let cluster = self.get::<EtcdCluster>(cluster).await.ok_or("it is gone")?;
         let status = cluster.status.unwrap_or_default();
-        let is = |kind, wanted: &str| condition(&status.conditions, kind).is_some_and(|c| c.status == wanted);
+        let is = |kind, expected: &str| condition(&status.conditions, kind).is_some_and(|c| c.status == expected);
         let all = status.ready.as_deref() == Some(&format!("{0}/{0}", cluster.spec.replicas));
         let current = status.observed_generation == cluster.metadata.generation;
         if all
@@ -234,24 +234,24 @@ impl World {
         {
             return Ok(status);
         }
-        Err(format!("{:?} {}", status.ready, conditions_in_words(&status.conditions)))
+        Err(format!("{:?} {}", status.ready, conditions_text(&status.conditions)))
     }
 
     /// Waits until [`World::ready`].
     #[track_caller]
     pub fn until_ready(&self, cluster: &str) -> impl Future<Output = EtcdClusterStatus> {
         let at = std::panic::Location::caller();
-        async move { until(&format!("{cluster} is as wanted ({at})"), PATIENCE, || self.ready(cluster)).await }
+        async move { until(&format!("{cluster} is ready ({at})"), TIMEOUT, || self.ready(cluster)).await }
     }
 
-    /// Waits until the one condition of a user has this status, and this reason if one is given; returns its message.
+    /// Waits until the condition of a user has this status, and this reason if one is given; returns its message.
     pub async fn until_user(&self, user: &str, status: &str, reason: &str) -> String {
-        assert!(reason.is_empty() || Reason::parse(reason).is_some(), "{reason} is no reason");
-        until(&format!("EtcdUser {user}: Ready={status} {reason}"), PATIENCE, || async {
+        assert!(reason.is_empty() || Reason::parse(reason).is_some(), "{reason} is not a reason");
+        until(&format!("EtcdUser {user}: Ready={status} {reason}"), TIMEOUT, || async {
             let status_of = self.get::<EtcdUser>(user).await.and_then(|user| user.status).unwrap_or_default();
             match condition(&status_of.conditions, ConditionType::Ready) {
                 Some(c) if c.status == status && (reason.is_empty() || c.reason == reason) => Ok(c.message.clone()),
-                _ => Err(conditions_in_words(&status_of.conditions)),
+                _ => Err(conditions_text(&status_of.conditions)),
             }
         })
         .await
@@ -264,11 +264,11 @@ impl World {
         events.into_iter().filter(about).map(|event| (event.reason.unwrap_or_default(), event.note.unwrap_or_default())).collect()
     }
 
-    /// No event about an object has this reason.
-    pub async fn is_never_told(&self, name: &str, reason: &str) {
-        assert!(Reason::parse(reason).is_some(), "{reason} is no reason");
+    /// Checks that no event about an object has this reason.
+    pub async fn has_no_event(&self, name: &str, reason: &str) {
+        assert!(Reason::parse(reason).is_some(), "{reason} is not a reason");
         let events = self.events(name).await;
-        assert!(!events.iter().any(|(told, _)| told == reason), "{events:?}");
+        assert!(!events.iter().any(|(other, _)| other == reason), "{events:?}");
     }
 
     /// The contents of a Secret.
@@ -282,7 +282,7 @@ impl World {
         let folder = self.files.path().join(folder);
         fs::create_dir_all(&folder).unwrap();
         for (name, content) in contents {
-            // Whoever reads it meanwhile has all of it.
+            // The file is renamed, so that it is never read incomplete.
             let new = folder.join(format!(".{name}"));
             fs::write(&new, content).unwrap();
             fs::rename(new, folder.join(name)).unwrap();
@@ -290,7 +290,7 @@ impl World {
         folder
     }
 
-    /// The identity in a user's Secret, once it is there.
+    /// Waits for a user's certificate and returns the identity in its Secret.
     pub async fn user_identity(&self, user: &str) -> Identity {
         self.until_user(user, "True", "").await;
         self.identity(&format!("{user}-etcd-tls")).await
@@ -308,15 +308,15 @@ impl World {
         }
     }
 
-    /// What tells a container from the one that came before it.
+    /// Identifies the current container of a pod: the pod's uid and the container's ID.
     pub async fn incarnation(&self, pod: &str) -> String {
-        let pod = self.get::<Pod>(pod).await.expect("the pod is there");
+        let pod = self.get::<Pod>(pod).await.expect("the pod exists");
         let statuses = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
         format!("{} {:?}", pod.metadata.uid.unwrap(), statuses.first().and_then(|status| status.container_id.clone()))
     }
 }
 
-/// How a client shows itself.
+/// The files and the endpoint of a client.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub ca: PathBuf,
@@ -345,7 +345,8 @@ impl Identity {
         etcdctl(all).await
     }
 
-    /// Asks a member for its status, as the operator would: the leaf that it serves, and what it makes of the identity.
+    /// Asks a member for its status, as the operator does. The answer has the leaf that it serves, and whether it accepts the
+    /// identity.
     pub async fn ask(&self, host: &str) -> Result<StatusAnswer, DialError> {
         let pair = self.pair.as_ref().map(|(crt, key)| (fs::read(crt).unwrap(), fs::read(key).unwrap()));
         let pair = pair.as_ref().map(|(crt, key)| (crt.as_slice(), key.as_slice()));
@@ -353,7 +354,7 @@ impl Identity {
         etcd::Client::default().ask(&Target::new(host, 2379), &tls).await
     }
 
-    /// Whether a member accepts the identity, or how it does not.
+    /// Whether a member accepts the identity; otherwise the class of the error.
     pub async fn accepted(&self, host: &str) -> Result<(), Class> {
         let answer = self.ask(host).await.unwrap_or_else(|e| panic!("{host} {e}"));
         answer.status.map(drop).map_err(|error| error.class())
@@ -368,7 +369,7 @@ impl Identity {
     }
 }
 
-/// The operator, as its chart installs it.
+/// The operator that the chart installs.
 pub struct Operator;
 
 impl Operator {
@@ -377,7 +378,7 @@ impl Operator {
     /// Installs or upgrades it with further arguments for `helm`, and waits until it is ready.
     pub async fn install(more: &[&str]) {
         let chart = root().join("charts/etcd-warden");
-        // Another annotation makes new pods, which take the image that was loaded last.
+        // A changed annotation recreates the pods, so that they use the image that was loaded last.
         let run_id = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().to_string();
         let annotation = format!("podAnnotations.e2e-run={run_id}");
         let mut arguments = vec!["upgrade", "--install", "etcd-warden", chart.to_str().unwrap(), "--namespace", Self::NAMESPACE];
@@ -388,7 +389,7 @@ impl Operator {
     }
 }
 
-/// Puts the fields of one value into another.
+/// Merges the fields of one value into another.
 pub fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
@@ -401,12 +402,12 @@ pub fn merge(into: &mut Value, from: Value) {
     }
 }
 
-fn conditions_in_words(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
+fn conditions_text(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
     let words: Vec<_> = conditions.iter().map(|c| format!("{}={} {} ({})", c.type_, c.status, c.reason, c.message)).collect();
     words.join("; ")
 }
 
-/// As a JSON value, for comparing what is wanted with what there is.
+/// A JSON value, for comparisons.
 pub fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).unwrap()
 }

@@ -1,5 +1,5 @@
-//! Clients that write without pause, as etcd's own do: each write is tried again until it succeeds, and has failed when it has
-//! not succeeded 5 s after its first try.
+//! Clients that write without pause and retry as etcd's own client does: a write has failed if it has not succeeded 5 s after its
+//! first attempt.
 
 use std::{
     collections::BTreeSet,
@@ -23,48 +23,48 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{tools::until, world::Identity};
 
-/// A write that has not succeeded by then has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// A try that takes longer is given up for another one.
+/// A write that takes longer has failed.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// An attempt that takes longer is repeated.
 const TRY: Duration = Duration::from_secs(1);
-/// Before the next try and the next write, so that the machine has something left for etcd.
+/// The pause before each attempt and write, which leaves the machine time for etcd.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Two writers at work: one keeps its connection until a write fails, the other makes one for each write. Who connects reads its
-/// files anew.
+/// Two writers: one keeps its connection until a write fails, the other opens a new one for each write. Certificates are read at
+/// each connection.
 pub struct Writers {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<Figures>>,
 }
 
-/// What came of writing.
+/// The results of the writers.
 #[derive(Debug, Default)]
 pub struct Figures {
     pub written: u32,
     pub failed: u32,
-    /// Of these, how many were acknowledged all the same, by a last try that ended too late.
+    /// How many of these were acknowledged too late, by the last attempt.
     late: u32,
-    failed_tries: u32,
-    /// Tries that failed because the connection that was kept had ended.
+    failed_attempts: u32,
+    /// Attempts that failed because the kept connection was closed.
     pub broken: u32,
     slowest: Duration,
-    /// The key of every write that was acknowledged: each has one of its own.
+    /// The keys of all acknowledged writes. Each write has a key of its own.
     acknowledged: BTreeSet<String>,
-    /// Of these, how many are not there any more.
+    /// How many of these do not exist any more.
     lost: Option<usize>,
 }
 
 impl Writers {
-    /// Starts them, and returns when each has written once.
+    /// Starts the writers, and returns when each has written once.
     pub async fn start(user: &Identity) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = vec![];
         for (name, fresh) in [("kept", false), ("fresh", true)] {
             let user = user.clone();
             let stop = Arc::clone(&stop);
-            // Those of others before it are none of its own.
+            // Keys of earlier writers are deleted.
             user.etcdctl(["del", &format!("{name}/"), "--prefix"]).await.success();
-            until("the first write", crate::world::PATIENCE, || async {
+            until("the first write", crate::world::TIMEOUT, || async {
                 put(&mut connect(&user), &key(name, 0)).await.map_err(|failure| format!("{failure:?}"))
             })
             .await;
@@ -73,7 +73,7 @@ impl Writers {
         Self { stop, tasks }
     }
 
-    /// Ends them, and adds up what came of it.
+    /// Stops the writers, and returns the sum of their results.
     pub async fn stop(self) -> Figures {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Figures::default();
@@ -82,7 +82,7 @@ impl Writers {
             all.written += figures.written;
             all.failed += figures.failed;
             all.late += figures.late;
-            all.failed_tries += figures.failed_tries;
+            all.failed_attempts += figures.failed_attempts;
             all.broken += figures.broken;
             all.slowest = all.slowest.max(figures.slowest);
             all.acknowledged.extend(figures.acknowledged);
@@ -92,7 +92,7 @@ impl Writers {
 }
 
 impl Figures {
-    /// Looks for every write that was acknowledged.
+    /// Counts the acknowledged writes that were lost.
     pub async fn checked(mut self, user: &Identity) -> Self {
         let mut lost = self.acknowledged.clone();
         for name in ["kept/", "fresh/"] {
@@ -104,8 +104,8 @@ impl Figures {
         self
     }
 
-    /// Every write that was acknowledged is there.
-    pub fn nothing_is_lost(&self) {
+    /// Checks that no acknowledged write was lost.
+    pub fn assert_nothing_lost(&self) {
         assert_eq!(self.lost, Some(0), "{self}");
     }
 }
@@ -120,16 +120,16 @@ impl fmt::Display for Figures {
         if let Some(lost) = self.lost {
             write!(f, ", {lost} lost")?;
         }
-        write!(f, ", {} failed first tries, {} connections broken, slowest {slowest} ms", self.failed_tries, self.broken)
+        write!(f, ", {} failed first attempts, {} connections broken, slowest {slowest} ms", self.failed_attempts, self.broken)
     }
 }
 
-/// Why a try failed.
+/// Why an attempt failed.
 #[derive(Debug)]
 enum Failure {
-    /// The connection ended, or none could be made.
+    /// The connection was closed, or could not be opened.
     Broken,
-    /// etcd took too long, or said no.
+    /// etcd took too long, or refused the write.
     Refused,
 }
 
@@ -152,18 +152,18 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
         }
         let mut written = put(&mut client, &key).await;
         if let Err(failure) = &written {
-            figures.failed_tries += 1;
+            figures.failed_attempts += 1;
             figures.broken += u32::from(!fresh && matches!(failure, Failure::Broken));
         }
-        while written.is_err() && began.elapsed() < PATIENCE {
+        while written.is_err() && began.elapsed() < TIMEOUT {
             tokio::time::sleep(PAUSE).await;
             client = connect(&user);
             written = put(&mut client, &key).await;
         }
         let took = began.elapsed();
         figures.slowest = figures.slowest.max(took);
-        // The last try may end after that.
-        if written.is_ok() && took <= PATIENCE {
+        // The last attempt may end after the limit.
+        if written.is_ok() && took <= TIMEOUT {
             figures.written += 1;
         } else {
             figures.failed += 1;
@@ -185,14 +185,15 @@ async fn put(channel: &mut Channel, key: &str) -> Result<(), Failure> {
     };
     match timeout(TRY, write).await {
         Ok(Ok(_)) => Ok(()),
-        // What etcd says has no cause on this side.
+        // A status without a source is etcd's own answer.
         Ok(Err(etcd_client::Error::GRpcStatus(status))) if status.source().is_none() => Err(Failure::Refused),
         Ok(Err(_)) => Err(Failure::Broken),
         Err(_) => Err(Failure::Refused),
     }
 }
 
-/// What a client's files say. They may be just being written, so that a certificate and a key do not fit.
+/// The TLS configuration from a client's files. It fails while they are being written and the key does not belong to the
+/// certificate.
 fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn Error>> {
     let mut roots = RootCertStore::empty();
     for authority in CertificateDer::pem_file_iter(&user.ca)? {
@@ -204,7 +205,7 @@ fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn Error>> {
     Ok(ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?)
 }
 
-/// A channel that connects when it is used, and again when its connection is gone.
+/// A channel that connects when it is used, and reconnects when its connection is closed.
 fn connect(user: &Identity) -> Channel {
     let mut config = (0..1000).find_map(|_| configuration(user).ok()).expect("the files of a client");
     config.alpn_protocols = vec![b"h2".to_vec()];

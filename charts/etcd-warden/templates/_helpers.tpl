@@ -2,8 +2,8 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 50 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The release's name where it holds the chart's, so that a release called etcd-warden makes objects called etcd-warden.
-Cut so that the longest suffix still fits into 63 characters. */}}
+{{/* The name of the release if it contains the chart's name, so that the objects of a release etcd-warden are called etcd-warden.
+It is truncated so that the longest suffix still fits into 63 characters. */}}
 {{- define "etcd-warden.fullname" -}}
 {{- $name := include "etcd-warden.name" . }}
 {{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) }}
@@ -31,10 +31,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
 {{- end }}
 
-{{/* What the operator may do in the namespaces that it serves. It deletes what a removed member leaves, its StatefulSet and its
-claim, and a disruption budget that has no use any more; for the rest owner references and Kubernetes' garbage collection do. */}}
+{{/* The operator's permissions in the namespaces that it watches. It deletes the StatefulSet and the claim of a removed member, and
+a disruption budget that is no longer needed. Everything else is deleted by owner references and the garbage collector. */}}
 {{- define "etcd-warden.rules" -}}
-# Patch: wishes that are annotations, to replace a member or to recover from one, are taken off when they are fulfilled.
+# Patch: annotations that request a change, such as the replacement of a member, are removed when they are completed.
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters]
   verbs: [get, list, watch, patch]
@@ -44,12 +44,12 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters/status, etcdusers/status]
   verbs: [patch]
-# Where the admission plugin OwnerReferencesPermissionEnforcement is on, owner references that block the owner's deletion
-# need it.
+# The admission plugin OwnerReferencesPermissionEnforcement, if it is enabled, requires this for owner references that
+# block the owner's deletion.
 - apiGroups: [etcd-warden.dev]
   resources: [etcdclusters/finalizers, etcdusers/finalizers]
   verbs: [update]
-# No patch: keys are created once and later replaced only as they were read.
+# No patch: Secrets are created, and replaced only with the resourceVersion that was read.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, update]
@@ -63,8 +63,8 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
-# Pods are restarted by eviction, so that the disruption budget is asked; they are deleted only where all authorities have expired that
-# they know, for whoever believes nobody is no part of a quorum that the budget could keep.
+# Pods are restarted by eviction, which respects disruption budgets. A pod is deleted only if all CAs that it trusts have
+# expired: its member is then not part of a quorum that a budget could protect.
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
@@ -77,14 +77,14 @@ claim, and a disruption budget that has no use any more; for the rest owner refe
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
-# For clusters whose issuer is cert-manager's.
+# For clusters with an issuer of cert-manager.
 - apiGroups: [cert-manager.io]
   resources: [certificaterequests]
   verbs: [get, create, delete]
 {{- end }}
 
-{{/* What the operator may read of the whole cluster: whether the node is gone that a member's volume is bound to. Without it,
-such a member is replaced only when its user asks. */}}
+{{/* The cluster-wide read permissions of the operator, to see whether the node of a member's volume is lost. Without them, such a
+member is replaced only on request. */}}
 {{- define "etcd-warden.evidenceRules" -}}
 - apiGroups: [""]
   resources: [persistentvolumes]

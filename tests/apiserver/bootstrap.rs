@@ -1,4 +1,4 @@
-//! A cluster is founded with what it needs, nothing is written twice, and what others change is put right.
+//! A cluster is bootstrapped with all its objects, nothing is written twice, and changes by others are reverted.
 
 use etcd_warden::api::EtcdCluster;
 use k8s_openapi::api::{
@@ -14,21 +14,21 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    state::{Written, certificate, everything, whole},
+    state::{Recorded, certificate, check_complete, everything},
     world::{World, until, until_ok},
 };
 
 #[tokio::test]
-async fn what_is_there_is_not_written_again() {
+async fn objects_that_are_up_to_date_are_not_written_again() {
     let world = World::new("twice").await;
     let operator = world.operator();
     world.cluster("demo", json!({})).await;
     world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     world.user_reports("app", "Issued").await;
     operator.quiet(2).await;
-    // Two for each member, one for the operator and one for the user; nothing was issued in vain.
-    assert_eq!(whole(&world, "demo").await, Written { client: 8, peer: 3 });
+    // Two for each member, one for the operator and one for the user; each certificate was issued once.
+    assert_eq!(check_complete(&world, "demo").await, Recorded { client: 8, peer: 3 });
     operator.stop().await;
 
     let restarted = world.operator();
@@ -37,9 +37,9 @@ async fn what_is_there_is_not_written_again() {
     restarted.stop().await;
 }
 
-/// With every field set in a way of its own, of which the API server keeps some otherwise than they were written.
+/// Every field is set; the API server stores some of them in another form.
 #[tokio::test]
-async fn neither_is_what_the_api_server_writes_otherwise() {
+async fn fields_that_the_api_server_rewrites_are_not_written_again() {
     let world = World::new("otherwise").await;
     let operator = world.operator();
     let spec = json!({
@@ -63,9 +63,9 @@ async fn neither_is_what_the_api_server_writes_otherwise() {
         "service": { "type": "LoadBalancer", "annotations": { "a": "" } },
     });
     world.cluster("demo", spec).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
-    whole(&world, "demo").await;
+    check_complete(&world, "demo").await;
     operator.stop().await;
     let restarted = world.operator();
     restarted.quiet(2).await;
@@ -74,11 +74,11 @@ async fn neither_is_what_the_api_server_writes_otherwise() {
 }
 
 #[tokio::test]
-async fn what_others_change_or_delete_is_put_right() {
+async fn changes_and_deletions_by_others_are_reverted() {
     let world = World::new("drift").await;
     let operator = world.operator();
     world.cluster("demo", json!({})).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
     let before = everything(&world).await;
 
@@ -92,7 +92,7 @@ async fn what_others_change_or_delete_is_put_right() {
     .await;
     change::<PodDisruptionBudget>(&world, "demo", json!({ "spec": { "minAvailable": 0 } })).await;
     change::<StatefulSet>(&world, "demo-0", json!({ "spec": { "replicas": 0 } })).await;
-    // Without its labels the operator does not see it any more.
+    // Without its labels the operator no longer watches it.
     change::<StatefulSet>(&world, "demo-1", json!({ "metadata": { "labels": null } })).await;
     change::<PersistentVolumeClaim>(&world, "data-demo-1", json!({ "metadata": { "labels": null } })).await;
     change::<Secret>(&world, "demo-1-tls", json!({ "metadata": { "labels": null }, "data": { "server.key": null } })).await;
@@ -105,24 +105,24 @@ async fn what_others_change_or_delete_is_put_right() {
         let now = everything(&world).await;
         let differs = before.iter().find(|(id, object)| now.get(id).map(essence) != Some(essence(object)));
         match differs {
-            Some((id, object)) => Err(format!("{id:?} is as it was: {:#?}, {:#?}", now.get(id).map(essence), essence(object))),
+            Some((id, object)) => Err(format!("{id:?} is as before: {:#?}, {:#?}", now.get(id).map(essence), essence(object))),
             None => Ok(()),
         }
     })
     .await;
     operator.quiet(1).await;
-    // The operator lost one, member 2 three, and so did member 1: of a Secret that is not seen nothing is known.
-    assert_eq!(whole(&world, "demo").await, Written { client: 12, peer: 5 });
+    // One for the operator, three for member 2, and three for member 1, because a Secret without labels is not in the cache.
+    assert_eq!(check_complete(&world, "demo").await, Recorded { client: 12, peer: 5 });
     operator.stop().await;
 }
 
-/// A webhook or another controller may add to lists; taking it away again would never end.
+/// A webhook or another controller may add elements to lists. Removing them would lead to an endless conflict.
 #[tokio::test]
-async fn what_others_add_stays() {
+async fn additions_by_others_are_kept() {
     let world = World::new("added").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
     let port = json!({ "name": "etcd-client-ssl", "port": 2379 });
     let added = json!({ "name": "added", "port": 1 });
@@ -143,7 +143,7 @@ async fn what_others_add_stays() {
     operator.stop().await;
 }
 
-/// Changes a part of an object as a user would who forces it.
+/// Changes a part of an object, as a user would.
 async fn change<K>(world: &World<'_>, name: &str, patch: Value)
 where
     K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
@@ -152,12 +152,12 @@ where
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
 }
 
-/// What an object is, without what differs each time that it is made.
+/// The contents of an object, without values that differ each time it is created.
 fn essence(object: &DynamicObject) -> Value {
     let mut data = object.data.clone();
     for volatile in ["/data", "/status", "/spec/clusterIP", "/spec/clusterIPs"] {
         if let Some(value) = data.pointer_mut(volatile) {
-            // Of what is issued only that it is there.
+            // Only the keys count, because the values are issued.
             *value = value.as_object().map(|map| map.keys().cloned().collect::<Value>()).unwrap_or_default();
         }
     }
@@ -165,17 +165,17 @@ fn essence(object: &DynamicObject) -> Value {
 }
 
 #[tokio::test]
-async fn what_can_be_changed_takes_effect() {
+async fn changes_of_the_spec_take_effect() {
     let world = World::new("change").await;
     let operator = world.operator();
     world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.founded("demo").await;
+    world.bootstrapped("demo").await;
     operator.quiet(1).await;
     let names = async || certificate(&world.api::<Secret>().get("demo-0-tls").await.unwrap(), "server.crt").dns_names().clone();
-    let before = whole(&world, "demo").await;
+    let before = check_complete(&world, "demo").await;
     assert!(!names().await.contains("etcd.example.com"));
 
-    // A paused cluster is let alone.
+    // A paused cluster is not changed.
     let patch = json!({ "spec": {
         "paused": true,
         "image": { "repository": "example.com/etcd" },
@@ -183,7 +183,7 @@ async fn what_can_be_changed_takes_effect() {
     } });
     change::<EtcdCluster>(&world, "demo", patch).await;
     world.reports("demo", "Progressing", "Paused").await;
-    assert_eq!(whole(&world, "demo").await, before);
+    assert_eq!(check_complete(&world, "demo").await, before);
     change::<EtcdCluster>(&world, "demo", json!({ "spec": { "paused": false } })).await;
 
     until("the certificate has the new name", async || names().await.contains("etcd.example.com").then_some(())).await;
@@ -194,8 +194,8 @@ async fn what_can_be_changed_takes_effect() {
     })
     .await;
     operator.quiet(1).await;
-    // A server and a peer certificate; the in-pod client's and the operator's are as they should be.
-    assert_eq!(whole(&world, "demo").await, Written { client: before.client + 1, peer: before.peer + 1 });
+    // One server certificate and one peer certificate; the in-pod client's and the operator's are unchanged.
+    assert_eq!(check_complete(&world, "demo").await, Recorded { client: before.client + 1, peer: before.peer + 1 });
     let peer = certificate(&world.api::<Secret>().get("demo-0-tls").await.unwrap(), "peer.crt");
     assert!(peer.not_after() < jiff::Timestamp::now() + jiff::SignedDuration::from_hours(25));
     operator.stop().await;
