@@ -84,7 +84,7 @@ where
 }
 
 /// The fields of an object that the operator applies.
-fn wanted<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Value {
+fn applied_fields<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Value {
     let mut object = value(object);
     let labels = object["metadata"]["labels"].take();
     let (spec, data) = (object["spec"].take(), object["data"].take());
