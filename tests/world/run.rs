@@ -3,7 +3,7 @@
 use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
 use etcd_warden::{
-    api::EtcdCluster,
+    api::{EtcdCluster, Reason},
     certificates::requests::LeafRequest,
     ids::Uid,
     kubernetes::{pod::pod_ready, secret::SecretView},
@@ -486,17 +486,13 @@ impl World {
     /// names no member, and remove a member that is none of the cluster's.
     fn ask(&mut self) {
         let members = self.members();
+        if let Some(survivor) = self.survivor(&members) {
+            self.ask_to_recover(&survivor);
+            return;
+        }
         if let Some(unknown) = members.iter().find(|m| m.place >= PLACES) {
             let removed = self.etcd.leader.is_some_and(|leader| self.etcd.remove(leader, unknown.id, self.now).is_ok());
             self.note(|| format!("the user removes the unknown member: {removed}"));
-            return;
-        }
-        if let Some(survivor) = self.survivor(&members) {
-            let annotations = self.kubernetes.cluster().metadata.annotations.as_ref();
-            if annotations.is_none_or(|all| !all.contains_key(key::RECOVER_FROM)) {
-                self.note(|| format!("the user asks for a recovery from {survivor}"));
-                self.request(key::RECOVER_FROM, Some(survivor.to_string()));
-            }
             return;
         }
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
@@ -512,6 +508,21 @@ impl World {
             None if request.is_some() && !members.iter().any(named) => self.request(key::REPLACE, None),
             _ => {}
         }
+    }
+
+    /// The user insists if a recovery is refused, and knows why.
+    fn ask_to_recover(&mut self, survivor: &MemberName) {
+        let cluster = self.kubernetes.cluster();
+        let request = cluster.metadata.annotations.as_ref().and_then(|all| all.get(key::RECOVER_FROM));
+        let refused = cluster.status.iter().flat_map(|status| &status.conditions);
+        let is_refused = refused.into_iter().any(|condition| condition.reason == Reason::RecoveryRefused.as_str());
+        let next = match request {
+            None => survivor.to_string(),
+            Some(asked) if is_refused && asked == survivor.as_str() => format!("{survivor}{}", key::FORCE),
+            Some(_) => return,
+        };
+        self.tell(|| format!("the user asks for a recovery from {next}"));
+        self.request(key::RECOVER_FROM, Some(next));
     }
 
     /// The member to recover from, if no quorum can come again.

@@ -64,8 +64,13 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
     let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
     let quorum = voters / 2 + 1;
+    let running = holders.iter().filter(|(_, member)| progress(member).is_some()).count();
     let wait = if holders.len() < quorum {
         "that is no quorum, so the cluster cannot become available again by itself".into()
+    } else if running >= quorum {
+        format!(
+            "{running} of them run and see no leader, so they cannot reach each other, or etcd lists members that never started"
+        )
     } else {
         format!("the cluster becomes available again without loss as soon as {quorum} of them run")
     };
