@@ -44,7 +44,7 @@ impl Finding {
             reason: self.note.reason.as_str().into(),
             message: self.note.message.clone(),
             observed_generation: generation,
-            last_transition_time: unchanged.map_or_else(|| seconds(now), |before| before.last_transition_time.clone()),
+            last_transition_time: since(unchanged.map(|before| &before.last_transition_time), now),
         }
     }
 
@@ -58,6 +58,12 @@ impl Finding {
         };
         changed.then(|| event(type_, &self.note))
     }
+}
+
+/// Since when something is as it is now: since the reported time, if there is one. A time in the future was reported by a clock that was
+/// ahead, and everything that waits for its end would wait as long as that.
+pub fn since(reported: Option<&Time>, now: Timestamp) -> Time {
+    reported.filter(|reported| reported.0 <= now).cloned().unwrap_or_else(|| seconds(now))
 }
 
 /// A time in whole seconds, as the API stores it: with fractions it would differ from what is read back.

@@ -4,7 +4,8 @@
 use etcd_warden::{
     certificates::secret::CachedSecret,
     cluster::steps::{
-        AddLearner, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember, RestartMember, Step,
+        AddLearner, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember, RemoveUnstarted,
+        RestartMember, Step,
     },
     names::{MemberName, member_key, tls_key},
     pki::Certificate,
@@ -13,7 +14,7 @@ use etcd_warden::{
 use crate::{
     certificates,
     etcd::{Id, Listed, Place},
-    kubernetes::{Slot, place},
+    kubernetes::{PLACES, Slot, place},
     run::World,
     time,
 };
@@ -71,8 +72,13 @@ impl World {
                 let running = running.map(|(member, _)| format!("{member} runs"));
                 running.or_else(|| (!is_furthest).then(|| format!("{survivor} is not the one to recover from")))
             }
-            // An unknown member is removed after a time that no spec here sets.
-            Step::RemoveUnstarted(_) => Some("there is no cause".into()),
+            Step::RemoveUnstarted(RemoveUnstarted { id, .. }) => {
+                let listed = members.iter().find(|m| m.id == id.0)?;
+                let (all, healthy) = others(id.0);
+                let has_started = listed.named || listed.place < PLACES;
+                (has_started || healthy <= all / 2)
+                    .then(|| format!("it has started, or only {healthy} of {all} others are healthy"))
+            }
             // What authorities sign, and what is adopted, shows later: whether all trust each other, and every write is there.
             Step::ChangeAuthorities(_) | Step::Adopt(_) | Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => {
                 None

@@ -13,7 +13,7 @@ use crate::{
     },
     etcd,
     reporting::{
-        condition::{Announced, Finding, seconds},
+        condition::{Announced, Finding, since},
         note::Note,
     },
 };
@@ -71,7 +71,7 @@ fn no_list(input: &Input) -> String {
     let Input { observed, facts, decision, now, .. } = input;
     // The time is in the message, because tables have no column for the time of a transition.
     let before = condition(&observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
-    let since = before.map_or_else(|| seconds(*now), |before| before.last_transition_time.clone());
+    let since = since(before.map(|before| &before.last_transition_time), *now);
     let is_recovering =
         decision.changes().is_some_and(|changes| changes.progress.iter().any(|note| note.reason == Reason::Recovering));
     let described = lost_quorum::describe(facts.names, observed, is_recovering);

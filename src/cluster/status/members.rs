@@ -16,7 +16,10 @@ use crate::{
         pod::{is_terminating, pod_condition, running_since},
     },
     names::{MemberName, Names},
-    reporting::{condition::seconds, note::Note},
+    reporting::{
+        condition::{seconds, since},
+        note::Note,
+    },
 };
 
 /// The members.
@@ -47,7 +50,7 @@ pub fn unknown(input: &Input) -> Vec<UnknownMemberStatus> {
             id: listed.id,
             name: listed.name.clone(),
             peer_url: listed.peer_urls.join(","),
-            since: before.map_or_else(|| seconds(*now), |before| before.since.clone()),
+            since: since(before.map(|before| &before.since), *now),
         }
     };
     let mut all: Vec<_> =
@@ -81,7 +84,7 @@ fn status(input: &Input, name: &MemberName, member: &ObservedMember) -> MemberSt
         id,
         role: role.map(str::to_owned),
         ready: healthy,
-        since: unchanged.and_then(|before| before.since.clone()).or_else(|| Some(seconds(*now))),
+        since: Some(since(unchanged.and_then(|before| before.since.as_ref()), *now)),
         message: (!healthy).then(|| why_not_ready(member)),
         progress: describe_progress(member),
         version: etcd.map(|status| status.version.clone()),

@@ -20,7 +20,7 @@ use crate::{
     kubernetes::ownership::{annotation, belongs},
     names::annotation as key,
     reporting::{
-        condition::seconds,
+        condition::since,
         event::{event, joined},
         publish::Report,
     },
@@ -61,10 +61,9 @@ pub fn report(input: &Input) -> Report {
         status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
     }
     let progressing = condition(&status.conditions, ConditionType::Progressing).filter(|condition| condition.status == "True");
-    status.progressing_since = progressing.and_then(|condition| crate::api::Reason::parse(&condition.reason)).map(|reason| {
-        let before = old.progressing_since.clone().filter(|_| is_ongoing(old, reason));
-        before.unwrap_or_else(|| seconds(now))
-    });
+    status.progressing_since = progressing
+        .and_then(|condition| crate::api::Reason::parse(&condition.reason))
+        .map(|reason| since(old.progressing_since.as_ref().filter(|_| is_ongoing(old, reason)), now));
     events.extend(members::restarted(input).map(|note| event(EventType::Normal, &note)));
     let disruptions = outcome.disruptions.iter().map(|note| event(EventType::Warning, note));
     let done = disruptions.chain(outcome.done.iter().map(|note| event(EventType::Normal, note))).collect();

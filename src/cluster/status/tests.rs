@@ -459,6 +459,22 @@ fn a_lost_authority_is_reported_and_stays_in_the_status() {
 }
 
 #[test]
+fn times_that_a_clock_ahead_reported_are_corrected() {
+    let mut world = World::bootstrapped(THREE);
+    world.now += SignedDuration::from_hours(1);
+    world.silent.extend([names().member(0), names().member(1)]);
+    let ahead = world.pass().report;
+    let at = |report: &Report| condition(report, ConditionType::Available).last_transition_time.0;
+    world.now -= SignedDuration::from_mins(30);
+    let corrected = world.pass().report;
+    assert!(at(&ahead) > world.now && at(&corrected) < world.now);
+    let since = |report: &Report| report.status.members.iter().map(|member| member.since.as_ref().unwrap().0).max().unwrap();
+    assert!(since(&ahead) > world.now && since(&corrected) < world.now);
+    let again = world.pass().report;
+    assert_eq!((at(&again), since(&again)), (at(&corrected), since(&corrected)));
+}
+
+#[test]
 fn transition_times_change_only_with_the_status() {
     let mut world = World::bootstrapped(THREE);
     let at = |report: &Report, kind: ConditionType| condition(report, kind).last_transition_time.0;
