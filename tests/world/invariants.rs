@@ -93,10 +93,9 @@ impl World {
         let things = &self.kubernetes.things;
         // Before that nothing runs.
         let (Some(operator), Some(config)) = (things.secret(Slot::Operator), things.config(Slot::CaConfig)) else { return };
-        let trusts = |bundle: &[u8], leaf: &Certificate| {
-            let is_valid = |certificate: &Certificate| certificate.not_before() <= now && now <= certificate.not_after();
-            let signs = |authority: &Certificate| is_valid(authority) && leaf.is_signed_by(authority);
-            is_valid(leaf) && certificates::bundle(bundle).iter().any(signs)
+        let is_valid = |certificate: &Certificate| certificate.not_before() <= now && now <= certificate.not_after();
+        let trusts = |bundle: &[Certificate], leaf: &Certificate| {
+            is_valid(leaf) && bundle.iter().any(|authority| is_valid(authority) && leaf.is_signed_by(authority))
         };
         let leaf = |secret: &CachedSecret, key: &str| secret.certificate(key).expect("a leaf").expect("a certificate");
         let published = config.data.as_ref().map(|data| data[tls_key::CA].as_bytes()).unwrap_or_default();
@@ -109,21 +108,26 @@ impl World {
             .filter_map(|(place, kept)| Some((*place, kept.started_with.as_ref()?, kept.mounted.as_ref()?)))
             .collect();
         let mut broken = vec![];
+        let [operators, published] = [operator.data[tls_key::CA].as_slice(), published].map(certificates::bundle);
+        let operators_leaf = leaf(operator, tls_key::CRT);
         for (place, started, mounted) in &running {
+            let [peers, clients] =
+                [member_key::PEER_CA, member_key::CLIENT_CA].map(|key| certificates::bundle(&started.data[key]));
             for (other, _, files) in &running {
-                if !trusts(&started.data[member_key::PEER_CA], &leaf(files, member_key::PEER_CRT)) {
+                if !trusts(&peers, &leaf(files, member_key::PEER_CRT)) {
                     broken.push(format!("{place} does not trust {other}"));
                 }
-                if !trusts(&started.data[member_key::CLIENT_CA], &leaf(files, member_key::CLIENT_CRT)) {
+                if !trusts(&clients, &leaf(files, member_key::CLIENT_CRT)) {
                     broken.push(format!("{place} does not trust etcdctl in the pod of {other}"));
                 }
             }
-            if !trusts(&started.data[member_key::CLIENT_CA], &leaf(operator, tls_key::CRT)) {
+            if !trusts(&clients, &operators_leaf) {
                 broken.push(format!("{place} does not trust the operator"));
             }
-            for (bundle, who) in [(operator.data[tls_key::CA].as_slice(), "the operator"), (published, "a client")] {
-                if !trusts(bundle, &leaf(mounted, member_key::SERVER_CRT)) {
-                    broken.push(format!("{who} does not trust {place}"));
+            let server = leaf(mounted, member_key::SERVER_CRT);
+            for (bundle, client) in [(&operators, "the operator"), (&published, "a client")] {
+                if !trusts(bundle, &server) {
+                    broken.push(format!("{client} does not trust {place}"));
                 }
             }
         }

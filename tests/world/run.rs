@@ -34,6 +34,8 @@ const UNKNOWN: Place = PLACES + 1;
 /// How many days pass at once.
 const DAYS: u16 = 10;
 const DAY: Millis = 24 * 3_600_000;
+/// The same where an operator that has nothing to do has seen everything.
+const SHORT: Millis = 3_000;
 /// After what time in which it was as desired a world must not be written to any more.
 const RESTLESS: Millis = 120_000;
 
@@ -391,7 +393,7 @@ impl World {
             self.now += Millis::from(DAYS) * DAY;
             self.kubernetes.files_changed = true;
             self.operators.iter_mut().flatten().for_each(|operator| operator.wake(self.now));
-            self.settle();
+            self.settle(SHORT);
         }
     }
 
@@ -453,11 +455,11 @@ impl World {
             operator.cache.lag_until.fill(0);
             (operator.loses, operator.dies_after, operator.clock) = (None, None, 0);
         }
-        self.settle();
+        self.settle(QUIET);
     }
 
-    /// Until the world is as desired and stays so.
-    fn settle(&mut self) {
+    /// Until the world is as desired and nothing has happened for so long.
+    fn settle(&mut self, quiet: Millis) {
         let end = self.now + PATIENCE;
         let mut good_since = self.now;
         let mut asked_at = self.now;
@@ -466,7 +468,7 @@ impl World {
             if !self.is_as_desired() {
                 good_since = self.now;
             }
-            if self.now - good_since.max(self.written_at) >= QUIET {
+            if self.now - good_since.max(self.written_at) >= quiet {
                 return;
             }
             if self.now - good_since >= RESTLESS {
