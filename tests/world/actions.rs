@@ -219,7 +219,10 @@ fn complete(world: &mut World, job: &Job, requests: &[CompletedRequest]) -> Done
                 Some(remaining) => drop(annotations.insert(request.annotation.into(), remaining.clone())),
                 None => drop(annotations.remove(request.annotation)),
             }
-            world.tell(|| format!("removed annotation {}", request.annotation));
+            world.tell(|| match &request.remaining {
+                Some(remaining) => format!("set annotation {}={remaining}", request.annotation),
+                None => format!("removed annotation {}", request.annotation),
+            });
         }
         world.kubernetes.put_cluster(cluster);
     }

@@ -135,6 +135,21 @@ pub enum Thing {
     Pod(Cached<Pod>),
 }
 
+impl Thing {
+    fn meta(&self) -> &ObjectMeta {
+        match self {
+            Self::Cluster(thing) => &thing.metadata,
+            Self::Config(thing) => &thing.metadata,
+            Self::Service(thing) => &thing.metadata,
+            Self::Budget(thing) => &thing.metadata,
+            Self::Secret(thing) => &thing.meta,
+            Self::Claim(thing) => &thing.metadata,
+            Self::Set(thing) => &thing.metadata,
+            Self::Pod(thing) => &thing.metadata,
+        }
+    }
+}
+
 /// What a watch has reported.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum News {
@@ -243,6 +258,8 @@ pub struct Kubernetes {
     pub down_until: [Millis; PLACES as usize],
     volumes: BTreeMap<String, Volume>,
     next_volume: Volume,
+    /// Whether there may be objects of a cluster that was deleted.
+    collects_garbage: bool,
     /// Whether a file that something trusts or presents has changed since this was last reset.
     pub files_changed: bool,
     /// What went wrong that must not.
@@ -280,6 +297,7 @@ impl Kubernetes {
             down_until: [0; PLACES as usize],
             volumes: BTreeMap::new(),
             next_volume: 0,
+            collects_garbage: false,
             files_changed: false,
             broken: vec![],
         };
@@ -363,14 +381,22 @@ impl Kubernetes {
 
     /// The cluster's object is deleted, everything that it owns goes with it, and another one of its name is created.
     pub fn recreate_cluster(&mut self, cluster: EtcdCluster) {
+        self.put_cluster(cluster);
+        self.collects_garbage = true;
+    }
+
+    /// Deletes objects whose owner does not exist: what the previous cluster had, and what an operator that has not seen the new one
+    /// still creates.
+    fn collect_garbage(&mut self) {
+        let uid = self.cluster().metadata.uid.clone().unwrap_or_default();
         let owned = [Slot::Bootstrap, Slot::CaConfig, Slot::PeerService, Slot::ClientService, Slot::Budget, Slot::Operator];
         let members = (0..PLACES).flat_map(|place| [Slot::Set(place), Slot::Secret(place)]);
         for slot in owned.into_iter().chain(members) {
-            if self.things.0[slot.index()].is_some() {
+            let owners = self.things.0[slot.index()].iter().flat_map(|thing| thing.meta().owner_references.iter().flatten());
+            if owners.into_iter().any(|owner| owner.uid != uid) {
                 self.put(slot, None);
             }
         }
-        self.put_cluster(cluster);
     }
 
     /// Server-side apply, as `kubernetes::apply` uses it.
@@ -518,6 +544,9 @@ impl Kubernetes {
 
     /// What controllers and kubelets do by themselves.
     pub fn tick(&mut self, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
+        if self.collects_garbage {
+            self.collect_garbage();
+        }
         for place in 0..PLACES {
             if self.is_empty(place) {
                 self.set_at[usize::from(place)] = 0;

@@ -397,9 +397,14 @@ impl World {
         }
     }
 
-    /// All volumes are lost but that of one voter, or of the first if that is none.
+    /// All volumes are lost but that of one voter, or of the first if that is none; unless the cluster has only just started, and has
+    /// nothing to recover.
     fn lose_all_but(&mut self, place: Place) {
         let members = self.members();
+        let has_come_up = self.kubernetes.cluster().status.as_ref().is_some_and(|status| status.cluster_id.is_some());
+        if !has_come_up || !members.iter().all(|m| m.learner || self.etcd.recorded.contains(&m.id)) {
+            return;
+        }
         let voters = || members.iter().filter(|m| !m.learner && self.lives(m).is_some());
         let Some(survivor) = voters().find(|m| m.place == place).or_else(|| voters().next()).copied() else { return };
         for other in members.iter().filter(|m| m.place != survivor.place && m.place < PLACES) {
