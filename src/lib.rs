@@ -21,16 +21,16 @@
 //! details.
 
 pub mod api;
-pub mod backoff;
+mod backoff;
 pub mod cache;
 pub mod certificates;
 pub mod cluster;
-pub mod context;
+mod context;
 pub mod controllers;
-pub mod digest;
+mod digest;
 pub mod etcd;
 pub mod http;
-pub mod identity;
+mod identity;
 pub mod ids;
 pub mod issuing;
 pub mod kubernetes;
@@ -38,6 +38,6 @@ pub mod leader;
 pub mod metrics;
 pub mod names;
 pub mod pki;
-pub mod reporting;
+mod reporting;
 pub mod telemetry;
-pub mod user;
+mod user;

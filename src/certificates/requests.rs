@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-pub use super::leaf::{DesiredLeaf, LeafKeys};
-use super::{authorities::Authorities, secret::CachedSecret};
+use super::{
+    authorities::Authorities,
+    leaf::{DesiredLeaf, LeafKeys},
+    secret::CachedSecret,
+};
 use crate::pki::{self, Domain, Holder, Issuer, LeafSpec, ReissueReason, Usage};
 
 /// A Secret with certificates that has to be created or changed, with its leaves before or after they are issued. Contents that

@@ -7,9 +7,10 @@ use jiff::SignedDuration;
 use super::validated::ValidatedCluster;
 use crate::{
     api::EtcdClusterSpec,
-    certificates::requests::{DesiredLeaf, LeafKeys},
+    certificates::leaf::{DesiredLeaf, LeafKeys},
+    issuing::ProbeSpec,
     names::{MemberName, Names, common_name, member_key, tls_key},
-    pki::{Domain, LeafSpec, Usage},
+    pki::{Domain, LeafSpec, PerDomain, Usage},
 };
 
 /// The leaf that a member presents on the port of a domain.
@@ -65,6 +66,15 @@ pub fn issuer_probe(names: &Names, spec: &EtcdClusterSpec, domain: Domain, lifet
         Domain::Peer => peer(names, &member, lifetime),
     };
     LeafSpec { common_name: common_name::ISSUER_PROBE.into(), ..leaf }
+}
+
+/// With which leaves the issuers of a cluster are probed.
+pub fn issuer_probes(cluster: &ValidatedCluster, spec: &EtcdClusterSpec) -> PerDomain<ProbeSpec> {
+    PerDomain::from_fn(|domain| ProbeSpec {
+        issuer: cluster.issuers[domain].clone(),
+        owner: cluster.owner.clone(),
+        leaf: issuer_probe(&cluster.names, spec, domain, cluster.lifetimes[domain].leaf),
+    })
 }
 
 /// The leaf of a client of this cluster.

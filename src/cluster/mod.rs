@@ -8,18 +8,18 @@
 //! | act | `act/` | no |
 //! | report | `status/`; `pass` writes the status | yes |
 
-pub mod act;
-pub mod dial;
+pub(crate) mod act;
+pub(crate) mod dial;
 pub mod facts;
 #[cfg(test)]
 pub(crate) mod fixtures;
-pub mod leaves;
+pub(crate) mod leaves;
 pub mod objects;
-pub mod observe;
+pub(crate) mod observe;
 pub mod observed;
 pub mod outcome;
 pub mod plan;
-pub mod specs;
+pub(crate) mod specs;
 pub mod status;
 pub mod steps;
 pub mod validate;

@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        certificates::requests::LeafKeys,
+        certificates::leaf::LeafKeys,
         pki::{Holder, LeafSpec, ReissueReason, Usage},
     };
 

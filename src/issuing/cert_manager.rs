@@ -1,8 +1,15 @@
 //! cert-manager's `CertificateRequests`: requesting a certificate and reading the answer.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::ByteString;
-use kube::{Api, Client, CustomResource, ResourceExt, api::DeleteParams, core::Status};
+use k8s_openapi::{
+    ByteString,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{
+    Api, Client, CustomResource, ResourceExt,
+    api::{DeleteParams, Preconditions},
+    core::Status,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -15,11 +22,12 @@ use crate::{
     kubernetes::{
         apply::post,
         error::{WriteError, reason},
+        ownership::describe_owner,
     },
     names::Names,
     pki::{
-        self, Certificate, Domain, ExternalAuthority, Issuer, LeafSpec, PkiError, PrivateKey, ReissueReason, RenewalJitter,
-        Usage, reissue_reason,
+        self, Certificate, Domain, ExternalAuthority, Issuer, KeyDigest, LeafSpec, PkiError, PrivateKey, ReissueReason,
+        RenewalJitter, Usage, digest_of_request, reissue_reason,
     },
 };
 
@@ -47,7 +55,7 @@ pub struct CertificateRequestSpec {
 }
 
 /// A reference to an issuer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuerRef {
     /// Its name.
     pub name: String,
@@ -111,6 +119,26 @@ pub struct SignedAnswer {
     pub ca: Vec<u8>,
 }
 
+impl IssuerRef {
+    /// The reference to an issuer of cert-manager.
+    fn of(issuer: &Issuer) -> Option<Self> {
+        match issuer {
+            Issuer::CertManager { name, kind, group } => {
+                Some(Self { name: name.clone(), kind: kind.clone(), group: group.clone() })
+            }
+            Issuer::BuiltIn | Issuer::CaSecret { .. } => None,
+        }
+    }
+}
+
+/// The key usages of a leaf in cert-manager's words.
+fn usages(usage: Usage) -> Vec<String> {
+    let mut usages = vec!["digital signature".to_owned()];
+    usages.extend((usage != Usage::Client).then(|| "server auth".to_owned()));
+    usages.extend((usage != Usage::Server).then(|| "client auth".to_owned()));
+    usages
+}
+
 impl CertificateRequest {
     /// Its state.
     pub fn state(&self) -> RequestState {
@@ -132,6 +160,30 @@ impl CertificateRequest {
             }
             Some(ready) => RequestState::Pending(format!("CertificateRequest {name} is pending{since}: {}", ready.message)),
             None => RequestState::Pending(format!("no controller has processed CertificateRequest {name}{since}")),
+        }
+    }
+
+    /// Checks that the object with this uid owns the request, and that it requests what it would request: from this issuer, for these
+    /// usages and, if it is known, this private key. Anyone who may create requests in the namespace can create one of this name.
+    ///
+    /// # Errors
+    /// What is different.
+    fn check_own(&self, owner: &str, issuer: &Issuer, usage: Usage, key: Option<KeyDigest>) -> Result<(), String> {
+        if !self.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner) {
+            return Err(describe_owner(&self.metadata));
+        }
+        if IssuerRef::of(issuer).as_ref() != Some(&self.spec.issuer_ref) {
+            let IssuerRef { name, kind, group } = &self.spec.issuer_ref;
+            return Err(format!("it requests a certificate from {kind}.{group} {name} instead of {issuer}"));
+        }
+        if self.spec.usages != usages(usage) {
+            return Err(format!("it requests the usages {}", self.spec.usages.join(", ")));
+        }
+        match key {
+            Some(key) if digest_of_request(&self.spec.request.0) != Some(key) => {
+                Err("it requests a certificate for another private key".to_owned())
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -208,10 +260,10 @@ impl<'a> CertManager<'a> {
         Self { requests: Api::namespaced(client.clone(), recipient.names.namespace()), recipient }
     }
 
-    /// The request of this name, which is created if it does not exist.
+    /// The request for a leaf with this private key, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`IssueError::NoCertManager`] if cert-manager is not installed.
+    /// [`IssueError::NoCertManager`] if cert-manager is not installed, [`WriteError::Foreign`] if there is another request of this name.
     pub async fn request(
         &self,
         name: &str,
@@ -219,24 +271,40 @@ impl<'a> CertManager<'a> {
         spec: &LeafSpec,
         key: &PrivateKey,
     ) -> Result<CertificateRequest, IssueError> {
-        let refused = |error| WriteError::of(format!("CertificateRequest {name}"), error);
+        self.find_or_create(name, self.recipient.owner, issuer, spec, key, true).await
+    }
+
+    async fn find_or_create(
+        &self,
+        name: &str,
+        owner: &OwnerReference,
+        issuer: &Issuer,
+        spec: &LeafSpec,
+        key: &PrivateKey,
+        is_same_key: bool,
+    ) -> Result<CertificateRequest, IssueError> {
+        let object = || format!("CertificateRequest {name}");
+        let refused = |error| WriteError::of(object(), error);
         if let Some(existing) = find(&self.requests, name).await.map_err(refused)? {
+            let known = is_same_key.then(|| key.public_digest());
+            let checked = existing.check_own(&owner.uid, issuer, spec.usage, known);
+            checked.map_err(|owner| WriteError::Foreign { object: object(), owner })?;
             return Ok(existing);
         }
-        let Issuer::CertManager { name: issuer, kind, group } = issuer else {
+        let Some(issuer_ref) = IssuerRef::of(issuer) else {
             return Err(IssueError::AuthorityChanged(name.to_owned()));
         };
         let request = spec.request(key).map_err(|source| IssueError::Pki { name: name.to_owned(), source })?;
-        let mut usages = vec!["digital signature".to_owned()];
-        usages.extend((spec.usage != Usage::Client).then(|| "server auth".to_owned()));
-        usages.extend((spec.usage != Usage::Server).then(|| "client auth".to_owned()));
         let spec = CertificateRequestSpec {
             request: ByteString(request.into_bytes()),
-            issuer_ref: IssuerRef { name: issuer.clone(), kind: kind.clone(), group: group.clone() },
+            issuer_ref,
             duration: Some(format!("{}s", spec.duration.as_secs())),
-            usages,
+            usages: usages(spec.usage),
         };
-        let metadata = self.recipient.metadata(name, self.recipient.labels.clone());
+        let metadata = ObjectMeta {
+            owner_references: Some(vec![owner.clone()]),
+            ..self.recipient.metadata(name, self.recipient.labels.clone())
+        };
         match self.requests.create(&post(), &CertificateRequest { metadata, spec, status: None }).await {
             Ok(created) => Ok(created),
             Err(kube::Error::Api(status)) if is_unknown_kind(&status) => Err(IssueError::NoCertManager),
@@ -244,9 +312,23 @@ impl<'a> CertManager<'a> {
         }
     }
 
-    /// Deletes a request. A failure is harmless and only logged.
+    /// Deletes a request of this recipient. A failure is harmless and only logged.
     pub async fn delete(&self, name: &str) {
-        if let Err(error) = self.requests.delete(name, &DeleteParams::default()).await {
+        self.delete_owned(name, &self.recipient.owner.uid).await;
+    }
+
+    /// Deletes a request that the object with this uid owns.
+    async fn delete_owned(&self, name: &str, owner: &str) {
+        let deleted = match find(&self.requests, name).await {
+            Ok(Some(request)) if request.owner_references().iter().any(|reference| reference.uid == owner) => {
+                let preconditions = Preconditions { uid: request.uid(), resource_version: None };
+                let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+                self.requests.delete(name, &parameters).await.map(drop)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = deleted {
             tracing::debug!(name, error = reason(&error), "a CertificateRequest was not deleted");
         }
     }
@@ -259,12 +341,12 @@ impl<'a> CertManager<'a> {
         let name = probe_name(self.recipient.names, domain, &probe.issuer);
         // The certificate will never be presented, so its private key is not kept.
         let key = PrivateKey::generate().map_err(|source| IssueError::Pki { name: name.clone(), source })?;
-        self.request(&name, &probe.issuer, &probe.leaf, &key).await.map(drop)
+        self.find_or_create(&name, &probe.owner, &probe.issuer, &probe.leaf, &key, false).await.map(drop)
     }
 
     /// Removes a probe and its answer.
-    pub async fn discard_probe(&self, domain: Domain, issuer: &Issuer) {
-        self.delete(&probe_name(self.recipient.names, domain, issuer)).await;
+    pub async fn discard_probe(&self, domain: Domain, probe: &ProbeSpec) {
+        self.delete_owned(&probe_name(self.recipient.names, domain, &probe.issuer), &probe.owner.uid).await;
     }
 }
 
@@ -319,6 +401,10 @@ pub async fn issuer_answer(
             return Some(IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(reason(&error))) });
         }
     };
+    if let Err(why) = request.check_own(&probe.owner.uid, &probe.issuer, probe.leaf.usage, None) {
+        let problem = format!("CertificateRequest {} cannot be used: {why}. Delete it", request.name_any());
+        return Some(IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(problem)) });
+    }
     let authority = match request.state() {
         RequestState::Pending(why) => Err(IssuerProblem::Pending(why)),
         RequestState::Refused(why) => Err(IssuerProblem::Unusable(why)),

@@ -145,7 +145,7 @@ pub async fn probe_issuer(context: &Context, recipient: &Recipient<'_>, probe: I
     match probe {
         IssuerProbe::Request(_) => cert_manager.probe(domain, spec).await,
         IssuerProbe::Discard(_) => {
-            cert_manager.discard_probe(domain, &spec.issuer).await;
+            cert_manager.discard_probe(domain, spec).await;
             Ok(())
         }
     }

@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        certificates::requests::LeafKeys,
+        certificates::leaf::LeafKeys,
         pki::{Domain, LeafSpec, ReissueReason, Usage},
     };
 

@@ -42,6 +42,8 @@ pub struct Recipient<'a> {
 pub struct ProbeSpec {
     /// The issuer.
     pub issuer: Issuer,
+    /// The cluster, which owns the request.
+    pub owner: OwnerReference,
     /// The certificate, which will not be used.
     pub leaf: LeafSpec,
 }

@@ -130,7 +130,7 @@ impl<'a> Signer<'a> {
         {
             let duration = requests.values().map(|request| request.spec.duration).max().unwrap_or_default();
             let leaf = LeafSpec { duration, ..probe.leaf.clone() };
-            self.cert_manager.probe(domain, &ProbeSpec { issuer, leaf }).await?;
+            self.cert_manager.probe(domain, &ProbeSpec { leaf, ..probe.clone() }).await?;
         }
         let mut signed = Signed::new(domain, active);
         for (id, answer) in answers {

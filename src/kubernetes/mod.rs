@@ -9,5 +9,5 @@ pub mod error;
 pub mod object;
 pub mod ownership;
 pub mod pod;
-pub mod quantity;
+pub(crate) mod quantity;
 pub mod secret;

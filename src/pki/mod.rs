@@ -5,7 +5,7 @@
 //! generator. Private keys are kept as PEM in memory that is wiped, and have no `Debug`. Nothing is cached here: `certificates`
 //! keeps parsed contents together with their Secret.
 //!
-//! Each file uses only the preceding ones: error, domain, pem, serial, key, issuer, certificate, chain, verify, ledger,
+//! Each file uses only the preceding ones: error, domain, pem, serial, key, request, issuer, certificate, chain, verify, ledger,
 //! authority, revocation, external, rotation, reissue.
 
 mod authority;
@@ -19,8 +19,9 @@ mod key;
 mod ledger;
 mod pem;
 mod reissue;
+mod request;
 mod revocation;
-pub mod rotation;
+pub(crate) mod rotation;
 mod serial;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use issuer::{Issuer, Issuers};
 pub use key::{KeyDigest, PrivateKey, digest_of_private_pem};
 pub use ledger::{Holder, Issued, Ledger};
 pub use reissue::{ReissueReason, RenewalJitter, current_window, reissue_reason, renewal};
+pub use request::digest_of_request;
 pub use revocation::{crl_serials, sign_crl_without_key};
 pub use rotation::{Phase, Rotation};
 pub use serial::Serial;

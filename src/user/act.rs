@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::{EtcdUser, Reason},
     certificates::requests::SecretChange,
-    cluster::{leaves::issuer_probe, objects, validate::validate},
+    cluster::{leaves::issuer_probes, objects, validate::validate},
     context::Context,
     ids::Uid,
     issuing::{self, Issuance, IssueError, ProbeSpec, Recipient},
@@ -57,10 +57,7 @@ async fn exists(context: &Context, user: &EtcdUser, observed: &ObservedUser) -> 
 fn probes(context: &Context, observed: &ObservedUser) -> Option<PerDomain<ProbeSpec>> {
     let cluster = observed.cluster.as_ref()?;
     let valid = validate(cluster, &context.domain).ok()?;
-    Some(PerDomain::from_fn(|domain| ProbeSpec {
-        issuer: valid.issuers[domain].clone(),
-        leaf: issuer_probe(&observed.names, &cluster.spec, domain, valid.lifetimes[domain].leaf),
-    }))
+    Some(issuer_probes(&valid, &cluster.spec))
 }
 
 fn outcome(issuance: &Issuance) -> UserOutcome {

@@ -9,8 +9,9 @@ use crate::{
     api::{EtcdCluster, EtcdUser, Reason},
     certificates::{
         authorities::Authorities,
+        leaf::{DesiredLeaf, LeafKeys},
         lifetimes::leaf_lifetime,
-        requests::{DesiredLeaf, LeafKeys, SecretChange, changed_files, request_leaf},
+        requests::{SecretChange, changed_files, request_leaf},
         secret::CachedSecret,
         state::{AuthorityState, authority_state},
     },

@@ -231,6 +231,59 @@ async fn wrong_certificates_of_an_issuer_are_never_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_someone_else_created_is_never_used() {
+    let world = World::new("foreign").await;
+    let issuer = Issuer::new(&world).await;
+    let requests = world.api::<CertificateRequest>();
+    let operator = world.operator();
+    world.cluster("demo", spec()).await;
+    let probe = until_ok(async || {
+        let all = requests.list(&ListParams::default()).await.unwrap();
+        all.into_iter().find(|request| is_probe(&request.name_any())).ok_or("the issuer is not probed yet")
+    });
+    let mut foreign = issuer.during(Behavior::Silent, probe).await;
+    operator.kill().await;
+    let name = foreign.name_any();
+    requests.delete(&name, &DeleteParams::default()).await.unwrap();
+
+    // It has the name of the probe, and is signed by the authority of another issuer.
+    foreign.metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+    foreign.spec.issuer_ref.name = "theirs".into();
+    foreign.status = None;
+    let created = requests.create(&PostParams::default(), &foreign).await.unwrap();
+    issuer.answer(&created, Behavior::OtherAuthority).await;
+    let operator = world.operator();
+    let condition = world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+    let expected = format!("CertificateRequest {name} cannot be used: it was not created by etcd-warden. Delete it");
+    assert!(condition.message.contains(&expected), "{}", condition.message);
+    operator.wait_for_passes(3).await;
+    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
+    let unchanged = requests.get(&name).await.unwrap();
+    assert_eq!((unchanged.uid(), unchanged.metadata.deletion_timestamp), (created.uid(), None), "it is not deleted either");
+
+    // The same with the uid of the cluster as its owner: only the issuer tells it apart.
+    requests.delete(&name, &DeleteParams::default()).await.unwrap();
+    operator.kill().await;
+    requests.delete(&name, &DeleteParams::default()).await.ok();
+    let cluster = world.api::<EtcdCluster>().get("demo").await.unwrap();
+    foreign.metadata.owner_references = Some(vec![cluster.controller_owner_ref(&()).unwrap()]);
+    let created = requests.create(&PostParams::default(), &foreign).await.unwrap();
+    issuer.answer(&created, Behavior::OtherAuthority).await;
+    let operator = world.operator();
+    let expected =
+        format!("CertificateRequest {name} cannot be used: it requests a certificate from Issuer.cert-manager.io theirs");
+    until_ok(async || {
+        let condition = world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+        if condition.message.contains(&expected) { Ok(()) } else { Err(condition.message) }
+    })
+    .await;
+    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
+    requests.delete(&name, &DeleteParams::default()).await.ok();
+    issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_to_a_request_of_a_killed_operator_is_used() {
     let world = World::new("asked").await;
     let issuer = Issuer::new(&world).await;

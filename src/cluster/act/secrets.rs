@@ -14,16 +14,12 @@ impl Actor<'_> {
     /// The cluster, as the recipient of certificates.
     pub fn recipient(&self) -> Recipient<'_> {
         let Self { cluster, observed, object, .. } = self;
-        let probe = |domain| ProbeSpec {
-            issuer: cluster.issuers[domain].clone(),
-            leaf: leaves::issuer_probe(&cluster.names, &object.spec, domain, cluster.lifetimes[domain].leaf),
-        };
         Recipient {
             names: &cluster.names,
             uid: &cluster.uid,
             owner: &cluster.owner,
             labels: objects::selector(cluster.names.cluster()),
-            probes: Some(PerDomain::from_fn(probe)),
+            probes: Some(leaves::issuer_probes(cluster, &object.spec)),
             authorities: observed.authorities.as_ref().map(Option::as_ref),
         }
     }

@@ -1,14 +1,14 @@
 //! Facts derived from an observation, independent of the spec. They are computed once per pass; planners and the status read
 //! them. Pure.
 
-pub mod authorities;
-pub mod foreign;
-pub mod lost_quorum;
-pub mod ongoing;
-pub mod pods;
-pub mod readiness;
-pub mod roster;
-pub mod trust;
+pub(crate) mod authorities;
+pub(crate) mod foreign;
+pub(crate) mod lost_quorum;
+pub(crate) mod ongoing;
+pub(crate) mod pods;
+pub(crate) mod readiness;
+pub(crate) mod roster;
+pub(crate) mod trust;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;

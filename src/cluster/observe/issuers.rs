@@ -3,7 +3,7 @@
 use futures::future::join;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
+use kube::{Api, Resource};
 
 use crate::{
     api::EtcdCluster,
@@ -28,7 +28,8 @@ pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, no
                 Some(IssuerAnswer { requested_at: None, authority: authority.map_err(IssuerProblem::Unusable) })
             }
             issuer @ Issuer::CertManager { .. } => {
-                issuer_answer(&context.client, names, domain, &ProbeSpec { issuer, leaf }, now).await
+                let owner = cluster.controller_owner_ref(&())?;
+                issuer_answer(&context.client, names, domain, &ProbeSpec { issuer, owner, leaf }, now).await
             }
         }
     };

@@ -119,7 +119,7 @@ fn check_claims<'a>(members: impl Iterator<Item = &'a ObservedMember>) -> Result
         }
     }
     if clusters.len() > 1 {
-        return Err("the claims have the data of different clusters".into());
+        return Err("the PersistentVolumeClaims have the data of different clusters".into());
     }
     Ok(())
 }

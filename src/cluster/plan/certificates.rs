@@ -9,7 +9,8 @@ use crate::{
     api::Reason,
     certificates::{
         authorities::Authorities,
-        requests::{DesiredLeaf, SecretChange, changed_files, request_leaf},
+        leaf::DesiredLeaf,
+        requests::{SecretChange, changed_files, request_leaf},
         secret::{CachedSecret, Current},
         state::AuthorityState,
         transition::AuthorityRequest,

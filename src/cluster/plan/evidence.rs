@@ -37,17 +37,17 @@ pub fn of_loss(input: &Input, roster: &Roster, name: &MemberName, entry: &Roster
 /// Its claim is missing, has the data of another member, or has lost its volume.
 fn lost_data(entry: &RosterEntry) -> Option<String> {
     let Some(claim) = &entry.member.claim else {
-        return (!entry.member.claim_unread).then(|| "its claim is missing".into());
+        return (!entry.member.claim_unread).then(|| "its PersistentVolumeClaim is missing".into());
     };
     let is_recorded = annotation(&claim.metadata, key::MEMBER_ID).is_some();
     if claim.metadata.deletion_timestamp.is_some() {
-        Some("its claim is being deleted".into())
+        Some("its PersistentVolumeClaim is being deleted".into())
     } else if is_recorded && entry.member.recorded_ids().1 != Some(entry.listed.id) {
         Some("its claim has the data of another member".into())
     } else if discarded_for(entry.member).is_some() {
         Some("its data was discarded in a recovery".into())
     } else if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
-        Some("the volume of its claim is gone".into())
+        Some("the volume of its PersistentVolumeClaim is gone".into())
     } else {
         None
     }

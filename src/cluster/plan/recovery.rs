@@ -1,8 +1,8 @@
 //! Recovery from a lost quorum. The user requests it by naming a survivor.
 //!
 //! The cluster continues with the survivor's data alone, and writes that only other members have are lost. No two clusters may
-//! serve under the same IDs: two of the other members that come back later, on nodes that were dead, would be a quorum of the
-//! previous cluster. So the others are stopped and their data is discarded before the survivor is forced. What is done follows
+//! serve under the same IDs: a majority of the previous members that comes back later, on nodes that were dead, would be a quorum of
+//! the previous cluster. So the others are stopped and their data is discarded before the survivor is forced. What is done follows
 //! from what exists:
 //!
 //! | what exists | what is done |
@@ -165,7 +165,10 @@ fn start(input: &Input, recovery: &mut Recovery) -> Progress {
     }
     let unread: Vec<_> = others.iter().filter(|(_, other)| other.claim_unread).map(|(name, _)| *name).collect();
     if !unread.is_empty() {
-        return Ok(Some(format!("the claims of {} cannot be read, and their data must be discarded first", join_names(unread))));
+        return Ok(Some(format!(
+            "the PersistentVolumeClaims of {} cannot be read, and their data must be discarded first",
+            join_names(unread)
+        )));
     }
     let to_discard = others.iter().filter(|(_, other)| !is_discarded(other)).filter_map(|(name, other)| {
         let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?.metadata;

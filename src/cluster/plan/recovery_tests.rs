@@ -225,7 +225,7 @@ fn no_member_is_forced_while_a_claim_cannot_be_read() {
     assert_eq!(world.taken, Vec::<String>::new());
     let (reason, message) = reported(&pass, ConditionType::Progressing);
     assert_eq!(reason, Reason::Recovering);
-    assert!(message.contains("the claims of demo-1 cannot be read"), "{message}");
+    assert!(message.contains("the PersistentVolumeClaims of demo-1 cannot be read"), "{message}");
     world.member(1).claim = claim;
     world.member(1).claim_unread = false;
     passes(&mut world, 20);

@@ -11,7 +11,10 @@ use proptest::prelude::*;
 
 use crate::{
     api::Reason,
-    certificates::requests::{LeafKeys, LeafRequest, SecretChange},
+    certificates::{
+        leaf::LeafKeys,
+        requests::{LeafRequest, SecretChange},
+    },
     cluster::{
         fixtures::{World, names},
         plan::changes::{Changes, IDLE},

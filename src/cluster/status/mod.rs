@@ -5,7 +5,7 @@ mod certificates;
 mod degraded;
 mod input;
 mod members;
-pub mod metrics;
+pub(crate) mod metrics;
 mod progressing;
 
 use kube::{ResourceExt, runtime::events::EventType};

@@ -121,7 +121,7 @@ impl Definition for RestartMember {
         };
         let is_losing_data = check.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
         ensure(others.can_spare() || !is_losing_data, || {
-            format!("the claim of {member} is being deleted, and the others are no quorum without its data")
+            format!("the PersistentVolumeClaim of {member} is being deleted, and the others are no quorum without its data")
         })?;
         if self.changes_forced_start(pod, check) || is_stuck(pod) || self.shares_no_trusted_ca(pod, check) {
             return Ok(());

@@ -130,7 +130,7 @@ fn a_pod_that_was_never_ready_is_restarted_without_a_request() {
 #[test]
 fn a_restart_does_not_lose_the_only_data() {
     for (replicas, expected) in
-        [(1, "the claim of demo-0 is being deleted, and the others are no quorum without its data"), (3, "right")]
+        [(1, "the PersistentVolumeClaim of demo-0 is being deleted, and the others are no quorum without its data"), (3, "right")]
     {
         let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
         annotate(&mut world, key::RESTARTED_AT, "now");
@@ -149,7 +149,7 @@ fn a_restart_does_not_lose_the_only_data() {
         let set = objects::stateful_set(&cluster, &names().member(0), "");
         fresh.sets.insert(names().member(0), StatefulSet { status: Some(StatefulSetStatus::default()), ..set }.into());
         let with_safe_claim = |fresh: &Fresh| recheck(&step, &(cluster.clone(), Fresh { claim: None, ..fresh.clone() }));
-        let refused = "the claim of demo-0 is being deleted, and the others are no quorum without its data";
+        let refused = "the PersistentVolumeClaim of demo-0 is being deleted, and the others are no quorum without its data";
         assert_eq!(
             (recheck(&step, &(cluster.clone(), fresh.clone())).as_str(), with_safe_claim(&fresh).as_str()),
             (refused, "right")
