@@ -14,10 +14,10 @@ use etcd_warden::{
 };
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    ResourceExt,
-    api::{ListParams, Patch, PatchParams},
+    Resource, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
@@ -239,7 +239,7 @@ async fn a_request_that_someone_else_created_is_never_used() {
     world.cluster("demo", spec()).await;
     let probe = until_ok(async || {
         let all = requests.list(&ListParams::default()).await.unwrap();
-        all.into_iter().find(|request| is_probe(&request.name_any())).ok_or("the issuer is not probed yet")
+        all.into_iter().find(|request| is_probe(&request.name_any())).ok_or("the issuer is not probed yet".to_owned())
     });
     let mut foreign = issuer.during(Behavior::Silent, probe).await;
     operator.kill().await;
@@ -262,9 +262,8 @@ async fn a_request_that_someone_else_created_is_never_used() {
     assert_eq!((unchanged.uid(), unchanged.metadata.deletion_timestamp), (created.uid(), None), "it is not deleted either");
 
     // The same with the uid of the cluster as its owner: only the issuer tells it apart.
-    requests.delete(&name, &DeleteParams::default()).await.unwrap();
     operator.kill().await;
-    requests.delete(&name, &DeleteParams::default()).await.ok();
+    requests.delete(&name, &DeleteParams::default()).await.unwrap();
     let cluster = world.api::<EtcdCluster>().get("demo").await.unwrap();
     foreign.metadata.owner_references = Some(vec![cluster.controller_owner_ref(&()).unwrap()]);
     let created = requests.create(&PostParams::default(), &foreign).await.unwrap();

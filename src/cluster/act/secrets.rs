@@ -5,8 +5,7 @@ use crate::{
     api::Reason,
     certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
     cluster::{leaves, objects, outcome::Outcome},
-    issuing::{self, ProbeSpec, Recipient},
-    pki::PerDomain,
+    issuing::{self, Recipient},
     reporting::note::Note,
 };
 
