@@ -12,11 +12,11 @@ use etcd_warden::{
     cluster::{
         objects,
         plan::changes::{CompletedRequest, PodPatch, Write},
-        steps::{Check, Deletable, Effect, Step},
+        steps::{Check, Deletable, Effect, Fresh, Step},
         validated::ValidatedCluster,
     },
     etcd::{Change, Class},
-    ids::{MemberId, Uid},
+    ids::{ClusterId, MemberId, Uid},
     kubernetes::{object::Object, secret::SecretView},
     names::{MemberName, annotation as key},
     pki::{Domain, Holder},
@@ -64,12 +64,10 @@ pub enum Action {
 pub struct Taking {
     step: Step,
     effects: Vec<Effect>,
-    /// What there is to report when it has been taken.
-    done: String,
-    /// The member that led when it was decided.
-    leader: Option<MemberName>,
-    /// The uid of the cluster.
-    cluster: Uid,
+    /// What it was decided on.
+    valid: Arc<ValidatedCluster>,
+    known: Option<ClusterId>,
+    fresh: Fresh,
 }
 
 /// What came of an action.
@@ -242,9 +240,7 @@ fn recheck(world: &mut World, operator: &mut Operator, job: &Job, step: &Step) -
             let check = Check::new(&job.valid, job.known, &fresh);
             let effects = step.definition().effects(&check);
             let count = effects.len();
-            let done = step.definition().describe_done(&check, count);
-            let taking =
-                Arc::new(Taking { step, effects, done, leader: fresh.leader().cloned(), cluster: job.valid.uid.clone() });
+            let taking = Arc::new(Taking { step, effects, valid: job.valid.clone(), known: job.known, fresh });
             (0..count).rev().for_each(|at| operator.queue.push_front(Action::Effect(taking.clone(), at)));
             Done::Yes
         }
@@ -257,19 +253,22 @@ fn take(world: &mut World, taking: &Taking, at: usize) -> Done {
     let (before, fenced) = (world.has_quorum(), world.is_fenced(effect));
     let taken = change(world, taking, effect);
     world.note(|| format!("{}: {taken:?}", taking.step.describe()));
-    if taken.is_ok() && at + 1 == taking.effects.len() {
-        world.tell(|| format!("{}: {}", taking.step.name(), taking.done));
+    if let Ok(changed) = taken
+        && at + 1 == taking.effects.len()
+    {
+        let check = Check::new(&taking.valid, taking.known, &taking.fresh);
+        world.tell(|| format!("{}: {}", taking.step.name(), taking.step.definition().describe_done(&check, changed)));
     }
     world.after(&taking.step, before, fenced);
     if taken.is_ok() { Done::Yes } else { Done::No }
 }
 
-/// Lets a step take effect. An error says why nothing has changed.
-fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<(), String> {
+/// Lets a step take effect. Returns how many things have changed; an error says why nothing has.
+fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, String> {
     let (now, kubernetes) = (world.now, &mut world.kubernetes);
     let changed = match effect {
-        Effect::ChangeMembers(change) => return change_members(world, taking.leader.as_ref(), change),
-        Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations),
+        Effect::ChangeMembers(change) => return change_members(world, taking.fresh.leader(), change).map(|()| 1),
+        Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations).map(|()| 1),
         Effect::Revoke { domain, holders } => return revoke(world, *domain, holders),
         Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
         Effect::Delete { kind: Deletable::Claim, name, uid } => {
@@ -285,10 +284,10 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<(), Str
             kubernetes.delete_pod_with(place, uid, now, &mut world.rng)
         }
         Effect::Evict { member, uid } => kubernetes.evict(place(member), Some(uid), now, &mut world.rng),
-        Effect::ChangeAuthorities(transition) => return change_authorities(world, transition),
-        Effect::AdoptSecret { name, uid } => return adopt_secret(world, taking, name, uid),
+        Effect::ChangeAuthorities(transition) => return change_authorities(world, transition).map(|()| 1),
+        Effect::AdoptSecret { name, uid } => return adopt_secret(world, &taking.valid.uid, name, uid).map(|()| 1),
     };
-    changed.map_err(|why| format!("{why:?}"))
+    changed.map(|()| 1).map_err(|why| format!("{why:?}"))
 }
 
 fn change_members(world: &mut World, leader: Option<&MemberName>, change: &Change) -> Result<(), String> {
@@ -327,16 +326,16 @@ fn change_authorities(world: &mut World, transition: &Transition) -> Result<(), 
     Ok(())
 }
 
-fn adopt_secret(world: &mut World, taking: &Taking, name: &str, uid: &Uid) -> Result<(), String> {
+fn adopt_secret(world: &mut World, cluster: &Uid, name: &str, uid: &Uid) -> Result<(), String> {
     let slot = Slot::secret(name).ok_or("it is not the cluster's")?;
     let secret = world.kubernetes.things.secret(slot).filter(|secret| secret.meta.uid.as_deref() == Some(uid.as_str()));
     let mut secret = SecretView::clone(secret.ok_or("it is another")?);
-    secret.meta.annotations.get_or_insert_default().insert(key::CLUSTER_UID.into(), taking.cluster.to_string());
+    secret.meta.annotations.get_or_insert_default().insert(key::CLUSTER_UID.into(), cluster.to_string());
     world.kubernetes.put_secret(slot, secret);
     Ok(())
 }
 
-fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) -> Result<(), String> {
+fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) -> Result<usize, String> {
     let slot = Slot::authority(domain);
     let secret = world.kubernetes.things.secret(slot).ok_or("there is no CA")?;
     let now = time(world.now);
@@ -348,7 +347,7 @@ fn revoke(world: &mut World, domain: Domain, holders: &[Holder]) -> Result<(), S
         return Err("nothing is left to revoke".into());
     }
     world.kubernetes.put_secret(slot, secret);
-    Ok(())
+    Ok(revoked)
 }
 
 /// Records the conditions that have another status or reason than before.

@@ -58,6 +58,9 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     if let Some(name) = follower(observed) {
         return format!("{described}. {name} sees a leader, so there is a quorum that the operator cannot reach: do not recover");
     }
+    // Adopted members have no StatefulSets at first.
+    let all_vote = !members.values().any(|member| member.stateful_set.is_some());
+    let has_vote = |member: &ObservedMember| all_vote || has_vote(member);
     let voters = members.values().filter(|member| has_vote(member)).count();
     let holders: Vec<_> = members.iter().filter(|(_, member)| has_vote(member) && holds_data(member)).collect();
     // Of equally recent members, the first.

@@ -110,7 +110,7 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
     if member.loses_data_with_pod() {
         let message = format!(
             "{name} has the only data, and its PersistentVolumeClaim is being deleted: the data is lost when its pod ends. So it is not \
-             restarted without --force-new-cluster, and no members are added. Save its data with `etcdctl snapshot save`"
+             restarted without --force-new-cluster, and no members are added. Save its data first: forward port 2379 of its pod, and run `etcdctl snapshot save` on your machine"
         );
         recovery.changes = std::mem::take(&mut recovery.changes).problem(Reason::CannotRestart, message);
     }

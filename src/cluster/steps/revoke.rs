@@ -75,8 +75,7 @@ impl Definition for Revoke {
         let certificates = if changed == 1 { "certificate" } else { "certificates" };
         match self.holders.as_slice() {
             [] => format!("restored the revocation list of the {} domain: added {changed} {certificates}", self.domain),
-            [holder] => format!("revoked {changed} {} {certificates} of {holder}, which no longer exists", self.domain),
-            _ => format!("revoked {changed} {} {certificates} of {}, which no longer exist", self.domain, self.names()),
+            _ => format!("revoked {changed} {} {certificates} of {}", self.domain, self.names()),
         }
     }
 }
