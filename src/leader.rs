@@ -73,7 +73,7 @@ fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
-/// `lease` with the changes by which `me` acquires or renews it.
+/// `lease` as it is once `me` has acquired or renewed it.
 fn held(mut lease: Lease, me: &str, now: Timestamp) -> Lease {
     let renewed = holder(&lease) == Some(me);
     let spec = lease.spec.get_or_insert_default();
@@ -88,7 +88,7 @@ fn held(mut lease: Lease, me: &str, now: Timestamp) -> Lease {
     lease
 }
 
-/// `lease` with the changes by which its holder releases it, so that a candidate can take it at once.
+/// `lease` as it is once its holder has released it, so that a candidate can take it at once.
 fn released(mut lease: Lease) -> Lease {
     let spec = lease.spec.get_or_insert_default();
     *spec = LeaseSpec { lease_transitions: spec.lease_transitions, ..LeaseSpec::default() };

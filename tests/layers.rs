@@ -196,7 +196,7 @@ fn needs(files: &BTreeMap<Module, File>) -> BTreeMap<&Module, BTreeSet<Module>> 
     files.iter().map(needed).collect()
 }
 
-/// The layer of a module, and the prefix by which it belongs to it.
+/// The layer of a module, and the prefix in the table that assigns it to that layer.
 fn layer_of(module: &str) -> Option<(usize, &'static str)> {
     let belongs = |prefix: &str| module == prefix || module.starts_with(&format!("{prefix}::"));
     let all = LAYERS.iter().enumerate().flat_map(|(layer, prefixes)| prefixes.iter().map(move |prefix| (layer, *prefix)));

@@ -1,4 +1,4 @@
-//! The rules by which the API server refuses invalid input, evaluated on the schemas in `crds/`.
+//! The API server's validation of the schemas in `crds/`: types and CEL rules.
 
 use std::sync::LazyLock;
 

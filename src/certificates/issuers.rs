@@ -7,7 +7,7 @@ use crate::pki::{Domain, ExternalAuthority};
 /// A request to an external issuer that reveals its authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IssuerProbe {
-    /// A certificate that no one will use is requested, because the answer reveals the authority.
+    /// A certificate is requested that will not be used, because the answer reveals the authority.
     Request(Domain),
     /// The answer is discarded, because it is no longer needed or may be outdated.
     Discard(Domain),

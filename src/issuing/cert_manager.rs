@@ -22,7 +22,7 @@ use crate::{
     kubernetes::{
         apply::post,
         error::{WriteError, reason},
-        ownership::describe_owner,
+        ownership::{describe_owner, is_controlled_by},
     },
     names::Names,
     pki::{
@@ -119,6 +119,17 @@ pub struct SignedAnswer {
     pub ca: Vec<u8>,
 }
 
+/// What identifies a request: another one of its name has another uid.
+pub struct RequestId {
+    name: String,
+    uid: Option<String>,
+}
+
+/// The kind and name of a request.
+fn describe(name: &str) -> String {
+    format!("CertificateRequest {name}")
+}
+
 impl IssuerRef {
     /// The reference to an issuer of cert-manager.
     fn of(issuer: &Issuer) -> Option<Self> {
@@ -163,28 +174,30 @@ impl CertificateRequest {
         }
     }
 
-    /// Checks that the object with this uid owns the request, and that it requests what it would request: from this issuer, for these
-    /// usages and, if it is known, this private key. Anyone who may create requests in the namespace can create one of this name.
+    /// Checks that this owner controls the request, and that it requests what the owner would request: from this issuer, for these
+    /// usages and, if it is known, this private key. Every user that may create requests in the namespace can create one of this name.
     ///
     /// # Errors
-    /// What is different.
-    fn check_own(&self, owner: &str, issuer: &Issuer, usage: Usage, key: Option<KeyDigest>) -> Result<(), String> {
-        if !self.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner) {
-            return Err(describe_owner(&self.metadata));
-        }
-        if IssuerRef::of(issuer).as_ref() != Some(&self.spec.issuer_ref) {
-            let IssuerRef { name, kind, group } = &self.spec.issuer_ref;
-            return Err(format!("it requests a certificate from {kind}.{group} {name} instead of {issuer}"));
-        }
-        if self.spec.usages != usages(usage) {
-            return Err(format!("it requests the usages {}", self.spec.usages.join(", ")));
-        }
-        match key {
-            Some(key) if digest_of_request(&self.spec.request.0) != Some(key) => {
-                Err("it requests a certificate for another private key".to_owned())
-            }
-            Some(_) | None => Ok(()),
-        }
+    /// [`WriteError::Foreign`] with what is different.
+    fn check_own(&self, owner: &OwnerReference, issuer: &Issuer, usage: Usage, key: Option<KeyDigest>) -> Result<(), WriteError> {
+        let IssuerRef { name, kind, group } = &self.spec.issuer_ref;
+        let different = if !is_controlled_by(&self.metadata, &owner.uid) {
+            describe_owner(&self.metadata)
+        } else if IssuerRef::of(issuer).as_ref() != Some(&self.spec.issuer_ref) {
+            format!("it requests a certificate from {kind}.{group} {name} instead of {issuer}")
+        } else if self.spec.usages != usages(usage) {
+            format!("it requests the usages {}", self.spec.usages.join(", "))
+        } else if key.is_some_and(|key| digest_of_request(&self.spec.request.0) != Some(key)) {
+            "it requests a certificate for another private key".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(WriteError::Foreign { object: describe(&self.name_any()), owner: format!("{different}. Delete it") })
+    }
+
+    /// What identifies it.
+    pub fn id(&self) -> RequestId {
+        RequestId { name: self.name_any(), uid: self.uid() }
     }
 
     /// The requested lifetime.
@@ -271,26 +284,24 @@ impl<'a> CertManager<'a> {
         spec: &LeafSpec,
         key: &PrivateKey,
     ) -> Result<CertificateRequest, IssueError> {
-        self.find_or_create(name, self.recipient.owner, issuer, spec, key, true).await
+        let owner = self.recipient.owner;
+        let Some(existing) = self.find(name).await? else { return self.create(name, owner, issuer, spec, key).await };
+        existing.check_own(owner, issuer, spec.usage, Some(key.public_digest()))?;
+        Ok(existing)
     }
 
-    async fn find_or_create(
+    async fn find(&self, name: &str) -> Result<Option<CertificateRequest>, WriteError> {
+        find(&self.requests, name).await.map_err(|error| WriteError::of(describe(name), error))
+    }
+
+    async fn create(
         &self,
         name: &str,
         owner: &OwnerReference,
         issuer: &Issuer,
         spec: &LeafSpec,
         key: &PrivateKey,
-        is_same_key: bool,
     ) -> Result<CertificateRequest, IssueError> {
-        let object = || format!("CertificateRequest {name}");
-        let refused = |error| WriteError::of(object(), error);
-        if let Some(existing) = find(&self.requests, name).await.map_err(refused)? {
-            let known = is_same_key.then(|| key.public_digest());
-            let checked = existing.check_own(&owner.uid, issuer, spec.usage, known);
-            checked.map_err(|owner| WriteError::Foreign { object: object(), owner })?;
-            return Ok(existing);
-        }
         let Some(issuer_ref) = IssuerRef::of(issuer) else {
             return Err(IssueError::AuthorityChanged(name.to_owned()));
         };
@@ -308,27 +319,15 @@ impl<'a> CertManager<'a> {
         match self.requests.create(&post(), &CertificateRequest { metadata, spec, status: None }).await {
             Ok(created) => Ok(created),
             Err(kube::Error::Api(status)) if is_unknown_kind(&status) => Err(IssueError::NoCertManager),
-            Err(error) => Err(refused(error).into()),
+            Err(error) => Err(WriteError::of(describe(name), error).into()),
         }
     }
 
-    /// Deletes a request of this recipient. A failure is harmless and only logged.
-    pub async fn delete(&self, name: &str) {
-        self.delete_owned(name, &self.recipient.owner.uid).await;
-    }
-
-    /// Deletes a request that the object with this uid owns.
-    async fn delete_owned(&self, name: &str, owner: &str) {
-        let deleted = match find(&self.requests, name).await {
-            Ok(Some(request)) if request.owner_references().iter().any(|reference| reference.uid == owner) => {
-                let preconditions = Preconditions { uid: request.uid(), resource_version: None };
-                let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-                self.requests.delete(name, &parameters).await.map(drop)
-            }
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = deleted {
+    /// Deletes a request. A failure is harmless and only logged.
+    pub async fn delete(&self, RequestId { name, uid }: &RequestId) {
+        let preconditions = Preconditions { uid: uid.clone(), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        if let Err(error) = self.requests.delete(name, &parameters).await {
             tracing::debug!(name, error = reason(&error), "a CertificateRequest was not deleted");
         }
     }
@@ -339,14 +338,21 @@ impl<'a> CertManager<'a> {
     /// If the request cannot be created.
     pub async fn probe(&self, domain: Domain, probe: &ProbeSpec) -> Result<(), IssueError> {
         let name = probe_name(self.recipient.names, domain, &probe.issuer);
+        if let Some(existing) = self.find(&name).await? {
+            return Ok(existing.check_own(&probe.owner, &probe.issuer, probe.leaf.usage, None)?);
+        }
         // The certificate will never be presented, so its private key is not kept.
         let key = PrivateKey::generate().map_err(|source| IssueError::Pki { name: name.clone(), source })?;
-        self.find_or_create(&name, &probe.owner, &probe.issuer, &probe.leaf, &key, false).await.map(drop)
+        self.create(&name, &probe.owner, &probe.issuer, &probe.leaf, &key).await.map(drop)
     }
 
-    /// Removes a probe and its answer.
+    /// Removes a probe and its answer. A failure is harmless and only logged.
     pub async fn discard_probe(&self, domain: Domain, probe: &ProbeSpec) {
-        self.delete_owned(&probe_name(self.recipient.names, domain, &probe.issuer), &probe.owner.uid).await;
+        match self.find(&probe_name(self.recipient.names, domain, &probe.issuer)).await {
+            Ok(Some(existing)) if is_controlled_by(&existing.metadata, &probe.owner.uid) => self.delete(&existing.id()).await,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "a probe was not discarded"),
+        }
     }
 }
 
@@ -401,9 +407,8 @@ pub async fn issuer_answer(
             return Some(IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(reason(&error))) });
         }
     };
-    if let Err(why) = request.check_own(&probe.owner.uid, &probe.issuer, probe.leaf.usage, None) {
-        let problem = format!("CertificateRequest {} cannot be used: {why}. Delete it", request.name_any());
-        return Some(IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(problem)) });
+    if let Err(foreign) = request.check_own(&probe.owner, &probe.issuer, probe.leaf.usage, None) {
+        return Some(IssuerAnswer { requested_at: None, authority: Err(IssuerProblem::Unusable(foreign.to_string())) });
     }
     let authority = match request.state() {
         RequestState::Pending(why) => Err(IssuerProblem::Pending(why)),

@@ -21,7 +21,7 @@ pub enum IssueError {
         /// The problem.
         source: PkiError,
     },
-    /// The operator's clock, by which authorities have expired, may be wrong.
+    /// Authorities have expired according to the operator's clock, which may be wrong.
     #[error(
         "the CA in Secret {name} has expired by the operator's clock ({operator:.0}), but the API server's says {api_server:.0}; one of \
          them is wrong"

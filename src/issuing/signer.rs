@@ -13,7 +13,7 @@ use kube::{Api, Client};
 
 use super::{
     batch::{LeafId, Requests},
-    cert_manager::{CertManager, Invalid, RequestState, check_leaf, request_name},
+    cert_manager::{CertManager, Invalid, RequestId, RequestState, check_leaf, request_name},
     error::IssueError,
     open_authority::OpenAuthority,
     recipient::{ProbeSpec, Recipient},
@@ -49,15 +49,15 @@ pub struct Signed {
 /// A signed leaf that is not recorded yet.
 pub struct SignedLeaf {
     issued: IssuedLeaf,
-    /// The name of its `CertificateRequest`, if an external issuer signed it.
-    answers: Option<String>,
+    /// Its `CertificateRequest`, if an external issuer signed it.
+    answers: Option<RequestId>,
 }
 
 /// The answer of an external issuer.
 struct Answer {
     key: PrivateKey,
-    /// The name of the `CertificateRequest`.
-    name: String,
+    /// The `CertificateRequest`.
+    request: RequestId,
     /// Whether the request has existed for so long that another one may be answered differently.
     is_old: bool,
     /// Whether the certificate of the issuer's authority differs from the trusted one.
@@ -134,9 +134,9 @@ impl<'a> Signer<'a> {
         }
         let mut signed = Signed::new(domain, active);
         for (id, answer) in answers {
-            match answer.and_then(|Answer { key, name, leaf, .. }| Ok((key, name, leaf?))) {
-                Ok((key, name, certificate)) => {
-                    signed.add(id, &requests[&id], Leaf { certificate, key, chain: vec![] }, Some(name));
+            match answer.and_then(|Answer { key, request, leaf, .. }| Ok((key, request, leaf?))) {
+                Ok((key, request, certificate)) => {
+                    signed.add(id, &requests[&id], Leaf { certificate, key, chain: vec![] }, Some(request));
                 }
                 Err(error) => {
                     signed.held.insert(id, error);
@@ -189,7 +189,7 @@ impl<'a> Signer<'a> {
                 Err(Invalid::Authority(name)) => Err(IssueError::OtherAuthority { issuer, name }),
             },
         };
-        Ok(Answer { is_old: existing.is_old(self.now), key, name, is_renewed, leaf })
+        Ok(Answer { is_old: existing.is_old(self.now), key, request: existing.id(), is_renewed, leaf })
     }
 
     /// Removes requests that were not fulfilled. The next pass requests the leaves again, with other private keys.
@@ -208,7 +208,7 @@ impl<'a> Signer<'a> {
             authority.remove_pending(&requests[id]);
         }
         authority.replace(&self.secrets).await?;
-        join_all(useless.iter().map(|(_, answer)| self.cert_manager.delete(&answer.name))).await;
+        join_all(useless.iter().map(|(_, answer)| self.cert_manager.delete(&answer.request))).await;
         Ok(())
     }
 
@@ -239,8 +239,8 @@ impl<'a> Signer<'a> {
             Ok(Some(authority.chain.clone()))
         });
         let chain = chain.await?.unwrap_or_default();
-        let answered = leaves.values().filter_map(|leaf| leaf.answers.as_deref());
-        join_all(answered.map(|name| self.cert_manager.delete(name))).await;
+        let answered = leaves.values().filter_map(|leaf| leaf.answers.as_ref());
+        join_all(answered.map(|request| self.cert_manager.delete(request))).await;
         let issued = leaves.into_iter().map(|(id, SignedLeaf { mut issued, .. })| {
             issued.leaf.chain.clone_from(&chain);
             (id, issued)
@@ -287,7 +287,7 @@ impl Signed {
         Self { domain, active, leaves: BTreeMap::new(), held: BTreeMap::new() }
     }
 
-    fn add(&mut self, id: LeafId, request: &LeafRequest, leaf: Leaf, answers: Option<String>) {
+    fn add(&mut self, id: LeafId, request: &LeafRequest, leaf: Leaf, answers: Option<RequestId>) {
         self.leaves.insert(id, SignedLeaf { issued: IssuedLeaf { request: request.clone(), leaf }, answers });
     }
 }

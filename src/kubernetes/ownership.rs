@@ -12,9 +12,12 @@ pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 /// Whether an object belongs to the `EtcdCluster` or `EtcdUser` with this uid: it is controlled by it, or, if it may outlive its
 /// cluster, names it in an annotation.
 pub fn belongs(meta: &ObjectMeta, uid: &Uid) -> bool {
-    let mut owners = meta.owner_references.iter().flatten();
-    owners.any(|owner| owner.controller == Some(true) && owner.uid == uid.as_str())
-        || annotation(meta, key::CLUSTER_UID) == Some(uid.as_str())
+    is_controlled_by(meta, uid.as_str()) || annotation(meta, key::CLUSTER_UID) == Some(uid.as_str())
+}
+
+/// Whether the object with this uid controls an object.
+pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
+    meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
 /// The owner of an object, for a message about an object that cannot be used.

@@ -82,7 +82,7 @@ pub fn succeeds_at(active: &Certificate, next: &Certificate, leaf: SignedDuratio
     regular.min(latest)
 }
 
-/// The time by which every member should trust the next authority. From then on members that do not trust it are restarted.
+/// When every member should trust the next authority at the latest. From then on members that do not trust it are restarted.
 pub fn trusted_by(active: &Certificate, next: &Certificate, leaf: SignedDuration) -> Timestamp {
     let created = created_at(next);
     created.checked_add(succeeds_at(active, next, leaf).duration_since(created) / 2).unwrap_or(Timestamp::MAX)

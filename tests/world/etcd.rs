@@ -1,5 +1,5 @@
-//! A model of etcd: members with logs on disks, elections, the log's replication, and the rules by which members come, start
-//! and go. `reality.rs` holds it against real processes.
+//! A model of etcd: members with logs on disks, elections, the log's replication, and the rules for adding, starting and removing
+//! members. `reality.rs` compares it with real processes.
 //!
 //! A log is data: which members have persisted an entry is known, so whether an acknowledged write survives is looked up and not
 //! assumed. Members are known by the place of their URL, which for a pod is its ordinal.

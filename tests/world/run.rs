@@ -55,18 +55,6 @@ pub struct Trace {
     ready: Vec<Place>,
 }
 
-impl Trace {
-    /// Of everything.
-    pub fn whole() -> Self {
-        Self { everything: true, lines: vec![], since: 0, ready: vec![] }
-    }
-
-    /// Of what was done and reported.
-    pub fn short() -> Self {
-        Self { everything: false, lines: vec![], since: 0, ready: vec![] }
-    }
-}
-
 #[derive(Clone)]
 pub struct World {
     pub now: Millis,
@@ -170,7 +158,7 @@ impl World {
         let mut world = Self::begin(script.replicas, script.bootstraps, script.seed);
         world.forgets = script.seed.is_multiple_of(500);
         if traced {
-            world.record(Trace::whole());
+            world.record(true);
         }
         for (gap, event) in &script.events {
             world.go(*gap);
@@ -204,17 +192,24 @@ impl World {
         }
     }
 
-    /// Records what happens from now on.
-    pub fn record(&mut self, trace: Trace) {
-        let ready = self.kubernetes.pods.iter().filter(|(_, kept)| kept.ready).map(|(place, _)| *place).collect();
-        self.trace = Some(Trace { ready, since: self.now, ..trace });
+    /// Records what is done and reported from now on, or also `everything` else that happens.
+    pub fn record(&mut self, everything: bool) {
+        self.trace = Some(Trace { everything, lines: vec![], since: self.now, ready: self.ready() });
+    }
+
+    /// The members whose pods are ready.
+    fn ready(&self) -> Vec<Place> {
+        self.kubernetes.pods.iter().filter(|(_, kept)| kept.ready).map(|(place, _)| *place).collect()
     }
 
     /// Records which pods have become ready, or are no longer.
     fn tell_ready(&mut self) {
-        let Some(trace) = &mut self.trace else { return };
-        let ready: Vec<Place> = self.kubernetes.pods.iter().filter(|(_, kept)| kept.ready).map(|(place, _)| *place).collect();
-        let before = std::mem::replace(&mut trace.ready, ready.clone());
+        // Most worlds are not traced, and pods are looked at in every tick.
+        if self.trace.is_none() {
+            return;
+        }
+        let ready = self.ready();
+        let before = self.trace.as_mut().map(|trace| std::mem::replace(&mut trace.ready, ready.clone())).unwrap_or_default();
         let changed = |these: &[Place], those: &[Place]| these.iter().copied().filter(|place| !those.contains(place)).collect();
         let (new, gone): (Vec<Place>, Vec<Place>) = (changed(&ready, &before), changed(&before, &ready));
         for place in new {

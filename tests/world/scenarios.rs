@@ -5,10 +5,7 @@
 
 use std::{fs, path::Path};
 
-use crate::{
-    run::{Trace, World},
-    script::Event,
-};
+use crate::{run::World, script::Event};
 
 /// The event of a command.
 fn event(command: &str) -> Option<Event> {
@@ -44,7 +41,7 @@ fn play(scenario: &str) -> String {
     let mut world = World::begin(replicas.parse().expect("a number"), *begin == "bootstrap", 1);
     // Nothing else goes on between two actions of the operator.
     world.calm = true;
-    world.record(Trace::short());
+    world.record(false);
     if *begin == "bootstrap" {
         world.heal();
     }

@@ -1,5 +1,7 @@
 //! Facts about the members while there is no quorum: which of them have data, how recent it is, and what the user can do.
 
+use std::collections::BTreeMap;
+
 use super::{pods::discarded_for, readiness::why_not_ready};
 use crate::{
     cluster::observed::{Observed, ObservedMember},
@@ -37,10 +39,15 @@ pub fn follower(observed: &Observed) -> Option<&MemberName> {
     observed.members.iter().find(|(_, member)| progress(member).is_some_and(|p| p.has_leader)).map(|(name, _)| name)
 }
 
-/// Whether a member has a vote, as far as it is known without a member list. A removed member has no StatefulSet any more. A vote too
-/// few only makes a recovery need more confirmation; a vote too many could hide a quorum.
-pub fn has_vote(member: &ObservedMember) -> bool {
-    member.stateful_set.is_some() && !progress(member).is_some_and(|progress| progress.is_learner)
+/// The members with a vote, as far as they are known without a member list. A removed member has no StatefulSet any more; adopted members
+/// have none at first. A vote too few only makes a recovery need more confirmation; a vote too many could hide a quorum.
+pub fn voters(observed: &Observed) -> BTreeMap<&MemberName, &ObservedMember> {
+    let members = &observed.members;
+    let any_set = members.values().any(|member| member.stateful_set.is_some());
+    let has_vote = |member: &ObservedMember| {
+        (member.stateful_set.is_some() || !any_set) && !progress(member).is_some_and(|progress| progress.is_learner)
+    };
+    members.iter().filter(|(_, member)| has_vote(member)).collect()
 }
 
 /// The message for the user of a cluster that lost its quorum: which members have data, how recent it is, and what can be done.
@@ -58,15 +65,12 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     if let Some(name) = follower(observed) {
         return format!("{described}. {name} sees a leader, so there is a quorum that the operator cannot reach: do not recover");
     }
-    // Adopted members have no StatefulSets at first.
-    let all_vote = !members.values().any(|member| member.stateful_set.is_some());
-    let has_vote = |member: &ObservedMember| all_vote || has_vote(member);
-    let voters = members.values().filter(|member| has_vote(member)).count();
-    let holders: Vec<_> = members.iter().filter(|(_, member)| has_vote(member) && holds_data(member)).collect();
+    let voters = voters(observed);
+    let holders: Vec<_> = voters.iter().filter(|(_, member)| holds_data(member)).collect();
     // Of equally recent members, the first.
     let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
     let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
-    let quorum = voters / 2 + 1;
+    let quorum = voters.len() / 2 + 1;
     let running = holders.iter().filter(|(_, member)| progress(member).is_some()).count();
     let wait = if holders.len() < quorum {
         "that is no quorum, so the cluster cannot become available again by itself".into()
@@ -79,9 +83,10 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     };
     let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
     format!(
-        "{described}. {} of {voters} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
+        "{described}. {} of {} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
          the data of {best}; writes that only other members have are lost",
         holders.len(),
+        voters.len(),
     )
 }
 

@@ -48,7 +48,7 @@ fn state(host: &str, nodes: &[Node]) -> VolumeNode {
     }
 }
 
-/// The label by which the node affinity of a local volume names its node.
+/// The label in the node affinity of a local volume whose value is the node.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// The taint with which an administrator declares that a node is permanently shut down (Kubernetes, non-graceful node shutdown).
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";

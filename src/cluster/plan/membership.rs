@@ -160,7 +160,7 @@ fn learner(input: &Input, roster: &Roster) -> Changes {
         let since = ongoing_since(input.observed, Reason::ReplacingMember);
         changes = changes.progress(Reason::ReplacingMember, format!("{name} is being replaced: {why}{since}"));
     }
-    // A learner for which no certificates can be issued would block the restarts by which members come to trust another
+    // A learner for which no certificates can be issued would block the restarts that make members trust another
     // authority.
     let is_stranded = !has_set && !input.facts.authorities.can_issue;
     if lost.is_some() || is_stranded || roster.voters.len() >= input.cluster.replicas as usize {

@@ -26,7 +26,7 @@ use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
         facts::{
-            lost_quorum::{follower, has_vote, holds_data, join_names, progress, progress_problem},
+            lost_quorum::{follower, holds_data, join_names, progress, progress_problem, voters},
             pods::{discarded_for, is_forced, is_in_effect, is_stopped, pod_is_forced, template_is_forced},
         },
         observed::ObservedMember,
@@ -235,9 +235,10 @@ fn check_allowed(
     if request.is_forced {
         return Ok(());
     }
-    let voters: Vec<_> = others.values().filter(|other| has_vote(other)).collect();
-    let running = voters.iter().filter(|other| other.progress.is_some()).count() + 1;
-    let all = voters.len() + 1;
+    let voters = voters(observed);
+    let other_voters = || voters.iter().filter(|(name, _)| name.as_str() != survivor);
+    let running = other_voters().filter(|(_, voter)| voter.progress.is_some()).count() + 1;
+    let all = other_voters().count() + 1;
     if running > all / 2 {
         return Err(format!(
             "{running} of {all} members run, and are a quorum as soon as they reach each other. To recover anyway, set the annotation to {survivor}{}",
