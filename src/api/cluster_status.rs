@@ -13,7 +13,7 @@ pub struct EtcdClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Available`: a quorum of voters is healthy. `Progressing`: a change is in progress or pending. `Degraded`: something needs
-    /// attention, although the cluster may be available. `CertificatesReady`: every member serves its current certificates.
+    /// attention, although the cluster may be available. `CertificatesReady`: every member presents the certificates of its Secret.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

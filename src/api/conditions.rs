@@ -48,7 +48,7 @@ words! {
         Progressing,
         /// `EtcdCluster`: something needs attention.
         Degraded,
-        /// `EtcdCluster`: every member serves its current certificates.
+        /// `EtcdCluster`: every member presents the certificates of its Secret.
         CertificatesReady,
         /// `EtcdUser`: its Secret holds a certificate that the cluster accepts.
         Ready,
@@ -149,7 +149,7 @@ words! {
         CertificatesServed,
         /// It is not confirmed yet that members serve their certificates.
         Confirming,
-        /// A member does not serve its new certificates yet.
+        /// A member does not present its new certificates yet.
         NotServedYet,
         /// Certificates are being issued.
         Issuing,

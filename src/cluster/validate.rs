@@ -130,7 +130,8 @@ fn check_name(name: &str, problems: &mut Problems) {
     }
     if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(label) || name.ends_with('-') {
         problems.add(
-            "metadata.name becomes a Service's name: it must begin with a letter and hold only lower case letters, digits and -",
+            "metadata.name becomes a Service's name: it must begin with a letter and end with a letter or digit, \
+             and hold only lower case letters, digits and -",
         );
     }
 }

@@ -99,7 +99,7 @@ impl Client {
             .map_err(|_| DialError::Silent { port })?
             .map_err(|e| TlsFault::from_io(&e))?;
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.to_vec());
-        Ok((leaf.ok_or_else(|| TlsFault::Other("it shows no certificate".to_owned()))?, stream))
+        Ok((leaf.ok_or_else(|| TlsFault::Other("it presents no certificate".to_owned()))?, stream))
     }
 
     async fn connect(&self, target: &Target) -> Result<TcpStream, DialError> {

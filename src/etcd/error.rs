@@ -54,7 +54,7 @@ pub enum DialError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsFault {
     /// The member's certificate is not trusted: it was signed by another authority, has expired, or is not valid for this name.
-    #[error("serves a certificate that is not trusted: {0}")]
+    #[error("presents a certificate that is not trusted: {0}")]
     NotTrusted(String),
     /// The member does not accept the operator's certificate. TLS 1.2 only: with TLS 1.3 the handshake is complete for the client
     /// before the server checks the certificate, and the error is [`Class::CertificateRefused`].

@@ -367,7 +367,7 @@ async fn find(requests: &Api<CertificateRequest>, name: &str) -> Result<Option<C
 /// Whether the API server does not know the kind. The creation of an object fails with 404 only for that reason, or if the
 /// namespace does not exist.
 fn is_unknown_kind(status: &Status) -> bool {
-    status.code == 404 && !status.message.contains("namespaces")
+    status.code == 404 && status.details.as_ref().is_none_or(|details| details.kind != "namespaces")
 }
 
 /// The name of the request that reveals the authority of an issuer.

@@ -251,7 +251,7 @@ pub fn read_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok(_) => Err(PkiError::Certificate("something follows it".into())),
+        Ok(_) => Err(PkiError::Certificate("there is data after it".into())),
         Err(error) => Err(unreadable(error)),
     }
 }

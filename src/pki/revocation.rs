@@ -72,7 +72,7 @@ pub fn crl_serials(der: &[u8]) -> Result<BTreeSet<Serial>, PkiError> {
     let unreadable = |why: &dyn Display| PkiError::RevocationList(why.to_string());
     let (rest, list) = CertificateRevocationList::from_der(der).map_err(|error| unreadable(&error))?;
     if !rest.is_empty() {
-        return Err(unreadable(&"something follows it"));
+        return Err(unreadable(&"there is data after it"));
     }
     list.iter_revoked_certificates()
         .map(|entry| {

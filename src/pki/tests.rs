@@ -335,7 +335,7 @@ fn texts_with_other_content_are_refused() {
     }
     let mut longer = leaf.certificate.der().to_vec();
     longer.push(0);
-    assert_eq!(Certificate::from_der(&longer), Err(PkiError::Certificate("something follows it".into())));
+    assert_eq!(Certificate::from_der(&longer), Err(PkiError::Certificate("there is data after it".into())));
     // A certificate that is truncated anywhere leads to an error and never to a panic.
     for length in 0..leaf.certificate.der().len() {
         assert!(Certificate::from_der(&leaf.certificate.der()[..length]).is_err(), "{length}");

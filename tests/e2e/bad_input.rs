@@ -63,8 +63,16 @@ async fn refused_at_apply(world: Arc<World>) {
         ("demo", sans("ipAddresses", "etcd.example.com"), "each must be an IPv4 or IPv6 address"),
         ("demo", sans("ipAddresses", "192.0.2.300"), "each must be an IPv4 or IPv6 address"),
         (&long, json!({}), "is too long for the objects made from it: 49 characters at most"),
-        ("1demo", json!({}), "it must begin with a letter and hold only lower case letters, digits and -"),
-        ("de.mo", json!({}), "it must begin with a letter and hold only lower case letters, digits and -"),
+        (
+            "1demo",
+            json!({}),
+            "it must begin with a letter and end with a letter or digit, and hold only lower case letters, digits and -",
+        ),
+        (
+            "de.mo",
+            json!({}),
+            "it must begin with a letter and end with a letter or digit, and hold only lower case letters, digits and -",
+        ),
         ("demo", json!({ "etcd": { "extraArgs": { "data-dir": "/tmp" } } }), "is reserved"),
         ("demo", json!({ "etcd": { "extraArgs": { "client-cert-auth": "false" } } }), "is reserved"),
         ("demo", json!({ "etcd": { "extraArgs": { "--max-txn-ops": "5" } } }), "without the dashes in front"),

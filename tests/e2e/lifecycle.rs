@@ -102,9 +102,10 @@ async fn leftover_data_without_an_authority(world: Arc<World>) {
     world.kubectl(["delete", "etcd", "demo"]).await.success();
     world.create_cluster("demo", 1, json!({})).await;
     stays_refused(&world, &before).await;
-    // The command in the message is sufficient.
+    // The command in the message is sufficient. It does not wait: kubectl would wait for the deletion of the new cluster's objects if
+    // they are created under the same names between its first look at them and its watch.
     let selector = "--selector=app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance=demo";
-    world.kubectl(["delete", "pvc,secret", selector]).await.success();
+    world.kubectl(["delete", "--wait=false", "pvc,secret", selector]).await.success();
     world.until_ready("demo").await;
 }
 

@@ -98,7 +98,7 @@ fn why_no_data(names: &Names, name: &MemberName, member: &ObservedMember) -> Str
             format!("PersistentVolumeClaim {claim} is being deleted")
         }
         Some(_) => match discarded_for(member) {
-            Some(survivor) => format!("it was discarded in favor of {survivor}"),
+            Some(survivor) => format!("it was discarded to recover the cluster from {survivor}"),
             None => "it has never started".into(),
         },
     }

@@ -40,7 +40,7 @@ async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity
     members::ask(context, names, observed, identity, now).await;
     volumes::find_nodes(context, observed).await;
     let list = timeout(LIST_TIMEOUT, member_list(context, names, members::answering(observed), identity)).await;
-    observed.list = list.unwrap_or_else(|_| Err("no member gave a list that a quorum confirms in time".into()));
+    observed.list = list.unwrap_or_else(|_| Err("no member returned a member list that a quorum confirmed in time".into()));
     if observed.list.is_err() && observed.has_come_up() {
         members::ask_progress(context, names, observed).await;
     }

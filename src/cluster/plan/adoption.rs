@@ -63,7 +63,7 @@ fn refusal(input: &Input, leftovers: &[Leftover], problem: &str) -> Note {
         Reason::LeftoverData,
         format!(
             "a deleted EtcdCluster of this name left {}, which cannot be adopted: {problem}. Nothing was changed: restore what is \
-             missing, or copy the data that you need and remove them with `kubectl -n {namespace} delete pvc,secret -l \
+             missing, or copy the data that you need and remove them with `kubectl -n {namespace} delete --wait=false pvc,secret -l \
              app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/instance={name}`, or choose another name",
             leftovers.join(", "),
         ),
@@ -108,7 +108,9 @@ fn check_claims<'a>(members: impl Iterator<Item = &'a ObservedMember>) -> Result
         let Some(claim) = &member.claim else { continue };
         let name = claim.metadata.name.as_deref().unwrap_or_default();
         if let Some(survivor) = annotation(&claim.metadata, key::DISCARDED_FOR) {
-            return Err(format!("the data of PersistentVolumeClaim {name} was discarded in favor of {survivor}: delete it"));
+            return Err(format!(
+                "the data of PersistentVolumeClaim {name} was discarded to recover the cluster from {survivor}: delete it"
+            ));
         }
         let (Some(cluster), Some(id)) = member.recorded_ids() else {
             return Err(format!("PersistentVolumeClaim {name} lacks the annotations that identify its member"));

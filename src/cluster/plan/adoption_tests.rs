@@ -153,7 +153,7 @@ fn inconsistent_leftovers_are_refused_with_a_reason() {
             annotated(world, 2, key::CLUSTER_UID, None);
         }),
         ("they belonged to different clusters", &|world| annotated(world, 2, key::CLUSTER_UID, Some("third"))),
-        ("the data of PersistentVolumeClaim data-demo-1 was discarded in favor of demo-0", &|world| {
+        ("the data of PersistentVolumeClaim data-demo-1 was discarded to recover the cluster from demo-0", &|world| {
             annotated(world, 1, key::DISCARDED_FOR, Some("demo-0"));
         }),
         ("the data of different clusters", &|world| annotated(world, 0, key::CLUSTER_ID, Some("beef"))),
@@ -166,7 +166,7 @@ fn inconsistent_leftovers_are_refused_with_a_reason() {
         change(&mut world);
         let message = refusal(&mut world);
         assert!(message.contains(words), "{words}: {message}");
-        assert!(message.contains("kubectl -n ns delete pvc,secret"), "{message}");
+        assert!(message.contains("kubectl -n ns delete --wait=false pvc,secret"), "{message}");
     }
 }
 

@@ -77,9 +77,9 @@ fn confirm(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
     let mut changes = Changes::default().check_within(SOON);
     changes = match serves {
         Ok(true) => changes,
-        Ok(false) => changes.certificate(Reason::NotServedYet, format!("{name} does not serve its new certificates yet")),
+        Ok(false) => changes.certificate(Reason::NotServedYet, format!("{name} does not present its new certificates yet")),
         Err(problem) => {
-            let message = format!("{name} could not be asked which certificates it serves: {problem}");
+            let message = format!("the certificates that {name} presents could not be read: {problem}");
             changes.certificate(Reason::NotServedYet, message)
         }
     };

@@ -88,7 +88,7 @@ fn crash_loop(roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option
     };
     roster.voters.iter().any(has_same).then(|| {
         format!(
-            "its container has ended {} times, last with exit code {}, though others are healthy with the same settings",
+            "its container has ended {} times, last with exit code {}, although others are healthy with the same settings",
             container.restart_count, ended.exit_code
         )
     })

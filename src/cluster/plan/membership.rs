@@ -170,7 +170,7 @@ fn learner(input: &Input, roster: &Roster) -> Changes {
     // It is promoted only once its ID is recorded: it must not restart under this ID without its data.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
     if answers && learner.member.has_started() {
-        let message = format!("{name} is a learner and is catching up{since}; it is promoted once it has caught up");
+        let message = format!("{name} is a learner{since}");
         let changes = changes.progress(Reason::CatchingUp, message);
         return Changes { step: Some(Promote { member: name.clone(), id }.into()), ..changes };
     }
@@ -206,7 +206,9 @@ fn replace(input: &Input, roster: &Roster) -> Changes {
         let cause = if others == 0 {
             "it is the only voter. Set spec.replicas to 3 first".to_owned()
         } else if healthy > others / 2 {
-            format!("it is healthy, and only {healthy} of the {others} others are: one that is down comes first")
+            format!(
+                "it is healthy, and only {healthy} of the {others} others are: those that are down must come back or be replaced first"
+            )
         } else {
             format!("only {healthy} of the {others} others are healthy: removing it would cost the quorum")
         };
@@ -285,7 +287,9 @@ fn scale_up(input: &Input, roster: &Roster) -> Changes {
     // All voters must answer, but need not be ready: the kubelet may not have noticed yet that the member promoted last is ready.
     if !roster.all_answer() {
         let (healthy, votes, silent) = (roster.healthy(), roster.votes(), roster.describe_silent());
-        let message = format!("only {healthy} of {votes} voters are healthy: a member that is down comes first{silent}");
+        let message = format!(
+            "only {healthy} of {votes} voters are healthy: those that are down must come back or be replaced first{silent}"
+        );
         return changes.problem(Reason::CannotScaleUp, message);
     }
     if !input.facts.authorities.can_issue {

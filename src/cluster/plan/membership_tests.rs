@@ -115,7 +115,7 @@ fn no_member_is_added_or_removed_while_a_desired_member_is_down() {
         let plan = world.pass().changes();
         assert_eq!(plan.step, None);
         let reported = notes(&plan.problems, Reason::CannotScaleUp);
-        assert!(reported.len() == 1 && reported[0].ends_with("comes first (demo-0: it has no pod yet)"), "{reported:?}");
+        assert!(reported.len() == 1 && reported[0].ends_with("replaced first (demo-0: it has no pod yet)"), "{reported:?}");
     }
     let deleting = world.member(1).pod.clone().map(|mut pod| {
         pod.spec.as_mut().unwrap().node_name = Some("n1".into());
@@ -151,7 +151,7 @@ fn operations_in_progress_report_since_when() {
     for _ in 0..4 {
         world.pass();
     }
-    let expected = format!("demo-3 is a learner and is catching up (since {since}); it is promoted once it has caught up");
+    let expected = format!("demo-3 is a learner (since {since})");
     assert_eq!(notes(&world.changes().progress, Reason::CatchingUp), [expected]);
 
     // An operation that follows immediately has its own start time.
@@ -291,7 +291,10 @@ fn a_member_is_not_replaced_if_that_would_cost_the_quorum() {
     };
     assert_cannot_replace(&mut world, "but only 2 of the 4 others are healthy: removing it would cost the quorum");
     world.down.remove(&names().member(2));
-    assert_cannot_replace(&mut world, "but it is healthy, and only 3 of the 4 others are: one that is down comes first");
+    assert_cannot_replace(
+        &mut world,
+        "but it is healthy, and only 3 of the 4 others are: those that are down must come back or be replaced first",
+    );
     let mut world = bootstrapped(1);
     annotate(&mut world, key::REPLACE, "demo-0");
     assert_cannot_replace(&mut world, "but it is the only voter. Set spec.replicas to 3 first");

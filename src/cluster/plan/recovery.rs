@@ -134,7 +134,7 @@ fn start(input: &Input, recovery: &mut Recovery) -> Progress {
         let survivor = observed.members.values().find_map(discarded_for);
         return Ok(survivor.map(|survivor| {
             format!(
-                "waiting for {survivor}; the data of {} was discarded in its favor. If it does not start, set annotation {}={survivor} again",
+                "waiting for {survivor} to start; the data of {} was discarded. If it does not start, set annotation {}={survivor} again",
                 join_names(&recovery.stopped),
                 key::RECOVER_FROM,
             )

@@ -168,7 +168,7 @@ fn wait_for(input: &Input, roster: &Roster, pending: &Pending) -> Option<String>
         Some(format!("all {} voters are healthy{}", roster.votes(), roster.describe_silent()))
     } else {
         // The member that was restarted before must serve its current certificates.
-        pending.certificates.then(|| "all certificates are served; see CertificatesReady".into())
+        pending.certificates.then(|| "all members present their new certificates; see CertificatesReady".into())
     }
 }
 

@@ -273,7 +273,7 @@ fn clients(input: &Input, authorities: &Authorities, predicate: impl Fn(&CachedS
     let users = users.filter(|(_, secret)| !predicate(secret) || input.now < until(written(secret)));
     let mut missing: Vec<_> = users.map(|(name, _)| format!("EtcdUser {name}")).collect();
     if input.now < until(started) {
-        missing.push(format!("time for clients to read their Secrets, until {:.0}", until(started)));
+        missing.push(format!("the time that clients get to reload their Secrets, until {:.0}", until(started)));
     }
     missing
 }

@@ -1,5 +1,7 @@
 //! The condition `Available`: whether a quorum of voters is healthy.
 
+use jiff::SignedDuration;
+
 use super::{
     Input,
     members::{describe_down, is_about_to_be_ready},
@@ -53,7 +55,7 @@ pub fn finding(input: &Input) -> Finding {
     let problems = decision.changes().map(|changes| changes.problems.as_slice()).unwrap_or_default();
     let taken = problems.iter().chain(&outcome.failed).find(|note| note.reason == Reason::NameTaken);
     let why = taken.map_or_else(|| down.join("; "), |taken| taken.message.clone());
-    if !observed.has_come_up() {
+    if !observed.has_come_up() || is_starting_adopted_data(input) {
         let message = format!("the cluster has not come up yet: {why}");
         return available(false, Note::new(Reason::Bootstrapping, message), Announced::Silently);
     }
@@ -65,6 +67,20 @@ pub fn finding(input: &Input) -> Finding {
     };
     available(false, Note::new(Reason::QuorumLost, message), Announced::AsWarning)
 }
+
+/// Whether members are starting with the data of a deleted cluster and have had little time for it. The cluster has an ID already,
+/// but it has never been available under this `EtcdCluster`.
+fn is_starting_adopted_data(input: &Input) -> bool {
+    let before = condition(&input.observed.status.conditions, ConditionType::Available);
+    before.is_some_and(|before| {
+        let is_bootstrapping = Reason::parse(&before.reason) == Some(Reason::Bootstrapping);
+        is_bootstrapping && input.now.duration_since(before.last_transition_time.0) < ADOPTED_START
+    })
+}
+
+/// How long members that start with adopted data may take before the quorum counts as lost. It is longer than a usual start, so that
+/// no recovery is suggested too early.
+const ADOPTED_START: SignedDuration = SignedDuration::from_mins(2);
 
 /// The message while no quorum confirms a member list.
 fn no_list(input: &Input) -> String {

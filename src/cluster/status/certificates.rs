@@ -53,10 +53,10 @@ pub fn finding(input: &Input) -> Finding {
     let unconfirmed = observed.members.iter().filter(|(_, member)| !is_confirmed(member));
     let unconfirmed: Vec<_> = unconfirmed.map(|(name, _)| name.to_string()).collect();
     if !unconfirmed.is_empty() {
-        let message = format!("not yet seen to serve their certificates: {}", unconfirmed.join(", "));
+        let message = format!("have not presented the certificates of their Secrets yet: {}", unconfirmed.join(", "));
         return certificates_ready(false, Note::new(Reason::Confirming, with_remarks(message)), Announced::Silently);
     }
-    let note = Note::new(Reason::CertificatesServed, with_remarks("every member serves its current certificates".into()));
+    let note = Note::new(Reason::CertificatesServed, with_remarks("every member presents the certificates of its Secret".into()));
     // Every renewal ends like this, so only the end of a fault gets an event.
     let before = condition(&observed.status.conditions, ConditionType::CertificatesReady);
     let was_fault = before.and_then(|before| Reason::parse(&before.reason)).is_some_and(is_fault);

@@ -29,7 +29,7 @@ pub fn finding(input: &Input) -> Finding {
         Decision::Planned(cluster, plan) => (cluster, plan),
     };
     if let Plan::Blocked(_) = plan {
-        return progressing(false, Reason::Blocked, "nothing is done; see Available", Announced::Silently);
+        return progressing(false, Reason::Blocked, "no changes are made; see Available", Announced::Silently);
     }
     if cluster.paused {
         let message = "spec.paused is true: nothing is changed, certificates included";

@@ -522,7 +522,10 @@ fn patches_of_pods_are_reported() {
     let report = world.report();
     assert_eq!(condition(&report, ConditionType::Progressing).message, "applying Pod demo-0-0");
     assert_eq!(conditions(&report)[3], ("False", "Confirming"));
-    assert_eq!(condition(&report, ConditionType::CertificatesReady).message, "not yet seen to serve their certificates: demo-0");
+    assert_eq!(
+        condition(&report, ConditionType::CertificatesReady).message,
+        "have not presented the certificates of their Secrets yet: demo-0"
+    );
 }
 
 #[test]

@@ -47,10 +47,10 @@ impl Definition for AddLearner {
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         let Self { member } = &*self;
         let list = check.list()?;
-        ensure(!list.members.iter().any(|m| m.is_learner), || "there is a learner".into())?;
+        ensure(!list.members.iter().any(|m| m.is_learner), || "there already is a learner".into())?;
         check.ensure_unlisted(member)?;
         let voters = check.voters(None)?;
-        ensure(voters.all < check.cluster.replicas as usize, || format!("there are {} voters", voters.all))?;
+        ensure(voters.all < check.cluster.replicas as usize, || format!("there already are {} voters", voters.all))?;
         ensure(voters.healthy == voters.all, || format!("only {} of {} voters are healthy", voters.healthy, voters.all))?;
         self.ensure_removal_applied(check)?;
         // A member that starts as a cluster of one drops every member that was added.
@@ -80,7 +80,7 @@ impl AddLearner {
         let (names, list) = (&check.cluster.names, check.list()?);
         for voter in list.voters().filter_map(|voter| name_of(names, list, voter)) {
             let Some(list) = check.fresh.lists.get(&voter) else {
-                return changed(format!("{voter} may lag: it gives no member list"));
+                return changed(format!("{voter} may not have applied the last change: it returns no member list"));
             };
             ensure(listed(names, list, &self.member).is_none(), || format!("{voter} still lists {}", self.member))?;
         }

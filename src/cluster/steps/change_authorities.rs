@@ -84,7 +84,7 @@ impl Definition for ChangeAuthorities {
             Change::Prepare { next, .. } => {
                 format!("a rotation of the {domain} CA has started: {:?} is trusted before it signs", next.common_name())
             }
-            Change::Switch { .. } => format!("the next {domain} CA signs now"),
+            Change::Switch { .. } => format!("certificates are signed by the next {domain} CA now"),
             Change::Drop => {
                 format!(
                     "all {domain} certificates are signed by the new CA; the previous ones were removed from all trust bundles"

@@ -81,7 +81,7 @@ impl<'a> Check<'a> {
     /// # Errors
     /// If no quorum confirms one.
     pub fn list(&self) -> Result<&'a etcd::MemberList, RecheckError> {
-        self.list.map_or_else(|| changed("no quorum gives a member list"), Ok)
+        self.list.map_or_else(|| changed("no quorum confirms a member list"), Ok)
     }
 
     /// Whether there is a member list that a quorum confirmed.

@@ -36,7 +36,11 @@ impl Definition for DiscardData {
         Some(&self.survivor)
     }
     fn describe(&self) -> String {
-        format!("discarding the data of {} in favor of {}", join_names(self.claims.iter().map(|(name, _)| name)), self.survivor)
+        format!(
+            "discarding the data of {} to recover the cluster from {}",
+            join_names(self.claims.iter().map(|(name, _)| name)),
+            self.survivor
+        )
     }
     fn reads(&self) -> Vec<Read> {
         let each = self.claims.iter().map(|(member, _)| Read::ByName(member.clone()));
@@ -63,6 +67,10 @@ impl Definition for DiscardData {
         self.claims.iter().map(discard).collect()
     }
     fn describe_done(&self, _: &Check, _: usize) -> String {
-        format!("discarded the data of {} in favor of {}", join_names(self.claims.iter().map(|(name, _)| name)), self.survivor)
+        format!(
+            "discarded the data of {} to recover the cluster from {}",
+            join_names(self.claims.iter().map(|(name, _)| name)),
+            self.survivor
+        )
     }
 }

@@ -41,7 +41,7 @@ impl Definition for MoveLeader {
         vec![Read::Members]
     }
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
-        ensure(check.leads(self.from), || format!("{} does not lead", self.member))?;
+        ensure(check.leads(self.from), || format!("{} is not the leader", self.member))?;
         let to = check.list()?.voters().find(|listed| listed.id == self.to);
         ensure(to.is_some_and(|to| check.is_healthy(to)), || "the next leader is not healthy".into())?;
         Ok(())

@@ -57,7 +57,7 @@ impl Definition for RemoveMember {
             ensure(others.healthy == others.all, || {
                 format!("{member} is healthy, and only {} of the {} others are", others.healthy, others.all)
             })?;
-            ensure(!check.leads(*id), || format!("{member} leads"))?;
+            ensure(!check.leads(*id), || format!("{member} is the leader"))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Restarting a member.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use super::{
     check::{Check, Others, RecheckError, changed, ensure},
@@ -58,32 +58,32 @@ impl RestartMember {
         check.fresh.sets.get(&self.member).is_some_and(|set| shares_no_trusted_ca(pod, set))
     }
 
-    /// Whether the pod was created before the requested restart, or with other trust bundles or another client authentication
-    /// than its template has now.
-    fn is_outdated(&self, pod: &Pod, check: &Check) -> bool {
+    /// Why the pod is outdated: it was created before the requested restart, or with other trust bundles or another client
+    /// authentication than its template has now.
+    fn why_outdated(&self, pod: &Pod, check: &Check) -> Option<&'static str> {
         let requested = check.cluster.requests.restarted_at.as_deref();
-        let template = check.fresh.sets.get(&self.member).map(|set| &set.spec.template);
-        let differs = template.is_some_and(|template| {
-            let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
-            let client_auth_differs = objects::requires_client_certificates(pod.spec.as_ref())
-                != objects::requires_client_certificates(template.spec.as_ref());
-            client_auth_differs || bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles))
-        });
-        differs || requested.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at))
+        if requested.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at)) {
+            return Some("a restart was requested");
+        }
+        let template = &check.fresh.sets.get(&self.member)?.spec.template;
+        let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
+        if bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles)) {
+            return Some("it has to load other trusted CAs");
+        }
+        let client_auth = |spec: Option<&PodSpec>| objects::requires_client_certificates(spec);
+        (client_auth(pod.spec.as_ref()) != client_auth(template.spec.as_ref())).then_some("clientAuth has changed")
     }
 
     fn why(&self, check: &Check) -> &'static str {
         let pod = check.fresh.pods.get(&self.member).map(|pod| &**pod);
         let template = check.fresh.sets.get(&self.member).is_some_and(|set| template_is_forced(set));
-        let requested = check.cluster.requests.restarted_at.as_deref();
         match (pod.is_some_and(pod_is_forced), template) {
             _ if pod.is_some_and(|pod| self.shares_no_trusted_ca(pod, check)) => "it trusts none of the current CAs",
-            (false, true) => "it starts as a cluster of one, with the data that it has",
-            (true, false) => "it has started as a cluster of one, and must not do so again",
+            (false, true) => "it is to start as a cluster of one (--force-new-cluster) with its data",
+            (true, false) => "it was started with --force-new-cluster and is restarted without it",
             _ if pod.is_some_and(is_stuck) => "it cannot start, and its template has changed",
             _ if pod.is_some_and(has_never_served) => "it has never been ready, and its template has changed",
-            _ if pod.is_some_and(|pod| annotation(&pod.metadata, key::RESTARTED_AT) == requested) => "its template has changed",
-            _ => "a restart was requested",
+            _ => pod.and_then(|pod| self.why_outdated(pod, check)).unwrap_or("its template has changed"),
         }
     }
 }
@@ -131,7 +131,7 @@ impl Definition for RestartMember {
         if is_silent && (others.can_spare() || !check.has_list()) {
             return Ok(());
         }
-        ensure(self.is_outdated(pod, check), || format!("{member} has been restarted"))?;
+        ensure(self.why_outdated(pod, check).is_some(), || format!("{member} has been restarted"))?;
         let Some(listed) = listed? else { return changed(format!("{member} is no member")) };
         if listed.is_learner {
             return Ok(());
@@ -140,7 +140,7 @@ impl Definition for RestartMember {
         ensure(all < 2 || others.can_spare(), || format!("only {healthy} of the {all} others are healthy"))?;
         if check.is_healthy(listed) || pod_ready(pod) {
             ensure(healthy == all, || format!("{member} is healthy, and only {healthy} of the {all} others are"))?;
-            ensure(all == 0 || !check.leads(listed.id), || format!("{member} leads"))?;
+            ensure(all == 0 || !check.leads(listed.id), || format!("{member} is the leader"))?;
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Definition for RestartMember {
         (is_healthy && voters < 3).then(|| {
             let role = if voters == 1 { "the only voter".to_owned() } else { format!("one of {voters} voters") };
             let message = format!(
-                "{} is {role}: the cluster is unavailable until its pod is back. With 3 members it would not be",
+                "{} is {role}: the cluster is unavailable until its pod is back. With 3 members it would stay available",
                 self.member
             );
             Note::new(Reason::NoRedundancy, message)

@@ -66,7 +66,7 @@ fn a_healthy_voter_is_removed_only_if_that_is_desired_and_all_others_are_healthy
     assert_eq!(recheck(&step(&world, 2), &fresh(&mut world)), "right");
     let leader = world.leader;
     world.leader = world.id(2);
-    assert_eq!(recheck(&step(&world, 2), &fresh(&mut world)), "demo-2 leads");
+    assert_eq!(recheck(&step(&world, 2), &fresh(&mut world)), "demo-2 is the leader");
     world.leader = leader;
     let other_id = Step::from(RemoveMember { member: names().member(2), id: MemberId(7) });
     assert_eq!(recheck(&other_id, &fresh(&mut world)), "demo-2 is not the member 7");
@@ -74,7 +74,7 @@ fn a_healthy_voter_is_removed_only_if_that_is_desired_and_all_others_are_healthy
     assert_eq!(recheck(&step(&world, 2), &fresh(&mut world)), "only 1 of the 2 others are healthy");
     assert_eq!(recheck(&step(&world, 1), &fresh(&mut world)), "right");
     world.silent.insert(names().member(0));
-    assert_eq!(recheck(&step(&world, 1), &fresh(&mut world)), "no quorum gives a member list");
+    assert_eq!(recheck(&step(&world, 1), &fresh(&mut world)), "no quorum confirms a member list");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_requested_restart_waits_until_the_others_are_healthy() {
     let (leader, follower) = (restart(&mut world, 0), restart(&mut world, 1));
     world.leader = world.id(0);
     assert_eq!(recheck(&follower, &fresh(&mut world)), "right");
-    assert_eq!(recheck(&leader, &fresh(&mut world)), "demo-0 leads");
+    assert_eq!(recheck(&leader, &fresh(&mut world)), "demo-0 is the leader");
     world.silent.insert(names().member(2));
     assert_eq!(recheck(&follower, &fresh(&mut world)), "only 1 of the 2 others are healthy");
     let unhealthy = restart(&mut world, 2);
@@ -169,7 +169,7 @@ fn a_restart_does_not_lose_the_only_data() {
 fn a_learner_is_added_only_if_there_is_none_and_all_voters_are_healthy() {
     let mut world = World::bootstrapped("replicas: 3");
     let step = Step::from(AddLearner { member: names().member(3) });
-    assert_eq!(recheck(&step, &fresh(&mut world)), "there are 3 voters");
+    assert_eq!(recheck(&step, &fresh(&mut world)), "there already are 3 voters");
     world.cluster.spec.replicas = 4;
     let (cluster, mut read) = fresh(&mut world);
     assert_eq!(recheck(&step, &(cluster.clone(), read.clone())), "right");
@@ -182,7 +182,7 @@ fn a_learner_is_added_only_if_there_is_none_and_all_voters_are_healthy() {
     assert_eq!(recheck(&step, &fresh(&mut world)), "only 2 of 3 voters are healthy");
     world.silent.clear();
     world.etcd[1].is_learner = true;
-    assert_eq!(recheck(&step, &fresh(&mut world)), "there is a learner");
+    assert_eq!(recheck(&step, &fresh(&mut world)), "there already is a learner");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn leadership_moves_from_the_leader_to_a_healthy_voter() {
         Step::from(MoveLeader { member, from: world.id(from), successor, to: world.id(to) })
     };
     assert_eq!(recheck(&step(&world, 0, 1), &fresh(&mut world)), "right");
-    assert_eq!(recheck(&step(&world, 1, 2), &fresh(&mut world)), "demo-1 does not lead");
+    assert_eq!(recheck(&step(&world, 1, 2), &fresh(&mut world)), "demo-1 is not the leader");
     world.silent.insert(names().member(1));
     assert_eq!(recheck(&step(&world, 0, 1), &fresh(&mut world)), "the next leader is not healthy");
 }
@@ -271,7 +271,7 @@ fn objects_are_deleted_only_if_etcd_does_not_list_their_member() {
     read.pods.insert(names().member(3), Pod::default().into());
     assert_eq!(recheck(&claim(3), &(cluster.clone(), read.clone())), "demo-3 has a pod, which may write to it");
     read.list.as_mut().unwrap().cluster_id = ClusterId(0xbad);
-    assert_eq!(recheck(&set(3), &(cluster, read)), "no quorum gives a member list");
+    assert_eq!(recheck(&set(3), &(cluster, read)), "no quorum confirms a member list");
     assert_eq!(recheck(&Step::from(DeleteBudget { uid: Uid::default() }), &fresh(&mut world)), "there are 3 voters now");
 }
 
@@ -313,7 +313,7 @@ fn no_member_is_added_before_every_voter_has_applied_the_removal_of_its_predeces
     };
     assert_eq!(with_list_of_voter(fresh.list.clone()), "right");
     assert_eq!(with_list_of_voter(Some(before)), "demo-1 still lists demo-2");
-    assert_eq!(with_list_of_voter(None), "demo-1 may lag: it gives no member list");
+    assert_eq!(with_list_of_voter(None), "demo-1 may not have applied the last change: it returns no member list");
 }
 
 /// Otherwise leaves that it signs would not be trusted by members whose pods were created without it.
