@@ -14,6 +14,8 @@ pub struct EtcdClusterStatus {
     pub observed_generation: Option<i64>,
     /// `Available`: a quorum of voters is healthy. `Progressing`: a change is in progress or pending. `Degraded`: something needs
     /// attention, although the cluster may be available. `CertificatesReady`: every member presents the certificates of its Secret.
+    /// `Ready`: the cluster is as its spec says, that is, it is available, not degraded, and nothing that the spec or an annotation asks
+    /// for is in progress or pending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -50,7 +50,7 @@ words! {
         Degraded,
         /// `EtcdCluster`: every member presents the certificates of its Secret.
         CertificatesReady,
-        /// `EtcdUser`: its Secret holds a certificate that the cluster accepts.
+        /// `EtcdCluster`: it is as its spec says. `EtcdUser`: its Secret holds a certificate that the cluster accepts.
         Ready,
     }
 }

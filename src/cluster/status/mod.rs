@@ -7,6 +7,7 @@ mod input;
 mod members;
 pub(crate) mod metrics;
 mod progressing;
+mod ready;
 
 use kube::{ResourceExt, runtime::events::EventType};
 
@@ -52,8 +53,9 @@ pub fn report(input: &Input) -> Report {
         certificates,
         progressing_since: None,
     };
-    let findings =
-        [available::finding(input), progressing::finding(input), degraded::finding(input), certificates::finding(input)];
+    let (available, degraded) = (available::finding(input), degraded::finding(input));
+    let ready = ready::finding(input, &available, &degraded);
+    let findings = [available, progressing::finding(input), degraded, certificates::finding(input), ready];
     let mut events = vec![];
     for finding in findings {
         let before = condition(&old.conditions, finding.kind);

@@ -35,16 +35,20 @@ pub fn finding(input: &Input) -> Finding {
         let message = "spec.paused is true: nothing is changed, certificates included";
         return progressing(false, Reason::Paused, message, Announced::Normally);
     }
-    let in_progress = match plan {
-        Plan::Adopt(step) => Some(Note::new(step.definition().progressing(), step.describe())),
-        Plan::Change(changes) => in_progress(changes, input.outcome),
-        Plan::Blocked(_) => None,
-    };
-    if let Some(Note { reason, message }) = in_progress {
+    if let Some(Note { reason, message }) = unfinished(input) {
         progressing(true, reason, message, Announced::Silently)
     } else {
         let message = format!("no changes pending{}", outdated(input.observed));
         progressing(false, Reason::UpToDate, message, Announced::Silently)
+    }
+}
+
+/// What is in progress or pending, whether the cluster is paused or not.
+pub fn unfinished(input: &Input) -> Option<Note> {
+    match input.decision.plan()? {
+        Plan::Adopt(step) => Some(Note::new(step.definition().progressing(), step.describe())),
+        Plan::Change(changes) => in_progress(changes, input.outcome),
+        Plan::Blocked(_) => None,
     }
 }
 
