@@ -8,6 +8,7 @@
 //! scenario is kept, and its objects, events and logs are written to `target/e2e/`. Scenarios that change the operator run last
 //! and alone.
 
+#![recursion_limit = "256"] // the futures of scenarios nest deeply
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "it prints its progress")]
 
