@@ -232,8 +232,10 @@ impl Watch<'_> {
             modify(object);
         });
         let mut events = reflector::reflector(writer, events).boxed();
-        let stop = self.stop.clone();
+        let (stop, namespace) = (self.stop.clone(), self.namespace.map(str::to_owned));
         tokio::spawn(async move {
+            // Without one of its watches the operator would act on objects as they were: if one ends, the process ends.
+            let _ended = stop.clone().drop_guard();
             loop {
                 let event = tokio::select! {
                     () = stop.cancelled() => break,
@@ -245,9 +247,9 @@ impl Watch<'_> {
                     )) => seen(&object),
                     Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
                     Some(Err(error)) if is_not_served(&error) => {
-                        tracing::warn!(kind = %K::kind(&()), "the API server does not know this kind: are the CRDs installed?");
+                        tracing::warn!(kind = %K::kind(&()), namespace, "the API server does not know this kind: are the CRDs installed?");
                     }
-                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted, will be resumed"),
+                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), namespace, %error, "watch interrupted, will be resumed"),
                     None => break,
                 }
             }
