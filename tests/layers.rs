@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["cluster::validated"],
     &["cluster::validate", "cluster::observed", "cluster::leaves", "cluster::objects"],
     &["cluster::specs", "cluster::facts"],
+    &["cluster::maintained"],
     &["cluster::steps"],
     &["cluster::plan"],
     &["cluster::outcome", "cluster::dial"],
