@@ -203,7 +203,7 @@ impl Controllers {
         let scope = &passes.context.scope;
         futures::future::join(
             control(scope.clusters.clone(), clusters, passes.clone()),
-            control(scope.users.clone(), users, passes.clone()),
+            control(scope.users.store.clone(), users, passes.clone()),
         )
         .await;
     }

@@ -85,12 +85,7 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
 const AGAIN: Duration = Duration::from_millis(500);
 
 fn trigger_users(context: &Context, names: &Names) {
-    for user in context.scope.users.state() {
-        if let Ok(user) = &user.0
-            && user.spec.cluster_ref.name == names.cluster()
-            && user.namespace().as_deref() == Some(names.namespace())
-        {
-            context.triggers.user(&user.name_any(), names.namespace());
-        }
+    for user in context.scope.users.of_cluster(names.namespace(), names.cluster()) {
+        context.triggers.user(&user.name_any(), names.namespace());
     }
 }
