@@ -69,8 +69,10 @@ pub fn observe() {
         panic::set_hook(Box::new(move |info| {
             let location = info.location().map(ToString::to_string);
             if tracing::dispatcher::has_been_set() {
-                let message = info.payload_as_str().unwrap_or_default();
-                tracing::error!(location, message, "panic: this is a bug");
+                let payload = info.payload();
+                let text = payload.downcast_ref::<&str>().copied();
+                let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+                tracing::error!(location, panic = text, "this is a bug");
             } else {
                 before(info);
             }

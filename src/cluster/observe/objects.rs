@@ -54,7 +54,7 @@ pub fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed
         users: users
             .iter()
             .filter(|user| !user.annotations().contains_key(key::REVOKE))
-            .filter_map(|user| Uid::of(user.meta()))
+            .filter_map(|user| Some((Uid::of(user.meta())?, user.name_any())))
             .collect(),
         user_secrets: user_secrets(scope, names),
         ..Observed::default()

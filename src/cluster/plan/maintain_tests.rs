@@ -70,11 +70,11 @@ fn the_certificates_of_a_cluster_with_an_invalid_spec_are_renewed_for_years_and_
 fn users_of_a_cluster_with_an_invalid_spec_are_revoked() {
     let mut world = with_user("u1");
     spoil(&mut world.cluster);
-    world.observed.users = ["u1".into()].into();
+    world.observed.users = [("u1".into(), "app".into())].into();
     assert!(world.is_idle(), "the user exists");
     world.observed.users.clear();
     let holders = vec![Holder::User { name: "app".into(), uid: "u1".into() }];
-    assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders }.into()));
+    assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders, pending: vec![] }.into()));
     world.settle();
     assert!(!world.member(0).secret.as_ref().unwrap().data[member_key::CLIENT_CRL].is_empty());
 }
