@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
-use futures::{StreamExt, future::join_all, stream};
+use futures::{FutureExt, StreamExt, future::join_all, stream};
 use jiff::Timestamp;
 use kube::{
     Client, Resource, ResourceExt,
@@ -71,7 +71,7 @@ pub async fn run_by(options: Options, clock: fn() -> Timestamp) {
     let caches = options.readiness.gate("caches");
     let watched: Vec<Option<&str>> =
         if options.namespaces.is_empty() { vec![None] } else { options.namespaces.iter().map(|name| Some(name.as_str())).collect() };
-    join_all(watched.into_iter().map(|namespace| run_scope(&options, namespace, &caches, clock))).await;
+    join_all(watched.into_iter().map(|namespace| run_scope(&options, namespace, &caches, clock).boxed())).await;
 }
 
 /// Runs the controllers of a scope as soon as its objects have been read. A namespace may not exist any more, or not permit it: that
@@ -225,14 +225,15 @@ async fn control<K: Reconciled>(
     applier(
         move |object: Arc<Guarded<K>>, passes: Arc<Passes>| {
             let (slots, backoff) = (running.clone(), succeeded.clone());
-            Box::pin(async move {
+            async move {
                 let key = ObjectRef::from_obj(&*object);
-                let result = slots.run(&key, || timed(&object, &passes)).await;
+                let result = slots.run(&key, || timed(&object, &passes).boxed()).await;
                 if result.is_ok() {
                     backoff.succeeded(&key);
                 }
                 result
-            })
+            }
+            .boxed()
         },
         move |object, error: &PassError, _| {
             let key = ObjectRef::from_obj(&*object);

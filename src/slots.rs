@@ -7,6 +7,7 @@ use std::{
     collections::HashSet,
     future::Future,
     hash::Hash,
+    pin::pin,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -46,14 +47,14 @@ impl<K: Clone + Eq + Hash> Slots<K> {
         if self.lingering().contains(key) {
             let _slot = self.slow.acquire().await;
             let began = Instant::now();
-            let result = Box::pin(pass()).await;
+            let result = pass().await;
             if began.elapsed() < LONG {
                 self.forget(key);
             }
             return result;
         }
         let slot = self.quick.acquire().await;
-        let mut pass = Box::pin(pass());
+        let mut pass = pin!(pass());
         if let Ok(result) = timeout(LONG, &mut pass).await {
             return result;
         }
