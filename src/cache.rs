@@ -295,7 +295,9 @@ impl Watch<'_> {
                     Some(Err(error)) if is_not_served(&error) => {
                         tracing::warn!(kind = %K::kind(&()), namespace, "the API server does not know this kind: are the CRDs installed?");
                     }
-                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), namespace, %error, "watch interrupted, will be resumed"),
+                    Some(Err(error)) => {
+                        tracing::warn!(kind = %K::kind(&()), namespace, %error, "watch interrupted, will be resumed")
+                    }
                     None => break,
                 }
             }

@@ -69,8 +69,11 @@ pub async fn run(options: Options) {
 /// Runs the controllers with another clock than the machine's.
 pub async fn run_by(options: Options, clock: fn() -> Timestamp) {
     let caches = options.readiness.gate("caches");
-    let watched: Vec<Option<&str>> =
-        if options.namespaces.is_empty() { vec![None] } else { options.namespaces.iter().map(|name| Some(name.as_str())).collect() };
+    let watched: Vec<Option<&str>> = if options.namespaces.is_empty() {
+        vec![None]
+    } else {
+        options.namespaces.iter().map(|name| Some(name.as_str())).collect()
+    };
     join_all(watched.into_iter().map(|namespace| run_scope(&options, namespace, &caches, clock).boxed())).await;
 }
 

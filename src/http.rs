@@ -166,7 +166,10 @@ mod tests {
         namespaces.read("b", false);
         namespaces.read("a", false);
         let answer = fetch(address, "/readyz").await;
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\nnamespaces that have not been read: a, b\n"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\nnamespaces that have not been read: a, b\n"),
+            "{answer}"
+        );
         namespaces.read("a", true);
         caches.close();
         let answer = fetch(address, "/readyz").await;

@@ -66,7 +66,8 @@ impl Groups {
             Watched::Deleted(user) => self.remove(&id(*user)),
             // Those that were deleted while the watch was interrupted.
             Watched::Listed => {
-                let is_gone = |(namespace, name): &&(String, String)| store.get(&ObjectRef::new(name).within(namespace)).is_none();
+                let is_gone =
+                    |(namespace, name): &&(String, String)| store.get(&ObjectRef::new(name).within(namespace)).is_none();
                 let gone: Vec<_> = self.of.keys().filter(is_gone).cloned().collect();
                 gone.iter().for_each(|id| self.remove(id));
             }

@@ -72,11 +72,15 @@ impl Dialer for Faulty {
 
 /// Makes a pod of the only member of a cluster appear to run, so that the operator asks it.
 async fn run_pod(world: &World<'_>, cluster: &str) {
-    let labels = json!({ "app.kubernetes.io/managed-by": "etcd-warden", label::INSTANCE: cluster, label::MEMBER: format!("{cluster}-0") });
+    let labels =
+        json!({ "app.kubernetes.io/managed-by": "etcd-warden", label::INSTANCE: cluster, label::MEMBER: format!("{cluster}-0") });
     let pod = format!("{cluster}-0-0");
     let containers = json!([{ "name": "etcd", "image": "etcd" }]);
     world
-        .create::<Pod>(&pod, json!({ "metadata": { "labels": labels }, "spec": { "nodeName": "none", "containers": containers } }))
+        .create::<Pod>(
+            &pod,
+            json!({ "metadata": { "labels": labels }, "spec": { "nodeName": "none", "containers": containers } }),
+        )
         .await
         .unwrap();
     let status = json!({

@@ -140,7 +140,9 @@ async fn certificates_are_renewed_and_revoked_although_a_newer_version_has_stric
     let server = server::isolated().await;
     let world = World::on(&server, "stricter").await;
     let operator = world.operator();
-    world.cluster("demo", json!({ "replicas": 1, "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } })).await;
+    world
+        .cluster("demo", json!({ "replicas": 1, "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } }))
+        .await;
     for user in ["app", "gone"] {
         world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
         world.user_reports(user, "Issued").await;
@@ -166,7 +168,8 @@ async fn certificates_are_renewed_and_revoked_although_a_newer_version_has_stric
     let degraded = world.reports("demo", "Degraded", "InvalidSpec").await.message;
     assert!(degraded.contains("spec.replicas is 12") && degraded.contains("certificates are still issued"), "{degraded}");
     for (secret, key, old) in [("demo-0-tls", member_key::SERVER_CRT, &member), ("app-etcd-tls", tls_key::CRT, &user)] {
-        until(&format!("{secret} is renewed"), async || (leaf(secret, key).await.not_after() > old.not_after()).then_some(())).await;
+        until(&format!("{secret} is renewed"), async || (leaf(secret, key).await.not_after() > old.not_after()).then_some(()))
+            .await;
     }
     let renewed = leaf("demo-0-tls", member_key::SERVER_CRT).await;
     assert_eq!(renewed.dns_names(), member.dns_names());

@@ -190,7 +190,13 @@ impl<'a> World<'a> {
     /// An operator for this namespace with another clock than the machine's.
     pub fn operator_with_clock(&self, clock: fn() -> Timestamp) -> Operator {
         let tap = Tap::default();
-        Operator::start_with(self.server.tapped(&tap), tap, vec![self.namespace.clone()], Arc::new(etcd::Client::default()), clock)
+        Operator::start_with(
+            self.server.tapped(&tap),
+            tap,
+            vec![self.namespace.clone()],
+            Arc::new(etcd::Client::default()),
+            clock,
+        )
     }
 
     /// An operator for this namespace that connects to members by `dialer`.
@@ -218,13 +224,7 @@ impl Operator {
         Self::start_with(client, tap, namespaces, Arc::new(etcd::Client::default()), Timestamp::now)
     }
 
-    fn start_with(
-        client: Client,
-        tap: Tap,
-        namespaces: Vec<String>,
-        dialer: Arc<dyn Dialer>,
-        clock: fn() -> Timestamp,
-    ) -> Self {
+    fn start_with(client: Client, tap: Tap, namespaces: Vec<String>, dialer: Arc<dyn Dialer>, clock: fn() -> Timestamp) -> Self {
         let (metrics, readiness, stop) = (Arc::new(Metrics::new()), Readiness::default(), CancellationToken::new());
         let options = controllers::Options {
             client,

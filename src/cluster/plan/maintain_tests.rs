@@ -26,7 +26,15 @@ fn spoil(cluster: &mut EtcdCluster) {
 }
 
 fn server(world: &mut World, ordinal: u32) -> Certificate {
-    world.member(ordinal).secret.as_ref().unwrap().certificate(member_key::SERVER_CRT).unwrap().map(|leaf| Certificate::clone(&leaf)).unwrap()
+    world
+        .member(ordinal)
+        .secret
+        .as_ref()
+        .unwrap()
+        .certificate(member_key::SERVER_CRT)
+        .unwrap()
+        .map(|leaf| Certificate::clone(&leaf))
+        .unwrap()
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn unused_keys(input: &Input, domain: Domain) -> Vec<String> {
     let members = input.observed.members.keys().filter(|name| roster.lists(name));
     let members = members.map(|name| (Holder::Member { name: name.to_string() }, leaf_keys(domain)));
     let users = input.observed.users.iter().map(|(uid, name)| Holder::User { name: name.clone(), uid: uid.clone() });
-    let clients = users.chain([Holder::Operator]).filter(|_| domain == Domain::Client).map(|holder| (holder, &[tls_key::CRT][..]));
+    let clients =
+        users.chain([Holder::Operator]).filter(|_| domain == Domain::Client).map(|holder| (holder, &[tls_key::CRT][..]));
     for (holder, certificates) in members.chain(clients) {
         for certificate in certificates {
             unused.remove(&pending_key(&holder, certificate));
