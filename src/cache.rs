@@ -4,6 +4,8 @@
 //! is stored, private keys are replaced by a digest of their public keys, which shows whether a key belongs to its certificate.
 //! When a private key is needed, its Secret is read.
 
+mod users;
+
 use std::{
     collections::HashMap,
     fmt::Debug,
@@ -40,6 +42,8 @@ use crate::{
     names::label,
 };
 
+pub use users::Users;
+
 /// A custom resource, which this version of the operator may be unable to read.
 pub type Guarded<K> = DeserializeGuard<K>;
 
@@ -48,7 +52,7 @@ pub struct Scope {
     /// The clusters.
     pub clusters: Store<Guarded<EtcdCluster>>,
     /// The users.
-    pub users: Store<Guarded<EtcdUser>>,
+    pub users: Users,
     /// The Secrets that the operator created, without their private keys.
     pub secrets: Kept<Secret, SecretDerived>,
     /// The ConfigMaps that the operator created.
@@ -143,17 +147,22 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
         watch.keep(
             any(),
             |_| {},
-            move |cluster: &Guarded<EtcdCluster>| {
-                triggers.cluster(&cluster.name_any(), &cluster.namespace().unwrap_or_default());
+            move |seen: &Watched<'_, Guarded<EtcdCluster>>, _| {
+                if let Some(cluster) = seen.object() {
+                    triggers.cluster(&cluster.name_any(), &cluster.namespace().unwrap_or_default());
+                }
             },
         )
     };
     let users = {
-        let triggers = triggers.clone();
-        watch.keep(
+        let (triggers, groups): (_, Arc<Mutex<users::Groups>>) = (triggers.clone(), Arc::default());
+        let known = groups.clone();
+        let store = watch.keep(
             any(),
             |_| {},
-            move |user: &Guarded<EtcdUser>| {
+            move |seen: &Watched<'_, Guarded<EtcdUser>>, store: &Store<Guarded<EtcdUser>>| {
+                users::lock(&known).follow(seen, store);
+                let Some(user) = seen.object() else { return };
                 let namespace = user.namespace().unwrap_or_default();
                 triggers.user(&user.name_any(), &namespace);
                 // The cluster revokes the certificates of a deleted user.
@@ -161,7 +170,8 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
                     triggers.cluster(&user.spec.cluster_ref.name, &namespace);
                 }
             },
-        )
+        );
+        Users::new(store, groups)
     };
     let scope = Scope {
         clusters,
@@ -182,7 +192,7 @@ impl Scope {
     async fn read_once(&self) {
         // An error would mean that the watch has ended, which happens only when the operator stops.
         let _ = self.clusters.wait_until_ready().await;
-        let _ = self.users.wait_until_ready().await;
+        let _ = self.users.store.wait_until_ready().await;
         let _ = self.secrets.store.wait_until_ready().await;
         let _ = self.config_maps.store.wait_until_ready().await;
         let _ = self.services.store.wait_until_ready().await;
@@ -190,6 +200,34 @@ impl Scope {
         let _ = self.stateful_sets.store.wait_until_ready().await;
         let _ = self.pods.store.wait_until_ready().await;
         let _ = self.budgets.store.wait_until_ready().await;
+    }
+}
+
+/// What a watch reports.
+enum Watched<'a, K> {
+    /// The object was created or changed, or was there when all were listed.
+    Applied(&'a K),
+    /// The object was deleted.
+    Deleted(&'a K),
+    /// All objects have been listed: those that were not among them were deleted.
+    Listed,
+}
+
+impl<'a, K> Watched<'a, K> {
+    fn of(event: &'a watcher::Event<K>) -> Option<Self> {
+        match event {
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => Some(Self::Applied(object)),
+            watcher::Event::Delete(object) => Some(Self::Deleted(object)),
+            watcher::Event::Init => None,
+            watcher::Event::InitDone => Some(Self::Listed),
+        }
+    }
+
+    fn object(&self) -> Option<&'a K> {
+        match self {
+            Self::Applied(object) | Self::Deleted(object) => Some(object),
+            Self::Listed => None,
+        }
     }
 }
 
@@ -208,7 +246,8 @@ impl Watch<'_> {
     {
         let (derived, triggers): (Derived<K, D>, _) = (Arc::default(), triggers.clone());
         let known = derived.clone();
-        let store = self.keep(watcher::Config::default().labels(label::MANAGED), modify, move |object: &K| {
+        let store = self.keep(watcher::Config::default().labels(label::MANAGED), modify, move |seen: &Watched<'_, K>, _| {
+            let Some(object) = seen.object() else { return };
             let key = (object.namespace().unwrap_or_default(), object.name_any());
             known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             triggers.owner_of(object);
@@ -216,8 +255,13 @@ impl Watch<'_> {
         Kept { store, derived }
     }
 
-    /// Keeps the objects of a kind, after `modify`, and calls `seen` with each that was created, changed or deleted.
-    fn keep<K>(&self, config: watcher::Config, modify: fn(&mut K), seen: impl Fn(&K) + Send + 'static) -> Store<K>
+    /// Keeps the objects of a kind, after `modify`, and calls `seen` with each that was created, changed or deleted, and with the store.
+    fn keep<K>(
+        &self,
+        config: watcher::Config,
+        modify: fn(&mut K),
+        seen: impl Fn(&Watched<'_, K>, &Store<K>) + Send + 'static,
+    ) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
         K::DynamicType: Eq + Hash + Clone,
@@ -232,22 +276,28 @@ impl Watch<'_> {
             modify(object);
         });
         let mut events = reflector::reflector(writer, events).boxed();
-        let stop = self.stop.clone();
+        let store = reader.clone();
+        let (stop, namespace) = (self.stop.clone(), self.namespace.map(str::to_owned));
         tokio::spawn(async move {
+            // Without one of its watches the operator would act on objects as they were: if one ends, the process ends.
+            let _ended = stop.clone().drop_guard();
             loop {
                 let event = tokio::select! {
                     () = stop.cancelled() => break,
                     event = events.next() => event,
                 };
                 match event {
-                    Some(Ok(
-                        watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object),
-                    )) => seen(&object),
-                    Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
-                    Some(Err(error)) if is_not_served(&error) => {
-                        tracing::warn!(kind = %K::kind(&()), "the API server does not know this kind: are the CRDs installed?");
+                    Some(Ok(event)) => {
+                        if let Some(watched) = Watched::of(&event) {
+                            seen(&watched, &store);
+                        }
                     }
-                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted, will be resumed"),
+                    Some(Err(error)) if is_not_served(&error) => {
+                        tracing::warn!(kind = %K::kind(&()), namespace, "the API server does not know this kind: are the CRDs installed?");
+                    }
+                    Some(Err(error)) => {
+                        tracing::warn!(kind = %K::kind(&()), namespace, %error, "watch interrupted, will be resumed")
+                    }
                     None => break,
                 }
             }

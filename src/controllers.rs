@@ -2,11 +2,10 @@
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
-use futures::{StreamExt, future::join_all, stream};
+use futures::{FutureExt, StreamExt, future::join_all, stream};
 use jiff::Timestamp;
 use kube::{
     Client, Resource, ResourceExt,
-    api::DynamicObject,
     core::ObjectMeta,
     runtime::{
         controller::{self, Action, Config, applier},
@@ -20,16 +19,21 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{EtcdCluster, EtcdUser, Reason},
     backoff::{Backoff, jitter},
-    cache::{self, Guarded, Scope, Triggers},
+    cache::{self, Guarded, Triggers},
     cluster::{self, specs::Specs},
     context::Context,
     etcd::Dialer,
-    http::Readiness,
+    http::{Gate, Readiness},
     identity::Identities,
     kubernetes::error::WriteError,
     metrics::Metrics,
     names::FIELD_MANAGER,
-    reporting::publish::publish,
+    panics::{self, Panic},
+    reporting::{
+        note::Note,
+        publish::{publish, write_report},
+    },
+    slots::Slots,
     user,
 };
 
@@ -51,8 +55,8 @@ pub struct Options {
     pub stop: CancellationToken,
 }
 
-/// How many objects of one kind have a pass at the same time. Passes mostly wait for members.
-const CONCURRENCY: u16 = 16;
+/// [`Slots`] limit how many passes are made at the same time.
+const UNLIMITED: u16 = 0;
 
 /// Changes of an object within this time cause one pass.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -65,31 +69,122 @@ pub async fn run(options: Options) {
 /// Runs the controllers with another clock than the machine's.
 pub async fn run_by(options: Options, clock: fn() -> Timestamp) {
     let caches = options.readiness.gate("caches");
-    let watched: Vec<Option<String>> =
-        if options.namespaces.is_empty() { vec![None] } else { options.namespaces.iter().cloned().map(Some).collect() };
-    let scopes = watched.into_iter().map(|namespace| Controllers::start(&options, namespace, clock));
-    let controllers = tokio::select! {
-        () = options.stop.cancelled() => return,
-        controllers = join_all(scopes) => controllers,
+    let watched: Vec<Option<&str>> = if options.namespaces.is_empty() {
+        vec![None]
+    } else {
+        options.namespaces.iter().map(|name| Some(name.as_str())).collect()
     };
+    join_all(watched.into_iter().map(|namespace| run_scope(&options, namespace, &caches, clock).boxed())).await;
+}
+
+/// Runs the controllers of a scope as soon as its objects have been read. A namespace may not exist any more, or not permit it: that
+/// stops no other one. Without any that can be read the operator is not ready.
+async fn run_scope(options: &Options, namespace: Option<&str>, caches: &Gate, clock: fn() -> Timestamp) {
+    let name = namespace.unwrap_or_default();
+    let is_read = |is_read| {
+        options.metrics.namespace_read(name, is_read);
+        // If all namespaces are watched, the gate says the same.
+        if namespace.is_some() {
+            options.readiness.read(name, is_read);
+        }
+    };
+    is_read(false);
+    let started = options.stop.run_until_cancelled(Controllers::start(options, namespace, clock)).await;
+    let Some(controllers) = started else { return };
+    is_read(true);
     caches.open();
-    tracing::info!("all objects have been read once; reconciling");
-    join_all(controllers.into_iter().map(|controllers| controllers.run(&options.stop))).await;
+    tracing::info!(namespace, "all objects have been read once; reconciling");
+    controllers.run().await;
 }
 
 /// The controllers of one scope: a namespace or all of them.
 struct Controllers {
-    context: Arc<Context>,
+    passes: Arc<Passes>,
     clusters: mpsc::UnboundedReceiver<ObjectRef<Guarded<EtcdCluster>>>,
     users: mpsc::UnboundedReceiver<ObjectRef<Guarded<EtcdUser>>>,
 }
 
+/// What the passes of a scope share.
+struct Passes {
+    context: Context,
+    specs: Specs,
+}
+
+/// A kind of objects over which passes are made.
+trait Reconciled: Resource<DynamicType = ()> + Clone + Send + Sync + 'static {
+    const KIND: &'static str;
+
+    /// One pass. Returns when the next one is due.
+    fn pass(&self, passes: &Passes) -> impl Future<Output = Result<Duration, WriteError>> + Send;
+
+    /// Reports that a pass failed because of a bug.
+    fn report_bug(&self, passes: &Passes, note: Note) -> impl Future<Output = Result<bool, WriteError>> + Send;
+
+    /// Removes what is kept about an object that no longer exists.
+    fn forget(passes: &Passes, namespace: &str, name: &str);
+}
+
+impl Reconciled for EtcdCluster {
+    const KIND: &'static str = "EtcdCluster";
+
+    async fn pass(&self, passes: &Passes) -> Result<Duration, WriteError> {
+        cluster::pass(&passes.context, &passes.specs, self).await
+    }
+
+    async fn report_bug(&self, Passes { context, .. }: &Passes, note: Note) -> Result<bool, WriteError> {
+        let report = cluster::status::bug(self, note, (context.clock)());
+        write_report(context, self, self.status.as_ref(), &report).await
+    }
+
+    fn forget(Passes { context, specs }: &Passes, namespace: &str, name: &str) {
+        context.metrics.forget_cluster(namespace, name);
+        context.identities.forget(namespace, name);
+        specs.forget(namespace, name);
+    }
+}
+
+impl Reconciled for EtcdUser {
+    const KIND: &'static str = "EtcdUser";
+
+    async fn pass(&self, passes: &Passes) -> Result<Duration, WriteError> {
+        user::pass(&passes.context, self).await
+    }
+
+    async fn report_bug(&self, Passes { context, .. }: &Passes, note: Note) -> Result<bool, WriteError> {
+        let report = user::status::bug(self, note, (context.clock)());
+        write_report(context, self, self.status.as_ref(), &report).await
+    }
+
+    fn forget(Passes { context, .. }: &Passes, namespace: &str, name: &str) {
+        context.metrics.user(namespace, name, None);
+    }
+}
+
+/// Why a pass failed. The object is tried again with increasing delays.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error("the status was not written: {0}")]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Panic(#[from] Panic),
+}
+
+impl PassError {
+    /// The outcome of the pass in the metrics.
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "error",
+            Self::Panic(_) => "panic",
+        }
+    }
+}
+
 impl Controllers {
-    async fn start(options: &Options, namespace: Option<String>, clock: fn() -> Timestamp) -> Self {
+    async fn start(options: &Options, namespace: Option<&str>, clock: fn() -> Timestamp) -> Self {
         let (to_clusters, clusters) = mpsc::unbounded_channel();
         let (to_users, users) = mpsc::unbounded_channel();
         let triggers = Triggers { clusters: to_clusters, users: to_users };
-        let scope = cache::start(&options.client, namespace.as_deref(), &triggers, &options.stop).await;
+        let scope = cache::start(&options.client, namespace, &triggers, &options.stop).await;
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: std::env::var("HOSTNAME").ok() };
         let context = Context {
             client: options.client.clone(),
@@ -103,112 +198,101 @@ impl Controllers {
             stop: options.stop.clone(),
             clock,
         };
-        Self { context: Arc::new(context), clusters, users }
+        Self { passes: Arc::new(Passes { context, specs: Specs::default() }), clusters, users }
     }
 
-    async fn run(self, stop: &CancellationToken) {
-        let Self { context, clusters, users } = self;
-        let scope: &Scope = &context.scope;
-        let specs: Arc<Specs> = Arc::default();
-        let forget_cluster = |gone: &ObjectRef<DynamicObject>| {
-            let namespace = gone.namespace.as_deref().unwrap_or_default();
-            context.metrics.forget_cluster(namespace, &gone.name);
-            context.identities.forget(namespace, &gone.name);
-            specs.forget(namespace, &gone.name);
-        };
-        let forget_user = |gone: &ObjectRef<DynamicObject>| {
-            context.metrics.user(gone.namespace.as_deref().unwrap_or_default(), &gone.name, None);
-        };
-        let kept = specs.clone();
-        let pass_cluster = move |context: Arc<Context>, cluster: Arc<EtcdCluster>| {
-            let specs = kept.clone();
-            async move { cluster::pass(&context, &specs, &cluster).await }
-        };
-        let pass_user = |context: Arc<Context>, user: Arc<EtcdUser>| async move { user::pass(&context, &user).await };
+    async fn run(self) {
+        let Self { passes, clusters, users } = self;
+        let scope = &passes.context.scope;
         futures::future::join(
-            control("EtcdCluster", scope.clusters.clone(), clusters, context.clone(), stop, pass_cluster, forget_cluster),
-            control("EtcdUser", scope.users.clone(), users, context.clone(), stop, pass_user, forget_user),
+            control(scope.clusters.clone(), clusters, passes.clone()),
+            control(scope.users.store.clone(), users, passes.clone()),
         )
         .await;
     }
 }
 
 /// Runs a pass for each triggered object of a kind, and the next pass when it is due.
-async fn control<K, F>(
-    kind: &'static str,
+async fn control<K: Reconciled>(
     store: Store<Guarded<K>>,
     triggers: mpsc::UnboundedReceiver<ObjectRef<Guarded<K>>>,
-    context: Arc<Context>,
-    stop: &CancellationToken,
-    pass: impl Fn(Arc<Context>, Arc<K>) -> F + Send + Sync + 'static,
-    forget: impl Fn(&ObjectRef<DynamicObject>),
-) where
-    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Duration, WriteError>> + Send + 'static,
-{
+    passes: Arc<Passes>,
+) {
     let triggers = stream::unfold(triggers, |mut triggers| async move { Some((triggers.recv().await?, triggers)) });
-    let queue = triggers.take_until(stop.clone().cancelled_owned()).map(Ok::<_, std::convert::Infallible>);
+    let stop = passes.context.stop.clone();
+    let queue = triggers.take_until(stop.cancelled_owned()).map(Ok::<_, std::convert::Infallible>);
     let backoff: Arc<Backoff<ObjectRef<Guarded<K>>>> = Arc::default();
-    let pass = Arc::new(pass);
-    let (failures, forgotten) = (backoff.clone(), backoff.clone());
+    let (succeeded, failures) = (backoff.clone(), backoff.clone());
+    let slots: Arc<Slots<ObjectRef<Guarded<K>>>> = Arc::default();
+    let running = slots.clone();
     applier(
-        move |object: Arc<Guarded<K>>, context: Arc<Context>| {
-            let (pass, backoff) = (pass.clone(), backoff.clone());
-            Box::pin(async move {
+        move |object: Arc<Guarded<K>>, passes: Arc<Passes>| {
+            let (slots, backoff) = (running.clone(), succeeded.clone());
+            async move {
                 let key = ObjectRef::from_obj(&*object);
-                let started = Instant::now();
-                let result = once(kind, &object, &context, &*pass).await;
-                let outcome = if result.is_ok() { "ok" } else { "error" };
-                context.metrics.reconciled(kind, outcome, started.elapsed());
+                let result = slots.run(&key, || timed(&object, &passes).boxed()).await;
                 if result.is_ok() {
                     backoff.succeeded(&key);
                 }
                 result
-            })
+            }
+            .boxed()
         },
-        move |object, error: &WriteError, _| {
+        move |object, error: &PassError, _| {
             let key = ObjectRef::from_obj(&*object);
             let wait = failures.failed(&key);
-            tracing::warn!(kind, object = %key, %error, ?wait, "status not written");
+            tracing::warn!(kind = K::KIND, object = %key, %error, ?wait, "the pass failed");
             Action::requeue(wait)
         },
-        context,
+        passes.clone(),
         store,
         queue,
-        Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
+        Config::default().concurrency(UNLIMITED).debounce(DEBOUNCE),
     )
     .for_each(|result| {
         // The deletion of the object triggered the pass.
         if let Err(controller::Error::ObjectNotFound(gone)) = result {
-            forgotten.succeeded(&ObjectRef::new(&gone.name).within(gone.namespace.as_deref().unwrap_or_default()));
-            forget(&gone);
+            let namespace = gone.namespace.as_deref().unwrap_or_default();
+            let key = ObjectRef::new(&gone.name).within(namespace);
+            backoff.succeeded(&key);
+            slots.forget(&key);
+            K::forget(&passes, namespace, &gone.name);
         }
         std::future::ready(())
     })
     .await;
 }
 
-async fn once<K, F>(
-    kind: &'static str,
-    object: &Guarded<K>,
-    context: &Arc<Context>,
-    pass: &(impl Fn(Arc<Context>, Arc<K>) -> F + Send + Sync),
-) -> Result<Action, WriteError>
-where
-    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Duration, WriteError>> + Send + 'static,
-{
-    match &object.0 {
+async fn timed<K: Reconciled>(object: &Guarded<K>, passes: &Passes) -> Result<Action, PassError> {
+    let started = Instant::now();
+    let result = once(object, passes).await;
+    let outcome = result.as_ref().map_or_else(PassError::outcome, |_| "ok");
+    passes.context.metrics.reconciled(K::KIND, outcome, started.elapsed());
+    result
+}
+
+async fn once<K: Reconciled>(object: &Guarded<K>, passes: &Passes) -> Result<Action, PassError> {
+    let object = match &object.0 {
         Err(invalid) => {
-            report_unreadable(kind, &invalid.metadata, &invalid.error, context).await;
-            Ok(Action::await_change())
+            report_unreadable(K::KIND, &invalid.metadata, &invalid.error, &passes.context).await;
+            return Ok(Action::await_change());
         }
         // Everything that belongs to a cluster or a user is deleted with it by its owner reference.
-        Ok(object) if object.meta().deletion_timestamp.is_some() => Ok(Action::await_change()),
-        Ok(object) => {
-            let next = pass(context.clone(), Arc::new(object.clone())).await?;
+        Ok(object) if object.meta().deletion_timestamp.is_some() => return Ok(Action::await_change()),
+        Ok(object) => object,
+    };
+    match panics::caught(object.pass(passes)).await {
+        Ok(next) => {
+            let next = next?;
             // A jitter spreads the passes over clusters that were created at the same time.
             Ok(Action::requeue(next + jitter(&(object.name_any(), object.namespace()), next / 4)))
+        }
+        Err(panic) => {
+            let note = Note::new(Reason::InternalError, panic.to_string());
+            if let Ok(Err(error)) = panics::caught(object.report_bug(passes, note)).await {
+                tracing::warn!(kind = K::KIND, object = object.name_any(), %error, "the status was not written");
+            }
+            Err(panic.into())
         }
     }
 }

@@ -21,9 +21,16 @@ use crate::metrics::Metrics;
 /// The port when no address is given.
 pub const DEFAULT_PORT: u16 = 8080;
 
-/// The readiness of the operator: it is ready when every gate is open.
+/// The readiness of the operator: it is ready when every gate is open. A namespace that cannot be read does not close one, because
+/// all others are reconciled.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
+pub struct Readiness(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    closed: BTreeSet<&'static str>,
+    unread: BTreeSet<String>,
+}
 
 impl Readiness {
     /// A new, closed gate. While it is closed, `/readyz` shows its name, such as `caches`.
@@ -35,11 +42,26 @@ impl Readiness {
 
     /// The names of the gates that are closed.
     pub fn awaited(&self) -> Vec<&'static str> {
-        self.closed().iter().copied().collect()
+        self.state().closed.iter().copied().collect()
     }
 
-    fn closed(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
-        // A set of names is valid at any time, also after a panic.
+    /// Records whether all objects of a namespace have been read once. `/readyz` shows those of which not.
+    pub fn read(&self, namespace: &str, is_read: bool) {
+        let unread = &mut self.state().unread;
+        if is_read {
+            unread.remove(namespace);
+        } else {
+            unread.insert(namespace.to_owned());
+        }
+    }
+
+    /// The namespaces whose objects have not been read yet.
+    pub fn unread(&self) -> Vec<String> {
+        self.state().unread.iter().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Sets of names are valid at any time, also after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -54,12 +76,12 @@ pub struct Gate {
 impl Gate {
     /// Opens it.
     pub fn open(&self) {
-        self.readiness.closed().remove(self.name);
+        self.readiness.state().closed.remove(self.name);
     }
 
     /// Closes it.
     pub fn close(&self) {
-        self.readiness.closed().insert(self.name);
+        self.readiness.state().closed.insert(self.name);
     }
 }
 
@@ -93,10 +115,15 @@ fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
 }
 
 fn ready(readiness: &Readiness) -> (StatusCode, String) {
-    match readiness.awaited() {
+    let (status, mut text) = match readiness.awaited() {
         pending if pending.is_empty() => (StatusCode::OK, "ok\n".into()),
         pending => (StatusCode::SERVICE_UNAVAILABLE, format!("pending: {}\n", pending.join(", "))),
+    };
+    let unread = readiness.unread();
+    if !unread.is_empty() {
+        text += &format!("namespaces that have not been read: {}\n", unread.join(", "));
     }
+    (status, text)
 }
 
 fn scrape(metrics: &Metrics) -> impl IntoResponse + use<> {
@@ -125,6 +152,7 @@ mod tests {
         let listener = bind(Some((Ipv4Addr::LOCALHOST, 0).into())).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, stop) = (Readiness::default(), CancellationToken::new());
+        let namespaces = readiness.clone();
         let (caches, crds) = (readiness.gate("caches"), readiness.gate("crds"));
         let server = tokio::spawn(serve(listener, readiness, Arc::new(Metrics::new()), stop.clone()));
 
@@ -135,8 +163,17 @@ mod tests {
         assert!(fetch(address, "/readyz").await.ends_with("pending: caches\n"));
         caches.open();
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        namespaces.read("b", false);
+        namespaces.read("a", false);
+        let answer = fetch(address, "/readyz").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\nnamespaces that have not been read: a, b\n"),
+            "{answer}"
+        );
+        namespaces.read("a", true);
         caches.close();
-        assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        let answer = fetch(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("namespaces that have not been read: b\n"), "{answer}");
         let answer = fetch(address, "/metrics").await;
         assert!(answer.contains("application/openmetrics-text") && answer.ends_with("# EOF\n"), "{answer}");
 

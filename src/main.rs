@@ -16,6 +16,7 @@ use etcd_warden::{
     kubernetes::error::chain,
     leader::{Elector, Leadership},
     metrics::Metrics,
+    panics,
     telemetry::{self, LogFormat},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -131,6 +132,7 @@ fn main() -> ExitCode {
 
 fn start(args: RunArgs) -> Result<(), Error> {
     telemetry::init(args.log_format, &args.log_filter)?;
+    panics::observe();
     rustls::crypto::ring::default_provider().install_default().map_err(|_| Error::Crypto)?;
     // Two threads are enough, because passes mostly wait for answers, and each thread costs memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Error::Runtime)?;

@@ -42,6 +42,11 @@ struct StepLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NamespaceLabels {
+    namespace: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClusterLabels {
     namespace: String,
     name: String,
@@ -114,6 +119,7 @@ pub struct Metrics {
     reconciles: Family<ReconcileLabels, Counter>,
     reconcile_seconds: Family<KindLabels, Histogram>,
     leader: Gauge,
+    namespaces: Family<NamespaceLabels, Gauge>,
     ready: Family<ClusterLabels, Gauge>,
     desired: Family<ClusterLabels, Gauge>,
     available: Family<ClusterLabels, Gauge>,
@@ -146,6 +152,7 @@ impl Metrics {
             // 5 ms to 20 s.
             reconcile_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 13))),
             leader: Gauge::default(),
+            namespaces: Family::default(),
             ready: Family::default(),
             desired: Family::default(),
             available: Family::default(),
@@ -166,7 +173,7 @@ impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register("build", "The version of the operator", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        r.register("reconciles", "Passes over an object, by kind and outcome: ok or error", self.reconciles.clone());
+        r.register("reconciles", "Passes over an object, by kind and outcome: ok, error or panic", self.reconciles.clone());
         r.register_with_unit(
             "reconcile_duration",
             "How long a pass over an object took",
@@ -174,6 +181,11 @@ impl Metrics {
             self.reconcile_seconds.clone(),
         );
         r.register("leader", "1 while this process is the leader", self.leader.clone());
+        r.register(
+            "namespace_read",
+            "1 once all objects of a namespace have been read, which is necessary to reconcile them; namespace is empty if all are watched",
+            self.namespaces.clone(),
+        );
         r.register("cluster_members_ready", "Members that are healthy", self.ready.clone());
         r.register("cluster_members_desired", "Members that are desired", self.desired.clone());
         r.register("cluster_available", "1 while a quorum of voters is healthy", self.available.clone());
@@ -226,7 +238,7 @@ impl Metrics {
         text
     }
 
-    /// Counts a pass over an object of `kind`; `outcome` is `ok` or `error`.
+    /// Counts a pass over an object of `kind`; `outcome` is `ok`, `error` or `panic`.
     pub fn reconciled(&self, kind: &'static str, outcome: &'static str, took: Duration) {
         self.reconciles.get_or_create(&ReconcileLabels { kind, outcome }).inc();
         self.reconcile_seconds.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
@@ -235,6 +247,11 @@ impl Metrics {
     /// Records whether this process is the leader.
     pub fn leading(&self, leads: bool) {
         self.leader.set(leads.into());
+    }
+
+    /// Records whether all objects of a namespace have been read once. If all namespaces are watched, its name is empty.
+    pub fn namespace_read(&self, namespace: &str, is_read: bool) {
+        self.namespaces.get_or_create(&NamespaceLabels { namespace: namespace.into() }).set(is_read.into());
     }
 
     /// Records the state of a cluster.
@@ -338,6 +355,7 @@ mod tests {
         metrics.step("RecordMembers");
         metrics.leaf_issued("server");
         metrics.leading(true);
+        metrics.namespace_read("a", false);
         let series = series(&metrics);
         for line in [
             r#"etcd_warden_reconciles_total{kind="EtcdCluster",outcome="ok"} 2"#,
@@ -346,6 +364,7 @@ mod tests {
             r#"etcd_warden_steps_total{step="RecordMembers"} 1"#,
             r#"etcd_warden_leaves_issued_total{kind="server"} 1"#,
             "etcd_warden_leader 1",
+            r#"etcd_warden_namespace_read{namespace="a"} 0"#,
         ] {
             assert!(series.iter().any(|s| s == line), "{line} is not in {series:#?}");
         }

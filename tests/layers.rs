@@ -16,7 +16,7 @@ use syn::{
 /// The layers from the lowest to the highest. A module belongs to the longest prefix of its path; modules of one layer do not use each
 /// other unless they share that prefix.
 const LAYERS: &[&[&str]] = &[
-    &["digest", "ids", "backoff", "telemetry"],
+    &["digest", "ids", "backoff", "panics", "slots", "telemetry"],
     &["pki", "etcd"],
     &["api"],
     &["names"],
@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["cluster::validated"],
     &["cluster::validate", "cluster::observed", "cluster::leaves", "cluster::objects"],
     &["cluster::specs", "cluster::facts"],
+    &["cluster::maintained"],
     &["cluster::steps"],
     &["cluster::plan"],
     &["cluster::outcome", "cluster::dial"],

@@ -77,6 +77,8 @@ words! {
         Blocked,
         /// `spec.paused` is true.
         Paused,
+        /// The operator panicked while it reconciled the object: a bug.
+        InternalError,
 
         // Progressing.
         /// No changes are pending.

@@ -9,7 +9,11 @@ use super::{
     leaf::{DesiredLeaf, LeafKeys},
     secret::CachedSecret,
 };
-use crate::pki::{self, Domain, Holder, Issuer, LeafSpec, ReissueReason, Usage};
+use crate::{
+    digest::fingerprint,
+    names::authority_key,
+    pki::{self, Domain, Holder, Issuer, LeafSpec, ReissueReason, Usage},
+};
 
 /// A Secret with certificates that has to be created or changed, with its leaves before or after they are issued. Contents that
 /// it does not name are not changed.
@@ -92,6 +96,21 @@ impl LeafRequest {
     }
 }
 
+/// The key of the Secret of a domain's authorities under which the private key of a leaf is kept until its issuer has signed it.
+/// `certificate` is the key of the leaf in its own Secret.
+pub fn pending_key(holder: &Holder, certificate: &str) -> String {
+    authority_key::pending(&fingerprint([(certificate, holder_text(holder).as_bytes())].into_iter()))
+}
+
+/// The text of a holder. Names of pending keys are its digest and are persisted, so the text must never change.
+fn holder_text(holder: &Holder) -> String {
+    match holder {
+        Holder::Operator => "Operator".to_owned(),
+        Holder::Member { name } => format!("Member {{ name: {name:?} }}"),
+        Holder::User { name, uid } => format!("User {{ name: {name:?}, uid: {:?} }}", uid.as_str()),
+    }
+}
+
 /// A leaf certificate that was issued for a request.
 pub struct IssuedLeaf {
     /// The request.
@@ -148,4 +167,19 @@ pub fn changed_files<'a>(
         .filter(|(key, content)| existing(key) != Some(content))
         .map(|(key, content)| (key.to_owned(), content.to_owned()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_pending_keys_never_change() {
+        let name = |certificate, holder: Holder| pending_key(&holder, certificate);
+        assert_eq!(name("server.crt", Holder::Member { name: "demo-0".into() }), "pending-bd1ae5522b55eedf.key");
+        assert_eq!(name("tls.crt", Holder::Operator), "pending-ce698ea23185ae7a.key");
+        let user = Holder::User { name: "app".into(), uid: "9c0e2f1a-0000".into() };
+        assert_eq!(holder_text(&user), "User { name: \"app\", uid: \"9c0e2f1a-0000\" }");
+        assert_eq!(name("tls.crt", user), "pending-18951bb104753d95.key");
+    }
 }

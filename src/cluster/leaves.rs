@@ -1,6 +1,9 @@
 //! The leaf certificates of a cluster and their contents.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use jiff::SignedDuration;
 
@@ -12,6 +15,9 @@ use crate::{
     names::{MemberName, Names, common_name, member_key, tls_key},
     pki::{Domain, LeafSpec, PerDomain, Usage},
 };
+
+/// The addresses that every server certificate is valid for.
+pub const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// The leaf that a member presents on the port of a domain.
 fn server(cluster: &ValidatedCluster, domain: Domain, member: &MemberName) -> LeafSpec {
@@ -29,11 +35,10 @@ fn client_server(
     extra_addresses: &BTreeSet<IpAddr>,
     duration: SignedDuration,
 ) -> LeafSpec {
-    let local = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
     LeafSpec {
         common_name: common_name::SERVER.into(),
         dns_names: names.server_sans(member).into_iter().chain(extra_names.iter().cloned()).collect(),
-        ip_addresses: extra_addresses.iter().copied().chain(local).collect(),
+        ip_addresses: extra_addresses.iter().copied().chain(LOOPBACK).collect(),
         usage: Usage::Server,
         duration,
     }

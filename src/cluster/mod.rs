@@ -14,6 +14,7 @@ pub mod facts;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub(crate) mod leaves;
+pub(crate) mod maintained;
 pub mod objects;
 pub(crate) mod observe;
 pub mod observed;
@@ -33,8 +34,8 @@ use self::{
     act::Actor,
     facts::Facts,
     outcome::{Decision, Outcome},
-    plan::{changes, input::Input},
-    specs::{Spec, Specs},
+    plan::changes,
+    specs::Specs,
 };
 use crate::{
     api::EtcdCluster, context::Context, ids::Uid, kubernetes::error::WriteError, names::Names, reporting::publish::write_report,
@@ -54,19 +55,12 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
         observed = observe::observe(context, object, &names, now) => observed,
     };
     let facts = Facts::of(&names, &uid, &observed, now);
-    let Spec { cluster, desired, .. } = specs.of(object, &context.domain);
-    let decision = match cluster {
-        Err(invalid) => Decision::Invalid(invalid),
-        Ok(cluster) => {
-            let plan = plan::plan(&Input { cluster: &cluster, desired: &desired, observed: &observed, facts: &facts, now });
-            Decision::Planned(cluster, plan)
-        }
-    };
-    let outcome = match &decision {
-        Decision::Planned(cluster, plan) if !cluster.paused => {
+    let decision = Decision::of(specs.of(object, &context.domain), object, &context.domain, &observed, &facts, now);
+    let outcome = match decision.executed() {
+        Some((cluster, plan)) => {
             Actor { context, object, cluster, observed: &observed, identity: identity.as_ref(), now }.act(plan).await
         }
-        _ => Outcome::default(),
+        None => Outcome::default(),
     };
     let report = status::report(&status::Input {
         cluster: object,
@@ -91,12 +85,7 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
 const AGAIN: Duration = Duration::from_millis(500);
 
 fn trigger_users(context: &Context, names: &Names) {
-    for user in context.scope.users.state() {
-        if let Ok(user) = &user.0
-            && user.spec.cluster_ref.name == names.cluster()
-            && user.namespace().as_deref() == Some(names.namespace())
-        {
-            context.triggers.user(&user.name_any(), names.namespace());
-        }
+    for user in context.scope.users.of_cluster(names.namespace(), names.cluster()) {
+        context.triggers.user(&user.name_any(), names.namespace());
     }
 }

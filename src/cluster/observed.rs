@@ -3,7 +3,7 @@
 //! Failed reads are part of the data. Private keys are not: where a Secret has one, the cache keeps a digest of its public key
 //! (see [`crate::cache`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
@@ -48,9 +48,9 @@ pub struct Observed {
     pub members: BTreeMap<MemberName, ObservedMember>,
     /// etcd's member list, confirmed by a quorum, or why it is not available.
     pub list: Result<etcd::MemberList, String>,
-    /// The uids of all `EtcdUser`s in the namespace that may hold certificates. The ledger records which of them hold one of this
+    /// The names of all `EtcdUser`s in the namespace that may hold certificates, by uid. The ledger records which of them hold one of this
     /// cluster.
-    pub users: BTreeSet<Uid>,
+    pub users: BTreeMap<Uid, String>,
     /// The Secrets of the cluster's users by the names of the users. Empty unless the client authority is being rotated.
     pub user_secrets: BTreeMap<String, CachedSecret>,
     /// What the external issuers in the spec answered about their authorities.
@@ -71,7 +71,7 @@ impl Default for Observed {
             operator: None,
             members: BTreeMap::new(),
             list: Err("no member was asked".into()),
-            users: BTreeSet::new(),
+            users: BTreeMap::new(),
             user_secrets: BTreeMap::new(),
             issuer_answers: PerDomain::default(),
         }

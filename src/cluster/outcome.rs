@@ -2,35 +2,90 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{
-    plan::changes::{Changes, Plan},
+    facts::Facts,
+    maintained::Maintained,
+    observed::Observed,
+    plan::{
+        self,
+        changes::{Changes, Plan},
+        input::Input,
+    },
+    specs::Spec,
     validate::Invalid,
     validated::ValidatedCluster,
 };
-use crate::{api::Reason, issuing::IssueError, kubernetes::error::WriteError, names::MemberName, reporting::note::Note};
+use crate::{
+    api::{EtcdCluster, Reason},
+    issuing::IssueError,
+    kubernetes::{desired::Desired, error::WriteError},
+    names::MemberName,
+    reporting::note::Note,
+};
 
 /// What the pure stages decided.
 pub enum Decision {
-    /// The spec is invalid, so nothing is changed.
+    /// The spec is invalid, and the cluster does not exist yet: nothing is done.
     Invalid(Invalid),
+    /// The spec is invalid. This is known of the cluster, and this is the plan that keeps its certificates valid.
+    Maintained(Invalid, Arc<ValidatedCluster>, Plan),
     /// The spec is valid, and this is the plan.
     Planned(Arc<ValidatedCluster>, Plan),
 }
 
 impl Decision {
+    /// Decides about a cluster. `domain` is the DNS domain of the Kubernetes cluster.
+    pub fn of(spec: Spec, object: &EtcdCluster, domain: &str, observed: &Observed, facts: &Facts, now: Timestamp) -> Self {
+        let Spec { cluster, desired, .. } = spec;
+        let invalid = match cluster {
+            Ok(cluster) => {
+                let plan = plan::plan(&Input { cluster: &cluster, desired: &desired, observed, facts, now });
+                return Self::Planned(cluster, plan);
+            }
+            Err(invalid) => invalid,
+        };
+        let Some(Maintained { cluster, observed }) = Maintained::of(object, domain, observed, facts) else {
+            return Self::Invalid(invalid);
+        };
+        // What is desired follows from what exists, which may have changed since the last pass.
+        let desired = Desired::default();
+        let plan = plan::maintain(&Input { cluster: &cluster, desired: &desired, observed: &observed, facts, now });
+        Self::Maintained(invalid, cluster, plan)
+    }
+
     /// The cluster, if its spec is valid.
     pub fn cluster(&self) -> Option<&ValidatedCluster> {
         match self {
-            Self::Invalid(_) => None,
+            Self::Invalid(_) | Self::Maintained(..) => None,
             Self::Planned(cluster, _) => Some(cluster),
         }
     }
 
-    /// The plan, if the spec is valid.
+    /// The problems of the spec, if it is invalid.
+    pub fn invalid(&self) -> Option<&Invalid> {
+        match self {
+            Self::Invalid(invalid) | Self::Maintained(invalid, ..) => Some(invalid),
+            Self::Planned(..) => None,
+        }
+    }
+
+    /// The plan, if there is one.
     pub fn plan(&self) -> Option<&Plan> {
         match self {
             Self::Invalid(_) => None,
-            Self::Planned(_, plan) => Some(plan),
+            Self::Maintained(_, _, plan) | Self::Planned(_, plan) => Some(plan),
+        }
+    }
+
+    /// The plan that is executed, and the cluster that it is for.
+    pub fn executed(&self) -> Option<(&ValidatedCluster, &Plan)> {
+        match self {
+            Self::Invalid(_) => None,
+            Self::Maintained(_, cluster, plan) | Self::Planned(cluster, plan) => {
+                (!cluster.paused).then_some((cluster.as_ref(), plan))
+            }
         }
     }
 

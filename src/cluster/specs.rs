@@ -17,27 +17,41 @@ use crate::{api::EtcdCluster, kubernetes::desired::Desired};
 #[derive(Default)]
 pub struct Specs(Mutex<HashMap<(String, String), Spec>>);
 
+/// The uid, the generation and the annotations.
+type Version = (Option<String>, Option<i64>, BTreeMap<String, String>);
+
 /// One version of a cluster's spec and requests.
 #[derive(Clone)]
 pub struct Spec {
-    version: (Option<String>, Option<i64>, BTreeMap<String, String>),
+    version: Version,
     /// The validated cluster, or the problems of the spec.
     pub cluster: Result<Arc<ValidatedCluster>, Invalid>,
     /// The desired objects, derived from the spec.
     pub desired: Arc<Desired>,
 }
 
+impl Spec {
+    /// The current version. `desired` is a cache for what is derived from it.
+    pub fn of(cluster: &EtcdCluster, domain: &str, desired: Arc<Desired>) -> Self {
+        Self { version: version(cluster), cluster: validate(cluster, domain).map(Arc::new), desired }
+    }
+}
+
+fn version(cluster: &EtcdCluster) -> Version {
+    // The generation counts only changes of the spec; requests are annotations.
+    (cluster.uid(), cluster.metadata.generation, cluster.annotations().clone())
+}
+
 impl Specs {
     /// The spec of a cluster. `domain` is the DNS domain of the Kubernetes cluster.
     pub fn of(&self, cluster: &EtcdCluster, domain: &str) -> Spec {
         let id = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-        // The generation counts only changes of the spec; requests are annotations.
-        let version = (cluster.uid(), cluster.metadata.generation, cluster.annotations().clone());
+        let version = version(cluster);
         let mut specs = self.lock();
         if let Some(spec) = specs.get(&id).filter(|spec| spec.version == version) {
             return spec.clone();
         }
-        let spec = Spec { version, cluster: validate(cluster, domain).map(Arc::new), desired: Arc::default() };
+        let spec = Spec::of(cluster, domain, Arc::default());
         specs.insert(id, spec.clone());
         spec
     }

@@ -42,11 +42,24 @@ impl fmt::Display for Invalid {
 /// # Errors
 /// All problems of the spec.
 pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster, Invalid> {
+    let mut name = Problems(vec![]);
+    check_name(cluster.metadata.name.as_deref().unwrap_or_default(), &mut name);
+    match validated(cluster, domain) {
+        Ok(valid) if name.0.is_empty() => Ok(valid),
+        Ok(_) => Err(Invalid(name.0)),
+        Err(Invalid(problems)) => Err(Invalid(name.0.into_iter().chain(problems).collect())),
+    }
+}
+
+/// Validates the spec of a cluster whatever its name is.
+///
+/// # Errors
+/// All problems of the spec.
+pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster, Invalid> {
     let mut problems = Problems(vec![]);
     let spec = &cluster.spec;
     let name = cluster.metadata.name.as_deref().unwrap_or_default();
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
-    check_name(name, &mut problems);
     if !(1..=9).contains(&spec.replicas) {
         problems.add(format!("spec.replicas is {}: it must be 1 to 9", spec.replicas));
     }
@@ -157,6 +170,18 @@ fn check_duration(field: &str, duration: &Duration, problems: &mut Problems) -> 
 
 /// A certificate cannot expire after the year 9999 (RFC 5280, 4.1.2.5).
 const LONGEST_AUTHORITY: SignedDuration = SignedDuration::from_hours(24 * 365 * 100);
+
+/// The lifetimes of a domain's certificates.
+///
+/// # Errors
+/// All problems of them.
+pub fn lifetimes(domain: Domain, tls: &TlsSpec) -> Result<Lifetimes, Invalid> {
+    let mut problems = Problems(vec![]);
+    match check_lifetimes(domain, tls, &mut problems) {
+        Some(lifetimes) if problems.0.is_empty() => Ok(lifetimes),
+        _ => Err(Invalid(problems.0)),
+    }
+}
 
 fn check_lifetimes(domain: Domain, tls: &TlsSpec, problems: &mut Problems) -> Option<Lifetimes> {
     let (authority, leaf) = match domain {

@@ -348,10 +348,19 @@ impl<'a> CertManager<'a> {
 
     /// Removes a probe and its answer. A failure is harmless and only logged.
     pub async fn discard_probe(&self, domain: Domain, probe: &ProbeSpec) {
-        match self.find(&probe_name(self.recipient.names, domain, &probe.issuer)).await {
-            Ok(Some(existing)) if is_controlled_by(&existing.metadata, &probe.owner.uid) => self.delete(&existing.id()).await,
+        self.discard_of(&probe_name(self.recipient.names, domain, &probe.issuer), &probe.owner).await;
+    }
+
+    /// Removes the recipient's request of this name, if there is one. A failure is harmless and only logged.
+    pub async fn discard(&self, name: &str) {
+        self.discard_of(name, self.recipient.owner).await;
+    }
+
+    async fn discard_of(&self, name: &str, owner: &OwnerReference) {
+        match self.find(name).await {
+            Ok(Some(existing)) if is_controlled_by(&existing.metadata, &owner.uid) => self.delete(&existing.id()).await,
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "a probe was not discarded"),
+            Err(error) => tracing::debug!(%error, "a CertificateRequest was not discarded"),
         }
     }
 }

@@ -151,8 +151,8 @@ pub async fn probe_issuer(context: &Context, recipient: &Recipient<'_>, probe: I
     }
 }
 
-/// Revokes every certificate of these holders in a domain, and adds missing serials to the revocation list. Returns how many
-/// certificates were revoked.
+/// Revokes every certificate of these holders in a domain, adds missing serials to the revocation list, and removes these pending
+/// private keys. Returns how many certificates were revoked.
 ///
 /// # Errors
 /// [`IssueError::AuthorityChanged`] if the active authority is not the observed one.
@@ -161,7 +161,8 @@ pub async fn revoke(
     recipient: &Recipient<'_>,
     domain: Domain,
     holders: &[Holder],
+    pending: &[String],
     now: Timestamp,
 ) -> Result<usize, IssueError> {
-    Signer::new(&context.client, recipient, now).revoke(domain, holders).await
+    Signer::new(&context.client, recipient, now).revoke(domain, holders, pending).await
 }

@@ -9,12 +9,14 @@ use zeroize::Zeroize;
 
 use super::{error::IssueError, write::put};
 use crate::{
-    certificates::{authority_secret::unknown_serials, requests::LeafRequest},
-    digest::fingerprint,
+    certificates::{
+        authority_secret::unknown_serials,
+        requests::{LeafRequest, pending_key},
+    },
     kubernetes::secret::KeySecret,
     names::authority_key,
     pki::{
-        self, Authority, Certificate, Holder, Issuer, Issuers, Ledger, PkiError, PrivateKey, Serial, crl_serials, read_bundle,
+        self, Authority, Certificate, Issuer, Issuers, Ledger, PkiError, PrivateKey, Serial, crl_serials, read_bundle,
         sign_crl_without_key,
     },
 };
@@ -111,65 +113,28 @@ impl OpenAuthority {
 
     /// The private key of a leaf that was or is requested from the issuer. An unreadable one is replaced like a missing one.
     pub fn pending(&self, request: &LeafRequest) -> Option<PrivateKey> {
-        PrivateKey::from_pem(self.secret.bytes(&pending_key(request))).ok()
+        PrivateKey::from_pem(self.secret.bytes(&pending(request))).ok()
     }
 
     /// Stores the private key of a leaf that is going to be requested from the issuer.
     pub fn add_pending(&mut self, request: &LeafRequest, key: &PrivateKey) {
-        put(&mut self.secret, &pending_key(request), key.pem().to_vec());
+        put(&mut self.secret, &pending(request), key.pem().to_vec());
     }
 
     /// Removes the private key of a leaf that was requested from the issuer.
     pub fn remove_pending(&mut self, request: &LeafRequest) {
-        if let Some(mut key) = self.secret.0.data.as_mut().and_then(|data| data.remove(&pending_key(request))) {
-            key.0.zeroize();
-        }
+        self.take_pending(&pending(request));
+    }
+
+    /// Removes the private key of a leaf under this key of the Secret, and returns it if it is readable.
+    pub fn take_pending(&mut self, name: &str) -> Option<PrivateKey> {
+        let mut removed = self.secret.0.data.as_mut()?.remove(name)?;
+        let key = PrivateKey::from_pem(&removed.0).ok();
+        removed.0.zeroize();
+        key
     }
 }
 
-/// The key of the Secret under which the private key of a leaf is kept until it is signed.
-fn pending_key(request: &LeafRequest) -> String {
-    let holder = holder_text(&request.holder);
-    authority_key::pending(&fingerprint([(request.keys.certificate, holder.as_bytes())].into_iter()))
-}
-
-/// The text of a holder. Names of pending keys are its digest and are persisted, so the text must never change.
-fn holder_text(holder: &Holder) -> String {
-    match holder {
-        Holder::Operator => "Operator".to_owned(),
-        Holder::Member { name } => format!("Member {{ name: {name:?} }}"),
-        Holder::User { name, uid } => format!("User {{ name: {name:?}, uid: {:?} }}", uid.as_str()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::SignedDuration;
-
-    use super::*;
-    use crate::{
-        certificates::leaf::LeafKeys,
-        pki::{Domain, LeafSpec, ReissueReason, Usage},
-    };
-
-    #[test]
-    fn names_of_pending_keys_never_change() {
-        let name = |certificate, holder: Holder| {
-            let spec = LeafSpec {
-                common_name: "any".into(),
-                dns_names: [].into(),
-                ip_addresses: [].into(),
-                usage: Usage::Both,
-                duration: SignedDuration::from_hours(1),
-            };
-            let keys = LeafKeys { certificate, private_key: "any" };
-            let why = ReissueReason::Missing;
-            pending_key(&LeafRequest { domain: Domain::Client, spec, keys, holder, why, signed_now: false })
-        };
-        assert_eq!(name("server.crt", Holder::Member { name: "demo-0".into() }), "pending-bd1ae5522b55eedf.key");
-        assert_eq!(name("tls.crt", Holder::Operator), "pending-ce698ea23185ae7a.key");
-        let user = Holder::User { name: "app".into(), uid: "9c0e2f1a-0000".into() };
-        assert_eq!(holder_text(&user), "User { name: \"app\", uid: \"9c0e2f1a-0000\" }");
-        assert_eq!(name("tls.crt", user), "pending-18951bb104753d95.key");
-    }
+fn pending(request: &LeafRequest) -> String {
+    pending_key(&request.holder, request.keys.certificate)
 }

@@ -248,18 +248,22 @@ impl<'a> Signer<'a> {
         Ok(issued.collect())
     }
 
-    /// Revokes every certificate of these holders in a domain, and adds missing serials to the revocation list. Returns how many
-    /// certificates were revoked or added to the list.
+    /// Revokes every certificate of these holders in a domain, adds missing serials to the revocation list, and removes these pending
+    /// private keys and what was requested for them. Returns how many certificates were revoked or added to the list.
     ///
     /// # Errors
     /// If the active authority is not the observed one, or nothing could be written.
-    pub async fn revoke(&self, domain: Domain, holders: &[Holder]) -> Result<usize, IssueError> {
+    pub async fn revoke(&self, domain: Domain, holders: &[Holder], pending: &[String]) -> Result<usize, IssueError> {
         let revoked = self.update(domain, |authority| {
             let revoked = authority.ledger.revoke(|issued| holders.contains(&issued.holder), self.now);
             let changed = revoked.max(authority.missing_from_list());
-            Ok((changed > 0).then_some(changed))
+            let unused: Vec<_> = pending.iter().filter_map(|name| authority.take_pending(name)).collect();
+            Ok((changed > 0 || !unused.is_empty()).then_some((changed, unused)))
         });
-        Ok(revoked.await?.unwrap_or_default())
+        let (changed, unused) = revoked.await?.unwrap_or_default();
+        let requests = unused.iter().map(|key| request_name(self.recipient.names, domain, key));
+        join_all(requests.map(async |name| self.cert_manager.discard(&name).await)).await;
+        Ok(changed)
     }
 
     /// Changes the ledger of a domain and writes it. On a conflict the change is repeated on the current version. If `change`

@@ -7,7 +7,10 @@ use kube::Api;
 use zeroize::Zeroize;
 
 use super::{apply::post, error::WriteError};
-use crate::pki::{self, KeyDigest};
+use crate::{
+    panics,
+    pki::{self, KeyDigest},
+};
 
 /// A Secret without its private keys.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +48,9 @@ pub fn is_private(key: &str) -> bool {
 pub fn redact(secret: &mut Secret) {
     for (key, ByteString(value)) in secret.data.iter_mut().flatten() {
         if is_private(key) {
-            let digest = pki::digest_of_private_pem(value).map(|digest| digest.to_hex().into_bytes());
+            // A panic would end the watch of all Secrets, and this private key would be kept.
+            let digest = panics::caught_in(|| pki::digest_of_private_pem(value)).ok().flatten();
+            let digest = digest.map(|digest| digest.to_hex().into_bytes());
             value.zeroize();
             *value = digest.unwrap_or_default();
         }

@@ -17,10 +17,9 @@ pub fn observe(context: &Context, user: &EtcdUser) -> Option<ObservedUser> {
     let cluster = &user.spec.cluster_ref.name;
     let names = Names::new(cluster, &namespace, &context.domain);
     let cluster = scope.clusters.get(&ObjectRef::new(cluster).within(&namespace));
-    // There may be thousands of users: only those that compete with this one are cloned.
     let is_other =
         |other: &EtcdUser| other.metadata.namespace == user.metadata.namespace && other.metadata.uid != user.metadata.uid;
-    let users = scope.users.state();
+    let users = scope.users.like(user);
     let others = users.iter().filter_map(|other| other.0.as_ref().ok()).filter(|other| is_other(other) && competes(user, other));
     Some(ObservedUser {
         uid: Uid::of(&user.metadata)?,

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use crate::{
-    api::{EtcdCluster, EtcdUser, Reason},
+    api::{CertificateSpec, EtcdCluster, EtcdUser, Reason},
     certificates::{
         authorities::Authorities,
         leaf::{DesiredLeaf, LeafKeys},
@@ -72,7 +72,13 @@ pub fn plan(user: &EtcdUser, observed: &ObservedUser, now: Timestamp) -> UserPla
 }
 
 fn try_plan(user: &EtcdUser, observed: &ObservedUser, now: Timestamp) -> Result<Option<SecretChange>, Obstacle> {
-    let duration = leaf_lifetime("spec.certificate.duration", &user.spec.certificate.duration).map_err(invalid)?;
+    let duration = leaf_lifetime("spec.certificate.duration", &user.spec.certificate.duration).map_err(invalid);
+    // The rules of the version that accepted the spec may have been others. What was issued is renewed nevertheless.
+    let lifetime = match (&duration, &observed.secret) {
+        (Ok(duration), _) => *duration,
+        (Err(_), Some(_)) => leaf_lifetime("", &CertificateSpec::default().duration).map_err(invalid)?,
+        (Err(problem), None) => return Err(problem.clone()),
+    };
     check_not_revoked(user, observed)?;
     check_common_name(user)?;
     check_names_are_free(user, observed)?;
@@ -83,11 +89,14 @@ fn try_plan(user: &EtcdUser, observed: &ObservedUser, now: Timestamp) -> Result<
         return Err(cannot_sign(&authorities, now));
     }
     // The trust bundle of an existing Secret is kept up to date even while nothing can be signed.
-    let change = secret_change(user, observed, &authorities, duration, now);
+    let change = secret_change(user, observed, &authorities, lifetime, now);
     if !change.leaves.is_empty() || !change.files.is_empty() {
         Ok(Some(change))
     } else if can_sign {
-        Ok(None)
+        duration.map(|_| None).map_err(|problem| match problem {
+            Obstacle::Refused(note) => Obstacle::Suspended(note),
+            other => other,
+        })
     } else {
         Err(cannot_sign(&authorities, now))
     }

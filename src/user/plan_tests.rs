@@ -103,6 +103,16 @@ fn nothing_is_done_until_the_renewal() {
 }
 
 #[test]
+fn what_was_issued_is_renewed_although_the_lifetime_is_invalid() {
+    let (world, mut user, observed) = served();
+    user.spec.certificate.duration = crate::api::Duration("5m".into());
+    let at = |hours| plan(&user, &observed, world.now + SignedDuration::from_hours(hours));
+    let UserPlan::Blocked(Obstacle::Suspended(note)) = at(0) else { panic!("{:?}", at(0)) };
+    assert_eq!((note.reason, note.message.contains("at least 1h")), (Reason::InvalidSpec, true));
+    assert_eq!(issued(&at(1440)), (vec![&ReissueReason::Due], vec![]));
+}
+
+#[test]
 fn what_is_missing_from_the_secret_is_restored() {
     let (world, user, observed) = served();
     let without = |key: &str| {

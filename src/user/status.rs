@@ -60,6 +60,16 @@ pub fn report(user: &EtcdUser, observed: &ObservedUser, outcome: &UserOutcome, n
     Report { status, events: finding.event(before).into_iter().collect(), done }
 }
 
+/// The report of a pass that failed because of a bug: everything else stays as it was reported last.
+pub fn bug(user: &EtcdUser, note: Note, now: Timestamp) -> Report<EtcdUserStatus> {
+    let mut status = user.status.clone().unwrap_or_default();
+    let before = condition(&status.conditions, ConditionType::Ready).cloned();
+    let is_true = before.as_ref().is_some_and(|before| before.status == "True");
+    let finding = Finding { kind: ConditionType::Ready, is_true, note, announced: Announced::AsWarning };
+    status.conditions = vec![finding.condition(before.as_ref(), user.metadata.generation, now)];
+    Report { status, events: finding.event(before.as_ref()).into_iter().collect(), done: vec![] }
+}
+
 /// The condition `Ready`. `is_accepted` says whether the Secret holds a certificate that the members accept.
 fn ready(user: &EtcdUser, outcome: &UserOutcome, is_accepted: bool) -> Finding {
     let secret = user_secret(user);

@@ -11,6 +11,7 @@ mod issuers;
 mod killed;
 mod leader;
 mod leftovers;
+mod neighbors;
 mod rights;
 mod secrecy;
 mod server;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Installs the chart's service account and roles in this namespace, and returns a client with the operator's token.
-async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
+pub async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/etcd-warden");
     let version = world.client.apiserver_version().await.unwrap().git_version;
     let rendered = Command::new(program("helm"))

@@ -1,12 +1,13 @@
 //! An object that this version cannot read, or that an older CRD accepted, is reported and does not affect others.
 
 use etcd_warden::{
-    api,
-    names::tls_key,
+    api::{self, EtcdUser},
+    names::{member_key, tls_key},
     pki::{Domain, Holder},
 };
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
-    api::{core::v1::Secret, events::v1::Event},
+    api::{apps::v1::StatefulSet, core::v1::Secret, events::v1::Event},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -131,5 +132,51 @@ async fn unreadable_objects_are_reported_and_do_not_affect_others() {
     any(&world, "EtcdUser").patch("app", &PatchParams::default(), &corrected).await.unwrap();
     world.bootstrapped("strange").await;
     world.user_reports("app", "Issued").await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_and_revoked_although_a_newer_version_has_stricter_rules() {
+    let server = server::isolated().await;
+    let world = World::on(&server, "stricter").await;
+    let operator = world.operator();
+    world
+        .cluster("demo", json!({ "replicas": 1, "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } }))
+        .await;
+    for user in ["app", "gone"] {
+        world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
+        world.user_reports(user, "Issued").await;
+    }
+    world.bootstrapped("demo").await;
+    operator.quiet(1).await;
+    operator.stop().await;
+    let leaf = async |secret: &str, key: &str| certificate(&world.api::<Secret>().get(secret).await.unwrap(), key);
+    let (member, user) = (leaf("demo-0-tls", member_key::SERVER_CRT).await, leaf("app-etcd-tls", tls_key::CRT).await);
+    let set = async || world.api::<StatefulSet>().get("demo-0").await.unwrap().metadata.generation;
+    let before = set().await;
+
+    accept_everything(&server).await;
+    let names = json!({ "client": { "extraSANs": { "dnsNames": ["Not A Name"] } } });
+    let stored = Patch::Merge(json!({ "spec": { "replicas": 12, "version": "v3", "tls": names } }));
+    any(&world, "EtcdCluster").patch("demo", &PatchParams::default(), &stored).await.unwrap();
+    let stored = Patch::Merge(json!({ "spec": { "certificate": { "duration": "5m" } } }));
+    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &stored).await.unwrap();
+    server.install().await;
+
+    // Certificates of 90 days are renewed after 60.
+    let operator = world.operator_with_clock(|| Timestamp::now() + SignedDuration::from_hours(24 * 61));
+    let degraded = world.reports("demo", "Degraded", "InvalidSpec").await.message;
+    assert!(degraded.contains("spec.replicas is 12") && degraded.contains("certificates are still issued"), "{degraded}");
+    for (secret, key, old) in [("demo-0-tls", member_key::SERVER_CRT, &member), ("app-etcd-tls", tls_key::CRT, &user)] {
+        until(&format!("{secret} is renewed"), async || (leaf(secret, key).await.not_after() > old.not_after()).then_some(()))
+            .await;
+    }
+    let renewed = leaf("demo-0-tls", member_key::SERVER_CRT).await;
+    assert_eq!(renewed.dns_names(), member.dns_names());
+    let condition = world.user_reports("app", "InvalidSpec").await;
+    assert_eq!((condition.status.as_str(), condition.message.contains("at least 1h")), ("True", true), "{condition:?}");
+    world.delete::<EtcdUser>("gone").await;
+    until("it is revoked", async || (Issuing::read(&world, "demo", Domain::Client).await.revoked.len() == 1).then_some(())).await;
+    assert_eq!(set().await, before);
     operator.stop().await;
 }

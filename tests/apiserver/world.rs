@@ -11,7 +11,8 @@ use std::{
 
 use etcd_warden::{
     api::{ConditionType, EtcdCluster, EtcdUser, Reason, condition},
-    controllers, etcd,
+    controllers,
+    etcd::{self, Dialer},
     http::Readiness,
     metrics::Metrics,
     names::label,
@@ -189,7 +190,19 @@ impl<'a> World<'a> {
     /// An operator for this namespace with another clock than the machine's.
     pub fn operator_with_clock(&self, clock: fn() -> Timestamp) -> Operator {
         let tap = Tap::default();
-        Operator::start_with_clock(self.server.tapped(&tap), tap, vec![self.namespace.clone()], clock)
+        Operator::start_with(
+            self.server.tapped(&tap),
+            tap,
+            vec![self.namespace.clone()],
+            Arc::new(etcd::Client::default()),
+            clock,
+        )
+    }
+
+    /// An operator for this namespace that connects to members by `dialer`.
+    pub fn operator_with_dialer(&self, dialer: Arc<dyn Dialer>) -> Operator {
+        let tap = Tap::default();
+        Operator::start_with(self.server.tapped(&tap), tap, vec![self.namespace.clone()], dialer, Timestamp::now)
     }
 }
 
@@ -199,6 +212,8 @@ pub struct Operator {
     pub tap: Tap,
     /// Its metrics.
     metrics: Arc<Metrics>,
+    /// Its readiness.
+    pub readiness: Readiness,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -206,21 +221,21 @@ pub struct Operator {
 impl Operator {
     /// Starts an operator.
     pub fn start(client: Client, tap: Tap, namespaces: Vec<String>) -> Self {
-        Self::start_with_clock(client, tap, namespaces, Timestamp::now)
+        Self::start_with(client, tap, namespaces, Arc::new(etcd::Client::default()), Timestamp::now)
     }
 
-    fn start_with_clock(client: Client, tap: Tap, namespaces: Vec<String>, clock: fn() -> Timestamp) -> Self {
-        let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
+    fn start_with(client: Client, tap: Tap, namespaces: Vec<String>, dialer: Arc<dyn Dialer>, clock: fn() -> Timestamp) -> Self {
+        let (metrics, readiness, stop) = (Arc::new(Metrics::new()), Readiness::default(), CancellationToken::new());
         let options = controllers::Options {
             client,
-            dialer: Arc::new(etcd::Client::default()),
+            dialer,
             namespaces,
             cluster_domain: "cluster.local".into(),
             metrics: metrics.clone(),
-            readiness: Readiness::default(),
+            readiness: readiness.clone(),
             stop: stop.clone(),
         };
-        Self { tap, metrics, stop, task: tokio::spawn(controllers::run_by(options, clock)) }
+        Self { tap, metrics, readiness, stop, task: tokio::spawn(controllers::run_by(options, clock)) }
     }
 
     /// Stops it. Passes that have begun are finished.

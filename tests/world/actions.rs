@@ -269,7 +269,7 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, 
     let changed = match effect {
         Effect::ChangeMembers(change) => return change_members(world, taking.fresh.leader(), change).map(|()| 1),
         Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations).map(|()| 1),
-        Effect::Revoke { domain, holders } => return revoke(world, *domain, holders),
+        Effect::Revoke { domain, holders, .. } => return revoke(world, *domain, holders),
         Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
         Effect::Delete { kind: Deletable::Claim, name, uid } => {
             let place = named(name, |member| names().claim(member)).ok_or("it is no member's")?;

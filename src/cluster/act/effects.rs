@@ -34,8 +34,8 @@ impl Actor<'_> {
             Effect::AdoptSecret { name, uid } => self.adopt_secret(name, uid).await,
             Effect::Delete { kind, name, uid } => self.delete(*kind, name, uid).await,
             Effect::Evict { member, uid } => self.evict(member, uid).await,
-            Effect::Revoke { domain, holders } => {
-                Ok(issuing::revoke(self.context, &self.recipient(), *domain, holders, self.now).await?)
+            Effect::Revoke { domain, holders, pending } => {
+                Ok(issuing::revoke(self.context, &self.recipient(), *domain, holders, pending, self.now).await?)
             }
             Effect::ChangeAuthorities(transition) => {
                 let metadata = objects::retained(self.cluster, transition.secret.clone());

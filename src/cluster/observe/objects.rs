@@ -10,7 +10,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use crate::{
     api::{EtcdCluster, EtcdUser},
-    cache::{Guarded, Kept, Scope},
+    cache::{Kept, Scope},
     certificates::secret::CachedSecret,
     cluster::observed::{Observed, ObservedMember},
     context::Context,
@@ -39,7 +39,7 @@ pub fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed
         let member = read_member(context, names, &name);
         (name, member)
     });
-    let users = scope.users.state();
+    let users = scope.users.of_namespace(namespace);
     Observed {
         status: cluster.status.clone().unwrap_or_default(),
         client_service: scope.services.get(namespace, &names.client_service()),
@@ -53,29 +53,28 @@ pub fn read(context: &Context, cluster: &EtcdCluster, names: &Names) -> Observed
         // An EtcdUser that cannot be deserialized exists as well.
         users: users
             .iter()
-            .filter(|user| user.namespace().as_deref() == Some(namespace) && !user.annotations().contains_key(key::REVOKE))
-            .filter_map(|user| Uid::of(user.meta()))
+            .filter(|user| !user.annotations().contains_key(key::REVOKE))
+            .filter_map(|user| Some((Uid::of(user.meta())?, user.name_any())))
             .collect(),
-        user_secrets: user_secrets(scope, names, &users),
+        user_secrets: user_secrets(scope, names),
         ..Observed::default()
     }
 }
 
 /// The Secrets of a cluster's users, which matter while its client authority is being rotated.
-fn user_secrets(scope: &Scope, names: &Names, users: &[Arc<Guarded<EtcdUser>>]) -> BTreeMap<String, CachedSecret> {
+fn user_secrets(scope: &Scope, names: &Names) -> BTreeMap<String, CachedSecret> {
     let authority = scope.secret(names.namespace(), &names.client_authority());
-    let is_rotating = authority.is_some_and(|secret| secret.data.contains_key(authority_key::ROTATION));
-    let is_own = |user: &&EtcdUser| {
-        user.namespace().as_deref() == Some(names.namespace()) && user.spec.cluster_ref.name == names.cluster()
-    };
+    if !authority.is_some_and(|secret| secret.data.contains_key(authority_key::ROTATION)) {
+        return BTreeMap::new();
+    }
     // A rotation does not wait for a revoked user, nor for a user whose Secret has another owner.
     let is_revoked = |user: &&EtcdUser| user.annotations().contains_key(key::REVOKE);
     let secret = |user: &EtcdUser| {
         let secret = scope.secret(names.namespace(), &user_secret(user))?;
         belongs(&secret.meta, &Uid::of(&user.metadata)?).then_some(secret)
     };
-    let users = users.iter().filter(|_| is_rotating).filter_map(|user| user.0.as_ref().ok());
-    let users = users.filter(is_own).filter(|user| !is_revoked(user));
+    let users = scope.users.of_cluster(names.namespace(), names.cluster());
+    let users = users.iter().filter_map(|user| user.0.as_ref().ok()).filter(|user| !is_revoked(user));
     users.filter_map(|user| Some((user.name_any(), secret(user)?))).collect()
 }
 

@@ -74,10 +74,24 @@ pub fn plan(input: &Input) -> Plan {
     Plan::Change(Box::new(changes))
 }
 
+/// Plans what keeps the certificates of a cluster with an invalid spec valid: they are issued, renewed and revoked, and authorities
+/// succeed each other on schedule. Members, their pods and all other objects stay as they are, so a rotation that needs restarts waits.
+pub fn maintain(input: &Input) -> Plan {
+    let mut members = start::states(input);
+    members.retain(|name, _| input.observed.members.get(name).is_some_and(|member| member.secret.is_some()));
+    let mut changes = certificates::plan(input, &members);
+    // Those of a new cluster.
+    changes.authorities.clear();
+    foreign::exclude(input, &mut changes);
+    changes.merge(confirmation::plan(input, &changes.secrets));
+    changes.merge(first_step(&[&|| bootstrap::record_members(input), &|| revocation::plan(input), &|| rotation::plan(input)]));
+    Plan::Change(Box::new(changes))
+}
+
 /// The step, and notes about it. The first planner with a step decides; the ones after it are not run.
 fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending, restarting: &BTreeSet<MemberName>) -> Changes {
     // Steps that protect data come first: a step that fails is planned again in every pass, and must not block them.
-    let planners: [&dyn Fn() -> Changes; 8] = [
+    first_step(&[
         &|| bootstrap::record_members(input),
         &|| revocation::plan(input),
         &|| objects::delete_budget(input),
@@ -86,7 +100,11 @@ fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending
         &|| Changes { step: recovery.step.clone(), ..Changes::default() },
         &|| rotation::plan(input),
         &|| membership::plan(input, recovery, rollout, pending, restarting),
-    ];
+    ])
+}
+
+/// What the planners up to the first one with a step contribute.
+fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
     let mut changes = Changes::default();
     for plan in planners {
         changes.merge(plan());
@@ -97,5 +115,7 @@ fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending
     changes
 }
 
+#[cfg(test)]
+mod maintain_tests;
 #[cfg(test)]
 mod tests;

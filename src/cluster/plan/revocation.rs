@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use super::{changes::Changes, input::Input};
 use crate::{
+    certificates::{requests::pending_key, secret::leaf_keys},
     cluster::steps::Revoke,
+    names::{authority_key, tls_key},
     pki::{Domain, Holder},
 };
 
 /// Revokes the certificates of users that no longer exist and of members that were removed, and restores revocation lists that
-/// are incomplete.
+/// are incomplete. Removes private keys of certificates that an external issuer was asked for meanwhile.
 pub fn plan(input: &Input) -> Changes {
     Domain::ALL.into_iter().find_map(|domain| revoke(input, domain)).map(Changes::step).unwrap_or_default()
 }
@@ -21,12 +23,35 @@ fn revoke(input: &Input, domain: Domain) -> Option<Revoke> {
     let holders: BTreeSet<_> = live.filter(|holder| no_longer_exists(input, holder)).cloned().collect();
     // A list that was edited or restored from a backup may lack revoked certificates.
     let is_complete = authorities.ledger.revoked().all(|(serial, _)| authorities.listed.contains(&serial));
-    (!holders.is_empty() || !is_complete).then(|| Revoke { domain, holders: holders.into_iter().collect() })
+    let pending = unused_keys(input, domain);
+    let is_needed = !holders.is_empty() || !is_complete || !pending.is_empty();
+    is_needed.then(|| Revoke { domain, holders: holders.into_iter().collect(), pending })
+}
+
+/// Where the Secret of a domain has private keys of certificates that no member and no user waits for. An issuer that never answers would
+/// let them accumulate.
+fn unused_keys(input: &Input, domain: Domain) -> Vec<String> {
+    let (Some(secret), Some(roster)) = (&input.observed.authorities[domain], &input.facts.roster) else { return vec![] };
+    let mut unused: BTreeSet<&String> = secret.data.keys().filter(|key| key.starts_with(authority_key::PENDING)).collect();
+    if unused.is_empty() {
+        return vec![];
+    }
+    let members = input.observed.members.keys().filter(|name| roster.lists(name));
+    let members = members.map(|name| (Holder::Member { name: name.to_string() }, leaf_keys(domain)));
+    let users = input.observed.users.iter().map(|(uid, name)| Holder::User { name: name.clone(), uid: uid.clone() });
+    let clients =
+        users.chain([Holder::Operator]).filter(|_| domain == Domain::Client).map(|holder| (holder, &[tls_key::CRT][..]));
+    for (holder, certificates) in members.chain(clients) {
+        for certificate in certificates {
+            unused.remove(&pending_key(&holder, certificate));
+        }
+    }
+    unused.into_iter().cloned().collect()
 }
 
 fn no_longer_exists(input: &Input, holder: &Holder) -> bool {
     match holder {
-        Holder::User { uid, .. } => !input.observed.users.contains(uid),
+        Holder::User { uid, .. } => !input.observed.users.contains_key(uid),
         Holder::Member { name } => {
             let (roster, member) = (input.facts.roster.as_ref(), input.facts.names.parse_member(name));
             roster.zip(member).is_some_and(|(roster, member)| !roster.lists(&member))

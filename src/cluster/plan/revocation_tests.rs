@@ -1,23 +1,26 @@
 //! Revoking certificates.
 
+use std::collections::BTreeSet;
+
 use crate::{
+    certificates::requests::pending_key,
     cluster::{
         plan::tests::{annotations, leaves, with_user},
-        steps::Revoke,
+        steps::{Revoke, Step},
     },
-    names::{annotation as key, authority_key, member_key},
+    names::{annotation as key, authority_key, member_key, tls_key},
     pki::{Domain, Holder, Ledger, crl_serials},
 };
 
 #[test]
 fn certificates_of_deleted_users_are_revoked_and_members_get_the_list() {
     let mut world = with_user("u1");
-    world.observed.users = ["u1".into()].into();
+    world.observed.users = [("u1".into(), "app".into())].into();
     assert!(world.is_idle(), "the user exists");
     // The same name, but another object.
-    world.observed.users = ["u2".into()].into();
+    world.observed.users = [("u2".into(), "app".into())].into();
     let holders = vec![Holder::User { name: "app".into(), uid: "u1".into() }];
-    assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders }.into()));
+    assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders, pending: vec![] }.into()));
 
     let written = world.pass().changes();
     assert_eq!(leaves(&written), [("demo-0-tls".to_owned(), vec![])], "the list is written and no leaf is issued");
@@ -35,17 +38,43 @@ fn certificates_of_deleted_users_are_revoked_and_members_get_the_list() {
 #[test]
 fn an_incomplete_revocation_list_is_restored() {
     let mut world = with_user("u1");
-    world.observed.users = ["u2".into()].into();
+    world.observed.users = [("u2".into(), "app".into())].into();
     let before = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
     world.settle();
     // As if restored from a backup.
     world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), before);
-    assert_eq!(world.changes().step, Some(Revoke { domain: Domain::Client, holders: vec![] }.into()));
+    assert_eq!(world.changes().step, Some(Revoke { domain: Domain::Client, holders: vec![], pending: vec![] }.into()));
 }
 
 #[test]
 fn nothing_is_revoked_while_the_authority_is_lost() {
     let mut world = with_user("u1");
     world.observed.authorities.client = None;
+    assert_eq!(world.changes().step, None);
+}
+
+#[test]
+fn private_keys_that_nobody_waits_for_are_removed() {
+    let mut world = with_user("u1");
+    world.observed.users = [("u1".into(), "app".into())].into();
+    let user = |uid: &str| pending_key(&Holder::User { name: "app".into(), uid: uid.into() }, tls_key::CRT);
+    let member = |name: &str, key: &str| pending_key(&Holder::Member { name: name.into() }, key);
+    let needed = [
+        user("u1"),
+        pending_key(&Holder::Operator, tls_key::CRT),
+        member("demo-0", member_key::SERVER_CRT),
+        member("demo-0", member_key::CLIENT_CRT),
+    ];
+    let unused = [user("u0"), member("demo-1", member_key::SERVER_CRT)];
+    let data = &mut world.authority_secret(Domain::Client).as_mut().unwrap().data;
+    data.extend(needed.iter().chain(&unused).map(|key| (key.clone(), b"digest".to_vec())));
+    let Some(Step::Revoke(step)) = world.pass().changes().step else { panic!("nothing is removed") };
+    assert_eq!((step.holders.len(), step.pending.iter().collect::<BTreeSet<_>>()), (0, unused.iter().collect()));
+    assert!(world.is_idle());
+    let data = &world.authority_secret(Domain::Client).as_ref().unwrap().data;
+    assert!(needed.iter().all(|key| data.contains_key(key)) && unused.iter().all(|key| !data.contains_key(key)));
+    // Members may be added at any time while no list is known.
+    world.authority_secret(Domain::Client).as_mut().unwrap().data.extend(unused.map(|key| (key, vec![])));
+    world.silent.insert(crate::cluster::fixtures::names().member(0));
     assert_eq!(world.changes().step, None);
 }

@@ -30,7 +30,7 @@ pub fn finding(input: &Input) -> Finding {
     if let Some(blocked) = decision.blocked() {
         return available(false, blocked.clone(), Announced::AsWarning);
     }
-    if let (Decision::Invalid(invalid), false) = (decision, observed.has_come_up()) {
+    if let (Some(invalid), false) = (decision.invalid(), observed.has_come_up()) {
         return available(false, Note::new(Reason::InvalidSpec, invalid.to_string()), Announced::Silently);
     }
     let mut down: Vec<_> = observed.members.iter().filter_map(|(name, member)| describe_down(name, member)).collect();

@@ -36,8 +36,10 @@ fn problems(input: &Input) -> Vec<Note> {
         let message = format!("the members are in etcd cluster {}, not {known}", list.cluster_id);
         problems.push(Note::new(Reason::ClusterIDChanged, message));
     }
-    if let Decision::Invalid(invalid) = decision {
-        problems.push(Note::new(Reason::InvalidSpec, invalid.to_string()));
+    if let Some(invalid) = decision.invalid() {
+        let goes_on = matches!(decision, Decision::Maintained(..));
+        let suffix = if goes_on { ". Only certificates are still issued, renewed and revoked" } else { "" };
+        problems.push(Note::new(Reason::InvalidSpec, format!("{invalid}{suffix}")));
     }
     problems.extend(decision.blocked().cloned());
     if let Some(changes) = decision.changes() {

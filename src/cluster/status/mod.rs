@@ -9,20 +9,22 @@ pub(crate) mod metrics;
 mod progressing;
 mod ready;
 
+use jiff::Timestamp;
 use kube::{ResourceExt, runtime::events::EventType};
 
 pub use input::Input;
 
 use super::objects::selector_text;
 use crate::{
-    api::{ConditionType, EtcdClusterStatus, condition},
+    api::{ConditionType, EtcdCluster, EtcdClusterStatus, condition},
     cluster::{facts::ongoing::is_ongoing, observed::Observed},
     ids::{ClusterId, Uid},
     kubernetes::ownership::{annotation, belongs},
     names::annotation as key,
     reporting::{
-        condition::since,
+        condition::{Announced, Finding, since},
         event::{event, joined},
+        note::Note,
         publish::Report,
     },
 };
@@ -70,6 +72,20 @@ pub fn report(input: &Input) -> Report {
     let disruptions = outcome.disruptions.iter().map(|note| event(EventType::Warning, note));
     let done = disruptions.chain(outcome.done.iter().map(|note| event(EventType::Normal, note))).collect();
     Report { status, events: joined(events), done: joined(done) }
+}
+
+/// The report of a pass that failed because of a bug: everything else stays as it was reported last.
+pub fn bug(cluster: &EtcdCluster, note: Note, now: Timestamp) -> Report {
+    let mut status = cluster.status.clone().unwrap_or_default();
+    let finding = Finding { kind: ConditionType::Degraded, is_true: true, note, announced: Announced::AsWarning };
+    let before = condition(&status.conditions, finding.kind).cloned();
+    let events = finding.event(before.as_ref()).into_iter().collect();
+    let degraded = finding.condition(before.as_ref(), cluster.metadata.generation, now);
+    match status.conditions.iter_mut().find(|condition| condition.type_ == degraded.type_) {
+        Some(there) => *there = degraded,
+        None => status.conditions.push(degraded),
+    }
+    Report { status, events, done: vec![] }
 }
 
 /// The cluster ID that is recorded on the claims. With it, an accidental second bootstrap is noticed.

@@ -26,7 +26,11 @@ pub fn finding(input: &Input) -> Finding {
         Decision::Invalid(invalid) => {
             return progressing(false, Reason::InvalidSpec, invalid.to_string(), Announced::Silently);
         }
-        Decision::Planned(cluster, plan) => (cluster, plan),
+        Decision::Maintained(invalid, cluster, _) if !cluster.paused => {
+            let message = format!("nothing but certificates is changed, because the spec is invalid: {invalid}");
+            return progressing(false, Reason::InvalidSpec, message, Announced::Silently);
+        }
+        Decision::Maintained(_, cluster, plan) | Decision::Planned(cluster, plan) => (cluster, plan),
     };
     if let Plan::Blocked(_) = plan {
         return progressing(false, Reason::Blocked, "no changes are made; see Available", Announced::Silently);

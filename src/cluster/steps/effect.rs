@@ -49,12 +49,14 @@ pub enum Effect {
         /// The uid of its pod.
         uid: Uid,
     },
-    /// Every certificate of these holders is revoked, and missing entries are added to the revocation list.
+    /// Every certificate of these holders is revoked, missing entries are added to the revocation list, and pending private keys are removed.
     Revoke {
         /// The domain.
         domain: Domain,
         /// The holders.
         holders: Vec<Holder>,
+        /// The keys of the authorities' Secret that hold the private keys.
+        pending: Vec<String>,
     },
     /// A domain's authorities change.
     ChangeAuthorities(Box<Transition>),

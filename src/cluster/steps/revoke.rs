@@ -11,13 +11,16 @@ use crate::{
     pki::{Domain, Holder},
 };
 
-/// Revokes every certificate of holders that no longer exist, and adds missing entries to the revocation list.
+/// Revokes every certificate of holders that no longer exist, adds missing entries to the revocation list, and removes the private keys
+/// of certificates that an external issuer was asked for and that nobody waits for any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoke {
     /// The domain.
     pub domain: Domain,
     /// Users or members.
     pub holders: Vec<Holder>,
+    /// The keys of the authorities' Secret that hold these private keys. If one was removed by mistake, the certificate is requested again.
+    pub pending: Vec<String>,
 }
 
 impl Revoke {
@@ -48,7 +51,9 @@ impl Definition for Revoke {
         Reason::CertificatesRevoked
     }
     fn describe(&self) -> String {
-        if self.holders.is_empty() {
+        if self.holders.is_empty() && !self.pending.is_empty() {
+            format!("removing {} private keys of the {} domain that nobody needs", self.pending.len(), self.domain)
+        } else if self.holders.is_empty() {
             format!("restoring the revocation list of the {} domain, which differs from what was revoked", self.domain)
         } else {
             format!("revoking the {} certificates of {}", self.domain, self.names())
@@ -69,7 +74,7 @@ impl Definition for Revoke {
     }
 
     fn effects(&self, _: &Check) -> Vec<Effect> {
-        vec![Effect::Revoke { domain: self.domain, holders: self.holders.clone() }]
+        vec![Effect::Revoke { domain: self.domain, holders: self.holders.clone(), pending: self.pending.clone() }]
     }
     fn describe_done(&self, _: &Check, changed: usize) -> String {
         let certificates = if changed == 1 { "certificate" } else { "certificates" };

@@ -283,8 +283,8 @@ fn only_certificates_of_holders_that_no_longer_exist_are_revoked() {
     let holders = vec![member(2), member(3), user("old"), user("new"), Holder::Operator];
     let (cluster, mut read) = fresh(&mut world);
     read.users.insert("new".into());
-    let step = Step::from(Revoke { domain: Domain::Client, holders });
-    let revoke = |list: Vec<Holder>| Ok(Step::from(Revoke { domain: Domain::Client, holders: list }));
+    let step = Step::from(Revoke { domain: Domain::Client, holders, pending: vec![] });
+    let revoke = |list: Vec<Holder>| Ok(Step::from(Revoke { domain: Domain::Client, holders: list, pending: vec![] }));
     assert_eq!(step.recheck(&cluster, Some(CLUSTER_ID), &read), revoke(vec![member(3), user("old")]));
     read.list = None;
     assert_eq!(step.recheck(&cluster, Some(CLUSTER_ID), &read), revoke(vec![user("old")]));

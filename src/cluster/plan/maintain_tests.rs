@@ -1,0 +1,114 @@
+//! The certificates of clusters with an invalid spec.
+
+use crate::{
+    api::{CaSecret, ConditionType, Duration, EtcdCluster, condition},
+    cluster::{
+        fixtures::World,
+        plan::{
+            rotation::tests::advance_time,
+            tests::{ONE, annotate, days, with_user},
+        },
+        steps::Revoke,
+    },
+    names::{annotation as key, authority_key, member_key},
+    pki::{Certificate, Domain, Holder},
+};
+
+/// Makes the spec of a cluster one that an older version may have accepted.
+fn spoil(cluster: &mut EtcdCluster) {
+    let spec = &mut cluster.spec;
+    spec.replicas = 12;
+    spec.version = "v3".into();
+    spec.storage.size.0 = "much".into();
+    spec.tls.client.extra_sans.dns_names = vec!["Not A Name".into()];
+    spec.tls.client.certificate.duration = Duration("5m".into());
+    spec.etcd.extra_args.insert("--name".into(), "mine".into());
+}
+
+fn server(world: &mut World, ordinal: u32) -> Certificate {
+    world
+        .member(ordinal)
+        .secret
+        .as_ref()
+        .unwrap()
+        .certificate(member_key::SERVER_CRT)
+        .unwrap()
+        .map(|leaf| Certificate::clone(&leaf))
+        .unwrap()
+}
+
+#[test]
+fn the_certificates_of_a_cluster_with_an_invalid_spec_are_renewed_for_years_and_nothing_else_is_changed() {
+    let names = "extraSANs: { dnsNames: [etcd.example.com], ipAddresses: [192.0.2.1] }";
+    let mut world = World::bootstrapped(&format!("{{ replicas: 3, tls: {{ client: {{ {names} }} }} }}"));
+    world.taken.clear();
+    let sets = |world: &World| -> Vec<_> { world.observed.members.values().map(|member| member.stateful_set.clone()).collect() };
+    let pods = |world: &World| -> Vec<_> {
+        world.observed.members.values().map(|member| member.pod.as_ref().unwrap().metadata.uid.clone()).collect()
+    };
+    let (first, before) = (server(&mut world, 0), (sets(&world), pods(&world)));
+    spoil(&mut world.cluster);
+    for (request, value) in [(key::RESTARTED_AT, "now"), (key::REPLACE, "demo-1"), (key::ROTATE_CA, "client")] {
+        annotate(&mut world, request, value);
+    }
+    world.settle();
+    assert_eq!(server(&mut world, 0), first, "it is not due");
+    let report = world.report();
+    let says = |kind| condition(&report.status.conditions, kind).map(|it| (it.status.as_str(), it.reason.as_str())).unwrap();
+    assert_eq!(says(ConditionType::Degraded), ("True", "InvalidSpec"));
+    assert_eq!(says(ConditionType::Progressing), ("False", "InvalidSpec"));
+    assert_eq!(says(ConditionType::CertificatesReady), ("True", "CertificatesServed"));
+    assert_eq!(says(ConditionType::Available), ("True", "QuorumHealthy"));
+    let degraded = &condition(&report.status.conditions, ConditionType::Degraded).unwrap().message;
+    assert!(degraded.contains("spec.replicas is 12") && degraded.contains("certificates are still issued"), "{degraded}");
+
+    advance_time(&mut world, days(3 * 365), &[], &[]);
+    assert_eq!(world.taken, ["SwitchCA", "SwitchCA"], "one for each domain, on schedule");
+    assert_eq!((sets(&world), pods(&world)), before);
+    for ordinal in 0..3 {
+        let leaf = server(&mut world, ordinal);
+        assert!(leaf.not_before() > first.not_after() && leaf.not_after() > world.now);
+        assert_eq!((leaf.dns_names().contains("etcd.example.com"), leaf.dns_names().contains("Not A Name")), (true, false));
+        assert!(leaf.ip_addresses().contains(&"192.0.2.1".parse().unwrap()));
+    }
+    assert_eq!(world.observed.members.len(), 3);
+}
+
+#[test]
+fn users_of_a_cluster_with_an_invalid_spec_are_revoked() {
+    let mut world = with_user("u1");
+    spoil(&mut world.cluster);
+    world.observed.users = [("u1".into(), "app".into())].into();
+    assert!(world.is_idle(), "the user exists");
+    world.observed.users.clear();
+    let holders = vec![Holder::User { name: "app".into(), uid: "u1".into() }];
+    assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders, pending: vec![] }.into()));
+    world.settle();
+    assert!(!world.member(0).secret.as_ref().unwrap().data[member_key::CLIENT_CRL].is_empty());
+}
+
+#[test]
+fn the_issuer_of_a_cluster_with_an_invalid_spec_stays_the_same() {
+    let mut world = World::bootstrapped(ONE);
+    let other = || Some(CaSecret { name: "other".into() });
+    let tls = &mut world.cluster.spec.tls;
+    (tls.client.issuer.ca_secret, tls.peer.issuer.ca_secret) = (other(), other());
+    advance_time(&mut world, days(365), &[], &[]);
+    let first = server(&mut world, 0);
+    assert!(first.not_after() > world.now);
+    for domain in Domain::ALL {
+        let secret = world.observed.authorities[domain].as_ref().unwrap();
+        assert!(!secret.data.contains_key(authority_key::ROTATION), "{domain}");
+    }
+}
+
+#[test]
+fn nothing_is_created_for_a_new_cluster_with_an_invalid_spec() {
+    let mut world = World::bootstrapped(ONE);
+    spoil(&mut world.cluster);
+    world.observed.authorities.peer = None;
+    world.member(0).secret = None;
+    let changes = world.changes();
+    assert!(changes.authorities.is_empty() && changes.stateful_sets.is_empty() && changes.bootstrap.is_none());
+    assert!(changes.secrets.iter().all(|change| change.name != "demo-0-tls"), "{:?}", changes.secrets);
+}
