@@ -19,6 +19,7 @@ pub(crate) mod observe;
 pub mod observed;
 pub mod outcome;
 pub mod plan;
+pub mod requests;
 pub(crate) mod specs;
 pub mod status;
 pub mod steps;
@@ -64,7 +65,8 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
     };
     let outcome = match &decision {
         Decision::Planned(cluster, plan) if !cluster.paused => {
-            Actor { context, object, cluster, observed: &observed, identity: identity.as_ref(), now }.act(plan).await
+            let (desired, observed, identity) = (&desired, &observed, identity.as_ref());
+            Actor { context, object, cluster, desired, observed, identity, now }.act(plan).await
         }
         _ => Outcome::default(),
     };
@@ -78,7 +80,13 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
     });
     let state = status::metrics::state(&report.status, &observed, &decision);
     context.metrics.cluster(names.namespace(), names.cluster(), state);
-    let is_outdated = write_report(context, object, object.status.as_ref(), &report).await?;
+    // Removing the annotation of a completed request has changed nothing else.
+    let newer = outcome.version.as_ref().map(|version| {
+        let mut newer = object.clone();
+        newer.metadata.resource_version = Some(version.clone());
+        newer
+    });
+    let is_outdated = write_report(context, newer.as_ref().unwrap_or(object), object.status.as_ref(), &report).await?;
     // A user may be waiting for an authority that this pass created.
     if !outcome.done.is_empty() {
         trigger_users(context, &names);

@@ -11,16 +11,22 @@ use super::{
     validate::{Invalid, validate},
     validated::ValidatedCluster,
 };
-use crate::{api::EtcdCluster, kubernetes::desired::Desired};
+use crate::{
+    api::{CompletedRequestStatus, EtcdCluster},
+    kubernetes::desired::Desired,
+};
 
 /// The specs of all clusters.
 #[derive(Default)]
 pub struct Specs(Mutex<HashMap<(String, String), Spec>>);
 
+/// The uid, the generation, the annotations, and the requests that were completed.
+type Version = (Option<String>, Option<i64>, BTreeMap<String, String>, Vec<CompletedRequestStatus>);
+
 /// One version of a cluster's spec and requests.
 #[derive(Clone)]
 pub struct Spec {
-    version: (Option<String>, Option<i64>, BTreeMap<String, String>),
+    version: Version,
     /// The validated cluster, or the problems of the spec.
     pub cluster: Result<Arc<ValidatedCluster>, Invalid>,
     /// The desired objects, derived from the spec.
@@ -32,7 +38,8 @@ impl Specs {
     pub fn of(&self, cluster: &EtcdCluster, domain: &str) -> Spec {
         let id = (cluster.namespace().unwrap_or_default(), cluster.name_any());
         // The generation counts only changes of the spec; requests are annotations.
-        let version = (cluster.uid(), cluster.metadata.generation, cluster.annotations().clone());
+        let completed = cluster.status.as_ref().map(|status| status.requests.clone()).unwrap_or_default();
+        let version = (cluster.uid(), cluster.metadata.generation, cluster.annotations().clone(), completed);
         let mut specs = self.lock();
         if let Some(spec) = specs.get(&id).filter(|spec| spec.version == version) {
             return spec.clone();

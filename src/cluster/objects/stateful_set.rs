@@ -21,7 +21,8 @@ use crate::{
     api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion},
     cluster::validated::ValidatedCluster,
     etcd::Version,
-    names::{CLIENT_PORT, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
+    kubernetes::pod::etcd_container,
+    names::{CLIENT_PORT, CONTAINER, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
 };
 
 const TLS_DIR: &str = "/etc/etcd/tls";
@@ -86,12 +87,12 @@ pub fn forced(mut set: StatefulSet) -> StatefulSet {
 
 /// Whether a pod, or the pods of a template, start as a cluster of one.
 pub fn is_forced(spec: Option<&PodSpec>) -> bool {
-    spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.args.iter().flatten()).any(|arg| arg == FORCE)
+    spec.and_then(etcd_container).is_some_and(|container| container.args.iter().flatten().any(|arg| arg == FORCE))
 }
 
 /// Whether the process in a pod requires client certificates, if its arguments are known.
 pub fn requires_client_certificates(spec: Option<&PodSpec>) -> Option<bool> {
-    let arguments = spec?.containers.first()?.args.as_ref()?;
+    let arguments = etcd_container(spec?)?.args.as_ref()?;
     Some(arguments.iter().any(|argument| argument == "--client-cert-auth=true"))
 }
 
@@ -99,6 +100,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
     let mut labels = cluster.pod.labels.clone();
     labels.extend(member_labels(cluster.names.cluster(), member));
     let mut annotations = cluster.pod.annotations.clone();
+    annotations.entry(annotation::DEFAULT_CONTAINER.into()).or_insert_with(|| CONTAINER.into());
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
     if let Some(at) = &cluster.requests.restarted_at {
         annotations.insert(annotation::RESTARTED_AT.into(), at.clone());
@@ -197,7 +199,7 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
         PullPolicy::Never => "Never",
     };
     Container {
-        name: "etcd".into(),
+        name: CONTAINER.into(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some(pull_policy.into()),
         command: Some(vec!["/usr/local/bin/etcd".into()]),

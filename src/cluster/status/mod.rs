@@ -7,6 +7,7 @@ mod input;
 mod members;
 pub(crate) mod metrics;
 mod progressing;
+mod requests;
 
 use kube::{ResourceExt, runtime::events::EventType};
 
@@ -50,6 +51,7 @@ pub fn report(input: &Input) -> Report {
         members,
         unknown_members: members::unknown(input),
         certificates,
+        requests: requests::completed(input),
         progressing_since: None,
     };
     let findings =
