@@ -16,7 +16,7 @@ use std::{
 use futures::StreamExt;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, Secret, Service},
+    core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, ResourceRequirements, Secret, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -314,7 +314,7 @@ fn is_not_served(error: &watcher::Error) -> bool {
 }
 
 /// Removes the fields of a pod that no decision needs, in order to save memory. Arguments and environment of the containers are
-/// kept, because they show whether the pod is up to date.
+/// kept, because they show whether the pod is up to date, and their limits, because etcd may need more memory.
 pub fn slim(pod: &mut Pod) {
     if let Some(spec) = &mut pod.spec {
         let start = |container: Container| Container {
@@ -322,6 +322,9 @@ pub fn slim(pod: &mut Pod) {
             image: container.image,
             args: container.args,
             env: container.env,
+            resources: container
+                .resources
+                .map(|resources| ResourceRequirements { limits: resources.limits, ..Default::default() }),
             ..Container::default()
         };
         *spec = PodSpec {
@@ -338,8 +341,8 @@ mod tests {
 
     #[test]
     fn a_pod_keeps_the_fields_that_decisions_need() {
-        let spec = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], workingDir: / }], volumes: [{ name: v }] }";
-        let kept = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }] }] }";
+        let spec = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], resources: { limits: { memory: 8Mi }, requests: { memory: 8Mi } }, workingDir: / }], volumes: [{ name: v }] }";
+        let kept = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], resources: { limits: { memory: 8Mi } } }] }";
         let read = |spec: &str| -> Option<PodSpec> { serde_saphyr::from_str(spec).ok() };
         let mut pod = Pod { spec: read(spec), ..Pod::default() };
         slim(&mut pod);

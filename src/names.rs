@@ -13,6 +13,9 @@ use crate::{api::EtcdUser, pki::Domain};
 /// The field manager of all objects that the operator applies.
 pub const FIELD_MANAGER: &str = "etcd-warden";
 
+/// The container that runs etcd. Others may add containers to a pod, also before this one.
+pub const CONTAINER: &str = "etcd";
+
 /// The port for clients.
 pub const CLIENT_PORT: i32 = 2379;
 /// The port for peers.
@@ -50,6 +53,15 @@ pub mod annotation {
     /// On PersistentVolumeClaims and authorities' Secrets, which may outlive their cluster: the uid of the `EtcdCluster` that
     /// they belong to.
     pub const CLUSTER_UID: &str = "etcd-warden.dev/cluster-uid";
+    /// On objects that no other object owns: Argo CD, which by default takes every object with the instance label of an application for
+    /// a part of it, does not delete them ([`KEEP_VALUE`]) and does not report them as out of sync ([`EXTRANEOUS_VALUE`]).
+    pub const KEEP: &str = "argocd.argoproj.io/sync-options";
+    /// The value of [`KEEP`].
+    pub const KEEP_VALUE: &str = "Prune=false,Delete=false";
+    /// See [`KEEP`].
+    pub const EXTRANEOUS: &str = "argocd.argoproj.io/compare-options";
+    /// The value of [`EXTRANEOUS`].
+    pub const EXTRANEOUS_VALUE: &str = "IgnoreExtraneous";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the cluster.
     pub const CLUSTER_ID: &str = "etcd-warden.dev/cluster-id";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the member.
@@ -57,6 +69,8 @@ pub mod annotation {
     /// On a pod template: the fingerprints of the authorities in the trust bundles when the pod was created. The pod has started
     /// with these or with more.
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
+    /// On a pod template: the container that `kubectl exec` and `kubectl logs` choose by default.
+    pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
     /// Set by users on an `EtcdCluster`: every member is restarted when the value changes. On pods: the value with which they
     /// were created.
     pub const RESTARTED_AT: &str = "etcd-warden.dev/restarted-at";

@@ -29,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["http", "context"],
     &["leader"],
     &["reporting", "issuing"],
+    &["cluster::requests"],
     &["cluster::validated"],
     &["cluster::validate", "cluster::observed", "cluster::leaves", "cluster::objects"],
     &["cluster::specs", "cluster::facts"],

@@ -52,6 +52,22 @@ pub struct EtcdClusterStatus {
     /// The certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
+    /// The requests by annotations that were completed. The same annotation with the same value is not done again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub requests: Vec<CompletedRequestStatus>,
+}
+
+/// A request by an annotation that was completed.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompletedRequestStatus {
+    /// The annotation without its prefix, such as `replace`; for a rotation with its trust domain, such as `rotate-ca/client`.
+    pub name: String,
+    /// What was requested.
+    pub value: String,
+    /// When it was completed.
+    pub completed_at: Time,
 }
 
 /// A member in etcd's member list that the operator did not add.

@@ -73,6 +73,8 @@ words! {
         NameTaken,
         /// A deleted cluster of this name left data that does not fit together.
         LeftoverData,
+        /// A cluster of this name was deleted without the objects that it owns.
+        LeftoverObjects,
         /// Nothing is changed; `Available` says why.
         Blocked,
         /// `spec.paused` is true.
@@ -111,6 +113,8 @@ words! {
         Healthy,
         /// A member that was started is not healthy.
         MemberDown,
+        /// A member has too little memory.
+        OOMKilled,
         /// etcd reports errors or alarms.
         EtcdReportsErrors,
         /// The members are in another etcd cluster than the one that was bootstrapped.
@@ -137,6 +141,8 @@ words! {
         InvalidRotationRequest,
         /// A request to recover the cluster was refused.
         RecoveryRefused,
+        /// Others change a field of an object each time that it is applied.
+        FieldOverwritten,
         /// The API server refused a request.
         KubernetesRefused,
         /// etcd refused a request.

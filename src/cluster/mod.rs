@@ -20,6 +20,7 @@ pub(crate) mod observe;
 pub mod observed;
 pub mod outcome;
 pub mod plan;
+pub mod requests;
 pub(crate) mod specs;
 pub mod status;
 pub mod steps;
@@ -55,10 +56,13 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
         observed = observe::observe(context, object, &names, now) => observed,
     };
     let facts = Facts::of(&names, &uid, &observed, now);
-    let decision = Decision::of(specs.of(object, &context.domain), object, &context.domain, &observed, &facts, now);
+    let spec = specs.of(object, &context.domain);
+    let desired = spec.desired.clone();
+    let decision = Decision::of(spec, object, &context.domain, &observed, &facts, now);
     let outcome = match decision.executed() {
         Some((cluster, plan)) => {
-            Actor { context, object, cluster, observed: &observed, identity: identity.as_ref(), now }.act(plan).await
+            let (desired, observed, identity) = (&desired, &observed, identity.as_ref());
+            Actor { context, object, cluster, desired, observed, identity, now }.act(plan).await
         }
         None => Outcome::default(),
     };
@@ -72,7 +76,13 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
     });
     let state = status::metrics::state(&report.status, &observed, &decision);
     context.metrics.cluster(names.namespace(), names.cluster(), state);
-    let is_outdated = write_report(context, object, object.status.as_ref(), &report).await?;
+    // Removing the annotation of a completed request has changed nothing else.
+    let newer = outcome.version.as_ref().map(|version| {
+        let mut newer = object.clone();
+        newer.metadata.resource_version = Some(version.clone());
+        newer
+    });
+    let is_outdated = write_report(context, newer.as_ref().unwrap_or(object), object.status.as_ref(), &report).await?;
     // A user may be waiting for an authority that this pass created.
     if !outcome.done.is_empty() {
         trigger_users(context, &names);

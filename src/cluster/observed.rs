@@ -138,6 +138,8 @@ pub struct ObservedMember {
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
     /// The node of its volume. It is looked up only while no node accepts its pod.
     pub volume_node: VolumeNode,
+    /// Why Kubernetes refuses to create its pod, in the API server's words. It is read only while it has none.
+    pub refusal: Option<String>,
     /// How recent its data is. It is read only while no quorum confirms a member list.
     pub progress: Option<Result<etcd::Progress, String>>,
 }

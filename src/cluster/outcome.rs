@@ -13,6 +13,7 @@ use super::{
         changes::{Changes, Plan},
         input::Input,
     },
+    requests::Request,
     specs::Spec,
     validate::Invalid,
     validated::ValidatedCluster,
@@ -121,6 +122,10 @@ pub struct Outcome {
     pub failed: Vec<Note>,
     /// Which requests external issuers have not signed yet, or refuse to sign.
     pub issuers: Vec<Note>,
+    /// The requests that were completed.
+    pub completed: Vec<Request>,
+    /// The version of the `EtcdCluster` from which the annotations of completed requests were removed.
+    pub version: Option<String>,
     /// Whether an object changed after it was observed, so that the next pass should come soon.
     pub again: bool,
 }
@@ -128,12 +133,14 @@ pub struct Outcome {
 impl Outcome {
     /// Adds the result of another part of the plan.
     pub fn merge(&mut self, other: Self) {
-        let Self { done, disruptions, pending, failed, issuers, again } = other;
+        let Self { done, disruptions, pending, failed, issuers, completed, version, again } = other;
         self.done.extend(done);
         self.disruptions.extend(disruptions);
         self.pending.extend(pending);
         self.failed.extend(failed);
         self.issuers.extend(issuers.into_iter().filter(|note| !self.issuers.contains(note)).collect::<Vec<_>>());
+        self.completed.extend(completed);
+        self.version = version.or(self.version.take());
         self.again |= again;
     }
 

@@ -11,14 +11,17 @@ use super::{
     validate::{Invalid, validate},
     validated::ValidatedCluster,
 };
-use crate::{api::EtcdCluster, kubernetes::desired::Desired};
+use crate::{
+    api::{CompletedRequestStatus, EtcdCluster},
+    kubernetes::desired::Desired,
+};
 
 /// The specs of all clusters.
 #[derive(Default)]
 pub struct Specs(Mutex<HashMap<(String, String), Spec>>);
 
-/// The uid, the generation and the annotations.
-type Version = (Option<String>, Option<i64>, BTreeMap<String, String>);
+/// The uid, the generation, the annotations, and the requests that were completed.
+type Version = (Option<String>, Option<i64>, BTreeMap<String, String>, Vec<CompletedRequestStatus>);
 
 /// One version of a cluster's spec and requests.
 #[derive(Clone)]
@@ -39,7 +42,8 @@ impl Spec {
 
 fn version(cluster: &EtcdCluster) -> Version {
     // The generation counts only changes of the spec; requests are annotations.
-    (cluster.uid(), cluster.metadata.generation, cluster.annotations().clone())
+    let completed = cluster.status.as_ref().map(|status| status.requests.clone()).unwrap_or_default();
+    (cluster.uid(), cluster.metadata.generation, cluster.annotations().clone(), completed)
 }
 
 impl Specs {

@@ -19,11 +19,14 @@ use crate::{
         TlsSpec,
     },
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
-    cluster::validated::{EtcdSettings, Repair, Requests, ValidatedCluster},
+    cluster::{
+        requests::Requests,
+        validated::{EtcdSettings, Repair, ValidatedCluster},
+    },
     etcd::Version,
     ids::Uid,
     kubernetes::quantity,
-    names::{Names, annotation},
+    names::Names,
     pki::{Domain, Issuer, PerDomain},
 };
 
@@ -100,23 +103,8 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
         service: spec.service.clone(),
         repair,
         paused: spec.paused,
-        requests: requests(cluster),
+        requests: Requests::of(cluster),
     })
-}
-
-/// What the annotations of the cluster request.
-fn requests(cluster: &EtcdCluster) -> Requests {
-    let value = |annotation: &str| cluster.annotations().get(annotation).cloned();
-    let domains = value(annotation::ROTATE_CA).unwrap_or_default();
-    let words = domains.split(',').map(str::trim).filter(|word| !word.is_empty());
-    let (rotate, unknown): (Vec<_>, Vec<_>) = words.partition(|word| Domain::parse(word).is_some());
-    Requests {
-        restarted_at: value(annotation::RESTARTED_AT),
-        replace: value(annotation::REPLACE),
-        recover_from: value(annotation::RECOVER_FROM),
-        rotate: rotate.into_iter().filter_map(Domain::parse).collect(),
-        rotate_unknown: unknown.into_iter().map(str::to_owned).collect(),
-    }
 }
 
 struct Problems(Vec<String>);

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use crate::{
     api::{AutoCompaction, ClientAuth, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion},
     certificates::{lifetimes::Lifetimes, transition::NewAuthority},
+    cluster::requests::Requests,
     etcd::Version,
     ids::Uid,
     names::Names,
@@ -62,21 +63,6 @@ pub struct ValidatedCluster {
     pub paused: bool,
     /// What the user requests by annotations.
     pub requests: Requests,
-}
-
-/// What the user of a cluster requests by annotations of the `EtcdCluster`.
-#[derive(Clone, Debug, Default)]
-pub struct Requests {
-    /// Every pod that was created with another value is restarted.
-    pub restarted_at: Option<String>,
-    /// The name of the member to replace.
-    pub replace: Option<String>,
-    /// The name of the member to recover from, optionally followed by `,force`.
-    pub recover_from: Option<String>,
-    /// The domains whose authorities are to be rotated.
-    pub rotate: BTreeSet<Domain>,
-    /// The words of the rotation request that are not domains.
-    pub rotate_unknown: Vec<String>,
 }
 
 impl ValidatedCluster {

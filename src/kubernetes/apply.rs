@@ -1,11 +1,12 @@
 //! Writing to Kubernetes: the only place that applies, annotates, deletes and evicts, with the checks that precede.
 
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
+use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, DynamicObject, EvictParams, Patch, PatchParams, PostParams, Preconditions},
-    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt},
+    api::{DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt, Selector, SelectorExt},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -45,9 +46,11 @@ const ABSENT: &str = "1";
 /// would take over an object that others created under this name, and would undo later changes of another operator. If others
 /// added elements to a list, applying is not enough, and a merge patch follows, which replaces lists as a whole.
 ///
+/// Returns the object as it is then. It may still not have all desired fields, because an admission webhook has changed them.
+///
 /// # Errors
 /// [`WriteError::Conflict`] if it has changed since.
-pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &Uid) -> Result<(), WriteError> {
+pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &Uid) -> Result<DynamicObject, WriteError> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &object.resource);
     let error_of = |error| WriteError::of(object.describe(), error);
     let mut body = serde_json::Value::clone(&object.body);
@@ -57,19 +60,19 @@ pub async fn apply(client: &Client, namespace: &str, object: &Object, uid: &Uid)
             return Err(WriteError::Conflict(object.describe()));
         }
         body["metadata"]["resourceVersion"] = json!(ABSENT);
-        return api.patch(&object.name, &applying(), &Patch::Apply(&body)).await.map(drop).map_err(error_of);
+        return api.patch(&object.name, &applying(), &Patch::Apply(&body)).await.map_err(error_of);
     };
     // Without its uid, an object that was deleted meanwhile would be created again.
     body["metadata"]["uid"] = json!(seen.uid);
     body["metadata"]["resourceVersion"] = json!(seen.resource_version);
     match api.patch(&object.name, &applying(), &Patch::Apply(&body)).await {
-        Ok(applied) if object.is_covered_by(&applied) => return Ok(()),
+        Ok(applied) if object.is_covered_by(&applied) => return Ok(applied),
         // Elements that others added to a list are kept by an apply, and may be the reason why the object is invalid.
         Ok(applied) => body["metadata"]["resourceVersion"] = json!(applied.metadata.resource_version),
         Err(kube::Error::Api(status)) if status.is_invalid() => {}
         Err(error) => return Err(error_of(error)),
     }
-    api.patch(&object.name, &merging(), &Patch::Merge(&body)).await.map(drop).map_err(error_of)
+    api.patch(&object.name, &merging(), &Patch::Merge(&body)).await.map_err(error_of)
 }
 
 fn applying() -> PatchParams {
@@ -105,16 +108,17 @@ where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
     let meta = ObjectMeta { uid: Some(uid.to_string()), ..ObjectMeta::default() };
-    merge(api, name, meta, json!({ "labels": labels, "annotations": annotations })).await
+    merge(api, name, meta, json!({ "labels": labels, "annotations": annotations })).await.map(drop)
 }
 
-/// Merges annotations into an object that must still be this version of it. Annotations with the value `None` are removed.
+/// Merges annotations into an object that must still be this version of it. Annotations with the value `None` are removed. Returns the
+/// new version.
 pub async fn annotate_version<K>(
     api: &Api<K>,
     name: &str,
     seen: &ObjectVersion,
     annotations: &impl Serialize,
-) -> Result<(), kube::Error>
+) -> Result<Option<String>, kube::Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
@@ -122,16 +126,20 @@ where
     merge(api, name, ObjectMeta { uid, resource_version, ..ObjectMeta::default() }, json!({ "annotations": annotations })).await
 }
 
-/// Merges a part of the metadata into an object that meets the `precondition`.
-async fn merge<K>(api: &Api<K>, name: &str, precondition: ObjectMeta, part: serde_json::Value) -> Result<(), kube::Error>
+/// Merges a part of the metadata into an object that meets the `precondition`. Returns the new version.
+async fn merge<K>(
+    api: &Api<K>,
+    name: &str,
+    precondition: ObjectMeta,
+    part: serde_json::Value,
+) -> Result<Option<String>, kube::Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
     let patch: PartialObjectMeta<K> = precondition.into_request_partial::<K>();
     let mut patch = json!(patch);
     patch["metadata"].as_object_mut().into_iter().for_each(|meta| meta.extend(part.as_object().cloned().unwrap_or_default()));
-    api.patch_metadata(name, &merging(), &Patch::Merge(&patch)).await?;
-    Ok(())
+    Ok(api.patch_metadata(name, &merging(), &Patch::Merge(&patch)).await?.metadata.resource_version)
 }
 
 /// Writes the status of an object that must still be the version `seen`, so that a status describes what the pass has seen. If the
@@ -168,14 +176,49 @@ where
     }
 }
 
-/// Evicts the pod with this uid. Returns whether the disruption budgets allow it.
-pub async fn evict(pods: &Api<k8s_openapi::api::core::v1::Pod>, name: &str, uid: &Uid) -> Result<bool, WriteError> {
+/// What the API server answered to an eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// The pod is being deleted.
+    Accepted,
+    /// Its disruption budget does not allow it at the moment.
+    Disallowed,
+    /// More than one disruption budget selects the pod. Kubernetes evicts no such pod.
+    SeveralBudgets,
+}
+
+/// The API server's words if more than one disruption budget selects a pod. The code of this answer is that of an internal error
+/// (Kubernetes `pkg/registry/core/pod/storage/eviction.go`).
+const SEVERAL_BUDGETS: &str = "more than one PodDisruptionBudget";
+
+/// Evicts the pod with this uid, if the disruption budgets allow it.
+///
+/// # Errors
+/// If the API server refuses it for any other reason.
+pub async fn evict(pods: &Api<Pod>, name: &str, uid: &Uid) -> Result<Eviction, WriteError> {
     let parameters = EvictParams { delete_options: Some(deleting(uid)), ..EvictParams::default() };
     match pods.evict(name, &parameters).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
+        Ok(_) => Ok(Eviction::Accepted),
+        Err(kube::Error::Api(status)) if status.code == 429 => Ok(Eviction::Disallowed),
+        Err(kube::Error::Api(status)) if status.message.contains(SEVERAL_BUDGETS) => Ok(Eviction::SeveralBudgets),
         Err(error) => Err(WriteError::of(format!("Pod {name}"), error)),
     }
+}
+
+/// The names of the disruption budgets that select a pod with these labels.
+///
+/// # Errors
+/// If the budgets cannot be listed.
+pub async fn budgets_of(
+    budgets: &Api<PodDisruptionBudget>,
+    labels: &BTreeMap<String, String>,
+) -> Result<Vec<String>, WriteError> {
+    let all = budgets.list(&ListParams::default()).await.map_err(|e| WriteError::of("the PodDisruptionBudgets", e))?;
+    let selects = |budget: &PodDisruptionBudget| {
+        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
+        selector.is_some_and(|selector| Selector::try_from(selector).is_ok_and(|selector| selector.matches(labels)))
+    };
+    Ok(all.items.into_iter().filter(selects).filter_map(|budget| budget.metadata.name).collect())
 }
 
 fn deleting(uid: &Uid) -> DeleteParams {

@@ -1,42 +1,137 @@
 //! Whether an object has all fields that are desired, so that nothing needs to be applied.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde_json::Value;
 
 use super::quantity;
 
+/// A desired field that an object does not have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// The path of the field.
+    pub path: Vec<Segment>,
+    /// The desired value.
+    pub desired: Value,
+    /// The value that the object has; null if it has none.
+    pub found: Value,
+}
+
+/// A part of the path of a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// A field of an object.
+    Field(String),
+    /// An element of a list, by the value of its key.
+    Element(String),
+}
+
+/// The path of the field, as `spec.template.spec.containers[etcd].image`, and both values if they are short.
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, segment) in self.path.iter().enumerate() {
+            match segment {
+                Segment::Field(name) if name.contains(['.', '/']) => write!(f, "[{name}]")?,
+                Segment::Field(name) if n == 0 => f.write_str(name)?,
+                Segment::Field(name) => write!(f, ".{name}")?,
+                Segment::Element(key) => write!(f, "[{key}]")?,
+            }
+        }
+        let is_short = |value: &Value| !value.is_object() && !value.is_array();
+        match (&self.found, &self.desired) {
+            (found, desired) if !is_short(found) || !is_short(desired) => Ok(()),
+            (Value::Null, desired) => write!(f, " (missing instead of {desired})"),
+            (found, desired) => write!(f, " ({found} instead of {desired})"),
+        }
+    }
+}
+
 /// Whether `existing` has every field of `desired`. It may have more fields, which the API server or others have set. But a
 /// selector is compared as a whole, because an additional label changes which objects it selects.
 pub fn covers(existing: &impl Serialize, desired: &Value) -> bool {
-    serde_json::to_value(existing).is_ok_and(|existing| value_covers(&existing, desired, false))
+    differences(existing, desired).is_empty()
 }
 
-fn value_covers(existing: &Value, desired: &Value, exactly: bool) -> bool {
+/// The fields of `desired` that `existing` does not have.
+pub fn differences(existing: &impl Serialize, desired: &Value) -> Vec<Difference> {
+    differences_of(&serde_json::to_value(existing).unwrap_or_default(), desired)
+}
+
+fn differences_of(existing: &Value, desired: &Value) -> Vec<Difference> {
+    let mut found = vec![];
+    compare(existing, desired, false, &Path::Root, &mut found);
+    found
+}
+
+/// The path to a value. It is written down only where values differ.
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Element(&'a Path<'a>, String),
+}
+
+impl Path<'_> {
+    fn segments(&self) -> Vec<Segment> {
+        let (parent, last) = match self {
+            Self::Root => return vec![],
+            Self::Field(parent, name) => (parent, Segment::Field((*name).to_owned())),
+            Self::Element(parent, key) => (parent, Segment::Element(key.clone())),
+        };
+        [parent.segments(), vec![last]].concat()
+    }
+}
+
+fn compare(existing: &Value, desired: &Value, exactly: bool, path: &Path, found: &mut Vec<Difference>) {
+    let difference = |path: &Path, existing: &Value, desired: &Value| Difference {
+        path: path.segments(),
+        desired: desired.clone(),
+        found: existing.clone(),
+    };
     match (existing, desired) {
-        (Value::Object(existing), Value::Object(desired)) => {
-            let has = |(key, desired): (&String, &Value)| match existing.get(key) {
-                Some(existing) => value_covers(existing, desired, exactly || key == "selector"),
-                // The API server omits empty values.
-                None => !exactly && is_empty(desired),
-            };
-            desired.iter().all(has) && !(exactly && existing.keys().any(|key| !desired.contains_key(key)))
+        (Value::Object(fields), Value::Object(desired_fields)) => {
+            for (name, desired) in desired_fields {
+                let path = Path::Field(path, name);
+                match fields.get(name) {
+                    Some(existing) => compare(existing, desired, exactly || name == "selector", &path, found),
+                    // The API server omits empty values.
+                    None if !exactly && is_empty(desired) => {}
+                    None => found.push(difference(&path, &Value::Null, desired)),
+                }
+            }
+            if exactly && fields.keys().any(|name| !desired_fields.contains_key(name)) {
+                found.push(difference(path, existing, desired));
+            }
         }
         // Server-side apply merges lists of objects by their keys, so elements of others are kept.
-        (Value::Array(existing), Value::Array(desired)) if !exactly && desired.iter().all(Value::is_object) => {
-            desired.iter().all(|desired| existing.iter().any(|existing| value_covers(existing, desired, false)))
+        (Value::Array(list), Value::Array(desired)) if !exactly && desired.iter().all(Value::is_object) => {
+            let is_missing = |desired: &&Value| !list.iter().any(|existing| differences_of(existing, desired).is_empty());
+            for desired in desired.iter().filter(is_missing) {
+                let key = key_of(desired);
+                let path = Path::Element(path, key.clone().unwrap_or_default());
+                match list.iter().find(|existing| key.is_some() && key_of(existing) == key) {
+                    Some(existing) => compare(existing, desired, false, &path, found),
+                    None => found.push(difference(&path, &Value::Null, desired)),
+                }
+            }
         }
-        (Value::Array(existing), Value::Array(desired)) => {
-            let pairs = existing.iter().zip(desired);
-            existing.len() == desired.len()
-                && pairs.into_iter().all(|(existing, desired)| value_covers(existing, desired, exactly))
+        (Value::Array(list), Value::Array(desired_list)) if list.len() == desired_list.len() => {
+            for (n, (existing, desired)) in list.iter().zip(desired_list).enumerate() {
+                compare(existing, desired, exactly, &Path::Element(path, n.to_string()), found);
+            }
         }
         // The API server may write a quantity in another form.
-        (Value::String(existing), Value::String(desired)) => {
-            existing == desired
-                || !exactly && quantity::milli(existing).is_some_and(|value| Some(value) == quantity::milli(desired))
-        }
-        _ => existing == desired,
+        (Value::String(text), Value::String(desired_text))
+            if !exactly && quantity::milli(text).is_some_and(|value| Some(value) == quantity::milli(desired_text)) => {}
+        _ if existing == desired => {}
+        _ => found.push(difference(path, existing, desired)),
     }
+}
+
+/// What identifies an element of a list for server-side apply, in the lists that the operator applies.
+fn key_of(element: &Value) -> Option<String> {
+    let key = ["name", "uid", "port", "containerPort", "mountPath", "key"].into_iter().find_map(|key| element.get(key))?;
+    Some(key.as_str().map_or_else(|| key.to_string(), str::to_owned))
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -102,6 +197,35 @@ mod tests {
         let existing = json!({"spec": {"replicas": 1, "extra": 1, "template": {
             "containers": [{"name": "injected"}, {"name": "a", "cpu": "500m", "image": "x"}]}}});
         assert!(covers(&existing, &desired));
+    }
+
+    #[test]
+    fn differences_have_the_path_of_the_field() {
+        let container = |image: &str| json!({ "name": "etcd", "image": image, "args": ["--a", "--b"] });
+        let object = |containers: Value, bundles: &str| {
+            json!({ "metadata": { "annotations": { "etcd-warden.dev/bundles": bundles } },
+                "spec": { "selector": { "a": "b" }, "template": { "containers": containers, "tolerations": [] } } })
+        };
+        let desired = object(json!([container("a")]), "x");
+        let described = |existing: &Value| differences(existing, &desired).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(described(&object(json!([{ "name": "proxy" }, container("a")]), "x")), Vec::<String>::new());
+        assert_eq!(
+            described(&object(json!([{ "name": "proxy" }, container("mirror/a")]), "y")),
+            [
+                "metadata.annotations[etcd-warden.dev/bundles] (\"y\" instead of \"x\")",
+                "spec.template.containers[etcd].image (\"mirror/a\" instead of \"a\")"
+            ]
+        );
+        assert_eq!(described(&object(json!([]), "x")), ["spec.template.containers[etcd]"]);
+        let mut args = desired.clone();
+        args["spec"]["template"]["containers"][0]["args"] = json!(["--a"]);
+        assert_eq!(described(&args), ["spec.template.containers[etcd].args"]);
+        args["spec"]["template"]["containers"][0]["args"] = json!(["--a", "--c"]);
+        assert_eq!(described(&args), ["spec.template.containers[etcd].args[1] (\"--c\" instead of \"--b\")"]);
+        args = desired.clone();
+        args["spec"]["selector"] = json!({ "a": "b", "c": "d" });
+        args["metadata"] = json!({});
+        assert_eq!(described(&args), ["metadata.annotations", "spec.selector"]);
     }
 
     #[test]

@@ -9,21 +9,78 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use kube::Resource;
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Resource,
+    api::{DynamicObject, ObjectMeta},
+};
 use serde::Serialize;
 
 use super::{
     cached::Cached,
-    covers::covers,
+    covers::{Difference, Segment, covers, differences},
     object::{Object, ObjectVersion},
+    ownership::annotation,
+};
+use crate::{
+    ids::Uid,
+    names::{FIELD_MANAGER, annotation::APPLIED},
 };
 
-/// What is derived from one spec, computed once for each version of the spec. Only the digests of objects are kept, unless
-/// [`Desired::keeping_bodies`] is used.
+/// What is derived from one spec, computed once for each version of the spec, and what became of it. Only the digests of objects are
+/// kept, unless [`Desired::keeping_bodies`] is used.
 #[derive(Debug, Default)]
 pub struct Desired {
     known: Mutex<HashMap<TypeId, Known>>,
     keeps_bodies: bool,
+    /// What others overwrite, by the uids of the objects.
+    fights: Mutex<HashMap<Uid, Fight>>,
+}
+
+/// That others overwrite fields of an object each time that they are applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overwritten {
+    /// The field manager that has done it, if the API server knows. Admission webhooks have none.
+    pub manager: Option<String>,
+}
+
+/// Fields of one object that were applied, and that others changed.
+#[derive(Debug)]
+struct Fight {
+    /// The paths of the fields.
+    paths: Vec<Vec<Segment>>,
+    manager: Option<String>,
+    /// How often they were applied in vain.
+    lost: u32,
+    /// When they were applied last.
+    at: Timestamp,
+}
+
+/// How often fields that others have changed are applied again. If the API server's answer already has other values, once.
+const PATIENCE: u32 = 5;
+
+/// When overwritten fields are applied again: whoever has changed them may have been corrected.
+const RETRY: SignedDuration = SignedDuration::from_mins(10);
+
+fn paths(differences: &[Difference]) -> Vec<Vec<Segment>> {
+    differences.iter().map(|difference| difference.path.clone()).collect()
+}
+
+/// The other field manager that manages a field.
+fn manager_of(meta: &ObjectMeta, path: &[Segment]) -> Option<String> {
+    let entries = meta.managed_fields.iter().flatten().filter(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER));
+    let mut managing = entries.filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| manages(&fields.0, path)));
+    managing.next()?.manager.clone()
+}
+
+/// Whether a set of fields, in the form of `managedFields`, has a path.
+fn manages(fields: &serde_json::Value, path: &[Segment]) -> bool {
+    let Some((first, rest)) = path.split_first() else { return true };
+    let is_first = |key: &str| match first {
+        Segment::Field(name) => key.strip_prefix("f:") == Some(name),
+        Segment::Element(name) => key.starts_with("k:") && key.contains(&format!("\"{name}\"")),
+    };
+    fields.as_object().into_iter().flatten().any(|(key, inner)| is_first(key) && manages(inner, rest))
 }
 
 /// Results of one type, by their inputs besides the spec.
@@ -70,10 +127,65 @@ impl Desired {
         if existing.is_some_and(|existing| existing.covers(&digest.0, |existing| covers(existing, &object().body))) {
             return None;
         }
-        Some(Object { seen: existing.and_then(|existing| ObjectVersion::of(existing.meta())), ..object().clone() })
+        let seen = existing.and_then(|existing| ObjectVersion::of(existing.meta()));
+        // Whoever drops the annotation changes what was applied as well.
+        let was_applied =
+            |existing: &&Cached<K>| annotation(existing.meta(), APPLIED).is_none_or(|applied| applied == &*digest.0);
+        let drift = existing.filter(was_applied).map(|existing| differences(&**existing, &object().body)).unwrap_or_default();
+        Some(Object { seen, drift, ..object().clone() })
+    }
+
+    /// Records what the API server made of an object.
+    pub fn record(&self, object: &Object, result: &DynamicObject, now: Timestamp) {
+        let Some(uid) = Uid::of(&result.metadata) else { return };
+        let mut fights = self.fights.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = differences(result, &object.body);
+        if !left.is_empty() {
+            let manager = left.iter().find_map(|difference| manager_of(&result.metadata, &difference.path));
+            fights.insert(uid, Fight { paths: paths(&left), manager, lost: PATIENCE, at: now });
+        } else if !object.drift.is_empty() {
+            let paths = paths(&object.drift);
+            let before = fights.remove(&uid).filter(|fight| fight.paths == paths && now.duration_since(fight.at) < RETRY);
+            fights.insert(uid, Fight { paths, manager: None, lost: before.map_or(1, |fight| fight.lost + 1), at: now });
+        }
+    }
+
+    /// Whether it is useless to apply an object now, because others overwrite it at once. It is tried again after [`RETRY`].
+    pub fn overwritten(&self, object: &Object, now: Timestamp) -> Option<Overwritten> {
+        let fights = self.fights.lock().unwrap_or_else(PoisonError::into_inner);
+        let fight = fights.get(&object.seen.as_ref()?.uid)?;
+        let is_same = !object.drift.is_empty() && fight.paths == paths(&object.drift);
+        let is_lost = fight.lost >= PATIENCE && now.duration_since(fight.at) < RETRY;
+        (is_same && is_lost).then(|| Overwritten { manager: fight.manager.clone() })
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<TypeId, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn another_field_manager_is_named() {
+        let fields = |fields: serde_json::Value| json!({ "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": fields });
+        let own = |manager: &str, entry: serde_json::Value| {
+            let mut entry = fields(entry);
+            entry["manager"] = manager.into();
+            entry
+        };
+        let image = json!({ "f:spec": { "f:containers": { "k:{\"name\":\"etcd\"}": { "f:image": {} } } } });
+        let other = json!({ "f:spec": { "f:containers": { "k:{\"name\":\"proxy\"}": { "f:image": {} } } } });
+        let meta =
+            |entries: serde_json::Value| -> ObjectMeta { serde_json::from_value(json!({ "managedFields": entries })).unwrap() };
+        let field = |name: &str| Segment::Field(name.into());
+        let path = [field("spec"), field("containers"), Segment::Element("etcd".into()), field("image")];
+        let entries = json!([own(FIELD_MANAGER, image.clone()), own("mesh", other.clone()), own("kyverno", image.clone())]);
+        assert_eq!(manager_of(&meta(entries), &path).as_deref(), Some("kyverno"));
+        assert_eq!(manager_of(&meta(json!([own(FIELD_MANAGER, image), own("mesh", other)])), &path), None);
     }
 }

@@ -7,7 +7,7 @@ use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::covers::covers;
+use super::covers::{Difference, covers};
 use crate::{digest::fingerprint, ids::Uid, names::annotation};
 
 /// An object to be applied.
@@ -21,6 +21,8 @@ pub struct Object {
     pub seen: Option<ObjectVersion>,
     /// The desired fields.
     pub body: Arc<Value>,
+    /// The desired fields that the object no longer has although they were applied before: others have changed them.
+    pub drift: Vec<Difference>,
 }
 
 /// One version of one object.
@@ -50,6 +52,7 @@ impl Object {
             name: desired.meta().name.clone().unwrap_or_default(),
             seen: None,
             body: Arc::new(body),
+            drift: vec![],
         }
     }
 

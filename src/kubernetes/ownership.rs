@@ -20,12 +20,18 @@ pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
     meta.owner_references.iter().flatten().any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
+/// Whether the operator wrote an object, for whichever cluster.
+pub fn was_written(meta: &ObjectMeta) -> bool {
+    annotation(meta, key::APPLIED).or_else(|| annotation(meta, key::WRITTEN_AT)).is_some()
+}
+
 /// The owner of an object, for a message about an object that cannot be used.
 pub fn describe_owner(meta: &ObjectMeta) -> String {
     match meta.owner_references.iter().flatten().next() {
         Some(owner) => format!("it belongs to {} {} (uid {})", owner.kind, owner.name, owner.uid),
         None => match annotation(meta, key::CLUSTER_UID) {
             Some(uid) => format!("it was left by a deleted EtcdCluster (uid {uid})"),
+            None if was_written(meta) => "etcd-warden created it, and it has no owner any more".into(),
             None => "it was not created by etcd-warden".into(),
         },
     }

@@ -1,7 +1,9 @@
 //! The state of pods.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec};
+
+use crate::names::CONTAINER;
 
 /// Whether a pod is ready and not being deleted.
 pub fn pod_ready(pod: &Pod) -> bool {
@@ -28,17 +30,28 @@ pub fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// The states of a pod's containers.
-pub fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten())
+/// The container that runs etcd, in a pod or a template.
+pub fn etcd_container(spec: &PodSpec) -> Option<&Container> {
+    spec.containers.iter().find(|container| container.name == CONTAINER)
 }
 
-/// When the container of a pod started, if it is running.
+/// The state of the container that runs etcd.
+pub fn etcd_status(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.iter().find(|status| status.name == CONTAINER)
+}
+
+/// The states of the containers that others added to a pod, for example a service mesh.
+pub fn added_statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let lists = pod.status.iter().flat_map(|status| [&status.init_container_statuses, &status.container_statuses]);
+    lists.flat_map(|list| list.iter().flatten()).filter(|status| status.name != CONTAINER)
+}
+
+/// When etcd's container started, if it is running.
 pub fn running_since(pod: &Pod) -> Option<Timestamp> {
-    Some(containers(pod).next()?.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
+    Some(etcd_status(pod)?.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
 }
 
-/// Why the container of a pod waits, if the kubelet reports more than that it is being created.
+/// Why a container waits, if the kubelet reports more than that it is being created.
 pub fn waiting_reason(container: &ContainerStatus) -> Option<&str> {
     let reason = container.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
     (reason != "ContainerCreating" && reason != "PodInitializing").then_some(reason)

@@ -63,6 +63,54 @@ async fn claims_and_authorities_are_retained_and_not_taken_over() {
     operator.stop().await;
 }
 
+/// Removes the references to a deleted owner, as the garbage collector does after `kubectl delete --cascade=orphan`.
+async fn orphan(world: &World<'_>, owner: &str) {
+    for ((kind, name), object) in everything(world).await {
+        if object.owner_references().iter().any(|reference| reference.uid == owner) {
+            let resource = kinds().into_iter().find(|resource| resource.kind == kind).unwrap();
+            let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+            let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": null } }));
+            api.patch(&name, &PatchParams::default(), &patch).await.unwrap();
+        }
+    }
+}
+
+/// With either retention, nothing is changed until the user has removed what the deleted cluster left, and the data is kept.
+#[tokio::test]
+async fn a_cluster_that_was_deleted_without_its_objects_can_be_created_again() {
+    for retention in ["Retain", "Delete"] {
+        let world = World::new("orphan").await;
+        let operator = world.operator();
+        let spec = json!({ "storage": { "retention": retention } });
+        let old = world.cluster("demo", spec.clone()).await.uid().unwrap();
+        world.bootstrapped("demo").await;
+        operator.quiet(1).await;
+        operator.stop().await;
+        world.delete::<EtcdCluster>("demo").await;
+        orphan(&world, &old).await;
+        let left = everything(&world).await;
+
+        let operator = world.operator();
+        world.cluster("demo", spec).await;
+        let refused = world.reports("demo", "Available", "LeftoverObjects").await.message;
+        operator.quiet(1).await;
+        let now = everything(&world).await;
+        assert!(left.iter().all(|(id, object)| now[id].resource_version() == object.resource_version()));
+        assert_eq!(now.len(), left.len());
+        // The command in the message is sufficient, and keeps data and authorities.
+        let (_, command) = refused.split_once("kubectl ").unwrap();
+        let (command, _) = command.split_once('`').unwrap();
+        world.server.kubectl(&command.split(' ').chain(["--wait=false"]).collect::<Vec<_>>());
+        // Members that have never started have no data that could be adopted, and that is said next.
+        let refused = world.reports("demo", "Available", "LeftoverData").await.message;
+        let kept = ["data-demo-0", "data-demo-1", "data-demo-2", "demo-client-ca", "demo-peer-ca"];
+        assert!(kept.iter().all(|name| refused.contains(name)), "{refused}");
+        let names: Vec<_> = everything(&world).await.into_keys().map(|(_, name)| name).collect();
+        assert_eq!(names, kept);
+        operator.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn without_retention_everything_is_deleted() {
     let world = World::new("delete").await;

@@ -1,11 +1,11 @@
 //! Invalid input is refused with a message that says what to do, and nothing is created or lost.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use etcd_warden::{api::EtcdCluster, names::FIELD_MANAGER};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service},
+    core::v1::{ConfigMap, PersistentVolumeClaim, ResourceQuota, Secret, Service},
 };
 use kube::{
     Api,
@@ -25,6 +25,8 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(cannot_be_changed_yet),
         scenario!(image_that_cannot_be_pulled),
         scenario!(missing_storage_class),
+        scenario!(too_little_memory),
+        scenario!(pods_refused_by_a_quota),
         scenario!(names_taken),
     ]
 }
@@ -167,6 +169,31 @@ async fn missing_storage_class(world: Arc<World>) {
         }
     })
     .await;
+}
+
+/// A memory limit that is too low, as the default of a LimitRange often is, is named.
+async fn too_little_memory(world: Arc<World>) {
+    let spec = json!({ "etcd": { "quotaBackendSize": "256Mi" }, "pod": { "resources": { "limits": { "memory": "8Mi" } } } });
+    world.create_cluster("demo", 1, spec).await;
+    let message = world.until_condition("demo", "Degraded", "True", "OOMKilled", TIMEOUT).await;
+    assert!(message.contains("exit code 137 (OOMKilled: its memory limit is 8Mi)"), "{message}");
+}
+
+/// A quota that the pods do not fit is named in the API server's words. Once it is gone, the command in the documentation helps at once.
+async fn pods_refused_by_a_quota(world: Arc<World>) {
+    let quota = json!({ "hard": { "requests.memory": "2Gi", "limits.memory": "4Gi" } });
+    world.try_create::<ResourceQuota>("team", quota).await.unwrap();
+    world.create_cluster("demo", 1, json!({})).await;
+    let started = Instant::now();
+    let message = world.until_condition("demo", "Degraded", "True", "KubernetesRefused", TIMEOUT).await;
+    world.measure(format!(
+        "a pod that a quota refuses is reported {} s after the cluster is created",
+        started.elapsed().as_secs()
+    ));
+    assert!(message.contains("demo-0: its pod is refused: pods \"demo-0-0\" is forbidden: failed quota: team"), "{message}");
+    world.delete::<ResourceQuota>("team").await;
+    world.kubectl(["annotate", "statefulset", "demo-0", "retry=now"]).await.success();
+    world.until_ready("demo").await;
 }
 
 /// An object under a cluster's name that belongs to others is never changed, and nothing else is created. Once it is deleted, the

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use etcd_warden::{api::EtcdCluster, names::label};
+use etcd_warden::{
+    api::{EtcdCluster, EtcdClusterStatus},
+    names::label,
+};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PersistentVolumeClaim, Secret, Service},
@@ -12,7 +15,8 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
-    tools::until,
+    members::incarnations,
+    tools::{kubectl, until},
     world::{TIMEOUT, World},
 };
 
@@ -22,6 +26,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(deleted_and_adopted),
         scenario!(leftover_data_without_an_authority),
         scenario!(recreated_at_once),
+        scenario!(deleted_without_its_objects),
         scenario!(paused),
     ]
 }
@@ -148,6 +153,30 @@ async fn recreated_at_once(world: Arc<World>) {
     world.until_ready("demo").await;
     assert_ne!(world.incarnation("demo-0-0").await, pod);
     assert_eq!(user.etcdctl(["get", "key", "--print-value-only"]).await.success().trim(), "value");
+}
+
+/// `kubectl delete --cascade=orphan` leaves everything running. A cluster that is created again says so with the command that removes it,
+/// and then has its data again.
+async fn deleted_without_its_objects(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    user.etcdctl(["put", "key", "value"]).await.success();
+    let before = world.status("demo").await;
+    let pods = incarnations(&world).await;
+    world.kubectl(["delete", "etcdcluster", "demo", "--cascade=orphan", "--timeout=120s"]).await.success();
+    world.create_cluster("demo", 3, json!({})).await;
+    let message = world.until_condition("demo", "Available", "False", "LeftoverObjects", TIMEOUT).await;
+    assert_eq!(incarnations(&world).await, pods, "its members go on");
+    assert_eq!(user.etcdctl(["get", "key", "--print-value-only"]).await.success().trim(), "value");
+
+    let (_, command) = message.split_once("`kubectl ").expect("the message has a command");
+    let (command, _) = command.split_once('`').expect("the command has an end");
+    kubectl(command.split(' ').chain(["--timeout=120s"])).await.success();
+    let after = world.until_ready("demo").await;
+    assert_eq!(user.etcdctl(["get", "key", "--print-value-only"]).await.success().trim(), "value");
+    assert_eq!(after.cluster_id, before.cluster_id);
+    let ids =
+        |status: &EtcdClusterStatus| status.members.iter().map(|member| (member.name.clone(), member.id)).collect::<Vec<_>>();
+    assert_eq!(ids(&after), ids(&before));
 }
 
 /// While a cluster is paused, nothing is changed. Afterwards all changes are made.

@@ -77,6 +77,10 @@ a disruption budget that is no longer needed. Everything else is deleted by owne
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+# The events of StatefulSets say why Kubernetes refuses a pod: a quota, an admission policy, security context constraints.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 # For clusters with an issuer of cert-manager.
 - apiGroups: [cert-manager.io]
   resources: [certificaterequests]

@@ -18,7 +18,7 @@ use crate::{
     ids::Uid,
     issuing,
     kubernetes::{
-        apply::{annotate, delete, evict},
+        apply::{Eviction, annotate, budgets_of, delete, evict},
         error::WriteError,
         secret::KeySecret,
     },
@@ -33,7 +33,7 @@ impl Actor<'_> {
             Effect::AnnotateClaim { name, uid, annotations } => self.annotate_claim(name, uid, annotations).await,
             Effect::AdoptSecret { name, uid } => self.adopt_secret(name, uid).await,
             Effect::Delete { kind, name, uid } => self.delete(*kind, name, uid).await,
-            Effect::Evict { member, uid } => self.evict(member, uid).await,
+            Effect::Evict { member, uid } => self.evict(member, uid, fresh).await,
             Effect::Revoke { domain, holders, pending } => {
                 Ok(issuing::revoke(self.context, &self.recipient(), *domain, holders, pending, self.now).await?)
             }
@@ -69,7 +69,7 @@ impl Actor<'_> {
         let secret = KeySecret::get(&secrets, name).await?;
         let Some(mut secret) = secret.filter(|secret| Uid::of(&secret.0.metadata).as_ref() == Some(uid)) else { return Ok(0) };
         let annotations = secret.0.metadata.annotations.get_or_insert_default();
-        annotations.insert(key::CLUSTER_UID.into(), self.cluster.uid.to_string());
+        annotations.extend(objects::retained(self.cluster, name.to_owned()).annotations.into_iter().flatten());
         secret.replace(&secrets).await?;
         Ok(1)
     }
@@ -84,11 +84,23 @@ impl Actor<'_> {
         Ok(existed.into())
     }
 
-    async fn evict(&self, member: &MemberName, uid: &Uid) -> Result<usize, StepError> {
-        if evict(&self.api::<Pod>(), &self.cluster.names.pod(member), uid).await? {
-            Ok(1)
-        } else {
-            Err(StepError::Pending(format!("the disruption budget does not allow a disruption of {member}")))
+    async fn evict(&self, member: &MemberName, uid: &Uid, fresh: &Fresh) -> Result<usize, StepError> {
+        let pod = self.cluster.names.pod(member);
+        match evict(&self.api::<Pod>(), &pod, uid).await? {
+            Eviction::Accepted => Ok(1),
+            Eviction::Disallowed => {
+                Err(StepError::Pending(format!("the disruption budget does not allow a disruption of {member}")))
+            }
+            Eviction::SeveralBudgets => {
+                let labels = fresh.pods.get(member).and_then(|pod| pod.metadata.labels.as_ref());
+                let mut budgets = budgets_of(&self.api(), labels.unwrap_or(&BTreeMap::new())).await?;
+                budgets.retain(|budget| *budget != self.cluster.names.disruption_budget());
+                Err(StepError::SeveralBudgets {
+                    member: member.clone(),
+                    namespace: self.cluster.names.namespace().into(),
+                    others: budgets.join(" "),
+                })
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     plan::changes::{Changes, Plan, Write},
     validated::ValidatedCluster,
 };
-use crate::{api::EtcdCluster, context::Context, identity::Identity};
+use crate::{api::EtcdCluster, context::Context, identity::Identity, kubernetes::desired::Desired};
 
 /// Executes plans.
 pub struct Actor<'a> {
@@ -27,6 +27,8 @@ pub struct Actor<'a> {
     pub object: &'a EtcdCluster,
     /// The cluster.
     pub cluster: &'a ValidatedCluster,
+    /// What is derived from the desired state, and what became of it.
+    pub desired: &'a Desired,
     /// What existed at the beginning of the pass.
     pub observed: &'a Observed,
     /// The operator's identity as a client of the members, if it has one.

@@ -40,8 +40,9 @@ impl Actor<'_> {
     /// Applies an object.
     pub async fn apply(&self, object: &Object) -> Outcome {
         let mut outcome = Outcome::default();
-        if let Err(error) = apply(&self.context.client, self.cluster.names.namespace(), object, &self.cluster.uid).await {
-            outcome.write_failed(&error);
+        match apply(&self.context.client, self.cluster.names.namespace(), object, &self.cluster.uid).await {
+            Ok(result) => self.desired.record(object, &result, self.now),
+            Err(error) => outcome.write_failed(&error),
         }
         outcome
     }
@@ -62,11 +63,15 @@ impl Actor<'_> {
         let Some(seen) = ObjectVersion::of(&self.object.metadata) else { return outcome };
         let name = self.cluster.names.cluster();
         let remaining: BTreeMap<_, _> = requests.iter().map(|request| (request.annotation, &request.remaining)).collect();
-        if let Err(error) = annotate_version(&self.api::<EtcdCluster>(), name, &seen, &remaining).await {
-            outcome.write_failed(&WriteError::of_change(format!("EtcdCluster {name}"), error));
-            return outcome;
+        match annotate_version(&self.api::<EtcdCluster>(), name, &seen, &remaining).await {
+            Ok(version) => outcome.version = version,
+            Err(error) => {
+                outcome.write_failed(&WriteError::of_change(format!("EtcdCluster {name}"), error));
+                return outcome;
+            }
         }
         outcome.again = true;
+        outcome.completed = requests.iter().flat_map(|request| request.requests.clone()).collect();
         for event in requests.iter().filter_map(|request| request.event.clone()) {
             match event {
                 RequestEvent::Accepted(note) => outcome.done.push(note),

@@ -10,6 +10,7 @@ use crate::{
     etcd::EtcdError,
     issuing::IssueError,
     kubernetes::error::WriteError,
+    names::MemberName,
     reporting::note::Note,
 };
 
@@ -25,6 +26,19 @@ pub enum StepError {
     /// An authority was not changed.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// Kubernetes evicts no pod that more than one disruption budget selects.
+    #[error(
+        "{member} cannot be restarted: Kubernetes evicts no pod that more than one PodDisruptionBudget selects. Delete the others, or \
+         change their selectors: `kubectl -n {namespace} delete pdb {others}`"
+    )]
+    SeveralBudgets {
+        /// The member.
+        member: MemberName,
+        /// Its namespace.
+        namespace: String,
+        /// The names of the budgets that are not the cluster's own, separated by spaces.
+        others: String,
+    },
     /// etcd refused it.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
@@ -64,6 +78,9 @@ impl Actor<'_> {
                 );
                 outcome.again = true;
                 outcome.pending.push(pending(why));
+            }
+            Err(error @ StepError::SeveralBudgets { .. }) => {
+                outcome.failed.push(Note::new(Reason::CannotRestart, error.to_string()));
             }
             Err(StepError::Write(error)) => outcome.write_failed(&error),
             Err(StepError::Issue(error)) => outcome.issuing_failed(&error),

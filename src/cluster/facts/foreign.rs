@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::{
     cluster::observed::{Observed, ObservedMember},
     ids::Uid,
-    kubernetes::ownership::{annotation, belongs, describe_owner},
-    names::{Names, annotation as key},
+    kubernetes::ownership::{annotation, belongs, describe_owner, was_written},
+    names::{Names, annotation as key, label},
 };
 
 /// An object that does not belong to the cluster.
@@ -19,6 +19,9 @@ pub struct ForeignObject {
     pub owner: String,
     /// Whether it is a claim that names no owner although a member of the cluster uses it: it has lost its annotations.
     pub is_stripped_claim: bool,
+    /// Whether it was left by an `EtcdCluster` of this name that was deleted without what it owns (`--cascade=orphan`). Claims are
+    /// not among them: they may be adopted.
+    pub is_orphan: bool,
 }
 
 /// Objects under the cluster's names that do not belong to the cluster with this uid. The authorities' Secrets are not among
@@ -42,9 +45,19 @@ pub fn find_objects(names: &Names, uid: &Uid, observed: &Observed) -> Vec<Foreig
         let name = meta.name.clone().unwrap_or_default();
         let names_no_owner = meta.owner_references.is_none() && annotation(meta, key::CLUSTER_UID).is_none();
         let is_stripped_claim = kind == "PersistentVolumeClaim" && names_no_owner && is_used(&name);
-        ForeignObject { kind, name, owner: describe_owner(meta), is_stripped_claim }
+        let is_orphan = kind != "PersistentVolumeClaim" && is_orphan(names, meta);
+        ForeignObject { kind, name, owner: describe_owner(meta), is_stripped_claim, is_orphan }
     });
     foreign.collect()
+}
+
+/// Whether the operator wrote an object for a cluster of this name, and it no longer has an owner: the garbage collector has
+/// removed its owner reference.
+fn is_orphan(names: &Names, meta: &ObjectMeta) -> bool {
+    let has_label =
+        |key: &str, value: &str| meta.labels.as_ref().and_then(|labels| labels.get(key)).is_some_and(|it| it == value);
+    let is_labelled = has_label(label::MANAGED_BY, label::MANAGED_BY_VALUE) && has_label(label::INSTANCE, names.cluster());
+    meta.owner_references.iter().flatten().next().is_none() && is_labelled && was_written(meta)
 }
 
 /// Whether a StatefulSet of the cluster mounts the claim, and the claim has a volume.

@@ -9,21 +9,21 @@ use crate::{
     cluster::{objects, observed::ObservedMember},
     kubernetes::{
         ownership::annotation,
-        pod::{containers, is_unscheduled, pod_ready, waiting_reason},
+        pod::{added_statuses, etcd_status, is_unscheduled, pod_ready, waiting_reason},
     },
     names::annotation as key,
 };
 
-/// Whether a pod's container cannot start, or has been restarted and is not running.
+/// Whether etcd's container cannot start, or has been restarted and is not running.
 pub fn is_stuck(pod: &Pod) -> bool {
     let has_ended = |container: &ContainerStatus| {
         container.restart_count > 0 && container.state.as_ref().is_none_or(|state| state.running.is_none())
     };
-    cannot_start(pod) || containers(pod).any(has_ended)
+    cannot_start(pod) || etcd_status(pod).is_some_and(has_ended)
 }
 
-/// Whether no container of a pod has ever run, and the scheduler or the kubelet reports why. A container that is being created may
-/// run soon.
+/// Whether etcd has never run in a pod, and the scheduler or the kubelet reports why: about its container, or about one that others
+/// added and that may have to start first. A container that is being created may run soon.
 fn cannot_start(pod: &Pod) -> bool {
     let has_run = |container: &ContainerStatus| {
         let state = container.state.as_ref();
@@ -32,7 +32,8 @@ fn cannot_start(pod: &Pod) -> bool {
             || container.last_state.as_ref().is_some_and(|last| last.terminated.is_some())
     };
     let is_refused = |container: &ContainerStatus| waiting_reason(container).is_some();
-    !containers(pod).any(has_run) && (is_unscheduled(pod) || containers(pod).any(is_refused))
+    let is_any_refused = || etcd_status(pod).into_iter().chain(added_statuses(pod)).any(is_refused);
+    !etcd_status(pod).is_some_and(has_run) && (is_unscheduled(pod) || is_any_refused())
 }
 
 /// Whether a pod is not ready, and was never confirmed to serve its certificates.

@@ -3,27 +3,30 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
+use super::containers;
 use crate::{
     cluster::observed::{Observed, ObservedMember},
-    kubernetes::pod::{containers, is_terminating, node_of, pod_condition, waiting_reason},
+    kubernetes::pod::{is_terminating, node_of, pod_condition},
     names::MemberName,
 };
 
 /// Why a member is not healthy: the problem that the kubelet or the scheduler reports, or else the error of the operator's own
 /// call.
 pub fn why_not_ready(member: &ObservedMember) -> String {
-    let Some(pod) = &member.pod else { return "it has no pod yet".into() };
+    let Some(pod) = &member.pod else {
+        return member.refusal.as_ref().map_or("it has no pod yet".into(), |words| format!("its pod is refused: {words}"));
+    };
     let pending = pod_problem(pod).map(|problem| match unbound_claim(member) {
         Some(claim) => format!("{problem}; {claim}"),
         None => problem,
     });
     match (pending, member.etcd.problem()) {
         (Some(problem), _) => problem,
-        // The cause may be the node.
-        (None, Some(problem)) => match node_of(pod) {
-            Some(node) => format!("{problem}; its node is {node}"),
-            None => problem.to_owned(),
-        },
+        // The cause may be the node, or too little memory.
+        (None, Some(problem)) => {
+            let node = node_of(pod).map(|node| format!("its node is {node}"));
+            [Some(problem.to_owned()), node, containers::out_of_memory(pod)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+        }
         (None, None) => "its pod is not ready".into(),
     }
 }
@@ -52,25 +55,7 @@ fn pod_problem(pod: &Pod) -> Option<String> {
         let message = scheduled.message.as_deref().unwrap_or("no reason given");
         return Some(format!("its pod is not scheduled: {}", message.trim_end_matches(" not found").trim_end_matches('.')));
     }
-    let container = containers(pod).next()?;
-    let state = container.state.as_ref()?;
-    if let Some(waiting) = &state.waiting {
-        let reason = match waiting.reason.as_deref() {
-            None => "no reason given",
-            Some(_) => waiting_reason(container)?,
-        };
-        // The kubelet's message about its back-off contains a time that changes, and hides how the container ended.
-        let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
-        let detail = match ended {
-            Some(ended) => format!("it ended with exit code {}", ended.exit_code),
-            None if reason.contains("Image") => format!("image {} cannot be pulled", container.image),
-            None => waiting.message.clone().unwrap_or_default(),
-        };
-        let detail = if detail.is_empty() { detail } else { format!(": {detail}") };
-        return Some(format!("its container is waiting: {reason}{detail}"));
-    }
-    let terminated = state.terminated.as_ref()?;
-    Some(format!("its container ended with exit code {}", terminated.exit_code))
+    containers::problem(pod)
 }
 
 /// Since when a member is not healthy, as a suffix for a message about it.

@@ -44,9 +44,12 @@ pub fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
 /// cluster.
 pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     let mut meta = owned(cluster, name);
-    meta.annotations = Some([(annotation::CLUSTER_UID.to_owned(), cluster.uid.to_string())].into());
+    let mut annotations = BTreeMap::from([(annotation::CLUSTER_UID.to_owned(), cluster.uid.to_string())]);
     if cluster.retains() {
         meta.owner_references = None;
+        annotations.insert(annotation::KEEP.into(), annotation::KEEP_VALUE.into());
+        annotations.insert(annotation::EXTRANEOUS.into(), annotation::EXTRANEOUS_VALUE.into());
     }
+    meta.annotations = Some(annotations);
     meta
 }

@@ -23,7 +23,8 @@ use crate::{
     api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion, UserIds},
     cluster::validated::ValidatedCluster,
     etcd::Version,
-    names::{CLIENT_PORT, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
+    kubernetes::pod::etcd_container,
+    names::{CLIENT_PORT, CONTAINER, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
 };
 
 const TLS_DIR: &str = "/etc/etcd/tls";
@@ -90,12 +91,12 @@ pub fn forced(mut set: StatefulSet) -> StatefulSet {
 
 /// Whether a pod, or the pods of a template, start as a cluster of one.
 pub fn is_forced(spec: Option<&PodSpec>) -> bool {
-    spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.args.iter().flatten()).any(|arg| arg == FORCE)
+    spec.and_then(etcd_container).is_some_and(|container| container.args.iter().flatten().any(|arg| arg == FORCE))
 }
 
 /// Whether the process in a pod requires client certificates, if its arguments are known.
 pub fn requires_client_certificates(spec: Option<&PodSpec>) -> Option<bool> {
-    let arguments = spec?.containers.first()?.args.as_ref()?;
+    let arguments = etcd_container(spec?)?.args.as_ref()?;
     Some(arguments.iter().any(|argument| argument == "--client-cert-auth=true"))
 }
 

@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    StartState, bootstrap, ca_config, claim, client_service, disruption_budget, is_redundant, peer_service, stateful_set,
+    StartState, bootstrap, ca_config, claim, client_service, disruption_budget, is_redundant, peer_service, retained,
+    stateful_set,
 };
 use crate::{
     cluster::{fixtures::cluster, validate::validate, validated::ValidatedCluster},
@@ -109,7 +110,14 @@ fn claims_have_an_owner_only_if_they_are_deleted_with_the_cluster() {
         let cluster = valid(&format!("{{storage: {{retention: {retention}}}}}"));
         let meta = claim(&cluster, &cluster.names.member(0), None).metadata;
         assert_eq!(meta.owner_references.is_some(), owned, "{retention}");
-        assert_eq!(meta.annotations.unwrap()[annotation::CLUSTER_UID], cluster.uid.as_str());
+        let annotations = meta.annotations.unwrap();
+        assert_eq!(annotations[annotation::CLUSTER_UID], cluster.uid.as_str());
+        // Argo CD leaves alone what another object owns. Of what no object owns it would delete the data.
+        let argo = ["argocd.argoproj.io/sync-options", "argocd.argoproj.io/compare-options"].map(|key| annotations.get(key));
+        let kept = [Some("Prune=false,Delete=false"), Some("IgnoreExtraneous")];
+        assert_eq!(argo.map(|value| value.map(String::as_str)), if owned { [None, None] } else { kept }, "{retention}");
+        let secret = retained(&cluster, cluster.names.client_authority());
+        assert_eq!(secret.annotations, Some(annotations), "{retention}");
     }
 }
 

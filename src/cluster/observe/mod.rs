@@ -3,6 +3,7 @@
 mod issuers;
 mod members;
 mod objects;
+mod refusals;
 mod volumes;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, no
     let mut observed = objects::read(context, cluster, names);
     observed.issuer_answers = issuers::answers(context, cluster, names, now).await;
     objects::read_unwatched_claims(context, names, &mut observed).await;
+    refusals::find(context, names, &mut observed).await;
     let identity = match &observed.operator {
         None => Err("the operator has no certificate for it yet".to_owned()),
         Some(secret) => context.identities.of(&context.client, names, secret).await,

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use crate::{
-    api::Reason,
+    api::{EtcdClusterStatus, Reason},
     cluster::{
         fixtures::{World, names},
         observed::{Observed, ObservedMember},
@@ -30,6 +30,69 @@ fn with_leftovers(replicas: i32) -> World {
         ..Observed::default()
     };
     world
+}
+
+/// `kubectl delete etcd demo --cascade=orphan`: the garbage collector removes the owner references, and everything goes on. Then a new
+/// cluster of this name is created.
+fn with_orphans(replicas: i32) -> World {
+    let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
+    world.taken.clear();
+    world.cluster.metadata.uid = Some(NEW.into());
+    world.cluster.status = None;
+    let observed = &mut world.observed;
+    observed.status = EtcdClusterStatus::default();
+    observed.client_service.iter_mut().for_each(|object| object.metadata.owner_references = None);
+    observed.peer_service.iter_mut().for_each(|object| object.metadata.owner_references = None);
+    observed.disruption_budget.iter_mut().for_each(|object| object.metadata.owner_references = None);
+    observed.ca_config.iter_mut().for_each(|object| object.metadata.owner_references = None);
+    observed.bootstrap.iter_mut().for_each(|object| object.metadata.owner_references = None);
+    observed.operator.iter_mut().for_each(|secret| secret.meta.owner_references = None);
+    for member in observed.members.values_mut() {
+        member.stateful_set.iter_mut().for_each(|object| object.metadata.owner_references = None);
+        for secret in &mut member.secret {
+            secret.meta.owner_references = None;
+            secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), "2026-03-01T12:00:00Z".to_owned())].into());
+        }
+    }
+    for secret in &mut observed.operator {
+        secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), "2026-03-01T12:00:00Z".to_owned())].into());
+    }
+    world
+}
+
+#[test]
+fn objects_of_a_cluster_that_was_deleted_without_them_are_named_with_the_command_that_removes_them() {
+    let mut world = with_orphans(3);
+    let blocked = world.blocked();
+    assert_eq!(blocked.reason, Reason::LeftoverObjects);
+    let (_, command) = blocked.message.split_once('`').unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    let mut named: Vec<_> = command.strip_prefix("kubectl -n ns delete ").unwrap().split(' ').collect();
+    assert_eq!(named[..3], ["statefulset/demo-0", "statefulset/demo-1", "statefulset/demo-2"], "no pod is created again");
+    named.sort_unstable();
+    assert_eq!(
+        named,
+        [
+            "configmap/demo-bootstrap",
+            "configmap/demo-ca",
+            "poddisruptionbudget/demo",
+            "secret/demo-0-tls",
+            "secret/demo-1-tls",
+            "secret/demo-2-tls",
+            "secret/demo-operator-tls",
+            "service/demo",
+            "service/demo-peers",
+            "statefulset/demo-0",
+            "statefulset/demo-1",
+            "statefulset/demo-2",
+        ],
+        "neither claims nor CAs"
+    );
+    // An object of others is reported as such, even if there are orphans.
+    world.observed.client_service.as_mut().unwrap().metadata.annotations = None;
+    let others = world.blocked();
+    assert_eq!(others.reason, Reason::NameTaken);
+    assert!(others.message.starts_with("Service demo cannot be used: it was not created by etcd-warden."), "{}", others.message);
 }
 
 /// The planned adoption of the leftovers.

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     api::Reason,
     certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
-    cluster::steps::Step,
+    cluster::{requests::Request, steps::Step},
     ids::Uid,
     kubernetes::object::Object,
     names::MemberName,
@@ -242,6 +242,8 @@ pub struct CompletedRequest {
     pub remaining: Option<String>,
     /// The event about it, if no other event says so.
     pub event: Option<RequestEvent>,
+    /// What is remembered in the status, so that the same annotation does nothing.
+    pub requests: Vec<Request>,
 }
 
 /// The outcome of a request.
@@ -255,8 +257,8 @@ pub enum RequestEvent {
 
 impl CompletedRequest {
     /// A request whose annotation is removed.
-    pub fn removed(annotation: &'static str, event: Option<RequestEvent>) -> Self {
-        Self { annotation, remaining: None, event }
+    pub fn removed(annotation: &'static str, event: Option<RequestEvent>, request: Option<Request>) -> Self {
+        Self { annotation, remaining: None, event, requests: request.into_iter().collect() }
     }
 }
 

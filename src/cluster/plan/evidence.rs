@@ -9,6 +9,7 @@ use super::input::Input;
 use crate::{
     cluster::{
         facts::{
+            containers::is_out_of_memory,
             pods::discarded_for,
             readiness::down_for,
             roster::{Roster, RosterEntry},
@@ -17,7 +18,7 @@ use crate::{
     },
     kubernetes::{
         ownership::annotation,
-        pod::{containers, is_terminating},
+        pod::{etcd_container, etcd_status, is_terminating},
     },
     names::{MemberName, annotation as key},
 };
@@ -73,13 +74,13 @@ const NOT_KILLED: std::ops::RangeInclusive<i32> = 1..=127;
 /// not attached.
 fn crash_loop(roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option<String> {
     let pod = entry.member.pod.as_ref().filter(|pod| !is_terminating(pod))?;
-    let container = containers(pod).next()?;
+    let container = etcd_status(pod)?;
     let state = container.state.as_ref()?;
     let last = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     let ended = state.terminated.as_ref().or(last)?;
     let is_backing_off = state.waiting.as_ref().is_none_or(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
     let is_looping = container.restart_count >= RESTARTS && state.running.is_none() && is_backing_off;
-    if !is_looping || ended.reason.as_deref() == Some("OOMKilled") || !NOT_KILLED.contains(&ended.exit_code) {
+    if !is_looping || is_out_of_memory(ended) || !NOT_KILLED.contains(&ended.exit_code) {
         return None;
     }
     let own = settings(pod, name)?;
@@ -96,7 +97,7 @@ fn crash_loop(roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option
 
 /// What a pod starts etcd with, except for the name of its member: image, arguments and environment.
 fn settings(pod: &Pod, member: &MemberName) -> Option<(Option<String>, Vec<String>, Vec<String>)> {
-    let container = pod.spec.as_ref()?.containers.first()?;
+    let container = etcd_container(pod.spec.as_ref()?)?;
     let without_name = |text: &String| text.replace(member.as_str(), "");
     let variable = |variable: &EnvVar| format!("{}={:?}", variable.name, variable.value);
     let arguments = container.args.iter().flatten().map(without_name).collect();

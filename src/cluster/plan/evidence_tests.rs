@@ -48,6 +48,22 @@ fn a_member_in_a_crash_loop_is_replaced_after_the_configured_time() {
     }
 }
 
+/// A service mesh adds its container before that of etcd: neither its state nor its arguments say anything about etcd.
+#[test]
+fn a_crash_loop_is_recognized_behind_a_container_that_others_added() {
+    let mut world = bootstrapped("{}");
+    world.inject_sidecars();
+    world.crash(1);
+    run_for(&mut world, MINUTE * 12);
+    assert_eq!(removals(&world), ["RemoveMember demo-1"]);
+    let mut differs = bootstrapped("{}");
+    differs.inject_sidecars();
+    differs.crash(1);
+    differs.pod(1).spec.as_mut().unwrap().containers[1].args.as_mut().unwrap().push("--nonsense".into());
+    run_for(&mut differs, MINUTE * 30);
+    assert_eq!(removals(&differs), Vec::<&str>::new());
+}
+
 fn set_waiting_reason(world: &mut World, reason: &str) {
     let status = world.pod(1).status.as_mut().unwrap();
     let container = &mut status.container_statuses.as_mut().unwrap()[0];

@@ -15,11 +15,30 @@ pub fn blocks(input: &Input) -> Option<Note> {
     if input.facts.is_bootstrapped {
         return None;
     }
-    let foreign: Vec<_> = input.facts.foreign.iter().filter(|object| object.kind != "PersistentVolumeClaim").collect();
-    (!foreign.is_empty()).then(|| {
-        let message = format!("{}. Nothing was changed: remove it, or choose another name for the cluster", describe(foreign));
-        Note::new(Reason::NameTaken, message)
-    })
+    let foreign = input.facts.foreign.iter().filter(|object| object.kind != "PersistentVolumeClaim");
+    let (orphans, others): (Vec<_>, Vec<_>) = foreign.partition(|object| object.is_orphan);
+    if !others.is_empty() {
+        let message = format!("{}. Nothing was changed: remove it, or choose another name for the cluster", describe(others));
+        return Some(Note::new(Reason::NameTaken, message));
+    }
+    (!orphans.is_empty()).then(|| Note::new(Reason::LeftoverObjects, how_to_remove(input, &orphans)))
+}
+
+/// How the user can remove the objects of a cluster that was deleted without them. Members serve as long as these exist, but nobody
+/// renews their certificates. The claims and the CA Secrets are not among them, so that the data is adopted afterwards.
+fn how_to_remove(input: &Input, orphans: &[&ForeignObject]) -> String {
+    let described: Vec<_> = orphans.iter().map(|object| format!("{} {}", object.kind, object.name)).collect();
+    // StatefulSets first: no pod is created again without what it needs.
+    let (sets, rest): (Vec<&ForeignObject>, Vec<_>) = orphans.iter().copied().partition(|object| object.kind == "StatefulSet");
+    let arguments = sets.into_iter().chain(rest).map(|object| format!("{}/{}", object.kind.to_lowercase(), object.name));
+    format!(
+        "an EtcdCluster of this name was deleted without what it owns (--cascade=orphan), and left {}. Nothing was changed. Its members run \
+         without an operator until these objects are removed with `kubectl -n {} delete {}`. That stops the members and keeps their \
+         data, which this EtcdCluster then adopts",
+        described.join(", "),
+        input.facts.names.namespace(),
+        arguments.collect::<Vec<_>>().join(" "),
+    )
 }
 
 /// Removes every change of an object that does not belong to the cluster, and reports it.

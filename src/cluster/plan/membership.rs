@@ -88,7 +88,8 @@ fn complete_replacement(input: &Input, roster: &Roster) -> Changes {
     }
     let is_known = |member| roster.unlisted.contains_key(&member) || member.ordinal() < input.cluster.replicas;
     if member.is_some_and(is_known) {
-        Changes { completed: vec![CompletedRequest::removed(key::REPLACE, None)], ..Changes::default() }
+        let request = input.cluster.requests.replacement(name);
+        Changes { completed: vec![CompletedRequest::removed(key::REPLACE, None, Some(request))], ..Changes::default() }
     } else {
         let message = format!("annotation {} names {name}, which is not a member", key::REPLACE);
         Changes::default().problem(Reason::MemberNotFound, message)

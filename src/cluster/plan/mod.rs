@@ -16,6 +16,7 @@ mod issuers;
 mod leadership;
 mod membership;
 mod objects;
+mod overwritten;
 mod recovery;
 mod revocation;
 mod rollout;
@@ -55,6 +56,7 @@ pub fn plan(input: &Input) -> Plan {
     changes.merge(certificates::plan(input, &members));
     changes.merge(objects::stateful_sets(input, &members, &recovery));
     foreign::exclude(input, &mut changes);
+    overwritten::exclude(input, &mut changes);
     let confirmation = confirmation::plan(input, &changes.secrets);
     let is_signed_now = |change: &SecretChange| change.leaves.iter().any(|leaf: &LeafRequest| leaf.signed_now);
     let certificates = changes.secrets.iter().any(is_signed_now) || !confirmation.certificates.is_empty();

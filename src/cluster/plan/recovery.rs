@@ -89,7 +89,7 @@ pub fn plan(input: &Input) -> Recovery {
 fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
     let request = input.cluster.requests.recover_from.as_deref();
     let Some((name, member)) = input.observed.members.iter().find(|(_, member)| is_forced(member)) else {
-        recovery.changes.completed.extend(request.map(refuse));
+        recovery.changes.completed.extend(request.map(|request| refuse(input, request)));
         return None;
     };
     recovery.is_exclusive = true;
@@ -99,10 +99,11 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
             let message =
                 format!("{name} is a cluster of one, with the data that it had; writes that only other members had are lost");
             let event = RequestEvent::Accepted(Note::new(Reason::Recovered, message));
-            recovery.changes.completed.push(CompletedRequest::removed(key::RECOVER_FROM, Some(event)));
+            let request = input.cluster.requests.recovery();
+            recovery.changes.completed.push(CompletedRequest::removed(key::RECOVER_FROM, Some(event), request));
         }
         Some(_) => {
-            recovery.changes.completed.extend(request.map(refuse));
+            recovery.changes.completed.extend(request.map(|request| refuse(input, request)));
             return None;
         }
         None => recovery.step = restart(name, member, false),
@@ -120,11 +121,11 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
 }
 
 /// Refuses a request while there is a quorum, and removes it: it must not take effect when the quorum is lost later.
-fn refuse(request: &str) -> CompletedRequest {
+fn refuse(input: &Input, request: &str) -> CompletedRequest {
     let message =
         format!("there is a quorum, so nothing was changed, and annotation {}={request} was removed", key::RECOVER_FROM);
     let event = RequestEvent::Refused(Note::new(Reason::RecoveryRefused, message));
-    CompletedRequest::removed(key::RECOVER_FROM, Some(event))
+    CompletedRequest::removed(key::RECOVER_FROM, Some(event), input.cluster.requests.recovery())
 }
 
 /// Without a member list: from the request to the forced start.

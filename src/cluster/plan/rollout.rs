@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, PodSpec},
+};
 
 use super::{
     changes::Changes,
@@ -27,7 +30,7 @@ use crate::{
     ids::Uid,
     kubernetes::{
         ownership::annotation,
-        pod::{containers, is_terminating, running_since},
+        pod::{etcd_container, etcd_status, is_terminating, running_since},
     },
     names::{MemberName, annotation as key},
     pki::{Domain, Phase, rotation},
@@ -53,7 +56,19 @@ impl<'a> Rollout<'a> {
 
     /// Whether a member's pod was created differently.
     fn is_outdated(&self, member: &ObservedMember) -> bool {
-        let Some(pod) = &member.pod else { return false };
+        member.pod.as_ref().is_some_and(|pod| self.is_different(pod))
+    }
+
+    /// Whether the next pod of a member would be outdated as well: others have changed its template, or it does not exist yet.
+    fn stays_outdated(&self, member: &ObservedMember) -> bool {
+        let next = |set: &StatefulSet| {
+            let template = set.spec.template.clone();
+            Pod { metadata: template.metadata.unwrap_or_default(), spec: template.spec, status: None }
+        };
+        member.stateful_set.as_deref().is_none_or(|set| self.is_different(&next(set)))
+    }
+
+    fn is_different(&self, pod: &Pod) -> bool {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         let differs = objects::requires_client_certificates(pod.spec.as_ref())
             .is_some_and(|required| required != self.requires_client_certificates);
@@ -74,7 +89,7 @@ impl<'a> Rollout<'a> {
         }
         let is_due = |member: &ObservedMember| {
             let Some(pod) = &member.pod else { return in_progress };
-            let has_ended = containers(pod).any(|container| container.restart_count > 0);
+            let has_ended = etcd_status(pod).is_some_and(|container| container.restart_count > 0);
             let is_new = running_since(pod).is_none_or(|since| input.now.duration_since(since) < RESTART_TIMEOUT);
             if is_terminating(pod) { self.is_outdated(member) } else { !self.is_outdated(member) && is_new && !has_ended }
         };
@@ -129,7 +144,7 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     // template names the authorities in its trust bundles.
     let is_applied = !pending.secrets && pending.stateful_sets.is_empty();
     let is_in_effect = voter.member.stateful_set.as_deref().is_some_and(is_in_effect);
-    if !is_applied || voter.member.secret.is_none() || !is_in_effect {
+    if !is_applied || voter.member.secret.is_none() || !is_in_effect || rollout.stays_outdated(voter.member) {
         return changes;
     }
     if voter.member.loses_data_with_pod() && roster.votes() < 3 {
@@ -178,7 +193,7 @@ fn other_version(input: &Input, rollout: &Rollout, roster: &Roster, next: &Roste
     let version = |voter: &RosterEntry| voter.member.etcd.status().map(|status| status.version.clone());
     let (current, desired) = (version(next)?, input.cluster.version.to_string());
     // A member that was restarted with another image is no evidence about the desired one.
-    let image = |spec: Option<&PodSpec>| spec?.containers.first()?.image.clone();
+    let image = |spec: Option<&PodSpec>| etcd_container(spec?)?.image.clone();
     let has_desired_image = |member: &ObservedMember| {
         let pod: Option<&Pod> = member.pod.as_deref();
         let template = member.stateful_set.as_ref().and_then(|set| set.spec.template.spec.as_ref());

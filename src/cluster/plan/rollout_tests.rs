@@ -2,14 +2,14 @@
 
 use k8s_openapi::{
     api::{
-        apps::v1::StatefulSetStatus,
+        apps::v1::{StatefulSet, StatefulSetStatus},
         core::v1::{ContainerState, ContainerStateRunning, ContainerStateWaiting},
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
 use crate::{
-    api::Reason,
+    api::{PullPolicy, Reason},
     cluster::{
         fixtures::{SECOND, World, names, objects},
         plan::tests::{Change, ONE, annotate, assert_up_to_date, bootstrapped, changes, delete_claim, notes, pass_until, scale},
@@ -44,6 +44,138 @@ fn unstarted() -> World {
 
 fn plans_restart(world: &mut World) -> bool {
     matches!(world.changes().step, Some(Step::RestartMember(_)))
+}
+
+/// A service mesh adds its container before that of etcd. Its arguments are not those of etcd.
+#[test]
+fn a_container_that_others_added_is_no_reason_for_a_restart() {
+    let mut world = bootstrapped(3);
+    for _ in 0..10 {
+        world.inject_sidecars();
+        world.pass();
+    }
+    assert_eq!(world.taken, Vec::<String>::new());
+    assert_up_to_date(&mut world);
+    // Its own restarts and its own image count for nothing either.
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    for _ in 0..60 {
+        world.inject_sidecars();
+        world.pass();
+    }
+    world.taken.retain(|step| step.starts_with("RestartMember"));
+    assert_eq!(world.taken.len(), 3, "{:?}", world.taken);
+    assert_up_to_date(&mut world);
+}
+
+/// A policy that rewrites the registry of images, as Kyverno's does.
+fn use_mirror(set: &mut StatefulSet) {
+    let image = set.spec.template.spec.as_mut().unwrap().containers[0].image.as_mut().unwrap();
+    if !image.starts_with("mirror/") {
+        image.insert_str(0, "mirror/");
+    }
+}
+
+/// A cluster whose StatefulSets a policy has changed.
+fn mirrored() -> World {
+    let mut world = bootstrapped(3);
+    world.webhook = Some(use_mirror);
+    world.cluster.spec.image.pull_policy = PullPolicy::Always;
+    world.pass();
+    world
+}
+
+#[test]
+fn a_field_that_a_webhook_rewrites_is_reported_and_not_fought() {
+    let mut world = mirrored();
+    for _ in 0..10 {
+        let changes = world.pass().changes();
+        assert_eq!(objects(&changes), Vec::<String>::new());
+        assert_eq!(changes.problems.len(), 3);
+        let message = &changes.problems[0].message;
+        let field = "StatefulSet demo-0: each time that etcd-warden applies spec.template.spec.containers[etcd].image \
+                     (\"mirror/gcr.io/etcd-development/etcd:v3.6.16\" instead of \"gcr.io/etcd-development/etcd:v3.6.16\")";
+        assert!(message.starts_with(field), "{message}");
+        assert!(changes.problems.iter().all(|note| note.reason == Reason::FieldOverwritten));
+    }
+    // A change by hand of another field is reverted nevertheless.
+    world.member(1).stateful_set.as_mut().unwrap().spec.service_name = Some("other".into());
+    assert_eq!(objects(&world.pass().changes()), ["StatefulSet demo-1"]);
+    assert_eq!(objects(&world.pass().changes()), Vec::<String>::new());
+    // It is tried again after a while. Without the policy that helps.
+    world.webhook = None;
+    world.now += SECOND * 600;
+    assert_eq!(objects(&world.pass().changes()), ["StatefulSet demo-0", "StatefulSet demo-1", "StatefulSet demo-2"]);
+    assert_up_to_date(&mut world);
+}
+
+#[test]
+fn a_field_that_a_webhook_rewrites_blocks_neither_restarts_nor_rotations() {
+    let mut world = mirrored();
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    for _ in 0..60 {
+        world.pass();
+    }
+    let restarts = |world: &World| world.taken.iter().filter(|step| step.starts_with("RestartMember")).count();
+    assert_eq!(restarts(&world), 3, "{:?}", world.taken);
+    annotate(&mut world, key::ROTATE_CA, "peer");
+    for _ in 0..400 {
+        world.pass();
+    }
+    assert!(world.taken.iter().any(|step| step.starts_with("FinishRotation")), "{:?}", world.taken);
+}
+
+/// Otherwise it would be restarted again and again.
+#[test]
+fn a_member_is_not_restarted_if_its_template_has_lost_what_the_restart_is_for() {
+    let mut world = bootstrapped(3);
+    world.webhook = Some(|set| {
+        set.spec.template.metadata.as_mut().unwrap().annotations.as_mut().unwrap().remove(key::RESTARTED_AT);
+    });
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    for _ in 0..60 {
+        world.pass();
+    }
+    assert_eq!(world.taken, Vec::<String>::new());
+    assert!(world.changes().problems[0].message.contains("spec.template.metadata.annotations[etcd-warden.dev/restarted-at]"));
+}
+
+/// Its answer to the write is as desired, but it is changed again later.
+#[test]
+fn a_controller_that_changes_a_field_again_and_again_is_not_fought_for_ever() {
+    let mut world = bootstrapped(3);
+    let change = |world: &mut World| use_mirror(world.member(0).stateful_set.as_mut().unwrap());
+    for _ in 0..5 {
+        change(&mut world);
+        assert_eq!(objects(&world.pass().changes()), ["StatefulSet demo-0"]);
+    }
+    change(&mut world);
+    let changes = world.pass().changes();
+    assert_eq!((objects(&changes), changes.problems[0].reason), (vec![], Reason::FieldOverwritten));
+    // By hand, it is done less often.
+    let mut world = bootstrapped(3);
+    for _ in 0..20 {
+        change(&mut world);
+        assert_eq!(objects(&world.pass().changes()), ["StatefulSet demo-0"]);
+        world.now += SECOND * 600;
+    }
+}
+
+/// A container that a service mesh adds may have to start before that of etcd.
+#[test]
+fn a_pod_whose_added_container_cannot_start_is_recreated_from_a_changed_template() {
+    let stuck = |etcd_has_run: bool| {
+        let mut world = unstarted();
+        world.inject_sidecars();
+        let statuses = world.pod(0).status.as_mut().unwrap().container_statuses.as_mut().unwrap();
+        statuses[0].state = statuses[1].state.take();
+        if etcd_has_run {
+            statuses[1].state =
+                Some(ContainerState { running: Some(ContainerStateRunning::default()), ..ContainerState::default() });
+        }
+        plans_restart(&mut world)
+    };
+    assert!(stuck(false));
+    assert!(!stuck(true));
 }
 
 /// It may already run although the kubelet has not reported it yet, and the quorum may need it.

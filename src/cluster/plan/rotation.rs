@@ -61,10 +61,11 @@ fn requests(input: &Input) -> Changes {
     let (started, pending): (Vec<_>, Vec<_>) = requests.rotate.iter().partition(|domain| is_rotating(domain));
     if !started.is_empty() {
         let remaining = pending.into_iter().map(ToString::to_string).chain(requests.rotate_unknown.iter().cloned());
-        let remaining = Some(remaining.collect::<Vec<_>>().join(",")).filter(|remaining| !remaining.is_empty());
+        let remaining = requests.rotations(&remaining.collect::<Vec<_>>());
         let message = "a rotation that was requested has started; see status.certificates";
         let event = Some(RequestEvent::Accepted(Note::new(Reason::RotationStarted, message)));
-        changes.completed.push(CompletedRequest { annotation: key::ROTATE_CA, remaining, event });
+        let requests = started.into_iter().map(|domain| requests.rotation(*domain)).collect();
+        changes.completed.push(CompletedRequest { annotation: key::ROTATE_CA, remaining, event, requests });
     }
     changes
 }

@@ -2,13 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
 use super::{
     Input,
     members::{describe_down, is_about_to_be_ready, is_removed},
 };
 use crate::{
     api::{ConditionType, Reason, condition},
-    cluster::{observed::Observed, outcome::Decision},
+    cluster::{
+        facts::containers::out_of_memory,
+        observed::{Observed, ObservedMember},
+        outcome::Decision,
+    },
+    kubernetes::pod::{is_terminating, running_since},
+    names::MemberName,
     reporting::{
         condition::{Announced, Finding},
         note::{Note, messages},
@@ -53,21 +62,40 @@ fn problems(input: &Input) -> Vec<Note> {
 }
 
 /// The members that are down. A member that has never started, is about to be ready or is being restarted is not down:
-/// `Progressing` reports it. A member that was down before counts as down until it is healthy.
+/// `Progressing` reports it. A member that was down before counts as down until it is healthy, and so does one that cannot start
+/// because it has too little memory or because Kubernetes refuses its pod.
 fn down_members(input: &Input) -> Vec<Note> {
-    let Input { observed, facts, decision, .. } = input;
+    let Input { observed, facts, decision, now, .. } = input;
     if decision.blocked().is_some() {
         return vec![];
     }
     let degraded = condition(&observed.status.conditions, ConditionType::Degraded);
-    let was_down = degraded.is_some_and(|before| before.reason == Reason::MemberDown.as_str());
-    let is_excused = |name, member| is_about_to_be_ready(input, name, member) || !was_down && decision.is_restarting(name);
-    let down = observed
-        .members
-        .iter()
-        .filter(|(name, member)| member.has_started() && !is_excused(name, member) && !is_removed(facts.names, observed, name));
-    let messages = down.filter_map(|(name, member)| describe_down(name, member));
-    messages.map(|message| Note::new(Reason::MemberDown, message)).collect()
+    let was_down = [Reason::MemberDown, Reason::OOMKilled]
+        .into_iter()
+        .any(|reason| degraded.is_some_and(|before| before.reason == reason.as_str()));
+    let is_excused = |name: &MemberName, member: &ObservedMember| {
+        is_about_to_be_ready(input, name, member) || !was_down && decision.is_restarting(name)
+    };
+    let note = |name: &MemberName, member: &ObservedMember| {
+        let reason = match &member.pod {
+            Some(pod) if has_no_memory(pod, *now) => Reason::OOMKilled,
+            None if member.refusal.is_some() => Reason::KubernetesRefused,
+            _ => Reason::MemberDown,
+        };
+        let is_reported = reason != Reason::MemberDown || member.has_started() && !is_excused(name, member);
+        let is_down = is_reported && !is_removed(facts.names, observed, name);
+        describe_down(name, member).filter(|_| is_down).map(|message| Note::new(reason, message))
+    };
+    observed.members.iter().filter_map(|(name, member)| note(name, member)).collect()
+}
+
+/// How long after the start of a container its last end explains why it is not healthy.
+const STARTED: SignedDuration = SignedDuration::from_mins(1);
+
+/// Whether etcd has ended because of its memory, and has not run for long since.
+fn has_no_memory(pod: &Pod, now: Timestamp) -> bool {
+    let is_recent = running_since(pod).is_none_or(|since| now.duration_since(since) < STARTED);
+    is_recent && !is_terminating(pod) && out_of_memory(pod).is_some()
 }
 
 /// The errors that etcd reports, in particular alarms: a cluster with the alarm NOSPACE is healthy and refuses every write. Each

@@ -8,6 +8,7 @@ mod members;
 pub(crate) mod metrics;
 mod progressing;
 mod ready;
+mod requests;
 
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::events::EventType};
@@ -53,6 +54,7 @@ pub fn report(input: &Input) -> Report {
         members,
         unknown_members: members::unknown(input),
         certificates,
+        requests: requests::completed(input),
         progressing_since: None,
     };
     let (available, degraded) = (available::finding(input), degraded::finding(input));

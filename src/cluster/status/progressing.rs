@@ -1,6 +1,6 @@
 //! The condition `Progressing`: what is in progress or pending.
 
-use super::Input;
+use super::{Input, requests::repeated};
 use crate::{
     api::{ConditionType, Reason},
     cluster::{
@@ -42,7 +42,7 @@ pub fn finding(input: &Input) -> Finding {
     if let Some(Note { reason, message }) = unfinished(input) {
         progressing(true, reason, message, Announced::Silently)
     } else {
-        let message = format!("no changes pending{}", outdated(input.observed));
+        let message = format!("no changes pending{}{}", outdated(input.observed), repeated(input));
         progressing(false, Reason::UpToDate, message, Announced::Silently)
     }
 }

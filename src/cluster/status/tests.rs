@@ -1,7 +1,10 @@
 use jiff::SignedDuration;
 use k8s_openapi::{
-    api::core::v1::PodCondition,
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    api::core::v1::{PodCondition, ResourceRequirements},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{Condition, Time},
+    },
 };
 use kube::runtime::events::{Event, EventType};
 use proptest::prelude::*;
@@ -157,6 +160,118 @@ fn a_member_that_is_down_is_announced_once() {
     let up = world.pass().report;
     assert_eq!(reasons(&up.events), ["Healthy"]);
     assert!(matches!(up.events[0].type_, EventType::Normal));
+}
+
+/// With `@` for good; without, as long as the annotation exists and for two hours.
+#[test]
+fn completed_requests_are_remembered() {
+    let remembered = |world: &World| {
+        let requests = world.observed.status.requests.iter();
+        requests.map(|request| format!("{}={}", request.name, request.value)).collect::<Vec<_>>()
+    };
+    let set = |world: &mut World, value: Option<&str>| {
+        let annotations = world.cluster.metadata.annotations.get_or_insert_default();
+        annotations.remove(key::REPLACE);
+        annotations.extend(value.map(|value| (key::REPLACE.to_owned(), value.to_owned())));
+    };
+    let replaced = |world: &World| world.taken.iter().filter(|step| *step == "RemoveMember demo-1").count();
+    for (value, other) in [("demo-1", "demo-1@2"), ("demo-1@1", "demo-1")] {
+        let mut world = World::bootstrapped(THREE);
+        world.taken.clear();
+        set(&mut world, Some(value));
+        world.settle();
+        assert_eq!((replaced(&world), remembered(&world)), (1, vec![format!("replace={value}")]));
+        assert_eq!(world.cluster.metadata.annotations, Some([].into()));
+        // The manifest is applied again, and is there for a long time.
+        set(&mut world, Some(value));
+        world.settle();
+        world.now += SignedDuration::from_hours(3);
+        world.settle();
+        assert_eq!((replaced(&world), remembered(&world)), (1, vec![format!("replace={value}")]));
+        let message = condition(&world.report(), ConditionType::Progressing).message.clone();
+        assert!(message.contains(&format!("annotation replace={value} was completed before")), "{message}");
+        // Without the annotation a request without @ is forgotten.
+        set(&mut world, None);
+        world.settle();
+        assert_eq!(remembered(&world).is_empty(), !value.contains('@'));
+        set(&mut world, Some(other));
+        world.settle();
+        assert_eq!((replaced(&world), remembered(&world)), (2, vec![format!("replace={other}")]));
+    }
+}
+
+/// Marks the last end of a member's container as caused by its memory limit of 8Mi.
+fn set_out_of_memory(world: &mut World, ordinal: u32) {
+    world.crash(ordinal);
+    let pod = world.pod(ordinal);
+    let limits = Some([("memory".to_owned(), Quantity("8Mi".into()))].into());
+    pod.spec.as_mut().unwrap().containers[0].resources = Some(ResourceRequirements { limits, ..ResourceRequirements::default() });
+    let status = pod.status.as_mut().unwrap();
+    let last = status.container_statuses.as_mut().unwrap()[0].last_state.as_mut().unwrap().terminated.as_mut().unwrap();
+    (last.exit_code, last.reason) = (137, Some("OOMKilled".into()));
+}
+
+#[test]
+fn too_little_memory_is_reported_even_of_a_member_that_has_never_started() {
+    let message =
+        "demo-0: its container is waiting: CrashLoopBackOff: it ended with exit code 137 (OOMKilled: its memory limit is 8Mi)";
+    for bootstrapped in [true, false] {
+        let mut world = if bootstrapped { World::bootstrapped(ONE) } else { World::new(ONE) };
+        while world.observed.members.values().all(|member| member.pod.is_none()) {
+            world.pass();
+        }
+        world.kubelet = false;
+        set_not_ready(&mut world, 0);
+        set_out_of_memory(&mut world, 0);
+        if !bootstrapped {
+            world.member(0).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
+        }
+        let report = world.report();
+        assert_eq!(conditions(&report)[2], ("True", "OOMKilled"));
+        assert_eq!(condition(&report, ConditionType::Degraded).message, message);
+        assert_eq!(report.status.members[0].message.as_deref(), message.strip_prefix("demo-0: "));
+    }
+}
+
+/// By a quota, an admission policy or OpenShift's security context constraints.
+#[test]
+fn a_refused_pod_is_reported_with_the_words_of_the_api_server() {
+    let words = "pods \"demo-0-0\" is forbidden: failed quota: team: must specify limits.memory for: etcd";
+    for bootstrapped in [true, false] {
+        let mut world = if bootstrapped { World::bootstrapped(ONE) } else { World::new(ONE) };
+        world.kubelet = false;
+        while world.observed.members.values().all(|member| member.stateful_set.is_none()) {
+            world.pass();
+        }
+        world.stop(0);
+        assert_ne!(conditions(&world.report())[2].1, "KubernetesRefused");
+        world.member(0).refusal = Some(words.into());
+        let report = world.report();
+        assert_eq!(conditions(&report)[2], ("True", "KubernetesRefused"));
+        assert_eq!(condition(&report, ConditionType::Degraded).message, format!("demo-0: its pod is refused: {words}"));
+        assert_eq!(report.status.members[0].message, Some(format!("its pod is refused: {words}")));
+    }
+}
+
+#[test]
+fn an_end_because_of_memory_explains_only_what_follows_at_once() {
+    for (seconds, reason) in [(59, "OOMKilled"), (60, "MemberDown")] {
+        let mut world = World::bootstrapped(THREE);
+        let plan = world.plan();
+        set_not_ready(&mut world, 1);
+        let running = world.pod(1).status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0].state.clone();
+        set_out_of_memory(&mut world, 1);
+        world.member(1).etcd = Probe::Unreachable("connection refused".into());
+        world.pod(1).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = running;
+        world.now = running_since(world.pod(1)).unwrap() + SignedDuration::from_secs(seconds);
+        let report = world.report_on(&plan, &Outcome::default());
+        assert_eq!(conditions(&report)[2], ("True", reason), "after {seconds} s");
+        let message = &condition(&report, ConditionType::Degraded).message;
+        assert_eq!(
+            message,
+            "demo-1: connection refused; its container last ended with exit code 137 (OOMKilled: its memory limit is 8Mi)"
+        );
+    }
 }
 
 #[test]
