@@ -6,6 +6,7 @@ use etcd_warden::{
     etcd::{Change, Class, Client, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls, TlsFault},
     ids::MemberId,
 };
+use futures::future::join_all;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
@@ -329,6 +330,56 @@ async fn a_member_that_never_had_a_quorum_does_not_answer() {
     cluster.healthy().await;
 }
 
+/// The grace period of pods follows from this. The operator holds no stream, so it delays nothing.
+#[tokio::test]
+async fn a_member_stops_at_once_unless_a_client_watches() {
+    let stopping = |version: &'static str| async move {
+        for is_watched in [false, true] {
+            let mut cluster = Cluster::prepare(1);
+            cluster.version = version;
+            cluster.members.push(cluster.spawn_with(0, &["--heartbeat-interval=50", "--election-timeout=500"]));
+            cluster.healthy().await;
+            let tls = cluster.tls();
+            ask(&cluster.members[0], &tls).await.status.unwrap();
+            Client::default().members(&cluster.members[0].client(), &tls).await.unwrap();
+            let mut client = is_watched.then(|| watch(&cluster, "key"));
+            if let Some(client) = &client {
+                until("it watches", async || {
+                    assert!(cluster.etcdctl(&["put", "key", "value"]).status.success());
+                    (fs::metadata(&client.seen).unwrap().len() > 0).then_some(())
+                })
+                .await;
+            }
+            let began = Instant::now();
+            cluster.members[0].signal("TERM");
+            until("it ends", async || cluster.members[0].child.try_wait().unwrap()).await;
+            let took = began.elapsed().as_secs_f32();
+            // 5 s + 2 x 0.5 s.
+            let expected = if is_watched { 5.9..10.0 } else { 0.0..5.0 };
+            assert!(expected.contains(&took), "{version}, watched: {is_watched}: {took} s");
+            if let Some(client) = &mut client {
+                client.child.kill().unwrap();
+                client.child.wait().unwrap();
+            }
+        }
+    };
+    join_all(["3.5.35", "3.6.16", "3.7.3"].map(stopping)).await;
+}
+
+/// A client that watches.
+struct Watching {
+    child: Child,
+    /// The file with what it has seen.
+    seen: PathBuf,
+}
+
+fn watch(cluster: &Cluster, key: &str) -> Watching {
+    let seen = cluster.dir.path().join("seen");
+    let mut command = cluster.command(&["watch", key]);
+    let child = command.stdout(File::create(&seen).unwrap()).stderr(Stdio::null()).spawn().unwrap();
+    Watching { child, seen }
+}
+
 #[tokio::test]
 async fn a_suspended_process_does_not_answer() {
     let cluster = Cluster::start(1).await;
@@ -500,15 +551,19 @@ impl Cluster {
     }
 
     fn etcdctl(&self, args: &[&str]) -> std::process::Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let file = |name: &str| self.dir.path().join(name);
-        Command::new(program(self.version, "etcdctl"))
+        let mut command = Command::new(program(self.version, "etcdctl"));
+        command
             .arg(format!("--endpoints=https://127.0.0.1:{}", self.members[0].client_port))
             .arg(format!("--cacert={}", file("client-ca.crt").display()))
             .arg(format!("--cert={}", file("operator.crt").display()))
             .arg(format!("--key={}", file("operator.key").display()))
-            .args(args)
-            .output()
-            .unwrap()
+            .args(args);
+        command
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     tools::{kubectl, process, run, until},
+    watcher::Watchers,
     world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
@@ -74,6 +75,8 @@ fn names(count: i32) -> Vec<String> {
 /// Every member is restarted once, the leader last.
 async fn restarted(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
+    // While clients watch, etcd takes 7 s to stop.
+    let watchers = Watchers::start(&user, &world.member_endpoints(3)).await;
     let writers = Writers::start(&user).await;
     let mut led = None;
     // On a slow machine etcd may elect a member that has already been restarted; then leadership is not moved, and the restart is
@@ -91,14 +94,15 @@ async fn restarted(world: Arc<World>) {
     let last = made.iter().find(|(pod, _)| *pod == format!("{led}-0")).unwrap();
     assert!(made.iter().all(|(_, at)| *at <= last.1), "{led} led: {made:?}");
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("restart: {figures}"));
+    let seen = watchers.stop(&figures).await;
+    world.measure(format!("restart: {figures}; {seen}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     world.has_no_event("demo", "MemberDown").await;
 }
 
 /// Restarts every member.
-async fn restart(world: &World, request: &str) {
+pub async fn restart(world: &World, request: &str) {
     let before = incarnations(world).await;
     let began = Instant::now();
     world

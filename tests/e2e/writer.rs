@@ -92,6 +92,11 @@ impl Writers {
 }
 
 impl Figures {
+    /// The keys of all acknowledged writes.
+    pub fn acknowledged(&self) -> impl Iterator<Item = &String> {
+        self.acknowledged.iter()
+    }
+
     /// Counts the acknowledged writes that were lost.
     pub async fn checked(mut self, user: &Identity) -> Self {
         let mut lost = self.acknowledged.clone();
@@ -206,7 +211,7 @@ fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn Error>> {
 }
 
 /// A channel that connects when it is used, and reconnects when its connection is closed.
-fn connect(user: &Identity) -> Channel {
+pub fn connect(user: &Identity) -> Channel {
     let mut config = (0..1000).find_map(|_| configuration(user).ok()).expect("the files of a client");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = TlsConnector::from(Arc::new(config));
