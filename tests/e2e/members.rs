@@ -13,7 +13,7 @@ use crate::{
     tools::{kubectl, process, run, until},
     watcher::Watchers,
     world::{Identity, TIMEOUT, World},
-    writer::Writers,
+    writer::{Writers, fill},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -21,6 +21,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(one_to_seven_and_back).long(),
         scenario!(two_of_five_lost).long(),
         scenario!(scaled_up_and_down),
+        scenario!(scaled_up_while_nobody_writes),
         scenario!(claims_lost),
         scenario!(scale_up_reverted),
         scenario!(restarted),
@@ -32,6 +33,19 @@ pub fn scenarios() -> Vec<Scenario> {
 /// The cluster is scaled from one member to three, five, three and one.
 async fn scaled_up_and_down(world: Arc<World>) {
     through(&world, &[1, 3, 5, 3, 1]).await;
+}
+
+/// New members of a cluster with a long log are sent a snapshot, and those of etcd 3.6 then wait for the next entry of the log. It
+/// would come with the next compaction, after five minutes.
+async fn scaled_up_while_nobody_writes(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    // etcd makes a snapshot after 10,000 entries, and keeps 5,000 of those before it.
+    fill(&user, 12_000).await;
+    let began = Instant::now();
+    scale(&world, 3).await;
+    world.until_ready("demo").await;
+    world.measure(format!("1 -> 3 members in {:.1} s while nobody writes", began.elapsed().as_secs_f32()));
+    voters(&user, 3).await;
 }
 
 /// Six members are added by one change of the spec, and removed by another one.

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -180,6 +181,22 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
         tokio::time::sleep(PAUSE).await;
     }
     figures
+}
+
+/// Makes this many writes, many at a time, and returns when all are acknowledged.
+pub async fn fill(user: &Identity, writes: u32) {
+    let channel = connect(user);
+    let write = |number: u32| {
+        let channel = channel.clone();
+        async move {
+            let key = key("fill", number % 100);
+            until("a write", crate::world::TIMEOUT, || async {
+                put(&mut channel.clone(), &key).await.map_err(|failure| format!("{failure:?}"))
+            })
+            .await;
+        }
+    };
+    stream::iter(0..writes).for_each_concurrent(64, write).await;
 }
 
 async fn put(channel: &mut Channel, key: &str) -> Result<(), Failure> {

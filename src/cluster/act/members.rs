@@ -16,13 +16,11 @@ impl Actor<'_> {
         let pod = self.observed.members.get(member).and_then(|member| member.pod.as_ref());
         let (Some(identity), Some(pod)) = (self.identity, pod) else { return outcome };
         let target = dial::target(&self.cluster.names, member, pod, CLIENT_PORT);
-        match self.context.dialer.advance(&target, &identity.0).await {
-            Err(error) if !error.class().is_transient() => {
-                outcome
-                    .failed
-                    .push(Note::new(Reason::EtcdRefused, format!("asking {member} for the status of authentication: {error}")));
-            }
-            _ => {}
+        if let Err(error) = self.context.dialer.advance(&target, &identity.0).await
+            && !error.class().is_transient()
+        {
+            let message = format!("asking {member} for an entry of raft's log: it {error}");
+            outcome.failed.push(Note::new(Reason::EtcdRefused, message));
         }
         outcome
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     api::{ConditionType, Reason, condition},
-    cluster::{observed::Observed, outcome::Decision},
+    cluster::{facts::readiness::refusing, observed::Observed, outcome::Decision},
     reporting::{
         condition::{Announced, Finding},
         note::{Note, messages},
@@ -45,6 +45,9 @@ fn problems(input: &Input) -> Vec<Note> {
         problems.extend(changes.certificates.iter().filter(|note| note.reason == Reason::CALost).cloned());
     }
     problems.extend(outcome.failed.iter().cloned());
+    if decision.blocked().is_none() {
+        problems.extend(refusing(observed).map(|message| Note::new(Reason::CertificateRefused, message)));
+    }
     problems.extend(down_members(input));
     problems.extend(etcd_errors(observed));
     problems
@@ -63,7 +66,13 @@ fn down_members(input: &Input) -> Vec<Note> {
     let down = observed
         .members
         .iter()
-        .filter(|(name, member)| member.has_started() && !is_excused(name, member) && !is_removed(facts.names, observed, name));
+        // One that refuses the operator is reported as that.
+        .filter(|(name, member)| {
+            member.has_started()
+                && member.etcd.refusal().is_none()
+                && !is_excused(name, member)
+                && !is_removed(facts.names, observed, name)
+        });
     let messages = down.filter_map(|(name, member)| describe_down(name, member));
     messages.map(|message| Note::new(Reason::MemberDown, message)).collect()
 }
