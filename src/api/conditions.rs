@@ -167,6 +167,9 @@ words! {
         WaitingForIssuer,
         /// An external issuer's authority cannot be used.
         IssuerUnusable,
+        /// Members refuse a certificate of the authority that signs for clients: the operator's own one, or, during a rotation, the
+        /// one of the next authority.
+        CertificateRefused,
         /// An external issuer did not sign what was requested.
         IssuerFailed,
         /// An external issuer signs with another authority than before.

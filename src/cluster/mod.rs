@@ -83,8 +83,8 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
         newer
     });
     let is_outdated = write_report(context, newer.as_ref().unwrap_or(object), object.status.as_ref(), &report).await?;
-    // A user may be waiting for an authority that this pass created.
-    if !outcome.done.is_empty() {
+    // A user may be waiting for an authority that this pass created, and reports whether members refuse certificates.
+    if !outcome.done.is_empty() || !report.events.is_empty() {
         trigger_users(context, &names);
     }
     let next = decision.plan().map_or(changes::IDLE, plan::changes::Plan::next_check);

@@ -167,9 +167,14 @@ pub struct EtcdError {
     detail: String,
 }
 
-/// etcd's messages (`api/v3rpc/rpctypes/error.go`), which are the same in 3.5, 3.6 and 3.7. The codes differ: a refusal by a
-/// learner is `Unavailable` in 3.5 and `FailedPrecondition` later. So the message determines the class, and the code only if the
-/// message is unknown.
+/// The parts of etcd before which an error names its package.
+const PACKAGES: [&str; 4] = ["etcdserver: ", "auth: ", "membership: ", "raft: "];
+
+/// etcd's messages without the name of the package, which are the same in 3.5, 3.6 and 3.7. Most are those for clients
+/// (`api/v3rpc/rpctypes/error.go`). The codes differ: a refusal by a learner is `Unavailable` in 3.5 and `FailedPrecondition`
+/// later. And an error for which etcd has no text for clients, or of a call that does not translate it (in 3.5 those of
+/// `api/v3rpc/maintenance.go`), has its internal text and the code `Unknown`, whatever it means. So the message determines the
+/// class, and the code only if the message is unknown.
 const MESSAGES: &[(&str, Class)] = &[
     ("no leader", Class::NoLeader),
     ("unhealthy cluster", Class::Unhealthy),
@@ -180,19 +185,41 @@ const MESSAGES: &[(&str, Class)] = &[
     ("can only promote a learner member", Class::NotLearner),
     ("too many learner members in cluster", Class::TooManyLearners),
     ("Peer URLs already exists", Class::PeerUrlExists),
+    ("peerURL exists", Class::PeerUrlExists),
+    // The ID follows from the URL and the time in seconds.
+    ("member ID already exist", Class::PeerUrlExists),
+    ("ID exists", Class::PeerUrlExists),
     ("member not found", Class::MemberNotFound),
+    ("ID not found", Class::MemberNotFound),
+    ("ID removed", Class::MemberNotFound),
     ("rpc not supported for learner", Class::NotSupportedForLearner),
     ("user name is empty", Class::Auth),
     ("user name not found", Class::Auth),
+    ("user not found", Class::Auth),
     ("authentication failed, invalid user ID or password", Class::Auth),
-    ("revision of auth store is old", Class::Auth),
+    ("permission denied", Class::Auth),
+    ("invalid auth token", Class::Auth),
     ("corrupt cluster", Class::Corrupt),
     ("mvcc: database space exceeded", Class::NoSpace),
+    ("no space", Class::NoSpace),
     ("request timed out", Class::Timeout),
     ("request timed out, possibly due to previous leader failure", Class::Timeout),
     ("request timed out, possibly due to connection lost", Class::Timeout),
     ("request timed out, waiting for the applied index took too long", Class::Timeout),
+    ("request timed out, leader transfer took too long", Class::Timeout),
+    ("request cancelled", Class::Timeout),
+    // Users or roles were changed between the request and its entry in raft's log. Go's client repeats it at once.
+    ("revision of auth store is old", Class::Unavailable),
+    ("revision in header is old", Class::Unavailable),
+    // So many entries are committed and not applied yet.
     ("too many requests", Class::Unavailable),
+    ("leader changed", Class::Unavailable),
+    // The leader is handing over its leadership, or a member has no leader (raft's `ErrProposalDropped`).
+    ("raft proposal dropped", Class::Unavailable),
+    ("server stopped", Class::Unavailable),
+    ("stopped", Class::Unavailable),
+    // The members have not agreed on the cluster's version yet.
+    ("not capable", Class::Unavailable),
 ];
 
 impl EtcdError {
@@ -259,7 +286,8 @@ impl From<Status> for EtcdError {
             // The error is not from the member: the connection broke.
             return Self::new(Class::Unavailable, "has dropped the connection");
         }
-        let message = status.message().strip_prefix("etcdserver: ").unwrap_or(status.message());
+        let text = status.message();
+        let message = PACKAGES.iter().find_map(|package| text.strip_prefix(package)).unwrap_or(text);
         let known = MESSAGES.iter().find(|(text, _)| *text == message);
         let class = known.map_or_else(
             || match status.code() {
@@ -326,13 +354,49 @@ mod tests {
         assert_eq!(class(Code::ResourceExhausted, "etcdserver: too many requests"), Class::Unavailable);
     }
 
+    /// As etcd 3.5, 3.6 and 3.7 send them: with a code that says nothing, or a wrong one.
+    #[test]
+    fn what_passes_by_itself_is_transient_whatever_its_code() {
+        let passing = [
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+            (Code::Unknown, "auth: revision in header is old"),
+            (Code::Unknown, "etcdserver: too many requests"),
+            (Code::Unknown, "raft proposal dropped"),
+            (Code::Unknown, "raft: stopped"),
+            (Code::Unknown, "etcdserver: request timed out, leader transfer took too long"),
+            (Code::Unknown, "etcdserver: request cancelled"),
+            (Code::Unknown, "etcdserver: re-configuration failed due to not enough started members"),
+            (Code::FailedPrecondition, "etcdserver: member ID already exist"),
+            (Code::FailedPrecondition, "etcdserver: not capable"),
+            (Code::Unavailable, "etcdserver: leader changed"),
+            (Code::Unavailable, "etcdserver: server stopped"),
+            (Code::Unavailable, "etcdserver: request timed out"),
+            (Code::Unavailable, "etcdserver: unhealthy cluster"),
+            (Code::Canceled, "etcdserver: request canceled"),
+        ];
+        for (code, message) in passing {
+            assert!(class(code, message).is_transient(), "{code:?} {message}");
+        }
+        let lasting = [
+            (Code::Unknown, "auth: user not found"),
+            (Code::Unknown, "auth: permission denied"),
+            (Code::Unknown, "auth: user name is empty"),
+            (Code::Unknown, "etcdserver: no space"),
+            (Code::InvalidArgument, "etcdserver: given member URLs are invalid"),
+            (Code::Unknown, "something else"),
+        ];
+        for (code, message) in lasting {
+            assert!(!class(code, message).is_transient(), "{code:?} {message}");
+        }
+    }
+
     #[test]
     fn the_code_determines_the_class_of_an_unknown_message() {
         assert_eq!(class(Code::Unavailable, "etcdserver: leader changed"), Class::Unavailable);
         assert_eq!(class(Code::DeadlineExceeded, "context deadline exceeded"), Class::Timeout);
         assert_eq!(class(Code::PermissionDenied, "etcdserver: permission denied"), Class::Auth);
         assert_eq!(class(Code::Unauthenticated, "etcdserver: invalid auth token"), Class::Auth);
-        assert_eq!(class(Code::Unknown, "raft: stopped"), Class::Other);
+        assert_eq!(class(Code::Unknown, "cluster is not what it was"), Class::Other);
     }
 
     #[test]

@@ -173,6 +173,13 @@ pub trait Dialer: Send + Sync + 'static {
     /// Changes the members or the leader. If the call fails, the change may have been made nevertheless.
     fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>>;
 
+    /// Has a quorum agree to an entry of raft's log that changes nothing, not even the revision. With authentication it needs the
+    /// role `root`, which the operator's user has.
+    ///
+    /// etcd 3.6 needs this: a member that was sent the leader's snapshot cannot publish itself, and is silent on its client port,
+    /// until the next entry. Linearizable reads are no entries.
+    fn advance<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<(), EtcdError>>;
+
     /// Reads how recent the member's data is, without TLS, from the metrics port: a member that was started without quorum does
     /// not answer on other ports.
     fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>>;

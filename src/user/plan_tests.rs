@@ -287,6 +287,21 @@ fn a_user_with_a_good_certificate_stays_ready_while_nothing_can_be_issued() {
 }
 
 #[test]
+fn a_user_is_not_ready_while_no_member_lets_the_operator_in() {
+    let (world, user, mut observed) = served();
+    assert_eq!(reported(&user, &observed, &UserOutcome::Ready, world.now).0, "True");
+    let conditions = &mut observed.cluster.as_mut().unwrap().status.as_mut().unwrap().conditions;
+    let available = conditions.iter_mut().find(|condition| condition.type_ == "Available").unwrap();
+    (available.status, available.reason) = ("False".into(), "CertificateRefused".into());
+    for outcome in [UserOutcome::Ready, UserOutcome::Written(None), UserOutcome::Conflict] {
+        let (status, reason, report) = reported(&user, &observed, &outcome, world.now);
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "CertificateRefused"), "{outcome:?}");
+        let message = &condition(&report.status.conditions, ConditionType::Ready).unwrap().message;
+        assert!(message.ends_with("see condition Available of EtcdCluster demo"), "{message}");
+    }
+}
+
+#[test]
 fn a_refusal_is_reported_once_by_a_warning() {
     let (world, mut user, observed) = served();
     let outcome = UserOutcome::Blocked(Obstacle::Refused(Note::new(Reason::CommonNameTaken, "taken")));

@@ -38,7 +38,7 @@ pub fn report(user: &EtcdUser, observed: &ObservedUser, outcome: &UserOutcome, n
     let secret = observed.secret.as_ref().filter(|secret| belongs(&secret.meta, &observed.uid));
     let leaf = secret.and_then(|secret| secret.certificate(tls_key::CRT)?.ok());
     let is_accepted = leaf.as_ref().is_some_and(|leaf| leaf.not_after() > now && is_trusted(leaf, observed));
-    let finding = ready(user, outcome, is_accepted);
+    let finding = ready(user, outcome, is_accepted, is_refused(observed));
     let before = user.status.as_ref().and_then(|status| condition(&status.conditions, ConditionType::Ready));
     let generation = user.metadata.generation;
     let status = EtcdUserStatus {
@@ -70,11 +70,26 @@ pub fn bug(user: &EtcdUser, note: Note, now: Timestamp) -> Report<EtcdUserStatus
     Report { status, events: finding.event(before.as_ref()).into_iter().collect(), done: vec![] }
 }
 
-/// The condition `Ready`. `is_accepted` says whether the Secret holds a certificate that the members accept.
-fn ready(user: &EtcdUser, outcome: &UserOutcome, is_accepted: bool) -> Finding {
+/// Whether the members refuse the operator's certificate, so that a certificate of the same authority is none to get in with.
+fn is_refused(observed: &ObservedUser) -> bool {
+    let status = observed.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
+    let available = status.and_then(|status| condition(&status.conditions, ConditionType::Available));
+    available.is_some_and(|available| available.reason == Reason::CertificateRefused.as_str())
+}
+
+/// The condition `Ready`. `is_accepted` says whether the Secret holds a certificate that the members should accept, and `is_refused`
+/// whether they refuse those of its authority.
+fn ready(user: &EtcdUser, outcome: &UserOutcome, is_accepted: bool, is_refused: bool) -> Finding {
     let secret = user_secret(user);
     let issued = || {
         let message = format!("Secret {secret} holds a certificate for {}", user_common_name(user));
+        if is_refused {
+            let message = format!(
+                "{message}, but the members refuse certificates of its CA; see condition Available of EtcdCluster {}",
+                user.spec.cluster_ref.name
+            );
+            return (false, Note::new(Reason::CertificateRefused, message), Announced::AsWarning);
+        }
         (true, Note::new(Reason::Issued, message), Announced::Silently)
     };
     let (is_true, note, announced) = match outcome {

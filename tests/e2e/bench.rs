@@ -1,4 +1,4 @@
-//! The effect of new certificates and of a new CA on clients, with manual steps and with the operator.
+//! The effect of new certificates, of a new CA and of a rolling restart on clients, with manual steps and with the operator.
 
 use std::{
     collections::BTreeMap,
@@ -13,14 +13,16 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
+    members::restart,
     rotation::{refresh, rotate, served, status, try_status, until_renewed},
     tools::{Ran, kubectl, root, run, until},
+    watcher::Watchers,
     world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(by_hand).bench(), scenario!(by_the_operator).bench()]
+    vec![scenario!(by_hand).bench(), scenario!(by_the_operator).bench(), scenario!(restarted_while_clients_watch).bench()]
 }
 
 /// The manually created cluster of `hack/bench/baseline`, whose members must be restarted for a new CA.
@@ -127,4 +129,19 @@ async fn by_the_operator(world: Arc<World>) {
     let took = began.elapsed().as_secs_f32();
     world.measure(format!("new authorities in both domains, {took:.0} s: {}", writers.stop().await.checked(&user).await));
     refreshing.abort();
+}
+
+/// A rolling restart, first without and then with clients that watch at every member.
+async fn restarted_while_clients_watch(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&user).await;
+    restart(&world, "without").await;
+    world.measure(format!("a rolling restart: {}", writers.stop().await.checked(&user).await));
+
+    let watchers = Watchers::start(&user, &world.member_endpoints(3)).await;
+    let writers = Writers::start(&user).await;
+    restart(&world, "with").await;
+    let figures = writers.stop().await.checked(&user).await;
+    let seen = watchers.stop(&figures).await;
+    world.measure(format!("a rolling restart while clients watch: {figures}; {seen}"));
 }

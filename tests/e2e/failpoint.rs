@@ -258,6 +258,10 @@ impl Dialer for Run {
         })
     }
 
+    fn advance<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<(), EtcdError>> {
+        Box::pin(async { etcd::Client::default().advance(target, tls).await })
+    }
+
     fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>> {
         Box::pin(async { etcd::Client::default().progress(target).await })
     }

@@ -39,6 +39,7 @@ mod recovery;
 mod rotation;
 mod tools;
 mod users;
+mod watcher;
 mod world;
 mod writer;
 

@@ -11,8 +11,9 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     tools::{kubectl, process, run, until},
+    watcher::Watchers,
     world::{Identity, TIMEOUT, World},
-    writer::Writers,
+    writer::{Writers, fill},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -20,6 +21,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(one_to_seven_and_back).long(),
         scenario!(two_of_five_lost).long(),
         scenario!(scaled_up_and_down),
+        scenario!(scaled_up_while_nobody_writes),
         scenario!(claims_lost),
         scenario!(scale_up_reverted),
         scenario!(restarted),
@@ -31,6 +33,19 @@ pub fn scenarios() -> Vec<Scenario> {
 /// The cluster is scaled from one member to three, five, three and one.
 async fn scaled_up_and_down(world: Arc<World>) {
     through(&world, &[1, 3, 5, 3, 1]).await;
+}
+
+/// New members of a cluster with a long log are sent a snapshot, and those of etcd 3.6 then wait for the next entry of the log. It
+/// would come with the next compaction, after five minutes.
+async fn scaled_up_while_nobody_writes(world: Arc<World>) {
+    let user = world.cluster_and_user("demo", 1, json!({})).await;
+    // etcd makes a snapshot after 10,000 entries, and keeps 5,000 of those before it.
+    fill(&user, 12_000).await;
+    let began = Instant::now();
+    scale(&world, 3).await;
+    world.until_ready("demo").await;
+    world.measure(format!("1 -> 3 members in {:.1} s while nobody writes", began.elapsed().as_secs_f32()));
+    voters(&user, 3).await;
 }
 
 /// Six members are added by one change of the spec, and removed by another one.
@@ -76,6 +91,8 @@ fn names(count: i32) -> Vec<String> {
 /// Every member is restarted once, the leader last.
 async fn restarted(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
+    // While clients watch, etcd takes 7 s to stop.
+    let watchers = Watchers::start(&user, &world.member_endpoints(3)).await;
     let writers = Writers::start(&user).await;
     let mut led = None;
     // On a slow machine etcd may elect a member that has already been restarted; then leadership is not moved, and the restart is
@@ -93,14 +110,15 @@ async fn restarted(world: Arc<World>) {
     let last = made.iter().find(|(pod, _)| *pod == format!("{led}-0")).unwrap();
     assert!(made.iter().all(|(_, at)| *at <= last.1), "{led} led: {made:?}");
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("restart: {figures}"));
+    let seen = watchers.stop(&figures).await;
+    world.measure(format!("restart: {figures}; {seen}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     world.has_no_event("demo", "MemberDown").await;
 }
 
 /// Restarts every member.
-async fn restart(world: &World, request: &str) {
+pub async fn restart(world: &World, request: &str) {
     let before = incarnations(world).await;
     let began = Instant::now();
     world

@@ -121,6 +121,12 @@ impl World {
         Names::new(cluster, &self.namespace, "cluster.local")
     }
 
+    /// The client URL of each member of the cluster `demo`.
+    pub fn member_endpoints(&self, count: u32) -> Vec<String> {
+        let names = self.names("demo");
+        (0..count).map(|ordinal| names.client_url(&names.member(ordinal))).collect()
+    }
+
     /// `kubectl` in the namespace.
     pub async fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Ran {
         kubectl(["-n", &self.namespace].into_iter().chain(arguments)).await

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -92,6 +93,11 @@ impl Writers {
 }
 
 impl Figures {
+    /// The keys of all acknowledged writes.
+    pub fn acknowledged(&self) -> impl Iterator<Item = &String> {
+        self.acknowledged.iter()
+    }
+
     /// Counts the acknowledged writes that were lost.
     pub async fn checked(mut self, user: &Identity) -> Self {
         let mut lost = self.acknowledged.clone();
@@ -177,6 +183,22 @@ async fn write(user: Identity, name: &str, fresh: bool, stop: Arc<AtomicBool>) -
     figures
 }
 
+/// Makes this many writes, many at a time, and returns when all are acknowledged.
+pub async fn fill(user: &Identity, writes: u32) {
+    let channel = connect(user);
+    let write = |number: u32| {
+        let channel = channel.clone();
+        async move {
+            let key = key("fill", number % 100);
+            until("a write", crate::world::TIMEOUT, || async {
+                put(&mut channel.clone(), &key).await.map_err(|failure| format!("{failure:?}"))
+            })
+            .await;
+        }
+    };
+    stream::iter(0..writes).for_each_concurrent(64, write).await;
+}
+
 async fn put(channel: &mut Channel, key: &str) -> Result<(), Failure> {
     let write = async {
         let channel = etcd_client::Channel::Tonic(channel.clone());
@@ -206,7 +228,7 @@ fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn Error>> {
 }
 
 /// A channel that connects when it is used, and reconnects when its connection is closed.
-fn connect(user: &Identity) -> Channel {
+pub fn connect(user: &Identity) -> Channel {
     let mut config = (0..1000).find_map(|_| configuration(user).ok()).expect("the files of a client");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let connector = TlsConnector::from(Arc::new(config));

@@ -26,6 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     certificates,
+    etcd::Place,
     kubernetes::{Refused, Slot, named, names, place},
     observation::read,
     operator::{Job, Operator},
@@ -50,6 +51,8 @@ pub enum Action {
     Secret(Arc<[SecretChange]>, usize),
     /// A pod is labelled and annotated.
     Pod(PodPatch),
+    /// A member is asked for an entry of raft's log that changes nothing.
+    RaftEntry(MemberName),
     /// Annotations of completed requests are removed.
     Completed(Vec<CompletedRequest>),
     /// What a step depends on is read afresh.
@@ -92,6 +95,7 @@ pub fn of(write: Write) -> Vec<Action> {
             ledger.into_iter().chain((0..changes.len()).map(|at| Action::Secret(changes.clone(), at))).collect()
         }
         Write::Pod(patch) => vec![Action::Pod(patch.clone())],
+        Write::RaftEntry(member) => vec![Action::RaftEntry(member.clone())],
         Write::Completed(requests) => vec![Action::Completed(requests.to_vec())],
         Write::Step(step) => vec![Action::Read(step.clone())],
     }
@@ -116,6 +120,7 @@ pub fn act(world: &mut World, operator: &mut Operator, job: &Job, action: &Actio
         Action::Ledger(changes) => record(world, changes),
         Action::Secret(changes, at) => change_secret(world, &job.valid, &changes[*at]),
         Action::Pod(patch) => patch_pod(world, patch),
+        Action::RaftEntry(member) => advance(world, member),
         Action::Completed(requests) => complete(world, job, requests),
         Action::Read(step) => recheck(world, operator, job, step),
         Action::Effect(taking, at) => take(world, taking, *at),
@@ -290,12 +295,24 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, 
     changed.map(|()| 1).map_err(|why| format!("{why:?}"))
 }
 
+/// Whether the operator reaches the process in a pod of the moment before.
+fn is_reached(world: &World, place: Place) -> bool {
+    let serves = world.etcd.processes.get(&place).is_some_and(|process| process.serving);
+    serves && world.silent_until[usize::from(place)] <= world.now
+}
+
+/// A member is asked for an entry of raft's log. What comes of it, the next pass shows.
+fn advance(world: &mut World, member: &MemberName) -> Done {
+    let (place, now) = (place(member), world.now);
+    let done = if is_reached(world, place) { world.etcd.advance(place, now) } else { Err(Class::Unavailable) };
+    world.tell(|| format!("asked {member} for an entry of raft's log: {done:?}"));
+    Done::Yes
+}
+
 fn change_members(world: &mut World, leader: Option<&MemberName>, change: &Change) -> Result<(), String> {
     let now = world.now;
     let leader = place(leader.ok_or("no member leads")?);
-    // What the operator reaches is the process in the leader's pod of the moment before.
-    let reached = world.etcd.processes.get(&leader).is_some_and(|process| process.serving);
-    if !reached || world.silent_until[usize::from(leader)] > now {
+    if !is_reached(world, leader) {
         return Err(format!("{:?}", Class::Unavailable));
     }
     let etcd = &mut world.etcd;

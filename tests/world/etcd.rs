@@ -27,10 +27,16 @@ const STOPPING: Millis = 1_000;
 pub enum What {
     Begin,
     Write(u32),
-    Add { id: Id, place: Place, learner: bool },
+    Add {
+        id: Id,
+        place: Place,
+        learner: bool,
+    },
     Promote(Id),
     Remove(Id),
     Publish(Id),
+    /// An entry that changes nothing.
+    Nothing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +80,7 @@ impl Disk {
                     self.members.retain(|m| m.id != id);
                     self.removed.push(id);
                 }
-                What::Begin | What::Write(_) => {}
+                What::Begin | What::Write(_) | What::Nothing => {}
             }
         }
         self.commit = self.commit.max(commit);
@@ -118,6 +124,8 @@ pub struct Process {
     pub behind_until: Millis,
     /// Whether no other member hears it.
     pub cut: bool,
+    /// It was sent the leader's snapshot, and serves only once this many entries are committed.
+    pub serves_from: Option<usize>,
     removed_at: Option<Millis>,
 }
 
@@ -150,6 +158,8 @@ pub struct Etcd {
     matched: Vec<Id>,
     writes: u32,
     pub acked: Vec<u32>,
+    /// Whether nobody writes, and the log is so long that a new member is sent a snapshot instead.
+    pub is_quiet: bool,
     /// What went wrong that must not.
     pub broken: Vec<String>,
     /// The clusters that were bootstrapped.
@@ -225,7 +235,16 @@ impl Etcd {
 
     /// Starts a member as etcd does (`etcdserver/bootstrap.go`).
     pub fn start(&mut self, place: Place, volume: Volume, start: &Start, now: Millis) -> Boot {
-        let run = |id| Process { id, volume, since: now, serving: false, behind_until: 0, cut: false, removed_at: None };
+        let run = |id| Process {
+            id,
+            volume,
+            since: now,
+            serving: false,
+            behind_until: 0,
+            cut: false,
+            serves_from: None,
+            removed_at: None,
+        };
         if self.abandoned.contains(&volume) {
             self.broken.push(format!("{place} starts with the data of the cluster before its recovery"));
         }
@@ -442,11 +461,15 @@ impl Etcd {
         for (lagging, _) in &lagging {
             let disk = self.disks.get_mut(lagging).expect("it is there");
             let (id, mut log) = (disk.id, std::mem::take(&mut disk.log));
+            let is_new = self.is_quiet && log.is_empty();
             let source = &self.disks[&volume].log;
             let same = if source.starts_with(&log) { log.len() } else { 0 };
             log.truncate(same);
             log.extend_from_slice(&source[same..]);
             self.disks.get_mut(lagging).expect("it is there").log = log;
+            if is_new && let Some(process) = self.processes.values_mut().find(|process| process.volume == *lagging) {
+                process.serves_from = Some(commit + 1);
+            }
             if !self.matched.contains(&id) {
                 self.matched.push(id);
             }
@@ -490,7 +513,8 @@ impl Etcd {
         }
         for place in self.processes.keys().copied().collect::<Vec<_>>() {
             let process = &self.processes[&place];
-            if process.serving || process.behind_until > now || !self.connected(leader, place) {
+            let waits = process.serves_from.is_some_and(|from| self.applied(leader) < from);
+            if process.serving || waits || process.behind_until > now || !self.connected(leader, place) {
                 continue;
             }
             let id = process.id;
@@ -521,7 +545,7 @@ impl Etcd {
 
     /// A client writes; it is acknowledged if it is committed.
     pub fn write(&mut self, now: Millis) -> bool {
-        if self.leader.is_none_or(|leader| !self.processes[&leader].serving) {
+        if self.is_quiet || self.leader.is_none_or(|leader| !self.processes[&leader].serving) {
             return false;
         }
         self.writes += 1;
@@ -534,6 +558,11 @@ impl Etcd {
     }
 
     // What clients ask of the leader.
+
+    pub fn advance(&mut self, at: Place, now: Millis) -> Result<(), Class> {
+        self.ready(at)?;
+        if self.propose(What::Nothing, now) { Ok(()) } else { Err(Class::Timeout) }
+    }
 
     fn ready(&self, place: Place) -> Result<&Disk, Class> {
         if self.leader != Some(place) {
@@ -561,7 +590,7 @@ impl Etcd {
         let id = hash(&[3, place.into(), now.unsigned_abs() / 1000]);
         if disk.member(id).is_some() {
             // "member ID already exist"
-            return Err(Class::Other);
+            return Err(Class::PeerUrlExists);
         }
         // One that was added and removed in this very second (`membership.ErrIDRemoved`).
         if disk.removed.contains(&id) {

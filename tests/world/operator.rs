@@ -158,6 +158,7 @@ impl Operator {
             | Action::Apply(_)
             | Action::Secret(..)
             | Action::Pod(_)
+            | Action::RaftEntry(_)
             | Action::Completed(_)
             | Action::Read(_)
             | Action::Report => {}

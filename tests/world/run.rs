@@ -157,6 +157,7 @@ impl World {
     pub fn run(script: &Script, traced: bool) -> Self {
         let mut world = Self::begin(script.replicas, script.bootstraps, script.seed);
         world.forgets = script.seed.is_multiple_of(500);
+        world.etcd.is_quiet = script.seed.is_multiple_of(4);
         if traced {
             world.record(true);
         }
@@ -374,6 +375,7 @@ impl World {
             Event::Days(days) => self.pass_days(days),
             Event::LoseAllBut(place) => self.lose_all_but(place),
             Event::Recreate => self.recreate(),
+            Event::Quiet => self.etcd.is_quiet = true,
             Event::AddUnknown { learner } => drop(self.etcd.add_unknown(UNKNOWN, learner, now)),
         }
     }

@@ -27,6 +27,7 @@ fn event(command: &str) -> Option<Event> {
         ["rotate-ca", "peer"] => Event::Rotate("peer"),
         ["rotate-ca", "client,peer"] => Event::Rotate("client,peer"),
         ["days", days] => Event::Days(days.parse().ok()?),
+        ["nobody-writes"] => Event::Quiet,
         ["recreate"] => Event::Recreate,
         ["kill-operator", actions] => Event::Die { operator: 0, after: number(actions)? },
         _ => return None,

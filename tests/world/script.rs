@@ -69,6 +69,8 @@ pub enum Event {
     LoseAllBut(Place),
     /// The cluster's object is deleted and created again.
     Recreate,
+    /// From now on nobody writes, and new members are sent a snapshot.
+    Quiet,
     /// A member that is none of the cluster's is added with etcdctl.
     AddUnknown { learner: bool },
 }

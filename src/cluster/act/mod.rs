@@ -2,6 +2,7 @@
 
 mod effects;
 mod fresh;
+mod members;
 mod objects;
 mod secrets;
 mod step;
@@ -75,6 +76,7 @@ impl Actor<'_> {
             Write::Authorities(request) => self.create_authorities(request).await,
             Write::Secrets(changes) => self.issue(changes).await,
             Write::Pod(patch) => self.patch_pod(patch).await,
+            Write::RaftEntry(member) => self.advance(member).await,
             Write::Completed(requests) => self.complete(requests).await,
             Write::Step(step) => self.step(step).await,
         }

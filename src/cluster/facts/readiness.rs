@@ -31,6 +31,13 @@ pub fn why_not_ready(member: &ObservedMember) -> String {
     }
 }
 
+/// The members that refuse the operator's certificate, and how. Clients have certificates of the same authority.
+pub fn refusing(observed: &Observed) -> Option<String> {
+    let members = observed.members.iter();
+    let messages: Vec<_> = members.filter_map(|(name, member)| Some(format!("{name} {}", member.etcd.refusal()?))).collect();
+    (!messages.is_empty()).then(|| messages.join("; "))
+}
+
 /// Describes a claim that is not bound, with its StorageClass: the scheduler's message names neither.
 fn unbound_claim(member: &ObservedMember) -> Option<String> {
     let claim = member.claim.as_ref()?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
@@ -21,7 +22,7 @@ use k8s_openapi::{
 use super::metadata::{member_labels, owned, selector};
 use crate::{
     api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion, UserIds},
-    cluster::validated::ValidatedCluster,
+    cluster::validated::{EtcdSettings, ValidatedCluster},
     etcd::Version,
     kubernetes::pod::etcd_container,
     names::{CLIENT_PORT, CONTAINER, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
@@ -29,9 +30,26 @@ use crate::{
 
 const TLS_DIR: &str = "/etc/etcd/tls";
 const DATA_DIR: &str = "/var/lib/etcd";
-const CONTAINER: &str = "etcd";
 /// User and group of [`UserIds::Fixed`].
 const UID: i64 = 65532;
+/// The pause between the deletion of a pod and the signal to etcd.
+const PRE_STOP: SignedDuration = SignedDuration::from_secs(2);
+/// The time for what has no limit of its own: writing the database to disk, and the kubelet's work. With etcd's default election
+/// timeout the grace period is Kubernetes' default of 30 s.
+const MARGIN: SignedDuration = SignedDuration::from_secs(14);
+
+/// How long a pod may take to stop before its process is killed, in whole seconds.
+///
+/// When etcd is told to stop, it waits for the open streams of its clients (watches, leases that are kept alive) for 5 s + 2 x the
+/// election timeout. Then a leader hands over its leadership, for which it has the same time (`server/embed/etcd.go`,
+/// `stopServers`; `server/config/config.go`, `ReqTimeout`). A leader that is killed before that leaves its clients without a leader
+/// for an election timeout.
+pub fn grace_period(etcd: &EtcdSettings) -> SignedDuration {
+    let election = SignedDuration::from_millis_i128(etcd.election_timeout);
+    let request = SignedDuration::from_secs(5) + election * 2;
+    let period = PRE_STOP + request * 2 + MARGIN;
+    SignedDuration::from_secs(period.as_secs() + i64::from(period.subsec_nanos() > 0))
+}
 
 /// The StatefulSet of one member. `bundles` names the authorities in its trust bundles.
 ///
@@ -117,7 +135,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
             automount_service_account_token: Some(false),
             // Otherwise Services named etcd-* would become environment variables that etcd warns about.
             enable_service_links: Some(false),
-            termination_grace_period_seconds: Some(30),
+            termination_grace_period_seconds: Some(grace_period(&cluster.etcd).as_secs()),
             security_context: Some(security_context(cluster.pod.user_ids)),
             affinity: Some(cluster.pod.affinity.clone().unwrap_or_else(|| spread(cluster))),
             node_selector: Some(cluster.pod.node_selector.clone()).filter(|selector| !selector.is_empty()),
@@ -238,7 +256,10 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
         lifecycle: Some(Lifecycle {
             // With this pause, Services stop routing to the pod before etcd closes its ports. The image has no shell for a sleep
             // command.
-            pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: 2 }), ..LifecycleHandler::default() }),
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction { seconds: PRE_STOP.as_secs() }),
+                ..LifecycleHandler::default()
+            }),
             ..Lifecycle::default()
         }),
         security_context: Some(SecurityContext {

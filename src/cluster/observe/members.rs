@@ -10,7 +10,7 @@ use crate::{
         observed::{Observed, ObservedMember, Probe},
     },
     context::Context,
-    etcd::{MemberStatus, Tls},
+    etcd::{Class, DialError, EtcdError, MemberStatus, StatusAnswer, Tls, TlsFault},
     identity::Identity,
     kubernetes::{
         ownership::annotation,
@@ -35,18 +35,25 @@ pub async fn ask(context: &Context, names: &Names, observed: &mut Observed, iden
             }
             Some(_) => {}
         }
-        let client = async {
-            match context.dialer.ask(&dial::target(names, name, pod, CLIENT_PORT), &identity.0).await {
-                Ok(answer) => Probe::Reached(answer.served, answer.status.map_err(|e| e.to_string())),
-                Err(error) => Probe::Unreachable(error.to_string()),
-            }
-        };
+        let target = dial::target(names, name, pod, CLIENT_PORT);
+        let client = async { probe(context.dialer.ask(&target, &identity.0).await) };
         join(client, ask_peer(context, names, name, member, pod)).await
     });
     let answers = join_all(answers).await;
     for (member, (etcd, peer_leaf)) in observed.members.values_mut().zip(answers) {
         member.etcd = etcd;
         member.peer_leaf = peer_leaf;
+    }
+}
+
+/// What the answer to a request for its status says about a member.
+fn probe(answer: Result<StatusAnswer, DialError>) -> Probe {
+    let is_refusal = |error: &EtcdError| error.class() == Class::CertificateRefused;
+    match answer {
+        Ok(StatusAnswer { served, status: Err(error) }) if is_refusal(&error) => Probe::Refused(Some(served), error.to_string()),
+        Ok(StatusAnswer { served, status }) => Probe::Reached(served, status.map_err(|error| error.to_string())),
+        Err(error @ DialError::Tls(TlsFault::Rejected(_))) => Probe::Refused(None, error.to_string()),
+        Err(error) => Probe::Unreachable(error.to_string()),
     }
 }
 

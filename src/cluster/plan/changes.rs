@@ -81,6 +81,8 @@ pub struct Changes {
     pub stateful_sets: BTreeMap<MemberName, Object>,
     /// The pods to label and annotate.
     pub pods: Vec<PodPatch>,
+    /// The member that is asked for an entry of raft's log that changes nothing, because a started member may wait for one.
+    pub raft_entry: Option<MemberName>,
     /// The user's requests that are complete.
     pub completed: Vec<CompletedRequest>,
     /// The one change that cannot be undone.
@@ -117,6 +119,8 @@ pub enum Write<'a> {
     StatefulSet(&'a Object),
     /// A pod is labelled and annotated.
     Pod(&'a PodPatch),
+    /// A member is asked for an entry of raft's log that changes nothing.
+    RaftEntry(&'a MemberName),
     /// Annotations of completed requests are removed.
     Completed(&'a [CompletedRequest]),
     /// The step, if its precondition still holds.
@@ -135,6 +139,7 @@ impl Changes {
         writes.extend((!self.secrets.is_empty()).then_some(Write::Secrets(&self.secrets)));
         writes.extend(self.stateful_sets.values().map(Write::StatefulSet));
         writes.extend(self.pods.iter().map(Write::Pod));
+        writes.extend(self.raft_entry.as_ref().map(Write::RaftEntry));
         writes.extend((!self.completed.is_empty()).then_some(Write::Completed(&self.completed)));
         writes.extend(self.step.as_ref().map(Write::Step));
         writes
@@ -164,6 +169,7 @@ impl Changes {
             secrets,
             stateful_sets,
             pods,
+            raft_entry,
             completed,
             step,
             restarting,
@@ -181,6 +187,7 @@ impl Changes {
         self.secrets.append(secrets);
         self.stateful_sets.append(stateful_sets);
         self.pods.append(pods);
+        self.raft_entry = self.raft_entry.take().or(raft_entry.take());
         self.completed.append(completed);
         self.step = self.step.take().or(step.take());
         self.restarting.append(restarting);

@@ -17,6 +17,7 @@ mod leadership;
 mod membership;
 mod objects;
 mod overwritten;
+mod raft_entry;
 mod recovery;
 mod revocation;
 mod rollout;
@@ -62,6 +63,7 @@ pub fn plan(input: &Input) -> Plan {
     let certificates = changes.secrets.iter().any(is_signed_now) || !confirmation.certificates.is_empty();
     changes.merge(confirmation);
     changes.merge(objects::pod_labels(input));
+    changes.merge(raft_entry::plan(input));
     changes.restarting = rollout.restarting(input);
 
     let pending = Pending {
@@ -72,7 +74,7 @@ pub fn plan(input: &Input) -> Plan {
     };
     changes.merge(step(input, &recovery, &rollout, &pending, &changes.restarting));
     // These notes follow those about the operation that they are part of.
-    changes.merge(objects::waiting_members(input, &members, &recovery, &changes.restarting));
+    changes.merge(objects::waiting_members(input, &members, &recovery, &changes));
     Plan::Change(Box::new(changes))
 }
 

@@ -1,6 +1,6 @@
 //! Objects that are derived from the spec and the members, and notes about unhealthy members.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
 
@@ -8,6 +8,7 @@ use super::{
     bootstrap,
     changes::{Changes, PodPatch},
     input::Input,
+    raft_entry::may_wait,
     recovery::Recovery,
     start::StartStates,
 };
@@ -145,14 +146,19 @@ pub fn pod_labels(input: &Input) -> Changes {
     changes
 }
 
-/// Reports the members that are not healthy, and why.
-pub fn waiting_members(input: &Input, members: &StartStates, recovery: &Recovery, restarting: &BTreeSet<MemberName>) -> Changes {
+/// What a member may wait for while the operator asks for an entry of raft's log.
+const MAY_WAIT: &str = "; it may wait for the next write, so the operator makes one that changes nothing";
+
+/// Reports the members that are not healthy, and why. `planned` is what else is planned.
+pub fn waiting_members(input: &Input, members: &StartStates, recovery: &Recovery, planned: &Changes) -> Changes {
+    let Changes { restarting, raft_entry, .. } = planned;
     let absent = ObservedMember::default();
     let mut changes = Changes::default();
     for name in members.keys().filter(|name| !recovery.stopped.contains(name)) {
         let member = input.observed.members.get(name).unwrap_or(&absent);
         if !member.is_healthy() {
-            let why = format!("{}{}", why_not_ready(member), down_since(input.observed, name));
+            let waits = if raft_entry.is_some() && may_wait(member) { MAY_WAIT } else { "" };
+            let why = format!("{}{}{waits}", why_not_ready(member), down_since(input.observed, name));
             changes.progress.push(if restarting.contains(name) {
                 Note::new(Reason::RollingRestart, format!("{name} is restarting: {why}"))
             } else {

@@ -26,6 +26,7 @@ use crate::{
         objects,
         observed::ObservedMember,
         steps::RestartMember,
+        validated::ValidatedCluster,
     },
     ids::Uid,
     kubernetes::{
@@ -87,17 +88,15 @@ impl<'a> Rollout<'a> {
         if !in_progress && self.restarted_at.is_none() && self.trust.is_empty() {
             return BTreeSet::new();
         }
+        let timeout = restart_timeout(input.cluster);
         let is_due = |member: &ObservedMember| {
             let Some(pod) = &member.pod else { return in_progress };
             let has_ended = etcd_status(pod).is_some_and(|container| container.restart_count > 0);
-            let is_new = running_since(pod).is_none_or(|since| input.now.duration_since(since) < RESTART_TIMEOUT);
+            let is_new = running_since(pod).is_none_or(|since| input.now.duration_since(since) < timeout);
             if is_terminating(pod) { self.is_outdated(member) } else { !self.is_outdated(member) && is_new && !has_ended }
         };
         let is_restarting = |name: &MemberName, member: &ObservedMember| {
-            member.has_started()
-                && !member.is_healthy()
-                && is_due(member)
-                && down_for(observed, name, input.now) < RESTART_TIMEOUT
+            member.has_started() && !member.is_healthy() && is_due(member) && down_for(observed, name, input.now) < timeout
         };
         let members = observed.members.iter().filter(|(name, member)| is_restarting(name, member));
         members.map(|(name, _)| name.clone()).collect()
@@ -114,8 +113,10 @@ impl<'a> Rollout<'a> {
     }
 }
 
-/// How long a restarted member may be down before it needs attention: a pod may take 30 s to stop, and as long to start.
-const RESTART_TIMEOUT: SignedDuration = SignedDuration::from_mins(1);
+/// How long a restarted member may be down before it needs attention: its pod may take the grace period to stop, and 30 s to start.
+fn restart_timeout(cluster: &ValidatedCluster) -> SignedDuration {
+    objects::grace_period(&cluster.etcd) + SignedDuration::from_secs(30)
+}
 
 /// Which authorities of a domain pods must trust.
 fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
-        facts::lost_quorum,
+        facts::{lost_quorum, readiness::refusing},
         observed::{ObservedMember, name_of},
         outcome::Decision,
     },
@@ -51,6 +51,11 @@ pub fn finding(input: &Input) -> Finding {
             let unknown = voters.iter().filter(|voter| member(voter).is_none());
             down.extend(unknown.map(|voter| format!("etcd lists a member {} that the operator did not add", voter.id)));
         }
+    }
+    // Whether there is a quorum is not known then.
+    if let Some(refusing) = refusing(observed) {
+        let message = format!("no client may be accepted: {refusing}");
+        return available(false, Note::new(Reason::CertificateRefused, message), Announced::AsWarning);
     }
     let problems = decision.changes().map(|changes| changes.problems.as_slice()).unwrap_or_default();
     let taken = problems.iter().chain(&outcome.failed).find(|note| note.reason == Reason::NameTaken);

@@ -7,6 +7,7 @@ use crate::{
     api::{AuthorityStatus, CertificatesStatus, ConditionType, DomainStatus, MemberStatus, Reason, condition},
     certificates::{secret::CachedSecret, state::AuthorityState},
     cluster::{
+        facts::readiness::refusing,
         observed::{Observed, ObservedMember},
         outcome::Decision,
     },
@@ -39,8 +40,9 @@ pub fn finding(input: &Input) -> Finding {
     if let Some(lost) = planned.iter().find(|note| note.reason == Reason::CALost) {
         return certificates_ready(false, lost.clone(), Announced::AsWarning);
     }
+    let refused = refusing(observed).map(|message| Note::new(Reason::CertificateRefused, message));
     // The notes about what issuers have not signed say more than the planned requests.
-    let notes: Vec<_> = outcome.issuers.iter().chain(planned).collect();
+    let notes: Vec<_> = refused.iter().chain(&outcome.issuers).chain(planned).collect();
     if let Some(first) = notes.first() {
         let announced = if is_fault(first.reason) { Announced::AsWarning } else { Announced::Silently };
         return certificates_ready(false, Note::new(first.reason, messages(notes.iter().copied())), announced);
@@ -74,7 +76,12 @@ fn is_confirmed(member: &ObservedMember) -> bool {
 fn is_fault(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::CALost | Reason::IssuerUnusable | Reason::IssuerFailed | Reason::SharedCA | Reason::CertManagerMissing
+        Reason::CALost
+            | Reason::CertificateRefused
+            | Reason::IssuerUnusable
+            | Reason::IssuerFailed
+            | Reason::SharedCA
+            | Reason::CertManagerMissing
     )
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
-        facts::containers::out_of_memory,
+        facts::{containers::out_of_memory, readiness::refusing},
         observed::{Observed, ObservedMember},
         outcome::Decision,
     },
@@ -56,6 +56,9 @@ fn problems(input: &Input) -> Vec<Note> {
         problems.extend(changes.certificates.iter().filter(|note| note.reason == Reason::CALost).cloned());
     }
     problems.extend(outcome.failed.iter().cloned());
+    if decision.blocked().is_none() {
+        problems.extend(refusing(observed).map(|message| Note::new(Reason::CertificateRefused, message)));
+    }
     problems.extend(down_members(input));
     problems.extend(etcd_errors(observed));
     problems
@@ -82,7 +85,9 @@ fn down_members(input: &Input) -> Vec<Note> {
             None if member.refusal.is_some() => Reason::KubernetesRefused,
             _ => Reason::MemberDown,
         };
-        let is_reported = reason != Reason::MemberDown || member.has_started() && !is_excused(name, member);
+        // One that refuses the operator is reported as that.
+        let is_refusing = member.etcd.refusal().is_some();
+        let is_reported = reason != Reason::MemberDown || member.has_started() && !is_refusing && !is_excused(name, member);
         let is_down = is_reported && !is_removed(facts.names, observed, name);
         describe_down(name, member).filter(|_| is_down).map(|message| Note::new(reason, message))
     };

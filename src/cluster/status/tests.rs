@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use jiff::SignedDuration;
 use k8s_openapi::{
     api::core::v1::{PodCondition, ResourceRequirements},
@@ -478,6 +480,48 @@ fn learners_are_not_voters() {
     world.observed.list.as_mut().unwrap().members[2].is_learner = true;
     let report = world.report_on(&plan, &Outcome::default());
     assert_eq!(condition(&report, ConditionType::Available).message, "2 of 2 voters are healthy");
+}
+
+/// The members `refusing` refuse the operator's certificate.
+fn refuse(world: &mut World, refusing: Range<u32>) {
+    for ordinal in refusing {
+        let member = world.member(ordinal);
+        let Probe::Reached(leaf, _) = member.etcd.clone() else { panic!() };
+        member.etcd = Probe::Refused(Some(leaf), "refuses the operator's certificate: BadCertificate".into());
+    }
+}
+
+#[test]
+fn a_cluster_that_refuses_the_operator_is_neither_available_nor_healthy() {
+    let mut world = World::bootstrapped(THREE);
+    refuse(&mut world, 0..3);
+    world.observed.list = Err("no member answers".into());
+    let plan = world.plan_on(&world.observed);
+    let report = world.report_on(&plan, &Outcome::default());
+    for kind in [ConditionType::Available, ConditionType::CertificatesReady, ConditionType::Degraded] {
+        let found = condition(&report, kind);
+        let status = if kind == ConditionType::Degraded { "True" } else { "False" };
+        assert_eq!((found.status.as_str(), found.reason.as_str()), (status, "CertificateRefused"), "{kind:?}");
+        assert!(
+            found.message.contains("demo-0 refuses the operator's certificate: BadCertificate; demo-1 "),
+            "{}",
+            found.message
+        );
+    }
+    assert!(!condition(&report, ConditionType::Available).message.contains("quorum"));
+    assert!(report.events.iter().all(|event| event.reason == "CertificateRefused"));
+}
+
+#[test]
+fn a_quorum_that_accepts_the_operator_is_available_whoever_refuses() {
+    let mut world = World::bootstrapped(THREE);
+    refuse(&mut world, 0..1);
+    let plan = world.plan_on(&world.observed);
+    let report = world.report_on(&plan, &Outcome::default());
+    assert_eq!(condition(&report, ConditionType::Available).message, "2 of 3 voters are healthy");
+    for kind in [ConditionType::CertificatesReady, ConditionType::Degraded] {
+        assert_eq!(condition(&report, kind).reason, "CertificateRefused", "{kind:?}");
+    }
 }
 
 #[test]
