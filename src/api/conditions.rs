@@ -159,6 +159,8 @@ words! {
         WaitingForIssuer,
         /// An external issuer's authority cannot be used.
         IssuerUnusable,
+        /// A member refuses what the next certificate authority of a rotation signs. The previous one stays in use.
+        CertificateRefused,
         /// An external issuer did not sign what was requested.
         IssuerFailed,
         /// An external issuer signs with another authority than before.

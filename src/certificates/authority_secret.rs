@@ -41,9 +41,15 @@ pub fn apply(contents: &mut Contents, transition: &Transition, key: Option<&[u8]
         return Ok(false);
     }
     match &transition.change {
-        Change::Prepare { next, salvage } => {
+        Change::Prepare { next, keeps, salvage } => {
             if let Some(salvage) = salvage {
                 put_salvage(contents, salvage)?;
+            }
+            if *keeps {
+                let previous = Certificate::from_pem(bytes(contents, authority_key::NEXT_CRT))?;
+                let retiring = read_bundle(bytes(contents, authority_key::RETIRING_CRT))?;
+                let retiring: Vec<_> = [previous].into_iter().chain(retiring).collect();
+                put(contents, authority_key::RETIRING_CRT, pki::bundle(&retiring));
             }
             Slot::Next.put(contents, next, key, now)?;
             put_rotation(contents, Phase::Distributing, now)?;

@@ -62,6 +62,9 @@ pub enum Change {
     Prepare {
         /// The next authority.
         next: NewAuthority,
+        /// Whether the one that was to be the next is still trusted until the rotation is complete, because a member presents a leaf
+        /// of it.
+        keeps: bool,
         /// What members still trust, if the existing authorities are lost.
         salvage: Option<Salvage>,
     },

@@ -26,6 +26,8 @@ fn event(command: &str) -> Option<Event> {
         ["rotate-ca", "client"] => Event::Rotate("client"),
         ["rotate-ca", "peer"] => Event::Rotate("peer"),
         ["rotate-ca", "client,peer"] => Event::Rotate("client,peer"),
+        ["rotate-ca", "client", "refused"] => Event::RotateRefused("client"),
+        ["rotate-ca", "peer", "refused"] => Event::RotateRefused("peer"),
         ["days", days] => Event::Days(days.parse().ok()?),
         ["recreate"] => Event::Recreate,
         ["kill-operator", actions] => Event::Die { operator: 0, after: number(actions)? },

@@ -21,6 +21,7 @@ mod revocation;
 mod rollout;
 mod rotation;
 mod start;
+mod trial;
 
 use std::collections::BTreeSet;
 

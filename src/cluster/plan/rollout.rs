@@ -1,6 +1,6 @@
 //! Restarts members, one after the other, each confirmed before the next.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -9,9 +9,11 @@ use super::{
     changes::Changes,
     input::{Input, Pending},
     leadership::move_leader,
+    trial,
 };
 use crate::{
     api::{ClientAuth, Reason},
+    certificates::authorities::Authorities,
     cluster::{
         facts::{
             ongoing::{is_ongoing, ongoing_since},
@@ -39,6 +41,8 @@ pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
     requires_client_certificates: bool,
     trust: Vec<TrustRequirement>,
+    /// The peer authorities, while a member is tried with a leaf of the next one.
+    trial: Option<&'a Authorities>,
 }
 
 impl<'a> Rollout<'a> {
@@ -48,6 +52,7 @@ impl<'a> Rollout<'a> {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
             requires_client_certificates: input.cluster.client_auth == ClientAuth::Required,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
+            trial: input.facts.authorities.state.peer.ready().map(Arc::as_ref).filter(|peer| trial::is_due(peer)),
         }
     }
 
@@ -57,7 +62,8 @@ impl<'a> Rollout<'a> {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         let differs = objects::requires_client_certificates(pod.spec.as_ref())
             .is_some_and(|required| required != self.requires_client_certificates);
-        is_requested || differs || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+        let is_tried = self.trial.is_some_and(|authorities| trial::is_to_be_restarted(member, authorities));
+        is_requested || differs || is_tried || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 
     /// The members that are down because they are being restarted: their pods are being deleted, are gone, or are new.
@@ -106,6 +112,8 @@ const RESTART_TIMEOUT: SignedDuration = SignedDuration::from_mins(1);
 fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> {
     let authorities = input.facts.authorities.state[domain].ready()?;
     match authorities.rotation.map(|rotation| rotation.phase) {
+        // Members are not restarted for an authority that one of them refuses.
+        Some(Phase::Distributing) if trial::is_refused(input, domain, authorities) => None,
         Some(Phase::Distributing) => Some(TrustRequirement::next(authorities, domain)),
         Some(Phase::Reissuing) => None,
         Some(Phase::Dropping) => Some(TrustRequirement::only_current(authorities, domain)),

@@ -74,7 +74,12 @@ fn is_confirmed(member: &ObservedMember) -> bool {
 fn is_fault(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::CALost | Reason::IssuerUnusable | Reason::IssuerFailed | Reason::SharedCA | Reason::CertManagerMissing
+        Reason::CALost
+            | Reason::CertificateRefused
+            | Reason::IssuerUnusable
+            | Reason::IssuerFailed
+            | Reason::SharedCA
+            | Reason::CertManagerMissing
     )
 }
 
