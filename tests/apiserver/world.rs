@@ -218,6 +218,7 @@ impl Operator {
             cluster_domain: "cluster.local".into(),
             metrics: metrics.clone(),
             readiness: Readiness::default(),
+            judges_authorities: true,
             stop: stop.clone(),
         };
         Self { tap, metrics, stop, task: tokio::spawn(controllers::run_by(options, clock)) }

@@ -35,6 +35,7 @@ mod manual_changes;
 mod members;
 mod operator;
 mod recovery;
+mod refused;
 mod rotation;
 mod tools;
 mod users;
@@ -61,6 +62,7 @@ fn main() -> std::process::ExitCode {
         drift::scenarios(),
         recovery::scenarios(),
         killed::scenarios(),
+        refused::scenarios(),
         operator::scenarios(),
         bench::scenarios(),
     ];
