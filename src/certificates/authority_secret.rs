@@ -55,18 +55,16 @@ pub fn apply(contents: &mut Contents, transition: &Transition, key: Option<&[u8]
             put_rotation(contents, Phase::Distributing, now)?;
         }
         Change::Switch { next, .. } => switch(contents, next, now)?,
-        Change::Drop => {
-            contents.remove(authority_key::RETIRING_CRT);
-            drop_ancestors(contents)?;
-            put_rotation(contents, Phase::Dropping, now)?;
+        Change::Replace { next } => {
+            switch(contents, next, now)?;
+            stop_trusting(contents, now)?;
         }
+        Change::Drop => stop_trusting(contents, now)?,
         Change::Renew { active, next } => {
             Slot::Active.put(contents, active, key, now)?;
             Slot::Next.put(contents, next, key, now)?;
-            contents.remove(authority_key::RETIRING_CRT);
-            drop_ancestors(contents)?;
             put_crl(contents, BTreeMap::new(), now)?;
-            put_rotation(contents, Phase::Dropping, now)?;
+            stop_trusting(contents, now)?;
         }
         Change::Finish => {
             contents.remove(authority_key::ROTATION);
@@ -75,6 +73,13 @@ pub fn apply(contents: &mut Contents, transition: &Transition, key: Option<&[u8]
         }
     }
     Ok(true)
+}
+
+/// Stops trusting previous authorities.
+fn stop_trusting(contents: &mut Contents, now: Timestamp) -> Result<(), PkiError> {
+    contents.remove(authority_key::RETIRING_CRT);
+    drop_ancestors(contents)?;
+    put_rotation(contents, Phase::Dropping, now)
 }
 
 /// Makes the next authority the active one, and `next` the one after it if it is built in.

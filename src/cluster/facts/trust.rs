@@ -35,16 +35,19 @@ fn started_with<'a>(meta: &'a ObjectMeta, part: &str) -> impl Iterator<Item = &'
 }
 
 /// Whether a pod trusts none of the authorities of a domain that its template has, so that neither side accepts the other's
-/// certificates. That happens only if all authorities expired before they were replaced.
+/// certificates. That happens only if all authorities expired, or were refused, before they were replaced.
 pub fn shares_no_trusted_ca(pod: &Pod, set: &StatefulSet) -> bool {
+    Domain::ALL.into_iter().any(|domain| shares_no_trusted_ca_of(domain, pod, set))
+}
+
+/// The same of one domain.
+pub fn shares_no_trusted_ca_of(domain: Domain, pod: &Pod, set: &StatefulSet) -> bool {
     let Some(template) = &set.spec.template.metadata else { return false };
     if annotation(&pod.metadata, key::BUNDLES) == annotation(template, key::BUNDLES) {
         return false;
     }
-    Domain::ALL.into_iter().any(|domain| {
-        let trusted = || trusted_by(&pod.metadata, domain);
-        trusted().next().is_some() && !trusted_by(template, domain).any(|name| trusted().any(|other| other == name))
-    })
+    let trusted = || trusted_by(&pod.metadata, domain);
+    trusted().next().is_some() && !trusted_by(template, domain).any(|name| trusted().any(|other| other == name))
 }
 
 /// Which authorities of a domain every pod must trust.

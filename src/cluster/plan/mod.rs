@@ -16,6 +16,7 @@ mod issuers;
 mod leadership;
 mod membership;
 mod objects;
+mod reconnect;
 mod recovery;
 mod revocation;
 mod rollout;

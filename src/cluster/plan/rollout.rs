@@ -20,7 +20,7 @@ use crate::{
             pods::{has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced},
             readiness::down_for,
             roster::{Roster, RosterEntry},
-            trust::{TrustRequirement, shares_no_trusted_ca},
+            trust::{TrustRequirement, shares_no_trusted_ca, shares_no_trusted_ca_of},
         },
         objects,
         observed::ObservedMember,
@@ -232,14 +232,31 @@ pub fn restart_stuck(input: &Input, pending: &Pending) -> Changes {
 const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
 
 /// Restarts a member that trusts none of the current authorities, whether or not the others are a quorum: the member takes no
-/// part in a quorum whose certificates it does not accept.
+/// part in a quorum whose certificates it does not accept. If only clients are refused, members may be a quorum nevertheless, and
+/// are restarted one after the other.
 pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
     restart_first(input, |name, member| {
         let (Some(pod), Some(set)) = (&member.pod, &member.stateful_set) else { return false };
         let is_possible = !is_terminating(pod) && member.secret.is_some();
         let is_applied = !pending.secrets && !pending.stateful_sets.contains(name) && is_in_effect(set);
-        is_possible && is_applied && shares_no_trusted_ca(pod, set)
+        let may_stop = || shares_no_trusted_ca_of(Domain::Peer, pod, set) || !is_another_starting(input, name) || !member.pod_ready();
+        is_possible && is_applied && shares_no_trusted_ca(pod, set) && may_stop()
     })
+}
+
+/// Whether another member has just been restarted and is not ready. The operator may have no other way to see it.
+fn is_another_starting(input: &Input, name: &MemberName) -> bool {
+    let is_starting = |member: &ObservedMember| {
+        // A pod that stops or starts for longer may never be back.
+        let since = |pod: &Pod| {
+            let meta = &pod.metadata;
+            let created = || meta.creation_timestamp.as_ref().map(|created| created.0);
+            meta.deletion_timestamp.as_ref().map(|deleted| deleted.0).or_else(|| running_since(pod)).or_else(created)
+        };
+        let is_recent = |pod: &Pod| since(pod).is_some_and(|since| input.now.duration_since(since) < RESTART_TIMEOUT);
+        member.has_started() && !member.pod_ready() && member.pod.as_deref().is_none_or(is_recent)
+    };
+    input.observed.members.iter().any(|(other, member)| other != name && is_starting(member))
 }
 
 fn restart_first(input: &Input, is_due: impl Fn(&MemberName, &ObservedMember) -> bool) -> Changes {

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     changes::{Changes, CompletedRequest, RequestEvent, SOON},
     input::Input,
-    issuers,
+    issuers, reconnect,
     trial::{self, Verdict},
 };
 use crate::{
@@ -104,6 +104,8 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
         let change = if let Some(source) = source {
             let keeps = !trial::is_refused(input, domain, authorities) && trial::is_presented(input, authorities);
             Some(Change::Prepare { next: source.authority(input, domain, next(1)), keeps, salvage: None })
+        } else if reconnect::is_due(input, domain, authorities) {
+            Some(Change::Replace { next: input.cluster.built_in_authority(domain, next(1)) })
         } else if let Some(rotation) = authorities.rotation {
             let (change, contribution) = phase(input, domain, authorities, rotation, next(1));
             changes.merge(contribution);
