@@ -170,6 +170,9 @@ pub enum Probe {
     Skipped(String),
     /// It could not be reached. The text says why.
     Unreachable(String),
+    /// It refuses the operator's certificate. It presented this leaf certificate (DER), if it came so far; the text says how it
+    /// refuses.
+    Refused(Option<Vec<u8>>, String),
     /// It presented this leaf certificate (DER), and returned its status or an error.
     Reached(Vec<u8>, Result<etcd::MemberStatus, String>),
 }
@@ -203,8 +206,18 @@ impl Probe {
     /// Why its status is unknown.
     pub fn problem(&self) -> Option<&str> {
         match self {
-            Self::Skipped(reason) | Self::Unreachable(reason) | Self::Reached(_, Err(reason)) => Some(reason),
+            Self::Skipped(reason) | Self::Unreachable(reason) | Self::Refused(_, reason) | Self::Reached(_, Err(reason)) => {
+                Some(reason)
+            }
             Self::Reached(_, Ok(_)) => None,
+        }
+    }
+
+    /// How it refuses the operator's certificate.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Refused(_, reason) => Some(reason),
+            _ => None,
         }
     }
 }

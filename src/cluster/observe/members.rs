@@ -35,12 +35,8 @@ pub async fn ask(context: &Context, names: &Names, observed: &mut Observed, iden
             }
             Some(_) => {}
         }
-        let client = async {
-            match context.dialer.ask(&dial::target(names, name, pod, CLIENT_PORT), &identity.tls).await {
-                Ok(answer) => Probe::Reached(answer.served, answer.status.map_err(|e| e.to_string())),
-                Err(error) => Probe::Unreachable(error.to_string()),
-            }
-        };
+        let target = dial::target(names, name, pod, CLIENT_PORT);
+        let client = async { probe(context.dialer.ask(&target, &identity.tls).await) };
         join3(client, try_next(context, names, name, pod, identity), ask_peer(context, names, name, member, pod)).await
     });
     let answers = join_all(answers).await;
@@ -48,6 +44,17 @@ pub async fn ask(context: &Context, names: &Names, observed: &mut Observed, iden
         member.etcd = etcd;
         member.trial = trial;
         member.peer_leaf = peer_leaf;
+    }
+}
+
+/// What the answer to a request for its status says about a member.
+fn probe(answer: Result<StatusAnswer, DialError>) -> Probe {
+    let is_refusal = |error: &EtcdError| error.class() == Class::CertificateRefused;
+    match answer {
+        Ok(StatusAnswer { served, status: Err(error) }) if is_refusal(&error) => Probe::Refused(Some(served), error.to_string()),
+        Ok(StatusAnswer { served, status }) => Probe::Reached(served, status.map_err(|error| error.to_string())),
+        Err(error @ DialError::Tls(TlsFault::Rejected(_))) => Probe::Refused(None, error.to_string()),
+        Err(error) => Probe::Unreachable(error.to_string()),
     }
 }
 

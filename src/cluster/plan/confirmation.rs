@@ -94,8 +94,8 @@ fn confirm(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
 fn serves_its_leaves(member: &ObservedMember, secret: &CachedSecret) -> Result<bool, String> {
     let matches = |der: &[u8], key: &str| secret.certificate(key).and_then(Result::ok).is_some_and(|leaf| leaf.der() == der);
     match (&member.etcd, &member.peer_leaf) {
-        (Probe::Skipped(problem) | Probe::Unreachable(problem), _) => Err(problem.clone()),
-        (Probe::Reached(server, _), _) if !matches(server, member_key::SERVER_CRT) => Ok(false),
+        (Probe::Skipped(problem) | Probe::Unreachable(problem) | Probe::Refused(None, problem), _) => Err(problem.clone()),
+        (Probe::Reached(server, _) | Probe::Refused(Some(server), _), _) if !matches(server, member_key::SERVER_CRT) => Ok(false),
         (_, Some(Ok(peer))) => Ok(matches(peer, member_key::PEER_CRT)),
         (_, Some(Err(problem))) => Err(problem.clone()),
         (_, None) => Err("port 2380 was not asked".into()),
