@@ -156,24 +156,22 @@ fn of_peer(input: &Input, authorities: &Authorities) -> Verdict {
         return Verdict::Pending(format!("a member that is restarted with a peer certificate of CA {name:?} and rejoins"));
     };
     let accepts = |one: &RosterEntry, other: &RosterEntry| {
-        one.member.active_peers.as_ref().is_some_and(|peers| peers.as_ref().is_ok_and(|peers| peers.contains(&other.listed.id)))
+        matches!(&one.member.active_peers, Some(Ok(peers)) if peers.contains(&other.listed.id))
     };
-    let others = || roster.voters.iter().filter(|(other, _)| *other != member);
-    let apart: Vec<_> = others()
-        .filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter))
-        .map(|(other, _)| other.to_string())
-        .collect();
+    let others = roster.voters.iter().filter(|(other, _)| *other != member);
+    let apart: Vec<_> = others.filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter)).collect();
     if apart.is_empty() && voter.is_healthy() {
         return Verdict::Accepted;
     }
+    // What keeps a member from running is reported elsewhere.
+    let runs = |voter: &RosterEntry| matches!(voter.member.active_peers, Some(Ok(_)));
+    let refusing: Vec<_> = apart.iter().filter(|(_, other)| runs(other)).map(|(other, _)| other.to_string()).collect();
     let runs_since = voter.member.pod.as_deref().and_then(running_since);
     let is_starting = runs_since.is_none_or(|since| input.now.duration_since(since) < REJOINING);
-    let apart = if apart.is_empty() { "the others".to_owned() } else { apart.join(", ") };
-    // What keeps a member from running is reported elsewhere.
-    let runs = voter.member.active_peers.as_ref().is_some_and(Result::is_ok);
-    if is_starting || !runs || apart.is_empty() {
-        return Verdict::Pending(format!("connections between {member}, which presents a peer certificate of CA {name:?}, and {apart}"));
+    if is_starting || !runs(voter) || refusing.is_empty() {
+        return Verdict::Pending(format!("connections between {member}, which presents a peer certificate of CA {name:?}, and the others"));
     }
+    let apart = refusing.join(", ");
     let message = format!(
         "{member} was restarted with a peer certificate of CA {name:?} of {} and is not connected to {apart}: one of them refuses it. {}",
         authorities.issuers.next,
