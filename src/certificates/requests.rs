@@ -129,9 +129,7 @@ pub fn request_leaf(
         // A member that was removed and added again under the same name.
         Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => ReissueReason::Revoked,
         // It would be revoked together with that of its other holder. External issuers may reuse serials of earlier issuers.
-        Some(Ok(leaf))
-            if signing.issuer.has_key() && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) =>
-        {
+        Some(Ok(leaf)) if signing.issuer.has_key() && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) => {
             ReissueReason::Holder
         }
         _ => {

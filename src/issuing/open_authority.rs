@@ -177,7 +177,15 @@ mod tests {
             };
             let keys = LeafKeys { certificate, private_key: "any" };
             let why = ReissueReason::Missing;
-            pending_key(&LeafRequest { domain: Domain::Client, signed_by: SignedBy::Active, spec, keys, holder, why, signed_now: false })
+            pending_key(&LeafRequest {
+                domain: Domain::Client,
+                signed_by: SignedBy::Active,
+                spec,
+                keys,
+                holder,
+                why,
+                signed_now: false,
+            })
         };
         assert_eq!(name("server.crt", Holder::Member { name: "demo-0".into() }), "pending-bd1ae5522b55eedf.key");
         assert_eq!(name("tls.crt", Holder::Operator), "pending-ce698ea23185ae7a.key");

@@ -122,12 +122,7 @@ impl<'a> Signer<'a> {
         signed
     }
 
-    async fn request_all(
-        &self,
-        mut signed: Signed,
-        authority: OpenAuthority,
-        requests: &Requests,
-    ) -> Result<Signed, IssueError> {
+    async fn request_all(&self, mut signed: Signed, authority: OpenAuthority, requests: &Requests) -> Result<Signed, IssueError> {
         let domain = signed.domain;
         let authority = self.store_keys(&signed, authority, requests).await?;
         let issuer = authority.issuer.clone();

@@ -4,8 +4,8 @@
 use etcd_warden::{
     certificates::{secret::CachedSecret, transition::Change},
     cluster::steps::{
-        AddLearner, ChangeAuthorities, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember, RemoveUnstarted,
-        RestartMember, Step,
+        AddLearner, ChangeAuthorities, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember,
+        RemoveUnstarted, RestartMember, Step,
     },
     names::{MemberName, member_key, tls_key},
     pki::Certificate,
@@ -88,9 +88,7 @@ impl World {
                 (members.len() > 1 && self.refused.contains(next)).then(|| format!("members refuse what {next:?} signs"))
             }
             // What is adopted shows later: whether every write is there.
-            Step::Adopt(_) | Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => {
-                None
-            }
+            Step::Adopt(_) | Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => None,
         }
     }
 

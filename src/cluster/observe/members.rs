@@ -1,6 +1,6 @@
 //! Queries to the members.
 
-use futures::future::{join3, join_all};
+use futures::future::{join_all, join3};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 

@@ -157,9 +157,8 @@ fn secret_change<'a>(
         return None;
     }
     // A Secret is created with all of its leaves or not at all: a pod must not start with only some of them.
-    let can_sign = |leaf: &DesiredLeaf| {
-        ready[leaf.domain].is_some_and(|authorities| authorities.can_sign_as(leaf.signed_by, now))
-    };
+    let can_sign =
+        |leaf: &DesiredLeaf| ready[leaf.domain].is_some_and(|authorities| authorities.can_sign_as(leaf.signed_by, now));
     if secret.is_none() && !leaves.iter().all(can_sign) {
         return None;
     }

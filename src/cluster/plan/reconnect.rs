@@ -64,9 +64,10 @@ fn is_divided(input: &Input, authorities: &Authorities) -> bool {
         _ => None,
     };
     let has_started_with = |member: &ObservedMember| {
-        let started = member.pod.as_ref().is_some_and(|pod| {
-            peer_leaf_of(&pod.metadata).any(|signer| signer == authorities.active.fingerprint())
-        });
+        let started = member
+            .pod
+            .as_ref()
+            .is_some_and(|pod| peer_leaf_of(&pod.metadata).any(|signer| signer == authorities.active.fingerprint()));
         started && peers(member).is_some_and(|count| count > 0)
     };
     let is_isolated = |member: &ObservedMember| {
@@ -79,9 +80,8 @@ fn is_divided(input: &Input, authorities: &Authorities) -> bool {
 
 /// The members whose processes run.
 fn running<'a>(input: &Input<'a>) -> impl Iterator<Item = &'a ObservedMember> {
-    let runs = |member: &&ObservedMember| {
-        member.pod.as_ref().is_some_and(|pod| !is_terminating(pod) && running_since(pod).is_some())
-    };
+    let runs =
+        |member: &&ObservedMember| member.pod.as_ref().is_some_and(|pod| !is_terminating(pod) && running_since(pod).is_some());
     input.observed.members.values().filter(runs)
 }
 

@@ -1,6 +1,6 @@
 //! Restarts members, one after the other, each confirmed before the next.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -52,7 +52,7 @@ impl<'a> Rollout<'a> {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
             requires_client_certificates: input.cluster.client_auth == ClientAuth::Required,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
-            trial: input.facts.authorities.state.peer.ready().map(Arc::as_ref).filter(|peer| trial::is_due(peer)),
+            trial: input.facts.authorities.state.peer.ready().map(|peer| &**peer).filter(|peer| trial::is_due(peer)),
         }
     }
 
@@ -239,7 +239,8 @@ pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
         let (Some(pod), Some(set)) = (&member.pod, &member.stateful_set) else { return false };
         let is_possible = !is_terminating(pod) && member.secret.is_some();
         let is_applied = !pending.secrets && !pending.stateful_sets.contains(name) && is_in_effect(set);
-        let may_stop = || shares_no_trusted_ca_of(Domain::Peer, pod, set) || !is_another_starting(input, name) || !member.pod_ready();
+        let may_stop =
+            || shares_no_trusted_ca_of(Domain::Peer, pod, set) || !is_another_starting(input, name) || !member.pod_ready();
         is_possible && is_applied && shares_no_trusted_ca(pod, set) && may_stop()
     })
 }

@@ -169,7 +169,8 @@ fn phase(
         Verdict::Accepted => {}
         Verdict::Pending(what) => missing.push(what),
         Verdict::Refused(note) => {
-            missing.push(format!("a CA whose certificates the members accept; see {}", ConditionType::CertificatesReady.as_str()));
+            missing
+                .push(format!("a CA whose certificates the members accept; see {}", ConditionType::CertificatesReady.as_str()));
             changes.certificates.push(note.clone());
             changes.problems.push(note);
         }
@@ -239,7 +240,8 @@ fn salvage(member: &ObservedMember, domain: Domain, key_id: &str) -> Option<(Cer
 
 /// Members and users that do not trust the next authority yet.
 fn lacking_trust(input: &Input, authorities: &Authorities, domain: Domain) -> Vec<String> {
-    let mut missing = if trial::is_unused(input) { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
+    let mut missing =
+        if trial::is_unused(input) { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
     if domain == Domain::Client {
         let bundle = authorities.roots.as_bytes();
         let has_bundle = |secret: &CachedSecret| secret.data.get(tls_key::CA).is_some_and(|existing| existing == bundle);

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use crate::{
     api::Reason,
     certificates::{
-        leaf::LeafKeys,
+        leaf::{LeafKeys, SignedBy},
         requests::{LeafRequest, SecretChange},
     },
     cluster::{

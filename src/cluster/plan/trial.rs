@@ -65,7 +65,9 @@ fn of_client(input: &Input, authorities: &Authorities) -> Verdict {
     let own = input.observed.operator.as_ref().and_then(|secret| secret.certificate(tls_key::NEXT_CRT)?.ok());
     let name = authorities.next.common_name();
     if own.is_none_or(|leaf| !leaf.is_signed_by(&authorities.next)) {
-        return Verdict::Pending(format!("a client certificate of CA {name:?} for the operator, to try whether members accept it"));
+        return Verdict::Pending(format!(
+            "a client certificate of CA {name:?} for the operator, to try whether members accept it"
+        ));
     }
     // A member that does not trust it yet refuses it for that reason.
     let members = || input.observed.members.iter().filter(|(_, member)| trusts_next(member, authorities, Domain::Client));
@@ -155,9 +157,7 @@ fn of_peer(input: &Input, authorities: &Authorities) -> Verdict {
     let Some((member, voter)) = tried else {
         return Verdict::Pending(format!("a member that is restarted with a peer certificate of CA {name:?} and rejoins"));
     };
-    let accepts = |one: &RosterEntry, other: &RosterEntry| {
-        matches!(&one.member.active_peers, Some(Ok(peers)) if peers.contains(&other.listed.id))
-    };
+    let accepts = |one: &RosterEntry, other: &RosterEntry| matches!(&one.member.active_peers, Some(Ok(peers)) if peers.contains(&other.listed.id));
     let others = roster.voters.iter().filter(|(other, _)| *other != member);
     let apart: Vec<_> = others.filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter)).collect();
     if apart.is_empty() && voter.is_healthy() {
@@ -169,7 +169,9 @@ fn of_peer(input: &Input, authorities: &Authorities) -> Verdict {
     let runs_since = voter.member.pod.as_deref().and_then(running_since);
     let is_starting = runs_since.is_none_or(|since| input.now.duration_since(since) < REJOINING);
     if is_starting || !runs(voter) || refusing.is_empty() {
-        return Verdict::Pending(format!("connections between {member}, which presents a peer certificate of CA {name:?}, and the others"));
+        return Verdict::Pending(format!(
+            "connections between {member}, which presents a peer certificate of CA {name:?}, and the others"
+        ));
     }
     let apart = refusing.join(", ");
     let message = format!(

@@ -31,7 +31,8 @@ fn changed_to_a_refused_authority(of: Domain) -> World {
 /// The one problem, which certificates have too.
 fn refusal(world: &mut World) -> String {
     let changes = world.changes();
-    let refusals = |notes: &[Note]| notes.iter().filter(|note| note.reason == Reason::CertificateRefused).cloned().collect::<Vec<_>>();
+    let refusals =
+        |notes: &[Note]| notes.iter().filter(|note| note.reason == Reason::CertificateRefused).cloned().collect::<Vec<_>>();
     let (problems, certificates) = (refusals(&changes.problems), refusals(&changes.certificates));
     assert_eq!(problems, certificates);
     assert_eq!(problems.len(), 1);
