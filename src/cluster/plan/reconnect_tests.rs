@@ -21,7 +21,7 @@ fn refused_in(of: Domain, phase: &str, before: IssuerSpec) -> (World, Option<Aut
     if before != IssuerSpec::default() {
         set_issuer(&mut world, of, before);
         let good = authority("good", &world);
-        previous = Some(Authority::load(good.certificate().pem().as_bytes(), &good.key_pem()).unwrap());
+        previous = Some(Authority::load(good.certificate().pem().as_bytes(), good.key_pem()).unwrap());
         world.set_external(of, good, vec![]);
         settle(&mut world, &[], &[]);
     }

@@ -89,7 +89,7 @@ fn a_refused_authority_is_taken_back_to_the_authority_in_a_secret() {
         let company = || ca_secret("company");
         set_issuer(&mut world, of, company());
         let good = authority("good", &world);
-        let pem = (good.certificate().pem(), good.key_pem().to_vec());
+        let pem = (good.certificate().pem().to_owned(), good.key_pem().to_vec());
         world.set_external(of, good, vec![]);
         settle(&mut world, &[], &[]);
         world.unacceptable.insert("servers only".into());
