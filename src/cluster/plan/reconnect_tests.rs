@@ -46,6 +46,17 @@ fn refused_in(of: Domain, phase: &str, before: IssuerSpec) -> (World, Option<Aut
     (world, previous)
 }
 
+/// Makes passes until the rotation is complete. Until then not everybody trusts everybody.
+fn heal(world: &mut World, of: Domain) {
+    for _ in 0..400 {
+        world.pass();
+        if domain(world, of).phase.is_none() {
+            return;
+        }
+    }
+    panic!("it does not heal: {:#?}", world.changes());
+}
+
 fn wait(world: &mut World, passes: u32) {
     for _ in 0..passes {
         world.pass();
@@ -59,7 +70,7 @@ fn clients_that_are_locked_out_are_let_in_again_with_the_issuer_of_before() {
     assert!(world.observed.list.is_err() && world.has_quorum(), "the operator is locked out, and etcd runs");
     let taken = world.taken.len();
     set_issuer(&mut world, Domain::Client, IssuerSpec::default());
-    settle(&mut world, &[], &[]);
+    heal(&mut world, Domain::Client);
     assert_eq!(transitions(&world, taken), ["PrepareCA", "ReplaceCA", "FinishRotation"]);
     assert!(!world.trusted(member_key::CLIENT_CA).contains("servers only"));
 }
@@ -85,7 +96,7 @@ fn members_that_refuse_each_other_connect_again_with_the_issuer_of_before() {
     let taken = world.taken.len();
     set_issuer(&mut world, Domain::Peer, IssuerSpec::default());
     world.now += ISOLATED;
-    settle(&mut world, &[], &[]);
+    heal(&mut world, Domain::Peer);
     assert_eq!(transitions(&world, taken), ["PrepareCA", "ReplaceCA", "FinishRotation"]);
     assert_eq!(world.healthy_members(), 3);
 }
@@ -99,7 +110,7 @@ fn members_that_refuse_each_other_connect_again_with_the_next_good_authority() {
         set_issuer(&mut world, of, ca_secret("before"));
         world.set_external(of, previous.unwrap(), vec![]);
         world.now += ISOLATED;
-        settle(&mut world, &[], &[]);
+        heal(&mut world, of);
         assert_eq!((domain(&world, of).active.name.as_str(), world.healthy_members()), ("good", 3));
     }
 }
