@@ -7,7 +7,7 @@
 
 use jiff::SignedDuration;
 
-use super::input::Input;
+use super::{input::Input, trial::has_leaf_of};
 use crate::{
     certificates::{authorities::Authorities, leaf::SignedBy},
     cluster::{
@@ -15,7 +15,7 @@ use crate::{
         observed::ObservedMember,
     },
     kubernetes::pod::{is_terminating, running_since},
-    names::{member_key, tls_key},
+    names::tls_key,
     pki::{Domain, Phase},
 };
 
@@ -55,10 +55,6 @@ fn is_locked_out(input: &Input, authorities: &Authorities) -> bool {
 /// Whether a member that presents a leaf of the active authority has no connection to any other, and none that has started with
 /// such a leaf has one. A member that a network cuts off has others beside it that have.
 fn is_divided(input: &Input, authorities: &Authorities) -> bool {
-    let presents = |member: &ObservedMember| {
-        let leaf = member.secret.as_ref().and_then(|secret| secret.certificate(member_key::PEER_CRT)?.ok());
-        leaf.is_some_and(|leaf| leaf.is_signed_by(&authorities.active))
-    };
     let peers = |member: &ObservedMember| match &member.active_peers {
         Some(Ok(peers)) => Some(peers.len()),
         _ => None,
@@ -73,7 +69,7 @@ fn is_divided(input: &Input, authorities: &Authorities) -> bool {
     let is_isolated = |member: &ObservedMember| {
         let since = member.pod.as_deref().and_then(running_since);
         let is_old = since.is_some_and(|since| input.now.duration_since(since) >= ISOLATED);
-        is_old && presents(member) && peers(member) == Some(0)
+        is_old && has_leaf_of(member, &authorities.active) && peers(member) == Some(0)
     };
     running(input).count() > 1 && running(input).any(is_isolated) && !running(input).any(has_started_with)
 }

@@ -1,6 +1,6 @@
 //! Restarts members, one after the other, each confirmed before the next.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ptr};
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     api::{ClientAuth, Reason},
-    certificates::authorities::Authorities,
     cluster::{
         facts::{
             ongoing::{is_ongoing, ongoing_since},
@@ -41,8 +40,8 @@ pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
     requires_client_certificates: bool,
     trust: Vec<TrustRequirement>,
-    /// The peer authorities, while a member is tried with a leaf of the next one.
-    trial: Option<&'a Authorities>,
+    /// The member that is restarted to try its peer leaf.
+    tried: Option<&'a ObservedMember>,
 }
 
 impl<'a> Rollout<'a> {
@@ -52,7 +51,7 @@ impl<'a> Rollout<'a> {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
             requires_client_certificates: input.cluster.client_auth == ClientAuth::Required,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
-            trial: input.facts.authorities.state.peer.ready().map(|peer| &**peer).filter(|peer| trial::is_due(peer)),
+            tried: input.facts.authorities.state.peer.ready().and_then(|peer| trial::to_be_restarted(input, peer)),
         }
     }
 
@@ -62,7 +61,7 @@ impl<'a> Rollout<'a> {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         let differs = objects::requires_client_certificates(pod.spec.as_ref())
             .is_some_and(|required| required != self.requires_client_certificates);
-        let is_tried = self.trial.is_some_and(|authorities| trial::is_to_be_restarted(member, authorities));
+        let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
         is_requested || differs || is_tried || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 

@@ -18,7 +18,7 @@ use crate::{
     },
     kubernetes::{cached::Cached, pod::running_since},
     names::{MemberName, annotation as key, member_key, tls_key},
-    pki::{Domain, Issuer, Phase},
+    pki::{Certificate, Domain, Issuer, Phase},
     reporting::note::Note,
 };
 
@@ -41,12 +41,13 @@ pub fn is_due(authorities: &Authorities) -> bool {
 
 /// Whether members that trust the next authority accept what it signs.
 pub fn verdict(input: &Input, domain: Domain, authorities: &Authorities) -> Verdict {
-    if !is_due(authorities) || is_unused(input) {
-        return Verdict::Accepted;
-    }
     match domain {
-        Domain::Client => of_client(input, authorities),
-        Domain::Peer => of_peer(input, authorities),
+        _ if is_unused(input) => Verdict::Accepted,
+        Domain::Client if is_due(authorities) => of_client(input, authorities),
+        Domain::Peer if is_due(authorities) => of_peer(input, authorities, &authorities.next),
+        // An earlier version made it the active one without a trial. The operator itself is a client.
+        Domain::Peer if is_reissuing(authorities) => of_peer(input, authorities, &authorities.active),
+        Domain::Client | Domain::Peer => Verdict::Accepted,
     }
 }
 
@@ -118,8 +119,13 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
 
 /// Whether the next authority signed a member's peer leaf, and the active one did not.
 fn has_next(member: &ObservedMember, authorities: &Authorities) -> bool {
+    has_leaf_of(member, &authorities.next) && !has_leaf_of(member, &authorities.active)
+}
+
+/// Whether an authority signed the peer leaf in a member's Secret.
+pub fn has_leaf_of(member: &ObservedMember, authority: &Certificate) -> bool {
     let leaf = member.secret.as_ref().and_then(|secret| secret.certificate(member_key::PEER_CRT)?.ok());
-    leaf.is_some_and(|leaf| leaf.is_signed_by(&authorities.next) && !leaf.is_signed_by(&authorities.active))
+    leaf.is_some_and(|leaf| leaf.is_signed_by(authority))
 }
 
 /// Whether a member presents a peer leaf of the next authority before it is the active one.
@@ -132,28 +138,43 @@ fn trusts_next(member: &ObservedMember, authorities: &Authorities, domain: Domai
     member.pod.as_ref().is_some_and(trusted)
 }
 
-/// Whether a member has to be restarted with the peer leaf of the next authority: connections that stand show nothing.
-pub fn is_to_be_restarted(member: &ObservedMember, authorities: &Authorities) -> bool {
-    is_due(authorities) && has_next(member, authorities) && !has_started_with_next(member, authorities)
+/// The member that has to be restarted with a peer leaf of the authority that is tried, because connections that stand show nothing.
+/// That of a rotation which an earlier version has begun is the active one already: any member will do once all have such a leaf.
+pub fn to_be_restarted<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a ObservedMember> {
+    let roster = input.facts.roster.as_ref()?;
+    let mut voters = roster.voters.values().rev();
+    if is_due(authorities) {
+        let is_tried =
+            |voter: &&RosterEntry| has_next(voter.member, authorities) && !has_started_with(voter.member, &authorities.next);
+        return voters.find(is_tried).map(|voter| voter.member);
+    }
+    let is_new = |voter: &RosterEntry| {
+        has_leaf_of(voter.member, &authorities.active) && !has_started_with(voter.member, &authorities.active)
+    };
+    let is_unproven = is_reissuing(authorities) && roster.votes() > 1 && roster.voters.values().all(is_new);
+    voters.find(|voter| is_unproven && !voter.leads()).map(|voter| voter.member)
 }
 
-fn has_started_with_next(member: &ObservedMember, authorities: &Authorities) -> bool {
-    let started = |pod: &Cached<Pod>| peer_leaf_of(&pod.metadata).any(|name| name == authorities.next.fingerprint());
+/// Whether the authority that is tried is the active one already.
+fn is_reissuing(authorities: &Authorities) -> bool {
+    authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Reissuing)
+}
+
+fn has_started_with(member: &ObservedMember, authority: &Certificate) -> bool {
+    let started = |pod: &Cached<Pod>| peer_leaf_of(&pod.metadata).any(|name| name == authority.fingerprint());
     member.pod.as_ref().is_some_and(started)
 }
 
-/// Whether a member that was restarted with a peer leaf of the next authority has rejoined: the others accept its connections, and
-/// it accepts theirs. One direction is not enough: raft's messages find their way over the other one.
-fn of_peer(input: &Input, authorities: &Authorities) -> Verdict {
+/// Whether a member that was restarted with a peer leaf of this authority has rejoined: the others accept its connections, and it
+/// accepts theirs. One direction is not enough: raft's messages find their way over the other one.
+fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) -> Verdict {
     let Some(roster) = &input.facts.roster else { return Verdict::Pending("a quorum".into()) };
     if roster.votes() <= 1 {
         return Verdict::Accepted;
     }
-    let name = authorities.next.common_name();
-    let tried = roster.voters.iter().find(|(_, voter)| {
-        (has_next(voter.member, authorities) || authorities.next.key_digest() == authorities.active.key_digest())
-            && has_started_with_next(voter.member, authorities)
-    });
+    let name = authority.common_name();
+    let is_tried = |voter: &RosterEntry| has_leaf_of(voter.member, authority) && has_started_with(voter.member, authority);
+    let tried = roster.voters.iter().find(|(_, voter)| is_tried(voter));
     let Some((member, voter)) = tried else {
         return Verdict::Pending(format!("a member that is restarted with a peer certificate of CA {name:?} and rejoins"));
     };
@@ -188,6 +209,9 @@ const REJOINING: SignedDuration = SignedDuration::from_secs(20);
 /// How a change to the next authority is taken back. The active one has never stopped signing.
 fn take_back(input: &Input, domain: Domain, authorities: &Authorities) -> String {
     let (active, next) = (&authorities.issuers.active, &authorities.issuers.next);
+    if !is_due(authorities) {
+        return format!("Name another issuer in spec.tls.{domain}.issuer, such as the previous one");
+    }
     let still = "The previous CA stays in use";
     if active == next {
         return match next {
