@@ -173,17 +173,23 @@ fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) ->
         return Verdict::Accepted;
     }
     let name = authority.common_name();
+    let accepts = |one: &RosterEntry, other: &RosterEntry| {
+        let peers = one.member.active_peers.as_ref().and_then(|peers| peers.as_ref().ok());
+        peers.is_some_and(|peers| peers.contains(&other.listed.id))
+    };
+    let apart_from = |name: &MemberName, voter: &RosterEntry| -> Vec<(&MemberName, &RosterEntry)> {
+        let others = roster.voters.iter().filter(|(other, _)| *other != name);
+        others.filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter)).collect()
+    };
     let is_tried = |voter: &RosterEntry| has_leaf_of(voter.member, authority) && has_started_with(voter.member, authority);
-    let tried = roster.voters.iter().find(|(_, voter)| is_tried(voter));
-    let Some((member, voter)) = tried else {
+    let mut tried = roster.voters.iter().filter(|(_, voter)| is_tried(voter)).peekable();
+    let Some((member, voter)) = tried.peek().copied() else {
         return Verdict::Pending(format!("a member that is restarted with a peer certificate of CA {name:?} and rejoins"));
     };
-    let accepts = |one: &RosterEntry, other: &RosterEntry| matches!(&one.member.active_peers, Some(Ok(peers)) if peers.contains(&other.listed.id));
-    let others = roster.voters.iter().filter(|(other, _)| *other != member);
-    let apart: Vec<_> = others.filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter)).collect();
-    if apart.is_empty() && voter.is_healthy() {
+    if tried.any(|(name, voter)| voter.is_healthy() && apart_from(name, voter).is_empty()) {
         return Verdict::Accepted;
     }
+    let apart = apart_from(member, voter);
     // What keeps a member from running is reported elsewhere.
     let runs = |voter: &RosterEntry| matches!(voter.member.active_peers, Some(Ok(_)));
     let refusing: Vec<_> = apart.iter().filter(|(_, other)| runs(other)).map(|(other, _)| other.to_string()).collect();
