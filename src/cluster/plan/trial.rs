@@ -11,7 +11,7 @@ use crate::{
     certificates::authorities::Authorities,
     cluster::{
         facts::{
-            roster::RosterEntry,
+            roster::{Roster, RosterEntry},
             trust::{peer_leaf_of, trusted_by},
         },
         observed::{ObservedMember, Trial},
@@ -173,23 +173,15 @@ fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) ->
         return Verdict::Accepted;
     }
     let name = authority.common_name();
-    let accepts = |one: &RosterEntry, other: &RosterEntry| {
-        let peers = one.member.active_peers.as_ref().and_then(|peers| peers.as_ref().ok());
-        peers.is_some_and(|peers| peers.contains(&other.listed.id))
-    };
-    let apart_from = |name: &MemberName, voter: &RosterEntry| -> Vec<(&MemberName, &RosterEntry)> {
-        let others = roster.voters.iter().filter(|(other, _)| *other != name);
-        others.filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter)).collect()
-    };
     let is_tried = |voter: &RosterEntry| has_leaf_of(voter.member, authority) && has_started_with(voter.member, authority);
     let mut tried = roster.voters.iter().filter(|(_, voter)| is_tried(voter)).peekable();
     let Some((member, voter)) = tried.peek().copied() else {
         return Verdict::Pending(format!("a member that is restarted with a peer certificate of CA {name:?} and rejoins"));
     };
-    if tried.any(|(name, voter)| voter.is_healthy() && apart_from(name, voter).is_empty()) {
+    if tried.any(|(name, voter)| voter.is_healthy() && apart_from(roster, name, voter).is_empty()) {
         return Verdict::Accepted;
     }
-    let apart = apart_from(member, voter);
+    let apart = apart_from(roster, member, voter);
     // What keeps a member from running is reported elsewhere.
     let runs = |voter: &RosterEntry| matches!(voter.member.active_peers, Some(Ok(_)));
     let refusing: Vec<_> = apart.iter().filter(|(_, other)| runs(other)).map(|(other, _)| other.to_string()).collect();
@@ -207,6 +199,20 @@ fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) ->
         take_back(input, Domain::Peer, authorities)
     );
     Verdict::Refused(Note::new(Reason::CertificateRefused, message))
+}
+
+/// The voters that do not accept the connections of this one, or whose connections it does not accept.
+fn apart_from<'r, 'o>(
+    roster: &'r Roster<'o>,
+    name: &MemberName,
+    voter: &RosterEntry,
+) -> Vec<(&'r MemberName, &'r RosterEntry<'o>)> {
+    let accepts = |one: &RosterEntry, other: &RosterEntry| {
+        let peers = one.member.active_peers.as_ref().and_then(|peers| peers.as_ref().ok());
+        peers.is_some_and(|peers| peers.contains(&other.listed.id))
+    };
+    let others = roster.voters.iter().filter(|(other, _)| *other != name);
+    others.filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter)).collect()
 }
 
 /// How long a restarted member may take to connect to the others.
