@@ -31,6 +31,8 @@ pub struct Context {
     pub triggers: Triggers,
     /// The DNS domain of the Kubernetes cluster.
     pub domain: String,
+    /// Whether the authority of an issuer is judged before anything is changed.
+    pub judges_authorities: bool,
     /// Stops the operator. A pass that has not changed anything yet is ended.
     pub stop: CancellationToken,
     /// The clock.

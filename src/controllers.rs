@@ -51,6 +51,9 @@ pub struct Options {
     pub metrics: Arc<Metrics>,
     /// The readiness of the process.
     pub readiness: Readiness,
+    /// Whether the authority of an issuer is judged before anything is changed. Only tests of what happens with one that is not
+    /// acceptable set this to false; the program has no setting for it.
+    pub judges_authorities: bool,
     /// Stops the controllers.
     pub stop: CancellationToken,
 }
@@ -69,6 +72,9 @@ pub async fn run(options: Options) {
 /// Runs the controllers with another clock than the machine's.
 pub async fn run_by(options: Options, clock: fn() -> Timestamp) {
     let caches = options.readiness.gate("caches");
+    if !options.judges_authorities {
+        tracing::warn!("THIS IS A TEST: the CAs of issuers are not judged before they are used");
+    }
     let watched: Vec<Option<&str>> = if options.namespaces.is_empty() {
         vec![None]
     } else {
@@ -195,6 +201,7 @@ impl Controllers {
             metrics: options.metrics.clone(),
             triggers,
             domain: options.cluster_domain.clone(),
+            judges_authorities: options.judges_authorities,
             stop: options.stop.clone(),
             clock,
         };

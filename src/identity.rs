@@ -14,9 +14,14 @@ use crate::{
     names::{Names, tls_key},
 };
 
-/// The operator's client certificate for one cluster, with its private key and trust bundle.
+/// The operator's client certificates for one cluster, with their private keys and the trust bundle.
 #[derive(Clone)]
-pub struct Identity(pub Arc<Tls>);
+pub struct Identity {
+    /// The one that it uses.
+    pub tls: Arc<Tls>,
+    /// During a rotation, one that the next authority signed, or why it cannot be used. Members are tried with it.
+    pub trial: Option<Result<Arc<Tls>, String>>,
+}
 
 /// The identities by namespace and cluster. Each is kept until its Secret changes, because it is expensive to create.
 #[derive(Default)]
@@ -47,9 +52,13 @@ impl Identities {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), names.namespace());
         let secret = KeySecret::get(&secrets, &names.operator_secret()).await.map_err(|e| e.to_string())?;
         let secret = secret.ok_or_else(|| format!("Secret {} does not exist", names.operator_secret()))?;
-        let (crt, key) = (secret.bytes(tls_key::CRT), secret.bytes(tls_key::KEY));
-        let tls = Tls::new(secret.bytes(tls_key::CA), Some((crt, key))).map_err(|e| e.to_string())?;
-        let identity = Identity(Arc::new(tls));
+        let read = |crt, key| {
+            let tls = Tls::new(secret.bytes(tls_key::CA), Some((secret.bytes(crt), secret.bytes(key))));
+            tls.map(Arc::new).map_err(|e| e.to_string())
+        };
+        let has_trial = !secret.bytes(tls_key::NEXT_CRT).is_empty();
+        let trial = has_trial.then(|| read(tls_key::NEXT_CRT, tls_key::NEXT_KEY));
+        let identity = Identity { tls: read(tls_key::CRT, tls_key::KEY)?, trial };
         let version = secret.0.metadata.resource_version.clone().unwrap_or_default();
         self.kept().insert(id, (version, identity.clone()));
         Ok(identity)

@@ -174,6 +174,7 @@ async fn run(args: RunArgs) -> Result<(), Error> {
         cluster_domain,
         metrics,
         readiness,
+        judges_authorities: true,
         stop: stop.clone(),
     });
     tokio::select! {

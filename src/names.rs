@@ -66,8 +66,8 @@ pub mod annotation {
     pub const CLUSTER_ID: &str = "etcd-warden.dev/cluster-id";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the member.
     pub const MEMBER_ID: &str = "etcd-warden.dev/member-id";
-    /// On a pod template: the fingerprints of the authorities in the trust bundles when the pod was created. The pod has started
-    /// with these or with more.
+    /// On a pod template: the fingerprints of the authorities in the trust bundles when the pod was created, and of those that
+    /// signed its peer leaf. The pod has started with these or with more.
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
     /// On a pod template: the container that `kubectl exec` and `kubectl logs` choose by default.
     pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -125,6 +125,11 @@ pub mod tls_key {
     pub const CRT: &str = "tls.crt";
     /// Its private key.
     pub const KEY: &str = "tls.key";
+    /// In the operator's Secret during a rotation: a leaf of the next authority, with which the operator tries whether members
+    /// accept it.
+    pub const NEXT_CRT: &str = "next.crt";
+    /// Its private key.
+    pub const NEXT_KEY: &str = "next.key";
     /// The trust bundle for the members' server leaves.
     pub const CA: &str = "ca.crt";
     /// The URLs of the cluster, separated by commas.

@@ -11,6 +11,7 @@ use rcgen::{
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener},
     path::{Path, PathBuf},
@@ -117,6 +118,66 @@ async fn a_client_certificate_of_another_authority_is_refused() {
     assert_eq!(answer.served, cluster.server.der, "the leaf is read nevertheless");
     assert_refused(answer.status);
     assert_refused(Client::default().members(&member, &tls).await);
+}
+
+/// An authority that members trust is not one whose certificates they accept: Go applies its extensions to what it signed.
+#[tokio::test]
+async fn a_client_certificate_of_a_trusted_authority_for_servers_only_is_refused() {
+    let mut cluster = Cluster::prepare(1);
+    let servers_only = Authority::with_uses("servers only", vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let both = format!("{}{}", cluster.client_ca.pem, servers_only.pem);
+    fs::write(cluster.dir.path().join("client-ca.crt"), both).unwrap();
+    cluster.members.push(cluster.spawn(0));
+    cluster.healthy().await;
+    let refused = servers_only.leaf("root", 9).tls(&cluster.client_ca);
+    assert_refused(ask(&cluster.members[0], &refused).await.status);
+}
+
+/// A restarted member whose peer certificate all others refuse has a leader and is healthy, because raft's messages take the
+/// connections that the others make. Only its own active peers show it. With an accepted certificate it reconnects by itself.
+#[tokio::test]
+async fn only_active_peers_show_that_a_peer_certificate_is_refused() {
+    for version in ["3.5.35", "3.6.16", "3.7.3"] {
+        let mut cluster = Cluster::prepare(3);
+        cluster.version = version;
+        let dir = cluster.dir.path().to_owned();
+        let servers_only = Authority::with_uses("servers only", vec![ExtendedKeyUsagePurpose::ServerAuth]);
+        fs::write(dir.join("peer-ca.crt"), format!("{}{}", cluster.peer_ca.pem, servers_only.pem)).unwrap();
+        cluster.peer_ca.leaf("peer", 2).write(&dir, "tried");
+        let metrics = free_ports::<3>();
+        let spawn = |cluster: &Cluster, i: usize| {
+            let flag = format!("--listen-metrics-urls=http://127.0.0.1:{}", metrics[i]);
+            let own = ["--peer-cert-file=tried.crt", "--peer-key-file=tried.key"];
+            let more: Vec<&str> = [flag.as_str()].into_iter().chain(own.into_iter().filter(|_| i == 2)).collect();
+            cluster.spawn_with(i, &more)
+        };
+        cluster.members = (0..3).map(|i| spawn(&cluster, i)).collect();
+        cluster.healthy().await;
+        let (client, tls) = (Client::default(), cluster.tls());
+        let peers = async |i: usize| client.active_peers(&Target::new(HOST, metrics[i]).at(LOOPBACK)).await.ok();
+        let mut ids = vec![];
+        for member in &cluster.members {
+            ids.push(ask(member, &tls).await.status.unwrap().member_id);
+        }
+        let all = || BTreeSet::from([ids[0], ids[1]]);
+        until("it is connected", async || (peers(2).await? == all()).then_some(())).await;
+
+        // Connections that stand are not checked again.
+        servers_only.leaf("peer", 3).write(&dir, "tried");
+        assert_eq!(peers(2).await, Some(all()), "{version}");
+        cluster.members.pop();
+        cluster.members.push(spawn(&cluster, 2));
+        until("nobody accepts it", async || peers(2).await?.is_empty().then_some(())).await;
+        cluster.healthy().await;
+        assert_eq!(peers(2).await, Some(BTreeSet::new()), "{version}: it is healthy nevertheless");
+
+        cluster.peer_ca.leaf("peer", 4).write(&dir, "tried");
+        until("it is connected again", async || {
+            let hears = peers(0).await?.contains(&ids[2]) && peers(1).await?.contains(&ids[2]);
+            (hears && peers(2).await? == all()).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -642,8 +703,14 @@ struct Authority {
 
 impl Authority {
     fn new(name: &str) -> Self {
+        Self::with_uses(name, vec![])
+    }
+
+    /// An authority with these extended key usages.
+    fn with_uses(name: &str, uses: Vec<ExtendedKeyUsagePurpose>) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = parameters(name, vec![]);
+        params.extended_key_usages = uses;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key).unwrap().pem();

@@ -210,6 +210,10 @@ words! {
         SwitchingCA,
         /// The next certificate authority signs now.
         CASwitched,
+        /// The active certificate authority, whose certificates members refuse, is about to be replaced.
+        ReplacingCA,
+        /// The active certificate authority, whose certificates members refused, was replaced by the next one.
+        CAReplaced,
         /// The previous certificate authority is being removed from all trust bundles.
         DroppingCA,
         /// The previous certificate authority is no longer in any trust bundle.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::leaf::SignedBy;
 use crate::{
     kubernetes::secret::SecretView,
     names::authority_key,
-    pki::{self, Certificate, Issuers, Ledger, Phase, PkiError, Rotation, Serial, read_bundle},
+    pki::{self, Certificate, Issuer, Issuers, Ledger, Phase, PkiError, Rotation, Serial, read_bundle},
 };
 
 /// The authorities of a domain.
@@ -31,6 +32,8 @@ pub struct Authorities {
     pub ancestors: Vec<Certificate>,
     /// The intermediate certificates that are presented with a leaf of the active authority.
     pub chain: Vec<Certificate>,
+    /// The intermediate certificates that are presented with a leaf of the next authority.
+    pub next_chain: Vec<Certificate>,
     /// Which issuers the active and the next authority belong to.
     pub issuers: Issuers,
     /// How far a rotation in phases has come, if there is one.
@@ -86,8 +89,23 @@ impl Authorities {
         let ledger = Ledger::from_json(text(authority_key::LEDGER)).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
         let bundle = pki::bundle(trusted(&active, &next, &retiring));
         let roots = format!("{bundle}{}", pki::bundle(&ancestors));
-        let chain = pki::presented_chain(&active, &ancestors);
-        Ok(Self { active, next, bundle, roots, crl, listed, retiring, ancestors, chain, issuers, rotation, ledger, has_key })
+        let [chain, next_chain] = [&active, &next].map(|authority| pki::presented_chain(authority, &ancestors));
+        Ok(Self {
+            active,
+            next,
+            bundle,
+            roots,
+            crl,
+            listed,
+            retiring,
+            ancestors,
+            chain,
+            next_chain,
+            issuers,
+            rotation,
+            ledger,
+            has_key,
+        })
     }
 
     /// Whether the private key of the active authority exists, unless an issuer keeps it.
@@ -98,6 +116,22 @@ impl Authorities {
     /// Whether the active authority can sign, as far as is known here.
     pub fn can_sign(&self, now: Timestamp) -> bool {
         self.is_in_force(now) && !self.issuer_has_moved_on()
+    }
+
+    /// The authority that signs a leaf.
+    pub fn signing(&self, signed_by: SignedBy) -> Signing<'_> {
+        match signed_by {
+            SignedBy::Active => Signing { authority: &self.active, issuer: &self.issuers.active, chain: &self.chain },
+            SignedBy::Next => Signing { authority: &self.next, issuer: &self.issuers.next, chain: &self.next_chain },
+        }
+    }
+
+    /// Whether an authority can sign, as far as is known here.
+    pub fn can_sign_as(&self, signed_by: SignedBy, now: Timestamp) -> bool {
+        match signed_by {
+            SignedBy::Active => self.can_sign(now),
+            SignedBy::Next => self.next.check_valid_authority(now).is_ok(),
+        }
     }
 
     /// Whether leaves of the active authority are accepted and it is not lost.
@@ -120,6 +154,17 @@ impl Authorities {
     pub fn trusted(&self) -> impl Iterator<Item = &Certificate> {
         trusted(&self.active, &self.next, &self.retiring)
     }
+}
+
+/// An authority that signs a leaf.
+#[derive(Clone, Copy)]
+pub struct Signing<'a> {
+    /// Its certificate.
+    pub authority: &'a Certificate,
+    /// The issuer that it belongs to.
+    pub issuer: &'a Issuer,
+    /// The intermediate certificates that are presented with the leaf.
+    pub chain: &'a [Certificate],
 }
 
 fn trusted<'a>(

@@ -41,26 +41,30 @@ pub fn apply(contents: &mut Contents, transition: &Transition, key: Option<&[u8]
         return Ok(false);
     }
     match &transition.change {
-        Change::Prepare { next, salvage } => {
+        Change::Prepare { next, keeps, salvage } => {
             if let Some(salvage) = salvage {
                 put_salvage(contents, salvage)?;
+            }
+            if *keeps {
+                let previous = Certificate::from_pem(bytes(contents, authority_key::NEXT_CRT))?;
+                let retiring = read_bundle(bytes(contents, authority_key::RETIRING_CRT))?;
+                let retiring: Vec<_> = [previous].into_iter().chain(retiring).collect();
+                put(contents, authority_key::RETIRING_CRT, pki::bundle(&retiring));
             }
             Slot::Next.put(contents, next, key, now)?;
             put_rotation(contents, Phase::Distributing, now)?;
         }
         Change::Switch { next, .. } => switch(contents, next, now)?,
-        Change::Drop => {
-            contents.remove(authority_key::RETIRING_CRT);
-            drop_ancestors(contents)?;
-            put_rotation(contents, Phase::Dropping, now)?;
+        Change::Replace { next } => {
+            switch(contents, next, now)?;
+            stop_trusting(contents, now)?;
         }
+        Change::Drop => stop_trusting(contents, now)?,
         Change::Renew { active, next } => {
             Slot::Active.put(contents, active, key, now)?;
             Slot::Next.put(contents, next, key, now)?;
-            contents.remove(authority_key::RETIRING_CRT);
-            drop_ancestors(contents)?;
             put_crl(contents, BTreeMap::new(), now)?;
-            put_rotation(contents, Phase::Dropping, now)?;
+            stop_trusting(contents, now)?;
         }
         Change::Finish => {
             contents.remove(authority_key::ROTATION);
@@ -69,6 +73,13 @@ pub fn apply(contents: &mut Contents, transition: &Transition, key: Option<&[u8]
         }
     }
     Ok(true)
+}
+
+/// Stops trusting previous authorities.
+fn stop_trusting(contents: &mut Contents, now: Timestamp) -> Result<(), PkiError> {
+    contents.remove(authority_key::RETIRING_CRT);
+    drop_ancestors(contents)?;
+    put_rotation(contents, Phase::Dropping, now)
 }
 
 /// Makes the next authority the active one, and `next` the one after it if it is built in.

@@ -4,7 +4,7 @@
 pub(crate) mod authorities;
 pub mod authority_secret;
 pub mod issuers;
-pub(crate) mod leaf;
+pub mod leaf;
 pub(crate) mod lifetimes;
 pub mod requests;
 pub mod secret;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     authorities::Authorities,
-    leaf::{DesiredLeaf, LeafKeys},
+    leaf::{DesiredLeaf, LeafKeys, SignedBy},
     secret::CachedSecret,
 };
 use crate::{
@@ -31,6 +31,8 @@ pub struct SecretChange<L = LeafRequest> {
     pub leaves: Vec<L>,
     /// The public contents to write.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// The keys whose contents are removed, private keys among them.
+    pub obsolete: Vec<&'static str>,
 }
 
 impl SecretChange {
@@ -39,7 +41,7 @@ impl SecretChange {
         let signed_now = |leaf: &LeafRequest| leaf.signed_now;
         // A Secret is created only with all of its leaves.
         let is_new = self.version.is_none();
-        if is_new { self.leaves.iter().all(signed_now) } else { !self.files.is_empty() || self.leaves.iter().any(signed_now) }
+        if is_new { self.leaves.iter().all(signed_now) } else { self.has_contents() || self.leaves.iter().any(signed_now) }
     }
 
     /// Why the leaves are issued: `server.crt, client.crt (is due for renewal)`.
@@ -55,22 +57,29 @@ impl SecretChange {
 impl<L> SecretChange<L> {
     /// The same change with other leaves.
     pub fn with_leaves<M>(self, leaves: Vec<M>) -> SecretChange<M> {
-        let Self { name, version, type_, labels, files, .. } = self;
-        SecretChange { name, version, type_, labels, leaves, files }
+        let Self { name, version, type_, labels, files, obsolete, .. } = self;
+        SecretChange { name, version, type_, labels, leaves, files, obsolete }
+    }
+
+    /// Whether anything besides leaves changes.
+    fn has_contents(&self) -> bool {
+        !self.files.is_empty() || !self.obsolete.is_empty()
     }
 
     /// Whether the change can be made although some of its leaves were left out: the Secret exists, and something remains to be
     /// written. Trust bundles and other leaves do not wait for an issuer.
     pub fn can_be_partial(&self) -> bool {
-        self.version.is_some() && !(self.files.is_empty() && self.leaves.is_empty())
+        self.version.is_some() && (self.has_contents() || !self.leaves.is_empty())
     }
 }
 
 /// A leaf certificate that has to be issued, with a new private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeafRequest {
-    /// The domain whose active authority signs it.
+    /// The domain whose authority signs it.
     pub domain: Domain,
+    /// Which of the domain's authorities signs it.
+    pub signed_by: SignedBy,
     /// Its contents.
     pub spec: LeafSpec,
     /// Where the Secret holds it.
@@ -127,10 +136,11 @@ pub fn request_leaf(
     authorities: &Authorities,
     now: Timestamp,
 ) -> Option<LeafRequest> {
-    if !authorities.can_sign(now) {
+    let DesiredLeaf { domain, signed_by, spec, keys } = desired;
+    if !authorities.can_sign_as(*signed_by, now) {
         return None;
     }
-    let DesiredLeaf { domain, spec, keys } = desired;
+    let signing = authorities.signing(*signed_by);
     let certificate = secret.and_then(|secret| secret.certificate(keys.certificate));
     let key = secret.and_then(|secret| secret.key_digest(keys.private_key));
     let ledger = &authorities.ledger;
@@ -138,22 +148,21 @@ pub fn request_leaf(
         // A member that was removed and added again under the same name.
         Some(Ok(leaf)) if ledger.is_revoked(leaf.serial()) => ReissueReason::Revoked,
         // It would be revoked together with that of its other holder. External issuers may reuse serials of earlier issuers.
-        Some(Ok(leaf))
-            if authorities.issuers.active.has_key() && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) =>
-        {
+        Some(Ok(leaf)) if signing.issuer.has_key() && ledger.holder(leaf.serial()).is_some_and(|other| other != holder) => {
             ReissueReason::Holder
         }
         _ => {
             let jitter = secret.map(CachedSecret::jitter).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);
-            let has_chain = || secret.is_some_and(|secret| secret.is_presented_with(keys.certificate, &authorities.chain));
-            pki::reissue_reason(read, key, spec, &authorities.active, jitter, now)
+            let has_chain = || secret.is_some_and(|secret| secret.is_presented_with(keys.certificate, signing.chain));
+            pki::reissue_reason(read, key, spec, signing.authority, jitter, now)
                 .or_else(|| (!has_chain()).then_some(ReissueReason::Chain))?
         }
     };
     // Any other issuer may refuse to sign.
-    let signed_now = authorities.issuers.active == Issuer::BuiltIn;
-    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder.clone(), why, signed_now })
+    let signed_now = *signing.issuer == Issuer::BuiltIn;
+    let (domain, signed_by) = (*domain, *signed_by);
+    Some(LeafRequest { domain, signed_by, spec: spec.clone(), keys: *keys, holder: holder.clone(), why, signed_now })
 }
 
 /// The public contents of a Secret that differ from the desired ones.

@@ -46,6 +46,9 @@ impl SecretDerived {
     }
 }
 
+/// The part of [`crate::names::annotation::BUNDLES`] with the authorities that signed the peer leaf.
+pub const PEER_LEAF: &str = "peer-leaf";
+
 /// The keys of a member's Secret that hold its leaf certificates of a domain.
 pub fn leaf_keys(domain: Domain) -> &'static [&'static str] {
     match domain {
@@ -142,17 +145,21 @@ impl CachedSecret {
         *self.derived().current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current);
     }
 
-    /// The fingerprints of the authorities in both trust bundles of a member's Secret, in the form of
-    /// [`crate::names::annotation::BUNDLES`].
+    /// The fingerprints of the authorities in both trust bundles of a member's Secret, and of those that signed its peer leaf, in
+    /// the form of [`crate::names::annotation::BUNDLES`].
     pub fn bundles(&self) -> Option<&str> {
-        let names = |key: &str| {
-            let authorities = read_bundle(self.data.get(key)?).ok()?;
-            let names: BTreeSet<_> = authorities.iter().map(|authority| authority.fingerprint().to_owned()).collect();
-            Some(names.into_iter().collect::<Vec<_>>().join(","))
+        let bundle = |key: &str| read_bundle(self.data.get(key)?).ok();
+        let names = |authorities: &mut dyn Iterator<Item = &Certificate>| {
+            let names: BTreeSet<_> = authorities.map(|authority| authority.fingerprint().to_owned()).collect();
+            names.into_iter().collect::<Vec<_>>().join(",")
         };
         let both = || {
-            let (client, peer) = (names(member_key::CLIENT_CA)?, names(member_key::PEER_CA)?);
-            Some(format!("{}={client};{}={peer}", Domain::Client, Domain::Peer))
+            let (client, peer) = (bundle(member_key::CLIENT_CA)?, bundle(member_key::PEER_CA)?);
+            let leaf = self.certificate(member_key::PEER_CRT).and_then(Result::ok);
+            let mut signers = peer.iter().filter(|authority| leaf.as_ref().is_some_and(|leaf| leaf.is_signed_by(authority)));
+            let signers = names(&mut signers);
+            let (client, peer) = (names(&mut client.iter()), names(&mut peer.iter()));
+            Some(format!("{}={client};{}={peer};{PEER_LEAF}={signers}", Domain::Client, Domain::Peer))
         };
         self.derived().bundles.get_or_init(both).as_deref()
     }

@@ -62,6 +62,9 @@ pub enum Change {
     Prepare {
         /// The next authority.
         next: NewAuthority,
+        /// Whether the one that was to be the next is still trusted until the rotation is complete, because a member presents a leaf
+        /// of it.
+        keeps: bool,
         /// What members still trust, if the existing authorities are lost.
         salvage: Option<Salvage>,
     },
@@ -71,6 +74,12 @@ pub enum Change {
         next: NewAuthority,
         /// Whether it does not wait for members to trust it, because the active authority has expired.
         immediately: bool,
+    },
+    /// The next authority becomes the active one, and none of before is trusted: members refuse what the active one signs. They are
+    /// restarted.
+    Replace {
+        /// The one after it, if it is built in.
+        next: NewAuthority,
     },
     /// Previous authorities are no longer trusted.
     Drop,

@@ -32,7 +32,7 @@ pub async fn member_list<'a>(
     answering.sort_by_key(|(_, _, status)| !status.leads());
     let mut problem = "no member answers".to_owned();
     for (name, pod, _) in answering {
-        match context.dialer.members(&target(names, name, pod, CLIENT_PORT), &identity.0).await {
+        match context.dialer.members(&target(names, name, pod, CLIENT_PORT), &identity.tls).await {
             Ok(list) => return Ok(list),
             Err(error) => problem = format!("{name}: {error}"),
         }

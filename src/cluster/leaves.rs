@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use super::validated::ValidatedCluster;
 use crate::{
     api::EtcdClusterSpec,
-    certificates::leaf::{DesiredLeaf, LeafKeys},
+    certificates::leaf::{DesiredLeaf, LeafKeys, SignedBy},
     issuing::ProbeSpec,
     names::{MemberName, Names, common_name, member_key, tls_key},
     pki::{Domain, LeafSpec, PerDomain, Usage},
@@ -93,9 +93,12 @@ fn client(cluster: &ValidatedCluster, common_name: &str) -> LeafSpec {
     }
 }
 
-/// The three leaves of a member.
-pub fn of_member(cluster: &ValidatedCluster, member: &MemberName) -> Vec<DesiredLeaf> {
-    let leaf = |domain, spec, certificate, private_key| DesiredLeaf { domain, spec, keys: LeafKeys { certificate, private_key } };
+/// The three leaves of a member, the peer leaf signed by this authority.
+pub fn of_member(cluster: &ValidatedCluster, member: &MemberName, peer: SignedBy) -> Vec<DesiredLeaf> {
+    let leaf = |domain, spec, certificate, private_key| {
+        let signed_by = if domain == Domain::Peer { peer } else { SignedBy::Active };
+        DesiredLeaf { domain, signed_by, spec, keys: LeafKeys { certificate, private_key } }
+    };
     let server = |domain| server(cluster, domain, member);
     vec![
         leaf(Domain::Client, server(Domain::Client), member_key::SERVER_CRT, member_key::SERVER_KEY),
@@ -104,8 +107,13 @@ pub fn of_member(cluster: &ValidatedCluster, member: &MemberName) -> Vec<Desired
     ]
 }
 
-/// The client certificate of the operator.
-pub fn of_operator(cluster: &ValidatedCluster) -> Vec<DesiredLeaf> {
-    let keys = LeafKeys { certificate: tls_key::CRT, private_key: tls_key::KEY };
-    vec![DesiredLeaf { domain: Domain::Client, spec: client(cluster, common_name::OPERATOR), keys }]
+/// The client certificate of the operator; with `trial` also one of the next authority.
+pub fn of_operator(cluster: &ValidatedCluster, trial: bool) -> Vec<DesiredLeaf> {
+    let leaf = |signed_by, certificate, private_key| {
+        let keys = LeafKeys { certificate, private_key };
+        DesiredLeaf { domain: Domain::Client, signed_by, spec: client(cluster, common_name::OPERATOR), keys }
+    };
+    let own = leaf(SignedBy::Active, tls_key::CRT, tls_key::KEY);
+    let next = trial.then(|| leaf(SignedBy::Next, tls_key::NEXT_CRT, tls_key::NEXT_KEY));
+    [own].into_iter().chain(next).collect()
 }

@@ -21,7 +21,7 @@ use crate::{
         ownership::{annotation, belongs},
         pod::pod_ready,
     },
-    names::{MemberName, Names, annotation as key},
+    names::{MemberName, Names, annotation as key, authority_key},
     pki::{Domain, PerDomain},
 };
 
@@ -94,6 +94,11 @@ impl Observed {
         self.status.certificates.as_ref()?.domain(domain)
     }
 
+    /// Whether the authorities of a domain are being rotated in phases.
+    pub fn is_rotating(&self, domain: Domain) -> bool {
+        self.authorities[domain].as_ref().is_some_and(|secret| secret.data.contains_key(authority_key::ROTATION))
+    }
+
     /// Whether the cluster has ever been up. Then it has an ID, and new members can only join it.
     pub fn has_come_up(&self) -> bool {
         self.status.cluster_id.is_some()
@@ -134,6 +139,10 @@ pub struct ObservedMember {
     pub secret: Option<CachedSecret>,
     /// What it answered on port 2379.
     pub etcd: Probe,
+    /// Whether it accepts the operator's client certificate of the next authority. It is tried only during a rotation.
+    pub trial: Option<Trial>,
+    /// The members that accept its connections on port 2380. They are read only while the peer authority is being rotated.
+    pub active_peers: Option<Result<BTreeSet<MemberId>, String>>,
     /// The leaf certificate that it presents on port 2380 (DER). It is read only until its pod is confirmed.
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
     /// The node of its volume. It is looked up only while no node accepts its pod.
@@ -168,6 +177,17 @@ pub enum Probe {
     Refused(Option<Vec<u8>>, String),
     /// It presented this leaf certificate (DER), and returned its status or an error.
     Reached(Vec<u8>, Result<etcd::MemberStatus, String>),
+}
+
+/// Whether a member accepts a client certificate that it was never shown before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// It answered a request over a connection with this certificate.
+    Accepted,
+    /// It refuses the certificate. The text is its alert.
+    Refused(String),
+    /// It did not answer, for this reason.
+    Unknown(String),
 }
 
 impl Default for Probe {

@@ -9,7 +9,7 @@ use crate::ids::{ClusterId, MemberId};
 use futures::{FutureExt, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use std::{io, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, time::Duration};
 use tokio::{
     io::AsyncBufReadExt,
     net::{TcpStream, lookup_host},
@@ -87,6 +87,14 @@ impl Dialer for Client {
         async move {
             let tcp = self.connect(target).await?;
             self.within(progress::read(tcp).boxed()).await
+        }
+        .boxed()
+    }
+
+    fn active_peers<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>> {
+        async move {
+            let tcp = self.connect(target).await?;
+            self.within(progress::read_peers(tcp).boxed()).await
         }
         .boxed()
     }

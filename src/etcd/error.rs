@@ -228,6 +228,11 @@ impl EtcdError {
         self.class
     }
 
+    /// The alert of [`Class::CertificateRefused`], or the message of the member.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// An error of `class`. `detail` is a part of the text of some classes; for [`Class::Timeout`] and [`Class::Unavailable`] it
     /// is the whole text.
     pub fn new(class: Class, detail: impl Into<String>) -> Self {

@@ -19,7 +19,7 @@ pub use tls::{Tls, TlsError};
 pub use version::Version;
 
 use futures::future::BoxFuture;
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use crate::ids::{ClusterId, MemberId};
 
@@ -183,6 +183,9 @@ pub trait Dialer: Send + Sync + 'static {
     /// Reads how recent the member's data is, without TLS, from the metrics port: a member that was started without quorum does
     /// not answer on other ports.
     fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>>;
+
+    /// Reads, without TLS, from the metrics port, to which peers the member has connections that it made itself.
+    fn active_peers<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>>;
 
     /// Reads the leaf that the member serves and sends no request. It works without a client certificate even if the member
     /// requires one, because with TLS 1.3 the server presents its own certificate before it can refuse.

@@ -13,7 +13,10 @@
 //! The member also has this revision after `--force-new-cluster`, which keeps the entries that were applied and discards those
 //! that are not known to be committed.
 
+use std::collections::BTreeSet;
+
 use super::{Class, EtcdError, Progress};
+use crate::ids::MemberId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -23,13 +26,35 @@ use tokio::{
 const LIMIT: u64 = 8 << 20;
 
 /// Requests the metrics and reads the progress from them.
-pub async fn read(mut stream: TcpStream) -> Result<Progress, EtcdError> {
+pub async fn read(stream: TcpStream) -> Result<Progress, EtcdError> {
+    parse(&request(stream).await?).ok_or_else(|| EtcdError::new(Class::Other, "its metrics do not contain its progress"))
+}
+
+/// Requests the metrics and reads from them which peers accept the member's connections.
+///
+/// etcd sets `etcd_network_active_peers` to 1 when the member's own connection to the peer is accepted, and to 0 when such a
+/// connection fails (`server/etcdserver/api/rafthttp/peer_status.go`). The peer's connection to the member is in the peer's
+/// metrics.
+pub async fn read_peers(stream: TcpStream) -> Result<BTreeSet<MemberId>, EtcdError> {
+    Ok(peers(&request(stream).await?))
+}
+
+async fn request(mut stream: TcpStream) -> Result<String, EtcdError> {
     // The answer to an HTTP/1.0 request is not chunked and ends with the connection.
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.map_err(|_| EtcdError::closed())?;
     let mut answer = vec![];
     stream.take(LIMIT).read_to_end(&mut answer).await.map_err(|_| EtcdError::closed())?;
-    parse(&String::from_utf8_lossy(&answer))
-        .ok_or_else(|| EtcdError::new(Class::Other, "its metrics do not contain its progress"))
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn peers(answer: &str) -> BTreeSet<MemberId> {
+    let peer = |line: &str| {
+        let (labels, value) = line.strip_prefix("etcd_network_active_peers{")?.split_once("} ")?;
+        let (_, remote) = labels.split_once("Remote=\"")?;
+        let is_active = value.trim().parse().is_ok_and(|value: f64| value > 0.0);
+        remote.split_once('"')?.0.parse().ok().filter(|_| is_active)
+    };
+    answer.lines().filter_map(peer).collect()
 }
 
 fn parse(answer: &str) -> Option<Progress> {
@@ -54,6 +79,12 @@ mod tests {
             etcd_debugging_mvcc_current_revision 1.234567e+06\netcd_server_has_leader 0\netcd_server_is_learner 1\n";
         let expected = Progress { revision: 1_234_567, has_leader: false, is_learner: true };
         assert_eq!(parse(answer), Some(expected));
+        let peers_of = |value| {
+            let line = |remote, value| format!("etcd_network_active_peers{{Local=\"8e9e\",Remote=\"{remote}\"}} {value}\n");
+            peers(&format!("# TYPE etcd_network_active_peers gauge\n{}{}", line("91bc3c398fb3c146", 1), line("fd42", value)))
+        };
+        assert_eq!(peers_of(0), [MemberId(0x91bc_3c39_8fb3_c146)].into());
+        assert_eq!(peers_of(1), [MemberId(0x91bc_3c39_8fb3_c146), MemberId(0xfd42)].into());
         assert_eq!(parse("HTTP/1.0 404 Not Found\r\n\r\n404 page not found"), None);
         assert_eq!(parse(&answer.replace("current_revision 1", "current_revision of 1")), None);
     }

@@ -122,7 +122,7 @@ fn new_authorities(change: &Change) -> Vec<&NewAuthority> {
     match change {
         Change::Prepare { next, .. } => vec![next],
         Change::Renew { active, next } => vec![active, next],
-        Change::Switch { .. } | Change::Drop | Change::Finish => vec![],
+        Change::Switch { .. } | Change::Replace { .. } | Change::Drop | Change::Finish => vec![],
     }
 }
 

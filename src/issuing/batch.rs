@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::write::SecretState;
 use crate::{
-    certificates::requests::{IssuedLeaf, LeafRequest, SecretChange},
+    certificates::{
+        leaf::SignedBy,
+        requests::{IssuedLeaf, LeafRequest, SecretChange},
+    },
     pki::Domain,
 };
 
@@ -17,7 +20,7 @@ pub struct LeafId {
     pub leaf: usize,
 }
 
-/// The requests of one domain.
+/// The requests to one authority of one domain.
 pub type Requests = BTreeMap<LeafId, LeafRequest>;
 
 /// A Secret that is going to be written.
@@ -38,10 +41,10 @@ impl Batch {
         self.0.push(Draft { change: change.clone().with_leaves(leaves), state });
     }
 
-    /// The leaves of a domain that are still needed.
-    pub fn requests(&self, domain: Domain) -> Requests {
+    /// The leaves of an authority of a domain that are still needed.
+    pub fn requests(&self, domain: Domain, signed_by: SignedBy) -> Requests {
         let leaves = self.0.iter().flat_map(|draft| &draft.change.leaves);
-        leaves.filter(|(_, request)| request.domain == domain).cloned().collect()
+        leaves.filter(|(_, request)| request.domain == domain && request.signed_by == signed_by).cloned().collect()
     }
 
     /// Whether a leaf is still needed.
@@ -81,6 +84,7 @@ mod tests {
     fn change(version: Option<&str>, files: &[&str]) -> SecretChange {
         let leaf = |domain, certificate, private_key| LeafRequest {
             domain,
+            signed_by: SignedBy::Active,
             spec: LeafSpec {
                 common_name: "any".into(),
                 dns_names: [].into(),
@@ -104,6 +108,7 @@ mod tests {
             name: "any".into(),
             type_: "Opaque",
             labels: BTreeMap::new(),
+            obsolete: vec![],
         }
     }
 
@@ -133,10 +138,10 @@ mod tests {
     fn leaves_are_identified_by_change_and_position() {
         let mut batch = Batch::default();
         batch.add(4, &change(None, &[]), SecretState::Missing);
-        let ids: Vec<_> = batch.requests(Domain::Client).into_keys().map(|id| (id.change, id.leaf)).collect();
+        let ids: Vec<_> = batch.requests(Domain::Client, SignedBy::Active).into_keys().map(|id| (id.change, id.leaf)).collect();
         assert_eq!(ids, [(4, 0), (4, 2)]);
         assert!(batch.needs(LeafId { change: 4, leaf: 1 }) && !batch.needs(LeafId { change: 3, leaf: 1 }));
         batch.hold(|id| id.leaf == 1);
-        assert!(batch.requests(Domain::Client).is_empty() && !batch.needs(LeafId { change: 4, leaf: 0 }));
+        assert!(batch.requests(Domain::Client, SignedBy::Active).is_empty() && !batch.needs(LeafId { change: 4, leaf: 0 }));
     }
 }

@@ -23,6 +23,7 @@ use kube::Api;
 use crate::{
     certificates::{
         issuers::IssuerProbe,
+        leaf::SignedBy,
         requests::{IssuedLeaf, SecretChange},
     },
     context::Context,
@@ -115,12 +116,13 @@ async fn sign(
     errors: &mut Vec<IssueError>,
 ) -> Result<Vec<(SecretChange<IssuedLeaf>, SecretState)>, IssueError> {
     let mut results = vec![];
-    for domain in Domain::ALL {
-        let requests = batch.requests(domain);
+    let by = |domain| [SignedBy::Active, SignedBy::Next].map(|signed_by| (domain, signed_by));
+    for (domain, signed_by) in Domain::ALL.into_iter().flat_map(by) {
+        let requests = batch.requests(domain, signed_by);
         if requests.is_empty() {
             continue;
         }
-        let mut result = signer.sign(domain, &requests).await?;
+        let mut result = signer.sign(domain, signed_by, &requests).await?;
         let held = mem::take(&mut result.held);
         batch.hold(|id| held.contains_key(&id));
         errors.extend(held.into_values());

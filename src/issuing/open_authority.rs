@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use zeroize::Zeroize;
 
-use super::{error::IssueError, write::put};
+use super::{
+    error::IssueError,
+    write::put,
+};
 use crate::{
     certificates::{
         authority_secret::unknown_serials,
+        leaf::SignedBy,
         requests::{LeafRequest, pending_key},
     },
     kubernetes::secret::KeySecret,
@@ -25,11 +28,13 @@ use crate::{
 pub struct OpenAuthority {
     name: String,
     secret: KeySecret,
-    /// The active authority.
-    pub active: Certificate,
+    /// The active authority, whether or not it signs.
+    active: Certificate,
+    /// The authority that signs.
+    pub signing: Certificate,
     /// Its issuer.
     pub issuer: Issuer,
-    /// The active authority with its private key, unless the issuer keeps that.
+    /// The authority that signs, with its private key, unless the issuer keeps that.
     pub key: Option<Authority>,
     /// The intermediate certificates that are presented with its leaves.
     pub chain: Vec<Certificate>,
@@ -42,21 +47,26 @@ impl OpenAuthority {
     ///
     /// # Errors
     /// [`IssueError::AuthorityChanged`] if it does not.
-    pub async fn read(secrets: &Api<Secret>, name: &str, expected: &[u8]) -> Result<Self, IssueError> {
+    pub async fn read(secrets: &Api<Secret>, name: &str, expected: &[u8], signed_by: SignedBy) -> Result<Self, IssueError> {
         let pki = |source| IssueError::Pki { name: name.to_owned(), source };
         let changed = || IssueError::AuthorityChanged(name.to_owned());
         let secret = KeySecret::get(secrets, name).await?.ok_or_else(changed)?;
-        let issuer = Issuers::from_json(secret.bytes(authority_key::ISSUERS)).map_err(pki)?.active;
-        let (certificate, key) = (secret.bytes(authority_key::ACTIVE_CRT), secret.bytes(authority_key::ACTIVE_KEY));
-        let key = issuer.has_key().then(|| Authority::load(certificate, key)).transpose().map_err(pki)?;
-        let active = Certificate::from_pem(certificate).map_err(pki)?;
+        let active = Certificate::from_pem(secret.bytes(authority_key::ACTIVE_CRT)).map_err(pki)?;
         if active.subject_key_id() != Some(expected) {
             return Err(changed());
         }
+        let issuers = Issuers::from_json(secret.bytes(authority_key::ISSUERS)).map_err(pki)?;
+        let (issuer, [certificate, key]) = match signed_by {
+            SignedBy::Active => (issuers.active, ACTIVE),
+            SignedBy::Next => (issuers.next, [authority_key::NEXT_CRT, authority_key::NEXT_KEY]),
+        };
+        let (certificate, key) = (secret.bytes(certificate), secret.bytes(key));
+        let key = issuer.has_key().then(|| Authority::load(certificate, key)).transpose().map_err(pki)?;
+        let signing = Certificate::from_pem(certificate).map_err(pki)?;
         let ancestors = read_bundle(secret.bytes(authority_key::ANCESTORS_CRT)).map_err(pki)?;
         let ledger = Ledger::from_json(secret.bytes(authority_key::LEDGER)).map_err(pki)?;
-        let chain = pki::presented_chain(&active, &ancestors);
-        Ok(Self { name: name.to_owned(), chain, secret, active, issuer, key, ledger })
+        let chain = pki::presented_chain(&signing, &ancestors);
+        Ok(Self { name: name.to_owned(), chain, secret, active, signing, issuer, key, ledger })
     }
 
     /// The error of its contents.
@@ -93,9 +103,12 @@ impl OpenAuthority {
         let ledger = self.ledger.to_json().map_err(|source| self.error(source))?;
         put(&mut self.secret, authority_key::LEDGER, ledger);
         if !desired.keys().eq(&listed) {
-            let crl = match &self.key {
-                Some(authority) => authority.sign_crl(desired, now),
-                None => sign_crl_without_key(desired, self.active.not_after(), now),
+            // Whatever signs the leaves, the active authority signs the list. Its key is missing if an issuer keeps it, or if it is
+            // lost and being replaced.
+            let [certificate, key] = ACTIVE.map(|key| self.secret.bytes(key));
+            let crl = match Authority::load(certificate, key) {
+                Ok(authority) => authority.sign_crl(desired, now),
+                Err(_) => sign_crl_without_key(desired, self.active.not_after(), now),
             };
             let crl = crl.map_err(|source| self.error(source))?;
             put(&mut self.secret, authority_key::CRL, crl);
@@ -138,3 +151,6 @@ impl OpenAuthority {
 fn pending(request: &LeafRequest) -> String {
     pending_key(&request.holder, request.keys.certificate)
 }
+
+/// The keys of the Secret for the active authority and its private key.
+const ACTIVE: [&str; 2] = [authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY];

@@ -19,7 +19,10 @@ use super::{
     recipient::{ProbeSpec, Recipient},
 };
 use crate::{
-    certificates::requests::{IssuedLeaf, LeafRequest},
+    certificates::{
+        leaf::SignedBy,
+        requests::{IssuedLeaf, LeafRequest},
+    },
     kubernetes::error::WriteError,
     pki::{Authority, Certificate, Domain, Holder, Leaf, LeafSpec, PrivateKey},
 };
@@ -35,11 +38,12 @@ pub struct Signer<'a> {
     now: Timestamp,
 }
 
-/// What was signed in one domain, and what was not. No leaf may be used before it is recorded.
+/// What one authority of a domain signed, and what it did not. No leaf may be used before it is recorded.
 pub struct Signed {
     domain: Domain,
+    signed_by: SignedBy,
     /// The authority that signed.
-    active: Certificate,
+    authority: Certificate,
     /// The signed leaves.
     pub leaves: BTreeMap<LeafId, SignedLeaf>,
     /// Why the others cannot be issued now.
@@ -85,27 +89,27 @@ impl<'a> Signer<'a> {
         Self { recipient, secrets: recipient.secrets(client), cert_manager: CertManager::new(client, recipient), now }
     }
 
-    async fn open(&self, domain: Domain) -> Result<OpenAuthority, IssueError> {
+    async fn open(&self, domain: Domain, signed_by: SignedBy) -> Result<OpenAuthority, IssueError> {
         let expected = self.recipient.observed_key_id(domain)?;
-        OpenAuthority::read(&self.secrets, &self.recipient.names.authority(domain), expected).await
+        OpenAuthority::read(&self.secrets, &self.recipient.names.authority(domain), expected, signed_by).await
     }
 
-    /// Signs these leaves with the active authority of a domain, each once. The authority must be the observed one. From an
-    /// external issuer the leaves are requested.
+    /// Signs these leaves with an authority of a domain, each once. The active one must be the observed one. From an external
+    /// issuer the leaves are requested.
     ///
     /// # Errors
     /// Why none of them can be issued.
-    pub async fn sign(&self, domain: Domain, requests: &Requests) -> Result<Signed, IssueError> {
-        let authority = self.open(domain).await?;
-        authority.active.check_valid_authority(self.now).map_err(|source| authority.error(source))?;
+    pub async fn sign(&self, domain: Domain, signed_by: SignedBy, requests: &Requests) -> Result<Signed, IssueError> {
+        let authority = self.open(domain, signed_by).await?;
+        authority.signing.check_valid_authority(self.now).map_err(|source| authority.error(source))?;
+        let signed = Signed::new(domain, signed_by, authority.signing.clone());
         match &authority.key {
-            Some(key) => Ok(self.sign_with(&authority, key, domain, requests)),
-            None => self.request_all(authority, domain, requests).await,
+            Some(key) => Ok(self.sign_with(signed, &authority, key, requests)),
+            None => self.request_all(signed, authority, requests).await,
         }
     }
 
-    fn sign_with(&self, authority: &OpenAuthority, key: &Authority, domain: Domain, requests: &Requests) -> Signed {
-        let mut signed = Signed::new(domain, authority.active.clone());
+    fn sign_with(&self, mut signed: Signed, authority: &OpenAuthority, key: &Authority, requests: &Requests) -> Signed {
         for (id, request) in requests {
             match key.issue(&request.spec, self.now) {
                 Ok(leaf) => signed.add(*id, request, leaf, None),
@@ -118,9 +122,10 @@ impl<'a> Signer<'a> {
         signed
     }
 
-    async fn request_all(&self, authority: OpenAuthority, domain: Domain, requests: &Requests) -> Result<Signed, IssueError> {
-        let authority = self.store_keys(authority, domain, requests).await?;
-        let (active, issuer) = (authority.active.clone(), authority.issuer.clone());
+    async fn request_all(&self, mut signed: Signed, authority: OpenAuthority, requests: &Requests) -> Result<Signed, IssueError> {
+        let domain = signed.domain;
+        let authority = self.store_keys(&signed, authority, requests).await?;
+        let issuer = authority.issuer.clone();
         let answers = self.ask(&authority, domain, requests).await;
         self.discard_useless(authority, requests, &answers).await?;
         // The issuer's authority must be known and trusted before its leaves are presented, or before its previous certificate
@@ -132,7 +137,6 @@ impl<'a> Signer<'a> {
             let leaf = LeafSpec { duration, ..probe.leaf.clone() };
             self.cert_manager.probe(domain, &ProbeSpec { leaf, ..probe.clone() }).await?;
         }
-        let mut signed = Signed::new(domain, active);
         for (id, answer) in answers {
             match answer.and_then(|Answer { key, request, leaf, .. }| Ok((key, request, leaf?))) {
                 Ok((key, request, certificate)) => {
@@ -149,8 +153,8 @@ impl<'a> Signer<'a> {
     /// Stores a private key for each leaf that has none yet, before anything is requested with it.
     async fn store_keys(
         &self,
+        signed: &Signed,
         mut authority: OpenAuthority,
-        domain: Domain,
         requests: &Requests,
     ) -> Result<OpenAuthority, IssueError> {
         let new: Vec<_> = requests.values().filter(|request| authority.pending(request).is_none()).collect();
@@ -162,7 +166,7 @@ impl<'a> Signer<'a> {
             authority.add_pending(request, &key);
         }
         authority.replace(&self.secrets).await?;
-        self.open(domain).await
+        self.open(signed.domain, signed.signed_by).await
     }
 
     /// Requests what has not been requested yet, and reads the answers.
@@ -180,9 +184,9 @@ impl<'a> Signer<'a> {
         let leaf = match existing.state() {
             RequestState::Pending(why) => Err(IssueError::Pending { issuer, why }),
             RequestState::Refused(why) => Err(IssueError::Issuer { issuer, why }),
-            RequestState::Signed(answer) => match check_leaf(&answer, &key, &request.spec, &authority.active, self.now) {
+            RequestState::Signed(answer) => match check_leaf(&answer, &key, &request.spec, &authority.signing, self.now) {
                 Ok((leaf, signer)) => {
-                    is_renewed = signer != authority.active;
+                    is_renewed = signer != authority.signing;
                     Ok(leaf)
                 }
                 Err(Invalid::Leaf(why)) => Err(IssueError::Issuer { issuer, why }),
@@ -215,14 +219,14 @@ impl<'a> Signer<'a> {
     /// Records signed leaves in the ledger. Only recorded leaves are used, so that they can be revoked.
     ///
     /// # Errors
-    /// If the active authority is no longer the one that signed, or the ledger cannot be written. Then none of them may be used.
+    /// If the authority is no longer the one that signed, or the ledger cannot be written. Then none of them may be used.
     pub async fn record(&self, signed: Signed) -> Result<BTreeMap<LeafId, IssuedLeaf>, IssueError> {
-        let Signed { domain, active, leaves, .. } = signed;
+        let Signed { domain, signed_by, authority: signer, leaves, .. } = signed;
         if leaves.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let chain = self.update(domain, |authority| {
-            if authority.active != active {
+        let chain = self.update(domain, signed_by, |authority| {
+            if authority.signing != signer {
                 return Err(authority.changed());
             }
             for SignedLeaf { issued: IssuedLeaf { request, leaf }, answers } in leaves.values() {
@@ -254,7 +258,7 @@ impl<'a> Signer<'a> {
     /// # Errors
     /// If the active authority is not the observed one, or nothing could be written.
     pub async fn revoke(&self, domain: Domain, holders: &[Holder], pending: &[String]) -> Result<usize, IssueError> {
-        let revoked = self.update(domain, |authority| {
+        let revoked = self.update(domain, SignedBy::Active, |authority| {
             let revoked = authority.ledger.revoke(|issued| holders.contains(&issued.holder), self.now);
             let changed = revoked.max(authority.missing_from_list());
             let unused: Vec<_> = pending.iter().filter_map(|name| authority.take_pending(name)).collect();
@@ -271,11 +275,12 @@ impl<'a> Signer<'a> {
     async fn update<T>(
         &self,
         domain: Domain,
+        signed_by: SignedBy,
         change: impl Fn(&mut OpenAuthority) -> Result<Option<T>, IssueError>,
     ) -> Result<Option<T>, IssueError> {
         let mut attempt = 1;
         loop {
-            let mut authority = self.open(domain).await?;
+            let mut authority = self.open(domain, signed_by).await?;
             let Some(result) = change(&mut authority)? else { return Ok(None) };
             match authority.write(&self.secrets, self.now).await {
                 Ok(()) => return Ok(Some(result)),
@@ -287,8 +292,8 @@ impl<'a> Signer<'a> {
 }
 
 impl Signed {
-    fn new(domain: Domain, active: Certificate) -> Self {
-        Self { domain, active, leaves: BTreeMap::new(), held: BTreeMap::new() }
+    fn new(domain: Domain, signed_by: SignedBy, authority: Certificate) -> Self {
+        Self { domain, signed_by, authority, leaves: BTreeMap::new(), held: BTreeMap::new() }
     }
 
     fn add(&mut self, id: LeafId, request: &LeafRequest, leaf: Leaf, answers: Option<RequestId>) {

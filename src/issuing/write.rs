@@ -108,6 +108,9 @@ pub async fn write(
     let metadata = &mut secret.0.metadata;
     metadata.labels.get_or_insert_default().extend(change.labels.clone());
     metadata.annotations.get_or_insert_default().insert(annotation::WRITTEN_AT.into(), format!("{now:.0}"));
+    for key in &change.obsolete {
+        remove(&mut secret, key);
+    }
     for (key, content) in &change.files {
         put(&mut secret, key, content.clone());
     }
@@ -122,6 +125,13 @@ pub async fn write(
 pub fn put(secret: &mut KeySecret, key: &str, content: Vec<u8>) {
     let previous = secret.0.data.get_or_insert_default().insert(key.to_owned(), ByteString(content));
     if let Some(mut previous) = previous {
+        previous.0.zeroize();
+    }
+}
+
+/// Removes contents from a Secret and wipes them.
+pub fn remove(secret: &mut KeySecret, key: &str) {
+    if let Some(mut previous) = secret.0.data.as_mut().and_then(|data| data.remove(key)) {
         previous.0.zeroize();
     }
 }

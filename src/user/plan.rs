@@ -9,7 +9,7 @@ use crate::{
     api::{CertificateSpec, EtcdCluster, EtcdUser, Reason},
     certificates::{
         authorities::Authorities,
-        leaf::{DesiredLeaf, LeafKeys},
+        leaf::{DesiredLeaf, LeafKeys, SignedBy},
         lifetimes::leaf_lifetime,
         requests::{SecretChange, changed_files, request_leaf},
         secret::CachedSecret,
@@ -251,7 +251,7 @@ fn secret_change(
         duration,
     };
     let keys = LeafKeys { certificate: tls_key::CRT, private_key: tls_key::KEY };
-    let leaf = DesiredLeaf { domain: Domain::Client, spec, keys };
+    let leaf = DesiredLeaf { domain: Domain::Client, signed_by: SignedBy::Active, spec, keys };
     let holder = Holder::User { name: user.name_any(), uid: observed.uid.clone() };
     let endpoint = observed.names.endpoint();
     let files = [(tls_key::CA, authorities.roots.as_bytes()), (tls_key::ENDPOINTS, endpoint.as_bytes())];
@@ -264,6 +264,7 @@ fn secret_change(
         labels,
         leaves: request_leaf(secret, &leaf, &holder, authorities, now).into_iter().collect(),
         files: changed_files(secret, files),
+        obsolete: vec![],
     }
 }
 

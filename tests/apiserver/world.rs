@@ -233,6 +233,7 @@ impl Operator {
             cluster_domain: "cluster.local".into(),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
+            judges_authorities: true,
             stop: stop.clone(),
         };
         Self { tap, metrics, readiness, stop, task: tokio::spawn(controllers::run_by(options, clock)) }

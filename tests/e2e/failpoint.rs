@@ -15,6 +15,7 @@ use etcd_warden::{
     controllers,
     etcd::{self, Change, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls},
     http::Readiness,
+    ids::MemberId,
     metrics::Metrics,
 };
 use futures::future::BoxFuture;
@@ -78,6 +79,18 @@ pub async fn operate_until<T>(namespace: &str, done: impl Future<Output = T>) ->
     }
 }
 
+/// Runs an operator that uses every authority of an issuer, whether or not it is acceptable, until `done` resolves.
+pub async fn operate_without_judgement<T>(namespace: &str, done: impl Future<Output = T>) -> T {
+    let stop = CancellationToken::new();
+    let _guard = stop.clone().drop_guard();
+    let client = kube::Client::try_from(config().await).unwrap();
+    let options = options(namespace, client, Arc::new(etcd::Client::default()), stop);
+    tokio::select! {
+        done = done => done,
+        () = controllers::run(controllers::Options { judges_authorities: false, ..options }) => unreachable!("it is never stopped"),
+    }
+}
+
 async fn operate(namespace: &str, run: &Run) {
     // The watches are tasks of their own.
     let stop = CancellationToken::new();
@@ -104,6 +117,7 @@ fn options(namespace: &str, client: kube::Client, dialer: Arc<dyn Dialer>, stop:
         cluster_domain: "cluster.local".into(),
         metrics: Arc::new(Metrics::new()),
         readiness: Readiness::default(),
+        judges_authorities: true,
         stop,
     }
 }
@@ -264,6 +278,10 @@ impl Dialer for Run {
 
     fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>> {
         Box::pin(async { etcd::Client::default().progress(target).await })
+    }
+
+    fn active_peers<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>> {
+        Box::pin(async { etcd::Client::default().active_peers(target).await })
     }
 
     fn served<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>> {

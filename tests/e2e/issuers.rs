@@ -34,12 +34,12 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 /// Authorities that are created with `openssl`.
-struct Company {
+pub struct Company {
     folder: PathBuf,
 }
 
 impl Company {
-    fn new(world: &World) -> Self {
+    pub fn new(world: &World) -> Self {
         Self { folder: world.write("company", &BTreeMap::new()) }
     }
 
@@ -52,7 +52,7 @@ impl Company {
     }
 
     /// Creates an authority: a root, or one that `above` signs.
-    async fn authority(&self, name: &str, algorithm: &[&str], above: Option<&str>, extensions: &[&str]) {
+    pub async fn authority(&self, name: &str, algorithm: &[&str], above: Option<&str>, extensions: &[&str]) {
         let (key, crt, subject) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.crt")), format!("/CN={name}"));
         let generate = ["genpkey", "-out", &key, "-algorithm"].into_iter().chain(algorithm.iter().copied());
         openssl(generate).await.success();
@@ -69,7 +69,7 @@ impl Company {
     }
 
     /// Puts an authority into a Secret, which is created or replaced.
-    async fn publish(&self, world: &World, secret: &str, authority: &str, above: &[&str]) {
+    pub async fn publish(&self, world: &World, secret: &str, authority: &str, above: &[&str]) {
         let mut data = BTreeMap::from([
             (tls_key::CRT, self.read(&format!("{authority}.crt"))),
             (tls_key::KEY, self.read(&format!("{authority}.key"))),
@@ -99,17 +99,17 @@ fn in_secret(authority: &Authority) -> BTreeMap<&'static str, Vec<u8>> {
     [(tls_key::CRT, authority.certificate().pem().as_bytes().to_vec()), (tls_key::KEY, authority.key_pem().to_vec())].into()
 }
 
-const P256: [&str; 3] = ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+pub const P256: [&str; 3] = ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
 const RSA: [&str; 3] = ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
 const ISSUING: [&str; 2] = ["basicConstraints=critical,CA:TRUE,pathlen:0", "keyUsage=critical,keyCertSign"];
 
-async fn issuer(world: &World, domain: Domain, issuer: Value) {
+pub async fn issuer(world: &World, domain: Domain, issuer: Value) {
     let patch = json!({ "spec": { "tls": { domain.to_string(): { "issuer": issuer } } } });
     world.patch::<EtcdCluster>("demo", patch).await;
 }
 
 /// Waits until a rotation to the authority of this name is complete.
-async fn until_signed_by(world: &World, domain: Domain, name: &str) -> DomainStatus {
+pub async fn until_signed_by(world: &World, domain: Domain, name: &str) -> DomainStatus {
     let now = until(&format!("{name} is the {domain} authority"), TIMEOUT * 4, || async {
         let now = try_status(world, domain).await?;
         let over = now.phase.is_none() && now.retiring.is_empty() && now.active.name.contains(name);

@@ -36,6 +36,7 @@ mod manual_changes;
 mod members;
 mod operator;
 mod recovery;
+mod refused;
 mod rotation;
 mod tools;
 mod users;
@@ -63,6 +64,7 @@ fn main() -> std::process::ExitCode {
         drift::scenarios(),
         recovery::scenarios(),
         killed::scenarios(),
+        refused::scenarios(),
         operator::scenarios(),
         bench::scenarios(),
     ];

@@ -189,6 +189,7 @@ fn change_secret(world: &mut World, valid: &ValidatedCluster, change: &SecretCha
     let mut secret = world.kubernetes.things.secret(slot).map_or_else(new, |secret| SecretView::clone(secret));
     secret.meta.labels.get_or_insert_default().extend(change.labels.clone());
     secret.type_ = change.type_.into();
+    secret.data.retain(|key, _| !change.obsolete.contains(&key.as_str()));
     secret.data.extend(change.files.clone());
     for request in &change.leaves {
         let Some(leaf) = world.issued(request) else { return Done::No };
@@ -339,6 +340,7 @@ fn change_authorities(world: &mut World, transition: &Transition) -> Result<(), 
     let slot = Slot::authority(transition.domain);
     let secret = world.kubernetes.things.secret(slot).ok_or("there is no CA")?;
     let secret = certificates::after(secret, transition, time(world.now)).ok_or("there are other CAs")?;
+    world.changed(transition.domain, &transition.change);
     world.kubernetes.put_secret(slot, secret);
     Ok(())
 }

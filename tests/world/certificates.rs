@@ -11,6 +11,7 @@ use std::{
 use etcd_warden::{
     certificates::{
         authority_secret,
+        leaf::SignedBy,
         requests::LeafRequest,
         secret::{CachedSecret, SecretDerived},
         transition::{AuthorityRequest, Transition},
@@ -106,13 +107,17 @@ pub fn after(secret: &SecretView, transition: &Transition, now: Timestamp) -> Op
     applied.then(|| SecretView { data: view(data), ..secret.clone() })
 }
 
-/// The active authority of a Secret, and the digest of its private key.
-fn active(secret: &SecretView) -> (Vec<u8>, Arc<Authority>) {
-    let digest = secret.data[authority_key::ACTIVE_KEY].clone();
+/// An authority of a Secret, and the digest of its private key.
+fn authority(secret: &SecretView, signed_by: SignedBy) -> (Vec<u8>, Arc<Authority>) {
+    let [certificate, key] = match signed_by {
+        SignedBy::Active => [authority_key::ACTIVE_CRT, authority_key::ACTIVE_KEY],
+        SignedBy::Next => [authority_key::NEXT_CRT, authority_key::NEXT_KEY],
+    };
+    let digest = secret.data[key].clone();
     let known = pool().authorities.get(&digest).cloned();
     let authority = known.unwrap_or_else(|| {
         let key = pool().keys[&digest].clone();
-        let loaded = Arc::new(Authority::load(&secret.data[authority_key::ACTIVE_CRT], &key.0).expect("an authority"));
+        let loaded = Arc::new(Authority::load(&secret.data[certificate], &key.0).expect("an authority"));
         pool().authorities.entry(digest.clone()).or_insert(loaded).clone()
     });
     (digest, authority)
@@ -120,7 +125,7 @@ fn active(secret: &SecretView) -> (Vec<u8>, Arc<Authority>) {
 
 /// The list of these revoked certificates, of which etcd reads no more than the serial numbers.
 fn list(secret: &SecretView, revoked: Vec<Serial>, now: Timestamp) -> Vec<u8> {
-    let (digest, authority) = active(secret);
+    let (digest, authority) = authority(secret, SignedBy::Active);
     let (at, shared) = moment(now);
     let key = (digest, revoked);
     let known = pool().lists.get(&key).filter(|_| shared).cloned();
@@ -130,9 +135,9 @@ fn list(secret: &SecretView, revoked: Vec<Serial>, now: Timestamp) -> Vec<u8> {
     })
 }
 
-/// The leaf for a request, signed by the active authority of a Secret, another one for each `generation`.
+/// The leaf for a request, signed by an authority of a Secret, another one for each `generation`.
 pub fn leaf(secret: &SecretView, request: &LeafRequest, generation: u32, now: Timestamp) -> Arc<Leaf> {
-    let (digest, authority) = active(secret);
+    let (digest, authority) = authority(secret, request.signed_by);
     let (at, shared) = moment(now);
     let key = (digest, format!("{} {} {}", request.domain, request.holder, request.keys.certificate), generation);
     let known = pool().leaves.get(&key).filter(|_| shared).cloned();
@@ -160,11 +165,12 @@ pub fn with_ledger(secret: &CachedSecret, now: Timestamp, change: impl FnOnce(&m
 }
 
 /// The keys of Secrets that hold a certificate.
-const CERTIFICATES: [&str; 6] = [
+const CERTIFICATES: [&str; 7] = [
     member_key::SERVER_CRT,
     member_key::PEER_CRT,
     member_key::CLIENT_CRT,
     tls_key::CRT,
+    tls_key::NEXT_CRT,
     authority_key::ACTIVE_CRT,
     authority_key::NEXT_CRT,
 ];

@@ -224,6 +224,12 @@ impl Etcd {
         self.leader.is_some_and(|leader| self.connected(leader, place)) && self.disks.get(&process.volume).is_some_and(listed)
     }
 
+    /// The members of its list that accept a member's connections.
+    pub fn active_peers(&self, place: Place) -> impl Iterator<Item = Id> {
+        let members = self.disk(place).map_or(&[][..], |disk| disk.members.as_slice());
+        members.iter().filter(move |m| m.place != place && self.heard(place, m).is_some()).map(|m| m.id)
+    }
+
     pub fn applied(&self, place: Place) -> usize {
         self.disk(place).map_or(0, |disk| disk.commit)
     }

@@ -2,10 +2,10 @@
 //! a lost write or a second cluster, is found there.
 
 use etcd_warden::{
-    certificates::secret::CachedSecret,
+    certificates::{secret::CachedSecret, transition::Change},
     cluster::steps::{
-        AddLearner, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember, RemoveUnstarted,
-        RestartMember, Step,
+        AddLearner, ChangeAuthorities, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember,
+        RemoveUnstarted, RestartMember, Step,
     },
     names::{MemberName, member_key, tls_key},
     pki::Certificate,
@@ -81,10 +81,14 @@ impl World {
                 (has_started || healthy <= all / 2)
                     .then(|| format!("it has started, or only {healthy} of {all} others are healthy"))
             }
-            // What authorities sign, and what is adopted, shows later: whether all trust each other, and every write is there.
-            Step::ChangeAuthorities(_) | Step::Adopt(_) | Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => {
-                None
+            Step::ChangeAuthorities(ChangeAuthorities(transition)) => {
+                let signs = matches!(transition.change, Change::Switch { immediately: false, .. });
+                let next = self.kubernetes.things.secret(Slot::authority(transition.domain)).filter(|_| signs)?;
+                let next = next.authorities().ok()?.next.common_name();
+                (members.len() > 1 && self.refused.contains(next)).then(|| format!("members refuse what {next:?} signs"))
             }
+            // What is adopted shows later: whether every write is there.
+            Step::Adopt(_) | Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => None,
         }
     }
 
@@ -110,13 +114,17 @@ impl World {
             .filter_map(|(place, kept)| Some((*place, kept.started_with.as_ref()?, kept.mounted.as_ref()?)))
             .collect();
         let mut broken = vec![];
+        if running.iter().filter(|(_, _, files)| self.presents_refused(files)).count() > 1 {
+            broken.push("more than one member presents a certificate that others refuse".into());
+        }
         let [operators, published] = [operator.data[tls_key::CA].as_slice(), published].map(certificates::bundle);
         let operators_leaf = leaf(operator, tls_key::CRT);
         for (place, started, mounted) in &running {
             let [peers, clients] =
                 [member_key::PEER_CA, member_key::CLIENT_CA].map(|key| certificates::bundle(&started.data[key]));
             for (other, _, files) in &running {
-                if !trusts(&peers, &leaf(files, member_key::PEER_CRT)) {
+                // No member connects to itself.
+                if place != other && !trusts(&peers, &leaf(files, member_key::PEER_CRT)) {
                     broken.push(format!("{place} does not trust {other}"));
                 }
                 if !trusts(&clients, &leaf(files, member_key::CLIENT_CRT)) {
@@ -134,6 +142,18 @@ impl World {
             }
         }
         self.broken.append(&mut broken);
+    }
+
+    /// Whether a member with these files presents a peer leaf that others refuse.
+    pub fn presents_refused(&self, files: &CachedSecret) -> bool {
+        // Most worlds have no such authority.
+        if self.refused.is_empty() {
+            return false;
+        }
+        let leaf = files.certificate(member_key::PEER_CRT).and_then(Result::ok);
+        let bundle = certificates::bundle(&files.data[member_key::PEER_CA]);
+        let signer = leaf.and_then(|leaf| bundle.iter().find(|authority| leaf.is_signed_by(authority)).cloned());
+        signer.is_some_and(|signer| self.refused.contains(signer.common_name()))
     }
 
     /// Whether Kubernetes checks an effect against what others do meanwhile: an eviction of a pod that is ready, where there is a

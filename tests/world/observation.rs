@@ -1,12 +1,15 @@
 //! What an operator observes in a pass, and what it reads afresh for a step.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use etcd_warden::{
     api::EtcdCluster,
     certificates::secret::CachedSecret,
     cluster::{
-        observed::{Observed, ObservedMember, Probe},
+        observed::{Observed, ObservedMember, Probe, Trial},
         steps::{Fresh, Leftover, LeftoverKind, Read},
     },
     etcd::{Member, MemberList, MemberStatus, Progress},
@@ -16,13 +19,14 @@ use etcd_warden::{
         ownership::annotation,
         pod::{pod_ready, running_since},
     },
-    names::{MemberName, annotation as key, bootstrap_key, member_key},
-    pki::PerDomain,
+    names::{MemberName, annotation as key, bootstrap_key, member_key, tls_key},
+    pki::{Domain, PerDomain},
 };
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
+    certificates,
     etcd::{Listed, Place},
     kubernetes::{PLACES, Slot, member, named, names, place},
     operator::Operator,
@@ -54,6 +58,7 @@ pub fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Obs
                 let place = place(name);
                 let uid = pod.metadata.uid.as_deref().unwrap_or_default();
                 member.etcd = ask(world, place, uid);
+                member.trial = observed.operator.as_ref().and_then(|operator| trial(world, place, &member.etcd, operator));
                 let confirmed = annotation(&pod.metadata, key::TLS_CONFIRMED);
                 let secret = member.secret.as_ref().map(CachedSecret::fingerprint);
                 if secret.is_some() && secret != confirmed {
@@ -68,6 +73,13 @@ pub fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Obs
         for (name, member) in &mut observed.members {
             let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some());
             member.progress = pod.map(|pod| progress(world, place(name), pod.metadata.uid.as_deref().unwrap_or_default()));
+        }
+    }
+    if observed.is_rotating(Domain::Peer) {
+        for (name, member) in &mut observed.members {
+            let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some());
+            member.active_peers =
+                pod.map(|pod| active_peers(world, place(name), pod.metadata.uid.as_deref().unwrap_or_default()));
         }
     }
     // A member may be listed before anything else of it exists.
@@ -172,12 +184,37 @@ fn ask(world: &World, place: Place, uid: &str) -> Probe {
     }
 }
 
+/// Whether a member accepts the operator's certificate of the next authority, if it has one.
+fn trial(world: &World, place: Place, answer: &Probe, operator: &CachedSecret) -> Option<Trial> {
+    let leaf = operator.certificate(tls_key::NEXT_CRT)?.ok()?;
+    let kept = world.kubernetes.pods.get(&place)?;
+    let bundle = certificates::bundle(kept.started_with.as_ref()?.data.get(member_key::CLIENT_CA)?);
+    let signer = bundle.iter().find(|authority| leaf.is_signed_by(authority));
+    Some(match answer.problem() {
+        Some(problem) => Trial::Unknown(problem.to_owned()),
+        None if signer.is_some_and(|signer| !world.refused.contains(signer.common_name())) => Trial::Accepted,
+        None => Trial::Refused("BadCertificate".into()),
+    })
+}
+
 /// How far the data of the member in a pod goes, as its metrics say.
 fn progress(world: &World, place: Place, uid: &str) -> Result<Progress, String> {
     served(world, place, uid, member_key::SERVER_CRT).map_err(|_| "does not listen on port 2381")?;
     let listed = |m: &&Listed| m.place == place;
     let is_learner = world.etcd.best().iter().find(listed).is_some_and(|m| m.learner);
     Ok(Progress { revision: world.etcd.applied(place) as u64, has_leader: world.etcd.follows(place), is_learner })
+}
+
+/// The members that accept the connections of the member in a pod, as its metrics say.
+fn active_peers(world: &World, place: Place, uid: &str) -> Result<BTreeSet<MemberId>, String> {
+    served(world, place, uid, member_key::SERVER_CRT).map_err(|_| "does not listen on port 2381")?;
+    let kept = world.kubernetes.pods.get(&place);
+    // Connections that stand are not checked again, and each one is made with the files of the moment.
+    let is_refused = |files: &Option<CachedSecret>| files.as_ref().is_some_and(|files| world.presents_refused(files));
+    if kept.is_some_and(|kept| is_refused(&kept.started_with) && is_refused(&kept.mounted)) {
+        return Ok(BTreeSet::new());
+    }
+    Ok(world.etcd.active_peers(place).map(MemberId).collect())
 }
 
 /// The entry of a member that has published itself.

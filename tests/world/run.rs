@@ -1,10 +1,14 @@
 //! A world and its time: what happens to it, what goes on by itself, and whether it becomes as desired in the end.
 
-use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use etcd_warden::{
     api::{EtcdCluster, Reason},
-    certificates::requests::LeafRequest,
+    certificates::{requests::LeafRequest, transition::Change},
     ids::Uid,
     kubernetes::{pod::pod_ready, secret::SecretView},
     names::{MemberName, annotation as key},
@@ -69,6 +73,10 @@ pub struct World {
     second_until: Millis,
     pub silent_until: [Millis; PLACES as usize],
     cut_until: [Millis; PLACES as usize],
+    /// The domains whose next new authority will be one whose certificates members refuse.
+    refused_next: Vec<Domain>,
+    /// The names of such authorities.
+    pub refused: BTreeSet<String>,
     pub rng: Rng,
     /// How many leaves each holder was issued for each use, and the last one.
     issued: BTreeMap<(String, &'static str), Issued>,
@@ -133,6 +141,8 @@ impl World {
             second_until: 0,
             silent_until: [0; PLACES as usize],
             cut_until: [0; PLACES as usize],
+            refused_next: vec![],
+            refused: BTreeSet::new(),
             rng: Rng::new(seed),
             issued: BTreeMap::new(),
             passes: 0,
@@ -372,6 +382,10 @@ impl World {
             Event::Clock { operator, off } => self.operator(operator, |operator| operator.clock = off),
             Event::Second(millis) => self.second_until = now + millis,
             Event::Rotate(domains) => self.request(key::ROTATE_CA, Some(domains.into())),
+            Event::RotateRefused(domains) => {
+                self.refused_next.extend(domains.split(',').filter_map(Domain::parse));
+                self.request(key::ROTATE_CA, Some(domains.into()));
+            }
             Event::Days(days) => self.pass_days(days),
             Event::LoseAllBut(place) => self.lose_all_but(place),
             Event::Recreate => self.recreate(),
@@ -499,6 +513,9 @@ impl World {
             self.note(|| format!("the user removes the unknown member: {removed}"));
             return;
         }
+        if self.replace_refused() {
+            return;
+        }
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
         let named = |m: &Listed| Some(member(m.place).to_string()) == request;
         let born = |m: &&Listed| self.etcd.born.contains(&m.id);
@@ -510,6 +527,39 @@ impl World {
                 self.request(key::REPLACE, Some(member(wiped.place).to_string()));
             }
             None if request.is_some() && !members.iter().any(named) => self.request(key::REPLACE, None),
+            _ => {}
+        }
+    }
+
+    /// The user has an authority replaced that members refuse, as the status asks for.
+    fn replace_refused(&mut self) -> bool {
+        let conditions = self.kubernetes.cluster().status.iter().flat_map(|status| &status.conditions);
+        let is_reported = conditions.into_iter().any(|condition| condition.reason == Reason::CertificateRefused.as_str());
+        let is_refused = |domain: &Domain| {
+            let secret = self.kubernetes.things.secret(Slot::authority(*domain));
+            let authorities = secret.and_then(|secret| secret.authorities().ok());
+            authorities.is_some_and(|authorities| self.refused.contains(authorities.next.common_name()))
+        };
+        let domains: Vec<_> = Domain::ALL.into_iter().filter(is_refused).map(|domain| domain.to_string()).collect();
+        if !is_reported || domains.is_empty() {
+            return false;
+        }
+        self.tell(|| format!("the user asks for another CA of {}", domains.join(",")));
+        self.request(key::ROTATE_CA, Some(domains.join(",")));
+        true
+    }
+
+    /// The authorities of a domain change: the next one may be one whose certificates members refuse.
+    pub fn changed(&mut self, domain: Domain, change: &Change) {
+        match change {
+            Change::Prepare { next, .. } if self.refused_next.contains(&domain) => {
+                let name = next.common_name().to_owned();
+                self.note(|| format!("members will refuse what {name:?} signs"));
+                self.refused_next.retain(|other| *other != domain);
+                self.refused.insert(name);
+            }
+            // A cluster of one has nobody to refuse its peer certificate.
+            Change::Switch { .. } if domain == Domain::Peer && self.members().len() <= 1 => self.refused.clear(),
             _ => {}
         }
     }

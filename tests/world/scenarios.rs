@@ -26,6 +26,8 @@ fn event(command: &str) -> Option<Event> {
         ["rotate-ca", "client"] => Event::Rotate("client"),
         ["rotate-ca", "peer"] => Event::Rotate("peer"),
         ["rotate-ca", "client,peer"] => Event::Rotate("client,peer"),
+        ["rotate-ca", "client", "refused"] => Event::RotateRefused("client"),
+        ["rotate-ca", "peer", "refused"] => Event::RotateRefused("peer"),
         ["days", days] => Event::Days(days.parse().ok()?),
         ["nobody-writes"] => Event::Quiet,
         ["recreate"] => Event::Recreate,

@@ -63,6 +63,8 @@ pub enum Event {
     Second(Millis),
     /// The annotation `rotate-ca`.
     Rotate(&'static str),
+    /// The same, and members will refuse what the next authority of each domain signs, although they trust it.
+    RotateRefused(&'static str),
     /// So many days pass, in which an operator runs, and certificates and CAs are renewed.
     Days(u16),
     /// The volumes of all members but this one are lost.
@@ -104,7 +106,8 @@ impl Script {
 impl Event {
     /// Something that takes long, or that a cluster meets once in its life.
     fn rare(rng: &mut Rng) -> Self {
-        match rng.below(10) {
+        match rng.below(12) {
+            10..=11 => Self::RotateRefused(rng.pick(&["client", "peer", "client,peer"])),
             0..=3 => Self::Rotate(rng.pick(&["client", "peer", "client,peer"])),
             4 => Self::Days(rng.pick(&[100, 400, 1_500])),
             5..=6 => Self::LoseAllBut(Place::try_from(rng.below(3)).unwrap_or_default()),

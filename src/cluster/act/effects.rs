@@ -48,7 +48,7 @@ impl Actor<'_> {
         let leader = fresh.leader().and_then(|leader| Some((leader, fresh.pods.get(leader)?)));
         let (Some(identity), Some((leader, pod))) = (self.identity, leader) else { return Ok(0) };
         let target = dial::target(&self.cluster.names, leader, pod, CLIENT_PORT);
-        self.context.dialer.change(&target, &identity.0, change).await?;
+        self.context.dialer.change(&target, &identity.tls, change).await?;
         Ok(1)
     }
 

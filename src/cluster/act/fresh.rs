@@ -64,7 +64,7 @@ impl Actor<'_> {
         let Some(identity) = self.identity else { return Ok(()) };
         let requests = fresh.pods.iter().map(|(name, pod)| async move {
             let target = dial::target(names, name, pod, CLIENT_PORT);
-            Some((name.clone(), self.context.dialer.ask(&target, &identity.0).await.ok()?.status.ok()?))
+            Some((name.clone(), self.context.dialer.ask(&target, &identity.tls).await.ok()?.status.ok()?))
         });
         let answers: BTreeMap<_, _> = join_all(requests).await.into_iter().flatten().collect();
         let answering = answers.iter().filter_map(|(name, status)| Some((name, &**fresh.pods.get(name)?, status)));
@@ -78,7 +78,7 @@ impl Actor<'_> {
         let pods = fresh.answers.keys().filter_map(|name| Some((name, fresh.pods.get(name)?)));
         let requests = pods.map(|(name, pod)| async move {
             let target = dial::target(names, name, pod, CLIENT_PORT);
-            Some((name.clone(), self.context.dialer.members(&target, &identity.0).await.ok()?))
+            Some((name.clone(), self.context.dialer.members(&target, &identity.tls).await.ok()?))
         });
         let lists = join_all(requests).await.into_iter().flatten().collect();
         fresh.lists = lists;

@@ -10,27 +10,44 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use crate::{certificates::authorities::Authorities, kubernetes::ownership::annotation, names::annotation as key, pki::Domain};
+use crate::{
+    certificates::{authorities::Authorities, secret::PEER_LEAF},
+    kubernetes::ownership::annotation,
+    names::annotation as key,
+    pki::Domain,
+};
 
 /// The fingerprints of the authorities of a domain that a pod, or the pods of a template, trust. A container that restarted later
 /// may trust additional ones.
 pub fn trusted_by(meta: &ObjectMeta, domain: Domain) -> impl Iterator<Item = &str> {
+    started_with(meta, domain.as_str())
+}
+
+/// The fingerprints of the authorities that signed the peer leaf with which a pod has started.
+pub fn peer_leaf_of(meta: &ObjectMeta) -> impl Iterator<Item = &str> {
+    started_with(meta, PEER_LEAF)
+}
+
+fn started_with<'a>(meta: &'a ObjectMeta, part: &str) -> impl Iterator<Item = &'a str> {
     let all = annotation(meta, key::BUNDLES).unwrap_or_default();
-    let of_domain = all.split(';').filter_map(|part| part.split_once('=')).find(|(name, _)| *name == domain.as_str());
-    of_domain.into_iter().flat_map(|(_, names)| names.split(','))
+    let part = all.split(';').filter_map(|part| part.split_once('=')).find(|(name, _)| *name == part);
+    part.into_iter().flat_map(|(_, names)| names.split(',')).filter(|name| !name.is_empty())
 }
 
 /// Whether a pod trusts none of the authorities of a domain that its template has, so that neither side accepts the other's
-/// certificates. That happens only if all authorities expired before they were replaced.
+/// certificates. That happens only if all authorities expired, or were refused, before they were replaced.
 pub fn shares_no_trusted_ca(pod: &Pod, set: &StatefulSet) -> bool {
+    Domain::ALL.into_iter().any(|domain| shares_no_trusted_ca_of(domain, pod, set))
+}
+
+/// The same of one domain.
+pub fn shares_no_trusted_ca_of(domain: Domain, pod: &Pod, set: &StatefulSet) -> bool {
     let Some(template) = &set.spec.template.metadata else { return false };
     if annotation(&pod.metadata, key::BUNDLES) == annotation(template, key::BUNDLES) {
         return false;
     }
-    Domain::ALL.into_iter().any(|domain| {
-        let trusted = || trusted_by(&pod.metadata, domain);
-        trusted().next().is_some() && !trusted_by(template, domain).any(|name| trusted().any(|other| other == name))
-    })
+    let trusted = || trusted_by(&pod.metadata, domain);
+    trusted().next().is_some() && !trusted_by(template, domain).any(|name| trusted().any(|other| other == name))
 }
 
 /// Which authorities of a domain every pod must trust.

@@ -1,13 +1,13 @@
 //! Queries to the members.
 
-use futures::future::{join, join_all};
+use futures::future::{join_all, join3};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     cluster::{
         dial,
-        observed::{Observed, ObservedMember, Probe},
+        observed::{Observed, ObservedMember, Probe, Trial},
     },
     context::Context,
     etcd::{Class, DialError, EtcdError, MemberStatus, StatusAnswer, Tls, TlsFault},
@@ -27,21 +27,22 @@ const STARTING: SignedDuration = SignedDuration::from_secs(15);
 pub async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {
     let is_bootstrapping = !observed.has_come_up();
     let answers = observed.members.iter().map(|(name, member)| async move {
-        let Some(pod) = &member.pod else { return (Probe::default(), None) };
+        let Some(pod) = &member.pod else { return (Probe::default(), None, None) };
         match running_since(pod) {
-            None => return (Probe::Skipped("its container does not run".into()), None),
+            None => return (Probe::Skipped("its container does not run".into()), None, None),
             Some(since) if is_bootstrapping && !pod_ready(pod) && now.duration_since(since) < STARTING => {
-                return (Probe::Skipped("it is starting".into()), None);
+                return (Probe::Skipped("it is starting".into()), None, None);
             }
             Some(_) => {}
         }
         let target = dial::target(names, name, pod, CLIENT_PORT);
-        let client = async { probe(context.dialer.ask(&target, &identity.0).await) };
-        join(client, ask_peer(context, names, name, member, pod)).await
+        let client = async { probe(context.dialer.ask(&target, &identity.tls).await) };
+        join3(client, try_next(context, names, name, pod, identity), ask_peer(context, names, name, member, pod)).await
     });
     let answers = join_all(answers).await;
-    for (member, (etcd, peer_leaf)) in observed.members.values_mut().zip(answers) {
+    for (member, (etcd, trial, peer_leaf)) in observed.members.values_mut().zip(answers) {
         member.etcd = etcd;
+        member.trial = trial;
         member.peer_leaf = peer_leaf;
     }
 }
@@ -54,6 +55,27 @@ fn probe(answer: Result<StatusAnswer, DialError>) -> Probe {
         Ok(StatusAnswer { served, status }) => Probe::Reached(served, status.map_err(|error| error.to_string())),
         Err(error @ DialError::Tls(TlsFault::Rejected(_))) => Probe::Refused(None, error.to_string()),
         Err(error) => Probe::Unreachable(error.to_string()),
+    }
+}
+
+/// Asks a member for its status with the operator's certificate of the next authority, if there is one.
+async fn try_next(context: &Context, names: &Names, name: &MemberName, pod: &Pod, identity: &Identity) -> Option<Trial> {
+    let tls = match identity.trial.as_ref()? {
+        Ok(tls) => tls,
+        Err(problem) => return Some(Trial::Unknown(problem.clone())),
+    };
+    Some(match context.dialer.ask(&dial::target(names, name, pod, CLIENT_PORT), tls).await {
+        Ok(StatusAnswer { status: Ok(_), .. }) => Trial::Accepted,
+        Ok(StatusAnswer { status: Err(error), .. }) => of_error(&error),
+        Err(DialError::Tls(TlsFault::Rejected(alert))) => Trial::Refused(alert),
+        Err(error) => Trial::Unknown(error.to_string()),
+    })
+}
+
+fn of_error(error: &EtcdError) -> Trial {
+    match error.class() {
+        Class::CertificateRefused => Trial::Refused(error.detail().to_owned()),
+        _ => Trial::Unknown(error.to_string()),
     }
 }
 
@@ -87,6 +109,19 @@ pub async fn ask_progress(context: &Context, names: &Names, observed: &mut Obser
     let answers = join_all(answers).await;
     for (member, progress) in observed.members.values_mut().zip(answers) {
         member.progress = progress;
+    }
+}
+
+/// Asks every running member which others accept its connections.
+pub async fn ask_peers(context: &Context, names: &Names, observed: &mut Observed) {
+    let answers = observed.members.iter().map(|(name, member)| async move {
+        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;
+        let peers = context.dialer.active_peers(&dial::target(names, name, pod, METRICS_PORT)).await;
+        Some(peers.map_err(|e| e.to_string()))
+    });
+    let answers = join_all(answers).await;
+    for (member, peers) in observed.members.values_mut().zip(answers) {
+        member.active_peers = peers;
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     dial::member_list,
     observed::{Observed, name_of},
 };
-use crate::{api::EtcdCluster, context::Context, identity::Identity, names::Names};
+use crate::{api::EtcdCluster, context::Context, identity::Identity, names::Names, pki::Domain};
 
 /// The time limit for asking members, one after the other, for the member list. Together with the time limit for their statuses
 /// it keeps a pass well under the 30 seconds within which the status must report a change.
@@ -45,6 +45,9 @@ async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity
     observed.list = list.unwrap_or_else(|_| Err("no member returned a member list that a quorum confirmed in time".into()));
     if observed.list.is_err() && observed.has_come_up() {
         members::ask_progress(context, names, observed).await;
+    }
+    if observed.is_rotating(Domain::Peer) {
+        members::ask_peers(context, names, observed).await;
     }
     // A member may be listed before it has any object.
     if let Ok(list) = &observed.list {

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{changes::Changes, input::Input, issuers, start::StartStates};
+use super::{changes::Changes, input::Input, issuers, start::StartStates, trial};
 use crate::{
     api::Reason,
     certificates::{
         authorities::Authorities,
-        leaf::DesiredLeaf,
+        leaf::{DesiredLeaf, SignedBy},
         requests::{SecretChange, changed_files, request_leaf},
         secret::{CachedSecret, Current},
         state::AuthorityState,
@@ -34,7 +34,9 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
         changes.extend(operator_secret(input, ready));
     }
     changes.remarks = issuers::remarks(input);
-    changes.extend(members.keys().filter_map(|name| member_secret(input, name, ready)));
+    let candidate = ready.peer.and_then(|peer| trial::candidate(input, peer));
+    let peer = |name| if candidate == Some(name) { SignedBy::Next } else { SignedBy::Active };
+    changes.extend(members.keys().filter_map(|name| member_secret(input, name, peer(name), ready)));
     changes
 }
 
@@ -95,12 +97,15 @@ struct Template<'a> {
     holder: Holder,
     /// Its public contents besides the leaves.
     files: Vec<(&'static str, &'a [u8])>,
+    /// The keys that it no longer has.
+    obsolete: &'static [&'static str],
 }
 
-fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Option<Changes> {
+fn member_secret(input: &Input, name: &MemberName, peer: SignedBy, ready: Ready<'_>) -> Option<Changes> {
     let names = input.facts.names;
     let secret = input.observed.members.get(name).and_then(|member| member.secret.as_ref());
-    let leaves = input.desired.get(name.as_str(), || leaves::of_member(input.cluster, name));
+    let key = if peer == SignedBy::Next { format!("{name} trial") } else { name.to_string() };
+    let leaves = input.desired.get(&key, || leaves::of_member(input.cluster, name, peer));
     let template = || {
         let client = ready
             .client
@@ -113,6 +118,7 @@ fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Option<C
             labels: objects::member_labels(names.cluster(), name),
             holder: Holder::Member { name: name.to_string() },
             files: client.into_iter().chain(peer).flatten().collect(),
+            obsolete: &[],
         }
     };
     secret_change(input, secret, leaves, ready, template)
@@ -120,14 +126,16 @@ fn member_secret(input: &Input, name: &MemberName, ready: Ready<'_>) -> Option<C
 
 fn operator_secret(input: &Input, ready: Ready<'_>) -> Option<Changes> {
     let names = input.facts.names;
-    // The key cannot be that of a member: no member has an empty name.
-    let leaves = input.desired.get("", || leaves::of_operator(input.cluster));
+    let trial = ready.client.is_some_and(|client| trial::is_due(client));
+    // The keys cannot be those of a member.
+    let leaves = input.desired.get(if trial { "trial" } else { "" }, || leaves::of_operator(input.cluster, trial));
     let template = || Template {
         name: names.operator_secret(),
         type_: "kubernetes.io/tls",
         labels: objects::selector(names.cluster()),
         holder: Holder::Operator,
         files: ready.client.map(|client| (tls_key::CA, client.roots.as_bytes())).into_iter().collect(),
+        obsolete: if trial { &[] } else { &[tls_key::NEXT_CRT, tls_key::NEXT_KEY] },
     };
     secret_change(input, input.observed.operator.as_ref(), leaves, ready, template)
 }
@@ -149,22 +157,25 @@ fn secret_change<'a>(
         return None;
     }
     // A Secret is created with all of its leaves or not at all: a pod must not start with only some of them.
-    let can_sign = |domain| ready[domain].is_some_and(|authorities| authorities.can_sign(now));
-    if secret.is_none() && !leaves.iter().all(|leaf| can_sign(leaf.domain)) {
+    let can_sign =
+        |leaf: &DesiredLeaf| ready[leaf.domain].is_some_and(|authorities| authorities.can_sign_as(leaf.signed_by, now));
+    if secret.is_none() && !leaves.iter().all(can_sign) {
         return None;
     }
-    let Template { name, type_, labels, holder, files } = template();
+    let Template { name, type_, labels, holder, files, obsolete } = template();
     let request = |leaf: &DesiredLeaf| request_leaf(secret, leaf, &holder, ready[leaf.domain]?, now);
     let requests: Vec<_> = leaves.iter().filter_map(request).collect();
     let files = changed_files(secret, files);
-    if requests.is_empty() && files.is_empty() {
+    let exists = |key: &&str| secret.is_some_and(|secret| secret.data.contains_key(*key));
+    let obsolete: Vec<_> = obsolete.iter().copied().filter(exists).collect();
+    if requests.is_empty() && files.is_empty() && obsolete.is_empty() {
         if let Some((secret, authorities)) = both {
             keep_current(secret, leaves, authorities, now);
         }
         return None;
     }
     let version = secret.and_then(|secret| secret.meta.resource_version.clone());
-    let change = SecretChange { name, version, type_, labels, leaves: requests, files };
+    let change = SecretChange { name, version, type_, labels, leaves: requests, files, obsolete };
     let mut changes = Changes::default();
     if !change.leaves.is_empty() {
         // An external issuer may take any time, and must not keep members from being restarted.
@@ -180,7 +191,8 @@ fn secret_change<'a>(
 /// Caches that a Secret is up to date, and for how long, because that is what most passes find.
 fn keep_current(secret: &CachedSecret, leaves: Arc<Vec<DesiredLeaf>>, authorities: PerDomain<&Arc<Authorities>>, now: Timestamp) {
     let window = |leaf: &DesiredLeaf| {
-        let (issuer, certificate) = (&authorities[leaf.domain].active, secret.certificate(leaf.keys.certificate)?.ok()?);
+        let issuer = authorities[leaf.domain].signing(leaf.signed_by).authority;
+        let certificate = secret.certificate(leaf.keys.certificate)?.ok()?;
         let window = pki::current_window(&certificate, leaf.spec.duration, issuer, secret.jitter());
         Some(window.start.max(issuer.not_before())..window.end.min(issuer.not_after()))
     };

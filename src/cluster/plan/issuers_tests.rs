@@ -20,7 +20,7 @@ use crate::{
     reporting::publish::Report,
 };
 
-fn ca_secret(name: &str) -> IssuerSpec {
+pub fn ca_secret(name: &str) -> IssuerSpec {
     IssuerSpec { ca_secret: Some(CaSecret { name: name.into() }), cert_manager: None }
 }
 
@@ -30,7 +30,7 @@ fn cert_manager(name: &str) -> IssuerSpec {
 }
 
 /// Sets the issuer of a domain.
-fn set_issuer(world: &mut World, of: Domain, issuer: IssuerSpec) {
+pub fn set_issuer(world: &mut World, of: Domain, issuer: IssuerSpec) {
     let tls = &mut world.cluster.spec.tls;
     match of {
         Domain::Client => tls.client.issuer = issuer,
@@ -40,7 +40,7 @@ fn set_issuer(world: &mut World, of: Domain, issuer: IssuerSpec) {
     world.observed.issuer_answers[of] = None;
 }
 
-fn authority(name: &str, world: &World) -> Authority {
+pub fn authority(name: &str, world: &World) -> Authority {
     Authority::create(name, DAY * 3650, world.now).unwrap()
 }
 

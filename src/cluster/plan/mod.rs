@@ -18,11 +18,13 @@ mod membership;
 mod objects;
 mod overwritten;
 mod raft_entry;
+mod reconnect;
 mod recovery;
 mod revocation;
 mod rollout;
 mod rotation;
 mod start;
+mod trial;
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! Restarts members, one after the other, each confirmed before the next.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ptr};
 
 use jiff::SignedDuration;
 use k8s_openapi::api::{
@@ -12,6 +12,7 @@ use super::{
     changes::Changes,
     input::{Input, Pending},
     leadership::move_leader,
+    trial,
 };
 use crate::{
     api::{ClientAuth, Reason},
@@ -21,7 +22,7 @@ use crate::{
             pods::{has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced},
             readiness::down_for,
             roster::{Roster, RosterEntry},
-            trust::{TrustRequirement, shares_no_trusted_ca},
+            trust::{TrustRequirement, shares_no_trusted_ca, shares_no_trusted_ca_of},
         },
         objects,
         observed::ObservedMember,
@@ -43,6 +44,8 @@ pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
     requires_client_certificates: bool,
     trust: Vec<TrustRequirement>,
+    /// The member that is restarted to try its peer leaf.
+    tried: Option<&'a ObservedMember>,
 }
 
 impl<'a> Rollout<'a> {
@@ -52,6 +55,7 @@ impl<'a> Rollout<'a> {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
             requires_client_certificates: input.cluster.client_auth == ClientAuth::Required,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
+            tried: input.facts.authorities.state.peer.ready().and_then(|peer| trial::to_be_restarted(input, peer)),
         }
     }
 
@@ -73,7 +77,8 @@ impl<'a> Rollout<'a> {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         let differs = objects::requires_client_certificates(pod.spec.as_ref())
             .is_some_and(|required| required != self.requires_client_certificates);
-        is_requested || differs || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+        let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
+        is_requested || differs || is_tried || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 
     /// The members that are down because they are being restarted: their pods are being deleted, are gone, or are new.
@@ -122,6 +127,8 @@ fn restart_timeout(cluster: &ValidatedCluster) -> SignedDuration {
 fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> {
     let authorities = input.facts.authorities.state[domain].ready()?;
     match authorities.rotation.map(|rotation| rotation.phase) {
+        // Members are not restarted for an authority that one of them refuses.
+        Some(Phase::Distributing) if trial::is_refused(input, domain, authorities) => None,
         Some(Phase::Distributing) => Some(TrustRequirement::next(authorities, domain)),
         Some(Phase::Reissuing) => None,
         Some(Phase::Dropping) => Some(TrustRequirement::only_current(authorities, domain)),
@@ -240,14 +247,32 @@ pub fn restart_stuck(input: &Input, pending: &Pending) -> Changes {
 const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
 
 /// Restarts a member that trusts none of the current authorities, whether or not the others are a quorum: the member takes no
-/// part in a quorum whose certificates it does not accept.
+/// part in a quorum whose certificates it does not accept. If only clients are refused, members may be a quorum nevertheless, and
+/// are restarted one after the other.
 pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
     restart_first(input, |name, member| {
         let (Some(pod), Some(set)) = (&member.pod, &member.stateful_set) else { return false };
         let is_possible = !is_terminating(pod) && member.secret.is_some();
         let is_applied = !pending.secrets && !pending.stateful_sets.contains(name) && is_in_effect(set);
-        is_possible && is_applied && shares_no_trusted_ca(pod, set)
+        let may_stop =
+            || shares_no_trusted_ca_of(Domain::Peer, pod, set) || !is_another_starting(input, name) || !member.pod_ready();
+        is_possible && is_applied && shares_no_trusted_ca(pod, set) && may_stop()
     })
+}
+
+/// Whether another member has just been restarted and is not ready. The operator may have no other way to see it.
+fn is_another_starting(input: &Input, name: &MemberName) -> bool {
+    let is_starting = |member: &ObservedMember| {
+        // A pod that stops or starts for longer may never be back.
+        let since = |pod: &Pod| {
+            let meta = &pod.metadata;
+            let created = || meta.creation_timestamp.as_ref().map(|created| created.0);
+            meta.deletion_timestamp.as_ref().map(|deleted| deleted.0).or_else(|| running_since(pod)).or_else(created)
+        };
+        let is_recent = |pod: &Pod| since(pod).is_some_and(|since| input.now.duration_since(since) < RESTART_TIMEOUT);
+        member.has_started() && !member.pod_ready() && member.pod.as_deref().is_none_or(is_recent)
+    };
+    input.observed.members.iter().any(|(other, member)| other != name && is_starting(member))
 }
 
 fn restart_first(input: &Input, is_due: impl Fn(&MemberName, &ObservedMember) -> bool) -> Changes {

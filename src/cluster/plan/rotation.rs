@@ -9,10 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     changes::{Changes, CompletedRequest, RequestEvent, SOON},
     input::Input,
-    issuers,
+    issuers, reconnect,
+    trial::{self, Verdict},
 };
 use crate::{
-    api::Reason,
+    api::{ConditionType, Reason},
     certificates::{
         authorities::Authorities,
         secret::{CachedSecret, leaf_keys},
@@ -46,6 +47,11 @@ pub fn plan(input: &Input) -> Changes {
     Changes { step: first.map(|transition| ChangeAuthorities(Box::new(transition)).into()), ..changes }
 }
 
+/// Whether a requested rotation begins now: none is in progress, or its next authority is refused and another one is needed.
+fn may_begin(input: &Input, domain: Domain, authorities: &Authorities) -> bool {
+    authorities.rotation.is_none() || trial::is_refused(input, domain, authorities)
+}
+
 /// A request to rotate the authorities of a domain is complete once the rotation has started, so that it does not start again.
 fn requests(input: &Input) -> Changes {
     let requests = &input.cluster.requests;
@@ -56,7 +62,7 @@ fn requests(input: &Input) -> Changes {
         changes = changes.problem(Reason::InvalidRotationRequest, message);
     }
     let is_rotating = |domain: &Domain| {
-        input.facts.authorities.state[*domain].ready().is_some_and(|authorities| authorities.rotation.is_some())
+        input.facts.authorities.state[*domain].ready().is_some_and(|authorities| !may_begin(input, *domain, authorities))
     };
     let (started, pending): (Vec<_>, Vec<_>) = requests.rotate.iter().partition(|domain| is_rotating(domain));
     if !started.is_empty() {
@@ -94,10 +100,13 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
     } else {
         // The issuer, or its authority, may change at any moment of a rotation: then the rotation starts again, from the
         // authorities that are trusted by then.
-        let is_required = is_requested && authorities.rotation.is_none();
+        let is_required = is_requested && may_begin(input, domain, authorities);
         let (source, mut changes) = issuers::successor(input, domain, Some(authorities), is_required);
         let change = if let Some(source) = source {
-            Some(Change::Prepare { next: source.authority(input, domain, next(1)), salvage: None })
+            let keeps = !trial::is_refused(input, domain, authorities) && trial::is_presented(input, authorities);
+            Some(Change::Prepare { next: source.authority(input, domain, next(1)), keeps, salvage: None })
+        } else if reconnect::is_due(input, domain, authorities) {
+            Some(Change::Replace { next: input.cluster.built_in_authority(domain, next(1)) })
         } else if let Some(rotation) = authorities.rotation {
             let (change, contribution) = phase(input, domain, authorities, rotation, next(1));
             changes.merge(contribution);
@@ -139,7 +148,7 @@ fn phase(
     rotation: Rotation,
     generation: u32,
 ) -> (Option<Change>, Changes) {
-    let (missing, change, doing) = match rotation.phase {
+    let (mut missing, change, doing) = match rotation.phase {
         Phase::Distributing => (
             lacking_trust(input, authorities, domain),
             Change::Switch { next: input.cluster.built_in_authority(domain, generation), immediately: false },
@@ -156,10 +165,21 @@ fn phase(
             "members are restarted one by one to stop trusting the previous CA",
         ),
     };
+    let mut changes = Changes::default().check_within(SOON);
+    match trial::verdict(input, domain, authorities) {
+        Verdict::Accepted => {}
+        Verdict::Pending(what) => missing.push(what),
+        Verdict::Refused(note) => {
+            missing
+                .push(format!("a CA whose certificates the members accept; see {}", ConditionType::CertificatesReady.as_str()));
+            changes.certificates.push(note.clone());
+            changes.problems.push(note);
+        }
+    }
     let suffix = if missing.is_empty() { String::new() } else { format!("; missing: {}", missing.join(", ")) };
     let (name, since) = (rotation.phase.as_str(), rotation.since);
     let message = format!("the {domain} CA is being rotated, {name} since {since:.0}: {doing}{suffix}");
-    let changes = Changes::default().progress(Reason::RotatingCA, message).check_within(SOON);
+    let changes = changes.progress(Reason::RotatingCA, message);
     (missing.is_empty().then_some(change), changes)
 }
 
@@ -200,7 +220,7 @@ fn replace_lost(input: &Input, domain: Domain) -> (Option<Transition>, Changes) 
     let transition = source.map(|source| {
         let next = source.authority(input, domain, latest.unwrap_or_default() + 1);
         let salvage = Some(Salvage { version, active, others, crl });
-        Transition { domain, secret, seen: None, change: Change::Prepare { next, salvage } }
+        Transition { domain, secret, seen: None, change: Change::Prepare { next, keeps: false, salvage } }
     });
     (transition, changes)
 }
@@ -221,9 +241,8 @@ fn salvage(member: &ObservedMember, domain: Domain, key_id: &str) -> Option<(Cer
 
 /// Members and users that do not trust the next authority yet.
 fn lacking_trust(input: &Input, authorities: &Authorities, domain: Domain) -> Vec<String> {
-    // Before there are members, nothing has to trust the authority.
-    let is_unused = input.observed.members.values().all(|member| member.secret.is_none() && member.pod.is_none());
-    let mut missing = if is_unused { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
+    let mut missing =
+        if trial::is_unused(input) { vec![] } else { not_restarted(input, &TrustRequirement::next(authorities, domain)) };
     if domain == Domain::Client {
         let bundle = authorities.roots.as_bytes();
         let has_bundle = |secret: &CachedSecret| secret.data.get(tls_key::CA).is_some_and(|existing| existing == bundle);

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use crate::{
     api::Reason,
     certificates::{
-        leaf::LeafKeys,
+        leaf::{LeafKeys, SignedBy},
         requests::{LeafRequest, SecretChange},
     },
     cluster::{
@@ -32,6 +32,7 @@ pub(super) fn with_user(uid: &str) -> World {
     let mut world = World::bootstrapped(ONE);
     let leaf = LeafRequest {
         domain: Domain::Client,
+        signed_by: SignedBy::Active,
         spec: LeafSpec {
             common_name: "app".into(),
             dns_names: BTreeSet::new(),
@@ -51,6 +52,7 @@ pub(super) fn with_user(uid: &str) -> World {
         labels: BTreeMap::new(),
         leaves: vec![leaf],
         files: BTreeMap::new(),
+        obsolete: vec![],
     };
     world.issue(&mut SecretView::default(), &change);
     world

@@ -21,6 +21,7 @@ impl Definition for ChangeAuthorities {
         match &self.0.change {
             Change::Prepare { .. } => "PrepareCA",
             Change::Switch { .. } => "SwitchCA",
+            Change::Replace { .. } => "ReplaceCA",
             Change::Drop => "DropCA",
             Change::Finish => "FinishRotation",
             Change::Renew { .. } => "RenewCA",
@@ -30,6 +31,7 @@ impl Definition for ChangeAuthorities {
         match &self.0.change {
             Change::Prepare { .. } => Reason::PreparingCA,
             Change::Switch { .. } => Reason::SwitchingCA,
+            Change::Replace { .. } => Reason::ReplacingCA,
             Change::Drop => Reason::DroppingCA,
             Change::Finish => Reason::FinishingRotation,
             Change::Renew { .. } => Reason::RenewingCA,
@@ -39,6 +41,7 @@ impl Definition for ChangeAuthorities {
         match &self.0.change {
             Change::Prepare { .. } => Reason::CAPrepared,
             Change::Switch { .. } => Reason::CASwitched,
+            Change::Replace { .. } => Reason::CAReplaced,
             Change::Drop => Reason::CADropped,
             Change::Finish => Reason::RotationFinished,
             Change::Renew { .. } => Reason::CARenewed,
@@ -51,6 +54,7 @@ impl Definition for ChangeAuthorities {
                 format!("starting a rotation of the {domain} CA: adding {:?} to all trust bundles", next.common_name())
             }
             Change::Switch { .. } => format!("switching to the next {domain} CA"),
+            Change::Replace { .. } => format!("replacing the {domain} CA, whose certificates members refuse"),
             Change::Drop => format!("removing the previous {domain} CAs from all trust bundles"),
             Change::Finish => format!("completing the rotation of the {domain} CA"),
             Change::Renew { .. } => format!("replacing the {domain} CAs, which have expired"),
@@ -85,6 +89,9 @@ impl Definition for ChangeAuthorities {
                 format!("a rotation of the {domain} CA has started: {:?} is trusted before it signs", next.common_name())
             }
             Change::Switch { .. } => format!("certificates are signed by the next {domain} CA now"),
+            Change::Replace { .. } => format!(
+                "members refused the certificates of the {domain} CA, which the next one has replaced; they are restarted to trust it"
+            ),
             Change::Drop => {
                 format!(
                     "all {domain} certificates are signed by the new CA; the previous ones were removed from all trust bundles"

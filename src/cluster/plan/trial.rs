@@ -1,0 +1,254 @@
+//! Whether members accept what the next authority of a rotation signs. An authority that they trust may still be one whose
+//! certificates they refuse: Go applies the extensions of an authority to everything that it signed. So nothing depends on the
+//! next authority before a member has been seen to accept a certificate of it.
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::input::Input;
+use crate::{
+    api::Reason,
+    certificates::authorities::Authorities,
+    cluster::{
+        facts::{
+            roster::{Roster, RosterEntry},
+            trust::{peer_leaf_of, trusted_by},
+        },
+        observed::{ObservedMember, Trial},
+    },
+    kubernetes::{cached::Cached, pod::running_since},
+    names::{MemberName, annotation as key, member_key, tls_key},
+    pki::{Certificate, Domain, Issuer, Phase},
+    reporting::note::Note,
+};
+
+/// What has been seen of a certificate of the next authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A member accepts it, and none refuses it.
+    Accepted,
+    /// No member has answered yet. The text says what is missing.
+    Pending(String),
+    /// Members refuse it.
+    Refused(Note),
+}
+
+/// Whether certificates of the next authority are tried: in a rotation, until it is the active one.
+pub fn is_due(authorities: &Authorities) -> bool {
+    let is_distributing = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
+    is_distributing && authorities.next != authorities.active
+}
+
+/// Whether members that trust the next authority accept what it signs.
+pub fn verdict(input: &Input, domain: Domain, authorities: &Authorities) -> Verdict {
+    match domain {
+        _ if is_unused(input) => Verdict::Accepted,
+        Domain::Client if is_due(authorities) => of_client(input, authorities),
+        Domain::Peer if is_due(authorities) => of_peer(input, authorities, &authorities.next),
+        // An earlier version made it the active one without a trial. The operator itself is a client.
+        Domain::Peer if is_reissuing(authorities) => of_peer(input, authorities, &authorities.active),
+        Domain::Client | Domain::Peer => Verdict::Accepted,
+    }
+}
+
+/// Whether members refuse what the next authority signs.
+pub fn is_refused(input: &Input, domain: Domain, authorities: &Authorities) -> bool {
+    matches!(verdict(input, domain, authorities), Verdict::Refused(_))
+}
+
+/// Whether there are no members, so that nothing has to trust or accept anything.
+pub fn is_unused(input: &Input) -> bool {
+    input.observed.members.values().all(|member| member.secret.is_none() && member.pod.is_none())
+}
+
+/// Whether members accept a client certificate of the next authority.
+fn of_client(input: &Input, authorities: &Authorities) -> Verdict {
+    let own = input.observed.operator.as_ref().and_then(|secret| secret.certificate(tls_key::NEXT_CRT)?.ok());
+    let name = authorities.next.common_name();
+    if own.is_none_or(|leaf| !leaf.is_signed_by(&authorities.next)) {
+        return Verdict::Pending(format!(
+            "a client certificate of CA {name:?} for the operator, to try whether members accept it"
+        ));
+    }
+    // A member that does not trust it yet refuses it for that reason.
+    let members = || input.observed.members.iter().filter(|(_, member)| trusts_next(member, authorities, Domain::Client));
+    let refused = members().filter_map(|(name, member)| match &member.trial {
+        Some(Trial::Refused(alert)) => Some(format!("{name} ({alert})")),
+        _ => None,
+    });
+    let refused: Vec<_> = refused.collect();
+    if !refused.is_empty() {
+        let message = format!(
+            "refused by {}: a client certificate of CA {name:?} of {}. {}",
+            refused.join(", "),
+            authorities.issuers.next,
+            take_back(input, Domain::Client, authorities)
+        );
+        return Verdict::Refused(Note::new(Reason::CertificateRefused, message));
+    }
+    if members().any(|(_, member)| member.trial == Some(Trial::Accepted)) {
+        return Verdict::Accepted;
+    }
+    let why = |member: &ObservedMember| match &member.trial {
+        Some(Trial::Unknown(why)) => Some(why.clone()),
+        _ => None,
+    };
+    let why: Vec<_> = members().filter_map(|(name, member)| Some(format!("{name}: {}", why(member)?))).collect();
+    let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
+    Verdict::Pending(format!("a member that accepts a client certificate of CA {name:?}{why}"))
+}
+
+/// The member whose peer leaf the next authority signs before those of the others, to try whether they accept it: one that already
+/// has such a leaf; otherwise the last one that is restarted to trust the next authority; otherwise any that does not lead. There
+/// is none in a cluster of one member.
+pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a MemberName> {
+    let roster = input.facts.roster.as_ref().filter(|roster| is_due(authorities) && roster.votes() > 1)?;
+    if let Some((name, _)) = roster.voters.iter().find(|(_, voter)| has_next(voter.member, authorities)) {
+        return Some(name);
+    }
+    if !roster.all_healthy() || !roster.learners.is_empty() {
+        return None;
+    }
+    let mut outdated = roster.voters.iter().filter(|(_, voter)| !trusts_next(voter.member, authorities, Domain::Peer));
+    match (outdated.next(), outdated.next()) {
+        (None, _) => roster.voters.iter().rev().find(|(_, voter)| !voter.leads()).map(|(name, _)| name),
+        (Some((last, _)), None) => Some(last),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+/// Whether the next authority signed a member's peer leaf, and the active one did not.
+fn has_next(member: &ObservedMember, authorities: &Authorities) -> bool {
+    has_leaf_of(member, &authorities.next) && !has_leaf_of(member, &authorities.active)
+}
+
+/// Whether an authority signed the peer leaf in a member's Secret.
+pub fn has_leaf_of(member: &ObservedMember, authority: &Certificate) -> bool {
+    let leaf = member.secret.as_ref().and_then(|secret| secret.certificate(member_key::PEER_CRT)?.ok());
+    leaf.is_some_and(|leaf| leaf.is_signed_by(authority))
+}
+
+/// Whether a member presents a peer leaf of the next authority before it is the active one.
+pub fn is_presented(input: &Input, authorities: &Authorities) -> bool {
+    is_due(authorities) && input.observed.members.values().any(|member| has_next(member, authorities))
+}
+
+fn trusts_next(member: &ObservedMember, authorities: &Authorities, domain: Domain) -> bool {
+    let trusted = |pod: &Cached<Pod>| trusted_by(&pod.metadata, domain).any(|name| name == authorities.next.fingerprint());
+    member.pod.as_ref().is_some_and(trusted)
+}
+
+/// The member that has to be restarted with a peer leaf of the authority that is tried, because connections that stand show nothing.
+/// That of a rotation which an earlier version has begun is the active one already: any member will do once all have such a leaf.
+pub fn to_be_restarted<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a ObservedMember> {
+    let roster = input.facts.roster.as_ref()?;
+    let mut voters = roster.voters.values().rev();
+    if is_due(authorities) {
+        let is_tried =
+            |voter: &&RosterEntry| has_next(voter.member, authorities) && !has_started_with(voter.member, &authorities.next);
+        return voters.find(is_tried).map(|voter| voter.member);
+    }
+    let is_new = |voter: &RosterEntry| {
+        has_leaf_of(voter.member, &authorities.active) && !has_started_with(voter.member, &authorities.active)
+    };
+    let is_unproven = is_reissuing(authorities) && roster.votes() > 1 && roster.voters.values().all(is_new);
+    voters.find(|voter| is_unproven && !voter.leads()).map(|voter| voter.member)
+}
+
+/// Whether the authority that is tried is the active one already.
+fn is_reissuing(authorities: &Authorities) -> bool {
+    authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Reissuing)
+}
+
+fn has_started_with(member: &ObservedMember, authority: &Certificate) -> bool {
+    let started = |pod: &Cached<Pod>| peer_leaf_of(&pod.metadata).any(|name| name == authority.fingerprint());
+    member.pod.as_ref().is_some_and(started)
+}
+
+/// Whether a member that was restarted with a peer leaf of this authority has rejoined: the others accept its connections, and it
+/// accepts theirs. One direction is not enough: raft's messages find their way over the other one.
+fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) -> Verdict {
+    let Some(roster) = &input.facts.roster else { return Verdict::Pending("a quorum".into()) };
+    if roster.votes() <= 1 {
+        return Verdict::Accepted;
+    }
+    let name = authority.common_name();
+    let is_tried = |voter: &RosterEntry| has_leaf_of(voter.member, authority) && has_started_with(voter.member, authority);
+    let mut tried = roster.voters.iter().filter(|(_, voter)| is_tried(voter)).peekable();
+    let Some((member, voter)) = tried.peek().copied() else {
+        return Verdict::Pending(format!("a member that is restarted with a peer certificate of CA {name:?} and rejoins"));
+    };
+    if tried.any(|(name, voter)| voter.is_healthy() && apart_from(roster, name, voter).is_empty()) {
+        return Verdict::Accepted;
+    }
+    let apart = apart_from(roster, member, voter);
+    // What keeps a member from running is reported elsewhere.
+    let runs = |voter: &RosterEntry| matches!(voter.member.active_peers, Some(Ok(_)));
+    let refusing: Vec<_> = apart.iter().filter(|(_, other)| runs(other)).map(|(other, _)| other.to_string()).collect();
+    let runs_since = voter.member.pod.as_deref().and_then(running_since);
+    let is_starting = runs_since.is_none_or(|since| input.now.duration_since(since) < REJOINING);
+    if is_starting || !runs(voter) || refusing.is_empty() {
+        return Verdict::Pending(format!(
+            "connections between {member}, which presents a peer certificate of CA {name:?}, and the others"
+        ));
+    }
+    let apart = refusing.join(", ");
+    let message = format!(
+        "{member} was restarted with a peer certificate of CA {name:?} of {} and is not connected to {apart}: one of them refuses it. {}",
+        authorities.issuers.next,
+        take_back(input, Domain::Peer, authorities)
+    );
+    Verdict::Refused(Note::new(Reason::CertificateRefused, message))
+}
+
+/// The voters that do not accept the connections of this one, or whose connections it does not accept.
+fn apart_from<'r, 'o>(
+    roster: &'r Roster<'o>,
+    name: &MemberName,
+    voter: &RosterEntry,
+) -> Vec<(&'r MemberName, &'r RosterEntry<'o>)> {
+    let accepts = |one: &RosterEntry, other: &RosterEntry| {
+        let peers = one.member.active_peers.as_ref().and_then(|peers| peers.as_ref().ok());
+        peers.is_some_and(|peers| peers.contains(&other.listed.id))
+    };
+    let others = roster.voters.iter().filter(|(other, _)| *other != name);
+    others.filter(|(_, other)| !accepts(voter, other) || !accepts(other, voter)).collect()
+}
+
+/// How long a restarted member may take to connect to the others.
+const REJOINING: SignedDuration = SignedDuration::from_secs(20);
+
+/// How a change to the next authority is taken back. The active one has never stopped signing.
+fn take_back(input: &Input, domain: Domain, authorities: &Authorities) -> String {
+    let (active, next) = (&authorities.issuers.active, &authorities.issuers.next);
+    if !is_due(authorities) {
+        return format!("Name another issuer in spec.tls.{domain}.issuer, such as the previous one");
+    }
+    let still = "The previous CA stays in use";
+    if active == next {
+        return match next {
+            Issuer::BuiltIn => {
+                let (namespace, cluster) = (input.facts.names.namespace(), input.facts.names.cluster());
+                format!(
+                    "{still}. Replace the new one: kubectl -n {namespace} annotate etcdcluster {cluster} --overwrite {}={domain}",
+                    key::ROTATE_CA
+                )
+            }
+            issuer => format!("{still}. Give {issuer} a CA whose certificates are accepted, such as the previous one"),
+        };
+    }
+    let issuer = match active {
+        Issuer::BuiltIn => "null".to_owned(),
+        Issuer::CaSecret { name } => format!(r#"{{"caSecret":{{"name":"{name}"}},"certManager":null}}"#),
+        Issuer::CertManager { name, kind, group } => {
+            format!(r#"{{"caSecret":null,"certManager":{{"name":"{name}","kind":"{kind}","group":"{group}"}}}}"#)
+        }
+    };
+    let (namespace, cluster) = (input.facts.names.namespace(), input.facts.names.cluster());
+    let patch = format!(r#"{{"spec":{{"tls":{{"{domain}":{{"issuer":{issuer}}}}}}}}}"#);
+    format!("{still}. Take the change back: kubectl -n {namespace} patch etcdcluster {cluster} --type merge -p '{patch}'")
+}
+
+#[cfg(test)]
+#[path = "trial_tests.rs"]
+mod tests;

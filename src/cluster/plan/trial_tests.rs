@@ -1,0 +1,180 @@
+use crate::{
+    api::{IssuerSpec, Reason},
+    cluster::{
+        facts::trust::peer_leaf_of,
+        fixtures::World,
+        observed::Trial,
+        plan::{
+            issuers::tests::{authority, ca_secret, set_issuer},
+            rotation::tests::{ROTATION, domain, request, settle, transitions},
+        },
+    },
+    names::{member_key, tls_key},
+    pki::{Authority, Domain},
+    reporting::note::Note,
+};
+
+/// A cluster of which a domain is changed to an authority that members refuse. It is as far as it gets.
+fn changed_to_a_refused_authority(of: Domain) -> World {
+    let mut world = World::bootstrapped("{}");
+    world.unacceptable.insert("servers only".into());
+    set_issuer(&mut world, of, ca_secret("company"));
+    let refused = authority("servers only", &world);
+    world.set_external(of, refused, vec![]);
+    for _ in 0..300 {
+        world.pass();
+        world.check_trust(&[], &[]);
+    }
+    world
+}
+
+/// The one problem, which certificates have too.
+fn refusal(world: &mut World) -> String {
+    let changes = world.changes();
+    let refusals =
+        |notes: &[Note]| notes.iter().filter(|note| note.reason == Reason::CertificateRefused).cloned().collect::<Vec<_>>();
+    let (problems, certificates) = (refusals(&changes.problems), refusals(&changes.certificates));
+    assert_eq!(problems, certificates);
+    assert_eq!(problems.len(), 1);
+    problems[0].message.clone()
+}
+
+#[test]
+fn an_authority_whose_certificates_are_refused_never_signs() {
+    for (of, who) in
+        [(Domain::Client, "(BadCertificate): a client certificate of CA"), (Domain::Peer, "and is not connected to demo-")]
+    {
+        let mut world = changed_to_a_refused_authority(of);
+        assert_eq!(domain(&world, of).active.issuer, None, "the previous authority still signs");
+        assert_eq!(domain(&world, of).phase.as_deref(), Some("Distributing"));
+        assert!(world.observed.list.is_ok(), "the operator keeps its identity, and there is a quorum");
+        let message = refusal(&mut world);
+        let patch = format!(r#"--type merge -p '{{"spec":{{"tls":{{"{of}":{{"issuer":null}}}}}}}}'"#);
+        for part in [who, "\"servers only\" of the CA in Secret company", "kubectl -n ns patch etcdcluster demo", &patch] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
+
+#[test]
+fn only_one_member_is_tried() {
+    let mut world = changed_to_a_refused_authority(Domain::Client);
+    let restarted = world.taken.iter().filter(|step| step.starts_with("RestartMember")).count();
+    assert_eq!(restarted, 1, "no other is restarted for an authority that the first one refuses: {:?}", world.taken);
+    world = changed_to_a_refused_authority(Domain::Peer);
+    assert_eq!(world.healthy_members(), 2, "only one member presents a leaf of the authority");
+    assert!(world.changes().step.is_none());
+}
+
+#[test]
+fn a_refused_authority_is_taken_back_with_the_spec() {
+    for of in Domain::ALL {
+        let mut world = changed_to_a_refused_authority(of);
+        let taken = world.taken.len();
+        set_issuer(&mut world, of, IssuerSpec::default());
+        settle(&mut world, &[], &[]);
+        assert_eq!(transitions(&world, taken), ROTATION);
+        for key in [member_key::CLIENT_CA, member_key::PEER_CA] {
+            assert!(!world.trusted(key).contains("servers only"));
+        }
+    }
+}
+
+#[test]
+fn a_refused_authority_is_taken_back_to_the_authority_in_a_secret() {
+    for of in Domain::ALL {
+        let mut world = World::bootstrapped("{}");
+        let company = || ca_secret("company");
+        set_issuer(&mut world, of, company());
+        let good = authority("good", &world);
+        let pem = (good.certificate().pem().to_owned(), good.key_pem().to_vec());
+        world.set_external(of, good, vec![]);
+        settle(&mut world, &[], &[]);
+        world.unacceptable.insert("servers only".into());
+        let refused = authority("servers only", &world);
+        world.set_external(of, refused, vec![]);
+        for _ in 0..300 {
+            world.pass();
+        }
+        assert!(refusal(&mut world).contains("Give the CA in Secret company a CA whose certificates are accepted"));
+        let good = Authority::load(pem.0.as_bytes(), &pem.1).unwrap();
+        world.set_external(of, good, vec![]);
+        settle(&mut world, &[], &[]);
+        assert_eq!(domain(&world, of).active.name, "good");
+    }
+}
+
+#[test]
+fn a_refused_authority_is_replaced_by_the_next_good_one() {
+    for of in Domain::ALL {
+        let mut world = changed_to_a_refused_authority(of);
+        let good = authority("good", &world);
+        world.set_external(of, good, vec![]);
+        settle(&mut world, &[], &[]);
+        assert_eq!(domain(&world, of).active.name, "good");
+    }
+}
+
+#[test]
+fn a_refused_built_in_authority_is_replaced_on_request() {
+    for of in Domain::ALL {
+        let mut world = World::bootstrapped("{}");
+        let refused = world.valid().authority_name(of, 3);
+        world.unacceptable.insert(refused);
+        request(&mut world, of.as_str());
+        for _ in 0..300 {
+            world.pass();
+        }
+        assert!(refusal(&mut world).contains(&format!("annotate etcdcluster demo --overwrite etcd-warden.dev/rotate-ca={of}")));
+        request(&mut world, of.as_str());
+        settle(&mut world, &[], &[]);
+        assert!(domain(&world, of).phase.is_none());
+    }
+}
+
+#[test]
+fn a_peer_authority_signs_for_all_only_once_a_restarted_member_has_rejoined() {
+    let mut world = World::bootstrapped("{}");
+    request(&mut world, "peer");
+    let mut rejoined = false;
+    for _ in 0..300 {
+        let switched = world.taken.iter().any(|step| step == "SwitchCA");
+        assert!(rejoined || !switched, "the next authority signs before a member has rejoined with it");
+        world.pass();
+        world.check_trust(&[], &[]);
+        let next = world.observed.authorities.peer.as_ref().unwrap().authorities().unwrap().next.clone();
+        rejoined |= world.observed.members.values().any(|member| {
+            let started = member.pod.as_ref().is_some_and(|pod| peer_leaf_of(&pod.metadata).any(|of| of == next.fingerprint()));
+            started && member.is_healthy() && matches!(&member.active_peers, Some(Ok(peers)) if peers.len() == 2)
+        });
+    }
+    assert!(rejoined && domain(&world, Domain::Peer).phase.is_none());
+    let restarts = world.taken.iter().filter(|step| step.starts_with("RestartMember")).count();
+    assert_eq!(restarts, 6, "the member that is tried is one that has to be restarted anyway");
+}
+
+#[test]
+fn a_cluster_of_one_has_nobody_to_refuse_its_peer_certificate() {
+    let mut world = World::bootstrapped("replicas: 1");
+    request(&mut world, "peer");
+    settle(&mut world, &[], &[]);
+    assert_eq!(transitions(&world, 0), ROTATION);
+}
+
+#[test]
+fn the_operator_has_a_certificate_of_the_next_authority_only_while_it_is_tried() {
+    let mut world = World::bootstrapped("{}");
+    request(&mut world, "client");
+    let mut tried = false;
+    for _ in 0..300 {
+        let switched = world.taken.iter().any(|step| step == "SwitchCA");
+        world.pass();
+        let has = world.observed.operator.as_ref().unwrap().data.contains_key(tls_key::NEXT_KEY);
+        let accepted = world.observed.members.values().any(|member| member.trial == Some(Trial::Accepted));
+        tried |= accepted;
+        assert!(tried || !switched, "the next authority signs before a member has accepted it");
+        assert!(!has || domain(&world, Domain::Client).phase.is_some());
+    }
+    let operator = world.observed.operator.as_ref().unwrap();
+    assert!(tried && !operator.data.contains_key(tls_key::NEXT_CRT) && !operator.data.contains_key(tls_key::NEXT_KEY));
+}

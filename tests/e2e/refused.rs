@@ -1,0 +1,84 @@
+//! A running cluster is changed to an authority whose certificates etcd refuses: one that may sign only for servers. The operator of
+//! these scenarios does not judge authorities, because it would refuse this one before anything is changed. They run alone.
+
+use std::{sync::Arc, time::Instant};
+
+use etcd_warden::pki::Domain;
+use serde_json::json;
+
+use crate::{
+    failpoint::operate_without_judgement,
+    harness::Scenario,
+    issuers::{Company, P256, issuer, until_signed_by},
+    operator,
+    rotation::{refresh, status},
+    world::{TIMEOUT, World},
+    writer::Writers,
+};
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![scenario!(refused_clients).alone().long(), scenario!(refused_peers).alone().long()]
+}
+
+/// The client authority: members refuse the operator's certificate of it, and nothing is issued to clients.
+async fn refused_clients(world: Arc<World>) {
+    refused(world, Domain::Client).await;
+}
+
+/// The peer authority: one member is restarted with a certificate of it, and the others refuse its connections.
+async fn refused_peers(world: Arc<World>) {
+    refused(world, Domain::Peer).await;
+}
+
+async fn refused(world: Arc<World>, domain: Domain) {
+    operator::stop(&world).await;
+    operate_without_judgement(&world.namespace.clone(), change_and_take_back(world, domain)).await;
+    operator::scale(2).await;
+}
+
+async fn change_and_take_back(world: Arc<World>, domain: Domain) {
+    let company = Company::new(&world);
+    let uses = ["keyUsage=critical,keyCertSign,cRLSign", "extendedKeyUsage=serverAuth"];
+    company.authority("servers-only", &P256, None, &uses).await;
+    company.authority("good", &P256, None, &uses[..1]).await;
+    company.publish(&world, "company", "servers-only", &[]).await;
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let before = status(&world, domain).await;
+    let writers = Writers::start(&user).await;
+    let refreshing = refresh(Arc::clone(&world));
+
+    let began = Instant::now();
+    let changed = || issuer(&world, domain, json!({ "caSecret": { "name": "company" } }));
+    changed().await;
+    let message = world.until_condition("demo", "CertificatesReady", "False", "CertificateRefused", TIMEOUT * 3).await;
+    world.measure(format!("refused {:.1} s after the change", began.elapsed().as_secs_f32()));
+    assert!(message.contains("servers-only") && message.contains("the CA in Secret company"), "{message}");
+    let command = format!(r#"kubectl -n {} patch etcdcluster demo --type merge -p "#, world.namespace);
+    assert!(message.contains(&command) && message.contains(r#""issuer":null"#), "{message}");
+    world.until_condition("demo", "Available", "True", "QuorumHealthy", TIMEOUT).await;
+    let now = status(&world, domain).await;
+    assert_eq!((now.active, now.phase.as_deref()), (before.active, Some("Distributing")), "it does not sign for all");
+    user.accepted(&world.names("demo").client_host()).await.unwrap();
+
+    // The spec is taken back.
+    let began = Instant::now();
+    issuer(&world, domain, json!(null)).await;
+    let now = until_signed_by(&world, domain, &format!("demo {domain}")).await;
+    assert_eq!(now.active.issuer, None);
+    world.measure(format!("taken back in {:.1} s", began.elapsed().as_secs_f32()));
+
+    // The next good authority takes its place.
+    changed().await;
+    world.until_condition("demo", "CertificatesReady", "False", "CertificateRefused", TIMEOUT * 3).await;
+    company.publish(&world, "company", "good", &[]).await;
+    let began = Instant::now();
+    let now = until_signed_by(&world, domain, "good").await;
+    assert_eq!(now.active.issuer.as_deref(), Some("the CA in Secret company"));
+    world.measure(format!("replaced by a good CA in {:.1} s", began.elapsed().as_secs_f32()));
+    let figures = writers.stop().await;
+    refreshing.abort();
+    let figures = figures.checked(&world.user_identity("app").await).await;
+    world.measure(format!("{domain}: {figures}"));
+    figures.assert_nothing_lost();
+    assert_eq!(figures.failed, 0, "{figures}");
+}
