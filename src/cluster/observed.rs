@@ -3,7 +3,7 @@
 //! Failed reads are part of the data. Private keys are not: where a Secret has one, the cache keeps a digest of its public key
 //! (see [`crate::cache`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,

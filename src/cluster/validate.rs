@@ -11,7 +11,7 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use kube::{Resource, ResourceExt};
+use kube::Resource;
 
 use crate::{
     api::{

@@ -377,7 +377,7 @@ mod tests {
             (Code::Unavailable, "etcdserver: server stopped"),
             (Code::Unavailable, "etcdserver: request timed out"),
             (Code::Unavailable, "etcdserver: unhealthy cluster"),
-            (Code::Canceled, "etcdserver: request canceled"),
+            (Code::Cancelled, "etcdserver: request canceled"),
         ];
         for (code, message) in passing {
             assert!(class(code, message).is_transient(), "{code:?} {message}");

@@ -1,12 +1,16 @@
 //! What is wrong with one object or one namespace takes nothing from others.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use etcd_warden::{
     etcd::{Change, Client, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls},
+    ids::MemberId,
     names::label,
 };
 use futures::future::BoxFuture;
@@ -59,6 +63,14 @@ impl Dialer for Faulty {
 
     fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>> {
         self.client.change(target, tls, change)
+    }
+
+    fn advance<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<(), EtcdError>> {
+        self.client.advance(target, tls)
+    }
+
+    fn active_peers<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>> {
+        self.client.active_peers(target)
     }
 
     fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>> {

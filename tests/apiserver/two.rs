@@ -73,7 +73,7 @@ async fn a_late_plan_does_not_overwrite_newer_versions() {
     };
     let apply = async |seen: Option<&ConfigMap>, state: &str| {
         let object = Object { seen: seen.and_then(|seen| ObjectVersion::of(&seen.metadata)), ..Object::new(&config(state)) };
-        apply::apply(&world.client, &world.namespace, &object, &uid).await.map_err(|error| error.to_string())
+        apply::apply(&world.client, &world.namespace, &object, &uid).await.map(drop).map_err(|error| error.to_string())
     };
     let there = async || api.get("demo-bootstrap").await.unwrap();
     let state = |config: &ConfigMap| config.data.as_ref().unwrap()["demo-0.state"].clone();

@@ -22,7 +22,7 @@ use crate::{
         error::WriteError,
         secret::KeySecret,
     },
-    names::{CLIENT_PORT, MemberName, annotation as key},
+    names::{CLIENT_PORT, MemberName},
 };
 
 impl Actor<'_> {

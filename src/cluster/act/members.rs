@@ -16,7 +16,7 @@ impl Actor<'_> {
         let pod = self.observed.members.get(member).and_then(|member| member.pod.as_ref());
         let (Some(identity), Some(pod)) = (self.identity, pod) else { return outcome };
         let target = dial::target(&self.cluster.names, member, pod, CLIENT_PORT);
-        if let Err(error) = self.context.dialer.advance(&target, &identity.0).await
+        if let Err(error) = self.context.dialer.advance(&target, &identity.tls).await
             && !error.class().is_transient()
         {
             let message = format!("asking {member} for an entry of raft's log: it {error}");

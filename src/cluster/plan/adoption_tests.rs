@@ -49,12 +49,12 @@ fn with_orphans(replicas: i32) -> World {
     observed.operator.iter_mut().for_each(|secret| secret.meta.owner_references = None);
     for member in observed.members.values_mut() {
         member.stateful_set.iter_mut().for_each(|object| object.metadata.owner_references = None);
-        for secret in &mut member.secret {
+        if let Some(secret) = &mut member.secret {
             secret.meta.owner_references = None;
             secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), "2026-03-01T12:00:00Z".to_owned())].into());
         }
     }
-    for secret in &mut observed.operator {
+    if let Some(secret) = &mut observed.operator {
         secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), "2026-03-01T12:00:00Z".to_owned())].into());
     }
     world

@@ -61,7 +61,8 @@ impl<'a> Rollout<'a> {
 
     /// Whether a member's pod was created differently.
     fn is_outdated(&self, member: &ObservedMember) -> bool {
-        member.pod.as_ref().is_some_and(|pod| self.is_different(pod))
+        let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
+        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod))
     }
 
     /// Whether the next pod of a member would be outdated as well: others have changed its template, or it does not exist yet.
@@ -77,8 +78,7 @@ impl<'a> Rollout<'a> {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         let differs = objects::requires_client_certificates(pod.spec.as_ref())
             .is_some_and(|required| required != self.requires_client_certificates);
-        let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
-        is_requested || differs || is_tried || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+        is_requested || differs || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 
     /// The members that are down because they are being restarted: their pods are being deleted, are gone, or are new.
@@ -262,6 +262,7 @@ pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
 
 /// Whether another member has just been restarted and is not ready. The operator may have no other way to see it.
 fn is_another_starting(input: &Input, name: &MemberName) -> bool {
+    let timeout = restart_timeout(input.cluster);
     let is_starting = |member: &ObservedMember| {
         // A pod that stops or starts for longer may never be back.
         let since = |pod: &Pod| {
@@ -269,7 +270,7 @@ fn is_another_starting(input: &Input, name: &MemberName) -> bool {
             let created = || meta.creation_timestamp.as_ref().map(|created| created.0);
             meta.deletion_timestamp.as_ref().map(|deleted| deleted.0).or_else(|| running_since(pod)).or_else(created)
         };
-        let is_recent = |pod: &Pod| since(pod).is_some_and(|since| input.now.duration_since(since) < RESTART_TIMEOUT);
+        let is_recent = |pod: &Pod| since(pod).is_some_and(|since| input.now.duration_since(since) < timeout);
         member.has_started() && !member.pod_ready() && member.pod.as_deref().is_none_or(is_recent)
     };
     input.observed.members.iter().any(|(other, member)| other != name && is_starting(member))
