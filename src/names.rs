@@ -74,6 +74,8 @@ pub mod annotation {
     /// On a PersistentVolumeClaim: the member in favor of which its data was discarded. No member is started with this data
     /// again.
     pub const DISCARDED_FOR: &str = "etcd-warden.dev/given-up-for";
+    /// On a pod template: the container that `kubectl logs` and `kubectl exec` mean if none is named.
+    pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
     /// On a pod: a version of its Secret, and the time of writing. A change of it makes the kubelet refresh the mounted files at
     /// once.
     pub const TLS_TOUCHED: &str = "etcd-warden.dev/tls-touched";

@@ -1,10 +1,11 @@
-//! The documents name every reason, step and metric that the operator has, and no others.
+//! The documents name every reason, step and metric that the operator has, and no others. An example shows every field.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use etcd_warden::api::{ConditionType, Reason};
+use etcd_warden::api::{self, ConditionType, Reason};
+use serde_json::Value;
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -75,4 +76,52 @@ fn every_metric_is_documented() {
         let name = format!("etcd_warden_{}", literals(call).next().unwrap());
         assert!(documented.iter().any(|word| word.starts_with(&name)), "{name}");
     }
+}
+
+/// Fields of types of Kubernetes, which are described there, and the one that the example says is as another.
+const NOT_SHOWN: [&str; 6] = [
+    ".image.pullSecrets.",
+    ".tls.peer.issuer.",
+    ".pod.resources.",
+    ".pod.affinity.",
+    ".pod.tolerations.",
+    ".pod.topologySpreadConstraints.",
+];
+
+/// The paths of all properties of a schema, such as `.storage.size`.
+fn paths(schema: &Value, parent: &str, found: &mut BTreeSet<String>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{parent}.{name}");
+        paths(property, &path, found);
+        paths(&property["items"], &path, found);
+        found.insert(path);
+    }
+}
+
+/// The paths of all keys of a document in YAML, of those that are commented out as well.
+fn keys(document: &str) -> BTreeSet<String> {
+    let mut parents: Vec<(usize, &str)> = vec![];
+    let mut found = BTreeSet::new();
+    for line in document.lines() {
+        let text = line.trim_start_matches(['#', ' ', '-']);
+        let Some((key, _)) = text.split_once(':').filter(|(key, _)| key.chars().all(char::is_alphanumeric)) else { continue };
+        let depth = line.len() - text.len();
+        parents.retain(|(of_parent, _)| *of_parent < depth);
+        parents.push((depth, key));
+        found.insert(parents.iter().map(|(_, key)| format!(".{key}")).collect());
+    }
+    found
+}
+
+#[test]
+fn an_example_shows_every_field() {
+    let [clusters, _] = api::crds().unwrap();
+    let schema = serde_json::to_value(&clusters.spec.versions[0].schema).unwrap();
+    let mut fields = BTreeSet::new();
+    paths(&schema["openAPIV3Schema"]["properties"]["spec"], "", &mut fields);
+    fields.retain(|path| !NOT_SHOWN.iter().any(|not_shown| path.starts_with(not_shown)));
+    assert!(fields.contains(".storage.size") && fields.contains(".tls.client.issuer.certManager.kind"), "{fields:?}");
+    let shown = keys(&read("examples/cluster-full.yaml"));
+    let missing: Vec<_> = fields.iter().filter(|path| !shown.contains(&format!(".spec{path}"))).collect();
+    assert!(missing.is_empty(), "examples/cluster-full.yaml does not show {missing:?}");
 }

@@ -305,6 +305,20 @@ pub struct PodSpec {
     /// Additional annotations of the pods. The operator's own annotations (`etcd-warden.dev/*`) take precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Who chooses the user and the groups that etcd runs as: the operator (`Fixed`) or the platform (`Assigned`).
+    #[serde(default, rename = "userIDs")]
+    pub user_ids: UserIds,
+}
+
+/// Who chooses the user and the groups that etcd runs as. In both cases it must not be root.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserIds {
+    /// User and group 65532 own the process and the volume.
+    #[default]
+    Fixed,
+    /// The pod names neither user nor group, for platforms that refuse a pod which does and assign both themselves, such as
+    /// OpenShift. Elsewhere the pod does not start, because the image of etcd would run as root.
+    Assigned,
 }
 
 /// The Service for clients. It has the name of the cluster and port 2379.

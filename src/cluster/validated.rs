@@ -79,6 +79,13 @@ pub struct Requests {
     pub rotate_unknown: Vec<String>,
 }
 
+impl Requests {
+    /// Whether a request is pending. Each but a restart is removed when it is complete.
+    pub fn is_pending(&self) -> bool {
+        self.replace.is_some() || self.recover_from.is_some() || !self.rotate.is_empty() || !self.rotate_unknown.is_empty()
+    }
+}
+
 impl ValidatedCluster {
     /// Whether claims and CA Secrets are retained when the cluster is deleted.
     pub fn retains(&self) -> bool {

@@ -26,6 +26,7 @@ async fn first_use(world: Arc<World>) {
     apply(&world, "user.yaml").await;
     apply(&world, "cluster.yaml").await;
     world.kubectl(["wait", "--for=condition=Available", "--timeout=140s", "etcdcluster/demo"]).await.success();
+    world.kubectl(["wait", "--for=condition=Ready", "--timeout=140s", "etcd/demo"]).await.success();
     world.kubectl(["wait", "--for=condition=Ready", "--timeout=60s", "etcduser/app"]).await.success();
     world.kubectl(["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=140s", "pod/etcdctl"]).await.success();
     assert_eq!(world.kubectl(["logs", "etcdctl"]).await.success(), "greeting\nhello\n");

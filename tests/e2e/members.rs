@@ -47,6 +47,8 @@ async fn through(world: &World, numbers: &[i32]) {
         let (from, to) = (pair[0], pair[1]);
         let began = Instant::now();
         scale(world, to).await;
+        world.kubectl(["wait", "--for=condition=Ready", "--timeout=150s", "etcd/demo"]).await.success();
+        assert_eq!(world.status("demo").await.ready_replicas, to, "Ready is not True before all members are healthy");
         let status = world.until_ready("demo").await;
         world.measure(format!("{from} -> {to} members in {:.1} s", began.elapsed().as_secs_f32()));
         assert_eq!(status.members.iter().map(|member| member.name.clone()).collect::<Vec<_>>(), names(to));

@@ -1,5 +1,7 @@
 //! The StatefulSet of a member, with the pod that runs etcd.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
@@ -18,7 +20,7 @@ use k8s_openapi::{
 
 use super::metadata::{member_labels, owned, selector};
 use crate::{
-    api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion},
+    api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion, UserIds},
     cluster::validated::ValidatedCluster,
     etcd::Version,
     names::{CLIENT_PORT, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
@@ -26,6 +28,8 @@ use crate::{
 
 const TLS_DIR: &str = "/etc/etcd/tls";
 const DATA_DIR: &str = "/var/lib/etcd";
+const CONTAINER: &str = "etcd";
+/// User and group of [`UserIds::Fixed`].
 const UID: i64 = 65532;
 
 /// The StatefulSet of one member. `bundles` names the authorities in its trust bundles.
@@ -98,7 +102,9 @@ pub fn requires_client_certificates(spec: Option<&PodSpec>) -> Option<bool> {
 fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
     let mut labels = cluster.pod.labels.clone();
     labels.extend(member_labels(cluster.names.cluster(), member));
-    let mut annotations = cluster.pod.annotations.clone();
+    // The container that `kubectl logs` and `exec` mean if others are injected.
+    let mut annotations: BTreeMap<_, _> = [(annotation::DEFAULT_CONTAINER.into(), CONTAINER.into())].into();
+    annotations.extend(cluster.pod.annotations.clone());
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
     if let Some(at) = &cluster.requests.restarted_at {
         annotations.insert(annotation::RESTARTED_AT.into(), at.clone());
@@ -111,16 +117,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
             // Otherwise Services named etcd-* would become environment variables that etcd warns about.
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(30),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(UID),
-                run_as_group: Some(UID),
-                fs_group: Some(UID),
-                // Changing the owner of every file at each start of a large volume takes minutes.
-                fs_group_change_policy: Some("OnRootMismatch".into()),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-                ..PodSecurityContext::default()
-            }),
+            security_context: Some(security_context(cluster.pod.user_ids)),
             affinity: Some(cluster.pod.affinity.clone().unwrap_or_else(|| spread(cluster))),
             node_selector: Some(cluster.pod.node_selector.clone()).filter(|selector| !selector.is_empty()),
             tolerations: Some(cluster.pod.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
@@ -150,6 +147,23 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
             ]),
             ..PodSpec::default()
         }),
+    }
+}
+
+fn security_context(ids: UserIds) -> PodSecurityContext {
+    let id = match ids {
+        UserIds::Fixed => Some(UID),
+        UserIds::Assigned => None,
+    };
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: id,
+        run_as_group: id,
+        fs_group: id,
+        // Changing the owner of every file at each start of a large volume takes minutes.
+        fs_group_change_policy: Some("OnRootMismatch".into()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..PodSecurityContext::default()
     }
 }
 
@@ -197,7 +211,7 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
         PullPolicy::Never => "Never",
     };
     Container {
-        name: "etcd".into(),
+        name: CONTAINER.into(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some(pull_policy.into()),
         command: Some(vec!["/usr/local/bin/etcd".into()]),

@@ -43,6 +43,7 @@ pod:
   priorityClassName: important
   labels: {team: storage, app.kubernetes.io/instance: not-this}
   annotations: {note: mine, etcd-warden.dev/bundles: not-this}
+  userIDs: Assigned
 service: {type: NodePort, annotations: {metallb.example/pool: one}}
 "#;
 
