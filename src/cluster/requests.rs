@@ -102,6 +102,11 @@ impl Requests {
         requests
     }
 
+    /// Whether a request is pending. Each but a restart is removed when it is complete.
+    pub fn is_pending(&self) -> bool {
+        self.replace.is_some() || self.recover_from.is_some() || !self.rotate.is_empty() || !self.rotate_unknown.is_empty()
+    }
+
     /// The request to replace a member, to be remembered.
     pub fn replacement(&self, member: &str) -> Request {
         Request::new(key::REPLACE, None, format!("{member}{}", self.ids.replace))

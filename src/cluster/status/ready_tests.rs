@@ -95,6 +95,14 @@ fn a_requested_restart_is_not_upkeep() {
 }
 
 #[test]
+fn a_requested_rotation_is_not_upkeep() {
+    let mut world = World::bootstrapped(THREE);
+    world.cluster.metadata.annotations = Some([(key::ROTATE_CA.to_owned(), "client".to_owned())].into());
+    let first = ready(&world.pass().report);
+    assert_eq!((first.status.as_str(), first.reason.as_str()), ("False", "PreparingCA"));
+}
+
+#[test]
 fn a_degraded_cluster_is_not_ready() {
     let mut world = World::bootstrapped(THREE);
     world.silent.insert(names().member(1));
