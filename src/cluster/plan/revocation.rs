@@ -28,6 +28,9 @@ fn revoke(input: &Input, domain: Domain) -> Option<Revoke> {
     is_needed.then(|| Revoke { domain, holders: holders.into_iter().collect(), pending })
 }
 
+/// Where the Secret of the operator or of a user has its certificate.
+const CLIENT_LEAF: &[&str] = &[tls_key::CRT];
+
 /// Where the Secret of a domain has private keys of certificates that no member and no user waits for. An issuer that never answers would
 /// let them accumulate.
 fn unused_keys(input: &Input, domain: Domain) -> Vec<String> {
@@ -39,8 +42,7 @@ fn unused_keys(input: &Input, domain: Domain) -> Vec<String> {
     let members = input.observed.members.keys().filter(|name| roster.lists(name));
     let members = members.map(|name| (Holder::Member { name: name.to_string() }, leaf_keys(domain)));
     let users = input.observed.users.iter().map(|(uid, name)| Holder::User { name: name.clone(), uid: uid.clone() });
-    let clients =
-        users.chain([Holder::Operator]).filter(|_| domain == Domain::Client).map(|holder| (holder, &[tls_key::CRT][..]));
+    let clients = users.chain([Holder::Operator]).filter(|_| domain == Domain::Client).map(|holder| (holder, CLIENT_LEAF));
     for (holder, certificates) in members.chain(clients) {
         for certificate in certificates {
             unused.remove(&pending_key(&holder, certificate));

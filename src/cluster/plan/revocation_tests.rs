@@ -70,7 +70,7 @@ fn private_keys_that_nobody_waits_for_are_removed() {
     data.extend(needed.iter().chain(&unused).map(|key| (key.clone(), b"digest".to_vec())));
     let Some(Step::Revoke(step)) = world.pass().changes().step else { panic!("nothing is removed") };
     assert_eq!((step.holders.len(), step.pending.iter().collect::<BTreeSet<_>>()), (0, unused.iter().collect()));
-    assert!(world.is_idle());
+    world.settle();
     let data = &world.authority_secret(Domain::Client).as_ref().unwrap().data;
     assert!(needed.iter().all(|key| data.contains_key(key)) && unused.iter().all(|key| !data.contains_key(key)));
     // Members may be added at any time while no list is known.
