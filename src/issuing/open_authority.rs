@@ -7,10 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use zeroize::Zeroize;
 
-use super::{
-    error::IssueError,
-    write::put,
-};
+use super::{error::IssueError, write::put};
 use crate::{
     certificates::{
         authority_secret::unknown_serials,

@@ -42,7 +42,9 @@ fn the_certificates_of_a_cluster_with_an_invalid_spec_are_renewed_for_years_and_
     let names = "extraSANs: { dnsNames: [etcd.example.com], ipAddresses: [192.0.2.1] }";
     let mut world = World::bootstrapped(&format!("{{ replicas: 3, tls: {{ client: {{ {names} }} }} }}"));
     world.taken.clear();
-    let sets = |world: &World| -> Vec<_> { world.observed.members.values().map(|member| member.stateful_set.as_ref().map(|set| set.spec.clone())).collect() };
+    let sets = |world: &World| -> Vec<_> {
+        world.observed.members.values().map(|member| member.stateful_set.as_ref().map(|set| set.spec.clone())).collect()
+    };
     let pods = |world: &World| -> Vec<_> {
         world.observed.members.values().map(|member| member.pod.as_ref().unwrap().metadata.uid.clone()).collect()
     };

@@ -230,7 +230,7 @@ fn take_back(input: &Input, domain: Domain, authorities: &Authorities) -> String
             Issuer::BuiltIn => {
                 let (namespace, cluster) = (input.facts.names.namespace(), input.facts.names.cluster());
                 format!(
-                    "{still}. Replace the new one: kubectl -n {namespace} annotate etcdcluster {cluster} --overwrite {}={domain}",
+                    "{still}. Replace the new one: kubectl -n {namespace} annotate etcdcluster {cluster} --overwrite {}={domain}@$(date +%s)",
                     key::ROTATE_CA
                 )
             }

@@ -205,6 +205,8 @@ fn completed_requests_are_remembered() {
 /// Marks the last end of a member's container as caused by its memory limit of 8Mi.
 fn set_out_of_memory(world: &mut World, ordinal: u32) {
     world.crash(ordinal);
+    let claim = world.member(ordinal).claim.as_mut().unwrap();
+    claim.status.get_or_insert_default().phase = Some("Bound".into());
     let pod = world.pod(ordinal);
     let limits = Some([("memory".to_owned(), Quantity("8Mi".into()))].into());
     pod.spec.as_mut().unwrap().containers[0].resources = Some(ResourceRequirements { limits, ..ResourceRequirements::default() });
