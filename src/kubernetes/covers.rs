@@ -33,7 +33,7 @@ fn value_covers(existing: &Value, desired: &Value, exactly: bool) -> bool {
         // The API server may write a quantity in another form.
         (Value::String(existing), Value::String(desired)) => {
             existing == desired
-                || !exactly && quantity::milli(existing).is_some_and(|value| Some(value) == quantity::milli(desired))
+                || !exactly && quantity::nano(existing).is_some_and(|value| Some(value) == quantity::nano(desired))
         }
         _ => existing == desired,
     }

@@ -159,4 +159,4 @@ pub fn remarks(input: &Input) -> Vec<String> {
 
 #[cfg(test)]
 #[path = "issuers_tests.rs"]
-mod tests;
+pub(super) mod tests;
