@@ -63,8 +63,10 @@ words! {
         QuorumHealthy,
         /// The cluster has not been bootstrapped yet.
         Bootstrapping,
-        /// Fewer than a quorum of voters are healthy.
+        /// Fewer than a quorum of voters are healthy, and nothing shows that etcd has a quorum.
         QuorumLost,
+        /// etcd has a quorum, but fewer than a quorum of voters can be reached and are healthy.
+        MembersUnreachable,
 
         // Any condition.
         /// The spec is invalid.
@@ -149,6 +151,8 @@ words! {
         EtcdRefused,
         /// A certificate could not be issued.
         IssuingFailed,
+        /// The authority of an external issuer expires soon.
+        CAExpiresSoon,
         /// The operator's clock and the API server's differ.
         ClockSkew,
 

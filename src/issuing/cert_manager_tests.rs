@@ -51,7 +51,10 @@ fn certificates_that_differ_from_the_request_are_refused() {
     for (signed, reason) in [
         (LeafSpec { dns_names: [].into(), ..spec() }, ReissueReason::Names),
         (LeafSpec { ip_addresses: [].into(), ..spec() }, ReissueReason::Names),
-        (LeafSpec { usage: Usage::Client, ..spec() }, ReissueReason::Usage),
+        (
+            LeafSpec { usage: Usage::Client, ..spec() },
+            ReissueReason::Usage("server auth and client auth were requested, client auth was given".into()),
+        ),
         (LeafSpec { common_name: "else".into(), ..spec() }, ReissueReason::CommonName),
         (LeafSpec { duration: SignedDuration::from_hours(8760), ..spec() }, ReissueReason::TooLong),
     ] {

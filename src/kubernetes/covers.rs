@@ -122,7 +122,7 @@ fn compare(existing: &Value, desired: &Value, exactly: bool, path: &Path, found:
         }
         // The API server may write a quantity in another form.
         (Value::String(text), Value::String(desired_text))
-            if !exactly && quantity::milli(text).is_some_and(|value| Some(value) == quantity::milli(desired_text)) => {}
+            if !exactly && quantity::nano(text).is_some_and(|value| Some(value) == quantity::nano(desired_text)) => {}
         _ if existing == desired => {}
         _ => found.push(difference(path, existing, desired)),
     }

@@ -15,11 +15,16 @@ use super::{
     error::PkiError,
     key::{PrivateKey, key_pair},
     serial::Serial,
+    sign::{self, Unsigned},
     verify::verify,
 };
 
 /// How long before its creation a certificate begins to be valid, for peers whose clocks are behind.
 pub const BACKDATING: SignedDuration = SignedDuration::from_mins(5);
+
+/// Authorities are told apart by their key identifiers.
+pub(super) const NO_KEY_ID: &str =
+    "its certificate has no subject key identifier: create it again with the extension subjectKeyIdentifier=hash";
 
 /// What a leaf may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,13 +123,23 @@ impl Authority {
         Ok(Self { certificate: Certificate::from_der(signed.der())?, key, pair })
     }
 
-    /// Loads one that was created earlier, or elsewhere.
+    /// Loads one that was created earlier, or elsewhere. Its key may be in the form of another program
+    /// ([`PrivateKey::of_certificate`]).
     ///
     /// # Errors
     /// If the certificate or the key is unreadable, they do not belong together, or the certificate may not sign others or has no
     /// key identifier.
     pub fn load(certificate: &[u8], key: &[u8]) -> Result<Self, PkiError> {
         let certificate = Certificate::from_pem(certificate)?;
+        let key = PrivateKey::of_certificate(key, &certificate)?;
+        Self::of(certificate, key)
+    }
+
+    /// The authority with this certificate and its private key.
+    ///
+    /// # Errors
+    /// If the certificate may not sign others or has no key identifier.
+    pub fn of(certificate: Certificate, key: PrivateKey) -> Result<Self, PkiError> {
         if !certificate.is_ca() {
             return Err(PkiError::NotAuthority("its certificate is not a CA certificate (basicConstraints)"));
         }
@@ -132,11 +147,7 @@ impl Authority {
             return Err(PkiError::NotAuthority("its certificate may not sign certificates (keyUsage)"));
         }
         if certificate.subject_key_id().is_none() {
-            return Err(PkiError::NotAuthority("its certificate has no subject key identifier"));
-        }
-        let key = PrivateKey::from_pem(key)?;
-        if key.public_digest() != certificate.key_digest() {
-            return Err(PkiError::KeyDoesNotFit);
+            return Err(PkiError::NotAuthority(NO_KEY_ID));
         }
         let pair = key_pair(key.pem())?;
         Ok(Self { certificate, key, pair })
@@ -176,12 +187,10 @@ impl Authority {
         }
         params.subject_alt_names = spec.alternative_names()?;
         let key = PrivateKey::generate()?;
-        let signed = params.signed_by(&*key_pair(key.pem())?, &self.issuer()?)?;
-        let certificate = Certificate::from_der(signed.der())?;
-        // The subject of an external authority may not be reproduced exactly. Its leaves would not verify and would be issued
-        // again and again.
+        let unsigned = params.signed_by(&*key_pair(key.pem())?, &self.placeholder())?;
+        let certificate = Certificate::from_der(&self.sign(unsigned.der())?)?;
         if !certificate.is_signed_by(&self.certificate) {
-            return Err(PkiError::NotAuthority("its subject is of a form that is not supported"));
+            return Err(PkiError::Sign("the certificate does not verify".into()));
         }
         verify(&certificate, &self.certificate, now)?;
         Ok(Leaf { certificate, key, chain: vec![] })
@@ -195,9 +204,14 @@ impl Authority {
         self.certificate.check_valid_authority(now)
     }
 
-    /// The form in which the library signs with it.
-    pub(super) fn issuer(&self) -> Result<Issuer<'static, &KeyPair>, PkiError> {
-        Ok(Issuer::from_ca_cert_der(&self.certificate.der().into(), &*self.pair)?)
+    /// The issuer for what [`Authority::sign`] is going to sign.
+    pub(super) fn placeholder(&self) -> Issuer<'static, Unsigned<'_>> {
+        sign::placeholder(&self.certificate, &self.pair)
+    }
+
+    /// Signs a certificate or revocation list that was created with [`Authority::placeholder`]. Returns its DER.
+    pub(super) fn sign(&self, unsigned: &[u8]) -> Result<Vec<u8>, PkiError> {
+        sign::sign(unsigned, &self.certificate, &self.pair)
     }
 }
 

@@ -8,13 +8,11 @@ use std::{
 
 use jiff::Timestamp;
 use x509_parser::{
+    asn1_rs::{Any, Tag},
     certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension},
-    oid_registry::{OID_EC_P256, OID_NIST_EC_P384, OID_SIG_ED25519},
     prelude::FromDer,
-    public_key::PublicKey,
     time::ASN1Time,
-    x509::AttributeTypeAndValue,
 };
 
 use super::{error::PkiError, key::KeyDigest, pem, serial::Serial};
@@ -22,7 +20,7 @@ use super::{error::PkiError, key::KeyDigest, pem, serial::Serial};
 /// The certificate of a leaf or an authority, without its private key. Two certificates are equal if their DER is equal. Clones
 /// share the content.
 #[derive(Clone, Debug)]
-pub struct Certificate(Arc<Content>);
+pub struct Certificate(pub(super) Arc<Content>);
 
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
@@ -34,7 +32,7 @@ impl Eq for Certificate {}
 
 /// The contents of a certificate.
 #[derive(Debug)]
-struct Content {
+pub(super) struct Content {
     der: Arc<[u8]>,
     pem: Box<str>,
     serial: Serial,
@@ -52,9 +50,9 @@ struct Content {
     fingerprint: Box<str>,
     /// The DER of the first authority whose signature was verified. It is kept, because verifying signatures is the most
     /// expensive part of a pass.
-    signer: OnceLock<Arc<[u8]>>,
+    pub(super) signer: OnceLock<Arc<[u8]>>,
     /// Whether it is signed with its own key, if that was checked.
-    self_signed: OnceLock<bool>,
+    pub(super) self_signed: OnceLock<bool>,
 }
 
 impl Certificate {
@@ -74,8 +72,7 @@ impl Certificate {
     /// The certificate with this DER.
     pub fn from_der(der: &[u8]) -> Result<Self, PkiError> {
         let read = parse(der)?;
-        let common_name =
-            read.subject().iter_common_name().last().map(AttributeTypeAndValue::as_str).transpose().map_err(unreadable)?;
+        let common_name = read.subject().iter_common_name().last().map(|name| text(name.attr_value())).unwrap_or_default();
         let (dns_names, ip_addresses) = alternative_names(&read)?;
         let extended = read.extended_key_usage().map_err(unreadable)?.map(|extension| extension.value);
         let (subject_key_id, authority_key_id) = key_ids(&read)?;
@@ -84,7 +81,7 @@ impl Certificate {
             pem: pem::encode(der, pem::CERTIFICATE)?.as_str().into(),
             serial: Serial::from_der_integer(read.raw_serial())
                 .ok_or_else(|| PkiError::Certificate("its serial number is negative or too long".into()))?,
-            common_name: common_name.unwrap_or_default().to_owned(),
+            common_name,
             not_before: timestamp(read.validity().not_before),
             not_after: timestamp(read.validity().not_after),
             dns_names,
@@ -163,44 +160,13 @@ impl Certificate {
     pub(super) fn path_length(&self) -> Option<u32> {
         parse(&self.0.der).ok()?.basic_constraints().ok()??.value.path_len_constraint
     }
-    /// Whether it names this authority as its issuer, whether or not its signature verifies.
-    pub(super) fn names_as_issuer(&self, authority: &Certificate) -> bool {
-        let (Ok(read), Ok(issuer)) = (parse(self.der()), parse(authority.der())) else { return false };
-        read.issuer().as_raw() == issuer.subject().as_raw()
+    /// The DER of its subject, as it is in it.
+    pub(super) fn subject_der(&self) -> Result<Vec<u8>, PkiError> {
+        Ok(parse(self.der())?.subject().as_raw().to_vec())
     }
-    /// Whether signatures of its key can be verified here.
-    pub(super) fn has_supported_key(&self) -> bool {
-        let Ok(read) = parse(self.der()) else { return false };
-        let key = read.public_key();
-        let curve = || key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
-        match key.parsed() {
-            Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
-            Ok(PublicKey::EC(_)) => curve().is_some_and(|curve| curve == OID_EC_P256 || curve == OID_NIST_EC_P384),
-            _ => key.algorithm.algorithm == OID_SIG_ED25519,
-        }
-    }
-    /// Whether it is a root, signed with its own key.
-    pub fn is_self_signed(&self) -> bool {
-        let verify = || {
-            let read = parse(&self.0.der);
-            read.is_ok_and(|read| read.issuer().as_raw() == read.subject().as_raw() && read.verify_signature(None).is_ok())
-        };
-        *self.0.self_signed.get_or_init(verify)
-    }
-    /// Whether an authority signed it. Only the name and the signature are checked, because external certificates may lack key
-    /// identifiers.
-    pub(super) fn is_below(&self, authority: &Certificate) -> bool {
-        if self.0.signer.get() == Some(&authority.0.der) {
-            return true;
-        }
-        let (Ok(read), Ok(issuer)) = (parse(&self.0.der), parse(&authority.0.der)) else { return false };
-        let is_below =
-            read.issuer().as_raw() == issuer.subject().as_raw() && read.verify_signature(Some(issuer.public_key())).is_ok();
-        if is_below {
-            // Another authority with the same key and name may already be stored.
-            let _ = self.0.signer.set(authority.0.der.clone());
-        }
-        is_below
+    /// The DER of its `SubjectPublicKeyInfo`.
+    pub(super) fn key_info(&self) -> Result<Vec<u8>, PkiError> {
+        Ok(parse(self.der())?.public_key().raw.to_vec())
     }
     /// Whether a server may use it.
     pub fn server_auth(&self) -> bool {
@@ -231,11 +197,6 @@ impl Certificate {
         let (begin, end) = (self.0.not_before.as_second(), self.0.not_after.as_second());
         Timestamp::from_second(begin + (end - begin) * 2 / 3).unwrap_or(self.0.not_after)
     }
-
-    /// Whether an authority signed it: the names and the key identifiers match, and the signature verifies.
-    pub fn is_signed_by(&self, authority: &Certificate) -> bool {
-        self.0.authority_key_id.is_some() && self.0.authority_key_id == authority.0.subject_key_id && self.is_below(authority)
-    }
 }
 
 /// Certificates in PEM, one after the other: the form of a trust bundle.
@@ -248,7 +209,21 @@ pub fn read_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
     pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect()
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
+/// The certificates of a text of another program, which may have text around the blocks.
+///
+/// # Errors
+/// Why it cannot be read, and what mends it.
+pub(super) fn read_foreign_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
+    let read = |block: pem::Block| match block.label.as_str() {
+        pem::CERTIFICATE => Certificate::from_der(&block.der),
+        "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => Err(PkiError::OldLabel(block.label)),
+        _ => Err(PkiError::Label(pem::CERTIFICATE)),
+    };
+    pem::foreign_blocks(text)?.into_iter().map(read).collect()
+}
+
+/// Reads a certificate's DER.
+pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(PkiError::Certificate("there is data after it".into())),
@@ -289,6 +264,21 @@ fn key_ids(read: &X509Certificate) -> Result<(KeyId, KeyId), PkiError> {
         }
     }
     Ok((subject, authority))
+}
+
+/// The text of an attribute of a name. It may be of any string type: authorities of Windows have names in UTF-16.
+fn text(value: &Any) -> String {
+    let units = |octets: &[u8]| <[u8; 2]>::try_from(octets).map(u16::from_be_bytes).unwrap_or_default();
+    let code_points =
+        |octets: &[u8]| <[u8; 4]>::try_from(octets).ok().and_then(|octets| char::from_u32(u32::from_be_bytes(octets)));
+    match value.tag() {
+        Tag::BmpString => String::from_utf16_lossy(&value.data.chunks(2).map(units).collect::<Vec<_>>()),
+        Tag::UniversalString => {
+            value.data.chunks(4).map(|octets| code_points(octets).unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+        }
+        Tag::T61String => value.data.iter().copied().map(char::from).collect(),
+        _ => String::from_utf8_lossy(value.data).into_owned(),
+    }
 }
 
 fn ip_address(octets: &[u8]) -> Result<IpAddr, PkiError> {

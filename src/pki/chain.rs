@@ -4,7 +4,7 @@ use super::certificate::Certificate;
 
 /// The certificate among the candidates that signed this one. If it was renewed, the one that expires last.
 pub fn parent<'a>(certificate: &Certificate, candidates: &'a [Certificate]) -> Option<&'a Certificate> {
-    let signed = candidates.iter().filter(|candidate| *candidate != certificate && certificate.is_below(candidate));
+    let signed = candidates.iter().filter(|candidate| *candidate != certificate && certificate.may_be_below(candidate));
     signed.max_by_key(|candidate| candidate.not_after())
 }
 

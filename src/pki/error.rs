@@ -11,6 +11,9 @@ pub enum PkiError {
     /// A PEM block of another kind than expected.
     #[error("holds a block of another kind than {0}")]
     Label(&'static str),
+    /// A PEM block with a certificate whose label Go does not read.
+    #[error("holds a block {0}: convert it with openssl x509 -in tls.crt -out converted.crt")]
+    OldLabel(String),
     /// Not exactly one block.
     #[error("holds {found} {expected} blocks where one is expected")]
     Count {
@@ -25,6 +28,9 @@ pub enum PkiError {
     /// The content of a block is not a private key that can be used.
     #[error("not a supported private key in PKCS#8 (ECDSA P-256 or P-384, Ed25519, RSA)")]
     Key,
+    /// A private key of another program that cannot be read or used. The text says what mends it.
+    #[error("{0}")]
+    ForeignKey(String),
     /// The private key belongs to another certificate.
     #[error("the private key does not belong to the certificate")]
     KeyDoesNotFit,

@@ -1,9 +1,12 @@
 //! Authorities of external issuers, and whether they can be used.
 
+use std::{cmp::Reverse, collections::VecDeque};
+
 use jiff::Timestamp;
 
 use super::{
-    certificate::{Certificate, read_bundle},
+    authority::NO_KEY_ID,
+    certificate::{Certificate, read_foreign_bundle},
     error::PkiError,
 };
 
@@ -19,25 +22,23 @@ pub struct ExternalAuthority {
 
 impl ExternalAuthority {
     /// The authority in a Secret. `certificates` holds its certificate and optionally those of ancestors, `roots` (`ca.crt`)
-    /// further ancestors.
+    /// further ancestors, in any order. If its certificate was renewed and `certificates` holds it several times, the one that
+    /// expires last is taken.
     ///
     /// # Errors
     /// If a certificate is unreadable or has expired, or the authority may not sign, or its root is missing.
     pub fn of_secret(certificates: &[u8], roots: &[u8], now: Timestamp) -> Result<Self, PkiError> {
-        let read = |file: &str, text: &[u8]| {
-            let hint = "it must hold CERTIFICATE blocks and nothing else, as openssl x509 writes them without -text";
-            read_bundle(text).map_err(|problem| PkiError::Chain(format!("{file}: {problem}; {hint}")))
-        };
-        let mut certificates = read("tls.crt", certificates)?.into_iter();
-        let authority = certificates.next().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
-        check_key(&authority)?;
-        let candidates: Vec<_> = certificates.chain(read("ca.crt", roots)?).collect();
+        let read =
+            |file: &str, text: &[u8]| read_foreign_bundle(text).map_err(|problem| PkiError::Chain(format!("{file}: {problem}")));
+        let mut candidates = read("tls.crt", certificates)?;
+        let first = candidates.first().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
+        let renewed = candidates.iter().filter(|other| other.is_same_authority(first));
+        let authority = latest(renewed, now).unwrap_or(first).clone();
+        candidates.extend(read("ca.crt", roots)?);
         let external = Self::with_ancestors(authority, &candidates, now)?;
         let top = external.ancestors.last().unwrap_or(&external.authority);
         if !top.is_self_signed() {
-            check_issuer_keys(top, &candidates)?;
-            let name = top.common_name();
-            return Err(PkiError::Chain(format!("ca.crt does not hold the certificate of the CA that signed {name:?}")));
+            return Err(missing(top, &candidates));
         }
         Ok(external)
     }
@@ -48,36 +49,73 @@ impl ExternalAuthority {
     /// # Errors
     /// Those of [`ExternalAuthority::of_secret`], except that the root may be missing.
     pub fn of_answer(certificates: &[u8], roots: &[u8], now: Timestamp) -> Result<(Certificate, Self), PkiError> {
-        let mut certificates = read_bundle(certificates)?.into_iter();
+        let mut certificates = read_foreign_bundle(certificates)?.into_iter();
         let leaf = certificates.next().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
-        let candidates: Vec<_> = certificates.chain(read_bundle(roots)?).collect();
-        let Some(authority) = candidates.iter().find(|candidate| leaf.is_below(candidate)) else {
-            check_issuer_keys(&leaf, &candidates)?;
-            return Err(PkiError::Chain("the certificate of the CA that signed did not come with the answer".into()));
-        };
-        Ok((leaf, Self::with_ancestors(authority.clone(), &candidates, now)?))
+        let candidates: Vec<_> = certificates.chain(read_foreign_bundle(roots)?).collect();
+        if let Some(authority) = latest(candidates.iter().filter(|candidate| leaf.is_below(candidate)), now) {
+            return Ok((leaf, Self::with_ancestors(authority.clone(), &candidates, now)?));
+        }
+        let named: Vec<_> = candidates.iter().filter(|candidate| leaf.names_as_issuer(candidate)).collect();
+        named.iter().try_for_each(|candidate| check_key(candidate))?;
+        Err(PkiError::Chain(match named.first() {
+            Some(authority) if !leaf.is_verifiable(authority) => {
+                format!("it signs with {}, which is not supported: it must sign with {SIGNATURES}", leaf.signature_algorithm())
+            }
+            Some(authority) => format!("CA {:?} came with the answer, but another key signed", authority.common_name()),
+            None => "the certificate of the CA that signed did not come with the answer".into(),
+        }))
     }
 
-    /// An authority and its ancestors, as far as they are among the candidates.
+    /// An authority and its ancestors, as far as they are among the candidates: the shortest path to a root.
     fn with_ancestors(authority: Certificate, candidates: &[Certificate], now: Timestamp) -> Result<Self, PkiError> {
-        let mut ancestors: Vec<Certificate> = vec![];
-        loop {
-            let top = ancestors.last().unwrap_or(&authority);
-            check_authority(top, ancestors.len(), now)?;
+        check_authority(&authority, 0, now)?;
+        check_key(&authority)?;
+        if authority.subject_key_id().is_none() {
+            return Err(PkiError::NotAuthority(NO_KEY_ID));
+        }
+        // The paths that end with each certificate that was found, the shortest first.
+        let (mut paths, mut problem) = (VecDeque::from([vec![authority.clone()]]), None);
+        let (mut seen, mut longest) = (vec![authority.clone()], vec![]);
+        while let Some(path) = paths.pop_front() {
+            let Some(top) = path.last().cloned() else { continue };
+            longest.clone_from(&path);
             if top.is_self_signed() {
+                problem = check_root(&top).err();
                 break;
             }
-            let is_new = |candidate: &&Certificate| **candidate != authority && !ancestors.contains(candidate);
-            match candidates.iter().filter(is_new).find(|candidate| top.is_below(candidate)) {
-                Some(next) => ancestors.push(next.clone()),
-                None => break,
+            let mut parents: Vec<_> = candidates.iter().filter(|candidate| top.may_be_below(candidate)).collect();
+            parents.sort_by_key(|parent| (!parent.is_self_signed(), Reverse(parent.not_after())));
+            for parent in parents {
+                if seen.contains(parent) {
+                    continue;
+                }
+                seen.push(parent.clone());
+                match check_authority(parent, path.len(), now).and_then(|()| check_ancestor_key(parent)) {
+                    Ok(()) => paths.push_back([path.as_slice(), &[parent.clone()]].concat()),
+                    Err(why) => problem = problem.or(Some(why)),
+                }
             }
         }
-        if authority.subject_key_id().is_none() {
-            return Err(PkiError::NotAuthority("its certificate has no subject key identifier"));
-        }
-        Ok(Self { authority, ancestors })
+        problem.map_or_else(|| Ok(Self { authority, ancestors: longest.split_off(1) }), Err)
     }
+}
+
+/// The signatures that leaves may have.
+const SIGNATURES: &str = "ECDSA P-256 or P-384 with SHA-256 or SHA-384, Ed25519, or RSA with SHA-256, SHA-384 or SHA-512";
+
+/// The certificate that is valid now and expires last; if none is valid now, the one that expires last.
+fn latest<'a>(certificates: impl Iterator<Item = &'a Certificate>, now: Timestamp) -> Option<&'a Certificate> {
+    certificates.max_by_key(|certificate| (certificate.check_valid_authority(now).is_ok(), certificate.not_after()))
+}
+
+/// Why no certificate above this one is known.
+fn missing(top: &Certificate, candidates: &[Certificate]) -> PkiError {
+    let (name, issuer) = (top.common_name(), top.issuer_name());
+    let same_name = candidates.iter().any(|candidate| candidate != top && top.names_as_issuer(candidate));
+    let why = if same_name { "; the certificate of that name there has another key" } else { "" };
+    PkiError::Chain(format!(
+        "ca.crt does not hold the certificate of the CA that signed {name:?}: add the one whose subject is {issuer}{why}"
+    ))
 }
 
 /// Checks that an authority may sign now, with this many authorities between it and the leaf.
@@ -99,14 +137,33 @@ fn check_authority(authority: &Certificate, below: usize, now: Timestamp) -> Res
     Ok(())
 }
 
-/// Checks that signatures of an authority can be verified.
+/// Checks that OpenSSL takes a root for one. It does not verify its signature, but has to know the algorithm.
+fn check_root(root: &Certificate) -> Result<(), PkiError> {
+    let refused = || {
+        let (name, algorithm) = (root.common_name(), root.signature_algorithm());
+        PkiError::Chain(format!(
+            "{name:?} is signed with {algorithm}, so OpenSSL does not take it for a root: create its certificate again with the same key \
+             and openssl req -x509 -sha256"
+        ))
+    };
+    (!root.has_signature_unknown_to_openssl()).then_some(()).ok_or_else(refused)
+}
+
+/// Checks that the operator can sign with the key of an authority, and verify what it signed.
 fn check_key(authority: &Certificate) -> Result<(), PkiError> {
-    let (name, kinds) = (authority.common_name(), "it must be ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits");
-    let refused = || PkiError::Chain(format!("the key of {name:?} is of a kind that is not supported: {kinds}"));
+    let kinds = "create a CA with a key of ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits";
+    let refused = || {
+        let (name, kind) = (authority.common_name(), authority.describe_key());
+        PkiError::Chain(format!("the key of {name:?} is {kind}, which is not supported: {kinds}"))
+    };
     authority.has_supported_key().then_some(()).ok_or_else(refused)
 }
 
-/// Checks that signatures can be verified with the keys of the candidates that a certificate names as its issuer.
-fn check_issuer_keys(certificate: &Certificate, candidates: &[Certificate]) -> Result<(), PkiError> {
-    candidates.iter().filter(|candidate| certificate.names_as_issuer(candidate)).try_for_each(check_key)
+/// Checks that clients accept the key of an authority above the one that signs. Only OpenSSL looks at it, and knows more kinds.
+fn check_ancestor_key(authority: &Certificate) -> Result<(), PkiError> {
+    let refused = || {
+        let (name, kind) = (authority.common_name(), authority.describe_key());
+        PkiError::Chain(format!("the key of {name:?} is {kind}, which OpenSSL refuses: use a CA below a root with another key"))
+    };
+    (!authority.has_refused_key()).then_some(()).ok_or_else(refused)
 }

@@ -5,8 +5,8 @@
 //! generator. Private keys are kept as PEM in memory that is wiped, and have no `Debug`. Nothing is cached here: `certificates`
 //! keeps parsed contents together with their Secret.
 //!
-//! Each file uses only the preceding ones: error, domain, pem, serial, key, request, issuer, certificate, chain, verify, ledger,
-//! authority, revocation, external, rotation, reissue.
+//! Each file uses only the preceding ones: error, domain, pem, tlv, serial, key, request, issuer, certificate, signature, chain, verify,
+//! ledger, foreign_key, sign, authority, revocation, external, rotation, reissue.
 
 mod authority;
 mod certificate;
@@ -14,6 +14,9 @@ mod chain;
 mod domain;
 mod error;
 mod external;
+mod foreign_key;
+#[cfg(test)]
+mod foreign_tests;
 mod issuer;
 mod key;
 mod ledger;
@@ -23,8 +26,11 @@ mod request;
 mod revocation;
 pub(crate) mod rotation;
 mod serial;
+mod sign;
+mod signature;
 #[cfg(test)]
 mod tests;
+mod tlv;
 mod verify;
 
 pub use authority::{Authority, BACKDATING, Leaf, LeafSpec, Usage};

@@ -15,32 +15,81 @@ pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 /// The label of a private key in PKCS#8.
 pub(super) const PRIVATE_KEY: &str = "PRIVATE KEY";
 
+/// The label of a private key in PKCS#8 that is encrypted.
+pub(super) const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+
+/// What Windows writes in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// The number of characters in a line (RFC 7468), which encode 48 octets.
 const LINE: usize = 64;
 
+/// A block.
+pub(super) struct Block {
+    /// What it holds, such as `CERTIFICATE`.
+    pub label: String,
+    /// Its content.
+    pub der: Zeroizing<Vec<u8>>,
+}
+
 /// The contents of all blocks of a text. The text may contain only blocks with this label and blank lines.
 pub(super) fn blocks(text: &[u8], label: &'static str) -> Result<Vec<Zeroizing<Vec<u8>>>, PkiError> {
-    let text = str::from_utf8(text).map_err(|_| PkiError::Pem("it is not text"))?;
-    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    str::from_utf8(text).map_err(|_| PkiError::Pem("it is not text"))?;
+    let content = |block: Block| if block.label == label { Ok(block.der) } else { Err(PkiError::Label(label)) };
+    scan(text, false)?.into_iter().map(content).collect()
+}
+
+/// The blocks of a text that another program wrote. It may have text outside of the blocks (RFC 7468, 5.2), such as a byte order mark,
+/// `Bag Attributes` or what `openssl x509 -text` prints, and header lines inside of them (RFC 1421).
+///
+/// # Errors
+/// Why the text is not readable, and the command that mends it.
+pub(super) fn foreign_blocks(text: &[u8]) -> Result<Vec<Block>, PkiError> {
+    let blocks = scan(text, true)?;
+    match text {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err(PkiError::Pem("it is UTF-16: convert it with iconv -f UTF-16 -t UTF-8")),
+        [0x30, ..] if blocks.is_empty() => {
+            Err(PkiError::Pem("it is DER: convert it with openssl x509 -inform DER, or openssl pkey -inform DER for a key"))
+        }
+        _ => Ok(blocks),
+    }
+}
+
+/// The blocks of a text that may be a foreign one.
+fn scan(text: &[u8], foreign: bool) -> Result<Vec<Block>, PkiError> {
+    let trim = |line| match <[u8]>::strip_prefix(line, BYTE_ORDER_MARK).filter(|_| foreign) {
+        Some(rest) => rest.trim_ascii(),
+        None if foreign => line.trim_ascii(),
+        None => line.trim_ascii_end(),
+    };
+    let mut lines = text.split(|octet| *octet == b'\n').map(trim).filter(|line| !line.is_empty());
     let mut blocks = Vec::new();
     while let Some(line) = lines.next() {
-        let begins = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----"));
-        if begins.ok_or(PkiError::Pem("there is text outside of the blocks"))? != label {
-            return Err(PkiError::Label(label));
-        }
+        let Some(label) = line.strip_prefix(b"-----BEGIN ").and_then(|rest| rest.strip_suffix(b"-----")) else {
+            if foreign {
+                continue;
+            }
+            return Err(PkiError::Pem("there is text outside of the blocks"));
+        };
         // The capacity is sufficient from the start, so that no reallocation leaves a copy behind.
-        let mut body = Zeroizing::new(String::with_capacity(text.len()));
+        let mut body = Zeroizing::new(Vec::with_capacity(text.len()));
+        let mut is_encrypted = false;
         loop {
             let line = lines.next().ok_or(PkiError::Pem("a block has no end"))?;
-            if let Some(ends) = line.strip_prefix("-----END ") {
-                if ends.strip_suffix("-----") != Some(label) {
+            if let Some(ends) = line.strip_prefix(b"-----END ") {
+                if ends.strip_suffix(b"-----") != Some(label) {
                     return Err(PkiError::Pem("a block ends as another kind than it begins"));
                 }
                 break;
             }
-            body.push_str(line);
+            if foreign && line.contains(&b':') {
+                is_encrypted |= line.ends_with(b"ENCRYPTED");
+            } else {
+                body.extend_from_slice(line);
+            }
         }
-        blocks.push(decode(&body)?);
+        let label = if is_encrypted { ENCRYPTED.into() } else { String::from_utf8_lossy(label).into_owned() };
+        blocks.push(Block { label, der: decode(&body)? });
     }
     Ok(blocks)
 }
@@ -54,7 +103,7 @@ pub(super) fn single(text: &[u8], label: &'static str) -> Result<Zeroizing<Vec<u
     }
 }
 
-fn decode(body: &str) -> Result<Zeroizing<Vec<u8>>, PkiError> {
+fn decode(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, PkiError> {
     let mut der = Zeroizing::new(vec![0; base64::decoded_len_estimate(body.len())]);
     let length = STANDARD.decode_slice(body, &mut der).map_err(|_| PkiError::Pem("a block is not base64"))?;
     der.truncate(length);

@@ -30,8 +30,8 @@ pub enum ReissueReason {
     Expired,
     /// It is valid for other names or addresses.
     Names,
-    /// It is valid for other usages.
-    Usage,
+    /// It is valid for other usages. The text says which.
+    Usage(String),
     /// It has another common name.
     CommonName,
     /// It has been revoked.
@@ -55,7 +55,7 @@ impl fmt::Display for ReissueReason {
             Self::WrongIssuer => "is not signed by the issuing CA",
             Self::Expired => "has expired or is not valid yet",
             Self::Names => "is for other names or addresses",
-            Self::Usage => "is for other uses",
+            Self::Usage(uses) => return write!(f, "is for other uses: {uses}"),
             Self::CommonName => "has another common name",
             Self::Revoked => "is revoked",
             Self::Holder => "was issued to another holder",
@@ -88,12 +88,12 @@ pub fn reissue_reason(
     };
     let life = leaf.not_after().duration_since(leaf.not_before());
     let longest = spec.duration.saturating_add(BACKDATING).saturating_add(SLACK);
-    let usage = (leaf.server_auth(), leaf.client_auth(), leaf.is_ca());
+    let uses = other_uses(leaf, spec);
     [
         (key != Some(leaf.key_digest()), ReissueReason::KeyDoesNotFit),
         (now < leaf.not_before() || now > leaf.not_after(), ReissueReason::Expired),
         (leaf.dns_names() != &spec.dns_names || leaf.ip_addresses() != &spec.ip_addresses, ReissueReason::Names),
-        (usage != (spec.usage.server(), spec.usage.client(), false), ReissueReason::Usage),
+        (uses.is_some(), ReissueReason::Usage(uses.unwrap_or_default())),
         (leaf.common_name() != spec.common_name, ReissueReason::CommonName),
         (!leaf.is_signed_by(issuer), ReissueReason::WrongIssuer),
         (life > longest, ReissueReason::TooLong),
@@ -101,6 +101,34 @@ pub fn reissue_reason(
     ]
     .into_iter()
     .find_map(|(applies, why)| applies.then_some(why))
+}
+
+/// What is different in the uses of a leaf, if it matters. Some issuers give both uses, whatever was requested. The second use gives
+/// nothing away if a server's leaf has it: no user has the operator's common names. A client's leaf may have it if nobody takes it for
+/// a server's: if it has no names, and its common name, which OpenSSL takes for a host name then, is none.
+fn other_uses(leaf: &Certificate, spec: &LeafSpec) -> Option<String> {
+    if leaf.is_ca() {
+        return Some("it is a CA certificate".into());
+    }
+    let (asked, given) = ((spec.usage.server(), spec.usage.client()), (leaf.server_auth(), leaf.client_auth()));
+    let is_missing = asked.0 && !given.0 || asked.1 && !given.1;
+    let is_server_too = given.0 && !asked.0;
+    let has_host_name = !leaf.dns_names().is_empty() || !leaf.ip_addresses().is_empty() || is_host_name(leaf.common_name());
+    let uses = |(server, client): (bool, bool)| match (server, client) {
+        (true, true) => "server auth and client auth",
+        (true, false) => "server auth",
+        (false, true) => "client auth",
+        (false, false) => "neither server auth nor client auth",
+    };
+    let count = |(server, client): (bool, bool)| if server && client { "were" } else { "was" };
+    (is_missing || is_server_too && has_host_name)
+        .then(|| format!("{} {} requested, {} {} given", uses(asked), count(asked), uses(given), count(given)))
+}
+
+/// Whether clients may take a common name for one that a server of a cluster has: those have several parts, or are `localhost`.
+fn is_host_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.*".contains(c);
+    (name.contains('.') || name.eq_ignore_ascii_case("localhost")) && name.chars().all(allowed)
 }
 
 /// By how much a holder's leaves are renewed earlier than others, so that leaves that were issued at the same time are renewed at

@@ -47,7 +47,7 @@ impl Authority {
             revoked_certs: revoked.iter().map(entry).collect::<Result<_, PkiError>>()?,
             key_identifier_method: KeyIdMethod::PreSpecified(self.certificate().subject_key_id().unwrap_or_default().to_vec()),
         };
-        Ok(params.signed_by(&self.issuer()?)?.der().to_vec())
+        self.sign(params.signed_by(&self.placeholder())?.der())
     }
 }
 

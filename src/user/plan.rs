@@ -148,7 +148,8 @@ fn check_common_name(user: &EtcdUser) -> Result<(), Obstacle> {
              spec.commonName"
         )));
     }
-    if name.is_empty() || name.len() > 64 {
+    // X.520 counts characters, as the API server does, and not octets.
+    if name.is_empty() || name.chars().count() > 64 {
         let message = "a common name must have 1 to 64 characters; recreate this EtcdUser with another spec.commonName";
         return Err(invalid(message));
     }

@@ -138,6 +138,7 @@ fn reserved_and_impossible_names_are_refused() {
         (user("app", "{clusterRef: {name: demo}, commonName: 'etcd-warden:server'}"), "the operator's own"),
         (user("app", "{clusterRef: {name: demo}, commonName: ''}"), "1 to 64 characters"),
         (user(&"a".repeat(65), "clusterRef: {name: demo}"), "1 to 64 characters"),
+        (user("app", &format!("{{clusterRef: {{name: demo}}, commonName: {}}}", "ä".repeat(65))), "1 to 64 characters"),
         (user("app", "{clusterRef: {name: demo}, certificate: {duration: 59m}}"), "spec.certificate.duration is 59m"),
         (user("app", "{clusterRef: {name: demo}, certificate: {duration: 90d}}"), "is not a duration"),
     ] {
@@ -146,6 +147,14 @@ fn reserved_and_impossible_names_are_refused() {
         assert_eq!(reason, Reason::InvalidSpec);
         assert!(message.contains(about), "{message}");
     }
+}
+
+#[test]
+fn a_common_name_may_have_64_characters_of_several_octets() {
+    let world = World::bootstrapped("replicas: 1");
+    let user = user("app", &format!("{{clusterRef: {{name: demo}}, commonName: {}}}", "ä".repeat(64)));
+    let plan = plan(&user, &around(&user, &world), world.now);
+    assert_eq!(issued(&plan).0, [&ReissueReason::Missing]);
 }
 
 #[test]

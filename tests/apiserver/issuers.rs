@@ -44,8 +44,10 @@ pub enum Behavior {
     OtherAuthority,
     /// Its certificates have no names and addresses.
     WithoutNames,
-    /// Its certificates have no usages.
-    WithoutUsages,
+    /// Its certificates are for e-mail only.
+    OtherUsages,
+    /// Its certificates are for servers and clients, whatever was requested, as those of Vault's default roles.
+    AllUsages,
     /// Its certificates are valid for one day.
     ShortLifetime,
 }
@@ -145,7 +147,12 @@ impl<'a> Issuer<'a> {
         for (usage, purpose) in
             [("server auth", ExtendedKeyUsagePurpose::ServerAuth), ("client auth", ExtendedKeyUsagePurpose::ClientAuth)]
         {
-            params.extended_key_usages.extend((has(usage) && behavior != Behavior::WithoutUsages).then_some(purpose));
+            params.extended_key_usages.push(match behavior {
+                Behavior::OtherUsages => ExtendedKeyUsagePurpose::EmailProtection,
+                Behavior::AllUsages => purpose,
+                _ if has(usage) => purpose,
+                _ => continue,
+            });
         }
         let named = !params.subject_alt_names.is_empty();
         if behavior == Behavior::WithoutNames {
@@ -154,7 +161,7 @@ impl<'a> Issuer<'a> {
         let key = KeyPair::from_pem(std::str::from_utf8(by.key_pem()).unwrap()).unwrap();
         let issuer = rcgen::Issuer::from_ca_cert_der(&by.certificate().der().into(), key).unwrap();
         let pem = asked.signed_by(&issuer).unwrap().pem();
-        if matches!(behavior, Behavior::OtherAuthority | Behavior::WithoutUsages) || behavior == Behavior::WithoutNames && named {
+        if matches!(behavior, Behavior::OtherAuthority | Behavior::OtherUsages) || behavior == Behavior::WithoutNames && named {
             // In the form in which the operator writes it.
             let read = Certificate::from_pem(pem.as_bytes()).unwrap();
             self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(read.pem().to_owned());
@@ -193,7 +200,7 @@ async fn wrong_certificates_of_an_issuer_are_never_used() {
         (Behavior::Denied, "IssuerFailed", "Issuer company cannot be used: it refused CertificateRequest demo-client-ca-", 0),
         (Behavior::OtherAuthority, "IssuerCAChanged", "Issuer company signs with CA \"other\" now, which has to be trusted", 3),
         (Behavior::WithoutNames, "IssuerFailed", "the certificate that it signed is for other names or addresses", 1),
-        (Behavior::WithoutUsages, "IssuerFailed", "the certificate that it signed is for other uses", 3),
+        (Behavior::OtherUsages, "IssuerFailed", "the certificate that it signed is for other uses: ", 3),
     ];
     join_all(cases.map(|(behavior, reason, message, wrong)| async move {
         let world = World::new("behavior").await;
@@ -337,6 +344,25 @@ async fn a_shorter_lifetime_than_requested_is_accepted() {
     issuer.during(Behavior::ShortLifetime, operator.quiet(3)).await;
     let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not requested again");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_usages_than_requested_are_accepted() {
+    let world = World::new("usages").await;
+    let issuer = Issuer::new(&world).await;
+    let operator = world.operator();
+    world.cluster("demo", spec()).await;
+    issuer.during(Behavior::AllUsages, world.bootstrapped("demo")).await;
+    let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    for key in [member_key::SERVER_CRT, member_key::CLIENT_CRT] {
+        let leaf = certificate(&secret, key);
+        assert!(leaf.server_auth() && leaf.client_auth(), "{key}");
+    }
+    let taken = bytes(&secret, member_key::CLIENT_CRT).to_vec();
+    issuer.during(Behavior::AllUsages, operator.quiet(3)).await;
+    let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    assert_eq!(bytes(&now, member_key::CLIENT_CRT), taken, "it is not requested again");
     operator.stop().await;
 }
 

@@ -29,6 +29,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(cert_manager),
         scenario!(ca_in_a_secret),
         scenario!(unusable_authorities),
+        scenario!(authorities_of_other_programs),
         scenario!(authority_expired),
     ]
 }
@@ -203,7 +204,8 @@ async fn unusable_authorities(world: Arc<World>) {
     world.until_ready("demo").await;
     issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
     let before = status(&world, Domain::Peer).await;
-    let sec1 = openssl(["ec", "-in", &company.path("good.key")]).await.success().into_bytes();
+    let encrypt = ["pkey", "-in", &company.path("good.key"), "-aes128", "-passout", "pass:secret"];
+    let encrypted = openssl(encrypt).await.success().into_bytes();
     let pair = |crt: &str, key: &str| {
         [(tls_key::CRT, company.read(&format!("{crt}.crt"))), (tls_key::KEY, company.read(&format!("{key}.key")))]
     };
@@ -217,8 +219,8 @@ async fn unusable_authorities(world: Arc<World>) {
         (with_ca("below", "below", [company.read("good.crt"), root.clone()].concat()), "allows fewer CAs below it"),
         (with_ca("good", "good", [root.clone(), key].concat()), "holds a block of another kind than CERTIFICATE"),
         (
-            BTreeMap::from([pair("good", "good")[0].clone(), (tls_key::KEY, sec1), (tls_key::CA, root.clone())]),
-            "openssl pkcs8 -topk8",
+            BTreeMap::from([pair("good", "good")[0].clone(), (tls_key::KEY, encrypted), (tls_key::CA, root.clone())]),
+            "decrypt it with openssl pkey -in tls.key",
         ),
         (BTreeMap::from([pair("good", "good")[0].clone()]), "tls.key is missing"),
         (in_secret(&old), "is valid from"),
@@ -254,6 +256,41 @@ async fn unusable_authorities(world: Arc<World>) {
     world.until_ready("demo").await;
 }
 
+/// Authorities and keys in the forms of Active Directory, kubeadm and cert-manager: subjects with an attribute twice and with two
+/// attributes in one part, a self-signature with SHA-512, keys in SEC1 and PKCS#1.
+async fn authorities_of_other_programs(world: Arc<World>) {
+    let company = Company::new(&world);
+    for (name, algorithm, subject) in
+        [("clients", P256, "/DC=com/DC=example/CN=clients"), ("peers", RSA, "/O=Example/OU=IT+CN=peers")]
+    {
+        let (key, crt) = (company.path(&format!("{name}.key")), company.path(&format!("{name}.crt")));
+        openssl(["genpkey", "-out", &key, "-algorithm"].into_iter().chain(algorithm)).await.success();
+        let usage = "keyUsage=critical,keyCertSign,cRLSign";
+        let request =
+            ["req", "-x509", "-sha512", "-days", "3650", "-key", &key, "-subj", subject, "-addext", usage, "-out", &crt];
+        openssl(request).await.success();
+        let traditional = match name {
+            "clients" => {
+                let parameters = openssl(["ecparam", "-name", "prime256v1"]).await.success();
+                parameters + &openssl(["ec", "-in", &key]).await.success()
+            }
+            _ => openssl(["rsa", "-in", &key, "-traditional"]).await.success(),
+        };
+        fs::write(&key, traditional).unwrap();
+        company.publish(&world, name, name, &[]).await;
+    }
+    let issuer = |name: &str| json!({ "issuer": { "caSecret": { "name": name } } });
+    world.create_cluster("demo", 3, json!({ "tls": { "client": issuer("clients"), "peer": issuer("peers") } })).await;
+    world.create_user("app", "demo").await;
+    world.until_ready("demo").await;
+    let user = world.user_identity("app").await;
+    user.etcdctl(["put", "a", "b"]).await.success();
+    let (crt, key) = user.pair.clone().unwrap();
+    let (crt, key, ca) = (crt.display().to_string(), key.display().to_string(), user.ca.display().to_string());
+    let at = format!("{}:2379", world.names("demo").client_host());
+    openssl(["s_client", "-connect", &at, "-verify_return_error", "-CAfile", &ca, "-cert", &crt, "-key", &key]).await.success();
+}
+
 /// An external authority that expires before its successor exists. No certificate is valid then, and members are restarted once
 /// there is a new authority.
 async fn authority_expired(world: Arc<World>) {
@@ -264,8 +301,14 @@ async fn authority_expired(world: Arc<World>) {
     let secret = json!({ "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
     world.create_cluster("demo", 1, secret).await;
     world.until_condition("demo", "Available", "True", "QuorumHealthy", TIMEOUT).await;
+    let message = world.until_condition("demo", "Degraded", "True", "CAExpiresSoon", TIMEOUT).await;
+    assert!(message.contains("create secret generic company"), "{message}");
     let message = world.until_condition("demo", "Degraded", "True", "CAExpired", TIMEOUT).await;
     assert!(message.contains("Secret company"), "{message}");
+    // Nobody is let in, but raft runs.
+    let message = world.until_condition("demo", "Available", "False", "MembersUnreachable", TIMEOUT).await;
+    assert!(message.contains("Do not recover"), "{message}");
+    world.has_no_event("demo", "QuorumLost").await;
     publish_made("long", SignedDuration::from_hours(9999)).await;
     until_signed_by(&world, Domain::Client, "long").await;
     world.create_user("app", "demo").await;

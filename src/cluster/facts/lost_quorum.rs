@@ -36,7 +36,30 @@ pub fn progress_problem(member: &ObservedMember) -> String {
 
 /// A member that sees a leader.
 pub fn follower(observed: &Observed) -> Option<&MemberName> {
-    observed.members.iter().find(|(_, member)| progress(member).is_some_and(|p| p.has_leader)).map(|(name, _)| name)
+    observed.members.iter().find(|(_, member)| sees_leader(member) == Some(true)).map(|(name, _)| name)
+}
+
+/// Whether a member sees a leader, if it says so.
+fn sees_leader(member: &ObservedMember) -> Option<bool> {
+    let measured = progress(member).map(|progress| progress.has_leader);
+    measured.or_else(|| member.etcd.status().map(|status| status.leader.is_some()))
+}
+
+/// Why etcd has a quorum, even if the operator cannot reach it; `None` if there may be none.
+pub fn quorum_evidence(observed: &Observed) -> Option<String> {
+    if let Some(name) = follower(observed) {
+        return Some(format!("{name} sees a leader"));
+    }
+    // What a member says is newer than what the kubelet has written.
+    if observed.members.values().any(|member| sees_leader(member) == Some(false)) {
+        return None;
+    }
+    ready_pod(observed).map(|name| format!("the pod of {name} is ready, which requires a quorum"))
+}
+
+/// A member with a ready pod. The kubelet's readiness probe is a read that a quorum confirms.
+pub fn ready_pod(observed: &Observed) -> Option<&MemberName> {
+    observed.members.iter().find(|(_, member)| member.pod_ready()).map(|(name, _)| name)
 }
 
 /// The members with a vote, as far as they are known without a member list. A removed member has no StatefulSet any more; adopted members

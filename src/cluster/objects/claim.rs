@@ -12,7 +12,7 @@ use crate::{cluster::validated::ValidatedCluster, kubernetes::quantity, names::M
 pub fn claim(cluster: &ValidatedCluster, member: &MemberName, existing: Option<&PersistentVolumeClaim>) -> PersistentVolumeClaim {
     let (size, class) = existing.map(size_and_class).unwrap_or_default();
     let desired = &cluster.storage.size;
-    let larger = size.filter(|size| quantity::milli(&size.0) > quantity::milli(&desired.0));
+    let larger = size.filter(|size| quantity::nano(&size.0) > quantity::nano(&desired.0));
     let mut metadata = retained(cluster, cluster.names.claim(member));
     metadata.labels = Some(member_labels(cluster.names.cluster(), member));
     PersistentVolumeClaim {

@@ -13,7 +13,7 @@ use crate::{
     issuing::{ProbeSpec, issuer_answer},
     kubernetes::secret::KeySecret,
     names::{Names, tls_key},
-    pki::{Authority, Domain, ExternalAuthority, Issuer, LeafSpec, PerDomain, PkiError, PrivateKey},
+    pki::{Authority, Domain, ExternalAuthority, Issuer, LeafSpec, PerDomain, PrivateKey},
 };
 
 /// What the issuers answer about their authorities. The issuers are asked even if the spec is invalid.
@@ -57,11 +57,9 @@ async fn ca_secret(
     }
     let external =
         ExternalAuthority::of_secret(secret.bytes(tls_key::CRT), secret.bytes(tls_key::CA), now).map_err(|e| e.to_string())?;
-    let key = PrivateKey::from_pem(secret.bytes(tls_key::KEY)).map_err(|e| match e {
-        PkiError::Label(_) => format!("{} {e}: convert it with openssl pkcs8 -topk8 -nocrypt", tls_key::KEY),
-        _ => format!("{}: {e}", tls_key::KEY),
-    })?;
-    let authority = Authority::load(external.authority.pem().as_bytes(), key.pem()).map_err(|e| e.to_string())?;
+    let key = PrivateKey::of_certificate(secret.bytes(tls_key::KEY), &external.authority);
+    let key = key.map_err(|e| format!("{}: {e}", tls_key::KEY))?;
+    let authority = Authority::of(external.authority.clone(), key).map_err(|e| e.to_string())?;
     // It must be able to sign a valid certificate before any member is restarted to trust it.
     if let Some(trial) = trial {
         authority.issue(trial, now).map_err(|e| e.to_string())?;

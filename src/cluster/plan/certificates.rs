@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{changes::Changes, input::Input, issuers, start::StartStates, trial};
+use super::{changes::Changes, expiry, input::Input, issuers, start::StartStates, trial};
 use crate::{
     api::Reason,
     certificates::{
@@ -66,7 +66,7 @@ fn authorities(input: &Input, domain: Domain) -> Changes {
             let message = format!("the {domain} CA is lost, and no certificates are issued until it has been replaced; see Progressing");
             Changes::default().certificate(Reason::CALost, message)
         }
-        AuthorityState::Ready(_) => Changes::default(),
+        AuthorityState::Ready(authorities) => expiry::plan(input, domain, authorities),
     }
 }
 

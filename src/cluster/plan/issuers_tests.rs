@@ -53,9 +53,9 @@ fn bootstrapped_with_short_lived_authority() -> World {
     world
 }
 
-/// An intermediate authority that an offline root issued, and the root.
-fn intermediate_authority(name: &str, world: &World) -> (Authority, Vec<Certificate>) {
-    let params = |name: &str, constraints| {
+/// An intermediate authority that an offline root issued, and the root. They are valid for these many days.
+pub fn authority_below(name: &str, days: i32, root_days: i32, world: &World) -> (Authority, Certificate) {
+    let params = |name: &str, constraints, days: i32| {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -63,18 +63,24 @@ fn intermediate_authority(name: &str, world: &World) -> (Authority, Vec<Certific
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.use_authority_key_identifier_extension = true;
         let date = |at: Timestamp| time::OffsetDateTime::from_unix_timestamp(at.as_second()).unwrap();
-        (params.not_before, params.not_after) = (date(world.now - DAY), date(world.now + DAY * 3650));
+        (params.not_before, params.not_after) = (date(world.now - DAY), date(world.now + DAY * days));
         params
     };
     let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let root = params("an offline root", BasicConstraints::Unconstrained);
+    let root = params("an offline root", BasicConstraints::Unconstrained, root_days);
     let certificate = root.self_signed(&root_key).unwrap();
     let issuer = rcgen::Issuer::from_params(&root, &root_key);
-    let intermediate = params(name, BasicConstraints::Constrained(0)).signed_by(&key, &issuer).unwrap();
+    let intermediate = params(name, BasicConstraints::Constrained(0), days).signed_by(&key, &issuer).unwrap();
     let root = Certificate::from_der(certificate.der()).unwrap();
     let intermediate = Certificate::from_der(intermediate.der()).unwrap();
     let key = key.serialize_pem();
-    (Authority::load(intermediate.pem().as_bytes(), key.as_bytes()).unwrap(), vec![root])
+    (Authority::load(intermediate.pem().as_bytes(), key.as_bytes()).unwrap(), root)
+}
+
+/// An intermediate authority that an offline root issued, and the root. Both are valid for ten years.
+fn intermediate_authority(name: &str, world: &World) -> (Authority, Vec<Certificate>) {
+    let (authority, root) = authority_below(name, 3650, 3650, world);
+    (authority, vec![root])
 }
 
 /// The reasons of the notes about certificates that are not ready, and of the problems.

@@ -10,6 +10,7 @@ mod certificates;
 pub mod changes;
 mod confirmation;
 mod evidence;
+mod expiry;
 mod foreign;
 pub mod input;
 mod issuers;

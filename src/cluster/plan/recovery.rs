@@ -26,7 +26,7 @@ use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
         facts::{
-            lost_quorum::{follower, holds_data, join_names, progress, progress_problem, voters},
+            lost_quorum::{follower, holds_data, join_names, progress, progress_problem, ready_pod, voters},
             pods::{discarded_for, is_forced, is_in_effect, is_stopped, pod_is_forced, template_is_forced},
         },
         observed::ObservedMember,
@@ -229,8 +229,7 @@ fn check_allowed(
     if progress(member).is_some_and(|progress| progress.is_learner) {
         return Err(format!("{survivor} is a learner, which never had a vote"));
     }
-    // The kubelet's readiness probe is a read that a quorum confirms, even if the operator cannot reach the quorum.
-    if let Some((name, _)) = observed.members.iter().find(|(_, member)| member.pod_ready()) {
+    if let Some(name) = ready_pod(observed) {
         return Err(format!("the pod of {name} is ready, which requires a quorum"));
     }
     if request.is_forced {

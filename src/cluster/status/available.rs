@@ -1,6 +1,7 @@
 //! The condition `Available`: whether a quorum of voters is healthy.
 
 use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     Input,
@@ -64,6 +65,9 @@ pub fn finding(input: &Input) -> Finding {
         let message = format!("the cluster has not come up yet: {why}");
         return available(false, Note::new(Reason::Bootstrapping, message), Announced::Silently);
     }
+    if let Some(evidence) = lost_quorum::quorum_evidence(observed) {
+        return available(false, unreachable(input, &evidence, &why), Announced::AsWarning);
+    }
     // Recovery is not suggested while members are being restarted.
     let is_restarting = decision.changes().is_some_and(|changes| !changes.restarting.is_empty());
     let message = match (&observed.list, taken) {
@@ -87,15 +91,33 @@ fn is_starting_adopted_data(input: &Input) -> bool {
 /// no recovery is suggested too early.
 const ADOPTED_START: SignedDuration = SignedDuration::from_mins(2);
 
+/// Since when the cluster has not been available. The time is in messages, because tables have no column for the time of a transition.
+fn unavailable_since(input: &Input) -> Time {
+    let before = condition(&input.observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
+    since(before.map(|before| &before.last_transition_time), input.now)
+}
+
+/// The note while etcd has a quorum that the operator cannot reach.
+fn unreachable(input: &Input, evidence: &str, why: &str) -> Note {
+    let (since, is_recovering) = (unavailable_since(input), is_recovering(input.decision));
+    let advice = if is_recovering { "The cluster is being recovered: see Progressing" } else { "Do not recover the cluster" };
+    let message = format!(
+        "etcd has a quorum, because {evidence}, but since {} fewer than a quorum of voters are healthy and can be \
+         reached: {why}. {advice}",
+        since.0
+    );
+    Note::new(Reason::MembersUnreachable, message)
+}
+
+fn is_recovering(decision: &Decision) -> bool {
+    decision.changes().is_some_and(|changes| changes.progress.iter().any(|note| note.reason == Reason::Recovering))
+}
+
 /// The message while no quorum confirms a member list.
 fn no_list(input: &Input) -> String {
-    let Input { observed, facts, decision, now, .. } = input;
-    // The time is in the message, because tables have no column for the time of a transition.
-    let before = condition(&observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
-    let since = since(before.map(|before| &before.last_transition_time), *now);
-    let is_recovering =
-        decision.changes().is_some_and(|changes| changes.progress.iter().any(|note| note.reason == Reason::Recovering));
-    let described = lost_quorum::describe(facts.names, observed, is_recovering);
+    let Input { observed, facts, decision, .. } = input;
+    let since = unavailable_since(input);
+    let described = lost_quorum::describe(facts.names, observed, is_recovering(decision));
     format!("quorum has been lost since {}. {described}", since.0)
 }
 

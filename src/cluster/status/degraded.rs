@@ -61,6 +61,8 @@ fn problems(input: &Input) -> Vec<Note> {
     }
     problems.extend(down_members(input));
     problems.extend(etcd_errors(observed));
+    // What is going to happen comes after what has happened: the first problem decides the reason, and so alerts and events.
+    problems.sort_by_key(|problem| problem.reason == Reason::CAExpiresSoon);
     problems
 }
 

@@ -297,7 +297,7 @@ fn a_voter_whose_pod_is_about_to_be_ready_counts_for_the_quorum() {
     let plan = world.plan();
     set_not_ready(&mut world, 1);
     let since = running_since(world.pod(1)).unwrap();
-    for (seconds, available) in [(14, ("True", "QuorumHealthy")), (15, ("False", "QuorumLost"))] {
+    for (seconds, available) in [(14, ("True", "QuorumHealthy")), (15, ("False", "MembersUnreachable"))] {
         world.now = since + SignedDuration::from_secs(seconds);
         assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], available, "after {seconds} s");
     }
@@ -313,7 +313,9 @@ fn a_voter_that_was_just_promoted_counts_for_the_quorum() {
     let promoted = world.now;
     world.observed.status.members[1] =
         MemberStatus { ready: false, role: Some("Learner".into()), ..world.observed.status.members[1].clone() };
-    for (seconds, available) in [(0, ("True", "QuorumHealthy")), (14, ("True", "QuorumHealthy")), (15, ("False", "QuorumLost"))] {
+    for (seconds, available) in
+        [(0, ("True", "QuorumHealthy")), (14, ("True", "QuorumHealthy")), (15, ("False", "MembersUnreachable"))]
+    {
         world.now = promoted + SignedDuration::from_secs(seconds);
         let report = world.report_on(&plan, &Outcome::default());
         assert_eq!(conditions(&report)[0], available, "after {seconds} s");
@@ -324,7 +326,7 @@ fn a_voter_that_was_just_promoted_counts_for_the_quorum() {
     assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("True", "QuorumHealthy"));
     let now = world.now;
     world.pod(1).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(now));
-    assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("False", "QuorumLost"));
+    assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("False", "MembersUnreachable"));
 }
 
 #[test]
@@ -472,7 +474,7 @@ fn an_unknown_voter_counts_and_is_reported() {
     let available = condition(&report, ConditionType::Available);
     assert_eq!(available.status, "False");
     let both = "etcd lists a member b1 that the operator did not add; etcd lists a member b2 that the operator did not add";
-    assert!(available.message.ends_with(both), "{}", available.message);
+    assert!(available.message.contains(both), "{}", available.message);
 }
 
 #[test]
