@@ -103,9 +103,12 @@ fn keys(document: &str) -> BTreeSet<String> {
     let mut parents: Vec<(usize, &str)> = vec![];
     let mut found = BTreeSet::new();
     for line in document.lines() {
-        let text = line.trim_start_matches(['#', ' ', '-']);
+        let body = line.trim_start();
+        let indent = line.len() - body.len();
+        let body = body.strip_prefix("# ").unwrap_or(body);
+        let text = body.trim_start_matches([' ', '-']);
         let Some((key, _)) = text.split_once(':').filter(|(key, _)| key.chars().all(char::is_alphanumeric)) else { continue };
-        let depth = line.len() - text.len();
+        let depth = indent + body.len() - text.len();
         parents.retain(|(of_parent, _)| *of_parent < depth);
         parents.push((depth, key));
         found.insert(parents.iter().map(|(_, key)| format!(".{key}")).collect());
