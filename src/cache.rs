@@ -296,7 +296,7 @@ impl Watch<'_> {
                         tracing::warn!(kind = %K::kind(&()), namespace, "the API server does not know this kind: are the CRDs installed?");
                     }
                     Some(Err(error)) => {
-                        tracing::warn!(kind = %K::kind(&()), namespace, %error, "watch interrupted, will be resumed")
+                        tracing::warn!(kind = %K::kind(&()), namespace, %error, "watch interrupted, will be resumed");
                     }
                     None => break,
                 }

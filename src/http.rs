@@ -115,13 +115,13 @@ fn router(readiness: Readiness, metrics: Arc<Metrics>) -> Router {
 }
 
 fn ready(readiness: &Readiness) -> (StatusCode, String) {
-    let (status, mut text) = match readiness.awaited() {
+    let (status, mut text): (_, String) = match readiness.awaited() {
         pending if pending.is_empty() => (StatusCode::OK, "ok\n".into()),
         pending => (StatusCode::SERVICE_UNAVAILABLE, format!("pending: {}\n", pending.join(", "))),
     };
     let unread = readiness.unread();
     if !unread.is_empty() {
-        text += &format!("namespaces that have not been read: {}\n", unread.join(", "));
+        text = format!("{text}namespaces that have not been read: {}\n", unread.join(", "));
     }
     (status, text)
 }

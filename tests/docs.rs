@@ -111,7 +111,7 @@ fn keys(document: &str) -> BTreeSet<String> {
         let depth = indent + body.len() - text.len();
         parents.retain(|(of_parent, _)| *of_parent < depth);
         parents.push((depth, key));
-        found.insert(parents.iter().map(|(_, key)| format!(".{key}")).collect());
+        found.insert(parents.iter().flat_map(|(_, key)| [".", *key]).collect());
     }
     found
 }

@@ -317,7 +317,7 @@ pub enum UserIds {
     #[default]
     Fixed,
     /// The pod names neither user nor group, for platforms that refuse a pod which does and assign both themselves, such as
-    /// OpenShift. Elsewhere the pod does not start, because the image of etcd would run as root.
+    /// `OpenShift`. Elsewhere the pod does not start, because the image of etcd would run as root.
     Assigned,
 }
 

@@ -60,16 +60,18 @@ impl Groups {
     pub(super) fn follow(&mut self, seen: &Watched<'_, Guarded<EtcdUser>>, store: &Store<Guarded<EtcdUser>>) {
         match seen {
             Watched::Applied(user) => {
-                self.remove(&id(*user));
-                self.add(id(*user), Group::all_of(user));
+                self.remove(&id(user));
+                self.add(id(user), Group::all_of(user));
             }
-            Watched::Deleted(user) => self.remove(&id(*user)),
+            Watched::Deleted(user) => self.remove(&id(user)),
             // Those that were deleted while the watch was interrupted.
             Watched::Listed => {
                 let is_gone =
                     |(namespace, name): &&(String, String)| store.get(&ObjectRef::new(name).within(namespace)).is_none();
                 let gone: Vec<_> = self.of.keys().filter(is_gone).cloned().collect();
-                gone.iter().for_each(|id| self.remove(id));
+                for id in &gone {
+                    self.remove(id);
+                }
             }
         }
     }
@@ -155,9 +157,9 @@ mod tests {
     }
 
     /// What the watch does with each event.
-    fn see(users: &Users, writer: &mut Writer<Guarded<EtcdUser>>, event: watcher::Event<Guarded<EtcdUser>>) {
-        writer.apply_watcher_event(&event);
-        if let Some(seen) = Watched::of(&event) {
+    fn see(users: &Users, writer: &mut Writer<Guarded<EtcdUser>>, event: &watcher::Event<Guarded<EtcdUser>>) {
+        writer.apply_watcher_event(event);
+        if let Some(seen) = Watched::of(event) {
             lock(&users.groups).follow(&seen, &users.store);
         }
     }
@@ -174,7 +176,7 @@ mod tests {
             user("other-cluster", "{clusterRef: {name: other}, commonName: mine}"),
             user("unrelated", "{clusterRef: {name: demo}}"),
         ] {
-            see(&users, &mut writer, watcher::Event::Apply(user));
+            see(&users, &mut writer, &watcher::Event::Apply(user));
         }
         assert_eq!(users.of_namespace("ns").len(), 5);
         assert!(users.of_namespace("other").is_empty());
@@ -183,16 +185,16 @@ mod tests {
         assert_eq!(like(), ["mine", "same-secret", "mine", "same-name"]);
 
         // It was deleted and created with another spec.
-        see(&users, &mut writer, watcher::Event::Apply(user("same-name", "{clusterRef: {name: other}}")));
+        see(&users, &mut writer, &watcher::Event::Apply(user("same-name", "{clusterRef: {name: other}}")));
         assert_eq!(like(), ["mine", "same-secret", "mine"]);
-        see(&users, &mut writer, watcher::Event::Delete(user("same-secret", "{clusterRef: {name: other}}")));
+        see(&users, &mut writer, &watcher::Event::Delete(user("same-secret", "{clusterRef: {name: other}}")));
         assert_eq!(like(), ["mine", "mine"]);
         // While the watch was interrupted, all others were deleted.
-        see(&users, &mut writer, watcher::Event::Init);
-        see(&users, &mut writer, watcher::Event::InitApply(mine.clone()));
-        see(&users, &mut writer, watcher::Event::InitDone);
+        see(&users, &mut writer, &watcher::Event::Init);
+        see(&users, &mut writer, &watcher::Event::InitApply(mine.clone()));
+        see(&users, &mut writer, &watcher::Event::InitDone);
         assert_eq!(names(&users.of_namespace("ns")), ["mine"]);
-        see(&users, &mut writer, watcher::Event::Delete(mine.clone()));
+        see(&users, &mut writer, &watcher::Event::Delete(mine.clone()));
         let groups = lock(&users.groups);
         assert!(groups.names.is_empty() && groups.of.is_empty(), "{groups:?}");
     }

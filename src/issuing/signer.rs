@@ -41,7 +41,7 @@ pub struct Signer<'a> {
 /// What one authority of a domain signed, and what it did not. No leaf may be used before it is recorded.
 pub struct Signed {
     domain: Domain,
-    signed_by: SignedBy,
+    by: SignedBy,
     /// The authority that signed.
     authority: Certificate,
     /// The signed leaves.
@@ -166,7 +166,7 @@ impl<'a> Signer<'a> {
             authority.add_pending(request, &key);
         }
         authority.replace(&self.secrets).await?;
-        self.open(signed.domain, signed.signed_by).await
+        self.open(signed.domain, signed.by).await
     }
 
     /// Requests what has not been requested yet, and reads the answers.
@@ -221,12 +221,12 @@ impl<'a> Signer<'a> {
     /// # Errors
     /// If the authority is no longer the one that signed, or the ledger cannot be written. Then none of them may be used.
     pub async fn record(&self, signed: Signed) -> Result<BTreeMap<LeafId, IssuedLeaf>, IssueError> {
-        let Signed { domain, signed_by, authority: signer, leaves, .. } = signed;
+        let Signed { domain, by, authority: issuing, leaves, .. } = signed;
         if leaves.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let chain = self.update(domain, signed_by, |authority| {
-            if authority.signing != signer {
+        let chain = self.update(domain, by, |authority| {
+            if authority.signing != issuing {
                 return Err(authority.changed());
             }
             for SignedLeaf { issued: IssuedLeaf { request, leaf }, answers } in leaves.values() {
@@ -293,7 +293,7 @@ impl<'a> Signer<'a> {
 
 impl Signed {
     fn new(domain: Domain, signed_by: SignedBy, authority: Certificate) -> Self {
-        Self { domain, signed_by, authority, leaves: BTreeMap::new(), held: BTreeMap::new() }
+        Self { domain, by: signed_by, authority, leaves: BTreeMap::new(), held: BTreeMap::new() }
     }
 
     fn add(&mut self, id: LeafId, request: &LeafRequest, leaf: Leaf, answers: Option<RequestId>) {

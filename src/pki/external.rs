@@ -1,6 +1,6 @@
 //! Authorities of external issuers, and whether they can be used.
 
-use std::{cmp::Reverse, collections::VecDeque};
+use std::{cmp::Reverse, collections::VecDeque, slice};
 
 use jiff::Timestamp;
 
@@ -91,7 +91,7 @@ impl ExternalAuthority {
                 }
                 seen.push(parent.clone());
                 match check_authority(parent, path.len(), now).and_then(|()| check_ancestor_key(parent)) {
-                    Ok(()) => paths.push_back([path.as_slice(), &[parent.clone()]].concat()),
+                    Ok(()) => paths.push_back([path.as_slice(), slice::from_ref(parent)].concat()),
                     Err(why) => problem = problem.or(Some(why)),
                 }
             }

@@ -6,7 +6,7 @@
 //! keeps parsed contents together with their Secret.
 //!
 //! Each file uses only the preceding ones: error, domain, pem, tlv, serial, key, request, issuer, certificate, signature, chain, verify,
-//! ledger, foreign_key, sign, authority, revocation, external, rotation, reissue.
+//! ledger, `foreign_key`, sign, authority, revocation, external, rotation, reissue.
 
 mod authority;
 mod certificate;

@@ -54,8 +54,8 @@ async fn use_mirror(body: Bytes) -> ([(axum::http::HeaderName, &'static str); 1]
     let image = request["object"]["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap();
     let mut response = json!({ "uid": request["uid"], "allowed": true });
     if !image.starts_with("mirror.example.com/") {
-        let path = "/spec/template/spec/containers/0/image";
-        let patch = json!([{ "op": "replace", "path": path, "value": format!("mirror.example.com/{image}") }]);
+        let field = "/spec/template/spec/containers/0/image";
+        let patch = json!([{ "op": "replace", "path": field, "value": format!("mirror.example.com/{image}") }]);
         response["patchType"] = "JSONPatch".into();
         response["patch"] = json!(ByteString(patch.to_string().into_bytes()));
     }

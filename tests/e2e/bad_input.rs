@@ -171,7 +171,7 @@ async fn missing_storage_class(world: Arc<World>) {
     .await;
 }
 
-/// A memory limit that is too low, as the default of a LimitRange often is, is named.
+/// A memory limit that is too low, as the default of a `LimitRange` often is, is named.
 async fn too_little_memory(world: Arc<World>) {
     let spec = json!({ "etcd": { "quotaBackendSize": "256Mi" }, "pod": { "resources": { "limits": { "memory": "8Mi" } } } });
     world.create_cluster("demo", 1, spec).await;

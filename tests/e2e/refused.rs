@@ -22,17 +22,17 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// The client authority: members refuse the operator's certificate of it, and nothing is issued to clients.
 async fn refused_clients(world: Arc<World>) {
-    refused(world, Domain::Client).await;
+    Box::pin(refused(world, Domain::Client)).await;
 }
 
 /// The peer authority: one member is restarted with a certificate of it, and the others refuse its connections.
 async fn refused_peers(world: Arc<World>) {
-    refused(world, Domain::Peer).await;
+    Box::pin(refused(world, Domain::Peer)).await;
 }
 
 async fn refused(world: Arc<World>, domain: Domain) {
     operator::stop(&world).await;
-    operate_without_judgement(&world.namespace.clone(), change_and_take_back(world, domain)).await;
+    operate_without_judgement(&world.namespace.clone(), Box::pin(change_and_take_back(world, domain))).await;
     operator::scale(2).await;
 }
 
@@ -42,9 +42,9 @@ async fn change_and_take_back(world: Arc<World>, domain: Domain) {
     company.authority("servers-only", &P256, None, &uses).await;
     company.authority("good", &P256, None, &uses[..1]).await;
     company.publish(&world, "company", "servers-only", &[]).await;
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let app = world.cluster_and_user("demo", 3, json!({})).await;
     let before = status(&world, domain).await;
-    let writers = Writers::start(&user).await;
+    let writers = Writers::start(&app).await;
     let refreshing = refresh(Arc::clone(&world));
 
     let began = Instant::now();
@@ -53,12 +53,12 @@ async fn change_and_take_back(world: Arc<World>, domain: Domain) {
     let message = world.until_condition("demo", "CertificatesReady", "False", "CertificateRefused", TIMEOUT * 3).await;
     world.measure(format!("refused {:.1} s after the change", began.elapsed().as_secs_f32()));
     assert!(message.contains("servers-only") && message.contains("the CA in Secret company"), "{message}");
-    let command = format!(r#"kubectl -n {} patch etcdcluster demo --type merge -p "#, world.namespace);
+    let command = format!(r"kubectl -n {} patch etcdcluster demo --type merge -p ", world.namespace);
     assert!(message.contains(&command) && message.contains(r#""issuer":null"#), "{message}");
     world.until_condition("demo", "Available", "True", "QuorumHealthy", TIMEOUT).await;
     let now = status(&world, domain).await;
     assert_eq!((now.active, now.phase.as_deref()), (before.active, Some("Distributing")), "it does not sign for all");
-    user.accepted(&world.names("demo").client_host()).await.unwrap();
+    app.accepted(&world.names("demo").client_host()).await.unwrap();
 
     // The spec is taken back.
     let began = Instant::now();

@@ -142,6 +142,8 @@ pub fn leaf(secret: &SecretView, request: &LeafRequest, generation: u32, now: Ti
     let key = (digest, format!("{} {} {}", request.domain, request.holder, request.keys.certificate), generation);
     let known = pool().leaves.get(&key).filter(|_| shared).cloned();
     known.unwrap_or_else(|| {
+        // An authority that a rotation created on the first day.
+        let at = at.max(authority.certificate().not_before());
         let issued = authority.issue(&request.spec, at).expect("a leaf");
         let made = Arc::new(Leaf { key_digest: issued.key.public_digest().to_hex(), certificate: issued.certificate });
         if shared { pool().leaves.entry(key).or_insert(made).clone() } else { made }

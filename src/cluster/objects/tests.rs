@@ -136,14 +136,14 @@ fn a_disruption_budget_protects_a_quorum() {
 fn a_pod_may_take_as_long_to_stop_as_etcd_takes_while_clients_watch() {
     // The limits of `spec.etcd.electionTimeout`, and a value that is no whole number of seconds.
     for (setting, election, expected) in
-        [("50ms, heartbeatInterval: 10ms", 0.05, 27), ("1s", 1.0, 30), ("2500ms", 2.5, 36), ("50s", 50.0, 226)]
+        [("50ms, heartbeatInterval: 10ms", 50, 27), ("1s", 1000, 30), ("2500ms", 2500, 36), ("50s", 50_000, 226)]
     {
         let cluster = valid(&format!("{{etcd: {{electionTimeout: {setting}}}}}"));
         let spec = stateful_set(&cluster, &cluster.names.member(0), "").spec.template.spec.unwrap();
         let pause = spec.containers[0].lifecycle.as_ref().unwrap().pre_stop.as_ref().unwrap().sleep.as_ref().unwrap().seconds;
         let period = spec.termination_grace_period_seconds.unwrap();
         assert_eq!(period, expected, "{setting}");
-        assert!(period as f64 >= pause as f64 + 5.0 + 2.0 * election + 5.0, "{setting}");
+        assert!((period - pause) * 1000 >= 5000 + 2 * election + 5000, "{setting}");
     }
 }
 

@@ -55,14 +55,16 @@ fn time(event: &Event) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     fn event(fields: &str) -> Event {
         serde_saphyr::from_str(&format!("{{ metadata: {{}}, involvedObject: {{}}, {fields} }}")).unwrap()
     }
 
-    fn at(time: &str) -> Option<Timestamp> {
-        Some(time.parse().unwrap())
+    fn at(time: &str) -> Timestamp {
+        time.parse().unwrap()
     }
 
     #[test]
@@ -79,7 +81,7 @@ mod tests {
         assert_eq!(latest(&[repeated, quota.clone()], None).as_deref(), Some("denied"));
         assert_eq!(latest(&[event("message: denied")], None), None, "it has no time");
         // Those about an earlier pod of the member do not count.
-        assert_eq!(latest(&[quota.clone()], at("2026-03-01T12:05:30Z")).as_deref(), Some(quoted));
-        assert_eq!(latest(&[quota, policy], at("2026-03-01T12:05:31Z")), None);
+        assert_eq!(latest(slice::from_ref(&quota), Some(at("2026-03-01T12:05:30Z"))).as_deref(), Some(quoted));
+        assert_eq!(latest(&[quota, policy], Some(at("2026-03-01T12:05:31Z"))), None);
     }
 }

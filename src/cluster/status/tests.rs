@@ -237,7 +237,7 @@ fn too_little_memory_is_reported_even_of_a_member_that_has_never_started() {
     }
 }
 
-/// By a quota, an admission policy or OpenShift's security context constraints.
+/// By a quota, an admission policy or `OpenShift`'s security context constraints.
 #[test]
 fn a_refused_pod_is_reported_with_the_words_of_the_api_server() {
     let words = "pods \"demo-0-0\" is forbidden: failed quota: team: must specify limits.memory for: etcd";
