@@ -112,6 +112,7 @@ pub fn request_leaf(
         return None;
     }
     let DesiredLeaf { domain, spec, keys } = desired;
+    let spec = spec.within(pki::path(&authorities.active, &authorities.ancestors));
     let certificate = secret.and_then(|secret| secret.certificate(keys.certificate));
     let key = secret.and_then(|secret| secret.key_digest(keys.private_key));
     let ledger = &authorities.ledger;
@@ -128,13 +129,13 @@ pub fn request_leaf(
             let jitter = secret.map(CachedSecret::jitter).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);
             let has_chain = || secret.is_some_and(|secret| secret.is_presented_with(keys.certificate, &authorities.chain));
-            pki::reissue_reason(read, key, spec, &authorities.active, jitter, now)
+            pki::reissue_reason(read, key, &spec, &authorities.active, jitter, now)
                 .or_else(|| (!has_chain()).then_some(ReissueReason::Chain))?
         }
     };
     // Any other issuer may refuse to sign.
     let signed_now = authorities.issuers.active == Issuer::BuiltIn;
-    Some(LeafRequest { domain: *domain, spec: spec.clone(), keys: *keys, holder: holder.clone(), why, signed_now })
+    Some(LeafRequest { domain: *domain, spec, keys: *keys, holder: holder.clone(), why, signed_now })
 }
 
 /// The public contents of a Secret that differ from the desired ones.

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use super::{
+    acceptance::judge,
+    authority::LeafSpec,
     certificate::{Certificate, read_bundle},
+    domain::Domain,
     error::PkiError,
 };
 
@@ -77,6 +80,21 @@ impl ExternalAuthority {
             return Err(PkiError::NotAuthority("its certificate has no subject key identifier"));
         }
         Ok(Self { authority, ancestors })
+    }
+}
+
+impl ExternalAuthority {
+    /// The authority and its ancestors, each signed by the next one.
+    pub fn path(&self) -> impl Iterator<Item = &Certificate> {
+        [&self.authority].into_iter().chain(&self.ancestors)
+    }
+
+    /// Checks that all who verify will accept what the authority signs for the names of this leaf.
+    ///
+    /// # Errors
+    /// [`PkiError::Refused`].
+    pub fn check(&self, domain: Domain, leaf: &LeafSpec, now: Timestamp) -> Result<(), PkiError> {
+        judge(self.path(), domain, leaf, now)
     }
 }
 

@@ -24,7 +24,7 @@ pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, no
             Issuer::BuiltIn => None,
             Issuer::CaSecret { name } => {
                 let secrets: Api<Secret> = Api::namespaced(context.client.clone(), names.namespace());
-                let authority = ca_secret(&secrets, &name, &leaf, now).await;
+                let authority = ca_secret(&secrets, &name, domain, &leaf, now).await;
                 Some(IssuerAnswer { requested_at: None, authority: authority.map_err(IssuerProblem::Unusable) })
             }
             issuer @ Issuer::CertManager { .. } => {
@@ -41,7 +41,13 @@ pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, no
 const TRIAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// The authority in a user's Secret. It is read in every pass: it does not have the operator's labels, so it is not watched.
-async fn ca_secret(secrets: &Api<Secret>, name: &str, trial: &LeafSpec, now: Timestamp) -> Result<ExternalAuthority, String> {
+async fn ca_secret(
+    secrets: &Api<Secret>,
+    name: &str,
+    domain: Domain,
+    trial: &LeafSpec,
+    now: Timestamp,
+) -> Result<ExternalAuthority, String> {
     let secret = KeySecret::get(secrets, name).await.map_err(|e| e.to_string())?;
     let secret = secret.ok_or_else(|| "there is no such Secret".to_owned())?;
     for key in [tls_key::CRT, tls_key::KEY] {
@@ -56,7 +62,9 @@ async fn ca_secret(secrets: &Api<Secret>, name: &str, trial: &LeafSpec, now: Tim
         _ => format!("{}: {e}", tls_key::KEY),
     })?;
     let authority = Authority::load(external.authority.pem().as_bytes(), key.pem()).map_err(|e| e.to_string())?;
-    // It must be able to sign a valid certificate before any member is restarted to trust it.
-    authority.issue(trial, now).map_err(|e| e.to_string())?;
+    // It must be able to sign a certificate that everybody accepts before any member is restarted to trust it.
+    let trial = trial.within(external.path());
+    external.check(domain, &trial, now).map_err(|e| e.to_string())?;
+    authority.issue(&trial, now).map_err(|e| e.to_string())?;
     Ok(external)
 }
