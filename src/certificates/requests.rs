@@ -141,6 +141,7 @@ pub fn request_leaf(
         return None;
     }
     let signing = authorities.signing(*signed_by);
+    let spec = spec.within(pki::path(signing.authority, &authorities.ancestors));
     let certificate = secret.and_then(|secret| secret.certificate(keys.certificate));
     let key = secret.and_then(|secret| secret.key_digest(keys.private_key));
     let ledger = &authorities.ledger;
@@ -155,14 +156,14 @@ pub fn request_leaf(
             let jitter = secret.map(CachedSecret::jitter).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);
             let has_chain = || secret.is_some_and(|secret| secret.is_presented_with(keys.certificate, signing.chain));
-            pki::reissue_reason(read, key, spec, signing.authority, jitter, now)
+            pki::reissue_reason(read, key, &spec, signing.authority, jitter, now)
                 .or_else(|| (!has_chain()).then_some(ReissueReason::Chain))?
         }
     };
     // Any other issuer may refuse to sign.
     let signed_now = *signing.issuer == Issuer::BuiltIn;
     let (domain, signed_by) = (*domain, *signed_by);
-    Some(LeafRequest { domain, signed_by, spec: spec.clone(), keys: *keys, holder: holder.clone(), why, signed_now })
+    Some(LeafRequest { domain, signed_by, spec, keys: *keys, holder: holder.clone(), why, signed_now })
 }
 
 /// The public contents of a Secret that differ from the desired ones.

@@ -245,7 +245,7 @@ pub fn check_leaf(
 }
 
 /// The authority that signed the answer to a probe, if it signed what was requested.
-fn check_probe(answer: &SignedAnswer, spec: &LeafSpec, now: Timestamp) -> Result<ExternalAuthority, String> {
+fn check_probe(answer: &SignedAnswer, domain: Domain, spec: &LeafSpec, now: Timestamp) -> Result<ExternalAuthority, String> {
     let answered = ExternalAuthority::of_answer(&answer.certificates, &answer.ca, now);
     let (leaf, external) = answered.map_err(|e| format!("its answer cannot be used: {e}"))?;
     let (key, jitter) = (Some(leaf.key_digest()), RenewalJitter::default());
@@ -257,7 +257,12 @@ fn check_probe(answer: &SignedAnswer, spec: &LeafSpec, now: Timestamp) -> Result
         }
         Some(why) => return Err(format!("the certificate that it signed {why}")),
     }
-    pki::verify(&leaf, &external.authority, now).map_err(|e| e.to_string())?;
+    let permitted = spec.within(external.path());
+    external.check(domain, &permitted, now).map_err(|e| e.to_string())?;
+    // A member's certificate does not have the names that the authority may not sign for, so this one alone is not acceptable.
+    if permitted == *spec {
+        pki::verify(&leaf, &external.authority, now).map_err(|e| e.to_string())?;
+    }
     Ok(external)
 }
 
@@ -424,7 +429,7 @@ pub async fn issuer_answer(
         RequestState::Refused(why) => Err(IssuerProblem::Unusable(why)),
         RequestState::Signed(answer) => {
             let spec = LeafSpec { duration: request.lifetime(), ..probe.leaf.clone() };
-            check_probe(&answer, &spec, now).map_err(IssuerProblem::Unusable)
+            check_probe(&answer, domain, &spec, now).map_err(IssuerProblem::Unusable)
         }
     };
     Some(IssuerAnswer { requested_at: Some(request.creation_timestamp().map_or(now, |at| at.0)), authority })

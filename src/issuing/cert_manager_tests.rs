@@ -101,10 +101,10 @@ fn states_of_requests_are_read() {
 fn a_probe_reveals_the_authority() {
     let (issuer, leaf_spec) = (authority("issuer"), spec());
     let leaf = issuer.issue(&leaf_spec, now()).unwrap();
-    let external = check_probe(&answer(&leaf.certificate, issuer.certificate()), &leaf_spec, now()).unwrap();
+    let external = check_probe(&answer(&leaf.certificate, issuer.certificate()), Domain::Client, &leaf_spec, now()).unwrap();
     assert_eq!(external.authority, *issuer.certificate());
     // cert-manager's self-signed issuer answers with the leaf as its own authority.
-    assert!(check_probe(&answer(&leaf.certificate, &leaf.certificate), &leaf_spec, now()).is_err());
+    assert!(check_probe(&answer(&leaf.certificate, &leaf.certificate), Domain::Client, &leaf_spec, now()).is_err());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     certificate::{Certificate, bundle},
+    constraints::{Name, refusal},
     error::PkiError,
     key::{PrivateKey, key_pair},
     serial::Serial,
@@ -25,6 +26,8 @@ pub const BACKDATING: SignedDuration = SignedDuration::from_mins(5);
 /// Authorities are told apart by their key identifiers.
 pub(super) const NO_KEY_ID: &str =
     "its certificate has no subject key identifier: create it again with the extension subjectKeyIdentifier=hash";
+/// The name of a member's own host.
+const LOCALHOST: &str = "localhost";
 
 /// What a leaf may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,6 +78,25 @@ impl LeafSpec {
         params.distinguished_name.push(DnType::CommonName, self.common_name.as_str());
         params.subject_alt_names = self.alternative_names()?;
         Ok(params.serialize_request(&*key_pair(key.pem())?)?.pem()?)
+    }
+
+    /// All names that it is for.
+    pub(super) fn names(&self) -> impl Iterator<Item = Name> {
+        self.dns_names.iter().map(|name| Name::dns(name)).chain(self.ip_addresses.iter().copied().map(Name::ip))
+    }
+
+    /// The same contents without those names of the member's own host for which the authority, or one above it, may not sign.
+    /// They are for people who run etcdctl in the pod: neither the operator nor a member or a probe needs them, so an authority
+    /// that is for the names of the Kubernetes cluster only can be used.
+    #[must_use]
+    pub fn within<'a>(&self, path: impl IntoIterator<Item = &'a Certificate>) -> Self {
+        let mut spec = self.clone();
+        for authority in path {
+            let permits = |name: Name| refusal(authority, [name].into_iter()).is_none();
+            spec.dns_names.retain(|name| name != LOCALHOST || permits(Name::dns(name)));
+            spec.ip_addresses.retain(|address| !address.is_loopback() || permits(Name::ip(*address)));
+        }
+        spec
     }
 
     fn alternative_names(&self) -> Result<Vec<SanType>, PkiError> {

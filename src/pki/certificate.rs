@@ -11,6 +11,7 @@ use x509_parser::{
     asn1_rs::{Any, Tag},
     certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension},
+    oid_registry::OID_X509_EXT_NAME_CONSTRAINTS,
     prelude::FromDer,
     time::ASN1Time,
 };
@@ -46,6 +47,7 @@ pub(super) struct Content {
     client_auth: bool,
     subject_key_id: Option<Box<[u8]>>,
     authority_key_id: Option<Box<[u8]>>,
+    has_name_constraints: bool,
     key_digest: KeyDigest,
     fingerprint: Box<str>,
     /// The DER of the first authority whose signature was verified. It is kept, because verifying signatures is the most
@@ -76,22 +78,24 @@ impl Certificate {
         let (dns_names, ip_addresses) = alternative_names(&read)?;
         let extended = read.extended_key_usage().map_err(unreadable)?.map(|extension| extension.value);
         let (subject_key_id, authority_key_id) = key_ids(&read)?;
+        let is_ca = read.basic_constraints().map_err(unreadable)?.is_some_and(|extension| extension.value.ca);
         Ok(Self(Arc::new(Content {
             der: der.into(),
             pem: pem::encode(der, pem::CERTIFICATE)?.as_str().into(),
-            serial: Serial::from_der_integer(read.raw_serial())
+            serial: if is_ca { Serial::of_authority(read.raw_serial()) } else { Serial::from_der_integer(read.raw_serial()) }
                 .ok_or_else(|| PkiError::Certificate("its serial number is negative or too long".into()))?,
             common_name,
             not_before: timestamp(read.validity().not_before),
             not_after: timestamp(read.validity().not_after),
             dns_names,
             ip_addresses,
-            is_ca: read.basic_constraints().map_err(unreadable)?.is_some_and(|extension| extension.value.ca),
+            is_ca,
             // Without the extension a certificate may be used for everything.
             server_auth: extended.is_none_or(|usage| usage.any || usage.server_auth),
             client_auth: extended.is_none_or(|usage| usage.any || usage.client_auth),
             subject_key_id,
             authority_key_id,
+            has_name_constraints: read.extensions().iter().any(|extension| extension.oid == OID_X509_EXT_NAME_CONSTRAINTS),
             key_digest: KeyDigest::of(read.public_key().raw),
             fingerprint: KeyDigest::of(der).to_hex()[..16].into(),
             signer: OnceLock::new(),
@@ -146,6 +150,17 @@ impl Certificate {
             return Err(PkiError::AuthorityNotValid { not_before, not_after });
         }
         Ok(())
+    }
+    /// Whether it may sign for some names only.
+    pub(super) fn has_name_constraints(&self) -> bool {
+        self.0.has_name_constraints
+    }
+    /// Its fields.
+    ///
+    /// # Errors
+    /// None: it was readable before.
+    pub(super) fn read(&self) -> Result<X509Certificate<'_>, PkiError> {
+        parse(&self.0.der)
     }
     /// Whether an authority with this certificate may sign certificates (keyUsage).
     pub(super) fn signs_certificates(&self) -> bool {

@@ -8,14 +8,19 @@ pub fn parent<'a>(certificate: &Certificate, candidates: &'a [Certificate]) -> O
     signed.max_by_key(|candidate| candidate.not_after())
 }
 
+/// An authority and those above it among its ancestors, each signed by the next one.
+pub fn path<'a>(authority: &'a Certificate, ancestors: &'a [Certificate]) -> Vec<&'a Certificate> {
+    let mut path = vec![];
+    let mut top = Some(authority);
+    while let Some(certificate) = top.filter(|top| !path.contains(top)) {
+        path.push(certificate);
+        top = parent(certificate, ancestors).filter(|_| !certificate.is_self_signed());
+    }
+    path
+}
+
 /// The intermediate certificates that are presented with the leaves of an authority: its own first, then those of its ancestors
 /// except the root, which verifiers have. It is empty if the authority is a root.
 pub fn presented_chain(authority: &Certificate, ancestors: &[Certificate]) -> Vec<Certificate> {
-    let mut chain: Vec<Certificate> = vec![];
-    let mut top = Some(authority);
-    while let Some(certificate) = top.filter(|top| !top.is_self_signed() && !chain.contains(top)) {
-        chain.push(certificate.clone());
-        top = parent(certificate, ancestors);
-    }
-    chain
+    path(authority, ancestors).into_iter().filter(|certificate| !certificate.is_self_signed()).cloned().collect()
 }

@@ -69,6 +69,14 @@ pub enum PkiError {
     /// An external authority or one of its ancestors cannot be used.
     #[error("{0}")]
     Chain(String),
+    /// An external authority whose leaves somebody would refuse.
+    #[error("{why}")]
+    Refused {
+        /// The rule, by its name in the table.
+        rule: &'static str,
+        /// Who refuses which certificate, why, and what mends it.
+        why: String,
+    },
     /// A leaf that verifiers would refuse although they trust the authority that signed it.
     #[error("a certificate that it signed would not be accepted: {0}")]
     NotAccepted(String),

@@ -5,8 +5,10 @@ use std::{cmp::Reverse, collections::VecDeque, slice};
 use jiff::Timestamp;
 
 use super::{
-    authority::NO_KEY_ID,
+    acceptance::judge,
+    authority::{LeafSpec, NO_KEY_ID},
     certificate::{Certificate, read_foreign_bundle},
+    domain::Domain,
     error::PkiError,
 };
 
@@ -116,6 +118,21 @@ fn missing(top: &Certificate, candidates: &[Certificate]) -> PkiError {
     PkiError::Chain(format!(
         "ca.crt does not hold the certificate of the CA that signed {name:?}: add the one whose subject is {issuer}{why}"
     ))
+}
+
+impl ExternalAuthority {
+    /// The authority and its ancestors, each signed by the next one.
+    pub fn path(&self) -> impl Iterator<Item = &Certificate> {
+        [&self.authority].into_iter().chain(&self.ancestors)
+    }
+
+    /// Checks that all who verify will accept what the authority signs for the names of this leaf.
+    ///
+    /// # Errors
+    /// [`PkiError::Refused`].
+    pub fn check(&self, domain: Domain, leaf: &LeafSpec, now: Timestamp) -> Result<(), PkiError> {
+        judge(self.path(), domain, leaf, now)
+    }
 }
 
 /// Checks that an authority may sign now, with this many authorities between it and the leaf.

@@ -5,12 +5,15 @@
 //! generator. Private keys are kept as PEM in memory that is wiped, and have no `Debug`. Nothing is cached here: `certificates`
 //! keeps parsed contents together with their Secret.
 //!
-//! Each file uses only the preceding ones: error, domain, pem, tlv, serial, key, request, issuer, certificate, signature, chain, verify,
-//! ledger, `foreign_key`, sign, authority, revocation, external, rotation, reissue.
+//! Each file uses only the preceding ones: error, domain, der, pem, tlv, serial, key, request, issuer, certificate, signature, chain,
+//! constraints, verify, ledger, `foreign_key`, sign, authority, acceptance, revocation, external, rotation, reissue.
 
+mod acceptance;
 mod authority;
 mod certificate;
 mod chain;
+mod constraints;
+mod der;
 mod domain;
 mod error;
 mod external;
@@ -35,7 +38,7 @@ mod verify;
 
 pub use authority::{Authority, BACKDATING, Leaf, LeafSpec, Usage};
 pub use certificate::{Certificate, bundle, read_bundle};
-pub use chain::{parent, presented_chain};
+pub use chain::{parent, path, presented_chain};
 pub use domain::{Domain, PerDomain};
 pub use error::PkiError;
 pub use external::ExternalAuthority;

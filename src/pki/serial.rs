@@ -35,6 +35,13 @@ impl Serial {
         Some(Self(all))
     }
 
+    /// Reads the content of a DER integer, if it is not negative. Of one that is longer than allowed only the last octets count:
+    /// CAs have such serials, and only those of leaves are ever compared.
+    pub(super) fn of_authority(octets: &[u8]) -> Option<Self> {
+        let last = &octets[octets.len().saturating_sub(OCTETS)..];
+        octets.first().filter(|first| **first < 0x80).and_then(|_| Self::from_octets(last))
+    }
+
     /// Reads the content of a DER integer, if it is not negative.
     pub(super) fn from_der_integer(octets: &[u8]) -> Option<Self> {
         octets.first().filter(|first| **first < 0x80).and_then(|_| Self::from_octets(octets))

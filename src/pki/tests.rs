@@ -671,8 +671,75 @@ fn an_authority_that_may_not_sign_the_names_cannot_issue() {
         let authority = Authority::load(&text, &fs::read(dir.join("ca.key")).unwrap()).unwrap();
         let moment = authority.certificate().not_before() + SECOND;
         let spec = LeafSpec { dns_names: names.iter().map(|name| (*name).into()).collect(), ..spec() };
-        let problem = authority.issue(&spec, moment).err();
+        let problem = authority.issue(&spec, moment).err().map(|problem| problem.to_string());
         assert_eq!(problem.is_none(), good, "{constraint}, {names:?}: {problem:?}");
+        assert!(problem.is_none_or(|problem| problem.contains("not for DNS:") || problem.contains("not for IP:")));
+    }
+}
+
+#[test]
+fn loopback_names_are_left_out_where_the_authority_may_not_sign_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    assert!(openssl(dir, "genpkey -algorithm ED25519 -out ca.key").0);
+    let names = ["demo.ns.svc", "localhost"].map(str::to_owned);
+    let spec = LeafSpec { dns_names: names.into(), ..spec() };
+    for (constraint, dns, ip) in [
+        ("permitted;DNS:svc", "demo.ns.svc", "127.0.0.1 ::1"),
+        ("permitted;DNS:svc,excluded;IP:127.0.0.0/255.0.0.0", "demo.ns.svc", "::1"),
+        ("excluded;DNS:localhost", "demo.ns.svc", "127.0.0.1 ::1"),
+        ("permitted;IP:127.0.0.0/255.0.0.0", "demo.ns.svc localhost", "127.0.0.1"),
+        ("permitted;DNS:localhost", "demo.ns.svc localhost", "127.0.0.1 ::1"),
+        ("permitted;email:example.com", "demo.ns.svc localhost", "127.0.0.1 ::1"),
+    ] {
+        let request =
+            format!("req -x509 -days 3650 -key ca.key -subj /CN=ca -addext nameConstraints=critical,{constraint} -out ca.crt");
+        let (ok, output) = openssl(dir, &request);
+        assert!(ok, "{output}");
+        let authority = Certificate::from_pem(&fs::read(dir.join("ca.crt")).unwrap()).unwrap();
+        let within = spec.within([&authority]);
+        let dns_names: Vec<_> = within.dns_names.into_iter().collect();
+        let ip_addresses: Vec<_> = within.ip_addresses.iter().map(ToString::to_string).collect();
+        assert_eq!((dns_names.join(" ").as_str(), ip_addresses.join(" ").as_str()), (dns, ip), "{constraint}");
+    }
+    assert_eq!(spec.within([authority("any").certificate()]), spec);
+}
+
+#[test]
+fn what_somebody_would_refuse_is_said_with_the_certificate_and_what_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for (name, parent, extension) in [
+        ("servers", "servers", "extendedKeyUsage=serverAuth"),
+        ("any", "any", "extendedKeyUsage=anyExtendedKeyUsage"),
+        ("names", "names", "nameConstraints=critical,permitted;DNS:corp.example"),
+        ("issuing", "names", "subjectKeyIdentifier=hash"),
+    ] {
+        let by = if parent == name { String::new() } else { format!(" -CA {parent}.crt -CAkey {parent}.key") };
+        let request = format!("req -x509 -days 3650 -key {name}.key{by} -subj /CN={name} -addext {extension} -out {name}.crt");
+        for command in [format!("genpkey -algorithm ED25519 -out {name}.key"), request] {
+            let (ok, output) = openssl(dir, &command);
+            assert!(ok, "{output}");
+        }
+    }
+    let read = |name: &str| fs::read(dir.join(format!("{name}.crt"))).unwrap();
+    let moment = Certificate::from_pem(&read("issuing")).unwrap().not_before() + SECOND;
+    let check = |name: &str, roots: &[u8], domain| {
+        let external = ExternalAuthority::of_secret(&read(name), roots, moment).unwrap();
+        external.check(domain, &spec(), moment).err().map(|problem| problem.to_string())
+    };
+    for domain in Domain::ALL {
+        let why = "etcd and clients in Go would refuse it: \"servers\" has an extendedKeyUsage without clientAuth, and they apply it to \
+                   every certificate that it signs; have it issued without extendedKeyUsage, or with serverAuth and clientAuth";
+        assert_eq!(check("servers", b"", domain).as_deref(), Some(why));
+    }
+    // Members stop at the authority that they trust; OpenSSL does not.
+    assert_eq!((check("issuing", &read("names"), Domain::Peer), check("any", b"", Domain::Peer)), (None, None));
+    for (problem, why) in [
+        (check("issuing", &read("names"), Domain::Client), "\"names\" may sign for DNS:corp.example only, and so not for DNS:demo"),
+        (check("any", b"", Domain::Client), "clients that use OpenSSL would refuse it: \"any\" has an extendedKeyUsage"),
+    ] {
+        assert!(problem.as_ref().is_some_and(|problem| problem.contains(why)), "{problem:?}");
     }
 }
 

@@ -11,15 +11,23 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 
-use super::{certificate::Certificate, error::PkiError};
+use super::{
+    certificate::Certificate,
+    constraints::{Name, refusal},
+    error::PkiError,
+};
 
 /// Checks that a peer that trusts an authority accepts a leaf of it in a TLS handshake now. This includes the usages of the leaf
 /// and the name constraints of the authority.
 ///
 /// # Errors
-/// The error of the verifier.
+/// The name for which the authority may not sign, or the error of the verifier.
 pub fn verify(leaf: &Certificate, authority: &Certificate, now: Timestamp) -> Result<(), PkiError> {
     let refused = |error: &dyn Display| PkiError::NotAccepted(error.to_string());
+    let dns = leaf.dns_names().iter().map(|name| Name::dns(name));
+    if let Some(why) = refusal(authority, dns.chain(leaf.ip_addresses().iter().copied().map(Name::ip))) {
+        return Err(refused(&format!("the CA {:?} {why} (nameConstraints)", authority.common_name())));
+    }
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(authority.der())).map_err(|e| refused(&e))?;
     let (roots, provider): (_, Arc<CryptoProvider>) = (Arc::new(roots), Arc::new(ring::default_provider()));

@@ -189,6 +189,22 @@ async fn ca_in_a_secret(world: Arc<World>) {
     world.until_ready("demo").await;
 }
 
+/// Authorities that Go or the operator would refuse, with a part of the reason.
+async fn refused_authorities(company: &Company) -> Vec<(&'static str, &'static str)> {
+    let key_id = "DER:04:14:01:02:03:04:05:06:07:08:09:0a:0b:0c:0d:0e:0f:10:11:12:13:14";
+    let all = [
+        ("elsewhere", "nameConstraints=critical,permitted;DNS:example.com".to_owned(), "may sign for DNS:example.com only"),
+        ("servers", "extendedKeyUsage=serverAuth".to_owned(), "has an extendedKeyUsage without clientAuth"),
+        ("users", "extendedKeyUsage=clientAuth".to_owned(), "has an extendedKeyUsage without serverAuth"),
+        ("private", "1.2.3.4=critical,DER:05:00".to_owned(), "has the critical extension 1.2.3.4"),
+        ("odd", format!("subjectKeyIdentifier=critical,{key_id}"), "has subjectKeyIdentifier as a critical extension"),
+    ];
+    for (name, extension, _) in &all {
+        company.authority(name, &P256, None, &[extension.as_str()]).await;
+    }
+    all.map(|(name, _, why)| (name, why)).into()
+}
+
 /// Unusable authorities are refused with a reason, before anything is changed.
 async fn unusable_authorities(world: Arc<World>) {
     let company = Company::new(&world);
@@ -197,7 +213,6 @@ async fn unusable_authorities(world: Arc<World>) {
     company.authority("other", &P256, Some("root"), &ISSUING).await;
     company.authority("leaf", &P256, Some("root"), &["basicConstraints=CA:FALSE"]).await;
     company.authority("below", &P256, Some("good"), &ISSUING).await;
-    company.authority("elsewhere", &P256, None, &["nameConstraints=critical,permitted;DNS:example.com"]).await;
     let day = SignedDuration::from_hours(24);
     let old = Authority::create("old", day, Timestamp::now() - day * 2).unwrap();
     world.create_cluster("demo", 1, json!({})).await;
@@ -233,13 +248,21 @@ async fn unusable_authorities(world: Arc<World>) {
         })
         .await;
     }
-    // This is found only by signing a certificate for a trial.
-    publish(&world.api(), "company", BTreeMap::from(pair("elsewhere", "elsewhere"))).await;
-    until("its certificates would not be accepted", TIMEOUT, || async {
-        let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
-        if message.contains("would not be accepted") { Ok(()) } else { Err(message) }
-    })
-    .await;
+    // What those who verify would refuse, in both domains.
+    for (name, why) in refused_authorities(&company).await {
+        for domain in Domain::ALL {
+            let secret = format!("{name}-{domain}");
+            company.publish(&world, &secret, name, &[]).await;
+            issuer(&world, domain, json!({ "caSecret": { "name": secret } })).await;
+        }
+        until(why, TIMEOUT, || async {
+            let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
+            if message.matches(why).count() == 2 { Ok(()) } else { Err(message) }
+        })
+        .await;
+    }
+    issuer(&world, Domain::Client, json!({ "caSecret": null })).await;
+    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
     let now = status(&world, Domain::Peer).await;
     assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
     // The same authority for both domains.

@@ -25,7 +25,7 @@ pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, no
             Issuer::CaSecret { name } => {
                 let secrets: Api<Secret> = Api::namespaced(context.client.clone(), names.namespace());
                 let trial = context.judges_authorities.then_some(&leaf);
-                let authority = ca_secret(&secrets, &name, trial, now).await;
+                let authority = ca_secret(&secrets, &name, domain, trial, now).await;
                 Some(IssuerAnswer { requested_at: None, authority: authority.map_err(IssuerProblem::Unusable) })
             }
             issuer @ Issuer::CertManager { .. } => {
@@ -45,6 +45,7 @@ const TRIAL: SignedDuration = SignedDuration::from_hours(1);
 async fn ca_secret(
     secrets: &Api<Secret>,
     name: &str,
+    domain: Domain,
     trial: Option<&LeafSpec>,
     now: Timestamp,
 ) -> Result<ExternalAuthority, String> {
@@ -60,9 +61,11 @@ async fn ca_secret(
     let key = PrivateKey::of_certificate(secret.bytes(tls_key::KEY), &external.authority);
     let key = key.map_err(|e| format!("{}: {e}", tls_key::KEY))?;
     let authority = Authority::of(external.authority.clone(), key).map_err(|e| e.to_string())?;
-    // It must be able to sign a valid certificate before any member is restarted to trust it.
+    // It must be able to sign a certificate that everybody accepts before any member is restarted to trust it.
     if let Some(trial) = trial {
-        authority.issue(trial, now).map_err(|e| e.to_string())?;
+        let trial = trial.within(external.path());
+        external.check(domain, &trial, now).map_err(|e| e.to_string())?;
+        authority.issue(&trial, now).map_err(|e| e.to_string())?;
     }
     Ok(external)
 }

@@ -1,0 +1,3 @@
+module etcd-warden.dev/verify
+
+go 1.26
