@@ -201,7 +201,8 @@ fn has_suffix(name: &[u8], base: &[u8]) -> bool {
 
 /// Whether an email address is the base, or in its domain.
 fn email(name: &[u8], base: &[u8]) -> bool {
-    let split = |text: &[u8]| text.iter().rposition(|octet| *octet == b'@').map(|at| (text[..at].to_vec(), text[at + 1..].to_vec()));
+    let split =
+        |text: &[u8]| text.iter().rposition(|octet| *octet == b'@').map(|at| (text[..at].to_vec(), text[at + 1..].to_vec()));
     let Some((local, domain)) = split(name) else { return false };
     match split(base) {
         Some((base_local, base_domain)) => {

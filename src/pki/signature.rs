@@ -47,12 +47,13 @@ impl Certificate {
         read.issuer().as_raw() == issuer.subject().as_raw()
     }
 
-    /// Whether it is a root. As for OpenSSL, its names are the same, and its key identifiers, if it has them. Nobody verifies the
-    /// signature of a certificate that is trusted itself, so it may be of any kind; it counts only where there are no identifiers.
+    /// Whether it is a root: its names are the same, and so are its key identifiers, or its own key made the signature. Nobody
+    /// verifies the signature of a certificate that is trusted itself, so it may be of any kind if the identifiers are the same.
     pub fn is_self_signed(&self) -> bool {
+        let by_own_key = || parse(self.der()).map_or(Signature::Wrong, |read| signature(&read, read.public_key()));
         let is_own = || match (self.authority_key_id(), self.subject_key_id()) {
-            (Some(authority), Some(own)) => authority == own,
-            _ => parse(self.der()).is_ok_and(|read| signature(&read, read.public_key()) != Signature::Wrong),
+            (Some(authority), Some(own)) => authority == own || by_own_key() == Signature::Good,
+            _ => by_own_key() != Signature::Wrong,
         };
         *self.0.self_signed.get_or_init(|| self.names_as_issuer(self) && is_own())
     }

@@ -736,7 +736,10 @@ fn what_somebody_would_refuse_is_said_with_the_certificate_and_what_mends_it() {
     // Members stop at the authority that they trust; OpenSSL does not.
     assert_eq!((check("issuing", &read("names"), Domain::Peer), check("any", b"", Domain::Peer)), (None, None));
     for (problem, why) in [
-        (check("issuing", &read("names"), Domain::Client), "\"names\" may sign for DNS:corp.example only, and so not for DNS:demo"),
+        (
+            check("issuing", &read("names"), Domain::Client),
+            "\"names\" may sign for DNS:corp.example only, and so not for DNS:demo",
+        ),
         (check("any", b"", Domain::Client), "clients that use OpenSSL would refuse it: \"any\" has an extendedKeyUsage"),
     ] {
         assert!(problem.as_ref().is_some_and(|problem| problem.contains(why)), "{problem:?}");

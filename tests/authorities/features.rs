@@ -91,10 +91,23 @@ pub fn cn(text: &str) -> Part {
 
 fn uses() -> Vec<Feature> {
     let sets: [&[&str]; 14] = [
-        &["server"], &["client"], &["server", "client"], &["any"], &["code"], &["email", "ocsp"], &["other"], &["server", "any"],
-        &["server", "client", "other"], &["sgc"], &["sgc", "client"], &["client", "any"], &["server", "client", "code", "email"], &[],
+        &["server"],
+        &["client"],
+        &["server", "client"],
+        &["any"],
+        &["code"],
+        &["email", "ocsp"],
+        &["other"],
+        &["server", "any"],
+        &["server", "client", "other"],
+        &["sgc"],
+        &["sgc", "client"],
+        &["client", "any"],
+        &["server", "client", "code", "email"],
+        &[],
     ];
-    let both = |critical: bool| sets.map(|set| puts(format!("EKU {set:?}, critical {critical}"), extended_key_usage(critical, set)));
+    let both =
+        |critical: bool| sets.map(|set| puts(format!("EKU {set:?}, critical {critical}"), extended_key_usage(critical, set)));
     both(false).into_iter().chain(both(true)).collect()
 }
 
@@ -255,14 +268,31 @@ fn others() -> Vec<Feature> {
 
 fn names() -> Vec<Feature> {
     let sets: [&[&str]; 18] = [
-        &["dns:pki.example"], &["dns:b\u{fc}cher.example"], &["dns:not.a.name."], &["dns:"], &["email:pki@corp.example"],
-        &["email:b\u{fc}"], &["uri:http://[pki"], &["uri:http://pki.example:x/"], &["uri:http://pki.example/"], &["uri:a b:c"],
-        &["uri:urn:uuid:1"], &["uri:http://a..b/"], &["uri:http://pki.example/%zz"], &["uri:http://[fe80::1]:80/"],
-        &["ip:7f000001"], &["ip:7f0001"], &["dir:Corp"], &["other:x", "id:"],
+        &["dns:pki.example"],
+        &["dns:b\u{fc}cher.example"],
+        &["dns:not.a.name."],
+        &["dns:"],
+        &["email:pki@corp.example"],
+        &["email:b\u{fc}"],
+        &["uri:http://[pki"],
+        &["uri:http://pki.example:x/"],
+        &["uri:http://pki.example/"],
+        &["uri:a b:c"],
+        &["uri:urn:uuid:1"],
+        &["uri:http://a..b/"],
+        &["uri:http://pki.example/%zz"],
+        &["uri:http://[fe80::1]:80/"],
+        &["ip:7f000001"],
+        &["ip:7f0001"],
+        &["dir:Corp"],
+        &["other:x", "id:"],
     ];
-    let mut all: Vec<_> = sets.iter().flat_map(|set| {
-        [false, true].map(|critical| puts(format!("SAN {set:?}, critical {critical}"), alternative_names(critical, set)))
-    }).collect();
+    let mut all: Vec<_> = sets
+        .iter()
+        .flat_map(|set| {
+            [false, true].map(|critical| puts(format!("SAN {set:?}, critical {critical}"), alternative_names(critical, set)))
+        })
+        .collect();
     all.push(puts("SAN empty", extension(SAN, false, seq(&[]))));
     all
 }
@@ -306,9 +336,10 @@ pub fn subjects() -> Vec<Feature> {
         ("an email address", name(&[cn("Corp"), vec![("1.2.840.113549.1.9.1", 22, b"pki@corp.example".to_vec())]])),
         ("nothing", name(&[])),
     ];
-    all.extend(odd.into_iter().map(|(kind, subject)| {
-        feature(format!("subject with {kind}"), move |recipe| recipe.subject = subject.clone())
-    }));
+    all.extend(
+        odd.into_iter()
+            .map(|(kind, subject)| feature(format!("subject with {kind}"), move |recipe| recipe.subject = subject.clone())),
+    );
     all
 }
 
@@ -343,7 +374,19 @@ fn fields() -> Vec<Feature> {
 
 /// Other keys, by their names.
 pub fn keys() -> Vec<Feature> {
-    let names = ["P-384", "P-521", "P-224", "secp256k1", "brainpool", "explicit", "compressed", "Ed25519", "RSA 2048", "RSA 3072", "RSA 1024"];
+    let names = [
+        "P-384",
+        "P-521",
+        "P-224",
+        "secp256k1",
+        "brainpool",
+        "explicit",
+        "compressed",
+        "Ed25519",
+        "RSA 2048",
+        "RSA 3072",
+        "RSA 1024",
+    ];
     names.into_iter().map(|key| feature(format!("key {key}"), move |recipe| recipe.key = key)).collect()
 }
 
@@ -376,7 +419,8 @@ pub fn combined() -> Vec<Feature> {
             for length in [None, Some(0), Some(1)] {
                 for usage in usages {
                     for unknown in [false, true] {
-                        let title = format!("EKU {one:?}, NC {names:?}, pathlen {length:?}, keyUsage {usage:?}, unknown {unknown}");
+                        let title =
+                            format!("EKU {one:?}, NC {names:?}, pathlen {length:?}, keyUsage {usage:?}, unknown {unknown}");
                         all.push(feature(title, move |recipe| {
                             put(recipe, basic_constraints(true, true, length));
                             remove(recipe, KEY_USAGE);

@@ -215,7 +215,13 @@ fn spec(domain: Domain, usage: Usage) -> LeafSpec {
 
 fn pem(certificates: &[Vec<u8>]) -> String {
     let block = |der: &Vec<u8>| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
-    let wrapped = |text: String| text.lines().flat_map(|line| line.as_bytes().chunks(64).map(|part| String::from_utf8(part.to_vec()).unwrap() + "\n").collect::<Vec<_>>()).collect::<String>();
+    let wrapped = |text: String| {
+        text.lines()
+            .flat_map(|line| {
+                line.as_bytes().chunks(64).map(|part| String::from_utf8(part.to_vec()).unwrap() + "\n").collect::<Vec<_>>()
+            })
+            .collect::<String>()
+    };
     certificates.iter().map(block).map(wrapped).collect()
 }
 
@@ -327,7 +333,8 @@ fn ask_openssl(questions: &[Question]) -> Vec<Option<String>> {
     let work = || {
         let dir = tempfile::tempdir().unwrap();
         let mut said = vec![];
-        while let Some((at, question)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, questions.get(at)?))) {
+        while let Some((at, question)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, questions.get(at)?)))
+        {
             if question.domain == Domain::Client {
                 said.push((at, question.ask_openssl(dir.path())));
             }

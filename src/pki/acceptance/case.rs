@@ -6,7 +6,7 @@ use x509_parser::{certificate::X509Certificate, extensions::X509Extension, oid_r
 use crate::pki::{
     authority::LeafSpec,
     certificate::Certificate,
-    constraints::{NameConstraints, Name, canonical},
+    constraints::{Name, NameConstraints, canonical},
     domain::Domain,
     error::PkiError,
 };

@@ -6,10 +6,9 @@ use std::net::IpAddr;
 use x509_parser::{
     extensions::X509Extension,
     oid_registry::{
-        OID_KEY_TYPE_DSA, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_PKIX_AUTHORITY_INFO_ACCESS,
-        OID_SIG_ED25519, OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS,
-        OID_X509_EXT_CERTIFICATE_POLICIES, OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME,
-        OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+        OID_KEY_TYPE_DSA, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_PKIX_AUTHORITY_INFO_ACCESS, OID_SIG_ED25519,
+        OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CERTIFICATE_POLICIES,
+        OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
     },
     prelude::AlgorithmIdentifier,
 };
@@ -102,7 +101,8 @@ pub(super) fn public_key(case: &Case<'_>, at: usize) -> Option<String> {
     let (algorithm, octets) = (&key.algorithm, &key.subject_public_key.data[..]);
     let kind = &algorithm.algorithm;
     let what = if *kind == OID_PKCS1_RSAENCRYPTION {
-        (!is_rsa(algorithm, octets)).then_some("an RSA key without the parameters NULL, or with a modulus or exponent out of range")
+        (!is_rsa(algorithm, octets))
+            .then_some("an RSA key without the parameters NULL, or with a modulus or exponent out of range")
     } else if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY {
         (!is_known_curve(algorithm) || octets.first() != Some(&4))
             .then_some("an EC key that is not on a named curve P-224, P-256, P-384 or P-521, or whose point is compressed")
@@ -113,7 +113,9 @@ pub(super) fn public_key(case: &Case<'_>, at: usize) -> Option<String> {
     } else {
         None
     };
-    what.map(|what| format!("has {what}; use a CA with another key (openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256)"))
+    what.map(|what| {
+        format!("has {what}; use a CA with another key (openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256)")
+    })
 }
 
 fn is_rsa(algorithm: &AlgorithmIdentifier<'_>, octets: &[u8]) -> bool {

@@ -85,5 +85,6 @@ pub(super) fn directory_names(case: &Case<'_>, at: usize) -> Option<String> {
 /// Constraints with `minimum` or `maximum`: rustls reads neither.
 pub(super) fn limits(case: &Case<'_>, at: usize) -> Option<String> {
     let is_limited = case.links[at].constraints()?.subtrees().any(|subtree| subtree.has_limits);
-    is_limited.then(|| "has nameConstraints with minimum or maximum, which it does not support; have it issued without them".into())
+    is_limited
+        .then(|| "has nameConstraints with minimum or maximum, which it does not support; have it issued without them".into())
 }

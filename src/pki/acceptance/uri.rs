@@ -59,7 +59,9 @@ fn is_user(text: &str) -> bool {
 }
 
 fn is_host(scheme: &str, host: &str) -> bool {
-    let is_port = |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|octet| octet.is_ascii_digit()));
+    let is_port = |text: &str| {
+        text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|octet| octet.is_ascii_digit()))
+    };
     match host.rfind('[') {
         Some(0) => {
             let Some(end) = host.rfind(']') else { return false };
@@ -87,14 +89,38 @@ mod tests {
     #[test]
     fn uris_are_read_as_go_reads_them() {
         for good in [
-            "", "*", "http://pki.example/ca.crt", "ldap:///CN=x", "spiffe://cluster.local/ns/a", "urn:uuid:1", "a/b:c", "//host/p",
-            "https://u:p@h:443/x?q=%zz#f", "http://[::1]:80/", "postgres://a:1,b:2/", "http://a%ffb/",
+            "",
+            "*",
+            "http://pki.example/ca.crt",
+            "ldap:///CN=x",
+            "spiffe://cluster.local/ns/a",
+            "urn:uuid:1",
+            "a/b:c",
+            "//host/p",
+            "https://u:p@h:443/x?q=%zz#f",
+            "http://[::1]:80/",
+            "postgres://a:1,b:2/",
+            "http://a%ffb/",
         ] {
             assert!(is_readable(good), "{good}");
         }
         for bad in [
-            "http://[pki", "http://a:b/", ":x", "a:b:c/é", "a\u{7f}", "b:/%zz", "http://h/%1", "http://a..b/", "http://a./", "1:2",
-            "http://a:1:2/", "http://[1.2.3.4]/", "http://a%41/", "http://a b/", "http://x/#%", "http://us er@h/",
+            "http://[pki",
+            "http://a:b/",
+            ":x",
+            "a:b:c/é",
+            "a\u{7f}",
+            "b:/%zz",
+            "http://h/%1",
+            "http://a..b/",
+            "http://a./",
+            "1:2",
+            "http://a:1:2/",
+            "http://[1.2.3.4]/",
+            "http://a%41/",
+            "http://a b/",
+            "http://x/#%",
+            "http://us er@h/",
         ] {
             assert!(!is_readable(bad), "{bad}");
         }
