@@ -33,6 +33,7 @@ impl Eq for Certificate {}
 
 /// The contents of a certificate.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an extension of its own")]
 pub(super) struct Content {
     der: Arc<[u8]>,
     pem: Box<str>,

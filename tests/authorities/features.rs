@@ -322,7 +322,7 @@ pub fn subjects() -> Vec<Feature> {
         .into_iter()
         .map(|(kind, tag, text)| {
             let subject = name(&[cn("Corp"), vec![("2.5.4.10", tag, text.to_vec())]]);
-            feature(format!("subject with {kind}"), move |recipe| recipe.subject = subject.clone())
+            feature(format!("subject with {kind}"), move |recipe| recipe.subject.clone_from(&subject))
         })
         .collect();
     let domain = |text: &str| vec![("0.9.2342.19200300.100.1.25", 22, text.as_bytes().to_vec())];
@@ -338,13 +338,14 @@ pub fn subjects() -> Vec<Feature> {
     ];
     all.extend(
         odd.into_iter()
-            .map(|(kind, subject)| feature(format!("subject with {kind}"), move |recipe| recipe.subject = subject.clone())),
+            .map(|(kind, subject)| feature(format!("subject with {kind}"), move |recipe| recipe.subject.clone_from(&subject))),
     );
     all
 }
 
 fn fields() -> Vec<Feature> {
-    let times: [(&str, (u8, &'static str), (u8, &'static str)); 5] = [
+    type Time = (u8, &'static str);
+    let times: [(&str, Time, Time); 5] = [
         ("expired", (23, "250101000000Z"), (23, "260201000000Z")),
         ("not valid yet", (23, "260401000000Z"), (23, "360101000000Z")),
         ("until 9999", (23, "260101000000Z"), (24, "99991231235959Z")),
@@ -362,7 +363,7 @@ fn fields() -> Vec<Feature> {
         ("serial of 20 octets and a zero", [&[0][..], &[0xff; 20]].concat()),
         ("serial of 40 octets", vec![0x7f; 40]),
     ];
-    all.extend(serials.into_iter().map(|(name, serial)| feature(name, move |recipe| recipe.serial = serial.clone())));
+    all.extend(serials.into_iter().map(|(name, serial)| feature(name, move |recipe| recipe.serial.clone_from(&serial))));
     all.push(feature("version 1", |recipe| recipe.version = 0));
     all.push(feature("version 2", |recipe| {
         recipe.version = 1;

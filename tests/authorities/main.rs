@@ -57,8 +57,8 @@ struct Subject {
     /// In what it differs.
     name: String,
     chain: Vec<Vec<u8>>,
-    /// The subject and the key of the authority.
-    subject: Vec<u8>,
+    /// The subject of the authority's certificate, and the name of its key.
+    name_der: Vec<u8>,
     key: &'static str,
 }
 
@@ -141,7 +141,7 @@ impl Keys {
             recipe.sign(&self.0[recipe.key].spki, &by.subject, &self.0[by.key])
         };
         let chain = recipes.iter().enumerate().map(sign).collect();
-        Subject { place, name: feature.name.clone(), chain, subject: recipes[0].subject.clone(), key: recipes[0].key }
+        Subject { place, name: feature.name.clone(), chain, name_der: recipes[0].subject.clone(), key: recipes[0].key }
     }
 
     fn all(&self) -> Vec<Subject> {
@@ -193,7 +193,7 @@ fn leaf(subject: &Subject, keys: &Keys, spec: &LeafSpec) -> Vec<u8> {
         spki: None,
         key: "middle",
     };
-    recipe.sign(&own.spki, &subject.subject, &keys.0[subject.key])
+    recipe.sign(&own.spki, &subject.name_der, &keys.0[subject.key])
 }
 
 /// What a leaf of a domain has: its names as far as the authorities permit them.
@@ -317,7 +317,8 @@ fn ask_go(dir: &Path, questions: &[Question]) -> Vec<Option<String>> {
     assert!(built.success());
     let mut go = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = go.stdin.take().unwrap();
-    let text: String = questions.iter().flat_map(Question::to_go).map(|question| format!("{question}\n")).collect();
+    let text: String =
+        questions.iter().flat_map(Question::to_go).flat_map(|question| [question.to_string(), "\n".into()]).collect();
     let writer = thread::spawn(move || input.write_all(text.as_bytes()).unwrap());
     let output = go.wait_with_output().unwrap();
     writer.join().unwrap();

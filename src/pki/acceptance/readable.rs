@@ -60,9 +60,9 @@ fn is_string(tag: u32, octets: &[u8]) -> bool {
         22 => octets.is_ascii(),
         30 => {
             let points = octets.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
-            let ended = octets.ends_with(&[0, 0]) && octets.len() % 2 == 0;
+            let ended = octets.ends_with(&[0, 0]) && octets.len().is_multiple_of(2);
             let last = (octets.len() / 2).saturating_sub(usize::from(ended));
-            octets.len() % 2 == 0
+            octets.len().is_multiple_of(2)
                 && points.take(last).all(|point| !matches!(point, 0xfffe | 0xffff | 0xfdd0..=0xfdef | 0xd800..=0xdfff))
         }
         _ => false,
