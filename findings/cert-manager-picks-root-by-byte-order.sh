@@ -96,7 +96,8 @@ GO
 	go get "github.com/cert-manager/cert-manager@$cert_manager_version"
 	go mod tidy
 	go build -o finding .
-) >build.log 2>&1 || { cat build.log; exit 1; }
+) >build.log 2>&1 &
+wait $! || { cat build.log; exit 1; }
 echo "cert-manager $cert_manager_version, $(go env GOVERSION)"
 if ./finding; then
 	echo "as stated"

@@ -21,7 +21,8 @@ mkdir "$tmp/build"
 	go mod init finding
 	go get "go.etcd.io/etcd/server/v3@$etcd_version"
 	CGO_ENABLED=0 go build -o "$tmp/etcd" go.etcd.io/etcd/server/v3
-) >"$tmp/build.log" 2>&1 || { cat "$tmp/build.log"; exit 1; }
+) >"$tmp/build.log" 2>&1 &
+wait $! || { cat "$tmp/build.log"; exit 1; }
 "$tmp/etcd" --version | sed -n 1p
 
 read -r client peer < <(python3 -c 'import socket

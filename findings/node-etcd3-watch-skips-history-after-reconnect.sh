@@ -27,7 +27,8 @@ mkdir "$tmp/build" "$tmp/node"
 	cd "$tmp/node"
 	npm init --yes
 	npm install --no-audit --no-fund "etcd3@$client_version" "@grpc/grpc-js@$grpc_version"
-) >"$tmp/build.log" 2>&1 || { cat "$tmp/build.log"; exit 1; }
+) >"$tmp/build.log" 2>&1 &
+wait $! || { cat "$tmp/build.log"; exit 1; }
 "$tmp/etcd" --version | sed -n 1p
 echo "Node.js $(node --version), etcd3 $client_version, @grpc/grpc-js $grpc_version"
 

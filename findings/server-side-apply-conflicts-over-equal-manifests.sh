@@ -81,7 +81,8 @@ TEXT
 	go get "k8s.io/api@$kubernetes_version" "k8s.io/apimachinery@$kubernetes_version"
 	go mod tidy
 	go build -o finding .
-) >build.log 2>&1 || { cat build.log; exit 1; }
+) >build.log 2>&1 &
+wait $! || { cat build.log; exit 1; }
 echo "k8s.io/apimachinery $kubernetes_version, $(go env GOVERSION)"
 ./finding | tee got
 if cmp --silent got wanted; then
