@@ -146,7 +146,9 @@ async fn run(args: RunArgs) -> Result<(), Error> {
     let stop = stop_on_signals().map_err(Error::Signals)?;
     let (metrics, readiness) = (Arc::new(Metrics::new()), Readiness::default());
     let client = client(&metrics).await?;
-    let cluster_domain = given(args.cluster_domain).unwrap_or_else(cluster_domain);
+    // A name that ends with a dot is refused by the TLS clients of several languages.
+    let given_domain = given(args.cluster_domain).map(|domain| domain.trim_end_matches('.').to_owned());
+    let cluster_domain = given_domain.unwrap_or_else(cluster_domain);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster_domain, "starting");
 
     let standby = args.leader_elect.then(|| readiness.gate("lease"));

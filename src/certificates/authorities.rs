@@ -87,8 +87,9 @@ impl Authorities {
         let crl = text(authority_key::CRL).to_vec();
         let listed = pki::crl_serials(&crl).map_err(|e| format!("{}: {e}", authority_key::CRL))?;
         let ledger = Ledger::from_json(text(authority_key::LEDGER)).map_err(|e| format!("{}: {e}", authority_key::LEDGER))?;
-        let bundle = pki::bundle(trusted(&active, &next, &retiring));
-        let roots = format!("{bundle}{}", pki::bundle(&ancestors));
+        let trusted = || trusted(&active, &next, &retiring);
+        let bundle = pki::bundle(pki::renewed_first(trusted()));
+        let roots = pki::bundle(pki::renewed_first(trusted().chain(&ancestors)));
         let [chain, next_chain] = [&active, &next].map(|authority| pki::presented_chain(authority, &ancestors));
         Ok(Self {
             active,

@@ -306,6 +306,10 @@ fn renewed_authorities_may_be_in_any_order() {
         "ca -batch -notext -config ca.conf -selfsign -keyfile root.key -in root.csr -extensions e -startdate {begin} -enddate {end} -out expired.crt"
     ));
     folder.run("req -x509 -days 3650 -key otherkey.key -subj /CN=root -out otherkey.crt");
+    let [root, expired, other] =
+        ["root.crt", "expired.crt", "otherkey.crt"].map(|file| Certificate::from_pem(&folder.read(file)).unwrap());
+    assert_eq!(renewed_first([&expired, &other, &root]), [&root, &expired, &other]);
+    assert_eq!(renewed_first([&other, &root, &expired]), [&other, &root, &expired]);
     let key = folder.read("issuing.key");
     for roots in
         ["root expired", "expired root", "crossed root", "crossed cross", "cross expired crossed", "otherkey expired root"]

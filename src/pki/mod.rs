@@ -38,7 +38,7 @@ mod verify;
 
 pub use authority::{Authority, BACKDATING, Leaf, LeafSpec, Usage};
 pub use certificate::{Certificate, bundle, read_bundle};
-pub use chain::{parent, path, presented_chain};
+pub use chain::{parent, path, presented_chain, renewed_first};
 pub use domain::{Domain, PerDomain};
 pub use error::PkiError;
 pub use external::ExternalAuthority;
