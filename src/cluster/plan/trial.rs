@@ -17,7 +17,7 @@ use crate::{
         observed::{ObservedMember, Trial},
     },
     kubernetes::{cached::Cached, pod::running_since},
-    names::{MemberName, annotation as key, member_key, tls_key},
+    names::{METRICS_PORT, MemberName, annotation as key, member_key, tls_key},
     pki::{Certificate, Domain, Issuer, Phase},
     reporting::note::Note,
 };
@@ -189,7 +189,8 @@ fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) ->
     let is_starting = runs_since.is_none_or(|since| input.now.duration_since(since) < REJOINING);
     if is_starting || !runs(voter) || refusing.is_empty() {
         return Verdict::Pending(format!(
-            "connections between {member}, which presents a peer certificate of CA {name:?}, and the others"
+            "connections between {member}, which presents a peer certificate of CA {name:?}, and the others{}",
+            describe_unread(roster)
         ));
     }
     let apart = refusing.join(", ");
@@ -199,6 +200,19 @@ fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) ->
         take_back(input, Domain::Peer, authorities)
     );
     Verdict::Refused(Note::new(Reason::CertificateRefused, message))
+}
+
+/// The voters whose connections are not known, and why, as a suffix for a message.
+fn describe_unread(roster: &Roster) -> String {
+    let unread = roster.voters.iter().filter_map(|(name, voter)| match &voter.member.active_peers {
+        Some(Err(why)) => Some(format!("{name} {why}")),
+        _ => None,
+    });
+    let unread: Vec<_> = unread.collect();
+    if unread.is_empty() {
+        return String::new();
+    }
+    format!(" ({}; a NetworkPolicy must let the operator reach port {METRICS_PORT} of the members)", unread.join("; "))
 }
 
 /// The voters that do not accept the connections of this one, or whose connections it does not accept.

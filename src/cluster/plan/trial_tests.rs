@@ -179,3 +179,21 @@ fn the_operator_has_a_certificate_of_the_next_authority_only_while_it_is_tried()
     let operator = world.observed.operator.as_ref().unwrap();
     assert!(tried && !operator.data.contains_key(tls_key::NEXT_CRT) && !operator.data.contains_key(tls_key::NEXT_KEY));
 }
+
+#[test]
+fn a_port_that_the_operator_cannot_reach_is_named() {
+    let mut world = World::bootstrapped("{}");
+    world.hides_metrics = true;
+    request(&mut world, "peer");
+    for _ in 0..100 {
+        world.pass();
+    }
+    assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some("Distributing"));
+    let changes = world.changes();
+    let missing = &changes.progress.iter().find(|note| note.reason == Reason::RotatingCA).unwrap().message;
+    assert!(missing.contains("demo-0 cannot be reached on port 2381: no connection within 2 s;"), "{missing}");
+    assert!(missing.contains("a NetworkPolicy must let the operator reach port 2381 of the members"), "{missing}");
+    world.hides_metrics = false;
+    settle(&mut world, &[], &[]);
+    assert!(domain(&world, Domain::Peer).phase.is_none());
+}
