@@ -29,7 +29,7 @@ pub async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), rendered.stdout).unwrap();
-    world.server.kubectl(&["-n", &world.namespace, "apply", "-f", &file.path().display().to_string()]);
+    world.server.kubectl(&["apply", "-f", &file.path().display().to_string()]);
     let token = world.server.kubectl(&["-n", &world.namespace, "create", "token", "etcd-warden"]);
     let mut config = world.server.config();
     config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };

@@ -120,6 +120,8 @@ impl Server {
     /// The configuration of the administrator's client.
     pub fn config(&self) -> Config {
         let mut config = Config::new(self.url.parse().unwrap());
+        // As the operator's own client: a retried eviction would be refused for ever.
+        config.default_retry = false;
         config.root_cert = Some(vec![self.authority.der.clone()]);
         config.auth_info = AuthInfo {
             client_certificate: Some(self.dir.join("admin.crt").display().to_string()),
