@@ -212,7 +212,7 @@ impl Recipe {
 }
 
 /// Runs openssl, which must succeed.
-fn openssl(dir: &Path, arguments: &str) {
+pub fn openssl(dir: &Path, arguments: &str) {
     let result = Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
     assert!(result.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&result.stderr));
 }

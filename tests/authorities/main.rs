@@ -5,6 +5,7 @@
 
 mod der;
 mod features;
+mod reported;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
