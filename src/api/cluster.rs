@@ -39,7 +39,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
     printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].reason"}"#,
     printcolumn = r#"{"name":"Message","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].message"}"#,
     validation = Rule::new("self.metadata.name.size() <= 49").message("metadata.name is too long for the objects made from it: 49 characters at most"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes a Service's name: it must begin with a letter and hold only lower case letters, digits and -")
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes a Service's name: it must begin with a letter and end with a letter or digit, and hold only lower case letters, digits and -")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -177,7 +177,8 @@ async fn certificates_are_renewed_and_revoked_although_a_newer_version_has_stric
     assert_eq!((condition.status.as_str(), condition.message.contains("at least 1h")), ("True", true), "{condition:?}");
     world.delete::<EtcdUser>("gone").await;
     // Its first certificate, and the second one if it was renewed before.
-    until("it is revoked", async || (!Issuing::read(&world, "demo", Domain::Client).await.revoked.is_empty()).then_some(())).await;
+    until("it is revoked", async || (!Issuing::read(&world, "demo", Domain::Client).await.revoked.is_empty()).then_some(()))
+        .await;
     assert_eq!(set().await, before);
     operator.stop().await;
 }
