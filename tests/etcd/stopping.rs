@@ -34,7 +34,11 @@ async fn a_member_stops_at_once_unless_a_client_watches() {
             }
             let began = Instant::now();
             cluster.members[0].signal("TERM");
-            until("it ends", async || cluster.members[0].child.try_wait().unwrap()).await;
+            let ended = until("it ends", async || cluster.members[0].child.try_wait().unwrap()).await;
+            println!(
+                "{version} {is_watched} {ended:?} {}",
+                client.as_ref().map(|c| fs::read_to_string(&c.seen).unwrap()).unwrap_or_default()
+            );
             let took = began.elapsed().as_secs_f32();
             // 5 s + 2 x 0.5 s.
             let expected = if is_watched { 5.9..10.0 } else { 0.0..5.0 };

@@ -82,7 +82,12 @@ async fn a_removal_that_would_leave_too_few_started_members_is_refused_for_now()
     for version in VERSIONS {
         let cluster = cluster(version, 2).await;
         let tls = cluster.tls();
-        assert!(cluster.etcdctl(&["member", "add", "m2", "--peer-urls=https://127.0.0.1:1"]).status.success());
+        // etcd adds no member in the first 5 s of a connection between the members.
+        until("a member is added", async || {
+            let added = cluster.etcdctl(&["member", "add", "m2", "--peer-urls=https://127.0.0.1:1"]);
+            added.status.success().then_some(())
+        })
+        .await;
         let id = ask(&cluster.members[1], &tls).await.status.unwrap().member_id;
         let error = Client::default().change(&cluster.members[0].client(), &tls, &Change::Remove { id }).await.unwrap_err();
         assert_eq!(error.class(), Class::NotEnoughStarted, "{version}: {error}");

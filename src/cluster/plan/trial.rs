@@ -102,10 +102,16 @@ fn of_client(input: &Input, authorities: &Authorities) -> Verdict {
 /// has such a leaf; otherwise the last one that is restarted to trust the next authority; otherwise any that does not lead. There
 /// is none in a cluster of one member.
 pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a MemberName> {
-    let roster = input.facts.roster.as_ref().filter(|roster| is_due(authorities) && roster.votes() > 1)?;
-    if let Some((name, _)) = roster.voters.iter().find(|(_, voter)| has_next(voter.member, authorities)) {
+    if !is_due(authorities) {
+        return None;
+    }
+    // It keeps its leaf although its restart may cost the quorum, as with two members: another leaf would be no trial.
+    let is_gone = |name: &MemberName| input.facts.roster.as_ref().is_some_and(|roster| !roster.lists(name));
+    let mut members = input.observed.members.iter().filter(|(name, _)| !is_gone(name));
+    if let Some((name, _)) = members.find(|(_, member)| has_next(member, authorities)) {
         return Some(name);
     }
+    let roster = input.facts.roster.as_ref().filter(|roster| roster.votes() > 1)?;
     if !roster.all_healthy() || !roster.learners.is_empty() {
         return None;
     }
@@ -168,11 +174,11 @@ fn has_started_with(member: &ObservedMember, authority: &Certificate) -> bool {
 /// Whether a member that was restarted with a peer leaf of this authority has rejoined: the others accept its connections, and it
 /// accepts theirs. One direction is not enough: raft's messages find their way over the other one.
 fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) -> Verdict {
-    let Some(roster) = &input.facts.roster else { return Verdict::Pending("a quorum".into()) };
+    let name = authority.common_name();
+    let Some(roster) = &input.facts.roster else { return without_quorum(input, authorities, authority) };
     if roster.votes() <= 1 {
         return Verdict::Accepted;
     }
-    let name = authority.common_name();
     let is_tried = |voter: &RosterEntry| has_leaf_of(voter.member, authority) && has_started_with(voter.member, authority);
     let mut tried = roster.voters.iter().filter(|(_, voter)| is_tried(voter)).peekable();
     let Some((member, voter)) = tried.peek().copied() else {
@@ -185,21 +191,45 @@ fn of_peer(input: &Input, authorities: &Authorities, authority: &Certificate) ->
     // What keeps a member from running is reported elsewhere.
     let runs = |voter: &RosterEntry| matches!(voter.member.active_peers, Some(Ok(_)));
     let refusing: Vec<_> = apart.iter().filter(|(_, other)| runs(other)).map(|(other, _)| other.to_string()).collect();
-    let runs_since = voter.member.pod.as_deref().and_then(running_since);
-    let is_starting = runs_since.is_none_or(|since| input.now.duration_since(since) < REJOINING);
-    if is_starting || !runs(voter) || refusing.is_empty() {
+    if is_starting(input, voter.member) || !runs(voter) || refusing.is_empty() {
         return Verdict::Pending(format!(
             "connections between {member}, which presents a peer certificate of CA {name:?}, and the others{}",
             describe_unread(roster)
         ));
     }
-    let apart = refusing.join(", ");
+    refused_by(input, authorities, name, member, &refusing.join(", "))
+}
+
+/// The same without a member list that a quorum confirms: in a cluster of two the restarted member takes the quorum with it.
+fn without_quorum(input: &Input, authorities: &Authorities, authority: &Certificate) -> Verdict {
+    let members = || input.observed.members.iter();
+    let is_tried = |member: &ObservedMember| has_leaf_of(member, authority) && has_started_with(member, authority);
+    let is_alone = |member: &ObservedMember| matches!(&member.active_peers, Some(Ok(peers)) if peers.is_empty());
+    let tried = members().find(|(_, member)| is_tried(member) && is_alone(member) && !is_starting(input, member));
+    let Some((tried, _)) = tried else { return Verdict::Pending("a quorum".into()) };
+    let runs = |member: &ObservedMember| matches!(member.active_peers, Some(Ok(_)));
+    let others: Vec<_> =
+        members().filter(|(name, member)| *name != tried && runs(member)).map(|(name, _)| name.as_str()).collect();
+    if others.is_empty() {
+        return Verdict::Pending("a quorum".into());
+    }
+    refused_by(input, authorities, authority.common_name(), tried, &others.join(", "))
+}
+
+fn refused_by(input: &Input, authorities: &Authorities, authority: &str, member: &MemberName, others: &str) -> Verdict {
     let message = format!(
-        "{member} was restarted with a peer certificate of CA {name:?} of {} and is not connected to {apart}: one of them refuses it. {}",
+        "{member} was restarted with a peer certificate of CA {authority:?} of {} and is not connected to {others}: one of them refuses \
+         it. {}",
         authorities.issuers.next,
         take_back(input, Domain::Peer, authorities)
     );
     Verdict::Refused(Note::new(Reason::CertificateRefused, message))
+}
+
+/// Whether a restarted member may still connect to the others.
+fn is_starting(input: &Input, member: &ObservedMember) -> bool {
+    let runs_since = member.pod.as_deref().and_then(running_since);
+    runs_since.is_none_or(|since| input.now.duration_since(since) < REJOINING)
 }
 
 /// The voters whose connections are not known, and why, as a suffix for a message.
