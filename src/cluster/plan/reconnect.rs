@@ -7,7 +7,10 @@
 
 use jiff::SignedDuration;
 
-use super::{input::Input, trial::has_leaf_of};
+use super::{
+    input::Input,
+    trial::{has_leaf_of, is_presented},
+};
 use crate::{
     certificates::{authorities::Authorities, leaf::SignedBy},
     cluster::{
@@ -31,7 +34,8 @@ pub fn is_due(input: &Input, domain: Domain, authorities: &Authorities) -> bool 
         && has_other
         && match domain {
             Domain::Client => is_locked_out(input, authorities),
-            Domain::Peer => is_divided(input, authorities),
+            // A member that tries the next authority explains why nobody is connected, as in a cluster of two.
+            Domain::Peer => !is_presented(input, authorities) && is_divided(input, authorities),
         }
 }
 

@@ -163,6 +163,25 @@ fn a_cluster_of_one_has_nobody_to_refuse_its_peer_certificate() {
 }
 
 #[test]
+fn with_two_members_a_refused_peer_certificate_costs_the_quorum_and_is_replaced_without_it() {
+    let mut world = World::bootstrapped("replicas: 2");
+    world.allows_outage = true;
+    let refused = world.valid().authority_name(Domain::Peer, 3);
+    world.unacceptable.insert(refused);
+    let taken = world.taken.len();
+    request(&mut world, "peer");
+    for _ in 0..200 {
+        world.pass();
+    }
+    let restarts = world.taken[taken..].iter().filter(|step| step.starts_with("RestartMember")).count();
+    assert_eq!(restarts, 2, "each member once: {:?}", &world.taken[taken..]);
+    assert!(refusal(&mut world).contains("rotate-ca=peer@"));
+    request(&mut world, "peer@2");
+    settle(&mut world, &[], &[]);
+    assert!(domain(&world, Domain::Peer).phase.is_none());
+}
+
+#[test]
 fn the_operator_has_a_certificate_of_the_next_authority_only_while_it_is_tried() {
     let mut world = World::bootstrapped("{}");
     request(&mut world, "client");
