@@ -62,7 +62,7 @@ wait $! || { cat build.log; exit 1; }
 echo "etcd client $etcd_version with $(go env GOVERSION), grpcio $grpc_version, etcd3 $etcd3_version with @grpc/grpc-js $grpc_js_version," \
 	"$(curl --version | cut -d' ' -f1-2 | sed -n 1p)"
 
-# A proxy that writes down what it is asked for and connects nobody.
+# A proxy that logs the requests and makes no connections.
 cat >proxy.py <<'PY'
 import socket
 listener = socket.create_server(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 //! Panics: a bug in the code that one object reaches must not stop the work on all others.
 //!
 //! [`caught`] and [`caught_in`] end a panic where it concerns one object. Any other task that ends ends the process, which is then
-//! started again: a watch or a lease that nobody continues would be worse than a restart.
+//! started again: a watch or a lease that is not continued would be worse than a restart.
 
 use std::{
     cell::RefCell,

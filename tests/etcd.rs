@@ -167,7 +167,7 @@ async fn only_active_peers_show_that_a_peer_certificate_is_refused() {
         assert_eq!(peers(2).await, Some(all()), "{version}");
         cluster.members.pop();
         cluster.members.push(spawn(&cluster, 2));
-        until("nobody accepts it", async || peers(2).await?.is_empty().then_some(())).await;
+        until("no member accepts it", async || peers(2).await?.is_empty().then_some(())).await;
         cluster.healthy().await;
         assert_eq!(peers(2).await, Some(BTreeSet::new()), "{version}: it is healthy nevertheless");
 

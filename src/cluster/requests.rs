@@ -117,7 +117,7 @@ impl Requests {
         Request::new(key::ROTATE_CA, Some(domain), format!("{domain}{}", self.ids.rotate))
     }
 
-    /// The request to recover, to be remembered if it is unique: whoever loses the quorum again makes the same request again.
+    /// The request to recover, to be remembered if it is unique: if the quorum is lost again, the same request is made again.
     pub fn recovery(&self) -> Option<Request> {
         let value = format!("{}{}", self.recover_from.as_ref()?, self.ids.recover_from);
         Request::is_unique(&value).then(|| Request::new(key::RECOVER_FROM, None, value))
@@ -179,6 +179,6 @@ mod tests {
             requests(&[(key::REPLACE, "demo-1@1"), (key::RECOVER_FROM, "demo-0"), (key::ROTATE_CA, "client")], &completed);
         assert_eq!((others.replace.as_deref(), others.recover_from.as_deref()), (Some("demo-1"), Some("demo-0")));
         assert_eq!((others.rotate.len(), others.repeated.len()), (1, 0));
-        assert_eq!(others.recovery(), None, "whoever loses the quorum again makes the same request again");
+        assert_eq!(others.recovery(), None, "if the quorum is lost again, the same request is made again");
     }
 }

@@ -59,7 +59,7 @@ struct Fight {
 /// How often fields that others have changed are applied again. If the API server's answer already has other values, once.
 const PATIENCE: u32 = 5;
 
-/// When overwritten fields are applied again: whoever has changed them may have been corrected.
+/// When overwritten fields are applied again: what changed them may have been corrected.
 const RETRY: SignedDuration = SignedDuration::from_mins(10);
 
 fn paths(differences: &[Difference]) -> Vec<Vec<Segment>> {

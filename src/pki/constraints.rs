@@ -78,7 +78,7 @@ pub(super) struct Subtree<'a> {
     pub(super) base: &'a [u8],
     /// Whether the fields `minimum` or `maximum` are present.
     pub(super) has_limits: bool,
-    /// Whether they differ from their default, which nobody supports.
+    /// Whether they differ from their default. No verifier supports that.
     is_limited: bool,
 }
 
@@ -109,7 +109,7 @@ impl<'a> NameConstraints<'a> {
         let permitted: Vec<_> = self.permitted.iter().filter(|subtree| subtree.tag == name.tag).collect();
         let excluded: Vec<_> = self.excluded.iter().filter(|subtree| subtree.tag == name.tag).collect();
         if let Some(limited) = permitted.iter().chain(&excluded).find(|subtree| subtree.is_limited) {
-            return Some(format!("limits {limited} by minimum or maximum, which nobody supports"));
+            return Some(format!("limits {limited} by minimum or maximum, which no verifier supports"));
         }
         if let Some(subtree) = excluded.iter().find(|subtree| subtree.contains(name) || subtree.may_contain(name)) {
             return Some(format!("may not sign for {subtree}, and so not for {name}"));

@@ -69,7 +69,7 @@ pub enum PkiError {
     /// An external authority or one of its ancestors cannot be used.
     #[error("{0}")]
     Chain(String),
-    /// An external authority whose leaves somebody would refuse.
+    /// An external authority of which a verifier would refuse the leaves.
     #[error("{why}")]
     Refused {
         /// The rule, by its name in the table.

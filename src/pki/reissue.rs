@@ -104,8 +104,8 @@ pub fn reissue_reason(
 }
 
 /// What is different in the uses of a leaf, if it matters. Some issuers give both uses, whatever was requested. The second use gives
-/// nothing away if a server's leaf has it: no user has the operator's common names. A client's leaf may have it if nobody takes it for
-/// a server's: if it has no names, and its common name, which OpenSSL takes for a host name then, is none.
+/// nothing away if a server's leaf has it: no user has the operator's common names. A client's leaf may have it if no
+/// verifier takes it for a server's: if it has no names, and its common name, which OpenSSL takes for a host name then, is none.
 fn other_uses(leaf: &Certificate, spec: &LeafSpec) -> Option<String> {
     if leaf.is_ca() {
         return Some("it is a CA certificate".into());

@@ -1,6 +1,6 @@
 //! Signing in the name of an authority.
 //!
-//! rcgen writes the authority's name anew, from a map that holds one value of each attribute type. Verifiers compare the names'
+//! rcgen encodes the authority's name again, from a map that holds one value of each attribute type. Verifiers compare the names'
 //! octets, so the issuer has to be the authority's subject, octet for octet: what rcgen writes gets that name and is signed here.
 
 use rcgen::{CertificateParams, KeyIdMethod, KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};

@@ -47,8 +47,8 @@ impl Certificate {
         read.issuer().as_raw() == issuer.subject().as_raw()
     }
 
-    /// Whether it is a root: its names are the same, and so are its key identifiers, or its own key made the signature. Nobody
-    /// verifies the signature of a certificate that is trusted itself, so it may be of any kind if the identifiers are the same.
+    /// Whether it is a root: its names are the same, and so are its key identifiers, or its own key made the signature. The
+    /// signature of a certificate that is trusted itself is not verified, so it may be of any kind if the identifiers are the same.
     pub fn is_self_signed(&self) -> bool {
         let by_own_key = || parse(self.der()).map_or(Signature::Wrong, |read| signature(&read, read.public_key()));
         let is_own = || match (self.authority_key_id(), self.subject_key_id()) {

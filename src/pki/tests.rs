@@ -706,7 +706,7 @@ fn loopback_names_are_left_out_where_the_authority_may_not_sign_for_them() {
 }
 
 #[test]
-fn what_somebody_would_refuse_is_said_with_the_certificate_and_what_mends_it() {
+fn a_refusal_names_the_certificate_and_what_mends_it() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     for (name, parent, extension) in [

@@ -1,6 +1,6 @@
 //! DER elements, read without copies and written into memory that is wiped.
 //!
-//! The libraries that write DER leave copies of private keys behind, and those that sign certificates write names anew.
+//! The libraries that write DER leave copies of private keys behind, and those that sign certificates encode names again, which may change them.
 
 use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;

@@ -245,7 +245,7 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Whether the operator may refuse what nobody else refuses.
+    /// Whether the operator may refuse what no other verifier refuses.
     fn may_be_stricter(&self) -> bool {
         let is_above = matches!(self.subject.place, Place::Between | Place::Above);
         STRICTER.iter().any(|name| self.subject.name.starts_with(name)) || self.domain == Domain::Peer && is_above

@@ -328,7 +328,7 @@ async fn authority_expired(world: Arc<World>) {
     assert!(message.contains("create secret generic company"), "{message}");
     let message = world.until_condition("demo", "Degraded", "True", "CAExpired", TIMEOUT).await;
     assert!(message.contains("Secret company"), "{message}");
-    // Nobody is let in, but raft runs.
+    // No client is accepted, but raft runs.
     let message = world.until_condition("demo", "Available", "False", "MembersUnreachable", TIMEOUT).await;
     assert!(message.contains("Do not recover"), "{message}");
     world.has_no_event("demo", "QuorumLost").await;

@@ -11,7 +11,7 @@ use crate::{Cluster, Etcd, ask, free_ports, requests, until};
 const LARGE: u32 = 6_000;
 
 /// The reason for asking for such an entry: a new member of etcd 3.6 is sent the snapshot of a large log, and then is silent until
-/// the next entry. Nobody writes here.
+/// the next entry. There are no writes here.
 #[tokio::test]
 async fn a_new_member_of_a_large_cluster_in_which_nobody_writes_answers_after_an_entry_of_the_log() {
     let (client, mut cluster) = (Client::default(), Cluster::prepare(1));

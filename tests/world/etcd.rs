@@ -158,7 +158,7 @@ pub struct Etcd {
     matched: Vec<Id>,
     writes: u32,
     pub acked: Vec<u32>,
-    /// Whether nobody writes, and the log is so long that a new member is sent a snapshot instead.
+    /// Whether there are no writes, and the log is so long that a new member is sent a snapshot instead.
     pub is_quiet: bool,
     /// What went wrong that must not.
     pub broken: Vec<String>,

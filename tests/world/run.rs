@@ -558,7 +558,7 @@ impl World {
                 self.refused_next.retain(|other| *other != domain);
                 self.refused.insert(name);
             }
-            // A cluster of one has nobody to refuse its peer certificate.
+            // In a cluster of one no other member can refuse its peer certificate.
             Change::Switch { .. } if domain == Domain::Peer && self.members().len() <= 1 => self.refused.clear(),
             _ => {}
         }

@@ -71,7 +71,7 @@ pub enum Event {
     LoseAllBut(Place),
     /// The cluster's object is deleted and created again.
     Recreate,
-    /// From now on nobody writes, and new members are sent a snapshot.
+    /// From now on there are no writes, and new members are sent a snapshot.
     Quiet,
     /// A member that is none of the cluster's is added with etcdctl.
     AddUnknown { learner: bool },

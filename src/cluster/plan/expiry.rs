@@ -1,4 +1,4 @@
-//! CAs of external issuers that expire soon. Nobody but the user can replace them, so it is said in time.
+//! CAs of external issuers that expire soon. Only the user can replace them, so it is reported in time.
 
 use jiff::{SignedDuration, Timestamp};
 

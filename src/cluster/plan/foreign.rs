@@ -24,8 +24,8 @@ pub fn blocks(input: &Input) -> Option<Note> {
     (!orphans.is_empty()).then(|| Note::new(Reason::LeftoverObjects, how_to_remove(input, &orphans)))
 }
 
-/// How the user can remove the objects of a cluster that was deleted without them. Members serve as long as these exist, but nobody
-/// renews their certificates. The claims and the CA Secrets are not among them, so that the data is adopted afterwards.
+/// How the user can remove the objects of a cluster that was deleted without them. Members serve as long as these exist, but
+/// their certificates are not renewed. The claims and the CA Secrets are not among them, so that the data is adopted afterwards.
 fn how_to_remove(input: &Input, orphans: &[&ForeignObject]) -> String {
     let described: Vec<_> = orphans.iter().map(|object| format!("{} {}", object.kind, object.name)).collect();
     // StatefulSets first: no pod is created again without what it needs.

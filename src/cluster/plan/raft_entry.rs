@@ -2,7 +2,7 @@
 //!
 //! A member serves its client port once it has published itself through raft. In etcd 3.6 one that was sent the leader's snapshot
 //! cannot do so before raft's log has another entry: "too many requests" (seen with 3.6.16; 3.5 and 3.7 come by themselves). On a
-//! cluster in which nobody writes this would be the next periodic compaction, or never.
+//! cluster without writes this would be the next periodic compaction, or never.
 
 use super::changes::Changes;
 use super::input::Input;

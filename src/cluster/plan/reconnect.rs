@@ -25,7 +25,7 @@ use crate::{
 /// For how long a member must have been without any connection.
 const ISOLATED: SignedDuration = SignedDuration::from_mins(1);
 
-/// Whether the active authority has to be replaced at once. Someone has asked for another one: a refusal alone is only reported,
+/// Whether the active authority has to be replaced at once. Another one was requested: a refusal alone is only reported,
 /// because a wrong clock causes it too.
 pub fn is_due(input: &Input, domain: Domain, authorities: &Authorities) -> bool {
     let is_distributing = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
@@ -34,7 +34,7 @@ pub fn is_due(input: &Input, domain: Domain, authorities: &Authorities) -> bool 
         && has_other
         && match domain {
             Domain::Client => is_locked_out(input, authorities),
-            // A member that tries the next authority explains why nobody is connected, as in a cluster of two.
+            // A member that tries the next authority explains why no members are connected, as in a cluster of two.
             Domain::Peer => !is_presented(input, authorities) && is_divided(input, authorities),
         }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Revokes every certificate of holders that no longer exist, adds missing entries to the revocation list, and removes the private keys
-/// of certificates that an external issuer was asked for and that nobody waits for any more.
+/// of certificates that an external issuer was asked for and that are not pending any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revoke {
     /// The domain.
@@ -52,7 +52,7 @@ impl Definition for Revoke {
     }
     fn describe(&self) -> String {
         if self.holders.is_empty() && !self.pending.is_empty() {
-            format!("removing {} private keys of the {} domain that nobody needs", self.pending.len(), self.domain)
+            format!("removing {} unused private keys of the {} domain", self.pending.len(), self.domain)
         } else if self.holders.is_empty() {
             format!("restoring the revocation list of the {} domain, which differs from what was revoked", self.domain)
         } else {
