@@ -8,7 +8,7 @@ run=$dir/run
 netns=${ETCD_WARDEN_NETNS:-etcd-warden}
 inside=(nsenter --net="/run/netns/$netns") # not `ip netns exec`, which hides /sys/fs/cgroup
 etcd_version=3.6.16                        # of the cluster's own etcd
-kubernetes=${KUBERNETES:-1.35.4}
+kubernetes=${KUBERNETES:-1.37.2}
 kubernetes_versions() { basename --multiple "$here"/go/kubernetes-* | sed 's/^kubernetes-//' | sort --version-sort | paste --serial --delimiters=' '; }
 etcd_versions() { basename --multiple "$here"/go/etcd-* | sed 's/^etcd-//'; }
 

@@ -215,8 +215,8 @@ async fn unusable_authorities(world: Arc<World>) {
     company.authority("below", &P256, Some("good"), &ISSUING).await;
     let day = SignedDuration::from_hours(24);
     let old = Authority::create("old", day, Timestamp::now() - day * 2).unwrap();
-    world.create_cluster("demo", 1, json!({})).await;
-    world.until_ready("demo").await;
+    let app = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&app).await;
     issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
     let before = status(&world, Domain::Peer).await;
     let encrypt = ["pkey", "-in", &company.path("good.key"), "-aes128", "-passout", "pass:secret"];
@@ -265,6 +265,10 @@ async fn unusable_authorities(world: Arc<World>) {
     issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
     let now = status(&world, Domain::Peer).await;
     assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
+    let figures = writers.stop().await.checked(&app).await;
+    world.measure(format!("refused beforehand: {figures}"));
+    figures.assert_nothing_lost();
+    assert_eq!(figures.failed, 0, "{figures}");
     // The same authority for both domains.
     publish(&world.api(), "company", with_ca("good", "good", root.clone())).await;
     publish(&world.api(), "again", with_ca("good", "good", root)).await;

@@ -3,7 +3,16 @@
 
 use std::{sync::Arc, time::Instant};
 
-use etcd_warden::pki::Domain;
+use etcd_warden::{
+    certificates::{
+        authority_secret,
+        transition::{Change, NewAuthority, Transition},
+    },
+    pki::Domain,
+};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::PostParams;
 use serde_json::json;
 
 use crate::{
@@ -17,7 +26,12 @@ use crate::{
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(refused_clients).alone().long(), scenario!(refused_peers).alone().long()]
+    vec![
+        scenario!(refused_clients).alone().long(),
+        scenario!(refused_peers).alone().long(),
+        scenario!(clients_locked_out).alone().long(),
+        scenario!(peers_divided).alone().long(),
+    ]
 }
 
 /// The client authority: members refuse the operator's certificate of it, and nothing is issued to clients.
@@ -28,6 +42,68 @@ async fn refused_clients(world: Arc<World>) {
 /// The peer authority: one member is restarted with a certificate of it, and the others refuse its connections.
 async fn refused_peers(world: Arc<World>) {
     Box::pin(refused(world, Domain::Peer)).await;
+}
+
+/// The client authority, after an earlier version made it the active one without a trial: no member accepts the operator or a client.
+async fn clients_locked_out(world: Arc<World>) {
+    Box::pin(lost(world, Domain::Client)).await;
+}
+
+/// The peer authority, after the same.
+async fn peers_divided(world: Arc<World>) {
+    Box::pin(lost(world, Domain::Peer)).await;
+}
+
+/// Makes the next authority the active one, as earlier versions did without a trial, and takes the change back when members refuse it.
+async fn lost(world: Arc<World>, domain: Domain) {
+    let company = Company::new(&world);
+    let uses = ["keyUsage=critical,keyCertSign,cRLSign", "extendedKeyUsage=serverAuth"];
+    company.authority("servers-only", &P256, None, &uses).await;
+    company.publish(&world, "company", "servers-only", &[]).await;
+    let app = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&app).await;
+    operator::stop(&world).await;
+    let changes = async {
+        issuer(&world, domain, json!({ "caSecret": { "name": "company" } })).await;
+        world.until_condition("demo", "CertificatesReady", "False", "CertificateRefused", TIMEOUT * 3).await;
+    };
+    operate_without_judgement(&world.namespace, Box::pin(changes)).await;
+    make_active(&world, domain).await;
+    let heals = async {
+        let (kind, status) = match domain {
+            Domain::Client => ("Available", "False"),
+            Domain::Peer => ("CertificatesReady", "False"),
+        };
+        let message = world.until_condition("demo", kind, status, "CertificateRefused", TIMEOUT * 4).await;
+        world.measure(format!("after an earlier version: {message}"));
+        let began = Instant::now();
+        issuer(&world, domain, json!(null)).await;
+        let now = until_signed_by(&world, domain, &format!("demo {domain}")).await;
+        assert_eq!(now.active.issuer, None);
+        world.measure(format!("healed in {:.1} s", began.elapsed().as_secs_f32()));
+    };
+    operate_without_judgement(&world.namespace, Box::pin(heals)).await;
+    operator::scale(2).await;
+    let app = world.user_identity("app").await;
+    app.accepted(&world.names("demo").client_host()).await.unwrap();
+    let figures = writers.stop().await.checked(&app).await;
+    world.measure(format!("{domain}: {figures}"));
+    figures.assert_nothing_lost();
+}
+
+/// Makes the next authority of a domain the active one, without a trial. No operator runs.
+async fn make_active(world: &World, domain: Domain) {
+    let secrets = world.api::<Secret>();
+    let mut secret = secrets.get(&world.names("demo").authority(domain)).await.unwrap();
+    let change = Change::Switch {
+        next: NewAuthority::BuiltIn { common_name: "unused".into(), duration: SignedDuration::from_hours(24) },
+        immediately: false,
+    };
+    let name = secret.metadata.name.clone().unwrap();
+    let transition = Transition { domain, secret: name.clone(), seen: None, change };
+    let contents = secret.data.as_mut().unwrap();
+    assert!(authority_secret::apply(contents, &transition, None, Timestamp::now()).unwrap());
+    secrets.replace(&name, &PostParams::default(), &secret).await.unwrap();
 }
 
 async fn refused(world: Arc<World>, domain: Domain) {

@@ -19,19 +19,20 @@ use crate::{
     },
     kubernetes::pod::{is_terminating, running_since},
     names::tls_key,
-    pki::{Domain, Phase},
+    pki::{Domain, Issuer, Phase},
 };
 
-/// For how long a member must have been without any connection.
+/// For how long all members must have run without a connection: one that was restarted later may be why.
 const ISOLATED: SignedDuration = SignedDuration::from_mins(1);
 
 /// Whether the active authority has to be replaced at once. Another one was requested: a refusal alone is only reported,
-/// because a wrong clock causes it too.
+/// because a wrong clock causes it too. No verifier refuses the form of a built-in authority.
 pub fn is_due(input: &Input, domain: Domain, authorities: &Authorities) -> bool {
     let is_distributing = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
     let has_other = authorities.next != authorities.active && authorities.can_sign_as(SignedBy::Next, input.now);
     is_distributing
         && has_other
+        && authorities.issuers.active != Issuer::BuiltIn
         && match domain {
             Domain::Client => is_locked_out(input, authorities),
             // A member that tries the next authority explains why no members are connected, as in a cluster of two.
@@ -70,12 +71,13 @@ fn is_divided(input: &Input, authorities: &Authorities) -> bool {
             .is_some_and(|pod| peer_leaf_of(&pod.metadata).any(|signer| signer == authorities.active.fingerprint()));
         started && peers(member).is_some_and(|count| count > 0)
     };
-    let is_isolated = |member: &ObservedMember| {
+    let is_old = |member: &ObservedMember| {
         let since = member.pod.as_deref().and_then(running_since);
-        let is_old = since.is_some_and(|since| input.now.duration_since(since) >= ISOLATED);
-        is_old && has_leaf_of(member, &authorities.active) && peers(member) == Some(0)
+        since.is_some_and(|since| input.now.duration_since(since) >= ISOLATED)
     };
-    running(input).count() > 1 && running(input).any(is_isolated) && !running(input).any(has_started_with)
+    let is_isolated = |member: &ObservedMember| has_leaf_of(member, &authorities.active) && peers(member) == Some(0);
+    let all_old = running(input).count() > 1 && running(input).all(is_old);
+    all_old && running(input).any(is_isolated) && !running(input).any(has_started_with)
 }
 
 /// The members whose processes run.

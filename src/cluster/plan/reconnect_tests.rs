@@ -122,3 +122,23 @@ fn a_refusal_without_another_authority_changes_nothing() {
     wait(&mut world, 300);
     assert_eq!(transitions(&world, taken), [] as [&str; 0]);
 }
+
+#[test]
+fn a_member_that_has_just_been_restarted_is_not_why_an_authority_is_replaced() {
+    let mut world = World::bootstrapped(r#"{"replicas": 2}"#);
+    for name in ["good", "better"] {
+        set_issuer(&mut world, Domain::Peer, ca_secret(name));
+        let next = authority(name, &world);
+        world.set_external(Domain::Peer, next, vec![]);
+        // The member that is not restarted has run for long, and has no connection while the other one starts.
+        world.now += ISOLATED * 2;
+        let taken = world.taken.len();
+        world.allows_outage = true;
+        heal(&mut world, Domain::Peer);
+        for _ in 0..400 {
+            world.pass();
+        }
+        assert!(!transitions(&world, taken).iter().any(|step| step == "ReplaceCA"), "{:?}", transitions(&world, taken));
+        assert_eq!(domain(&world, Domain::Peer).active.name, name);
+    }
+}
