@@ -12,6 +12,7 @@ mod killed;
 mod leader;
 mod leftovers;
 mod neighbors;
+mod overwritten;
 mod refusals;
 mod requests;
 mod rights;
@@ -22,5 +23,6 @@ mod tap;
 mod two;
 mod unreadable;
 mod users;
+#[path = "../webhook/mod.rs"]
 mod webhook;
 mod world;

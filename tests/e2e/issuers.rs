@@ -218,7 +218,8 @@ async fn unusable_authorities(world: Arc<World>) {
     let app = world.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&app).await;
     issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
-    let before = status(&world, Domain::Peer).await;
+    let statuses = async || [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+    let before = statuses().await;
     let encrypt = ["pkey", "-in", &company.path("good.key"), "-aes128", "-passout", "pass:secret"];
     let encrypted = openssl(encrypt).await.success().into_bytes();
     let pair = |crt: &str, key: &str| {
@@ -263,8 +264,9 @@ async fn unusable_authorities(world: Arc<World>) {
     }
     issuer(&world, Domain::Client, json!({ "caSecret": null })).await;
     issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
-    let now = status(&world, Domain::Peer).await;
-    assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
+    for (now, before) in statuses().await.into_iter().zip(before) {
+        assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
+    }
     let figures = writers.stop().await.checked(&app).await;
     world.measure(format!("refused beforehand: {figures}"));
     figures.assert_nothing_lost();

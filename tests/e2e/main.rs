@@ -41,6 +41,8 @@ mod rotation;
 mod tools;
 mod users;
 mod watcher;
+#[path = "../webhook/mod.rs"]
+mod webhook;
 mod world;
 mod writer;
 

@@ -3,20 +3,27 @@
 use std::sync::Arc;
 
 use etcd_warden::api::{ConditionType, EtcdCluster, condition};
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PersistentVolumeClaim};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PersistentVolumeClaim, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
     members::voters,
     tools::until,
+    webhook::Webhook,
     world::{TIMEOUT, World},
     writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(members_changed_manually), scenario!(impossible_requests), scenario!(claims_changed_manually)]
+    vec![
+        scenario!(members_changed_manually),
+        scenario!(impossible_requests),
+        scenario!(claims_changed_manually),
+        scenario!(sidecar_first),
+        scenario!(another_disruption_budget),
+    ]
 }
 
 /// A learner and a voter that were added manually and never started are reported. A member that was removed manually is replaced.
@@ -154,4 +161,70 @@ async fn until_message(world: &World, kind: ConditionType, words: &str) -> Strin
         if message.contains(words) { Ok(message) } else { Err(message) }
     })
     .await
+}
+
+/// A webhook puts a container before etcd's, as service meshes do. The container named `etcd` is looked at, wherever it is: nothing is
+/// restarted but on request.
+async fn sidecar_first(world: Arc<World>) {
+    let webhook = Webhook::install(world.client.clone(), &world.namespace, "/pods", put_proxy_first).await;
+    world.cluster_and_user("demo", 1, json!({})).await;
+    let before = world.incarnation("demo-0-0").await;
+    // An issued user takes several passes.
+    world.create_user("other", "demo").await;
+    world.user_identity("other").await;
+    world.until_ready("demo").await;
+    assert_eq!(world.incarnation("demo-0-0").await, before, "it is not restarted");
+    let containers = world.kubectl(["get", "pod", "demo-0-0", "-o", "jsonpath={.spec.containers[*].name}"]).await.success();
+    assert_eq!(containers, "proxy etcd");
+    world.kubectl(["exec", "demo-0-0", "--", "etcdctl", "endpoint", "health"]).await.success();
+
+    let request = json!({ "metadata": { "annotations": { "etcd-warden.dev/restarted-at": "now" } } });
+    world.patch::<EtcdCluster>("demo", request).await;
+    until("it is restarted", TIMEOUT, || async {
+        let closed = world.events("demo").await.iter().filter(|(reason, _)| reason == "MemberRestarted").count();
+        if closed == 1 { Ok(()) } else { Err(format!("{closed} times")) }
+    })
+    .await;
+    world.until_ready("demo").await;
+    let restarted = world.incarnation("demo-0-0").await;
+    assert_ne!(restarted, before);
+    world.create_user("third", "demo").await;
+    world.user_identity("third").await;
+    world.until_ready("demo").await;
+    assert_eq!(world.incarnation("demo-0-0").await, restarted, "it is restarted once");
+    webhook.remove().await;
+}
+
+fn put_proxy_first(pod: &Value) -> Vec<Value> {
+    if pod["spec"]["containers"].as_array().is_some_and(|containers| containers.len() > 1) {
+        return vec![];
+    }
+    let proxy = json!({
+        "name": "proxy",
+        "image": "docker.io/library/busybox:1.35",
+        "command": ["/bin/busybox"],
+        "args": ["sleep", "1000000"],
+        "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] }, "runAsUser": 65532 },
+    });
+    vec![json!({ "op": "add", "path": "/spec/containers/0", "value": proxy })]
+}
+
+/// Kubernetes evicts no pod that two disruption budgets select, so no member can be restarted. The condition says so, and its command
+/// helps.
+async fn another_disruption_budget(world: Arc<World>) {
+    world.cluster_and_user("demo", 3, json!({})).await;
+    let everything = json!({ "minAvailable": 1, "selector": {} });
+    world.try_create::<PodDisruptionBudget>("team", everything).await.unwrap();
+    let request = json!({ "metadata": { "annotations": { "etcd-warden.dev/restarted-at": "now" } } });
+    world.patch::<EtcdCluster>("demo", request).await;
+    let message = until_message(&world, ConditionType::Degraded, "more than one PodDisruptionBudget selects").await;
+    let command = format!("kubectl -n {} delete pdb team", world.namespace);
+    assert!(message.contains(&command), "{message}");
+    world.kubectl(["delete", "pdb", "team"]).await.success();
+    until("every member is restarted", TIMEOUT, || async {
+        let closed = world.events("demo").await.iter().filter(|(reason, _)| reason == "MemberRestarted").count();
+        if closed == 3 { Ok(()) } else { Err(format!("{closed} restarts are complete")) }
+    })
+    .await;
+    world.until_ready("demo").await;
 }

@@ -115,6 +115,9 @@ async fn restarted(world: Arc<World>) {
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     world.has_no_event("demo", "MemberDown").await;
+    let events = world.events("demo").await;
+    let closed = events.iter().filter(|(reason, _)| reason == "MemberRestarted").count();
+    assert!(closed >= 3, "each restart has a closing event: {events:?}");
 }
 
 /// Restarts every member.

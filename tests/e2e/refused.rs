@@ -31,6 +31,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario!(refused_peers).alone().long(),
         scenario!(clients_locked_out).alone().long(),
         scenario!(peers_divided).alone().long(),
+        scenario!(unreadable).alone().long(),
     ]
 }
 
@@ -49,7 +50,8 @@ async fn clients_locked_out(world: Arc<World>) {
     Box::pin(lost(world, Domain::Client)).await;
 }
 
-/// The peer authority, after the same.
+/// The peer authority, after the same and after the previous one is no longer trusted: the first member that is restarted does not
+/// rejoin.
 async fn peers_divided(world: Arc<World>) {
     Box::pin(lost(world, Domain::Peer)).await;
 }
@@ -68,13 +70,13 @@ async fn lost(world: Arc<World>, domain: Domain) {
         world.until_condition("demo", "CertificatesReady", "False", "CertificateRefused", TIMEOUT * 3).await;
     };
     operate_without_judgement(&world.namespace, Box::pin(changes)).await;
-    make_active(&world, domain).await;
+    let (phases, [kind, status, reason]) = match domain {
+        Domain::Client => (vec![activated()], ["Available", "False", "CertificateRefused"]),
+        Domain::Peer => (vec![activated(), Change::Drop], ["Degraded", "True", ""]),
+    };
+    change_authorities(&world, domain, phases).await;
     let heals = async {
-        let (kind, status) = match domain {
-            Domain::Client => ("Available", "False"),
-            Domain::Peer => ("CertificatesReady", "False"),
-        };
-        let message = world.until_condition("demo", kind, status, "CertificateRefused", TIMEOUT * 4).await;
+        let message = world.until_condition("demo", kind, status, reason, TIMEOUT * 4).await;
         world.measure(format!("after an earlier version: {message}"));
         let began = Instant::now();
         issuer(&world, domain, json!(null)).await;
@@ -91,18 +93,50 @@ async fn lost(world: Arc<World>, domain: Domain) {
     figures.assert_nothing_lost();
 }
 
-/// Makes the next authority of a domain the active one, without a trial. No operator runs.
-async fn make_active(world: &World, domain: Domain) {
-    let secrets = world.api::<Secret>();
-    let mut secret = secrets.get(&world.names("demo").authority(domain)).await.unwrap();
-    let change = Change::Switch {
-        next: NewAuthority::BuiltIn { common_name: "unused".into(), duration: SignedDuration::from_hours(24) },
-        immediately: false,
+/// An authority that etcd cannot read: the first member that is restarted to trust it does not start, and the others are not restarted.
+async fn unreadable(world: Arc<World>) {
+    let company = Company::new(&world);
+    let key_id = "subjectKeyIdentifier=critical,DER:04:14:01:02:03:04:05:06:07:08:09:0a:0b:0c:0d:0e:0f:10:11:12:13:14";
+    company.authority("odd", &P256, None, &[key_id]).await;
+    company.publish(&world, "company", "odd", &[]).await;
+    let app = world.cluster_and_user("demo", 3, json!({})).await;
+    let writers = Writers::start(&app).await;
+    operator::stop(&world).await;
+    let changes = async {
+        issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
+        let message = world.until_condition("demo", "Degraded", "True", "MemberDown", TIMEOUT * 3).await;
+        world.measure(format!("a member that cannot read its trust bundle: {message}"));
+        world.until_condition("demo", "Available", "True", "QuorumHealthy", TIMEOUT).await;
+        let began = Instant::now();
+        issuer(&world, Domain::Peer, json!(null)).await;
+        let now = until_signed_by(&world, Domain::Peer, "demo peer").await;
+        assert_eq!(now.active.issuer, None);
+        world.measure(format!("taken back in {:.1} s", began.elapsed().as_secs_f32()));
     };
-    let name = secret.metadata.name.clone().unwrap();
-    let transition = Transition { domain, secret: name.clone(), seen: None, change };
+    operate_without_judgement(&world.namespace, Box::pin(changes)).await;
+    operator::scale(2).await;
+    let figures = writers.stop().await.checked(&app).await;
+    world.measure(figures.to_string());
+    figures.assert_nothing_lost();
+    assert_eq!(figures.failed, 0, "{figures}");
+}
+
+/// The next authority becomes the active one.
+fn activated() -> Change {
+    let next = NewAuthority::BuiltIn { common_name: "unused".into(), duration: SignedDuration::from_hours(24) };
+    Change::Switch { next, immediately: false }
+}
+
+/// Makes these changes of a domain's authorities, one after the other. No operator runs.
+async fn change_authorities(world: &World, domain: Domain, changes: Vec<Change>) {
+    let secrets = world.api::<Secret>();
+    let name = world.names("demo").authority(domain);
+    let mut secret = secrets.get(&name).await.unwrap();
     let contents = secret.data.as_mut().unwrap();
-    assert!(authority_secret::apply(contents, &transition, None, Timestamp::now()).unwrap());
+    for change in changes {
+        let transition = Transition { domain, secret: name.clone(), seen: None, change };
+        assert!(authority_secret::apply(contents, &transition, None, Timestamp::now()).unwrap());
+    }
     secrets.replace(&name, &PostParams::default(), &secret).await.unwrap();
 }
 
