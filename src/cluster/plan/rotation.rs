@@ -176,7 +176,7 @@ fn phase(
             changes.problems.push(note);
         }
     }
-    let suffix = if missing.is_empty() { String::new() } else { format!("; missing: {}", missing.join(", ")) };
+    let suffix = if missing.is_empty() { String::new() } else { format!("; waiting for: {}", missing.join(", ")) };
     let (name, since) = (rotation.phase.as_str(), rotation.since);
     let message = format!("the {domain} CA is being rotated, {name} since {since:.0}: {doing}{suffix}");
     let changes = changes.progress(Reason::RotatingCA, message);
@@ -293,7 +293,7 @@ fn clients(input: &Input, authorities: &Authorities, predicate: impl Fn(&CachedS
     let users = users.filter(|(_, secret)| !predicate(secret) || input.now < until(written(secret)));
     let mut missing: Vec<_> = users.map(|(name, _)| format!("EtcdUser {name}")).collect();
     if input.now < until(started) {
-        missing.push(format!("the time that clients get to reload their Secrets, until {:.0}", until(started)));
+        missing.push(format!("clients to reload their Secrets, until {:.0}", until(started)));
     }
     missing
 }

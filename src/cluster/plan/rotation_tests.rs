@@ -270,7 +270,7 @@ fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_reports_it() {
         assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some(phase));
         let report = world.report();
         let progressing = condition(&report.status.conditions, ConditionType::Progressing).unwrap();
-        let missing = progressing.message.split_once("missing: ").map(|(_, missing)| missing).unwrap_or_default();
+        let missing = progressing.message.split_once("waiting for: ").map(|(_, missing)| missing).unwrap_or_default();
         assert!(missing.contains("demo-1"), "{phase}: {}", progressing.message);
         world.silent.clear();
         settle(&mut world, &[], &[]);
