@@ -23,6 +23,9 @@ pub const PEER_PORT: i32 = 2380;
 /// The port for probes and metrics, without TLS: kubelets have no client certificate.
 pub const METRICS_PORT: i32 = 2381;
 
+/// The name of a member's own host.
+pub const LOCALHOST: &str = "localhost";
+
 /// Labels.
 pub mod label {
     /// Always [`NAME_VALUE`].
@@ -364,7 +367,7 @@ impl Names {
             .into_iter()
             .flat_map(|host| self.with_domain(host))
             .collect();
-        names.push("localhost".into());
+        names.push(LOCALHOST.into());
         names
     }
     /// The DNS names of a member's peer leaf.

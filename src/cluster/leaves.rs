@@ -12,7 +12,7 @@ use crate::{
     api::EtcdClusterSpec,
     certificates::leaf::{DesiredLeaf, LeafKeys, SignedBy},
     issuing::ProbeSpec,
-    names::{MemberName, Names, common_name, member_key, tls_key},
+    names::{LOCALHOST, MemberName, Names, common_name, member_key, tls_key},
     pki::{Domain, LeafSpec, PerDomain, Usage},
 };
 
@@ -39,9 +39,19 @@ fn client_server(
         common_name: common_name::SERVER.into(),
         dns_names: names.server_sans(member).into_iter().chain(extra_names.iter().cloned()).collect(),
         ip_addresses: extra_addresses.iter().copied().chain(LOOPBACK).collect(),
+        optional: optional(extra_names, extra_addresses),
         usage: Usage::Server,
         duration,
     }
+}
+
+/// The names of a member's own host, except for those that the administrator asked for. They are for people who run etcdctl in the
+/// pod: neither the operator nor a member or a probe needs them, so an authority that is for the names of the Kubernetes cluster
+/// only can be used.
+fn optional(extra_names: &BTreeSet<String>, extra_addresses: &BTreeSet<IpAddr>) -> BTreeSet<String> {
+    let name = (!extra_names.contains(LOCALHOST)).then(|| LOCALHOST.to_owned());
+    let addresses = LOOPBACK.iter().filter(|address| !extra_addresses.contains(address)).map(ToString::to_string);
+    name.into_iter().chain(addresses).collect()
 }
 
 fn peer(names: &Names, member: &MemberName, duration: SignedDuration) -> LeafSpec {
@@ -49,6 +59,7 @@ fn peer(names: &Names, member: &MemberName, duration: SignedDuration) -> LeafSpe
         common_name: common_name::PEER.into(),
         dns_names: names.peer_sans(member).into_iter().collect(),
         ip_addresses: BTreeSet::new(),
+        optional: BTreeSet::new(),
         usage: Usage::Both,
         duration,
     }
@@ -88,6 +99,7 @@ fn client(cluster: &ValidatedCluster, common_name: &str) -> LeafSpec {
         common_name: common_name.into(),
         dns_names: BTreeSet::new(),
         ip_addresses: BTreeSet::new(),
+        optional: BTreeSet::new(),
         usage: Usage::Client,
         duration: cluster.lifetimes.client.leaf,
     }
@@ -116,4 +128,24 @@ pub fn of_operator(cluster: &ValidatedCluster, trial: bool) -> Vec<DesiredLeaf> 
     let own = leaf(SignedBy::Active, tls_key::CRT, tls_key::KEY);
     let next = trial.then(|| leaf(SignedBy::Next, tls_key::NEXT_CRT, tls_key::NEXT_KEY));
     [own].into_iter().chain(next).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_names_in_extra_sans_are_not_optional() {
+        let names = Names::new("demo", "ns", "cluster.local");
+        let optional = |extra: &str| {
+            let spec = format!("{{tls: {{client: {{extraSANs: {extra}}}}}}}");
+            let spec: EtcdClusterSpec = serde_saphyr::from_str(&spec).unwrap();
+            let leaf = issuer_probe(&names, &spec, Domain::Client, SignedDuration::from_hours(1));
+            assert!(leaf.dns_names.contains(LOCALHOST) && LOOPBACK.iter().all(|address| leaf.ip_addresses.contains(address)));
+            leaf.optional.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(optional("{dnsNames: [etcd.example.com], ipAddresses: ['127.0.0.2']}"), "127.0.0.1 ::1 localhost");
+        assert_eq!(optional("{dnsNames: [localhost]}"), "127.0.0.1 ::1");
+        assert_eq!(optional("{dnsNames: [localhost], ipAddresses: ['127.0.0.1', '0:0:0:0:0:0:0:1']}"), "");
+    }
 }

@@ -89,6 +89,7 @@ mod tests {
                 common_name: "any".into(),
                 dns_names: [].into(),
                 ip_addresses: [].into(),
+                optional: [].into(),
                 usage: Usage::Both,
                 duration: SignedDuration::from_hours(1),
             },

@@ -15,6 +15,7 @@ fn spec() -> LeafSpec {
         common_name: common_name::ISSUER_PROBE.into(),
         dns_names: ["demo.ns.svc".to_owned(), "localhost".to_owned()].into(),
         ip_addresses: [[127, 0, 0, 1].into()].into(),
+        optional: [].into(),
         usage: Usage::Both,
         duration: SignedDuration::from_hours(2160),
     }

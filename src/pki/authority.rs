@@ -26,8 +26,6 @@ pub const BACKDATING: SignedDuration = SignedDuration::from_mins(5);
 /// Authorities are told apart by their key identifiers.
 pub(super) const NO_KEY_ID: &str =
     "its certificate has no subject key identifier: create it again with the extension subjectKeyIdentifier=hash";
-/// The name of a member's own host.
-const LOCALHOST: &str = "localhost";
 
 /// What a leaf may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +59,8 @@ pub struct LeafSpec {
     pub dns_names: BTreeSet<String>,
     /// All addresses.
     pub ip_addresses: BTreeSet<IpAddr>,
+    /// Those of the names and addresses, as text, that are left out where the authority, or one above it, may not sign for them.
+    pub optional: BTreeSet<String>,
     /// What it may be used for.
     pub usage: Usage,
     /// How long it is valid after its creation.
@@ -85,16 +85,15 @@ impl LeafSpec {
         self.dns_names.iter().map(|name| Name::dns(name)).chain(self.ip_addresses.iter().copied().map(Name::ip))
     }
 
-    /// The same contents without those names of the member's own host for which the authority, or one above it, may not sign.
-    /// They are for people who run etcdctl in the pod: neither the operator nor a member or a probe needs them, so an authority
-    /// that is for the names of the Kubernetes cluster only can be used.
+    /// The same contents without those optional names for which the authority, or one above it, may not sign.
     #[must_use]
     pub fn within<'a>(&self, path: impl IntoIterator<Item = &'a Certificate>) -> Self {
         let mut spec = self.clone();
         for authority in path {
-            let permits = |name: Name| refusal(authority, [name].into_iter()).is_none();
-            spec.dns_names.retain(|name| name != LOCALHOST || permits(Name::dns(name)));
-            spec.ip_addresses.retain(|address| !address.is_loopback() || permits(Name::ip(*address)));
+            let stays =
+                |text: &str, name: Name| !self.optional.contains(text) || refusal(authority, [name].into_iter()).is_none();
+            spec.dns_names.retain(|name| stays(name, Name::dns(name)));
+            spec.ip_addresses.retain(|address| stays(&address.to_string(), Name::ip(*address)));
         }
         spec
     }

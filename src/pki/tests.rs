@@ -33,6 +33,7 @@ pub(super) fn spec() -> LeafSpec {
         common_name: "etcd-warden:peer".into(),
         dns_names: [HOST, "demo-peers.ns.svc"].map(str::to_owned).into(),
         ip_addresses: ["127.0.0.1", "::1"].map(|address| address.parse().unwrap()).into(),
+        optional: BTreeSet::new(),
         usage: Usage::Both,
         duration: QUARTER,
     }
@@ -678,12 +679,13 @@ fn an_authority_that_may_not_sign_the_names_cannot_issue() {
 }
 
 #[test]
-fn loopback_names_are_left_out_where_the_authority_may_not_sign_for_them() {
+fn optional_names_are_left_out_where_the_authority_may_not_sign_for_them() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     assert!(openssl(dir, "genpkey -algorithm ED25519 -out ca.key").0);
     let names = ["demo.ns.svc", "localhost"].map(str::to_owned);
-    let spec = LeafSpec { dns_names: names.into(), ..spec() };
+    let optional = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    let spec = LeafSpec { dns_names: names.into(), optional, ..spec() };
     for (constraint, dns, ip) in [
         ("permitted;DNS:svc", "demo.ns.svc", "127.0.0.1 ::1"),
         ("permitted;DNS:svc,excluded;IP:127.0.0.0/255.0.0.0", "demo.ns.svc", "::1"),
@@ -701,6 +703,8 @@ fn loopback_names_are_left_out_where_the_authority_may_not_sign_for_them() {
         let dns_names: Vec<_> = within.dns_names.into_iter().collect();
         let ip_addresses: Vec<_> = within.ip_addresses.iter().map(ToString::to_string).collect();
         assert_eq!((dns_names.join(" ").as_str(), ip_addresses.join(" ").as_str()), (dns, ip), "{constraint}");
+        let required = LeafSpec { optional: BTreeSet::new(), ..spec.clone() };
+        assert_eq!(required.within([&authority]), required, "{constraint}");
     }
     assert_eq!(spec.within([authority("any").certificate()]), spec);
 }

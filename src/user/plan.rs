@@ -248,6 +248,7 @@ fn secret_change(
         common_name: user_common_name(user),
         dns_names: BTreeSet::new(),
         ip_addresses: BTreeSet::new(),
+        optional: BTreeSet::new(),
         usage: Usage::Client,
         duration,
     };

@@ -208,6 +208,7 @@ fn spec(domain: Domain, usage: Usage) -> LeafSpec {
         common_name: if is_client { "app".into() } else { "etcd-warden:server".into() },
         dns_names: if is_client { BTreeSet::new() } else { names.iter().chain(local).map(|name| (*name).to_owned()).collect() },
         ip_addresses: if is_client { BTreeSet::new() } else { addresses },
+        optional: local.iter().copied().chain(["127.0.0.1", "::1"]).map(str::to_owned).collect(),
         usage,
         duration: SignedDuration::from_hours(24),
     }

@@ -279,6 +279,7 @@ fn stranger() -> BTreeMap<String, Vec<u8>> {
         common_name: "root".into(),
         dns_names: [].into(),
         ip_addresses: [].into(),
+        optional: [].into(),
         usage: Usage::Client,
         duration: SignedDuration::from_hours(1),
     };

@@ -186,6 +186,7 @@ pub fn like(old: &Certificate, duration: SignedDuration) -> LeafSpec {
         common_name: old.common_name().into(),
         dns_names: old.dns_names().clone(),
         ip_addresses: old.ip_addresses().clone(),
+        optional: [].into(),
         usage: match (old.server_auth(), old.client_auth()) {
             (true, true) => Usage::Both,
             (true, false) => Usage::Server,

@@ -37,6 +37,7 @@ pub(super) fn with_user(uid: &str) -> World {
             common_name: "app".into(),
             dns_names: BTreeSet::new(),
             ip_addresses: BTreeSet::new(),
+            optional: BTreeSet::new(),
             usage: Usage::Client,
             duration: days(90),
         },
