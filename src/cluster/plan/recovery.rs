@@ -31,6 +31,7 @@ use crate::{
         },
         observed::ObservedMember,
         steps::{DiscardData, RestartMember, Step},
+        validated::EtcdSettings,
     },
     ids::Uid,
     kubernetes::{
@@ -56,9 +57,12 @@ pub struct Recovery {
     pub changes: Changes,
 }
 
-/// How long the quorum must have been lost before members are stopped. During an election, or after a call that timed out, the
-/// quorum seems to be lost as well.
-const ELECTION: SignedDuration = SignedDuration::from_secs(10);
+/// How long the quorum must have been lost before members are stopped: 10 s with etcd's default election timeout. During an election,
+/// or after a call that timed out, the quorum seems to be lost as well. A member starts an election after one to two election timeouts
+/// without a leader.
+fn election(etcd: &EtcdSettings) -> SignedDuration {
+    SignedDuration::from_secs(8) + SignedDuration::from_millis_i128(etcd.election_timeout) * 2
+}
 
 /// What is in progress, if anything, or why the request is refused.
 type Progress = Result<Option<String>, String>;
@@ -152,7 +156,7 @@ fn start(input: &Input, recovery: &mut Recovery) -> Progress {
         if !is_lost_for_long(input) {
             return Ok(Some(format!(
                 "{survivor} becomes a cluster of one if the quorum stays lost for {} s",
-                ELECTION.as_secs()
+                election(&cluster.etcd).as_secs()
             )));
         }
     }
@@ -190,7 +194,7 @@ fn is_lost_for_long(input: &Input) -> bool {
     let available = condition(&input.observed.status.conditions, ConditionType::Available);
     available
         .filter(|condition| condition.status == "False")
-        .is_some_and(|condition| input.now.duration_since(condition.last_transition_time.0) >= ELECTION)
+        .is_some_and(|condition| input.now.duration_since(condition.last_transition_time.0) >= election(&input.cluster.etcd))
 }
 
 /// A request to recover.

@@ -388,6 +388,20 @@ fn recovery_waits_for_a_possible_election() {
 }
 
 #[test]
+fn recovery_waits_for_a_possible_election_of_the_configured_length() {
+    let mut world = World::bootstrapped("{replicas: 3, etcd: {electionTimeout: 50s}}");
+    world.stop(1);
+    world.stop(2);
+    request(&mut world, "demo-0");
+    let waits = |pass: &Pass| {
+        let message = reported(pass, ConditionType::Progressing).1;
+        message.contains("demo-0 becomes a cluster of one if the quorum stays lost for 108 s")
+    };
+    assert!(waits(&passes(&mut world, 100)));
+    assert!(!waits(&passes(&mut world, 15)));
+}
+
+#[test]
 fn an_interrupted_recovery_continues_from_what_exists() {
     // At each moment a step fails, a container restarts, a pod is deleted, or the request is removed.
     for at in 1..11 {
