@@ -145,7 +145,8 @@ pub struct ObservedMember {
     pub active_peers: Option<Result<BTreeSet<MemberId>, String>>,
     /// The leaf certificate that it presents on port 2380 (DER). It is read only until its pod is confirmed.
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
-    /// The node of its volume. It is looked up only while no node accepts its pod.
+    /// The node of its volume. It is looked up only while no node accepts its pod, and once the member has been down for
+    /// `spec.repair.lostNode`.
     pub volume_node: VolumeNode,
     /// Why Kubernetes refuses to create its pod, in the API server's words. It is read only while it has none.
     pub refusal: Option<String>,

@@ -33,14 +33,18 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, no
     };
     match &identity {
         Err(problem) => observed.list = Err(problem.clone()),
-        Ok(identity) => ask(context, names, &mut observed, identity, now).await,
+        Ok(identity) => {
+            ask(context, names, &mut observed, identity, now).await;
+            // A duration that is invalid is reported, and nothing follows from it.
+            let lost_node = cluster.spec.repair.lost_node.length().unwrap_or_default();
+            volumes::find_nodes(context, &mut observed, lost_node, now).await;
+        }
     }
     (observed, identity.ok())
 }
 
 async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {
     members::ask(context, names, observed, identity, now).await;
-    volumes::find_nodes(context, observed).await;
     let list = timeout(LIST_TIMEOUT, member_list(context, names, members::answering(observed), identity)).await;
     observed.list = list.unwrap_or_else(|_| Err("no member returned a member list that a quorum confirmed in time".into()));
     if observed.list.is_err() && observed.has_come_up() {

@@ -1,19 +1,28 @@
 //! The nodes on which the volumes of members can be used.
 
+use std::collections::BTreeSet;
+
 use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, PersistentVolume};
 use kube::{Api, api::ListParams};
 
 use crate::{
-    cluster::observed::{Observed, VolumeNode},
+    cluster::{
+        facts::readiness::down_for,
+        observed::{Observed, ObservedMember, VolumeNode},
+    },
     context::Context,
     kubernetes::pod::is_unscheduled,
+    names::MemberName,
 };
 
-/// Finds the nodes of the volumes of members whose pods cannot be scheduled.
-pub async fn find_nodes(context: &Context, observed: &mut Observed) {
-    let unscheduled = observed.members.values_mut().filter(|member| member.pod.as_deref().is_some_and(is_unscheduled));
-    join_all(unscheduled.map(|member| async {
+/// Finds the nodes of the volumes of members whose pods cannot be scheduled. `lost_node` is how long a member must have been down
+/// before it matters whether its node is gone.
+pub async fn find_nodes(context: &Context, observed: &mut Observed, lost_node: SignedDuration, now: Timestamp) {
+    let concerned = concerned(observed, lost_node, now);
+    let members = observed.members.iter_mut().filter(|(name, _)| concerned.contains(name));
+    join_all(members.map(|(_, member)| async {
         let volume = member.claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
         if let Some(volume) = volume {
             // Without permission to read volumes or nodes there is no evidence. That is not an error.
@@ -21,6 +30,14 @@ pub async fn find_nodes(context: &Context, observed: &mut Observed) {
         }
     }))
     .await;
+}
+
+/// The members of whose nodes something follows.
+fn concerned(observed: &Observed, lost_node: SignedDuration, now: Timestamp) -> BTreeSet<MemberName> {
+    let is_concerned = |(name, member): &(&MemberName, &ObservedMember)| {
+        member.pod.as_deref().is_some_and(is_unscheduled) && down_for(observed, name, now) >= lost_node
+    };
+    observed.members.iter().filter(is_concerned).map(|(name, _)| name.clone()).collect()
 }
 
 /// The state of the one node on which a volume can be used. A volume of a zone has no such node: it can be used again once the
@@ -66,7 +83,25 @@ fn only_host(volume: &PersistentVolume) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodCondition;
+
     use super::*;
+    use crate::cluster::fixtures::World;
+
+    #[test]
+    fn volumes_are_looked_up_only_when_something_follows() {
+        let mut world = World::bootstrapped("replicas: 3");
+        let unscheduled = PodCondition { type_: "PodScheduled".into(), status: "False".into(), ..PodCondition::default() };
+        world.pod(2).status.as_mut().unwrap().conditions.as_mut().unwrap().push(unscheduled);
+        world.stop(1);
+        let name = world.observed.members.keys().nth(2).unwrap().clone();
+        world.silent.insert(name.clone());
+        let minute = SignedDuration::from_mins(1);
+        (0..10).for_each(|_| drop(world.pass()));
+        assert!(concerned(&world.observed, minute, world.now).is_empty());
+        (0..70).for_each(|_| drop(world.pass()));
+        assert_eq!(concerned(&world.observed, minute, world.now), [name].into());
+    }
 
     fn volume(affinity: &str) -> PersistentVolume {
         serde_saphyr::from_str(&format!("{{ spec: {{ nodeAffinity: {affinity} }} }}")).unwrap()
