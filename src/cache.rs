@@ -4,27 +4,26 @@
 //! is stored, private keys are replaced by a digest of their public keys, which shows whether a key belongs to its certificate.
 //! When a private key is needed, its Secret is read.
 
+mod clusters;
 mod users;
+mod watch;
 
 use std::{
     collections::HashMap,
     fmt::Debug,
-    hash::Hash,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use futures::StreamExt;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, ResourceRequirements, Secret, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Client, Resource, ResourceExt,
     core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
-        WatchStreamExt,
-        reflector::{self, ObjectRef, Store},
+        reflector::{ObjectRef, Store},
         watcher,
     },
 };
@@ -32,6 +31,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    clusters::Clusters,
+    watch::{Watch, Watched},
+};
 use crate::{
     api::{EtcdCluster, EtcdUser},
     certificates::secret::{CachedSecret, SecretDerived},
@@ -43,6 +46,7 @@ use crate::{
 };
 
 pub use users::Users;
+pub use watch::Unread;
 
 /// A custom resource, which this version of the operator may be unable to read.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -67,6 +71,8 @@ pub struct Scope {
     pub pods: Kept<Pod>,
     /// The PodDisruptionBudgets that the operator created.
     pub budgets: Kept<PodDisruptionBudget>,
+    /// The kinds that cannot be read at present. What the cache has of them may be out of date.
+    pub unread: tokio::sync::watch::Receiver<Unread>,
 }
 
 impl Scope {
@@ -140,41 +146,11 @@ impl Triggers {
 
 /// Starts the watches of one namespace, or of all if it is `None`, and returns when all objects have been read once.
 pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers, stop: &CancellationToken) -> Arc<Scope> {
-    let watch = Watch { client, namespace, stop };
-    let any = watcher::Config::default;
-    let clusters = {
-        let triggers = triggers.clone();
-        watch.keep(
-            any(),
-            |_| {},
-            move |seen: &Watched<'_, Guarded<EtcdCluster>>, _| {
-                if let Some(cluster) = seen.object() {
-                    triggers.cluster(&cluster.name_any(), &cluster.namespace().unwrap_or_default());
-                }
-            },
-        )
-    };
-    let users = {
-        let (triggers, groups): (_, Arc<Mutex<users::Groups>>) = (triggers.clone(), Arc::default());
-        let known = groups.clone();
-        let store = watch.keep(
-            any(),
-            |_| {},
-            move |seen: &Watched<'_, Guarded<EtcdUser>>, store: &Store<Guarded<EtcdUser>>| {
-                users::lock(&known).follow(seen, store);
-                let Some(user) = seen.object() else { return };
-                let namespace = user.namespace().unwrap_or_default();
-                triggers.user(&user.name_any(), &namespace);
-                // The cluster revokes the certificates of a deleted user.
-                if let Ok(user) = &user.0 {
-                    triggers.cluster(&user.spec.cluster_ref.name, &namespace);
-                }
-            },
-        );
-        Users::new(store, groups)
-    };
+    let (sender, unread) = tokio::sync::watch::channel(Unread::new());
+    let watch = Watch { client, namespace, stop, unread: sender };
+    let users = watch.keep_users(triggers);
     let scope = Scope {
-        clusters,
+        clusters: watch.keep_clusters(&users, triggers),
         users,
         secrets: watch.keep_own(redact, triggers),
         config_maps: watch.keep_own(|_| {}, triggers),
@@ -183,6 +159,7 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
         stateful_sets: watch.keep_own(|_| {}, triggers),
         pods: watch.keep_own(slim, triggers),
         budgets: watch.keep_own(|_| {}, triggers),
+        unread,
     };
     scope.read_once().await;
     Arc::new(scope)
@@ -203,41 +180,40 @@ impl Scope {
     }
 }
 
-/// What a watch reports.
-enum Watched<'a, K> {
-    /// The object was created or changed, or was there when all were listed.
-    Applied(&'a K),
-    /// The object was deleted.
-    Deleted(&'a K),
-    /// All objects have been listed: those that were not among them were deleted.
-    Listed,
-}
-
-impl<'a, K> Watched<'a, K> {
-    fn of(event: &'a watcher::Event<K>) -> Option<Self> {
-        match event {
-            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => Some(Self::Applied(object)),
-            watcher::Event::Delete(object) => Some(Self::Deleted(object)),
-            watcher::Event::Init => None,
-            watcher::Event::InitDone => Some(Self::Listed),
-        }
-    }
-
-    fn object(&self) -> Option<&'a K> {
-        match self {
-            Self::Applied(object) | Self::Deleted(object) => Some(object),
-            Self::Listed => None,
-        }
-    }
-}
-
-struct Watch<'a> {
-    client: &'a Client,
-    namespace: Option<&'a str>,
-    stop: &'a CancellationToken,
-}
-
 impl Watch<'_> {
+    /// Keeps the clusters, and triggers each that changes, and its users if what they depend on changes.
+    fn keep_clusters(&self, users: &Users, triggers: &Triggers) -> Store<Guarded<EtcdCluster>> {
+        let (users, triggers, known) = (users.clone(), triggers.clone(), Mutex::new(Clusters::default()));
+        let seen = move |seen: &Watched<'_, Guarded<EtcdCluster>>, store: &Store<Guarded<EtcdCluster>>| {
+            seen.each_changed(store, |cluster| {
+                triggers.cluster(&cluster.name_any(), &cluster.namespace().unwrap_or_default());
+            });
+            let changed = known.lock().unwrap_or_else(PoisonError::into_inner).follow(seen, store);
+            for (namespace, cluster) in changed {
+                users.of_cluster(&namespace, &cluster).iter().for_each(|user| triggers.user(&user.name_any(), &namespace));
+            }
+        };
+        self.keep(watcher::Config::default(), |_| {}, seen)
+    }
+
+    /// Keeps the users, and triggers each that changes and its cluster.
+    fn keep_users(&self, triggers: &Triggers) -> Users {
+        let (triggers, groups): (_, Arc<Mutex<users::Groups>>) = (triggers.clone(), Arc::default());
+        let known = groups.clone();
+        let seen = move |seen: &Watched<'_, Guarded<EtcdUser>>, store: &Store<Guarded<EtcdUser>>| {
+            users::lock(&known).follow(seen, store);
+            seen.each_changed(store, |user| {
+                let namespace = user.namespace().unwrap_or_default();
+                triggers.user(&user.name_any(), &namespace);
+                // The cluster revokes the certificates of a deleted user.
+                if let Ok(user) = &user.0 {
+                    triggers.cluster(&user.spec.cluster_ref.name, &namespace);
+                }
+            });
+        };
+        Users::new(self.keep(watcher::Config::default(), |_| {}, seen), groups)
+    }
+
     /// Keeps the objects of a kind that the operator created, after `modify`, and triggers the cluster or user that each belongs to.
     fn keep_own<K, D>(&self, modify: fn(&mut K), triggers: &Triggers) -> Kept<K, D>
     where
@@ -246,70 +222,25 @@ impl Watch<'_> {
     {
         let (derived, triggers): (Derived<K, D>, _) = (Arc::default(), triggers.clone());
         let known = derived.clone();
-        let store = self.keep(watcher::Config::default().labels(label::MANAGED), modify, move |seen: &Watched<'_, K>, _| {
-            let Some(object) = seen.object() else { return };
-            let key = (object.namespace().unwrap_or_default(), object.name_any());
-            known.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-            triggers.owner_of(object);
-        });
-        Kept { store, derived }
-    }
-
-    /// Keeps the objects of a kind, after `modify`, and calls `seen` with each that was created, changed or deleted, and with the store.
-    fn keep<K>(
-        &self,
-        config: watcher::Config,
-        modify: fn(&mut K),
-        seen: impl Fn(&Watched<'_, K>, &Store<K>) + Send + 'static,
-    ) -> Store<K>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-        K::DynamicType: Eq + Hash + Clone,
-    {
-        let api: Api<K> = match self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
+        let seen = move |seen: &Watched<'_, K>, store: &Store<K>| {
+            forget(&known, seen);
+            seen.each_changed(store, |object| triggers.owner_of(object));
         };
-        let (reader, writer) = reflector::store();
-        let events = watcher(api, config).default_backoff().modify(move |object| {
-            object.meta_mut().managed_fields = None;
-            modify(object);
-        });
-        let mut events = reflector::reflector(writer, events).boxed();
-        let store = reader.clone();
-        let (stop, namespace) = (self.stop.clone(), self.namespace.map(str::to_owned));
-        tokio::spawn(async move {
-            // Without one of its watches the operator would act on objects as they were: if one ends, the process ends.
-            let _ended = stop.clone().drop_guard();
-            loop {
-                let event = tokio::select! {
-                    () = stop.cancelled() => break,
-                    event = events.next() => event,
-                };
-                match event {
-                    Some(Ok(event)) => {
-                        if let Some(watched) = Watched::of(&event) {
-                            seen(&watched, &store);
-                        }
-                    }
-                    Some(Err(error)) if is_not_served(&error) => {
-                        tracing::warn!(kind = %K::kind(&()), namespace, "the API server does not know this kind: are the CRDs installed?");
-                    }
-                    Some(Err(error)) => {
-                        tracing::warn!(kind = %K::kind(&()), namespace, %error, "watch interrupted, will be resumed");
-                    }
-                    None => break,
-                }
-            }
-        });
-        reader
+        let store = self.keep(watcher::Config::default().labels(label::MANAGED), modify, seen);
+        Kept { store, derived }
     }
 }
 
-fn is_not_served(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
-        _ => false,
+/// Removes what was derived from versions that the store has no more.
+fn forget<K: Resource, D>(derived: &Derived<K, D>, seen: &Watched<'_, K>) {
+    let mut known = derived.lock().unwrap_or_else(PoisonError::into_inner);
+    match seen {
+        Watched::Applied(object) | Watched::Deleted(object) => {
+            known.remove(&(object.namespace().unwrap_or_default(), object.name_any()));
+        }
+        Watched::Found(_) => {}
+        // All versions in the store have been replaced, also those that have not changed.
+        Watched::Listed => known.clear(),
     }
 }
 
@@ -337,7 +268,39 @@ pub fn slim(pod: &mut Pod) {
 
 #[cfg(test)]
 mod tests {
+    use kube::runtime::reflector;
+
     use super::*;
+
+    #[test]
+    fn what_was_derived_from_an_object_is_forgotten_with_it() {
+        let (store, mut writer) = reflector::store();
+        let kept: Kept<ConfigMap> = Kept { store, derived: Arc::default() };
+        let mut see = |event: &watcher::Event<ConfigMap>| {
+            writer.apply_watcher_event(event);
+            if let Some(seen) = Watched::of(event) {
+                forget(&kept.derived, &seen);
+            }
+        };
+        let object =
+            |name: &str| -> ConfigMap { serde_saphyr::from_str(&format!("metadata: {{namespace: ns, name: {name}}}")).unwrap() };
+        let derived_from = |names: &[&str]| {
+            names.iter().for_each(|name| assert!(kept.get("ns", name).is_some()));
+            let known = kept.derived.lock().unwrap();
+            assert_eq!(known.len(), names.len(), "{:?}", known.keys());
+        };
+        for name in ["a", "b", "c"] {
+            see(&watcher::Event::Apply(object(name)));
+        }
+        derived_from(&["a", "b", "c"]);
+        see(&watcher::Event::Delete(object("a")));
+        derived_from(&["b", "c"]);
+        // While the watch was interrupted, one was deleted.
+        for event in [watcher::Event::Init, watcher::Event::InitApply(object("b")), watcher::Event::InitDone] {
+            see(&event);
+        }
+        derived_from(&["b"]);
+    }
 
     #[test]
     fn a_pod_keeps_the_fields_that_decisions_need() {

@@ -17,6 +17,7 @@ use crate::{
 };
 
 /// The users, which are kept up to date by a watch.
+#[derive(Clone)]
 pub struct Users {
     /// The objects.
     pub store: Store<Guarded<EtcdUser>>,
@@ -59,7 +60,7 @@ impl Groups {
     /// Follows the watch. `store` has the users.
     pub(super) fn follow(&mut self, seen: &Watched<'_, Guarded<EtcdUser>>, store: &Store<Guarded<EtcdUser>>) {
         match seen {
-            Watched::Applied(user) => {
+            Watched::Applied(user) | Watched::Found(user) => {
                 self.remove(&id(user));
                 self.add(id(user), Group::all_of(user));
             }

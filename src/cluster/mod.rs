@@ -83,7 +83,7 @@ pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Res
         newer
     });
     let is_outdated = write_report(context, newer.as_ref().unwrap_or(object), object.status.as_ref(), &report).await?;
-    // A user may be waiting for an authority that this pass created, and reports whether members refuse certificates.
+    // A user may be waiting for an authority that this pass created or found again.
     if !outcome.done.is_empty() || !report.events.is_empty() {
         trigger_users(context, &names);
     }
