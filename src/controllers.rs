@@ -2,7 +2,11 @@
 
 use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, future::join_all, stream};
+use futures::{
+    FutureExt, StreamExt,
+    future::{join, join_all},
+    stream,
+};
 use jiff::Timestamp;
 use kube::{
     Client, Resource, ResourceExt,
@@ -13,13 +17,16 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{EtcdCluster, EtcdUser, Reason},
     backoff::{Backoff, jitter},
-    cache::{self, Guarded, Triggers},
+    cache::{self, Guarded, Triggers, Unread},
     cluster::{self, specs::Specs},
     context::Context,
     etcd::Dialer,
@@ -84,7 +91,8 @@ pub async fn run_by(options: Options, clock: fn() -> Timestamp) {
 }
 
 /// Runs the controllers of a scope as soon as its objects have been read. A namespace may not exist any more, or not permit it: that
-/// stops no other one. Without any that can be read the operator is not ready.
+/// stops no other one. Without any that could be read the operator is not ready. One that cannot be read any more later does not
+/// change that: another replica, with the same permissions, could not read it either.
 async fn run_scope(options: &Options, namespace: Option<&str>, caches: &Gate, clock: fn() -> Timestamp) {
     let name = namespace.unwrap_or_default();
     let is_read = |is_read| {
@@ -97,10 +105,20 @@ async fn run_scope(options: &Options, namespace: Option<&str>, caches: &Gate, cl
     is_read(false);
     let started = options.stop.run_until_cancelled(Controllers::start(options, namespace, clock)).await;
     let Some(controllers) = started else { return };
-    is_read(true);
     caches.open();
     tracing::info!(namespace, "all objects have been read once; reconciling");
-    controllers.run().await;
+    let unread = controllers.passes.context.scope.unread.clone();
+    join(controllers.run(), report_reading(unread, is_read)).await;
+}
+
+/// Reports whether all kinds of a scope can be read, until its watches end.
+async fn report_reading(mut unread: watch::Receiver<Unread>, is_read: impl Fn(bool)) {
+    loop {
+        is_read(unread.borrow_and_update().is_empty());
+        if unread.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The controllers of one scope: a namespace or all of them.
@@ -211,7 +229,7 @@ impl Controllers {
     async fn run(self) {
         let Self { passes, clusters, users } = self;
         let scope = &passes.context.scope;
-        futures::future::join(
+        join(
             control(scope.clusters.clone(), clusters, passes.clone()),
             control(scope.users.store.clone(), users, passes.clone()),
         )

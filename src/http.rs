@@ -45,7 +45,7 @@ impl Readiness {
         self.state().closed.iter().copied().collect()
     }
 
-    /// Records whether all objects of a namespace have been read once. `/readyz` shows those of which not.
+    /// Records whether the objects of a namespace can be read. `/readyz` shows those of which not.
     pub fn read(&self, namespace: &str, is_read: bool) {
         let unread = &mut self.state().unread;
         if is_read {
@@ -55,7 +55,7 @@ impl Readiness {
         }
     }
 
-    /// The namespaces whose objects have not been read yet.
+    /// The namespaces that cannot be read.
     pub fn unread(&self) -> Vec<String> {
         self.state().unread.iter().cloned().collect()
     }
@@ -121,7 +121,7 @@ fn ready(readiness: &Readiness) -> (StatusCode, String) {
     };
     let unread = readiness.unread();
     if !unread.is_empty() {
-        text = format!("{text}namespaces that have not been read: {}\n", unread.join(", "));
+        text = format!("{text}namespaces that cannot be read: {}\n", unread.join(", "));
     }
     (status, text)
 }
@@ -166,14 +166,11 @@ mod tests {
         namespaces.read("b", false);
         namespaces.read("a", false);
         let answer = fetch(address, "/readyz").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\nnamespaces that have not been read: a, b\n"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\nnamespaces that cannot be read: a, b\n"), "{answer}");
         namespaces.read("a", true);
         caches.close();
         let answer = fetch(address, "/readyz").await;
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("namespaces that have not been read: b\n"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("namespaces that cannot be read: b\n"), "{answer}");
         let answer = fetch(address, "/metrics").await;
         assert!(answer.contains("application/openmetrics-text") && answer.ends_with("# EOF\n"), "{answer}");
 

@@ -183,7 +183,7 @@ impl Metrics {
         r.register("leader", "1 while this process is the leader", self.leader.clone());
         r.register(
             "namespace_read",
-            "1 once all objects of a namespace have been read, which is necessary to reconcile them; namespace is empty if all are watched",
+            "1 while the objects of a namespace can be read, which is necessary to reconcile them; namespace is empty if all are watched",
             self.namespaces.clone(),
         );
         r.register("cluster_members_ready", "Members that are healthy", self.ready.clone());
@@ -249,7 +249,7 @@ impl Metrics {
         self.leader.set(leads.into());
     }
 
-    /// Records whether all objects of a namespace have been read once. If all namespaces are watched, its name is empty.
+    /// Records whether the objects of a namespace can be read. If all namespaces are watched, its name is empty.
     pub fn namespace_read(&self, namespace: &str, is_read: bool) {
         self.namespaces.get_or_create(&NamespaceLabels { namespace: namespace.into() }).set(is_read.into());
     }
