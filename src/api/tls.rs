@@ -193,7 +193,7 @@ pub struct CertificateSpec {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExtraSans {
-    /// DNS names. A wildcard such as `*.example.com` is allowed.
+    /// DNS names. A wildcard needs at least two labels after the `*`, as in `*.example.com`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 253)))]
     #[x_kube(validation = Rule::new("self.all(n, n.matches('^([*][.])?[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$'))").message("each must be a DNS name in lower case, such as etcd.example.com"))]
