@@ -12,6 +12,7 @@ mod killed;
 mod leader;
 mod leftovers;
 mod neighbors;
+mod pending;
 mod refusals;
 mod requests;
 mod rights;
