@@ -146,6 +146,8 @@ fn valid_specs_pass() {
         json!({ "image": { "repository": "etcd", "digest": format!("sha256:{}", "0".repeat(64)) } }),
         json!({ "storage": { "size": 8_589_934_592_u64, "storageClassName": "fast" } }),
         json!({ "storage": { "size": "1.5Gi" } }),
+        json!({ "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } }),
+        json!({ "storage": { "size": "1E9" }, "etcd": { "quotaBackendSize": "256E6" } }),
         json!({ "etcd": { "autoCompaction": { "retention": "0" } } }),
         json!({ "etcd": { "autoCompaction": { "mode": "Revision", "retention": "10000" } } }),
     ] {

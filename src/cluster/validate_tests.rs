@@ -152,9 +152,21 @@ fn limits_are_inclusive() {
         "{etcd: {autoCompaction: {retention: '0'}}}",
         "{etcd: {autoCompaction: {mode: Revision, retention: '10000'}}}",
         "{storage: {size: 1.5Gi}}",
+        "{storage: {size: '1e9'}}",
+        "{etcd: {quotaBackendSize: '256E6'}}",
     ] {
         assert!(check(spec).is_ok(), "{spec}: {:?}", check(spec).err());
     }
+}
+
+#[test]
+fn quantities_with_an_exponent_are_read() {
+    for quota in ["256e6", "256E6", "0.256e9", "256M", "256000000"] {
+        let valid = check(&format!("{{storage: {{size: '1e9'}}, etcd: {{quotaBackendSize: '{quota}'}}}}")).unwrap();
+        assert_eq!(valid.etcd.quota, 256_000_000, "{quota}");
+    }
+    let message = only_problem("{storage: {size: '1e-1'}}");
+    assert!(message.contains("spec.storage.size"), "{message}");
 }
 
 #[test]

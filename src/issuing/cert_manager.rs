@@ -353,17 +353,20 @@ impl<'a> CertManager<'a> {
 
     /// Removes a probe and its answer. A failure is harmless and only logged.
     pub async fn discard_probe(&self, domain: Domain, probe: &ProbeSpec) {
-        self.discard_of(&probe_name(self.recipient.names, domain, &probe.issuer), &probe.owner).await;
+        let is_own = |request: &CertificateRequest| is_controlled_by(&request.metadata, &probe.owner.uid);
+        self.discard_if(&probe_name(self.recipient.names, domain, &probe.issuer), is_own).await;
     }
 
-    /// Removes the recipient's request of this name, if there is one. A failure is harmless and only logged.
-    pub async fn discard(&self, name: &str) {
-        self.discard_of(name, self.recipient.owner).await;
+    /// Removes the request for a leaf with this private key, if there is one. Its owner may be another than the recipient: a user's pass
+    /// creates it, and a cluster's pass removes it once the user does not exist. A failure is harmless and only logged.
+    pub async fn discard(&self, domain: Domain, key: &PrivateKey) {
+        let is_for_key = |request: &CertificateRequest| digest_of_request(&request.spec.request.0) == Some(key.public_digest());
+        self.discard_if(&request_name(self.recipient.names, domain, key), is_for_key).await;
     }
 
-    async fn discard_of(&self, name: &str, owner: &OwnerReference) {
+    async fn discard_if(&self, name: &str, is_own: impl Fn(&CertificateRequest) -> bool) {
         match self.find(name).await {
-            Ok(Some(existing)) if is_controlled_by(&existing.metadata, &owner.uid) => self.delete(&existing.id()).await,
+            Ok(Some(existing)) if is_own(&existing) => self.delete(&existing.id()).await,
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "a CertificateRequest was not discarded"),
         }

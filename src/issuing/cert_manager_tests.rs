@@ -1,5 +1,10 @@
 //! Answers of issuers, and the names of requests.
 
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+};
+use time::OffsetDateTime;
+
 use super::*;
 use crate::{
     names::common_name,
@@ -106,6 +111,137 @@ fn a_probe_reveals_the_authority() {
     assert_eq!(external.authority, *issuer.certificate());
     // cert-manager's self-signed issuer answers with the leaf as its own authority.
     assert!(check_probe(&answer(&leaf.certificate, &leaf.certificate), Domain::Client, &leaf_spec, now()).is_err());
+}
+
+/// An authority as another program makes it, valid now, with its key.
+fn foreign(change: impl FnOnce(&mut CertificateParams)) -> (Certificate, KeyPair) {
+    let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
+    let at = OffsetDateTime::from_unix_timestamp(now().as_second()).unwrap();
+    (params.not_before, params.not_after) = (at - time::Duration::days(1), at + time::Duration::days(3650));
+    params.distinguished_name.push(DnType::CommonName, "company");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    change(&mut params);
+    (Certificate::from_der(params.self_signed(&key).unwrap().der()).unwrap(), key)
+}
+
+/// What such an authority signs if it is asked for [`spec`]. It does not check whether anyone accepts it.
+fn signed_by((authority, key): &(Certificate, KeyPair)) -> Certificate {
+    let mut params = CertificateParams::new(["demo.ns.svc", "localhost", "127.0.0.1"].map(str::to_owned)).unwrap();
+    let at = OffsetDateTime::from_unix_timestamp(now().as_second()).unwrap();
+    (params.not_before, params.not_after) = (at, at + time::Duration::days(30));
+    params.distinguished_name.push(DnType::CommonName, spec().common_name);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let issuer = rcgen::Issuer::from_ca_cert_der(&authority.der().into(), key).unwrap();
+    let signed = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+    Certificate::from_der(signed.der()).unwrap()
+}
+
+#[test]
+fn the_authority_of_an_issuer_is_judged_before_it_is_trusted() {
+    let check =
+        |by: &(Certificate, KeyPair), domain| check_probe(&answer(&signed_by(by), &by.0), domain, &spec(), now()).map(drop);
+    let servers_only = foreign(|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let unknown = foreign(|params| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4, 5], vec![5, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions = vec![extension];
+    });
+    for domain in Domain::ALL {
+        assert_eq!(check(&foreign(|_| {}), domain), Ok(()), "{domain}");
+        for (authority, why) in [
+            (&servers_only, "has an extendedKeyUsage without clientAuth"),
+            (&unknown, "has the critical extension 1.2.3.4.5, which they do not know"),
+        ] {
+            let said = check(authority, domain).unwrap_err();
+            let expected = format!("etcd and clients in Go would refuse it: \"company\" {why}");
+            assert!(said.starts_with(&expected) && said.contains("have it issued"), "{domain}: {said}");
+        }
+    }
+}
+
+fn company(name: &str) -> Issuer {
+    Issuer::CertManager { name: name.into(), kind: "Issuer".into(), group: "cert-manager.io".into() }
+}
+
+fn owner(uid: &str) -> OwnerReference {
+    let (api_version, kind) = ("etcd-warden.dev/v1alpha1".into(), "EtcdCluster".into());
+    let (name, uid) = ("demo".into(), uid.into());
+    OwnerReference { api_version, kind, name, uid, controller: Some(true), block_owner_deletion: None }
+}
+
+/// A request for a leaf with this private key.
+fn own_request(key: &PrivateKey) -> CertificateRequest {
+    let spec = CertificateRequestSpec {
+        request: ByteString(spec().request(key).unwrap().into_bytes()),
+        issuer_ref: IssuerRef { name: "pki".into(), kind: "Issuer".into(), group: "cert-manager.io".into() },
+        duration: None,
+        usages: ["digital signature", "server auth", "client auth"].map(str::to_owned).into(),
+    };
+    let metadata = ObjectMeta { name: Some("one".into()), owner_references: Some(vec![owner("ours")]), ..ObjectMeta::default() };
+    CertificateRequest { metadata, spec, status: None }
+}
+
+#[test]
+fn a_request_is_ours_only_if_owner_issuer_usages_and_key_are() {
+    let (key, other) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+    // What the key of a probe is, is not known later.
+    let for_leaf = |request: &CertificateRequest, key: &PrivateKey| {
+        request.check_own(&owner("ours"), &company("pki"), Usage::Both, Some(key.public_digest()))
+    };
+    let for_probe = |request: &CertificateRequest| request.check_own(&owner("ours"), &company("pki"), Usage::Both, None);
+    let foreign = |why: &str| Err(format!("CertificateRequest one cannot be used: {why}. Delete it"));
+    let text = |result: Result<(), WriteError>| result.map_err(|error| error.to_string());
+
+    let ours = own_request(&key);
+    assert_eq!((text(for_leaf(&ours, &key)), text(for_probe(&ours))), (Ok(()), Ok(())));
+
+    let change = |change: fn(&mut CertificateRequest)| {
+        let mut request = ours.clone();
+        change(&mut request);
+        request
+    };
+    let uncontrolled =
+        |request: &mut CertificateRequest| request.metadata.owner_references.as_mut().unwrap()[0].controller = None;
+    let theirs = "it belongs to EtcdCluster demo (uid theirs)";
+    for (request, why) in [
+        (change(|request| request.metadata.owner_references = None), "it was not created by etcd-warden"),
+        (change(|request| request.metadata.owner_references = Some(vec![owner("theirs")])), theirs),
+        (change(uncontrolled), "it belongs to EtcdCluster demo (uid ours)"),
+        (
+            change(|request| request.spec.issuer_ref.name = "other".into()),
+            "it requests a certificate from Issuer.cert-manager.io other instead of Issuer pki",
+        ),
+        (
+            change(|request| request.spec.issuer_ref.kind = "ClusterIssuer".into()),
+            "it requests a certificate from ClusterIssuer.cert-manager.io pki instead of Issuer pki",
+        ),
+        (
+            change(|request| request.spec.issuer_ref.group = "example.com".into()),
+            "it requests a certificate from Issuer.example.com pki instead of Issuer pki",
+        ),
+        (change(|request| drop(request.spec.usages.pop())), "it requests the usages digital signature, server auth"),
+        (
+            change(|request| request.spec.usages.push("code signing".into())),
+            "it requests the usages digital signature, server auth, client auth, code signing",
+        ),
+    ] {
+        assert_eq!(text(for_leaf(&request, &key)), foreign(why));
+        assert_eq!(text(for_probe(&request)), foreign(why));
+    }
+
+    let for_another_key = "it requests a certificate for another private key";
+    assert_eq!(text(for_leaf(&ours, &other)), foreign(for_another_key));
+    for unreadable in [b"".to_vec(), b"no request".to_vec()] {
+        let mut request = ours.clone();
+        request.spec.request = ByteString(unreadable);
+        assert_eq!(text(for_leaf(&request, &key)), foreign(for_another_key));
+    }
+    // An issuer that is not cert-manager's requests nothing.
+    assert!(ours.check_own(&owner("ours"), &Issuer::BuiltIn, Usage::Both, None).is_err());
 }
 
 #[test]

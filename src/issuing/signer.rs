@@ -265,8 +265,7 @@ impl<'a> Signer<'a> {
             Ok((changed > 0 || !unused.is_empty()).then_some((changed, unused)))
         });
         let (changed, unused) = revoked.await?.unwrap_or_default();
-        let requests = unused.iter().map(|key| request_name(self.recipient.names, domain, key));
-        join_all(requests.map(async |name| self.cert_manager.discard(&name).await)).await;
+        join_all(unused.iter().map(|key| self.cert_manager.discard(domain, key))).await;
         Ok(changed)
     }
 

@@ -188,6 +188,7 @@ async fn invalid_users_are_refused_with_a_reason() {
         ("app", of("commonName", json!("a\nb")), "must be without control characters"),
         ("app", of("commonName", json!("")), "should be at least 1 chars long"),
         ("app", of("commonName", json!(format!("{long}a"))), "may not be more than 64"),
+        ("app", of("commonName", json!("ä".repeat(65))), "may not be more than 64"),
         ("app", of("secretName", json!("A_b")), "must be the name of a Secret"),
         ("app", of("certificate", json!({ "duration": "59m" })), "must be at least 1h"),
         ("app", of("certificate", json!({ "duration": "soon" })), "must be a duration such as 2160h"),
@@ -199,6 +200,7 @@ async fn invalid_users_are_refused_with_a_reason() {
     for (name, spec) in [
         (&long[1..], of("certificate", json!({ "duration": "1h" }))),
         ("root", of("commonName", json!("someone"))),
+        ("app", of("commonName", json!("ä".repeat(64)))),
         ("0.a", of("secretName", json!("a.b-c"))),
     ] {
         accepted(create_user(&world, name, &spec).await, &spec);

@@ -73,6 +73,28 @@ async fn fields_that_the_api_server_rewrites_are_not_written_again() {
     restarted.stop().await;
 }
 
+/// The API server keeps a quantity of a custom resource as it is written, and `1e9` is one.
+#[tokio::test]
+async fn quantities_with_an_exponent_are_accepted() {
+    let world = World::new("exponent").await;
+    let operator = world.operator();
+    let spec = json!({ "replicas": 1, "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } });
+    world.cluster("demo", spec).await;
+    world.bootstrapped("demo").await;
+    operator.quiet(1).await;
+    check_complete(&world, "demo").await;
+    let claim = world.api::<PersistentVolumeClaim>().get("data-demo-0").await.unwrap();
+    assert_eq!(claim.spec.unwrap().resources.unwrap().requests.unwrap()["storage"].0, "1e9");
+    let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    let set = serde_json::to_string(&set.spec.template).unwrap();
+    assert!(set.contains("--quota-backend-bytes=256000000"), "{set}");
+    operator.stop().await;
+    let restarted = world.operator();
+    restarted.quiet(2).await;
+    assert!(restarted.tap.writes().is_empty(), "{:#?}", restarted.tap.writes());
+    restarted.stop().await;
+}
+
 #[tokio::test]
 async fn changes_and_deletions_by_others_are_reverted() {
     let world = World::new("drift").await;

@@ -20,8 +20,8 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
-    KeyUsagePurpose, NameConstraints,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    KeyPair, KeyUsagePurpose, NameConstraints,
 };
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -50,6 +50,8 @@ pub enum Behavior {
     AllUsages,
     /// Its certificates are valid for one day.
     ShortLifetime,
+    /// It signs, probes too, with an authority that is for servers only.
+    ServersOnly,
 }
 
 /// An issuer, and cert-manager, for one namespace.
@@ -57,6 +59,7 @@ pub struct Issuer<'a> {
     world: &'a World<'a>,
     authority: Authority,
     other: Authority,
+    servers_only: Authority,
     /// Certificates that must never be used, in PEM.
     wrong: Mutex<Vec<String>>,
 }
@@ -86,23 +89,29 @@ impl<'a> Issuer<'a> {
         });
         world.server.apply_crd(&serde_json::from_value(crd).unwrap()).await;
         let authority = |name| Authority::create(name, SignedDuration::from_hours(50_000), Timestamp::now()).unwrap();
-        Self { world, authority: authority("company"), other: authority("other"), wrong: Mutex::default() }
+        let (servers_only, key) = foreign_authority(|params| {
+            params.distinguished_name.push(DnType::CommonName, "servers only");
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        });
+        let servers_only = Authority::load(servers_only.as_bytes(), key.as_bytes()).unwrap();
+        Self { world, authority: authority("company"), other: authority("other"), servers_only, wrong: Mutex::default() }
     }
 
     /// The existing requests, without probes.
-    async fn requests(&self) -> BTreeMap<String, CertificateRequest> {
+    pub async fn requests(&self) -> BTreeMap<String, CertificateRequest> {
         let all = self.world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap();
         all.into_iter().map(|request| (request.name_any(), request)).filter(|(name, _)| !is_probe(name)).collect()
     }
 
-    /// Answers requests until `other` is done. Probes are always answered correctly.
+    /// Answers requests until `other` is done. Probes are answered correctly, except by [`Behavior::ServersOnly`].
     pub async fn during<T>(&self, behavior: Behavior, other: impl Future<Output = T>) -> T {
         let answering = async {
             let mut tick = tokio::time::interval(Duration::from_millis(100));
             loop {
                 tick.tick().await;
                 for request in self.world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap() {
-                    let behavior = if is_probe(&request.name_any()) { Behavior::Correct } else { behavior };
+                    let is_correct = is_probe(&request.name_any()) && behavior != Behavior::ServersOnly;
+                    let behavior = if is_correct { Behavior::Correct } else { behavior };
                     if request.status.is_none() && behavior != Behavior::Silent {
                         self.answer(&request, behavior).await;
                     }
@@ -133,7 +142,11 @@ impl<'a> Issuer<'a> {
     }
 
     fn sign(&self, request: &CertificateRequest, behavior: Behavior) -> (String, &Certificate) {
-        let by = if behavior == Behavior::OtherAuthority { &self.other } else { &self.authority };
+        let by = match behavior {
+            Behavior::OtherAuthority => &self.other,
+            Behavior::ServersOnly => &self.servers_only,
+            _ => &self.authority,
+        };
         let mut asked = CertificateSigningRequestParams::from_pem(std::str::from_utf8(&request.spec.request.0).unwrap()).unwrap();
         let params = &mut asked.params;
         let life = request.spec.duration.as_deref().and_then(|text| text.strip_suffix('s')).unwrap().parse().unwrap();
@@ -162,11 +175,15 @@ impl<'a> Issuer<'a> {
         let issuer = rcgen::Issuer::from_ca_cert_der(&by.certificate().der().into(), key).unwrap();
         let pem = asked.signed_by(&issuer).unwrap().pem();
         if matches!(behavior, Behavior::OtherAuthority | Behavior::OtherUsages) || behavior == Behavior::WithoutNames && named {
-            // In the form in which the operator writes it.
-            let read = Certificate::from_pem(pem.as_bytes()).unwrap();
-            self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(read.pem().to_owned());
+            self.must_not_be_used(pem.as_bytes());
         }
         (pem, by.certificate())
+    }
+
+    /// Remembers a certificate in PEM that must never be used, in the form in which the operator would write it.
+    fn must_not_be_used(&self, pem: &[u8]) {
+        let read = Certificate::from_pem(pem).unwrap();
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(read.pem().to_owned());
     }
 
     /// Checks that no wrong certificate is in a Secret. Returns how many were signed.
@@ -290,6 +307,62 @@ async fn a_request_that_someone_else_created_is_never_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_for_another_private_key_is_never_used() {
+    let world = World::new("key").await;
+    let issuer = Issuer::new(&world).await;
+    let requests = world.api::<CertificateRequest>();
+    let operator = world.operator();
+    world.cluster("demo", spec()).await;
+    let asked = until_ok(async || {
+        let requests = issuer.requests().await;
+        (requests.len() == 3).then_some(requests).ok_or_else(|| "three are requested".to_owned())
+    });
+    let asked = issuer.during(Behavior::Silent, asked).await;
+    operator.kill().await;
+
+    // Owner, issuer, names and usages are those of the operator's request: only the private key is another one.
+    let serves = |request: &&CertificateRequest| request.spec.usages.iter().any(|usage| usage == "server auth");
+    let mut foreign = asked.values().find(serves).unwrap().clone();
+    let name = foreign.name_any();
+    requests.delete(&name, &DeleteParams::default()).await.unwrap();
+    let of_operator = std::str::from_utf8(&foreign.spec.request.0).unwrap().to_owned();
+    let of_operator = CertificateSigningRequestParams::from_pem(&of_operator).unwrap().params;
+    let other = of_operator.serialize_request(&KeyPair::generate().unwrap()).unwrap();
+    foreign.spec.request = ByteString(other.pem().unwrap().into_bytes());
+    foreign.metadata = ObjectMeta {
+        name: Some(name.clone()),
+        labels: foreign.metadata.labels.take(),
+        owner_references: foreign.metadata.owner_references.take(),
+        ..ObjectMeta::default()
+    };
+    foreign.status = None;
+    let created = requests.create(&PostParams::default(), &foreign).await.unwrap();
+    issuer.answer(&created, Behavior::Correct).await;
+    let answered = requests.get(&name).await.unwrap();
+    issuer.must_not_be_used(&answered.status.unwrap().certificate.unwrap().0);
+
+    let operator = world.operator();
+    let expected =
+        format!("CertificateRequest {name} cannot be used: it requests a certificate for another private key. Delete it");
+    issuer
+        .during(Behavior::Correct, async {
+            let condition = world.reports("demo", "Degraded", "NameTaken").await;
+            assert!(condition.message.contains(&expected), "{}", condition.message);
+            operator.wait_for_passes(3).await;
+        })
+        .await;
+    assert_eq!(issuer.check_no_wrong_certificate_is_used().await, 1);
+    no_member_has_an_incomplete_secret(&world).await;
+    let unchanged = requests.get(&name).await.unwrap();
+    assert_eq!((unchanged.uid(), unchanged.metadata.deletion_timestamp), (created.uid(), None), "it is not deleted");
+
+    requests.delete(&name, &DeleteParams::default()).await.unwrap();
+    issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+    assert_eq!(issuer.check_no_wrong_certificate_is_used().await, 1);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_to_a_request_of_a_killed_operator_is_used() {
     let world = World::new("asked").await;
     let issuer = Issuer::new(&world).await;
@@ -366,17 +439,51 @@ async fn more_usages_than_requested_are_accepted() {
     operator.stop().await;
 }
 
-/// The contents of a Secret with an authority that may sign only for these names.
-fn authority_for(names: &[&str]) -> Value {
+/// An authority as another program makes it, and its private key, in PEM.
+fn foreign_authority(change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
     let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
     let now = OffsetDateTime::from_unix_timestamp(Timestamp::now().as_second()).unwrap();
     (params.not_before, params.not_after) = (now - time::Duration::days(1), now + time::Duration::days(3650));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let permitted_subtrees = names.iter().map(|name| GeneralSubtree::DnsName((*name).into())).collect();
-    params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
-    let certificate = params.self_signed(&key).unwrap();
-    json!({ "type": "kubernetes.io/tls", "stringData": { "tls.crt": certificate.pem(), "tls.key": key.serialize_pem() } })
+    change(&mut params);
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// The contents of a Secret with an authority that may sign only for these names.
+fn authority_for(names: &[&str]) -> Value {
+    let (certificate, key) = foreign_authority(|params| {
+        let permitted_subtrees = names.iter().map(|name| GeneralSubtree::DnsName((*name).into())).collect();
+        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+    });
+    json!({ "type": "kubernetes.io/tls", "stringData": { "tls.crt": certificate, "tls.key": key } })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_that_etcd_would_refuse_is_never_trusted() {
+    let world = World::new("refused").await;
+    let issuer = Issuer::new(&world).await;
+    let operator = world.operator();
+    world.cluster("demo", spec()).await;
+    let refused = issuer.during(Behavior::ServersOnly, async {
+        let condition = world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+        operator.wait_for_passes(3).await;
+        condition
+    });
+    let message = refused.await.message;
+    let expected = "etcd and clients in Go would refuse it: \"servers only\" has an extendedKeyUsage without clientAuth";
+    assert!(message.contains(expected), "{message}");
+    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
+    assert!(issuer.requests().await.is_empty(), "no certificate is requested");
+    no_member_has_an_incomplete_secret(&world).await;
+
+    // The issuer has another authority now. It is probed again at once if the request is deleted.
+    let requests = world.api::<CertificateRequest>();
+    for request in requests.list(&ListParams::default()).await.unwrap() {
+        requests.delete(&request.name_any(), &DeleteParams::default()).await.unwrap();
+    }
+    issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+    operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

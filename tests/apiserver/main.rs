@@ -13,6 +13,7 @@ mod leader;
 mod leftovers;
 mod neighbors;
 mod overwritten;
+mod pending;
 mod refusals;
 mod requests;
 mod rights;

@@ -50,6 +50,25 @@ async fn a_user_waits_for_its_cluster() {
     operator.stop().await;
 }
 
+/// X.520 counts characters, not octets, and so does the API server.
+#[tokio::test]
+async fn a_common_name_may_have_64_characters_of_more_than_one_octet() {
+    let world = World::new("utf8").await;
+    let operator = world.operator();
+    let name = "ä".repeat(64);
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    world.user("app", of("commonName", &name)).await;
+    world.user_reports("app", "Issued").await;
+    let leaf = certificate(&world.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
+    assert_eq!(leaf.common_name(), name);
+    let status = world.api::<EtcdUser>().get("app").await.unwrap().status.unwrap();
+    assert_eq!(status.common_name, Some(name));
+    operator.quiet(2).await;
+    let now = certificate(&world.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
+    assert_eq!(now, leaf, "it is not issued again");
+    operator.stop().await;
+}
+
 #[tokio::test]
 async fn names_are_unique() {
     let world = World::new("names").await;

@@ -1,0 +1,168 @@
+//! Private keys whose certificates an issuer was asked for and nobody waits for any more.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use etcd_warden::{
+    api::{EtcdCluster, EtcdUser},
+    certificates::requests::pending_key,
+    etcd::{Change, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, StatusAnswer, Target, Tls},
+    ids::{ClusterId, MemberId, Uid},
+    names::{authority_key, member_key, tls_key},
+    pki::Holder,
+};
+use futures::future::BoxFuture;
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, Secret},
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+
+use crate::{
+    issuers::{Behavior, Issuer, spec},
+    state::{certificate, names},
+    world::{World, until, until_ok},
+};
+
+const CLUSTER: ClusterId = ClusterId(7);
+const MEMBER: MemberId = MemberId(1);
+
+/// Connections to the only member of a cluster. It is healthy and presents what its Secret holds.
+struct Healthy {
+    secrets: Api<Secret>,
+    peer_url: String,
+}
+
+impl Healthy {
+    async fn leaf(&self, key: &str) -> Vec<u8> {
+        certificate(&self.secrets.get("demo-0-tls").await.unwrap(), key).der().to_vec()
+    }
+}
+
+impl Dialer for Healthy {
+    fn ask<'a>(&'a self, _: &'a Target, _: &'a Tls) -> BoxFuture<'a, Result<StatusAnswer, DialError>> {
+        let status = MemberStatus {
+            cluster_id: CLUSTER,
+            member_id: MEMBER,
+            leader: Some(MEMBER),
+            raft_applied_index: 10,
+            is_learner: false,
+            version: "3.6.16".into(),
+            db_size: 1 << 16,
+            errors: vec![],
+        };
+        Box::pin(async { Ok(StatusAnswer { served: self.leaf(member_key::SERVER_CRT).await, status: Ok(status) }) })
+    }
+
+    fn members<'a>(&'a self, _: &'a Target, _: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
+        let peer_urls = vec![self.peer_url.clone()];
+        let member = Member { id: MEMBER, name: "demo-0".into(), peer_urls, is_learner: false };
+        Box::pin(async { Ok(MemberList { cluster_id: CLUSTER, members: vec![member] }) })
+    }
+
+    fn change<'a>(&'a self, _: &'a Target, _: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>> {
+        panic!("the member is not to be changed: {change:?}")
+    }
+
+    fn advance<'a>(&'a self, _: &'a Target, _: &'a Tls) -> BoxFuture<'a, Result<(), EtcdError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn active_peers<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>> {
+        Box::pin(async { Ok(BTreeSet::new()) })
+    }
+
+    fn progress<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>> {
+        Box::pin(async { Ok(Progress { revision: 1, has_leader: true, is_learner: false }) })
+    }
+
+    fn served<'a>(&'a self, _: &'a Target, _: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>> {
+        Box::pin(async { Ok(self.leaf(member_key::PEER_CRT).await) })
+    }
+}
+
+/// Creates the pod of the only member from its StatefulSet, and makes it appear to run.
+async fn run_pod(world: &World<'_>) {
+    let template = world.api::<StatefulSet>().get("demo-0").await.unwrap().spec.template;
+    let mut pod = Pod { metadata: template.metadata.unwrap(), spec: template.spec, status: None };
+    pod.metadata.name = Some("demo-0-0".into());
+    pod.spec.as_mut().unwrap().node_name = Some("none".into());
+    let pods = world.api::<Pod>();
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    let status = json!({
+        "podIP": "127.0.0.1", "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }],
+        "containerStatuses": [{
+            "name": "etcd", "image": "etcd", "imageID": "", "ready": true, "restartCount": 0,
+            "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } },
+        }],
+    });
+    pods.patch_status("demo-0-0", &PatchParams::default(), &Patch::Merge(json!({ "status": status }))).await.unwrap();
+}
+
+/// The keys of the CA's Secret with private keys that wait for certificates, and the requests for these.
+async fn waiting(world: &World<'_>, issuer: &Issuer<'_>) -> (BTreeSet<String>, BTreeSet<String>) {
+    let authority = world.api::<Secret>().get("demo-client-ca").await.unwrap();
+    let keys = authority.data.unwrap().into_keys().filter(|key| key.starts_with(authority_key::PENDING)).collect();
+    (keys, issuer.requests().await.into_keys().collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deleted_user_waited_for_is_removed() {
+    let world = World::new("pending").await;
+    let (issuer, names) = (Issuer::new(&world).await, names(&world, "demo"));
+    let member = Healthy { secrets: world.api(), peer_url: names.peer_url(&names.member(0)) };
+    let operator = world.operator_with_dialer(Arc::new(member));
+    let clusters = world.api::<EtcdCluster>();
+    world.cluster("demo", spec()).await;
+    issuer
+        .during(Behavior::Correct, async {
+            world.bootstrapped("demo").await;
+            run_pod(&world).await;
+            // What is unused is known only once the members are.
+            until_ok(async || {
+                let status = clusters.get("demo").await.unwrap().status.unwrap_or_default();
+                (status.cluster_id == Some(CLUSTER)).then_some(()).ok_or_else(|| format!("the member is recorded: {status:#?}"))
+            })
+            .await;
+        })
+        .await;
+
+    let deleted = issuer.during(Behavior::Silent, async {
+        let names = json!({ "spec": { "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } } });
+        clusters.patch("demo", &PatchParams::default(), &Patch::Merge(names)).await.unwrap();
+        let of_member = until("the member waits for a certificate", async || {
+            let now = waiting(&world, &issuer).await;
+            (now.0.len() == 1 && now.1.len() == 1).then_some(now)
+        })
+        .await;
+
+        let user = world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+        world.user_reports("app", "WaitingForIssuer").await;
+        let holder = Holder::User { name: "app".into(), uid: Uid::of(&user.metadata).unwrap() };
+        let (keys, requests) = waiting(&world, &issuer).await;
+        let of_user: Vec<_> = keys.difference(&of_member.0).cloned().collect();
+        assert_eq!((of_user, requests.len()), (vec![pending_key(&holder, tls_key::CRT)], 2));
+
+        world.delete::<EtcdUser>("app").await;
+        until_ok(async || {
+            let now = waiting(&world, &issuer).await;
+            if now == of_member { Ok(()) } else { Err(format!("{now:?} is {of_member:?}")) }
+        })
+        .await;
+        operator.wait_for_passes(3).await;
+        assert_eq!(waiting(&world, &issuer).await, of_member, "those of the member stay");
+    });
+    deleted.await;
+
+    // What the member waited for is used.
+    let served = until("the member has its certificate", async || {
+        let leaf = certificate(&world.api::<Secret>().get("demo-0-tls").await.unwrap(), member_key::SERVER_CRT);
+        leaf.dns_names().contains("etcd.example.com").then_some(leaf)
+    });
+    issuer.during(Behavior::Correct, served).await;
+    until("nothing is left", async || (waiting(&world, &issuer).await == Default::default()).then_some(())).await;
+    operator.stop().await;
+}
