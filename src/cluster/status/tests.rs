@@ -379,9 +379,10 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
     let mut world = World::bootstrapped(THREE);
     world.now += SignedDuration::from_hours(1);
     world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
-    let mut restarted = vec![];
+    let (mut restarted, mut events) = (vec![], vec![]);
     for _ in 0..200 {
         let report = world.pass().report;
+        events.extend(report.events.clone());
         assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, ConditionType::Degraded).message);
         if !world.silent.is_empty() {
             assert_eq!(
@@ -401,6 +402,10 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
         }
     }
     assert_eq!(restarted.len(), 3);
+    let back = events.iter().filter(|event| event.reason == "MemberRestarted");
+    let mut back: Vec<_> = back.filter_map(|event| note(event).split_once(" is healthy again, ")).map(|(name, _)| name).collect();
+    back.sort_unstable();
+    assert_eq!(back, ["demo-0", "demo-1", "demo-2"], "one event for each restart");
 
     // Long after the restarts.
     world.taken.clear();
@@ -408,7 +413,8 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
     world.silent.insert(names().member(1));
     assert_eq!(conditions(&world.pass().report)[2], ("True", "MemberDown"));
     world.silent.clear();
-    world.pass();
+    let up = world.pass().report;
+    assert_eq!(reasons(&up.events), ["Healthy"], "it was not restarted");
     world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "again".to_owned())].into());
     for _ in 0..10 {
         if world.taken.is_empty() {
