@@ -64,7 +64,8 @@ pub fn is_refused(input: &Input, domain: Domain, authorities: &Authorities) -> b
 
 /// The member that ends again and again since it trusts the next authority, while none runs that trusts it. Go refuses certificates
 /// that other programs read, and etcd does not start with a trust bundle that has one. No verifier refuses the form of a built-in
-/// authority, and a container that was out of memory has ended for that reason.
+/// authority, a container that was out of memory has ended for that reason, and a member presents a leaf of the next authority only
+/// after others have started with it.
 fn not_starting(input: &Input, domain: Domain, authorities: &Authorities) -> Option<Note> {
     let issuer = &authorities.issuers.next;
     let trusting = || input.observed.members.iter().filter(|(_, member)| trusts_next(member, authorities, domain));
@@ -72,7 +73,7 @@ fn not_starting(input: &Input, domain: Domain, authorities: &Authorities) -> Opt
         let since = member.pod.as_deref().and_then(running_since);
         member.etcd.status().is_some() || since.is_some_and(|since| input.now.duration_since(since) >= STARTED)
     };
-    if *issuer == Issuer::BuiltIn || trusting().any(|(_, member)| runs(member)) {
+    if *issuer == Issuer::BuiltIn || is_presented(input, authorities) || trusting().any(|(_, member)| runs(member)) {
         return None;
     }
     let ends = |pod: &Pod| is_crashing(pod, input.now) && out_of_memory(pod).is_none();
