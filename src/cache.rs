@@ -78,7 +78,13 @@ pub struct Scope {
 impl Scope {
     /// A Secret that the operator created.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<CachedSecret> {
-        let (secret, derived) = self.secrets.find(namespace, name)?;
+        self.secrets.view(namespace, name)
+    }
+}
+
+impl Kept<Secret, SecretDerived> {
+    fn view(&self, namespace: &str, name: &str) -> Option<CachedSecret> {
+        let (secret, derived) = self.find(namespace, name)?;
         Some(Cached::new(Arc::new(SecretView::new(&secret)), derived))
     }
 }
@@ -269,8 +275,43 @@ pub fn slim(pod: &mut Pod) {
 #[cfg(test)]
 mod tests {
     use kube::runtime::reflector;
+    use jiff::{SignedDuration, Timestamp};
 
     use super::*;
+    use crate::{
+        certificates::{
+            authority_secret,
+            transition::{AuthorityRequest, NewAuthority},
+        },
+        pki::Domain,
+    };
+
+    fn authorities(version: &str, now: Timestamp) -> Secret {
+        let new = |name: &str| NewAuthority::BuiltIn { common_name: name.into(), duration: SignedDuration::from_hours(24 * 365) };
+        let (domain, secret) = (Domain::Client, "ca".to_owned());
+        let request = AuthorityRequest { domain, secret, active: new("demo 1"), next: new("demo 2") };
+        let mut secret = Secret { data: Some(authority_secret::create(&request, None, now).unwrap()), ..Secret::default() };
+        secret.metadata.name = Some("ca".into());
+        secret.metadata.namespace = Some("ns".into());
+        secret.metadata.resource_version = Some(version.into());
+        redact(&mut secret);
+        secret
+    }
+
+    /// The list of all issued certificates is in it: it would be parsed for each user.
+    #[test]
+    fn authorities_are_read_once_for_each_version_of_their_secret() {
+        let (store, mut writer) = reflector::store();
+        let kept: Kept<Secret, SecretDerived> = Kept { store, derived: Arc::default() };
+        let now = "2026-03-01T12:00:00Z".parse().unwrap();
+        writer.apply_watcher_event(&watcher::Event::Apply(authorities("1", now)));
+        let read = || kept.view("ns", "ca").unwrap().authorities().unwrap().clone();
+        let first = read();
+        assert!(Arc::ptr_eq(&first, &read()));
+        writer.apply_watcher_event(&watcher::Event::Apply(authorities("2", now)));
+        let second = read();
+        assert!(!Arc::ptr_eq(&first, &second) && Arc::ptr_eq(&second, &read()));
+    }
 
     #[test]
     fn what_was_derived_from_an_object_is_forgotten_with_it() {

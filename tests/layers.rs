@@ -1,4 +1,5 @@
-//! Imports go down: a file uses only layers below its own, and there are no import cycles.
+//! Imports go down: a file uses only layers below its own, and there are no import cycles, neither between files nor between folders
+//! that are beside each other.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -232,30 +233,99 @@ fn imports_go_down() {
     assert!(wrong.is_empty(), "these imports do not go down:\n{}", wrong.join("\n"));
 }
 
+/// What is left of these dependencies when everything that is in no cycle is removed: a module that uses no other one, or that no
+/// other one uses.
+fn cycles(mut needs: BTreeMap<Module, BTreeSet<Module>>) -> BTreeMap<Module, BTreeSet<Module>> {
+    loop {
+        let before = needs.len();
+        let left: BTreeSet<_> = needs.keys().cloned().collect();
+        for needed in needs.values_mut() {
+            needed.retain(|other| left.contains(other));
+        }
+        needs.retain(|_, needed| !needed.is_empty());
+        let needed: BTreeSet<_> = needs.values().flatten().cloned().collect();
+        needs.retain(|module, _| needed.contains(module));
+        if needs.len() == before {
+            return needs;
+        }
+    }
+}
+
+/// The part of a folder that a module belongs to, as seen from that folder: a file, a folder in it with everything below, or the
+/// folder's own `mod.rs`. `None` if the module is elsewhere.
+fn part_of(folder: &str, module: &str) -> Option<Module> {
+    if module == folder {
+        return Some(folder.to_owned());
+    }
+    let rest = if folder.is_empty() { module } else { module.strip_prefix(folder)?.strip_prefix("::")? };
+    let first = rest.split("::").next()?;
+    Some(if folder.is_empty() { first.to_owned() } else { format!("{folder}::{first}") })
+}
+
+/// The modules that have others below them, and the root.
+fn folders(needs: &BTreeMap<&Module, BTreeSet<Module>>) -> BTreeSet<Module> {
+    let parents = |module: &Module| {
+        let parts: Vec<_> = module.split("::").map(str::to_owned).collect();
+        (0..parts.len()).map(move |count| parts[..count].join("::")).collect::<Vec<_>>()
+    };
+    needs.keys().copied().flat_map(parents).collect()
+}
+
+/// The dependencies between folders that have the same parent. A folder and the files in it are one room: what is inside may use the
+/// files beside the folder, as `pki::acceptance` uses `pki::certificate`, and a file beside it may use the folder, as `pki::external`
+/// does. That is no cycle as long as the files are in none (see [`cycles`]). Two folders beside each other must not need each other, not
+/// even by way of different files.
+fn needs_of_folders(needs: &BTreeMap<&Module, BTreeSet<Module>>, parent: &str) -> BTreeMap<Module, BTreeSet<Module>> {
+    let all = folders(needs);
+    let folder = |module: &Module| part_of(parent, module).filter(|part| part != parent && all.contains(part));
+    let mut found: BTreeMap<Module, BTreeSet<Module>> = BTreeMap::new();
+    for (module, needed) in needs {
+        let Some(from) = folder(module) else { continue };
+        let others = needed.iter().filter_map(folder).filter(|to| *to != from);
+        found.entry(from.clone()).or_default().extend(others);
+    }
+    found
+}
+
+fn describe(cycles: &BTreeMap<Module, BTreeSet<Module>>) -> String {
+    let lines: Vec<_> = cycles.iter().map(|(module, needed)| format!("{module} needs {needed:?}")).collect();
+    lines.join("\n")
+}
+
 #[test]
 fn there_are_no_import_cycles() {
     let files = read();
     let needs = needs(&files);
-    // A module that uses no other one, or that no other one uses, is in no cycle.
-    let mut rest: BTreeMap<&Module, BTreeSet<&Module>> = needs
-        .iter()
-        .map(|(module, needed)| (*module, needed.iter().filter(|other| files.contains_key(*other)).collect()))
-        .collect();
-    loop {
-        let before = rest.len();
-        let left: BTreeSet<_> = rest.keys().copied().collect();
-        for needed in rest.values_mut() {
-            needed.retain(|other| left.contains(other));
-        }
-        rest.retain(|_, needed| !needed.is_empty());
-        let needed: BTreeSet<_> = rest.values().flatten().copied().collect();
-        rest.retain(|module, _| needed.contains(module));
-        if rest.len() == before {
-            break;
-        }
+    let between_files = cycles(needs.iter().map(|(module, needed)| ((*module).clone(), needed.clone())).collect());
+    assert!(between_files.is_empty(), "these files import each other:\n{}", describe(&between_files));
+    for parent in folders(&needs) {
+        let between_folders = cycles(needs_of_folders(&needs, &parent));
+        assert!(between_folders.is_empty(), "these folders import each other:\n{}", describe(&between_folders));
     }
-    let rest: Vec<_> = rest.iter().map(|(module, needed)| format!("{module} needs {needed:?}")).collect();
-    assert!(rest.is_empty(), "these files import each other:\n{}", rest.join("\n"));
+}
+
+#[test]
+fn cycles_of_folders_are_found() {
+    let uses = |module: &str, needed: &[&str]| (module.to_owned(), needed.iter().map(|other| (*other).to_owned()).collect());
+    let modules: BTreeMap<Module, BTreeSet<Module>> = [
+        uses("pki::external", &["pki::acceptance::path"]),
+        uses("pki::acceptance::path", &["pki::certificate"]),
+        uses("pki::certificate", &[]),
+        uses("api::one", &["pki::certificate"]),
+        uses("pki::two", &["api::three"]),
+        uses("api::three", &[]),
+        uses("cluster::act::one", &["cluster::status::two"]),
+        uses("cluster::status::three", &["cluster::act::four"]),
+        uses("cluster::status::two", &[]),
+        uses("cluster::act::four", &[]),
+    ]
+    .into();
+    let needs: BTreeMap<&Module, BTreeSet<Module>> = modules.iter().map(|(module, needed)| (module, needed.clone())).collect();
+    assert!(cycles(modules.clone()).is_empty(), "no file is in a cycle");
+    let found = |parent: &str| cycles(needs_of_folders(&needs, parent)).into_keys().collect::<Vec<_>>();
+    assert_eq!(found(""), ["api", "pki"]);
+    assert_eq!(found("cluster"), ["cluster::act", "cluster::status"]);
+    assert!(found("pki").is_empty(), "a folder and the files beside it are one room");
 }
 
 #[test]

@@ -199,4 +199,24 @@ mod tests {
         let groups = lock(&users.groups);
         assert!(groups.names.is_empty() && groups.of.is_empty(), "{groups:?}");
     }
+
+    /// A namespace has thousands of users, and a pass is made over each of them.
+    #[test]
+    fn only_the_users_with_the_same_key_are_looked_at() {
+        let (store, mut writer) = reflector::store();
+        let users = Users::new(store, Arc::default());
+        for number in 0..3000 {
+            let user = user(&format!("user-{number}"), "{clusterRef: {name: demo}}");
+            see(&users, &mut writer, &watcher::Event::Apply(user));
+        }
+        let mine = user("user-17", "{clusterRef: {name: demo}}");
+        let like = || names(&users.like(mine.0.as_ref().unwrap()));
+        assert_eq!(like(), ["user-17", "user-17"]);
+        // Users are looked up and not searched for: one with the same key that is not in the groups is not found.
+        let same = user("same", "{clusterRef: {name: demo}, commonName: user-17}");
+        writer.apply_watcher_event(&watcher::Event::Apply(same.clone()));
+        assert_eq!(like(), ["user-17", "user-17"]);
+        see(&users, &mut writer, &watcher::Event::Apply(same));
+        assert_eq!(like(), ["user-17", "same", "user-17"]);
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
     kubernetes::secret::SecretView,
     pki::ReissueReason,
     reporting::publish::Report,
-    user::status::{UserOutcome, expiry, report},
+    user::status::{UserOutcome, bug, expiry, report},
 };
 
 fn user(name: &str, spec: &str) -> EtcdUser {
@@ -320,6 +320,34 @@ fn a_refusal_is_reported_once_by_a_warning() {
     assert!(matches!(report.events[0].type_, EventType::Warning));
     user.status = Some(report.status);
     assert!(reported(&user, &observed, &outcome, world.now).2.events.is_empty());
+}
+
+/// The certificate is as good as before.
+#[test]
+fn a_panic_is_reported_once_and_changes_nothing_else() {
+    let (world, mut user, observed) = served();
+    let note = || Note::new(Reason::InternalError, "panicked at src/user/plan.rs:1");
+    for (outcome, status) in [
+        (UserOutcome::Ready, "True"),
+        (UserOutcome::Blocked(Obstacle::Refused(Note::new(Reason::CommonNameTaken, "taken"))), "False"),
+    ] {
+        let before = report(&user, &observed, &outcome, world.now).status;
+        user.status = Some(before.clone());
+        let found = bug(&user, note(), world.now + SignedDuration::from_hours(1));
+        let ready = condition(&found.status.conditions, ConditionType::Ready).unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), (status, "InternalError"));
+        assert_eq!(ready.message, "panicked at src/user/plan.rs:1");
+        assert_eq!(ready.last_transition_time, before.conditions[0].last_transition_time, "the status of the condition stays");
+        assert_eq!(EtcdUserStatus { conditions: before.conditions.clone(), ..found.status.clone() }, before);
+        let events: Vec<_> = found.events.iter().map(|event| event.reason.as_str()).collect();
+        assert_eq!((events, found.done.len()), (vec!["InternalError"], 0));
+        assert!(matches!(found.events[0].type_, EventType::Warning));
+        user.status = Some(found.status);
+        assert!(bug(&user, note(), world.now).events.is_empty(), "once");
+        user.status = None;
+    }
+    let new = bug(&user, note(), world.now).status;
+    assert_eq!(condition(&new.conditions, ConditionType::Ready).unwrap().status, "False", "it was never ready");
 }
 
 #[test]

@@ -70,7 +70,10 @@ async fn go_client(world: Arc<World>) {
 async fn documents(world: Arc<World>) {
     let kubeconfig = world.write("kubeconfig", &[("config".to_owned(), own_context(&world).await.into_bytes())].into());
     let operations = "docs/operations.md";
-    for (file, section) in [("README.md", "First use"), (operations, "Members"), (operations, "When it does not work")] {
+    let clients = "Clients outside of Kubernetes";
+    let sections =
+        [("README.md", "First use"), (operations, clients), (operations, "Members"), (operations, "When it does not work")];
+    for (file, section) in sections {
         let document = fs::read_to_string(root().join(file)).unwrap();
         let (_, text) = document.split_once(&format!("\n## {section}\n")).unwrap();
         let text = text.split_once("\n## ").map_or(text, |(text, _)| text);
@@ -81,7 +84,8 @@ async fn documents(world: Arc<World>) {
         assert!(script.contains("kubectl "), "{section}");
         let output = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
         world.measure(format!("{file}, {section}: {} lines", output.lines().count()));
-        assert!(section != "First use" || output.contains("greeting"), "{output}");
+        assert!(section != "First use" || output.contains("greeting\nhello\n"), "{output}");
+        assert!(section != clients || output.contains("Z3JlZXRpbmc="), "{output}");
     }
     assert_eq!(world.until_ready("demo").await.members.len(), 5);
 }

@@ -1,14 +1,21 @@
 //! What the kubelet reports about the containers of a pod.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
-use crate::kubernetes::pod::{added_statuses, etcd_status, waiting_reason};
+use crate::kubernetes::pod::{added_statuses, etcd_status, is_terminating, running_since, waiting_reason};
 
 /// The kubelet's reason for a container that exceeded its memory limit, or that was killed because its node had no memory left.
 const OOM_KILLED: &str = "OOMKilled";
 
-/// The kubelet's reason for a container whose process could not be started. Only the message says why.
-const START_ERROR: &str = "StartError";
+/// The kubelet's reasons for a container whose process ended. The exit code says as much.
+const ENDED: [&str; 2] = ["Error", "Completed"];
+
+/// How long after its start a container is taken for one that may end again.
+pub const STARTED: SignedDuration = SignedDuration::from_mins(1);
+
+/// How many restarts of a container are not taken for a sign that it ends again and again: a new member may have to wait for others.
+const USUAL_RESTARTS: i32 = 1;
 
 /// Why etcd does not run in a pod: because of its container, or because of one that others added.
 pub fn problem(pod: &Pod) -> Option<String> {
@@ -50,12 +57,24 @@ fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
 fn end(pod: &Pod, container: &ContainerStatus, ended: &ContainerStateTerminated) -> String {
     let reason = match ended.reason.as_deref() {
         Some(OOM_KILLED) => Some(format!("{OOM_KILLED}{}", memory(pod, &container.name))),
-        Some(START_ERROR) => ended.message.as_ref().map(|message| format!("{START_ERROR}: {message}")),
-        _ => None,
+        reason => {
+            let parts = [reason.filter(|reason| !ENDED.contains(reason)).map(str::to_owned), last_words(ended)];
+            Some(parts.into_iter().flatten().collect::<Vec<_>>().join(": ")).filter(|reason| !reason.is_empty())
+        }
     };
     let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
     format!("exit code {}{reason}", ended.exit_code)
 }
+
+/// The last line of what a container left as its message. If the message is the end of its log, the lines before may be about anything.
+fn last_words(ended: &ContainerStateTerminated) -> Option<String> {
+    let line = ended.message.as_ref()?.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    let words: String = line.chars().take(LONGEST_WORDS).collect();
+    Some(if words.len() < line.len() { words + "..." } else { words })
+}
+
+/// How much of a container's last words is quoted, in characters.
+const LONGEST_WORDS: usize = 300;
 
 /// What limits the memory of a container, as a suffix for a message. The limits of init containers are not observed.
 fn memory(pod: &Pod, name: &str) -> String {
@@ -74,6 +93,19 @@ pub fn out_of_memory(pod: &Pod) -> Option<String> {
     let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
     let ended = now.or_else(|| last_end(container)).filter(|ended| is_out_of_memory(ended))?;
     Some(format!("its container last ended with {}", end(pod, container, ended)))
+}
+
+/// Whether etcd ends again and again: it has been restarted more than once in its pod, and does not run for long. The pod of a member
+/// that starts within the usual time never shows that.
+pub fn is_crashing(pod: &Pod, now: Timestamp) -> bool {
+    let is_restarted = etcd_status(pod).is_some_and(|container| container.restart_count > USUAL_RESTARTS);
+    is_restarted && !is_terminating(pod) && running_since(pod).is_none_or(|since| now.duration_since(since) < STARTED)
+}
+
+/// How etcd's container ended the last time, if it runs again.
+pub fn previous_end(pod: &Pod) -> Option<String> {
+    let container = etcd_status(pod)?;
+    Some(format!("its container last ended with {}", end(pod, container, last_end(container)?)))
 }
 
 /// Whether a container ended because of its memory.
@@ -111,6 +143,8 @@ mod tests {
             ("exitCode: 137, reason: Error", "exit code 137"),
             ("exitCode: 137, reason: OOMKilled", "exit code 137 (OOMKilled: its memory limit is 8Mi)"),
             ("exitCode: 128, reason: StartError, message: no such file", "exit code 128 (StartError: no such file)"),
+            ("exitCode: 1, reason: Error, message: \"starting\\nno space left\\n\"", "exit code 1 (no space left)"),
+            ("exitCode: 128, reason: ContainerCannotRun", "exit code 128 (ContainerCannotRun)"),
         ] {
             let loops = format!(
                 "state: {{ waiting: {{ reason: CrashLoopBackOff, message: back-off 10s }} }}, lastState: {{ terminated: {{ {ended} }} }}"
@@ -137,6 +171,29 @@ mod tests {
         let initializing = status("etcd", "state: { waiting: { reason: PodInitializing } }");
         let init = pod(&format!("[{initializing}]"), &format!("[{}]", status("istio-init", refused)));
         assert_eq!(problem(&init).unwrap(), "its container istio-init is waiting: ErrImagePull: image i cannot be pulled");
+    }
+
+    #[test]
+    fn long_last_words_are_cut_short() {
+        let ended = |words: &str| ContainerStateTerminated { message: Some(words.into()), ..ContainerStateTerminated::default() };
+        assert_eq!(last_words(&ended(&"ä".repeat(300))), Some("ä".repeat(300)));
+        assert_eq!(last_words(&ended(&"ä".repeat(301))), Some("ä".repeat(300) + "..."));
+        assert_eq!(last_words(&ended(" \n")), None);
+    }
+
+    #[test]
+    fn a_container_crashes_if_it_was_restarted_more_than_once_and_does_not_run_for_long() {
+        let now: Timestamp = "2026-03-01T12:00:59Z".parse().unwrap();
+        let runs = "state: { running: { startedAt: 2026-03-01T12:00:00Z } }";
+        let waits = "state: { waiting: { reason: CrashLoopBackOff } }";
+        for (restarts, state, seconds, expected) in
+            [(1, waits, 0, false), (2, waits, 0, true), (2, runs, 0, true), (2, runs, 1, false), (1, runs, 0, false)]
+        {
+            let status = format!("{{ name: etcd, ready: false, restartCount: {restarts}, image: i, imageID: i, {state} }}");
+            let pod = pod(&format!("[{status}]"), "[]");
+            let now = now + SignedDuration::from_secs(seconds);
+            assert_eq!(is_crashing(&pod, now), expected, "{restarts} restarts, {state}, {now}");
+        }
     }
 
     #[test]

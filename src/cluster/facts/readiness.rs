@@ -22,10 +22,12 @@ pub fn why_not_ready(member: &ObservedMember) -> String {
     });
     match (pending, member.etcd.problem()) {
         (Some(problem), _) => problem,
-        // The cause may be the node, or too little memory.
+        // The cause may be the node, too little memory, or whatever keeps it from starting.
         (None, Some(problem)) => {
             let node = node_of(pod).map(|node| format!("its node is {node}"));
-            [Some(problem.to_owned()), node, containers::out_of_memory(pod)].into_iter().flatten().collect::<Vec<_>>().join("; ")
+            let first_start = || containers::previous_end(pod).filter(|_| !member.has_started());
+            let ended = containers::out_of_memory(pod).or_else(first_start);
+            [Some(problem.to_owned()), node, ended].into_iter().flatten().collect::<Vec<_>>().join("; ")
         }
         (None, None) => "its pod is not ready".into(),
     }

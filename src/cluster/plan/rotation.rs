@@ -175,6 +175,10 @@ fn phase(
             changes.certificates.push(note.clone());
             changes.problems.push(note);
         }
+        Verdict::NotStarting(note) => {
+            missing.push(format!("a CA with which members start; see {}", ConditionType::Degraded.as_str()));
+            changes.problems.push(note);
+        }
     }
     let suffix = if missing.is_empty() { String::new() } else { format!("; waiting for: {}", missing.join(", ")) };
     let (name, since) = (rotation.phase.as_str(), rotation.since);

@@ -1,6 +1,6 @@
 //! Whether members accept what the next authority of a rotation signs. An authority that they trust may still be one whose
 //! certificates they refuse: Go applies the extensions of an authority to everything that it signed. So nothing depends on the
-//! next authority before a member has been seen to accept a certificate of it.
+//! next authority before a member has been seen to accept a certificate of it. It may even be one with which no member starts.
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
@@ -11,6 +11,7 @@ use crate::{
     certificates::authorities::Authorities,
     cluster::{
         facts::{
+            containers::{STARTED, is_crashing, out_of_memory},
             roster::{Roster, RosterEntry},
             trust::{peer_leaf_of, trusted_by},
         },
@@ -31,6 +32,8 @@ pub enum Verdict {
     Pending(String),
     /// Members refuse it.
     Refused(Note),
+    /// A member does not start with the authority in its trust bundle, perhaps because of it.
+    NotStarting(Note),
 }
 
 /// Whether certificates of the next authority are tried: in a rotation, until it is the active one.
@@ -43,17 +46,47 @@ pub fn is_due(authorities: &Authorities) -> bool {
 pub fn verdict(input: &Input, domain: Domain, authorities: &Authorities) -> Verdict {
     match domain {
         _ if is_unused(input) => Verdict::Accepted,
-        Domain::Client if is_due(authorities) => of_client(input, authorities),
-        Domain::Peer if is_due(authorities) => of_peer(input, authorities, &authorities.next),
+        _ if is_due(authorities) => match (not_starting(input, domain, authorities), domain) {
+            (Some(note), _) => Verdict::NotStarting(note),
+            (None, Domain::Client) => of_client(input, authorities),
+            (None, Domain::Peer) => of_peer(input, authorities, &authorities.next),
+        },
         // An earlier version made it the active one without a trial. The operator itself is a client.
         Domain::Peer if is_reissuing(authorities) => of_peer(input, authorities, &authorities.active),
         Domain::Client | Domain::Peer => Verdict::Accepted,
     }
 }
 
-/// Whether members refuse what the next authority signs.
+/// Whether members refuse what the next authority signs, or one does not start with it.
 pub fn is_refused(input: &Input, domain: Domain, authorities: &Authorities) -> bool {
-    matches!(verdict(input, domain, authorities), Verdict::Refused(_))
+    matches!(verdict(input, domain, authorities), Verdict::Refused(_) | Verdict::NotStarting(_))
+}
+
+/// The member that ends again and again since it trusts the next authority, while none runs that trusts it. Go refuses certificates
+/// that other programs read, and etcd does not start with a trust bundle that has one. No verifier refuses the form of a built-in
+/// authority, a container that was out of memory has ended for that reason, and a member presents a leaf of the next authority only
+/// after others have started with it.
+fn not_starting(input: &Input, domain: Domain, authorities: &Authorities) -> Option<Note> {
+    let issuer = &authorities.issuers.next;
+    let trusting = || input.observed.members.iter().filter(|(_, member)| trusts_next(member, authorities, domain));
+    let runs = |member: &ObservedMember| {
+        let since = member.pod.as_deref().and_then(running_since);
+        member.etcd.status().is_some() || since.is_some_and(|since| input.now.duration_since(since) >= STARTED)
+    };
+    if *issuer == Issuer::BuiltIn || is_presented(input, authorities) || trusting().any(|(_, member)| runs(member)) {
+        return None;
+    }
+    let ends = |pod: &Pod| is_crashing(pod, input.now) && out_of_memory(pod).is_none();
+    let (name, _) = trusting().find(|(_, member)| member.pod.as_deref().is_some_and(ends))?;
+    let names = input.facts.names;
+    let message = format!(
+        "{name} ends again and again since its trust bundle has CA {:?} of {issuer}, which may be why; kubectl -n {} logs {} --previous          shows the reason. {}",
+        authorities.next.common_name(),
+        names.namespace(),
+        names.pod(name),
+        take_back(input, domain, authorities)
+    );
+    Some(Note::new(Reason::MemberDown, message))
 }
 
 /// Whether there are no members, so that nothing has to trust or accept anything.

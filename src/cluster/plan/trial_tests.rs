@@ -1,15 +1,18 @@
+use k8s_openapi::api::core::v1::Pod;
+
 use crate::{
-    api::{IssuerSpec, Reason},
+    api::{ConditionType, IssuerSpec, Reason, condition},
     cluster::{
         facts::trust::peer_leaf_of,
-        fixtures::World,
+        fixtures::{World, names},
         observed::Trial,
         plan::{
+            changes::Plan,
             issuers::tests::{authority, ca_secret, set_issuer},
             rotation::tests::{ROTATION, domain, request, settle, transitions},
         },
     },
-    names::{member_key, tls_key},
+    names::{annotation as key, member_key, tls_key},
     pki::{Authority, Domain},
     reporting::note::Note,
 };
@@ -215,4 +218,117 @@ fn a_port_that_the_operator_cannot_reach_is_named() {
     world.hides_metrics = false;
     settle(&mut world, &[], &[]);
     assert!(domain(&world, Domain::Peer).phase.is_none());
+}
+
+/// A cluster of which a domain is changed to an authority with which etcd does not start. It is as far as it gets.
+fn changed_to_an_unreadable_authority(of: Domain, spec: &str) -> World {
+    let mut world = World::bootstrapped(spec);
+    world.allows_outage = world.cluster.spec.replicas < 3;
+    world.unreadable.insert("odd".into());
+    world.taken.clear();
+    set_issuer(&mut world, of, ca_secret("company"));
+    let odd = authority("odd", &world);
+    world.set_external(of, odd, vec![]);
+    for _ in 0..300 {
+        world.pass();
+        world.check_trust(&[], &[]);
+    }
+    world
+}
+
+/// The words about an authority that may be why a member does not start.
+fn suspicion(world: &mut World) -> Option<String> {
+    let changes = world.changes();
+    let mut found = changes.problems.into_iter().filter(|note| note.reason == Reason::MemberDown);
+    let first = found.next();
+    assert!(found.next().is_none());
+    first.map(|note| note.message)
+}
+
+#[test]
+fn an_authority_with_which_a_member_does_not_start_is_named() {
+    for of in Domain::ALL {
+        let mut world = changed_to_an_unreadable_authority(of, "{}");
+        assert_eq!((world.healthy_members(), domain(&world, of).phase.as_deref()), (2, Some("Distributing")));
+        let restarted: Vec<_> = world.taken.iter().filter(|step| step.starts_with("RestartMember")).collect();
+        assert_eq!(restarted.len(), 1, "no other is restarted, and this one only once: {restarted:?}");
+        let member = restarted[0].strip_prefix("RestartMember ").unwrap().to_owned();
+        let message = suspicion(&mut world).unwrap();
+        let patch = format!(
+            r#"kubectl -n ns patch etcdcluster demo --type merge -p '{{"spec":{{"tls":{{"{of}":{{"issuer":null}}}}}}}}'"#
+        );
+        for part in [member.as_str(), "CA \"odd\" of the CA in Secret company", &format!("logs {member}-0 --previous"), &patch] {
+            assert!(message.contains(part), "{message}");
+        }
+        let report = world.report();
+        let degraded = condition(&report.status.conditions, ConditionType::Degraded).unwrap();
+        let ended = format!("{member}: its container is waiting: CrashLoopBackOff: it ended with exit code 1");
+        assert_eq!(degraded.reason, "MemberDown");
+        assert!(degraded.message.contains(&message) && degraded.message.contains(&ended), "{}", degraded.message);
+    }
+}
+
+/// With one or two members there is no quorum then.
+#[test]
+fn an_authority_with_which_a_member_does_not_start_is_taken_back_with_the_spec() {
+    for (of, replicas) in Domain::ALL.into_iter().flat_map(|of| [(of, 1), (of, 2), (of, 3)]) {
+        let mut world = changed_to_an_unreadable_authority(of, &format!("replicas: {replicas}"));
+        assert_eq!(world.has_quorum(), replicas == 3);
+        let (taken, healthy) = (world.taken.len(), world.healthy_members());
+        let stopped = world.taken[taken - 1].clone();
+        assert!(stopped.starts_with("RestartMember"), "{:?}", world.taken);
+        set_issuer(&mut world, of, IssuerSpec::default());
+        for _ in 0..20 {
+            world.pass();
+        }
+        assert_eq!(world.taken[taken..][..2], ["PrepareCA".to_owned(), stopped], "the member that does not start is restarted");
+        assert!(world.healthy_members() > healthy, "{} of {replicas}", world.healthy_members());
+        settle(&mut world, &[], &[]);
+        assert_eq!(transitions(&world, taken), ROTATION);
+        for key in [member_key::CLIENT_CA, member_key::PEER_CA] {
+            assert!(!world.trusted(key).contains("odd"));
+        }
+        assert_eq!(world.healthy_members(), replicas);
+    }
+}
+
+#[test]
+fn an_authority_with_which_a_member_does_not_start_is_replaced_by_the_next_good_one() {
+    for of in Domain::ALL {
+        let mut world = changed_to_an_unreadable_authority(of, "{}");
+        let good = authority("good", &world);
+        world.set_external(of, good, vec![]);
+        settle(&mut world, &[], &[]);
+        assert_eq!((domain(&world, of).active.name.as_str(), world.healthy_members()), ("good", 3));
+    }
+}
+
+#[test]
+fn an_authority_is_not_suspected_if_another_member_runs_with_it_or_memory_is_the_reason() {
+    for of in Domain::ALL {
+        let mut world = changed_to_an_unreadable_authority(of, "{}");
+        assert!(suspicion(&mut world).is_some());
+        world.kubelet = false;
+        let ordinal = (0..3).find(|ordinal| world.cannot_read_bundles(&names().member(*ordinal))).unwrap();
+        let plan = |world: &World, change: &dyn Fn(&mut Pod)| {
+            let mut observed = world.observed.clone();
+            change(observed.members.get_mut(&names().member(ordinal)).unwrap().pod.as_mut().unwrap());
+            let other = observed.members.get_mut(&names().member((ordinal + 1) % 3)).unwrap().pod.as_mut().unwrap();
+            change(other);
+            let Plan::Change(changes) = world.plan_on(&observed) else { panic!() };
+            changes.problems.iter().any(|note| note.reason == Reason::MemberDown)
+        };
+        assert!(plan(&world, &|_| {}));
+        let killed = |pod: &mut Pod| {
+            let container = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
+            let ended = container.last_state.as_mut().and_then(|last| last.terminated.as_mut());
+            ended.into_iter().for_each(|ended| ended.reason = Some("OOMKilled".into()));
+        };
+        assert!(!plan(&world, &killed));
+        let annotation = world.pod(ordinal).metadata.annotations.as_ref().unwrap()[key::BUNDLES].clone();
+        let trusts = move |pod: &mut Pod| {
+            pod.metadata.annotations.as_mut().unwrap().insert(key::BUNDLES.into(), annotation.clone());
+        };
+        assert!(!plan(&world, &trusts));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
@@ -12,7 +12,10 @@ use super::{
 use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
-        facts::{containers::out_of_memory, readiness::refusing},
+        facts::{
+            containers::{STARTED, is_crashing, out_of_memory},
+            readiness::refusing,
+        },
         observed::{Observed, ObservedMember},
         outcome::Decision,
     },
@@ -67,8 +70,8 @@ fn problems(input: &Input) -> Vec<Note> {
 }
 
 /// The members that are down. A member that has never started, is about to be ready or is being restarted is not down:
-/// `Progressing` reports it. A member that was down before counts as down until it is healthy, and so does one that cannot start
-/// because it has too little memory or because Kubernetes refuses its pod.
+/// `Progressing` reports it. A member that was down before counts as down until it is healthy, and so does one that cannot start:
+/// it ends again and again, has too little memory, or Kubernetes refuses its pod.
 fn down_members(input: &Input) -> Vec<Note> {
     let Input { observed, facts, decision, now, .. } = input;
     if decision.blocked().is_some() {
@@ -89,15 +92,18 @@ fn down_members(input: &Input) -> Vec<Note> {
         };
         // One that refuses the operator is reported as that.
         let is_refusing = member.etcd.refusal().is_some();
-        let is_reported = reason != Reason::MemberDown || member.has_started() && !is_refusing && !is_excused(name, member);
+        let needs_attention = || if member.has_started() { !is_excused(name, member) } else { cannot_start(member, *now) };
+        let is_reported = reason != Reason::MemberDown || !is_refusing && needs_attention();
         let is_down = is_reported && !is_removed(facts.names, observed, name);
         describe_down(name, member).filter(|_| is_down).map(|message| Note::new(reason, message))
     };
     observed.members.iter().filter_map(|(name, member)| note(name, member)).collect()
 }
 
-/// How long after the start of a container its last end explains why it is not healthy.
-const STARTED: SignedDuration = SignedDuration::from_mins(1);
+/// Whether a member that has never started ends again and again.
+fn cannot_start(member: &ObservedMember, now: Timestamp) -> bool {
+    member.etcd.status().is_none() && member.pod.as_deref().is_some_and(|pod| is_crashing(pod, now))
+}
 
 /// Whether etcd has ended because of its memory, and has not run for long since.
 fn has_no_memory(pod: &Pod, now: Timestamp) -> bool {

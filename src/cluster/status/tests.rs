@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use jiff::SignedDuration;
 use k8s_openapi::{
-    api::core::v1::{PodCondition, ResourceRequirements},
+    api::core::v1::{ContainerStatus, PodCondition, ResourceRequirements},
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1::{Condition, Time},
@@ -202,6 +202,10 @@ fn completed_requests_are_remembered() {
     }
 }
 
+fn container(world: &mut World, ordinal: u32) -> &mut ContainerStatus {
+    &mut world.pod(ordinal).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0]
+}
+
 /// Marks the last end of a member's container as caused by its memory limit of 8Mi.
 fn set_out_of_memory(world: &mut World, ordinal: u32) {
     world.crash(ordinal);
@@ -210,8 +214,7 @@ fn set_out_of_memory(world: &mut World, ordinal: u32) {
     let pod = world.pod(ordinal);
     let limits = Some([("memory".to_owned(), Quantity("8Mi".into()))].into());
     pod.spec.as_mut().unwrap().containers[0].resources = Some(ResourceRequirements { limits, ..ResourceRequirements::default() });
-    let status = pod.status.as_mut().unwrap();
-    let last = status.container_statuses.as_mut().unwrap()[0].last_state.as_mut().unwrap().terminated.as_mut().unwrap();
+    let last = container(world, ordinal).last_state.as_mut().unwrap().terminated.as_mut().unwrap();
     (last.exit_code, last.reason) = (137, Some("OOMKilled".into()));
 }
 
@@ -234,6 +237,48 @@ fn too_little_memory_is_reported_even_of_a_member_that_has_never_started() {
         assert_eq!(conditions(&report)[2], ("True", "OOMKilled"));
         assert_eq!(condition(&report, ConditionType::Degraded).message, message);
         assert_eq!(report.status.members[0].message.as_deref(), message.strip_prefix("demo-0: "));
+    }
+}
+
+/// The first member and one that joins. One restart of its container may be part of a usual start.
+#[test]
+fn a_member_that_has_never_started_and_ends_again_and_again_is_reported() {
+    for joins in [false, true] {
+        let mut world = if joins { World::bootstrapped(ONE) } else { World::new(ONE) };
+        world.cluster.spec.replicas = if joins { 2 } else { 1 };
+        let ordinal = u32::from(joins);
+        let name = names().member(ordinal);
+        while world.observed.members.get(&name).is_none_or(|member| member.pod.is_none()) {
+            assert_eq!(conditions(&world.pass().report)[2], ("False", "Healthy"));
+        }
+        world.kubelet = false;
+        let claim = world.member(ordinal).claim.as_mut().unwrap();
+        claim.status.get_or_insert_default().phase = Some("Bound".into());
+        claim.metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
+        let running = container(&mut world, ordinal).state.clone();
+        set_not_ready(&mut world, ordinal);
+        world.crash(ordinal);
+        let ended = container(&mut world, ordinal).last_state.as_mut().unwrap().terminated.as_mut().unwrap();
+        (ended.exit_code, ended.message) = (1, Some("starting\nlistener failed: x509: malformed certificate\n".into()));
+        for (restarts, degraded) in [(1, ("False", "Healthy")), (2, ("True", "MemberDown"))] {
+            container(&mut world, ordinal).restart_count = restarts;
+            assert_eq!(conditions(&world.report())[2], degraded, "after {restarts} restarts");
+        }
+        let ended = "ended with exit code 1 (listener failed: x509: malformed certificate)";
+        let message = format!("{name}: its container is waiting: CrashLoopBackOff: it {ended}");
+        let report = world.pass().report;
+        assert_eq!(condition(&report, ConditionType::Degraded).message, message);
+        assert_eq!(reasons(&report.events).iter().filter(|reason| **reason == "MemberDown").count(), 1);
+        // It is started once more, and ends soon.
+        container(&mut world, ordinal).state = running;
+        world.now = running_since(world.pod(ordinal)).unwrap() + SignedDuration::from_secs(59);
+        let report = world.pass().report;
+        assert_eq!(conditions(&report)[2], ("True", "MemberDown"));
+        let message = &condition(&report, ConditionType::Degraded).message;
+        assert!(message.ends_with(&format!("; its container last {ended}")), "{message}");
+        assert!(reasons(&report.events).iter().all(|reason| *reason != "MemberDown"));
+        // It may be reading its data or catching up.
+        assert_eq!(conditions(&world.report())[2], ("False", "Healthy"));
     }
 }
 
@@ -263,10 +308,10 @@ fn an_end_because_of_memory_explains_only_what_follows_at_once() {
         let mut world = World::bootstrapped(THREE);
         let plan = world.plan();
         set_not_ready(&mut world, 1);
-        let running = world.pod(1).status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0].state.clone();
+        let running = container(&mut world, 1).state.clone();
         set_out_of_memory(&mut world, 1);
         world.member(1).etcd = Probe::Unreachable("connection refused".into());
-        world.pod(1).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state = running;
+        container(&mut world, 1).state = running;
         world.now = running_since(world.pod(1)).unwrap() + SignedDuration::from_secs(seconds);
         let report = world.report_on(&plan, &Outcome::default());
         assert_eq!(conditions(&report)[2], ("True", reason), "after {seconds} s");
@@ -334,9 +379,10 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
     let mut world = World::bootstrapped(THREE);
     world.now += SignedDuration::from_hours(1);
     world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
-    let mut restarted = vec![];
+    let (mut restarted, mut events) = (vec![], vec![]);
     for _ in 0..200 {
         let report = world.pass().report;
+        events.extend(report.events.clone());
         assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, ConditionType::Degraded).message);
         if !world.silent.is_empty() {
             assert_eq!(
@@ -356,6 +402,10 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
         }
     }
     assert_eq!(restarted.len(), 3);
+    let back = events.iter().filter(|event| event.reason == "MemberRestarted");
+    let mut back: Vec<_> = back.filter_map(|event| note(event).split_once(" is healthy again, ")).map(|(name, _)| name).collect();
+    back.sort_unstable();
+    assert_eq!(back, ["demo-0", "demo-1", "demo-2"], "one event for each restart");
 
     // Long after the restarts.
     world.taken.clear();
@@ -363,7 +413,8 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
     world.silent.insert(names().member(1));
     assert_eq!(conditions(&world.pass().report)[2], ("True", "MemberDown"));
     world.silent.clear();
-    world.pass();
+    let up = world.pass().report;
+    assert_eq!(reasons(&up.events), ["Healthy"], "it was not restarted");
     world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "again".to_owned())].into());
     for _ in 0..10 {
         if world.taken.is_empty() {
@@ -735,9 +786,10 @@ fn the_first_expiry_is_reported_in_status_and_metrics() {
 fn the_phase_of_a_rotation_is_reported() {
     let mut world = World::bootstrapped(ONE);
     world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), "peer".into());
-    let mut phases = vec![];
+    let (mut phases, mut events) = (vec![], vec![]);
     for _ in 0..200 {
-        let status = world.pass().report.status;
+        let Report { status, events: new, .. } = world.pass().report;
+        events.extend(new);
         let domains = state(&mut world, &status).domains;
         assert_eq!(domains.client.phase, None);
         phases.push(domains.peer.phase);
@@ -745,6 +797,8 @@ fn the_phase_of_a_rotation_is_reported() {
     phases.dedup();
     let [distributing, reissuing, dropping] = Phase::ALL.map(Some);
     assert_eq!(phases, [None, distributing, reissuing, dropping, None]);
+    // All certificates are replaced, most of them several times. What the rotation does is announced by itself.
+    assert!(!reasons(&events).contains(&"CertificatesServed"), "{:?}", reasons(&events));
 }
 
 #[test]
