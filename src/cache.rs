@@ -274,8 +274,8 @@ pub fn slim(pod: &mut Pod) {
 
 #[cfg(test)]
 mod tests {
-    use kube::runtime::reflector;
     use jiff::{SignedDuration, Timestamp};
+    use kube::runtime::reflector;
 
     use super::*;
     use crate::{

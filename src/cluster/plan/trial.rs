@@ -80,7 +80,8 @@ fn not_starting(input: &Input, domain: Domain, authorities: &Authorities) -> Opt
     let (name, _) = trusting().find(|(_, member)| member.pod.as_deref().is_some_and(ends))?;
     let names = input.facts.names;
     let message = format!(
-        "{name} ends again and again since its trust bundle has CA {:?} of {issuer}, which may be why; kubectl -n {} logs {} --previous          shows the reason. {}",
+        "{name} ends again and again since its trust bundle has CA {:?} of {issuer}, which may be why; kubectl -n {} logs {} --previous \
+         shows the reason. {}",
         authorities.next.common_name(),
         names.namespace(),
         names.pod(name),
