@@ -258,7 +258,7 @@ fn check_probe(answer: &SignedAnswer, domain: Domain, spec: &LeafSpec, now: Time
         Some(why) => return Err(format!("the certificate that it signed {why}")),
     }
     let permitted = spec.within(external.path());
-    external.check(domain, &permitted, now).map_err(|e| e.to_string())?;
+    external.check(domain, &permitted).map_err(|e| e.to_string())?;
     // A member's certificate does not have the names that the authority may not sign for, so this one alone is not acceptable.
     if permitted == *spec {
         pki::verify(&leaf, &external.authority, now).map_err(|e| e.to_string())?;

@@ -130,8 +130,8 @@ impl ExternalAuthority {
     ///
     /// # Errors
     /// [`PkiError::Refused`].
-    pub fn check(&self, domain: Domain, leaf: &LeafSpec, now: Timestamp) -> Result<(), PkiError> {
-        judge(self.path(), domain, leaf, now)
+    pub fn check(&self, domain: Domain, leaf: &LeafSpec) -> Result<(), PkiError> {
+        judge(self.path(), domain, leaf)
     }
 }
 

@@ -36,6 +36,7 @@ mod tests;
 mod tlv;
 mod verify;
 
+pub use acceptance::rules as acceptance_rules;
 pub use authority::{Authority, BACKDATING, Leaf, LeafSpec, Usage};
 pub use certificate::{Certificate, bundle, read_bundle};
 pub use chain::{parent, path, presented_chain, renewed_first};

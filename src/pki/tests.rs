@@ -730,7 +730,7 @@ fn a_refusal_names_the_certificate_and_what_mends_it() {
     let moment = Certificate::from_pem(&read("issuing")).unwrap().not_before() + SECOND;
     let check = |name: &str, roots: &[u8], domain| {
         let external = ExternalAuthority::of_secret(&read(name), roots, moment).unwrap();
-        external.check(domain, &spec(), moment).err().map(|problem| problem.to_string())
+        external.check(domain, &spec()).err().map(|problem| problem.to_string())
     };
     for domain in Domain::ALL {
         let why = "etcd and clients in Go would refuse it: \"servers\" has an extendedKeyUsage without clientAuth, and they apply it to \

@@ -97,7 +97,8 @@ impl Key {
     /// A key that openssl generates from these options.
     pub fn generate(dir: &Path, name: &str, kind: &'static str, options: &str) -> Self {
         let path = dir.join(name);
-        openssl(dir, &format!("genpkey {options} -out {name}"));
+        let command = if kind == "DSA" { "dsaparam -genkey" } else { "genpkey" };
+        openssl(dir, &format!("{command} -out {name} {options}"));
         openssl(dir, &format!("pkey -in {name} -pubout -outform DER -out {name}.pub"));
         let spki = fs::read(dir.join(format!("{name}.pub"))).unwrap();
         let pem = fs::read(&path).unwrap();
@@ -119,6 +120,7 @@ impl Key {
         match self.kind {
             "RSA" => "rsa-sha256",
             "Ed25519" => "ed25519",
+            "DSA" => "dsa-sha256",
             _ => "ecdsa-sha256",
         }
     }
@@ -159,6 +161,7 @@ pub fn algorithm(name: &str) -> Vec<u8> {
         "rsa-sha256" => rsa(11),
         "rsa-sha384" => rsa(12),
         "rsa-sha512" => rsa(13),
+        "dsa-sha256" => seq(&[oid("2.16.840.1.101.3.4.3.2")]),
         "ed25519" => seq(&[oid("1.3.101.112")]),
         "pss-sha256" => {
             let hash = seq(&[oid("2.16.840.1.101.3.4.2.1"), null.clone()]);

@@ -387,6 +387,8 @@ pub fn keys() -> Vec<Feature> {
         "RSA 2048",
         "RSA 3072",
         "RSA 1024",
+        "DSA 1024",
+        "DSA 2048",
     ];
     names.into_iter().map(|key| feature(format!("key {key}"), move |recipe| recipe.key = key)).collect()
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use etcd_warden::pki::{Authority, Certificate, Domain, ExternalAuthority, LeafSpec, PkiError, Usage};
+use etcd_warden::pki::{Authority, Certificate, Domain, ExternalAuthority, LeafSpec, PkiError, Usage, acceptance_rules};
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
@@ -34,9 +34,27 @@ fn now() -> Timestamp {
     NOW.parse().unwrap()
 }
 
-/// Where the operator is stricter than those who verify, on purpose: it wants every CA to say that it is one and verifies
-/// the signatures of the whole chain in both domains, of which peers look at the CA only. It is never less strict.
+/// Where the operator is stricter than those who verify, on purpose. It is never less strict.
+///
+/// It wants every CA to say that it is one. These features begin with these words.
 const STRICTER: [&str; 4] = ["no basicConstraints", "neither keyUsage nor basicConstraints", "keyUsage []", "version 1"];
+
+/// It reads and verifies the whole chain in both domains, of which peers look at the CA only: it is the same chain for clients. In the
+/// peer domain it refuses these features in what is above the CA, though nobody else looks at them. They have these words.
+const STRICTER_ABOVE: [&str; 12] = [
+    "expired",
+    "not valid yet",
+    "pathlen Some(0)",
+    "pathlen -1",
+    "CA:FALSE",
+    "CA by another boolean",
+    "keyUsage [6]",
+    "keyUsage [0, 2]",
+    "key RSA 1024",
+    "key explicit",
+    "serial",
+    "twice",
+];
 
 /// Where in the chain the certificate is that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +100,8 @@ impl Keys {
             ("compressed", "EC", ec("P-256")),
             ("Ed25519", "Ed25519", "-algorithm ed25519".into()),
             ("RSA 1024", "RSA", rsa(1024)),
+            ("DSA 1024", "DSA", "1024".into()),
+            ("DSA 2048", "DSA", "2048".into()),
             ("RSA 2048", "RSA", rsa(2048)),
             ("RSA 3072", "RSA", rsa(3072)),
         ];
@@ -232,7 +252,7 @@ fn verdict(subject: &Subject, keys: &Keys, domain: Domain) -> Result<(), PkiErro
     let authority = Authority::load(external.authority.pem().as_bytes(), &keys.0[subject.key].pem)?;
     let usage = if domain == Domain::Peer { Usage::Both } else { Usage::Server };
     let trial = spec(domain, usage).within(external.path());
-    external.check(domain, &trial, now())?;
+    external.check(domain, &trial)?;
     authority.issue(&trial, now()).map(drop)
 }
 
@@ -246,10 +266,12 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Whether the operator may refuse what no other verifier refuses.
-    fn may_be_stricter(&self) -> bool {
-        let is_above = matches!(self.subject.place, Place::Between | Place::Above);
-        STRICTER.iter().any(|name| self.subject.name.starts_with(name)) || self.domain == Domain::Peer && is_above
+    /// The words by which the operator may refuse what no other verifier refuses.
+    fn may_be_stricter(&self) -> Option<&'static str> {
+        let (place, name) = (self.subject.place, &self.subject.name);
+        let is_above = self.domain == Domain::Peer && matches!(place, Place::Between | Place::Above);
+        let above = STRICTER_ABOVE.iter().find(|words| is_above && name.contains(*words));
+        STRICTER.iter().find(|words| name.starts_with(*words)).or(above).copied()
     }
 }
 
@@ -362,17 +384,21 @@ fn the_verdict_is_that_of_go_and_of_openssl() {
     let asked = of(Domain::Client).chain(of(Domain::Peer));
     let questions: Vec<_> = asked.map(|(subject, domain)| Question::of(subject, &keys, domain)).collect();
     let (go, openssl) = (ask_go(dir.path(), &questions), ask_openssl(&questions));
-    let (mut accepted, mut stricter, mut wrong) = (0, 0, vec![]);
+    let (mut accepted, mut stricter, mut wrong) = (0, BTreeMap::<_, usize>::new(), vec![]);
+    let mut deciding = BTreeSet::new();
     for ((question, go), openssl) in questions.iter().zip(go).zip(openssl) {
         let theirs = [("Go", go), ("OpenSSL", openssl), ("rustls", question.ask_rustls())];
         let refused: Vec<_> = theirs.iter().filter_map(|(who, why)| Some(format!("{who}: {}", why.as_ref()?))).collect();
         let ours = verdict(question.subject, &keys, question.domain);
         accepted += usize::from(ours.is_ok());
         if refused.is_empty() == ours.is_ok() {
+            if let Err(PkiError::Refused { rule, .. }) = ours {
+                deciding.insert(rule);
+            }
             continue;
         }
-        if ours.is_err() && question.may_be_stricter() {
-            stricter += 1;
+        if let Some(words) = question.may_be_stricter().filter(|_| ours.is_err()) {
+            *stricter.entry(words).or_default() += 1;
             continue;
         }
         let ours = ours.err().map_or("accepts it".into(), |error| error.to_string());
@@ -381,10 +407,19 @@ fn the_verdict_is_that_of_go_and_of_openssl() {
     }
     let (all, refused) = (questions.len(), questions.len() - accepted);
     println!(
-        "{} authorities, {all} verdicts: {accepted} accepted, {refused} refused ({stricter} by the operator alone), {} disagreements",
+        "{} authorities, {all} verdicts: {accepted} accepted, {refused} refused ({} by the operator alone: {stricter:?}), {} \
+         disagreements",
         subjects.len(),
+        stricter.values().sum::<usize>(),
         wrong.len()
     );
+    assert!(subjects.len() >= 1500, "the generator makes {} authorities only", subjects.len());
     assert!(accepted > 500 && refused > 500, "the generator makes too few of one kind");
     assert!(wrong.is_empty(), "{} disagreements:\n{}", wrong.len(), wrong.join("\n"));
+    let needless: Vec<_> = STRICTER.iter().chain(&STRICTER_ABOVE).filter(|words| !stricter.contains_key(*words)).collect();
+    assert!(needless.is_empty(), "the operator is not stricter with these: {needless:?}");
+    let idle: Vec<_> = acceptance_rules().filter(|rule| !deciding.contains(rule)).collect();
+    assert!(idle.is_empty(), "these rules decide no case: {idle:?}");
+    let names: BTreeSet<_> = acceptance_rules().collect();
+    assert_eq!(names.len(), acceptance_rules().count(), "each rule has a name of its own");
 }

@@ -28,7 +28,7 @@ fn said(dir: &Path, name: &str, roots: &[&str], domain: Domain) -> String {
         let external = ExternalAuthority::of_secret(&read(format!("{name}.crt")), &roots, now)?;
         let authority = Authority::load(external.authority.pem().as_bytes(), &read(format!("{name}.key")))?;
         let trial = spec(domain, if domain == Domain::Peer { Usage::Both } else { Usage::Server }).within(external.path());
-        external.check(domain, &trial, now)?;
+        external.check(domain, &trial)?;
         let names = authority.issue(&trial, now)?.certificate.dns_names().clone();
         assert_eq!(names, trial.dns_names);
         Ok(())

@@ -1,6 +1,5 @@
 //! What is judged: an authority, those above it, and the names that it is to sign for.
 
-use jiff::Timestamp;
 use x509_parser::{certificate::X509Certificate, extensions::X509Extension, oid_registry::Oid};
 
 use crate::pki::{
@@ -21,8 +20,6 @@ pub(super) struct Case<'a> {
     pub(super) names: Vec<Name>,
     /// The subject of its leaves.
     pub(super) subject: Name,
-    /// The time.
-    pub(super) now: Timestamp,
 }
 
 /// One certificate of the chain.
@@ -38,15 +35,10 @@ impl<'a> Case<'a> {
     ///
     /// # Errors
     /// If a certificate is not readable.
-    pub(super) fn of(
-        path: impl IntoIterator<Item = &'a Certificate>,
-        domain: Domain,
-        leaf: &LeafSpec,
-        now: Timestamp,
-    ) -> Result<Self, PkiError> {
+    pub(super) fn of(path: impl IntoIterator<Item = &'a Certificate>, domain: Domain, leaf: &LeafSpec) -> Result<Self, PkiError> {
         let link = |certificate: &'a Certificate| Ok(Link { certificate, read: certificate.read()? });
         let links = path.into_iter().map(link).collect::<Result<_, PkiError>>()?;
-        Ok(Self { links, domain, names: leaf.names().collect(), subject: Name::common(&leaf.common_name), now })
+        Ok(Self { links, domain, names: leaf.names().collect(), subject: Name::common(&leaf.common_name) })
     }
 
     /// Whether the last certificate is a root. Only then verifiers that walk up to the root can be served at all.

@@ -15,8 +15,6 @@ mod readable;
 mod trust;
 mod uri;
 
-use jiff::Timestamp;
-
 use self::case::Case;
 use super::{authority::LeafSpec, certificate::Certificate, domain::Domain, error::PkiError};
 
@@ -44,8 +42,9 @@ const fn rule(name: &'static str, by: By, refuses: fn(&Case<'_>, usize) -> Optio
     Rule { name, by, refuses }
 }
 
-/// All rules.
-const RULES: [Rule; 22] = [
+/// All rules. That each certificate of the chain is one of a CA, is valid now, permits the CAs below it and has an RSA or EC key that
+/// OpenSSL accepts is not among them: without that there is no path to a root ([`ExternalAuthority`](super::ExternalAuthority)).
+const RULES: [Rule; 19] = [
     rule("strings", By::GoParsing, readable::strings),
     rule("never-critical", By::GoParsing, readable::never_critical),
     rule("version", By::GoParsing, readable::version),
@@ -59,16 +58,18 @@ const RULES: [Rule; 22] = [
     rule("names", By::GoVerifying, trust::names),
     rule("directory-names", By::Operator, trust::directory_names),
     rule("limits", By::Operator, trust::limits),
-    rule("authority", By::OpenSsl, path::authority),
-    rule("validity", By::OpenSsl, path::validity),
-    rule("path-length", By::OpenSsl, path::path_length),
-    rule("extended-key-usage", By::OpenSsl, path::extended_key_usage),
-    rule("critical-extensions", By::OpenSsl, path::critical_extensions),
-    rule("names", By::OpenSsl, path::names),
-    rule("key", By::OpenSsl, path::key),
-    rule("signature", By::OpenSsl, path::signature),
-    rule("authority-key", By::OpenSsl, path::authority_key),
+    rule("openssl-extended-key-usage", By::OpenSsl, path::extended_key_usage),
+    rule("openssl-critical-extensions", By::OpenSsl, path::critical_extensions),
+    rule("openssl-names", By::OpenSsl, path::names),
+    rule("openssl-key", By::OpenSsl, path::key),
+    rule("openssl-signature", By::OpenSsl, path::signature),
+    rule("openssl-authority-key", By::OpenSsl, path::authority_key),
 ];
+
+/// The names of all rules, which [`PkiError::Refused`] has.
+pub fn rules() -> impl Iterator<Item = &'static str> {
+    RULES.iter().map(|rule| rule.name)
+}
 
 impl By {
     /// The places in the chain that it looks at.
@@ -103,9 +104,8 @@ pub(super) fn judge<'a>(
     path: impl IntoIterator<Item = &'a Certificate>,
     domain: Domain,
     leaf: &LeafSpec,
-    now: Timestamp,
 ) -> Result<(), PkiError> {
-    let case = Case::of(path, domain, leaf, now)?;
+    let case = Case::of(path, domain, leaf)?;
     for Rule { name: rule, by, refuses } in &RULES {
         if let Some((link, why)) = by.places(&case).find_map(|at| Some((&case.links[at], refuses(&case, at)?))) {
             let name = link.certificate.common_name();

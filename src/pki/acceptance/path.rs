@@ -2,11 +2,10 @@
 //! rustls stop at the authority.
 
 use x509_parser::{
-    extensions::{GeneralName, KeyUsage, ParsedExtension},
+    extensions::{GeneralName, ParsedExtension},
     oid_registry::{OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_SUBJECT_ALT_NAME},
     prelude::AlgorithmIdentifier,
     public_key::PublicKey,
-    x509::X509Version,
 };
 
 use super::{
@@ -44,24 +43,6 @@ pub(super) fn critical_extensions(case: &Case<'_>, at: usize) -> Option<String> 
     Some(unknown_critical(unknown))
 }
 
-fn key_usage<'l>(link: &'l Link<'_>) -> Option<&'l KeyUsage> {
-    link.read.key_usage().ok().flatten().map(|usage| usage.value)
-}
-
-/// Certificates that are not those of an authority.
-pub(super) fn authority(case: &Case<'_>, at: usize) -> Option<String> {
-    let link = &case.links[at];
-    let usage = key_usage(link);
-    if usage.is_some_and(|usage| !usage.key_cert_sign()) {
-        return Some("may not sign certificates; have it issued with keyCertSign in keyUsage".into());
-    }
-    let is_ca = match link.read.basic_constraints().ok().flatten() {
-        Some(constraints) => constraints.value.ca,
-        None => usage.is_some() || (link.read.version() == X509Version::V1 && link.certificate.is_self_signed()),
-    };
-    (!is_ca).then(|| "is not a CA certificate; have it issued with basicConstraints=critical,CA:TRUE".into())
-}
-
 /// Extended key usages without the one of servers. `anyExtendedKeyUsage` does not count.
 pub(super) fn extended_key_usage(case: &Case<'_>, at: usize) -> Option<String> {
     let uses = uses(&case.links[at])?;
@@ -71,16 +52,6 @@ pub(super) fn extended_key_usage(case: &Case<'_>, at: usize) -> Option<String> {
         "has an extendedKeyUsage without serverAuth, and they apply it to every certificate below it; have it issued without \
          extendedKeyUsage, or with serverAuth and clientAuth"
             .into()
-    })
-}
-
-/// More authorities below one than it permits. Those with the same name as their issuer do not count.
-pub(super) fn path_length(case: &Case<'_>, at: usize) -> Option<String> {
-    let constraints = case.links[at].read.basic_constraints().ok().flatten()?.value;
-    let below = case.below(at).filter(|link| !link.is_self_issued()).count();
-    let longest = usize::try_from(constraints.path_len_constraint?).ok()?;
-    (longest < below).then(|| {
-        format!("allows fewer CAs below it than the {below} of the chain; have it issued without pathlen in basicConstraints, or sign with a CA nearer to it")
     })
 }
 
@@ -106,23 +77,15 @@ fn names_of(link: &Link<'_>) -> Vec<Name> {
     directory.into_iter().filter(|name| !name.content.is_empty()).chain(emails).chain(alternative).collect()
 }
 
-/// Authorities that have expired or are not valid yet.
-pub(super) fn validity(case: &Case<'_>, at: usize) -> Option<String> {
-    let certificate = case.links[at].certificate;
-    let (from, to) = (certificate.not_before(), certificate.not_after());
-    certificate.check_valid_authority(case.now).err()?;
-    Some(format!("is valid from {from} to {to} only; renew it"))
-}
-
-/// Keys of less than 112 bits of security, which is the least at OpenSSL's security level 2.
+/// DSA keys of less than 112 bits of security, which is the least at OpenSSL's security level 2. Such keys of other kinds are refused
+/// before.
 pub(super) fn key(case: &Case<'_>, at: usize) -> Option<String> {
     let key = case.links[at].read.public_key();
-    let bits = match key.parsed().ok()? {
-        PublicKey::RSA(key) => key.key_size(),
-        PublicKey::DSA(_) => return Some("has a DSA key; use a CA with an EC key".into()),
-        _ => return None,
-    };
-    (bits < 2048).then(|| format!("has an RSA key of {bits} bits; use a CA with at least 2048"))
+    let PublicKey::DSA(_) = key.parsed().ok()? else { return None };
+    let parameters = elements(key.algorithm.parameters.as_ref()?.data)?;
+    let prime = parameters.first()?.1;
+    let used = prime.len() - prime.iter().take_while(|octet| **octet == 0).count();
+    (used < 2048 / 8).then(|| "has a DSA key of less than 2048 bits; use a CA with an EC key".into())
 }
 
 /// Signatures by MD5 or SHA-1. That of the root is not verified.
