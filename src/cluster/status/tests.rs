@@ -381,8 +381,8 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
     world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
     let (mut restarted, mut events) = (vec![], vec![]);
     for _ in 0..200 {
-        let report = world.pass().report;
-        events.extend(report.events.clone());
+        let mut report = world.pass().report;
+        events.append(&mut report.events);
         assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, ConditionType::Degraded).message);
         if !world.silent.is_empty() {
             assert_eq!(
