@@ -21,7 +21,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Client, Resource, ResourceExt,
-    core::{DeserializeGuard, NamespaceResourceScope},
+    core::NamespaceResourceScope,
     runtime::{
         reflector::{ObjectRef, Store},
         watcher,
@@ -46,10 +46,7 @@ use crate::{
 };
 
 pub use users::Users;
-pub use watch::Unread;
-
-/// A custom resource, which this version of the operator may be unable to read.
-pub type Guarded<K> = DeserializeGuard<K>;
+pub use watch::{Guarded, Unread};
 
 /// The cache of one namespace, or of all namespaces.
 pub struct Scope {

@@ -7,7 +7,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::{Guarded, Watched};
+use super::watch::{Guarded, Watched};
 use crate::api::{ConditionType, DomainStatus, EtcdCluster, condition};
 
 /// A namespace and a name.

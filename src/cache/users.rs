@@ -10,7 +10,7 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 
-use super::{Guarded, Watched};
+use super::watch::{Guarded, Watched};
 use crate::{
     api::EtcdUser,
     names::{user_common_name, user_secret},

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Debug, hash::Hash, time::Duration};
 use futures::{Stream, StreamExt};
 use kube::{
     Api, Client, Resource,
-    core::NamespaceResourceScope,
+    core::{DeserializeGuard, NamespaceResourceScope},
     runtime::{
         WatchStreamExt,
         reflector::{self, Lookup, Store},
@@ -15,6 +15,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
+
+/// A custom resource, which this version of the operator may be unable to read.
+pub type Guarded<K> = DeserializeGuard<K>;
 
 /// What a watch reports.
 pub(super) enum Watched<'a, K> {
