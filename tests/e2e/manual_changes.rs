@@ -86,7 +86,7 @@ async fn impossible_requests(world: Arc<World>) {
     };
     for name in ["demo-7", "demo", "demo-0-0", ""] {
         request(Some(name)).await;
-        let message = until_message(&world, ConditionType::Degraded, &format!("names {name}, which is not a member")).await;
+        let message = until_message(&world, ConditionType::Degraded, &format!("names {name:?}, which is not a member")).await;
         world.until_condition("demo", "Degraded", "True", "MemberNotFound", TIMEOUT).await;
         world.measure(format!("replace {name:?}: {message}"));
     }

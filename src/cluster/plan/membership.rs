@@ -91,7 +91,7 @@ fn complete_replacement(input: &Input, roster: &Roster) -> Changes {
         let request = input.cluster.requests.replacement(name);
         Changes { completed: vec![CompletedRequest::removed(key::REPLACE, None, Some(request))], ..Changes::default() }
     } else {
-        let message = format!("annotation {} names {name}, which is not a member", key::REPLACE);
+        let message = format!("annotation {} names {name:?}, which is not a member", key::REPLACE);
         Changes::default().problem(Reason::MemberNotFound, message)
     }
 }
