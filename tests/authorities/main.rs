@@ -41,17 +41,19 @@ const STRICTER: [&str; 4] = ["no basicConstraints", "neither keyUsage nor basicC
 
 /// It reads and verifies the whole chain in both domains, of which peers look at the CA only: it is the same chain for clients. In the
 /// peer domain it refuses these features in what is above the CA, though nobody else looks at them. They have these words.
-const STRICTER_ABOVE: [&str; 12] = [
+const STRICTER_ABOVE: [&str; 14] = [
     "expired",
     "not valid yet",
     "pathlen Some(0)",
     "pathlen -1",
     "CA:FALSE",
-    "CA by another boolean",
     "keyUsage [6]",
     "keyUsage [0, 2]",
     "key RSA 1024",
     "key explicit",
+    "key compressed",
+    "version 2",
+    "SAN [\"ip:7f0001\"]",
     "serial",
     "twice",
 ];
