@@ -323,7 +323,9 @@ mod tests {
         let object =
             |name: &str| -> ConfigMap { serde_saphyr::from_str(&format!("metadata: {{namespace: ns, name: {name}}}")).unwrap() };
         let derived_from = |names: &[&str]| {
-            names.iter().for_each(|name| assert!(kept.get("ns", name).is_some()));
+            for name in names {
+                assert!(kept.get("ns", name).is_some());
+            }
             let known = kept.derived.lock().unwrap();
             assert_eq!(known.len(), names.len(), "{:?}", known.keys());
         };

@@ -203,7 +203,7 @@ mod tests {
         assert!(!is_read_after(failure()).await);
         assert!(is_read_after(Ok(watcher::Event::Apply(ConfigMap::default()))).await);
         assert!(!is_read_after(failure()).await);
-        sleep(RESUMED - Duration::from_secs(5)).await;
+        sleep(Duration::from_secs(RESUMED.as_secs() - 5)).await;
         assert!(!is_read_after(failure()).await);
         sleep(RESUMED).await;
         assert!(unread.borrow().is_empty());

@@ -117,18 +117,17 @@ async fn what_a_deleted_user_waited_for_is_removed() {
     let operator = world.operator_with_dialer(Arc::new(member));
     let clusters = world.api::<EtcdCluster>();
     world.cluster("demo", spec()).await;
-    issuer
-        .during(Behavior::Correct, async {
-            world.bootstrapped("demo").await;
-            run_pod(&world).await;
-            // What is unused is known only once the members are.
-            until_ok(async || {
-                let status = clusters.get("demo").await.unwrap().status.unwrap_or_default();
-                (status.cluster_id == Some(CLUSTER)).then_some(()).ok_or_else(|| format!("the member is recorded: {status:#?}"))
-            })
-            .await;
+    let bootstraps = async {
+        world.bootstrapped("demo").await;
+        run_pod(&world).await;
+        // What is unused is known only once the members are.
+        until_ok(async || {
+            let status = clusters.get("demo").await.unwrap().status.unwrap_or_default();
+            (status.cluster_id == Some(CLUSTER)).then_some(()).ok_or_else(|| format!("the member is recorded: {status:#?}"))
         })
         .await;
+    };
+    Box::pin(issuer.during(Behavior::Correct, bootstraps)).await;
 
     let deleted = issuer.during(Behavior::Silent, async {
         let names = json!({ "spec": { "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } } });

@@ -323,7 +323,9 @@ fn an_authority_is_not_suspected_if_another_member_runs_with_it_or_memory_is_the
         let killed = |pod: &mut Pod| {
             let container = &mut pod.status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0];
             let ended = container.last_state.as_mut().and_then(|last| last.terminated.as_mut());
-            ended.into_iter().for_each(|ended| ended.reason = Some("OOMKilled".into()));
+            if let Some(ended) = ended {
+                ended.reason = Some("OOMKilled".into());
+            }
         };
         assert!(!plan(&world, &killed));
         let annotation = world.pod(ordinal).metadata.annotations.as_ref().unwrap()[key::BUNDLES].clone();
