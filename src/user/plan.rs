@@ -134,7 +134,7 @@ fn check_not_revoked(user: &EtcdUser, observed: &ObservedUser) -> Result<(), Obs
     } else {
         let cluster = &user.spec.cluster_ref.name;
         format!(
-            "its certificates are not revoked yet: EtcdCluster {cluster} does so next, unless it is paused or its client CA is lost"
+            "its certificates are being revoked by EtcdCluster {cluster}, which cannot do so while it is paused or its client CA is lost"
         )
     };
     Err(refused(Reason::Revoked, message))

@@ -236,7 +236,7 @@ fn a_revoked_user_gets_no_certificate() {
         assert_eq!(reason, Reason::Revoked);
         message.to_owned()
     };
-    assert!(revoked(&observed).contains("are not revoked yet: EtcdCluster demo"), "{}", revoked(&observed));
+    assert!(revoked(&observed).contains("are being revoked by EtcdCluster demo"), "{}", revoked(&observed));
     let without = ObservedUser { uid: "uid-of-another".into(), secret: None, ..observed };
     assert!(revoked(&without).contains("remove annotation etcd-warden.dev/revoke"), "{}", revoked(&without));
 }

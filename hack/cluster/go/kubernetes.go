@@ -32,7 +32,7 @@ func main() {
 	case "kube-scheduler":
 		cmd = sched.NewSchedulerCommand()
 	case "kubelet":
-		cmd = kubelet.NewKubeletCommand(context.Background())
+		cmd = command(kubelet.NewKubeletCommand)
 	case "kube-proxy":
 		cmd = proxy.NewProxyCommand()
 	case "kubectl":
@@ -42,4 +42,16 @@ func main() {
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(cmd))
+}
+
+// command makes a command with the function of any version: those before 1.33 take no context.
+func command(create any) *cobra.Command {
+	switch create := create.(type) {
+	case func() *cobra.Command:
+		return create()
+	case func(context.Context) *cobra.Command:
+		return create(context.Background())
+	default:
+		panic(fmt.Sprintf("a function that makes a command has the type %T", create))
+	}
 }

@@ -95,6 +95,9 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
     let quorum = voters.len() / 2 + 1;
     let running = holders.iter().filter(|(_, member)| progress(member).is_some()).count();
+    if voters.len() == 1 && running == 0 {
+        return format!("{described}. The cluster becomes available again without loss as soon as it runs");
+    }
     let wait = if holders.len() < quorum {
         "that is no quorum, so the cluster cannot become available again by itself".into()
     } else if running >= quorum {

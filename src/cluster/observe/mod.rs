@@ -13,9 +13,16 @@ use tokio::time::timeout;
 
 use super::{
     dial::member_list,
-    observed::{Observed, name_of},
+    observed::{Observed, Probe, name_of},
 };
-use crate::{api::EtcdCluster, context::Context, identity::Identity, names::Names, pki::Domain};
+use crate::{
+    api::EtcdCluster,
+    certificates::secret::CachedSecret,
+    context::Context,
+    identity::{self, Identity},
+    names::{Names, member_key},
+    pki::Domain,
+};
 
 /// The time limit for asking members, one after the other, for the member list. Together with the time limit for their statuses
 /// it keeps a pass well under the 30 seconds within which the status must report a change.
@@ -27,12 +34,18 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, no
     observed.issuer_answers = issuers::answers(context, cluster, names, now).await;
     objects::read_unwatched_claims(context, names, &mut observed).await;
     refusals::find(context, names, &mut observed).await;
-    let identity = match &observed.operator {
-        None => Err("the operator has no certificate for it yet".to_owned()),
-        Some(secret) => context.identities.of(&context.client, names, secret).await,
+    let own = observed.operator.as_ref().map(|secret| (secret, &identity::OPERATOR));
+    let identity = match own.or_else(|| of_member(&observed, now).map(|secret| (secret, &identity::MEMBER))) {
+        None => Err("the operator has no client certificate for it".to_owned()),
+        Some((secret, keys)) => context.identities.of(&context.client, names, secret, keys).await,
     };
     match &identity {
-        Err(problem) => observed.list = Err(problem.clone()),
+        Err(problem) => {
+            observed.list = Err(problem.clone());
+            for member in observed.members.values_mut().filter(|member| member.pod.is_some()) {
+                member.etcd = Probe::Skipped(format!("it was not asked: {problem}"));
+            }
+        }
         Ok(identity) => {
             ask(context, names, &mut observed, identity, now).await;
             // A duration that is invalid is reported, and nothing follows from it.
@@ -41,6 +54,17 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, no
         }
     }
     (observed, identity.ok())
+}
+
+/// The Secret of a member, for its client certificate. If the operator's own is lost together with the authority that signed it, this one
+/// is still accepted, and members can be asked and restarted to trust another authority.
+fn of_member(observed: &Observed, now: Timestamp) -> Option<&CachedSecret> {
+    let is_valid = |secret: &&CachedSecret| {
+        let leaf = secret.certificate(member_key::CLIENT_CRT).and_then(Result::ok);
+        leaf.is_some_and(|leaf| leaf.not_before() <= now && now < leaf.not_after())
+    };
+    let secrets = observed.members.values().filter_map(|member| member.secret.as_ref());
+    secrets.filter(|_| observed.has_come_up()).find(is_valid)
 }
 
 async fn ask(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity, now: Timestamp) {

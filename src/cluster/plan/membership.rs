@@ -131,6 +131,13 @@ fn delete_objects(input: &Input, roster: &Roster) -> Changes {
     Changes { step: roster.unlisted.iter().find_map(delete), ..Changes::default() }
 }
 
+/// Deletes the objects of the members that a recovery has left behind, before its survivor is restarted without the flag. While that one
+/// is down there is no member list, and what has objects is taken for a member: it would be started and reported as down.
+pub fn delete_left_behind(input: &Input, recovery: &Recovery) -> Changes {
+    let roster = input.facts.roster.as_ref().filter(|_| recovery.is_exclusive && recovery.step.is_some());
+    roster.map(|roster| delete_objects(input, roster)).unwrap_or_default()
+}
+
 /// Removes a member that the operator did not add and that has not started for a long time: it may raise the quorum, and it
 /// prevents others from being added.
 fn remove_unstarted(input: &Input, roster: &Roster) -> Changes {

@@ -104,6 +104,7 @@ fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending
         &|| objects::delete_budget(input),
         &|| rollout::restart_stuck(input, pending),
         &|| rollout::restart_cut_off(input, pending),
+        &|| membership::delete_left_behind(input, recovery),
         &|| Changes { step: recovery.step.clone(), ..Changes::default() },
         &|| rotation::plan(input),
         &|| membership::plan(input, recovery, rollout, pending, restarting),

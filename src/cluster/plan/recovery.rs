@@ -11,8 +11,8 @@
 //! | no pod of another member, and none will be created | the claims of the others are marked as discarded. From then on none of them starts again |
 //! | all claims are marked | the survivor's template gets `--force-new-cluster`, and its pod is recreated |
 //! | a member list, and the flag | the request is removed, and the flag is no longer desired |
-//! | no request, and a pod with the flag | that pod is recreated. Until then no member is added and the Service routes no client to it, so a container that restarts with the flag loses nothing |
-//! | neither request nor flag | the others are not listed: their certificates are revoked, their objects are deleted, and the cluster is scaled up |
+//! | no request, and a pod with the flag | the others are not listed: their certificates are revoked and their objects are deleted. Then that pod is recreated. Until then no member is added and the Service routes no client to it, so a container that restarts with the flag loses nothing |
+//! | neither request nor flag | the cluster is scaled up |
 
 use std::collections::{BTreeMap, BTreeSet};
 

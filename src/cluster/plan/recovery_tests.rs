@@ -185,6 +185,10 @@ fn a_survivor_becomes_a_cluster_of_one_and_is_scaled_up() {
         assert_eq!(begun, ["DiscardData for demo-0", "RestartMember demo-0"]);
         let restarts = world.taken.iter().filter(|step| *step == "RestartMember demo-0").count();
         assert_eq!(restarts, 2, "with the flag and without it: {:?}", world.taken);
+        let last = world.taken.iter().rposition(|step| step == "RestartMember demo-0").unwrap();
+        let is_deletion = |step: &String| ["DeleteStatefulSet", "DeleteClaim"].iter().any(|name| step.starts_with(name));
+        let deletions = world.taken[..last].iter().filter(|step| is_deletion(step)).count();
+        assert!(deletions > 0 && !world.taken[last..].iter().any(is_deletion), "they are deleted before it: {:?}", world.taken);
     }
 }
 

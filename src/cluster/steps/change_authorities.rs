@@ -88,13 +88,13 @@ impl Definition for ChangeAuthorities {
             Change::Prepare { next, .. } => {
                 format!("a rotation of the {domain} CA has started: {:?} is trusted before it signs", next.common_name())
             }
-            Change::Switch { .. } => format!("certificates are signed by the next {domain} CA now"),
+            Change::Switch { .. } => format!("the new {domain} CA signs certificates now"),
             Change::Replace { .. } => format!(
                 "members refused the certificates of the {domain} CA, which the next one has replaced; they are restarted to trust it"
             ),
             Change::Drop => {
                 format!(
-                    "all {domain} certificates are signed by the new CA; the previous ones were removed from all trust bundles"
+                    "all {domain} certificates are signed by the new CA; members are restarted to stop trusting the previous one"
                 )
             }
             Change::Finish => format!("the {domain} CA has been rotated: no member trusts or presents the previous one"),
