@@ -50,10 +50,25 @@ pub fn decide(input: &Input) -> Adoption {
     if objects.is_empty() {
         return Adoption::Nothing;
     }
+    if let Some(note) = being_deleted(input, &all) {
+        return Adoption::Refused(note);
+    }
     match previous_owner(input, &all) {
         Ok(from) => Adoption::Possible(Adopt { objects, from }),
         Err(problem) => Adoption::Refused(refusal(input, &objects, &problem)),
     }
+}
+
+/// What goes with the deleted cluster and still exists. Removing it by hand could remove what a new cluster has by then.
+fn being_deleted(input: &Input, all: &[Object]) -> Option<Note> {
+    let is_going = |meta: &ObjectMeta| annotation(meta, key::CLUSTER_UID).is_some() && !is_leftover(meta);
+    let going = all.iter().filter(|(_, meta)| !belongs(meta, input.facts.uid) && is_going(meta));
+    let going: Vec<_> = going.filter_map(|(kind, meta)| Some(Leftover::of(*kind, meta)?.describe())).collect();
+    let message = format!(
+        "a deleted EtcdCluster of this name is still being deleted; this one waits until nothing is left of it: {}",
+        going.join(", ")
+    );
+    (!going.is_empty()).then(|| Note::new(Reason::LeftoverData, message))
 }
 
 fn refusal(input: &Input, leftovers: &[Leftover], problem: &str) -> Note {
@@ -134,9 +149,6 @@ fn common_owner(input: &Input, all: &[Object]) -> Result<Uid, String> {
         let Some(uid) = annotation(meta, key::CLUSTER_UID) else {
             return Err(format!("{} did not belong to an EtcdCluster", describe()));
         };
-        if !is_leftover(meta) {
-            return Err(format!("{} is being deleted with its cluster", describe()));
-        }
         uids.insert(uid);
     }
     match uids.into_iter().collect::<Vec<_>>().as_slice() {
