@@ -253,7 +253,7 @@ async fn peer_authority_lost(world: Arc<World>) {
     lost_and_replaced(&world, Domain::Peer).await;
 }
 
-/// The client CA is lost permanently.
+/// The client CA is lost permanently, and the operator's certificate with it.
 async fn client_authority_lost(world: Arc<World>) {
     lost_and_replaced(&world, Domain::Client).await;
 }
@@ -267,6 +267,10 @@ async fn lost_and_replaced(world: &Arc<World>, domain: Domain) {
     let refreshing = refresh(Arc::clone(world));
     world.delete::<Secret>(&format!("demo-{domain}-ca")).await;
     world.until_condition("demo", "CertificatesReady", "False", "CALost", TIMEOUT).await;
+    if domain == Domain::Client {
+        // No CA can sign another one. The operator uses that of a member.
+        world.delete::<Secret>("demo-operator-tls").await;
+    }
     let began = Instant::now();
     rotate(world, &domain.to_string()).await;
     until("another CA signs", TIMEOUT * 4, || async {
