@@ -92,7 +92,7 @@ pub fn out_of_memory(pod: &Pod) -> Option<String> {
     let container = etcd_status(pod)?;
     let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
     let ended = now.or_else(|| last_end(container)).filter(|ended| is_out_of_memory(ended))?;
-    Some(format!("its container last ended with {}", end(pod, container, ended)))
+    Some(describe_last_end(pod, container, ended))
 }
 
 /// Whether etcd ends again and again: it has been restarted more than once in its pod, and does not run for long. The pod of a member
@@ -105,7 +105,11 @@ pub fn is_crashing(pod: &Pod, now: Timestamp) -> bool {
 /// How etcd's container ended the last time, if it runs again.
 pub fn previous_end(pod: &Pod) -> Option<String> {
     let container = etcd_status(pod)?;
-    Some(format!("its container last ended with {}", end(pod, container, last_end(container)?)))
+    Some(describe_last_end(pod, container, last_end(container)?))
+}
+
+fn describe_last_end(pod: &Pod, container: &ContainerStatus, ended: &ContainerStateTerminated) -> String {
+    format!("its container last ended with {}", end(pod, container, ended))
 }
 
 /// Whether a container ended because of its memory.

@@ -21,14 +21,19 @@ use crate::{
 fn changed_to_a_refused_authority(of: Domain) -> World {
     let mut world = World::bootstrapped("{}");
     world.unacceptable.insert("servers only".into());
-    set_issuer(&mut world, of, ca_secret("company"));
-    let refused = authority("servers only", &world);
-    world.set_external(of, refused, vec![]);
+    change_to(&mut world, of, "servers only");
+    world
+}
+
+/// Changes a domain to an authority of this name in a Secret, and makes passes until it is as far as it gets.
+fn change_to(world: &mut World, of: Domain, name: &str) {
+    set_issuer(world, of, ca_secret("company"));
+    let external = authority(name, world);
+    world.set_external(of, external, vec![]);
     for _ in 0..300 {
         world.pass();
         world.check_trust(&[], &[]);
     }
-    world
 }
 
 /// The one problem, which certificates have too.
@@ -226,13 +231,7 @@ fn changed_to_an_unreadable_authority(of: Domain, spec: &str) -> World {
     world.allows_outage = world.cluster.spec.replicas < 3;
     world.unreadable.insert("odd".into());
     world.taken.clear();
-    set_issuer(&mut world, of, ca_secret("company"));
-    let odd = authority("odd", &world);
-    world.set_external(of, odd, vec![]);
-    for _ in 0..300 {
-        world.pass();
-        world.check_trust(&[], &[]);
-    }
+    change_to(&mut world, of, "odd");
     world
 }
 
