@@ -72,6 +72,8 @@ pub mod annotation {
     /// On a pod template: the fingerprints of the authorities in the trust bundles when the pod was created, and of those that
     /// signed its peer leaf. The pod has started with these or with more.
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
+    /// On a pod template: the values of the fields of the spec for which members are restarted (JSON).
+    pub const SETTINGS: &str = "etcd-warden.dev/settings";
     /// On a pod template: the container that `kubectl exec` and `kubectl logs` choose by default.
     pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
     /// Set by users on an `EtcdCluster`: every member is restarted when the value changes. On pods: the value with which they

@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     &["http", "context"],
     &["leader"],
     &["reporting", "issuing"],
-    &["cluster::requests"],
+    &["cluster::requests", "cluster::settings"],
     &["cluster::validated"],
     &["cluster::validate", "cluster::observed", "cluster::leaves", "cluster::objects"],
     &["cluster::specs", "cluster::facts"],

@@ -43,16 +43,9 @@ pub const MAX_NAME_LENGTH: usize = 49;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.version == oldSelf.version").message("spec.version cannot be changed yet"),
-    validation = Rule::new("self.storage == oldSelf.storage").message("spec.storage cannot be changed yet"),
-    validation = Rule::new("self.etcd == oldSelf.etcd").message("spec.etcd cannot be changed yet"),
-    validation = Rule::new("self.pod == oldSelf.pod").message("spec.pod cannot be changed yet"),
-    validation = Rule::new("self.service == oldSelf.service").message("spec.service cannot be changed yet"),
-    validation = Rule::new("self.tls.minVersion == oldSelf.tls.minVersion").message("spec.tls.minVersion cannot be changed yet"),
-    validation = Rule::new("self.tls.client.authority == oldSelf.tls.client.authority").message("spec.tls.client.authority cannot be changed yet"),
-    validation = Rule::new("self.tls.peer.authority == oldSelf.tls.peer.authority").message("spec.tls.peer.authority cannot be changed yet"),
-    validation = Rule::new("has(self.image.tag) == has(oldSelf.image.tag) && (!has(self.image.tag) || self.image.tag == oldSelf.image.tag)").message("spec.image.tag cannot be changed yet: it decides the version that runs"),
-    validation = Rule::new("has(self.image.digest) == has(oldSelf.image.digest) && (!has(self.image.digest) || self.image.digest == oldSelf.image.digest)").message("spec.image.digest cannot be changed yet: it decides the version that runs")
+    validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet"),
+    validation = Rule::new("self.storage.size == oldSelf.storage.size").message("spec.storage.size cannot be changed yet"),
+    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName cannot be changed yet")
 )]
 pub struct EtcdClusterSpec {
     /// The number of members, 1 to 9. A cluster of 3 members tolerates the failure of one, of 5 the failure of two, of 7 of
@@ -62,14 +55,15 @@ pub struct EtcdClusterSpec {
     #[x_kube(validation = Rule::new("self >= 1 && self <= 9").message("must be 1 to 9"))]
     pub replicas: i32,
     /// The version of etcd, such as 3.6.16, without a `v`: 3.5.32 or newer, of 3.5, 3.6 or 3.7. It determines the flags that
-    /// members are started with, and the tag of the image unless `image.tag` is set. It cannot be changed yet.
+    /// members are started with, and the tag of the image unless `image.tag` is set. Members are restarted one at a time with another patch; the minor version
+    /// cannot be changed yet.
     #[serde(default = "default_version")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("!self.startsWith('v')").message("write the version without the v, like 3.6.16"))]
     #[x_kube(validation = Rule::new("self.startsWith('v') || self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$')").message("must be a version of three numbers, like 3.6.16"))]
     #[x_kube(validation = Rule::new("!self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$') || self.matches('^3[.]([67][.][0-9]+|5[.](3[2-9]|[4-9][0-9]|[0-9]{3,4}))$')").message("is not supported: 3.5.32 or newer, of 3.5, 3.6 or 3.7"))]
     pub version: String,
-    /// The storage of each member's data. It cannot be changed yet.
+    /// The storage of each member's data.
     #[serde(default)]
     pub storage: StorageSpec,
     /// The container image of etcd.
@@ -78,13 +72,14 @@ pub struct EtcdClusterSpec {
     /// Certificates and TLS. Every port for clients and peers uses TLS; there is no plaintext mode.
     #[serde(default)]
     pub tls: TlsSpec,
-    /// Settings of etcd itself. They cannot be changed yet.
+    /// Settings of etcd itself. After a change members are restarted one at a time.
     #[serde(default)]
     pub etcd: EtcdSpec,
-    /// The pods of the members. They cannot be changed yet.
+    /// The pods of the members. After a change members are restarted one at a time; labels and annotations are changed without a
+    /// restart.
     #[serde(default)]
     pub pod: PodSpec,
-    /// The Service for clients. It cannot be changed yet.
+    /// The Service for clients.
     #[serde(default)]
     pub service: ServiceSpec,
     /// When a member that does not recover by itself is replaced.
@@ -129,8 +124,7 @@ pub enum Retention {
     Delete,
 }
 
-/// The container image of etcd. A change takes effect at the next start of each member; a member that has not been able to start
-/// is restarted at once.
+/// The container image of etcd. If the repository, tag or digest changes, members are restarted one at a time.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
@@ -139,20 +133,21 @@ pub struct ImageSpec {
     #[schemars(length(max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^([-A-Za-z0-9._:\\\\[\\\\]]+/)?[a-z0-9]([-a-z0-9._/]*[a-z0-9])?$')").message("must be a repository without tag or digest, such as registry.example.com/etcd"))]
     pub repository: String,
-    /// The tag. The default is `v` followed by `version`. The image must contain that version of etcd. It cannot be changed yet.
+    /// The tag. The default is `v` followed by `version`. The image must contain that version of etcd.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][-A-Za-z0-9_.]*$')").message("must be an image's tag, such as v3.6.16"))]
     pub tag: Option<String>,
-    /// The digest that the image must have, such as `sha256:...`. It cannot be changed yet.
+    /// The digest that the image must have, such as `sha256:...`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^sha256:[0-9a-f]{64}$')").message("must be sha256: and 64 hexadecimal digits"))]
     pub digest: Option<String>,
-    /// When the image is pulled: `IfNotPresent`, `Always` or `Never`.
+    /// When the image is pulled: `IfNotPresent`, `Always` or `Never`. A change takes effect at the next start of each member.
     #[serde(default)]
     pub pull_policy: PullPolicy,
-    /// Secrets in the cluster's namespace with credentials for the registry.
+    /// Secrets in the cluster's namespace with credentials for the registry. A change takes effect at the next start of each
+    /// member; one that cannot pull its image is restarted at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub pull_secrets: Vec<LocalObjectReference>,

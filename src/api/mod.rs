@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_status;
 mod conditions;
 mod duration;
+mod fields;
 mod tls;
 mod user;
 
@@ -12,6 +13,7 @@ pub use cluster::*;
 pub use cluster_status::*;
 pub use conditions::*;
 pub use duration::{Duration, InvalidDuration};
+pub use fields::{Effect, FIELDS, Field, Form, table};
 pub use tls::*;
 pub use user::*;
 

@@ -200,27 +200,27 @@ fn only_reserved_flags_are_refused() {
 fn only_fields_that_cannot_be_changed_yet_are_refused() {
     let zeros = format!("sha256:{}", "0".repeat(64));
     let base = json!({});
-    for (spec, field) in [
-        (json!({ "version": "3.6.15" }), "spec.version"),
-        (json!({ "storage": { "size": "9Gi" } }), "spec.storage"),
-        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage"),
-        (json!({ "storage": { "retention": "Delete" } }), "spec.storage"),
-        (json!({ "etcd": { "quotaBackendSize": "4Gi" } }), "spec.etcd"),
-        (json!({ "etcd": { "extraArgs": { "max-txn-ops": "512" } } }), "spec.etcd"),
-        (json!({ "pod": { "labels": { "a": "b" } } }), "spec.pod"),
-        (json!({ "service": { "type": "NodePort" } }), "spec.service"),
-        (json!({ "tls": { "minVersion": "TLS1.3" } }), "spec.tls.minVersion"),
-        (client("authority", &json!({ "duration": "50000h" })), "spec.tls.client.authority"),
-        (json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } }), "spec.tls.peer.authority"),
-        (json!({ "image": { "tag": "v3.6.16" } }), "spec.image.tag"),
-        (json!({ "image": { "digest": zeros } }), "spec.image.digest"),
+    for (spec, part) in [
+        (json!({ "version": "3.7.3" }), "spec.version: the minor version cannot be changed yet"),
+        (json!({ "version": "3.5.35" }), "spec.version: the minor version cannot be changed yet"),
+        (json!({ "storage": { "size": "9Gi" } }), "spec.storage.size cannot be changed yet"),
+        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage.storageClassName cannot be changed yet"),
     ] {
-        let part = format!("{field} cannot be changed yet");
-        refused(&cluster("demo", &spec, Some(&base)), &part, &spec);
-        refused(&cluster("demo", &base, Some(&spec)), &part, &spec);
+        refused(&cluster("demo", &spec, Some(&base)), part, &spec);
+        refused(&cluster("demo", &base, Some(&spec)), part, &spec);
         passes(&cluster("demo", &spec, Some(&spec)), &spec);
     }
     for spec in [
+        json!({ "version": "3.6.15" }),
+        json!({ "storage": { "retention": "Delete" } }),
+        json!({ "etcd": { "quotaBackendSize": "4Gi", "extraArgs": { "max-txn-ops": "512" } } }),
+        json!({ "pod": { "labels": { "a": "b" }, "resources": { "limits": { "memory": "1Gi" } } } }),
+        json!({ "service": { "type": "NodePort" } }),
+        json!({ "tls": { "minVersion": "TLS1.3" } }),
+        client("authority", &json!({ "duration": "50000h" })),
+        json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } }),
+        json!({ "image": { "tag": "v3.6.16" } }),
+        json!({ "image": { "digest": zeros } }),
         client("certificate", &json!({ "duration": "24h" })),
         json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
         client("extraSANs", &json!({ "dnsNames": ["etcd.example.com"] })),
@@ -231,6 +231,33 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
         json!({ "image": { "pullSecrets": [{ "name": "registry" }] } }),
     ] {
         passes(&cluster("demo", &spec, Some(&base)), &spec);
+        passes(&cluster("demo", &base, Some(&spec)), &spec);
+    }
+}
+
+/// The paths of all fields of a schema that have no fields below them, or whose fields are those of Kubernetes.
+fn leaves(schema: &Value, path: &str, found: &mut Vec<String>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        if property["properties"].is_object() {
+            leaves(property, &path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_field_has_exactly_one_row_in_the_table_of_fields() {
+    let mut found = vec![];
+    leaves(&SCHEMAS[0]["properties"]["spec"], "", &mut found);
+    let covers = |row: &Field, leaf: &str| leaf.strip_prefix(row.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    for leaf in &found {
+        let rows: Vec<_> = FIELDS.iter().filter(|row| covers(row, leaf)).map(|row| row.path).collect();
+        assert_eq!(rows.len(), 1, "spec.{leaf}: {rows:?}");
+    }
+    for row in FIELDS {
+        assert!(found.iter().any(|leaf| covers(row, leaf)), "spec.{} does not exist", row.path);
     }
 }
 

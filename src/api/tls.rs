@@ -12,7 +12,7 @@ use crate::pki::{Domain, Issuer};
 #[x_kube(validation = Rule::new("!has(self.client.issuer.caSecret) || !has(self.peer.issuer.caSecret) || self.client.issuer.caSecret.name != self.peer.issuer.caSecret.name").message(ONE_FOR_BOTH))]
 #[x_kube(validation = Rule::new("!has(self.client.issuer.certManager) || !has(self.peer.issuer.certManager) || self.client.issuer.certManager.name != self.peer.issuer.certManager.name || self.client.issuer.certManager.kind != self.peer.issuer.certManager.kind || self.client.issuer.certManager.group != self.peer.issuer.certManager.group").message(ONE_FOR_BOTH))]
 pub struct TlsSpec {
-    /// The oldest TLS version that members accept. It cannot be changed yet.
+    /// The oldest TLS version that members accept. A change restarts the members one by one.
     #[serde(default)]
     pub min_version: TlsVersion,
     /// Port 2379: the server certificates of the members, and the certificates of clients.
@@ -47,7 +47,7 @@ pub struct ClientTlsSpec {
     /// see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
-    /// The built-in certificate authorities. They cannot be changed yet.
+    /// The built-in certificate authorities.
     #[serde(default)]
     pub authority: AuthoritySpec,
     /// The server certificates of the members.
@@ -81,7 +81,7 @@ pub struct PeerTlsSpec {
     /// see `status.certificates`.
     #[serde(default)]
     pub issuer: IssuerSpec,
-    /// The built-in certificate authorities. They cannot be changed yet.
+    /// The built-in certificate authorities.
     #[serde(default)]
     pub authority: AuthoritySpec,
     /// The peer certificates of the members.
@@ -174,7 +174,7 @@ fn four_leaves() -> Rule {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthoritySpec {
     /// How long the certificate of the CA is valid: at least four times `certificate.duration`. The next CA is always created and
-    /// trusted in advance.
+    /// trusted in advance. A change applies from the next CA on.
     #[serde(default = "default_authority_duration")]
     pub duration: Duration,
 }

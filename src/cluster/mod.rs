@@ -21,6 +21,7 @@ pub mod observed;
 pub mod outcome;
 pub mod plan;
 pub mod requests;
+pub mod settings;
 pub(crate) mod specs;
 pub mod status;
 pub mod steps;

@@ -21,6 +21,7 @@ use crate::{
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
     cluster::{
         requests::Requests,
+        settings::Settings,
         validated::{EtcdSettings, Repair, ValidatedCluster},
     },
     etcd::Version,
@@ -100,6 +101,7 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
         extra_addresses,
         etcd,
         pod: spec.pod.clone(),
+        settings: Settings::of(spec).text(),
         service: spec.service.clone(),
         repair,
         paused: spec.paused,

@@ -55,6 +55,8 @@ pub struct ValidatedCluster {
     pub etcd: EtcdSettings,
     /// The pods.
     pub pod: PodSpec,
+    /// The fields for which members are restarted, as they are recorded on pods.
+    pub settings: String,
     /// The Service for clients.
     pub service: ServiceSpec,
     /// When members that cannot recover are replaced.

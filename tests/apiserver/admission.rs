@@ -140,33 +140,27 @@ async fn valid_clusters_are_accepted() {
 }
 
 #[tokio::test]
-async fn only_changes_of_immutable_fields_are_refused() {
+async fn only_fields_that_cannot_be_changed_yet_are_refused() {
     let world = World::new("change").await;
     world.cluster("demo", json!({})).await;
     let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdclusters", "demo", spec).await;
-    for (spec, field) in [
-        (json!({ "version": "3.6.15" }), "spec.version"),
-        (json!({ "storage": { "size": "9Gi" } }), "spec.storage"),
-        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage"),
-        (json!({ "storage": { "retention": "Delete" } }), "spec.storage"),
-        (json!({ "etcd": { "quotaBackendSize": "4Gi" } }), "spec.etcd"),
-        (json!({ "etcd": { "extraArgs": { "max-txn-ops": "512" } } }), "spec.etcd"),
-        (json!({ "pod": { "labels": { "a": "b" } } }), "spec.pod"),
-        (json!({ "pod": { "resources": { "limits": { "memory": "1Gi" } } } }), "spec.pod"),
-        (json!({ "service": { "type": "NodePort" } }), "spec.service"),
-        (json!({ "tls": { "minVersion": "TLS1.3" } }), "spec.tls.minVersion"),
-        (client("authority", &json!({ "duration": "50000h" })), "spec.tls.client.authority"),
-        (json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } }), "spec.tls.peer.authority"),
-        (json!({ "image": { "tag": "v3.6.16" } }), "spec.image.tag"),
-        (json!({ "image": { "digest": format!("sha256:{}", "0".repeat(64)) } }), "spec.image.digest"),
+    for (spec, part) in [
+        (json!({ "version": "3.7.3" }), "spec.version: the minor version cannot be changed yet"),
+        (json!({ "storage": { "size": "9Gi" } }), "spec.storage.size cannot be changed yet"),
+        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage.storageClassName cannot be changed yet"),
     ] {
-        refused(change(&spec).await, &format!("{field} cannot be changed yet"), &spec);
+        refused(change(&spec).await, part, &spec);
     }
     for spec in [
         client("certificate", &json!({ "duration": "24h" })),
         json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
         client("extraSANs", &json!({ "dnsNames": ["etcd.example.com"], "ipAddresses": ["203.0.113.7"] })),
         json!({ "paused": true }),
+        json!({ "version": "3.6.15", "tls": { "minVersion": "TLS1.3" } }),
+        json!({ "etcd": { "quotaBackendSize": "4Gi", "extraArgs": { "max-txn-ops": "512" } } }),
+        json!({ "pod": { "labels": { "a": "b" }, "resources": { "limits": { "memory": "1Gi" } } } }),
+        json!({ "service": { "type": "NodePort" }, "storage": { "retention": "Delete" } }),
+        client("authority", &json!({ "duration": "50000h" })),
         json!({ "replicas": 4 }),
         json!({ "image": { "repository": "example.com/etcd", "pullPolicy": "Always", "pullSecrets": [{ "name": "registry" }] } }),
         // The same values in another form.

@@ -116,21 +116,13 @@ async fn nothing_was_created(world: &World) {
 async fn cannot_be_changed_yet(world: Arc<World>) {
     // The cluster is paused, so that nothing is created.
     world.create_cluster("demo", 1, json!({ "paused": true })).await;
-    for (field, change) in [
-        ("spec.version", json!({ "version": "3.7.3" })),
-        ("spec.storage", json!({ "storage": { "size": "2Gi" } })),
-        ("spec.storage", json!({ "storage": { "retention": "Retain" } })),
-        ("spec.etcd", json!({ "etcd": { "quotaBackendSize": "64Mi" } })),
-        ("spec.pod", json!({ "pod": { "labels": { "a": "b" } } })),
-        ("spec.service", json!({ "service": { "type": "NodePort" } })),
-        ("spec.tls.minVersion", json!({ "tls": { "minVersion": "TLS1.3" } })),
-        ("spec.tls.client.authority", json!({ "tls": { "client": { "authority": { "duration": "50000h" } } } })),
-        ("spec.tls.peer.authority", json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } })),
-        ("spec.image.tag", json!({ "image": { "tag": "latest" } })),
+    for (complaint, change) in [
+        ("spec.version: the minor version cannot be changed yet", json!({ "version": "3.7.3" })),
+        ("spec.storage.size cannot be changed yet", json!({ "storage": { "size": "2Gi" } })),
     ] {
         let patch = json!({ "spec": change }).to_string();
-        let complaint = world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.failure();
-        assert!(complaint.contains(&format!("{field} cannot be changed yet")), "{change}: {complaint}");
+        let refused = world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.failure();
+        assert!(refused.contains(complaint), "{change}: {refused}");
     }
     for change in [
         json!({ "tls": { "client": { "certificate": { "duration": "1000h" }, "extraSANs": { "dnsNames": ["a.example.com"] } } } }),

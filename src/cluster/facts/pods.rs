@@ -2,11 +2,15 @@
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ContainerStatus, Pod},
+    core::v1::{ContainerStatus, Pod, PodSpec},
 };
 
 use crate::{
-    cluster::{objects, observed::ObservedMember},
+    cluster::{
+        objects,
+        observed::ObservedMember,
+        settings::{Change, Settings},
+    },
     kubernetes::{
         ownership::annotation,
         pod::{added_statuses, etcd_status, is_unscheduled, pod_ready, waiting_reason},
@@ -51,6 +55,25 @@ pub fn is_stopped(set: &StatefulSet) -> bool {
 /// template.
 pub fn is_in_effect(set: &StatefulSet) -> bool {
     set.status.as_ref().is_some_and(|status| status.observed_generation == set.metadata.generation)
+}
+
+/// The fields of the spec that have changed since a pod was created: `desired` are the settings that it should have, and `template`
+/// is what it would be created from now. A pod that an older operator created does not tell its settings, but the process in it does.
+pub fn changed_settings(pod: &Pod, desired: &str, template: Option<&PodSpec>) -> Vec<Change> {
+    match annotation(&pod.metadata, key::SETTINGS) {
+        Some(settings) if settings == desired => vec![],
+        Some(settings) => {
+            let parse = |text: &str| Settings::parse(text).unwrap_or_default();
+            parse(settings).changes_to(&parse(desired))
+        }
+        None if objects::runs_like(pod.spec.as_ref(), template) => vec![],
+        None => vec![Change { path: "image or settings of etcd", values: None }],
+    }
+}
+
+/// Changes as a list in a sentence.
+pub fn describe_changes(changes: &[Change]) -> String {
+    changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a pod was created to start as a cluster of one (`--force-new-cluster`).

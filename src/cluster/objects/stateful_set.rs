@@ -1,6 +1,6 @@
 //! The StatefulSet of a member, with the pod that runs etcd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -112,10 +112,14 @@ pub fn is_forced(spec: Option<&PodSpec>) -> bool {
     spec.and_then(etcd_container).is_some_and(|container| container.args.iter().flatten().any(|arg| arg == FORCE))
 }
 
-/// Whether the process in a pod requires client certificates, if its arguments are known.
-pub fn requires_client_certificates(spec: Option<&PodSpec>) -> Option<bool> {
-    let arguments = etcd_container(spec?)?.args.as_ref()?;
-    Some(arguments.iter().any(|argument| argument == "--client-cert-auth=true"))
+/// Whether etcd runs in a pod with the image and the arguments of a template. [`forced`] makes no difference.
+pub fn runs_like(pod: Option<&PodSpec>, template: Option<&PodSpec>) -> bool {
+    let process = |spec: Option<&PodSpec>| {
+        let container = etcd_container(spec?)?;
+        let arguments: BTreeSet<String> = container.args.iter().flatten().filter(|arg| *arg != FORCE).cloned().collect();
+        Some((container.image.clone(), arguments))
+    };
+    process(pod) == process(template)
 }
 
 fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
@@ -125,6 +129,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
     let mut annotations: BTreeMap<_, _> = [(annotation::DEFAULT_CONTAINER.into(), CONTAINER.into())].into();
     annotations.extend(cluster.pod.annotations.clone());
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
+    annotations.insert(annotation::SETTINGS.into(), cluster.settings.clone());
     if let Some(at) = &cluster.requests.restarted_at {
         annotations.insert(annotation::RESTARTED_AT.into(), at.clone());
     }

@@ -15,17 +15,20 @@ use super::{
     trial,
 };
 use crate::{
-    api::{ClientAuth, Reason},
+    api::Reason,
     cluster::{
         facts::{
             ongoing::{is_ongoing, ongoing_since},
-            pods::{has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced},
+            pods::{
+                changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
+            },
             readiness::down_for,
             roster::{Roster, RosterEntry},
             trust::{TrustRequirement, shares_no_trusted_ca, shares_no_trusted_ca_of},
         },
         objects,
         observed::ObservedMember,
+        settings::Change,
         steps::RestartMember,
         validated::ValidatedCluster,
     },
@@ -42,7 +45,7 @@ use crate::{
 /// reason.
 pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
-    requires_client_certificates: bool,
+    settings: &'a str,
     trust: Vec<TrustRequirement>,
     /// The member that is restarted to try its peer leaf.
     tried: Option<&'a ObservedMember>,
@@ -53,7 +56,7 @@ impl<'a> Rollout<'a> {
     pub fn of(input: &Input<'a>) -> Self {
         Self {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
-            requires_client_certificates: input.cluster.client_auth == ClientAuth::Required,
+            settings: &input.cluster.settings,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
             tried: input.facts.authorities.state.peer.ready().and_then(|peer| trial::to_be_restarted(input, peer)),
         }
@@ -62,7 +65,7 @@ impl<'a> Rollout<'a> {
     /// Whether a member's pod was created differently.
     fn is_outdated(&self, member: &ObservedMember) -> bool {
         let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
-        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod))
+        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod, member))
     }
 
     /// Whether the next pod of a member would be outdated as well: others have changed its template, or it does not exist yet.
@@ -71,14 +74,18 @@ impl<'a> Rollout<'a> {
             let template = set.spec.template.clone();
             Pod { metadata: template.metadata.unwrap_or_default(), spec: template.spec, status: None }
         };
-        member.stateful_set.as_deref().is_none_or(|set| self.is_different(&next(set)))
+        member.stateful_set.as_deref().is_none_or(|set| self.is_different(&next(set), member))
     }
 
-    fn is_different(&self, pod: &Pod) -> bool {
+    fn is_different(&self, pod: &Pod, member: &ObservedMember) -> bool {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        let differs = objects::requires_client_certificates(pod.spec.as_ref())
-            .is_some_and(|required| required != self.requires_client_certificates);
-        is_requested || differs || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+        is_requested || !self.changes(pod, member).is_empty() || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+    }
+
+    /// The fields of the spec that have changed since a pod of a member was created.
+    fn changes(&self, pod: &Pod, member: &ObservedMember) -> Vec<Change> {
+        let template = member.stateful_set.as_ref().and_then(|set| set.spec.template.spec.as_ref());
+        changed_settings(pod, self.settings, template)
     }
 
     /// The members that are down because they are being restarted: their pods are being deleted, are gone, or are new.
@@ -146,8 +153,13 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     let next = unhealthy.or_else(|| outdated.iter().find(|(_, voter)| !voter.leads())).or_else(|| outdated.first());
     let Some((name, voter)) = next else { return Changes::default() };
     let (left, all, since) = (outdated.len(), roster.voters.len(), ongoing_since(input.observed, Reason::RollingRestart));
-    let changes =
-        Changes::default().progress(Reason::RollingRestart, format!("{left} of {all} members have yet to be restarted{since}"));
+    let changed = outdated.iter().find_map(|(_, voter)| {
+        let changed = rollout.changes(voter.member.pod.as_ref()?, voter.member);
+        (!changed.is_empty()).then(|| format!(" ({})", describe_changes(&changed)))
+    });
+    let changed = changed.unwrap_or_default();
+    let message = format!("{left} of {all} members have yet to be restarted{changed}{since}");
+    let changes = Changes::default().progress(Reason::RollingRestart, message);
     // The pod must be recreated from the desired template and with the desired Secret: no pod starts without the Secret, and the
     // template names the authorities in its trust bundles.
     let is_applied = !pending.secrets && pending.stateful_sets.is_empty();

@@ -1,6 +1,7 @@
 use std::{collections::BTreeSet, str};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::CLIENT_REFRESH;
 use crate::{
@@ -8,10 +9,9 @@ use crate::{
     certificates::secret::CachedSecret,
     cluster::{
         fixtures::{Pass, World, names, reasons},
-        objects,
         plan::changes::RequestEvent,
     },
-    kubernetes::secret::SecretView,
+    kubernetes::{cached::Cached, pod::etcd_container, secret::SecretView},
     names::{annotation as key, authority_key, member_key, tls_key},
     pki::{Authority, Certificate, Domain, Serial, crl_serials},
 };
@@ -560,7 +560,11 @@ fn client_authentication_changes_one_member_at_a_time() {
     let mut world = World::bootstrapped("{}");
     let requiring_certificates = |world: &World| {
         let pods = world.observed.members.values().filter_map(|member| member.pod.as_ref());
-        pods.filter(|pod| objects::requires_client_certificates(pod.spec.as_ref()) == Some(true)).count()
+        let requires = |pod: &&Cached<Pod>| {
+            let arguments = etcd_container(pod.spec.as_ref().unwrap()).unwrap().args.as_ref().unwrap();
+            arguments.iter().any(|argument| argument == "--client-cert-auth=true")
+        };
+        pods.filter(requires).count()
     };
     for (auth, expected) in [(ClientAuth::None, 0), (ClientAuth::Required, 3)] {
         world.cluster.spec.tls.client.client_auth = auth;

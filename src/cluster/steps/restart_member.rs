@@ -1,6 +1,6 @@
 //! Restarting a member.
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{
     check::{Check, Others, RecheckError, changed, ensure},
@@ -12,10 +12,11 @@ use crate::{
     api::Reason,
     cluster::{
         facts::{
-            pods::{has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced},
+            pods::{
+                changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
+            },
             trust::shares_no_trusted_ca,
         },
-        objects,
         observed::{Observed, ObservedMember},
     },
     ids::Uid,
@@ -58,32 +59,39 @@ impl RestartMember {
         check.fresh.sets.get(&self.member).is_some_and(|set| shares_no_trusted_ca(pod, set))
     }
 
-    /// Why the pod is outdated: it was created before the requested restart, or with other trust bundles or another client
-    /// authentication than its template has now.
-    fn why_outdated(&self, pod: &Pod, check: &Check) -> Option<&'static str> {
+    /// Why the pod is outdated: it was created before the requested restart, or with other trust bundles or settings than its
+    /// template has now.
+    fn why_outdated(&self, pod: &Pod, check: &Check) -> Option<String> {
         let requested = check.cluster.requests.restarted_at.as_deref();
         if requested.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at)) {
-            return Some("a restart was requested");
+            return Some("a restart was requested".into());
         }
         let template = &check.fresh.sets.get(&self.member)?.spec.template;
         let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
         if bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles)) {
-            return Some("it has to load other trusted CAs");
+            return Some("it has to load other trusted CAs".into());
         }
-        let client_auth = |spec: Option<&PodSpec>| objects::requires_client_certificates(spec);
-        (client_auth(pod.spec.as_ref()) != client_auth(template.spec.as_ref())).then_some("clientAuth has changed")
+        let desired = template.metadata.as_ref().and_then(|meta| annotation(meta, key::SETTINGS))?;
+        let changed = changed_settings(pod, desired, template.spec.as_ref());
+        (!changed.is_empty()).then(|| format!("its settings have changed ({})", describe_changes(&changed)))
     }
 
-    fn why(&self, check: &Check) -> &'static str {
+    fn why(&self, check: &Check) -> String {
         let pod = check.fresh.pods.get(&self.member).map(|pod| &**pod);
         let template = check.fresh.sets.get(&self.member).is_some_and(|set| template_is_forced(set));
         match (pod.is_some_and(pod_is_forced), template) {
-            _ if pod.is_some_and(|pod| self.shares_no_trusted_ca(pod, check)) => "it trusts none of the current CAs",
-            (false, true) => "it is to start as a cluster of one (--force-new-cluster) with its data",
-            (true, false) => "it was started with --force-new-cluster and is restarted without it",
-            _ if pod.is_some_and(is_stuck) => "it cannot start, and its template has changed",
-            _ if pod.is_some_and(has_never_served) => "it has never been ready, and its template has changed",
-            _ => pod.and_then(|pod| self.why_outdated(pod, check)).unwrap_or("its template has changed"),
+            _ if pod.is_some_and(|pod| self.shares_no_trusted_ca(pod, check)) => "it trusts none of the current CAs".into(),
+            (false, true) => "it is to start as a cluster of one (--force-new-cluster) with its data".into(),
+            (true, false) => "it was started with --force-new-cluster and is restarted without it".into(),
+            _ => {
+                let outdated = pod.and_then(|pod| self.why_outdated(pod, check));
+                let why = outdated.unwrap_or_else(|| "its template has changed".into());
+                match pod {
+                    Some(pod) if is_stuck(pod) => format!("it cannot start, and {why}"),
+                    Some(pod) if has_never_served(pod) => format!("it has never been ready, and {why}"),
+                    _ => why,
+                }
+            }
         }
     }
 }

@@ -1,0 +1,104 @@
+//! How a change of each field of an `EtcdCluster` takes effect on a running cluster: the one table of it.
+//!
+//! The operator restarts members for the fields that say so here, a test checks that every field of the CRD has a row, and the
+//! table in docs/reference.md is generated from it.
+
+/// How a change of a field takes effect on a running cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Without a restart.
+    Live,
+    /// Members are restarted one at a time. The value is compared in this form.
+    Restart(Form),
+    /// A CA rotation, in which members are restarted one at a time.
+    Rotation,
+    /// The change is refused when it is applied.
+    Refused,
+}
+
+/// Which values of a field are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Only those that are written in the same way.
+    Plain,
+    /// Quantities that are the same number: `1Gi` and `1024Mi`.
+    Quantity,
+    /// Durations of the same length: `1s` and `1000ms`.
+    Duration,
+}
+
+/// A field, with all fields below it.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its path below `spec`.
+    pub path: &'static str,
+    /// How a change takes effect.
+    pub effect: Effect,
+    /// What a user should know about it, as a sentence without a full stop. It may be empty.
+    pub note: &'static str,
+}
+
+const fn row(path: &'static str, effect: Effect, note: &'static str) -> Field {
+    Field { path, effect, note }
+}
+
+const RESTART: Effect = Effect::Restart(Form::Plain);
+
+/// All fields. None is below another one.
+pub const FIELDS: &[Field] = &[
+    row("replicas", Effect::Live, "members are added and removed one at a time"),
+    row("version", RESTART, "by one minor version at a time, up or down"),
+    row("storage.size", Effect::Refused, "cannot be changed yet"),
+    row("storage.storageClassName", Effect::Refused, "cannot be changed yet"),
+    row("storage.retention", Effect::Live, ""),
+    row("image.repository", RESTART, ""),
+    row("image.tag", RESTART, ""),
+    row("image.digest", RESTART, ""),
+    row("image.pullPolicy", Effect::Live, "used at the next start of each member; one that cannot pull its image is restarted at once"),
+    row("image.pullSecrets", Effect::Live, "used at the next start of each member; one that cannot pull its image is restarted at once"),
+    row("tls.minVersion", RESTART, ""),
+    row("tls.client.issuer", Effect::Rotation, ""),
+    row("tls.client.authority.duration", Effect::Live, "from the next CA on"),
+    row("tls.client.certificate.duration", Effect::Live, "a shorter one at once, a longer one from the next renewal on"),
+    row("tls.client.clientAuth", RESTART, ""),
+    row("tls.client.extraSANs", Effect::Live, "new certificates are issued"),
+    row("tls.peer.issuer", Effect::Rotation, ""),
+    row("tls.peer.authority.duration", Effect::Live, "from the next CA on"),
+    row("tls.peer.certificate.duration", Effect::Live, "a shorter one at once, a longer one from the next renewal on"),
+    row("etcd.heartbeatInterval", Effect::Restart(Form::Duration), ""),
+    row("etcd.electionTimeout", Effect::Restart(Form::Duration), ""),
+    row("etcd.quotaBackendSize", Effect::Restart(Form::Quantity), ""),
+    row("etcd.autoCompaction.mode", RESTART, ""),
+    row("etcd.autoCompaction.retention", RESTART, ""),
+    row("etcd.extraArgs", RESTART, ""),
+    row("pod.resources", Effect::Restart(Form::Quantity), ""),
+    row("pod.affinity", RESTART, ""),
+    row("pod.nodeSelector", RESTART, ""),
+    row("pod.tolerations", RESTART, ""),
+    row("pod.topologySpreadConstraints", RESTART, ""),
+    row("pod.priorityClassName", RESTART, ""),
+    row("pod.labels", Effect::Live, ""),
+    row("pod.annotations", Effect::Live, ""),
+    row("pod.userIDs", RESTART, ""),
+    row("service", Effect::Live, ""),
+    row("repair", Effect::Live, ""),
+    row("paused", Effect::Live, ""),
+];
+
+impl Effect {
+    /// How it is called in the reference.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Restart(_) => "restart",
+            Self::Rotation => "restart, in a CA rotation",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The table of the reference, in Markdown.
+pub fn table() -> String {
+    let rows = FIELDS.iter().map(|field| format!("| `{}` | {} | {} |\n", field.path, field.effect.describe(), field.note));
+    ["| field | a change takes effect | |\n| --- | --- | --- |\n".to_owned()].into_iter().chain(rows).collect()
+}

@@ -1,0 +1,117 @@
+//! The fields of a spec for which members are restarted, as they are recorded on the pods that were created from them. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    api::{Duration, Effect, EtcdClusterSpec, FIELDS, Field, Form},
+    digest,
+    kubernetes::quantity,
+};
+
+/// The values of all fields for which members are restarted, by the paths of the fields. A pod carries those that it was created
+/// from, so whether it has to be restarted depends on the spec alone: neither on what a newer operator writes into templates, nor
+/// on what admission webhooks change in pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Settings(BTreeMap<String, Value>);
+
+/// A longer value is recorded as its digest.
+const LONGEST: usize = 256;
+
+/// A field in which two settings differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// Its path below `spec`.
+    pub path: &'static str,
+    /// The texts of the old and the new value, if both are short.
+    pub values: Option<(String, String)>,
+}
+
+impl Settings {
+    /// The settings of a spec.
+    pub fn of(spec: &EtcdClusterSpec) -> Self {
+        let spec = serde_json::to_value(spec).unwrap_or_default();
+        let value = |field: &Field| {
+            let pointer = format!("/{}", field.path.replace('.', "/"));
+            let value = spec.pointer(&pointer).filter(|value| !is_empty(value))?;
+            Some((field.path.to_owned(), recorded(value)))
+        };
+        Self(restarting().filter_map(value).collect())
+    }
+
+    /// What is recorded on a pod.
+    pub fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// What is recorded on a pod.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The value of a field, if it is a text.
+    pub fn get(&self, path: &str) -> Option<&str> {
+        self.0.get(path)?.as_str()
+    }
+
+    /// The fields in which `new` differs. A field that is not recorded has its default, because an older operator did not know it.
+    pub fn changes_to(&self, new: &Self) -> Vec<Change> {
+        let default = Self::of(&EtcdClusterSpec::default());
+        let value = |settings: &Self, path: &str| settings.0.get(path).or_else(|| default.0.get(path)).cloned();
+        let change = |field: &'static Field| {
+            let (old, new) = (value(self, field.path), value(new, field.path));
+            let Effect::Restart(form) = field.effect else { return None };
+            let is_same = old.as_ref().map(|old| canonical(old, form)) == new.as_ref().map(|new| canonical(new, form));
+            let text = |value: Option<Value>| match value {
+                Some(Value::String(text)) if text.len() <= 64 => Some(text),
+                _ => None,
+            };
+            (!is_same).then(|| Change { path: field.path, values: text(old).zip(text(new)) })
+        };
+        restarting().filter_map(change).collect()
+    }
+}
+
+fn restarting() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| matches!(field.effect, Effect::Restart(_)))
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(object) => object.is_empty(),
+        Value::Array(array) => array.is_empty(),
+        _ => false,
+    }
+}
+
+fn recorded(value: &Value) -> Value {
+    let text = value.to_string();
+    if text.len() <= LONGEST { value.clone() } else { digest::fingerprint([("", text.as_bytes())].into_iter()).into() }
+}
+
+/// The value in a form in which equal values have the same text.
+fn canonical(value: &Value, form: Form) -> Value {
+    match (value, form) {
+        (Value::String(text), Form::Quantity) => quantity::nano(text).map_or_else(|| value.clone(), |nano| nano.to_string().into()),
+        (Value::String(text), Form::Duration) => {
+            Duration(text.clone()).length().map_or_else(|_| value.clone(), |length| length.as_nanos().to_string().into())
+        }
+        (Value::Object(object), _) => {
+            object.iter().map(|(key, value)| (key.clone(), canonical(value, form))).collect::<serde_json::Map<_, _>>().into()
+        }
+        _ => value.clone(),
+    }
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.values {
+            Some((old, new)) => write!(f, "{} {old} -> {new}", self.path),
+            None => f.write_str(self.path),
+        }
+    }
+}
