@@ -31,6 +31,7 @@ const LAYERS: &[&[&str]] = &[
     &["leader"],
     &["reporting", "issuing"],
     &["cluster::requests", "cluster::settings"],
+    &["cluster::release"],
     &["cluster::validated"],
     &["cluster::validate", "cluster::observed", "cluster::leaves", "cluster::objects"],
     &["cluster::specs", "cluster::facts"],

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, EtcdClusterStatus, TlsSpec, duration::duration_rule};
+use crate::etcd::{RELEASES, supported};
 
 /// The longest name of an `EtcdCluster`. A label of the pods consists of the StatefulSet's name and a hash of up to eleven
 /// characters, and may have at most 63. The StatefulSet's name is that of the cluster, `-` and an ordinal of up to two digits.
@@ -33,7 +34,8 @@ pub const MAX_NAME_LENGTH: usize = 49;
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"The number of healthy members and of desired members"}"#,
     printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum is healthy"}"#,
     printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.conditions[?(@.type==\"Progressing\")].reason","description":"What is in progress or pending"}"#,
-    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".spec.version"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version","description":"The version of etcd that all members run"}"#,
+    printcolumn = r#"{"name":"Change","type":"string","jsonPath":".status.change","description":"From what to what the running members are being changed"}"#,
     printcolumn = r#"{"name":"Certs","type":"string","jsonPath":".status.certificates.expires","description":"When the first certificate of any member expires, unless it is renewed before"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].reason"}"#,
@@ -43,7 +45,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet"),
+    validation = one_minor_at_a_time(),
     validation = Rule::new("self.storage.size == oldSelf.storage.size").message("spec.storage.size cannot be changed yet"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName cannot be changed yet")
 )]
@@ -54,14 +56,14 @@ pub struct EtcdClusterSpec {
     #[serde(default = "default_replicas")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 9").message("must be 1 to 9"))]
     pub replicas: i32,
-    /// The version of etcd, such as 3.6.16, without a `v`: 3.5.32 or newer, of 3.5, 3.6 or 3.7. It determines the flags that
-    /// members are started with, and the tag of the image unless `image.tag` is set. Members are restarted one at a time with another patch; the minor version
-    /// cannot be changed yet.
+    /// The version of etcd, such as 3.6.16, without a `v`: 3.5.32 or newer, 3.6.4 or newer, or 3.7. It determines the flags that
+    /// members are started with, and the tag of the image unless `image.tag` is set. After a change members are restarted one at a
+    /// time. It can be changed to any patch, and by one minor version up or down; see `status.upgrade`.
     #[serde(default = "default_version")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("!self.startsWith('v')").message("write the version without the v, like 3.6.16"))]
     #[x_kube(validation = Rule::new("self.startsWith('v') || self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$')").message("must be a version of three numbers, like 3.6.16"))]
-    #[x_kube(validation = Rule::new("!self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$') || self.matches('^3[.]([67][.][0-9]+|5[.](3[2-9]|[4-9][0-9]|[0-9]{3,4}))$')").message("is not supported: 3.5.32 or newer, of 3.5, 3.6 or 3.7"))]
+    #[x_kube(validation = supported_version())]
     pub version: String,
     /// The storage of each member's data.
     #[serde(default)]
@@ -107,6 +109,36 @@ pub struct StorageSpec {
     /// deleted.
     #[serde(default)]
     pub retention: Retention,
+}
+
+/// The beginning of a CEL expression for whether `self` is written like a version.
+const IS_VERSION: &str = "self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$')";
+
+fn supported_version() -> Rule {
+    let releases: Vec<_> = RELEASES.iter().map(|release| format!("{}[.]{}", release.minor, at_least(release.oldest))).collect();
+    Rule::new(format!("!{IS_VERSION} || self.matches('^3[.]({})$')", releases.join("|")))
+        .message(format!("is not supported: {}", supported()).as_str())
+}
+
+/// A regular expression for the numbers from this one on, which has at most two digits.
+fn at_least(number: u32) -> String {
+    let (tens, ones) = (number / 10, number % 10);
+    match (tens, ones) {
+        (0, 0) => "[0-9]+".into(),
+        (0, _) => format!("([{ones}-9]|[1-9][0-9]{{1,3}})"),
+        (9, _) => format!("(9[{ones}-9]|[1-9][0-9]{{2,3}})"),
+        _ => format!("({tens}[{ones}-9]|[{}-9][0-9]|[1-9][0-9]{{2,3}})", tens + 1),
+    }
+}
+
+/// etcd skips no minor version, neither up nor down.
+fn one_minor_at_a_time() -> Rule {
+    let far = RELEASES.iter().flat_map(|one| RELEASES.iter().map(move |other| (one.minor, other.minor)));
+    let pairs = far.filter(|(one, other)| one.abs_diff(*other) > 1);
+    let refused =
+        pairs.map(|(one, other)| format!("(self.version.startsWith('3.{one}.') && oldSelf.version.startsWith('3.{other}.'))"));
+    Rule::new(format!("!({})", refused.collect::<Vec<_>>().join(" || ")))
+        .message("spec.version: etcd skips no minor version: change to a version of the minor between first, and wait until status.version shows it")
 }
 
 fn positive_quantity() -> Rule {

@@ -105,6 +105,10 @@ words! {
         ReplacingMember,
         /// Members are restarted one after the other.
         RollingRestart,
+        /// Members are being given a higher minor version.
+        Upgrading,
+        /// Members are being given a lower minor version.
+        Downgrading,
         /// A certificate authority is being replaced by another one.
         RotatingCA,
         /// The cluster is being recovered from the data of one member.
@@ -137,6 +141,8 @@ words! {
         CannotReplace,
         /// A member cannot be restarted.
         CannotRestart,
+        /// The version cannot be changed to that of the spec.
+        CannotChangeVersion,
         /// A certificate authority cannot be rotated.
         CannotRotate,
         /// A request to rotate names an unknown domain.
@@ -204,6 +210,14 @@ words! {
         RevokingCertificates,
         /// Revoked certificates.
         CertificatesRevoked,
+        /// The alarm NOSPACE is about to be disarmed.
+        DisarmingAlarm,
+        /// The alarm NOSPACE was disarmed: no database is full any more.
+        AlarmDisarmed,
+        /// The downgrade of etcd was enabled, so that members of the version before can start.
+        DowngradeEnabled,
+        /// A downgrade that is not desired was canceled.
+        DowngradeCanceled,
         /// A rotation that was requested has started.
         RotationStarted,
         /// The next certificate authority is being prepared.

@@ -54,8 +54,16 @@ pub const FIELDS: &[Field] = &[
     row("image.repository", RESTART, ""),
     row("image.tag", RESTART, ""),
     row("image.digest", RESTART, ""),
-    row("image.pullPolicy", Effect::Live, "used at the next start of each member; one that cannot pull its image is restarted at once"),
-    row("image.pullSecrets", Effect::Live, "used at the next start of each member; one that cannot pull its image is restarted at once"),
+    row(
+        "image.pullPolicy",
+        Effect::Live,
+        "used at the next start of each member; one that cannot pull its image is restarted at once",
+    ),
+    row(
+        "image.pullSecrets",
+        Effect::Live,
+        "used at the next start of each member; one that cannot pull its image is restarted at once",
+    ),
     row("tls.minVersion", RESTART, ""),
     row("tls.client.issuer", Effect::Rotation, ""),
     row("tls.client.authority.duration", Effect::Live, "from the next CA on"),

@@ -89,6 +89,7 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "version": "v3.6.16" }), "without the v"),
         (json!({ "version": "3.5.31" }), "not supported"),
         (json!({ "version": "3.4.40" }), "not supported"),
+        (json!({ "version": "3.6.3" }), "not supported"),
         (json!({ "version": "3.8.0" }), "not supported"),
         (client("certificate", &json!({ "duration": "90d" })), "must be a duration"),
         (client("certificate", &json!({ "duration": "" })), "must be a duration"),
@@ -201,8 +202,6 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
     let zeros = format!("sha256:{}", "0".repeat(64));
     let base = json!({});
     for (spec, part) in [
-        (json!({ "version": "3.7.3" }), "spec.version: the minor version cannot be changed yet"),
-        (json!({ "version": "3.5.35" }), "spec.version: the minor version cannot be changed yet"),
         (json!({ "storage": { "size": "9Gi" } }), "spec.storage.size cannot be changed yet"),
         (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage.storageClassName cannot be changed yet"),
     ] {
@@ -212,6 +211,8 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
     }
     for spec in [
         json!({ "version": "3.6.15" }),
+        json!({ "version": "3.7.3" }),
+        json!({ "version": "3.5.35" }),
         json!({ "storage": { "retention": "Delete" } }),
         json!({ "etcd": { "quotaBackendSize": "4Gi", "extraArgs": { "max-txn-ops": "512" } } }),
         json!({ "pod": { "labels": { "a": "b" }, "resources": { "limits": { "memory": "1Gi" } } } }),
@@ -235,6 +236,13 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
     }
 }
 
+#[test]
+fn no_minor_version_is_skipped() {
+    let (old, new) = (json!({ "version": "3.5.35" }), json!({ "version": "3.7.3" }));
+    refused(&cluster("demo", &new, Some(&old)), "etcd skips no minor version", &new);
+    refused(&cluster("demo", &old, Some(&new)), "etcd skips no minor version", &old);
+}
+
 /// The paths of all fields of a schema that have no fields below them, or whose fields are those of Kubernetes.
 fn leaves(schema: &Value, path: &str, found: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -251,7 +259,8 @@ fn leaves(schema: &Value, path: &str, found: &mut Vec<String>) {
 fn every_field_has_exactly_one_row_in_the_table_of_fields() {
     let mut found = vec![];
     leaves(&SCHEMAS[0]["properties"]["spec"], "", &mut found);
-    let covers = |row: &Field, leaf: &str| leaf.strip_prefix(row.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let covers =
+        |row: &Field, leaf: &str| leaf.strip_prefix(row.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     for leaf in &found {
         let rows: Vec<_> = FIELDS.iter().filter(|row| covers(row, leaf)).map(|row| row.path).collect();
         assert_eq!(rows.len(), 1, "spec.{leaf}: {rows:?}");

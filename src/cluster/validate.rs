@@ -20,11 +20,12 @@ use crate::{
     },
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
     cluster::{
+        release::Release,
         requests::Requests,
         settings::Settings,
         validated::{EtcdSettings, Repair, ValidatedCluster},
     },
-    etcd::Version,
+    etcd::{Version, supported},
     ids::Uid,
     kubernetes::quantity,
     names::Names,
@@ -88,8 +89,7 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
         uid,
         owner,
         replicas: spec.replicas.unsigned_abs(),
-        version,
-        image: image(spec, version),
+        release: Release::of(spec, version),
         pull_policy: spec.image.pull_policy,
         pull_secrets: spec.image.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         storage: spec.storage.clone(),
@@ -101,7 +101,8 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
         extra_addresses,
         etcd,
         pod: spec.pod.clone(),
-        settings: Settings::of(spec).text(),
+        recorded: Settings::of(spec).text(),
+        settings: Settings::of(spec),
         service: spec.service.clone(),
         repair,
         paused: spec.paused,
@@ -114,15 +115,6 @@ struct Problems(Vec<String>);
 impl Problems {
     fn add(&mut self, problem: impl Into<String>) {
         self.0.push(problem.into());
-    }
-}
-
-fn image(spec: &EtcdClusterSpec, version: Version) -> String {
-    let image = &spec.image;
-    let tag = image.tag.clone().unwrap_or_else(|| format!("v{version}"));
-    match &image.digest {
-        Some(digest) => format!("{}:{tag}@{digest}", image.repository),
-        None => format!("{}:{tag}", image.repository),
     }
 }
 
@@ -144,12 +136,11 @@ fn check_version(text: &str, problems: &mut Problems) -> Option<Version> {
     match version {
         None if text.starts_with('v') => problems.add(format!("spec.version is {text:?}: write it without the v, like 3.6.16")),
         None => problems.add(format!("spec.version is {text:?}: it must be three numbers, like 3.6.16")),
-        Some(v) if v < Version::OLDEST || v.major > 3 || v.minor > Version::NEWEST_MINOR => problems.add(format!(
-            "spec.version {v} is not supported: {} or newer, up to 3.{}",
-            Version::OLDEST,
-            Version::NEWEST_MINOR
-        )),
-        Some(_) => {}
+        Some(v) if v.is_supported() => {}
+        Some(v) => {
+            let why = v.release().map(|release| format!(", because {}", release.why)).unwrap_or_default();
+            problems.add(format!("spec.version {v} is not supported{why}: {}", supported()));
+        }
     }
     version
 }

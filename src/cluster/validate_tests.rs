@@ -22,8 +22,8 @@ fn only_problem(spec: &str) -> String {
 #[test]
 fn every_default_is_valid() {
     let valid = check("{}").unwrap();
-    assert_eq!((valid.replicas, valid.version.to_string().as_str()), (3, "3.6.16"));
-    assert_eq!(valid.image, "gcr.io/etcd-development/etcd:v3.6.16");
+    assert_eq!((valid.replicas, valid.release.version.to_string().as_str()), (3, "3.6.16"));
+    assert_eq!(valid.release.image, "gcr.io/etcd-development/etcd:v3.6.16");
     let hours = SignedDuration::from_hours;
     assert_eq!(valid.lifetimes.client, Lifetimes { authority: hours(43_800), leaf: hours(2160) });
     assert_eq!(valid.lifetimes.client, valid.lifetimes.peer);
@@ -172,7 +172,7 @@ fn quantities_with_an_exponent_are_read() {
 #[test]
 fn images_are_named_by_tag_and_digest() {
     let digest = format!("sha256:{}", "0".repeat(64));
-    let image = |spec: &str| check(spec).unwrap().image;
+    let image = |spec: &str| check(spec).unwrap().release.image;
     assert_eq!(image("{image: {repository: r.example:5000/etcd}}"), "r.example:5000/etcd:v3.6.16");
     assert_eq!(image("{image: {repository: e, tag: mine}}"), "e:mine");
     assert_eq!(image(&format!("{{image: {{repository: e, digest: '{digest}'}}}}")), format!("e:v3.6.16@{digest}"));

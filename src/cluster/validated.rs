@@ -11,8 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use crate::{
     api::{AutoCompaction, ClientAuth, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion},
     certificates::{lifetimes::Lifetimes, transition::NewAuthority},
-    cluster::requests::Requests,
-    etcd::Version,
+    cluster::{release::Release, requests::Requests, settings::Settings},
     ids::Uid,
     names::Names,
     pki::{Domain, Issuer, PerDomain},
@@ -29,10 +28,8 @@ pub struct ValidatedCluster {
     pub owner: OwnerReference,
     /// The desired number of members.
     pub replicas: u32,
-    /// The version of etcd.
-    pub version: Version,
-    /// The image, with tag or digest.
-    pub image: String,
+    /// The etcd that members run.
+    pub release: Release,
     /// The image pull policy.
     pub pull_policy: PullPolicy,
     /// The image pull secrets.
@@ -55,8 +52,10 @@ pub struct ValidatedCluster {
     pub etcd: EtcdSettings,
     /// The pods.
     pub pod: PodSpec,
-    /// The fields for which members are restarted, as they are recorded on pods.
-    pub settings: String,
+    /// The fields for which members are restarted.
+    pub settings: Settings,
+    /// The same as they are recorded on pods with this release.
+    pub recorded: String,
     /// The Service for clients.
     pub service: ServiceSpec,
     /// When members that cannot recover are replaced.

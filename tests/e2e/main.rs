@@ -40,6 +40,7 @@ mod refused;
 mod rotation;
 mod tools;
 mod users;
+mod versions;
 mod watcher;
 #[path = "../webhook/mod.rs"]
 mod webhook;
@@ -51,6 +52,7 @@ use harness::Scenario;
 fn main() -> std::process::ExitCode {
     // The longest scenarios start first.
     let themes = [
+        versions::scenarios(),
         issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),

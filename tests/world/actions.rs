@@ -325,6 +325,10 @@ fn change_members(world: &mut World, leader: Option<&MemberName>, change: &Chang
         Change::Promote { id } => etcd.promote(leader, id.0, now),
         Change::Remove { id } => etcd.remove(leader, id.0, now),
         Change::MoveLeader { to } => etcd.move_leader(leader, to.0, now),
+        Change::EnableDowngrade { to } => etcd.enable_downgrade(*to),
+        Change::CancelDowngrade => etcd.cancel_downgrade(),
+        // No member of a world runs out of space.
+        Change::DisarmSpace { .. } => Err(Class::Other),
     };
     changed.map_err(|class| format!("{class:?}"))
 }

@@ -22,7 +22,10 @@ use k8s_openapi::{
 use super::metadata::{member_labels, owned, selector};
 use crate::{
     api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion, UserIds},
-    cluster::validated::{EtcdSettings, ValidatedCluster},
+    cluster::{
+        release::Release,
+        validated::{EtcdSettings, ValidatedCluster},
+    },
     etcd::Version,
     kubernetes::pod::etcd_container,
     names::{CLIENT_PORT, CONTAINER, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
@@ -51,12 +54,12 @@ pub fn grace_period(etcd: &EtcdSettings) -> SignedDuration {
     SignedDuration::from_secs(period.as_secs() + i64::from(period.subsec_nanos() > 0))
 }
 
-/// The StatefulSet of one member. `bundles` names the authorities in its trust bundles.
+/// The StatefulSet of one member with this release. `bundles` names the authorities in its trust bundles.
 ///
 /// Each member has its own, so that it has its own keys, volume and version, and so that any member can be removed, not only the
 /// one with the highest ordinal. It is a StatefulSet rather than a pod, so that Kubernetes recreates the pod while the operator
 /// is down.
-pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> StatefulSet {
+pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &Release, bundles: &str) -> StatefulSet {
     let labels = member_labels(cluster.names.cluster(), member);
     let mut metadata = owned(cluster, member.to_string());
     metadata.labels = Some(labels.clone());
@@ -70,7 +73,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &s
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
-            template: template(cluster, member, bundles),
+            template: template(cluster, member, release, bundles),
             ..StatefulSetSpec::default()
         },
         status: None,
@@ -122,14 +125,15 @@ pub fn runs_like(pod: Option<&PodSpec>, template: Option<&PodSpec>) -> bool {
     process(pod) == process(template)
 }
 
-fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
+fn template(cluster: &ValidatedCluster, member: &MemberName, release: &Release, bundles: &str) -> PodTemplateSpec {
     let mut labels = cluster.pod.labels.clone();
     labels.extend(member_labels(cluster.names.cluster(), member));
     // The container that `kubectl logs` and `exec` mean if others are injected.
     let mut annotations: BTreeMap<_, _> = [(annotation::DEFAULT_CONTAINER.into(), CONTAINER.into())].into();
     annotations.extend(cluster.pod.annotations.clone());
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
-    annotations.insert(annotation::SETTINGS.into(), cluster.settings.clone());
+    annotations.insert(annotation::SETTINGS.into(), release.recorded_with(&cluster.settings));
+    annotations.extend(release.prepares.map(|minor| (annotation::PREPARED_FOR.into(), minor.to_string())));
     if let Some(at) = &cluster.requests.restarted_at {
         annotations.insert(annotation::RESTARTED_AT.into(), at.clone());
     }
@@ -151,7 +155,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
                 cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect::<Vec<_>>(),
             )
             .filter(|secrets| !secrets.is_empty()),
-            containers: vec![container(cluster, member)],
+            containers: vec![container(cluster, member, release)],
             volumes: Some(vec![
                 Volume {
                     persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
@@ -216,7 +220,7 @@ fn spread(cluster: &ValidatedCluster) -> Affinity {
     }
 }
 
-fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
+fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release) -> Container {
     let port = |name: &str, number| ContainerPort {
         name: Some(name.into()),
         container_port: number,
@@ -236,10 +240,10 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
     };
     Container {
         name: CONTAINER.into(),
-        image: Some(cluster.image.clone()),
+        image: Some(release.image.clone()),
         image_pull_policy: Some(pull_policy.into()),
         command: Some(vec!["/usr/local/bin/etcd".into()]),
-        args: Some(arguments(cluster, member)),
+        args: Some(arguments(cluster, member, release.version)),
         env: Some(environment(cluster, member)),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
         resources: Some(cluster.pod.resources.clone()).filter(|resources| *resources != ResourceRequirements::default()),
@@ -313,12 +317,7 @@ fn environment(cluster: &ValidatedCluster, member: &MemberName) -> Vec<EnvVar> {
     ]
 }
 
-/// The name of the flag since etcd 3.6. In 3.5 it is experimental, and 3.7 no longer accepts the experimental name.
-fn skip_address_check(version: Version) -> &'static str {
-    if version.minor == 5 { "experimental-peer-skip-client-san-verification" } else { "peer-skip-client-san-verification" }
-}
-
-fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
+fn arguments(cluster: &ValidatedCluster, member: &MemberName, version: Version) -> Vec<String> {
     let file = |key: &str| format!("{TLS_DIR}/{key}");
     let etcd = &cluster.etcd;
     let mut flags: Vec<(&str, String)> = vec![
@@ -343,10 +342,6 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ("peer-key-file", file(member_key::PEER_KEY)),
         ("peer-crl-file", file(member_key::PEER_CRL)),
         ("peer-cert-allowed-hostname", cluster.names.peer_host().to_owned()),
-        // A certificate of the peer domain with the host name above identifies a member. Checking the member's address against
-        // DNS as well proves nothing more, and fails until DNS has the address of a new pod (`client/pkg/transport`,
-        // `checkCertSAN`).
-        (skip_address_check(cluster.version), "true".into()),
         ("heartbeat-interval", etcd.heartbeat_interval.to_string()),
         ("election-timeout", etcd.election_timeout.to_string()),
         ("quota-backend-bytes", etcd.quota.to_string()),
@@ -359,6 +354,9 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ),
         ("auto-compaction-retention", etcd.compaction.retention.clone()),
     ];
+    // A certificate of the peer domain with the host name above identifies a member. Checking the member's address against DNS as
+    // well proves nothing more, and fails until DNS has the address of a new pod (`client/pkg/transport`, `checkCertSAN`).
+    flags.extend(version.release().map(|release| (release.skip_address_check, "true".into())));
     if cluster.client_auth == ClientAuth::Required {
         // `trusted-ca-file` alone would already make etcd require client certificates (client/pkg/transport, ServerConfig).
         flags.push(("client-cert-auth", "true".into()));

@@ -71,7 +71,7 @@ fn all(cluster: &ValidatedCluster) -> BTreeMap<String, Value> {
     // The others differ only in their names.
     let first = cluster.names.member(0);
     put("PersistentVolumeClaim", &claim(cluster, &first, None));
-    put("StatefulSet", &stateful_set(cluster, &first, "digest"));
+    put("StatefulSet", &stateful_set(cluster, &first, &cluster.release, "digest"));
     objects
 }
 
@@ -139,7 +139,7 @@ fn a_pod_may_take_as_long_to_stop_as_etcd_takes_while_clients_watch() {
         [("50ms, heartbeatInterval: 10ms", 50, 27), ("1s", 1000, 30), ("2500ms", 2500, 36), ("50s", 50_000, 226)]
     {
         let cluster = valid(&format!("{{etcd: {{electionTimeout: {setting}}}}}"));
-        let spec = stateful_set(&cluster, &cluster.names.member(0), "").spec.template.spec.unwrap();
+        let spec = stateful_set(&cluster, &cluster.names.member(0), &cluster.release, "").spec.template.spec.unwrap();
         let pause = spec.containers[0].lifecycle.as_ref().unwrap().pre_stop.as_ref().unwrap().sleep.as_ref().unwrap().seconds;
         let period = spec.termination_grace_period_seconds.unwrap();
         assert_eq!(period, expected, "{setting}");
@@ -154,6 +154,6 @@ fn every_label_fits_with_the_longest_name() {
     let cluster = validate(&long, "cluster.local").unwrap();
     let member = cluster.names.member(99);
     // The controller adds a hash of up to ten characters to the StatefulSet's name in a label of the pod.
-    assert!(stateful_set(&cluster, &member, "").metadata.name.unwrap().len() + 11 <= 63);
+    assert!(stateful_set(&cluster, &member, &cluster.release, "").metadata.name.unwrap().len() + 11 <= 63);
     assert!(cluster.names.peer_service().len() <= 63 && cluster.names.pod(&member).len() <= 63);
 }

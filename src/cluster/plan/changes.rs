@@ -89,6 +89,8 @@ pub struct Changes {
     pub step: Option<Step>,
     /// The members that are down because they are being restarted.
     pub restarting: BTreeSet<MemberName>,
+    /// From what to what the running members are being changed, in a few words.
+    pub change: Option<String>,
     /// What is in progress or pending.
     pub progress: Vec<Note>,
     /// What needs attention.
@@ -173,6 +175,7 @@ impl Changes {
             completed,
             step,
             restarting,
+            change,
             progress,
             problems,
             certificates,
@@ -191,6 +194,7 @@ impl Changes {
         self.completed.append(completed);
         self.step = self.step.take().or(step.take());
         self.restarting.append(restarting);
+        self.change = self.change.take().or(change.take());
         self.progress.append(progress);
         self.problems.append(problems);
         self.certificates.append(certificates);

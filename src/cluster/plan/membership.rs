@@ -16,6 +16,8 @@ use super::{
     leadership::move_leader,
     recovery::Recovery,
     rollout::{self, Rollout},
+    space,
+    versions::Versions,
 };
 use crate::{
     api::Reason,
@@ -38,11 +40,15 @@ use crate::{
 pub fn plan(
     input: &Input,
     recovery: &Recovery,
+    versions: &Versions,
     rollout: &Rollout,
     pending: &Pending,
     restarting: &BTreeSet<MemberName>,
 ) -> Changes {
-    let Some(roster) = input.facts.roster.as_ref().filter(|_| !recovery.is_exclusive) else { return Changes::default() };
+    if recovery.is_exclusive {
+        return Changes::default();
+    }
+    let Some(roster) = &input.facts.roster else { return versions.changes.clone() };
     let mut changes = unknown_members(roster);
     for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_own_objects(input, member)) {
         let since = ongoing_since(input.observed, Reason::RemovingMember);
@@ -50,13 +56,15 @@ pub fn plan(
         changes = changes.progress(Reason::RemovingMember, message);
     }
     changes.merge(complete_replacement(input, roster));
-    let planners: [&dyn Fn() -> Changes; 7] = [
+    let planners: [&dyn Fn() -> Changes; 9] = [
         &|| delete_objects(input, roster),
+        &|| space::disarm(input, roster, rollout),
         &|| remove_unstarted(input, roster),
         &|| learner(input, roster),
         &|| replace(input, roster),
         &|| scale_down(input, roster, rollout, restarting),
         &|| scale_up(input, roster),
+        &|| versions.changes.clone(),
         &|| rollout::restart(input, roster, rollout, pending),
     ];
     for plan in planners {

@@ -24,8 +24,10 @@ mod recovery;
 mod revocation;
 mod rollout;
 mod rotation;
+mod space;
 mod start;
 mod trial;
+mod versions;
 
 use std::collections::BTreeSet;
 
@@ -35,6 +37,7 @@ use self::{
     input::{Input, Pending},
     recovery::Recovery,
     rollout::Rollout,
+    versions::Versions,
 };
 use crate::{
     certificates::requests::{LeafRequest, SecretChange},
@@ -53,12 +56,13 @@ pub fn plan(input: &Input) -> Plan {
     }
     let recovery = recovery::plan(input);
     let members = start::states(input);
-    let rollout = Rollout::of(input);
+    let versions = versions::plan(input);
+    let rollout = Rollout::of(input, &versions);
 
     let mut changes = recovery.changes.clone();
     changes.merge(objects::plan(input, &members));
     changes.merge(certificates::plan(input, &members));
-    changes.merge(objects::stateful_sets(input, &members, &recovery));
+    changes.merge(objects::stateful_sets(input, &members, &recovery, &versions));
     foreign::exclude(input, &mut changes);
     overwritten::exclude(input, &mut changes);
     let confirmation = confirmation::plan(input, &changes.secrets);
@@ -75,7 +79,7 @@ pub fn plan(input: &Input) -> Plan {
         pods: !changes.pods.is_empty(),
         certificates,
     };
-    changes.merge(step(input, &recovery, &rollout, &pending, &changes.restarting));
+    changes.merge(step(input, &recovery, &versions, &rollout, &pending, &changes.restarting));
     // These notes follow those about the operation that they are part of.
     changes.merge(objects::waiting_members(input, &members, &recovery, &changes));
     Plan::Change(Box::new(changes))
@@ -96,7 +100,14 @@ pub fn maintain(input: &Input) -> Plan {
 }
 
 /// The step, and notes about it. The first planner with a step decides; the ones after it are not run.
-fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending, restarting: &BTreeSet<MemberName>) -> Changes {
+fn step(
+    input: &Input,
+    recovery: &Recovery,
+    versions: &Versions,
+    rollout: &Rollout,
+    pending: &Pending,
+    restarting: &BTreeSet<MemberName>,
+) -> Changes {
     // Steps that protect data come first: a step that fails is planned again in every pass, and must not block them.
     first_step(&[
         &|| bootstrap::record_members(input),
@@ -107,7 +118,7 @@ fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending
         &|| membership::delete_left_behind(input, recovery),
         &|| Changes { step: recovery.step.clone(), ..Changes::default() },
         &|| rotation::plan(input),
-        &|| membership::plan(input, recovery, rollout, pending, restarting),
+        &|| membership::plan(input, recovery, versions, rollout, pending, restarting),
     ])
 }
 

@@ -11,6 +11,7 @@ use super::{
     raft_entry::may_wait,
     recovery::Recovery,
     start::StartStates,
+    versions::Versions,
 };
 use crate::{
     api::Reason,
@@ -39,7 +40,8 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     changes.objects.extend(disruption_budget(input, members));
     changes.extend(members.iter().filter_map(|(name, state)| claim(input, name, state, members.len())));
     if !facts.is_bootstrapped {
-        let created_later = members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, "")));
+        let created_later =
+            members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, &cluster.release, "")));
         let created_later =
             created_later.chain([Object::new(&objects::ca_config(cluster, String::new()))]).chain(secrets(cluster, members));
         changes.preflight = changes.bootstrap.iter().chain(&changes.objects).cloned().chain(created_later).collect();
@@ -104,15 +106,15 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
 }
 
 /// The StatefulSets of members whose certificates exist.
-pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery) -> Changes {
+pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery, versions: &Versions) -> Changes {
     let mut changes = Changes::default();
     for name in members.keys() {
-        changes.stateful_sets.extend(stateful_set(input, name, recovery).map(|object| (name.clone(), object)));
+        changes.stateful_sets.extend(stateful_set(input, name, recovery, versions).map(|object| (name.clone(), object)));
     }
     changes
 }
 
-fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery) -> Option<Object> {
+fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery, versions: &Versions) -> Option<Object> {
     let Input { cluster, desired, observed, facts, .. } = input;
     let member = observed.members.get(name)?;
     let bundles = member.secret.as_ref().filter(|secret| belongs(&secret.meta, facts.uid))?.bundles()?;
@@ -120,13 +122,15 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery) -> Option
     if stopped && member.stateful_set.is_none() {
         return None;
     }
+    let held = versions.held(name, Some(member));
     let build = || {
-        let set = objects::stateful_set(cluster, name, bundles);
+        let set = objects::stateful_set(cluster, name, held.unwrap_or(&cluster.release), bundles);
         let set = if forced { objects::forced(set) } else { set };
         if stopped { objects::stopped(set) } else { set }
     };
     let flags = [if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }].concat();
-    desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
+    let release = held.map(|release| format!(" {} {:?}", release.image, release.prepares)).unwrap_or_default();
+    desired.unless_applied(&[name.as_str(), " ", bundles, &flags, &release].concat(), build, member.stateful_set.as_ref())
 }
 
 /// Restores the labels of pods: without them Services and the disruption budget ignore a pod, and its StatefulSet releases it.
