@@ -91,7 +91,7 @@ impl Version {
 
 /// The supported versions, in words.
 pub fn supported() -> String {
-    let from = |release: &Release| format!("3.{}.{} or newer", release.minor, release.oldest);
+    let from = |release: &Release| format!("3.{0} from 3.{0}.{1}", release.minor, release.oldest);
     RELEASES.iter().map(from).collect::<Vec<_>>().join(", ")
 }
 
