@@ -47,7 +47,7 @@ const RESTART: Effect = Effect::Restart(Form::Plain);
 /// All fields. None is below another one.
 pub const FIELDS: &[Field] = &[
     row("replicas", Effect::Live, "members are added and removed one at a time"),
-    row("version", RESTART, "by one minor version at a time, up or down"),
+    row("version", RESTART, "to another patch; the minor version cannot be changed yet"),
     row("storage.size", Effect::Refused, "cannot be changed yet"),
     row("storage.storageClassName", Effect::Refused, "cannot be changed yet"),
     row("storage.retention", Effect::Live, ""),
