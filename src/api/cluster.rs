@@ -293,11 +293,13 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
-    /// Additional labels of the pods. The operator's own labels (`app.kubernetes.io/name`, `/instance`, `/managed-by` and
-    /// `etcd-warden.dev/*`) take precedence.
+    /// Additional labels of the pods. A change reaches running pods, without a restart. The operator's own labels
+    /// (`app.kubernetes.io/name`, `/instance`, `/managed-by` and `etcd-warden.dev/*`) and those of the StatefulSet's controller take
+    /// precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Additional annotations of the pods. The operator's own annotations (`etcd-warden.dev/*`) take precedence.
+    /// Additional annotations of the pods. A change reaches running pods, without a restart. The operator's own annotations
+    /// (`etcd-warden.dev/*`) take precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Who chooses the user and the groups that etcd runs as: the operator (`Fixed`) or the platform (`Assigned`).

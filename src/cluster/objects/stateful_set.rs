@@ -1,6 +1,6 @@
 //! The StatefulSet of a member, with the pod that runs etcd.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -19,7 +19,10 @@ use k8s_openapi::{
     },
 };
 
-use super::metadata::{member_labels, owned, selector};
+use super::{
+    metadata::{member_labels, owned, selector},
+    pod_metadata::PodMetadata,
+};
 use crate::{
     api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion, UserIds},
     cluster::validated::{EtcdSettings, ValidatedCluster},
@@ -123,11 +126,7 @@ pub fn runs_like(pod: Option<&PodSpec>, template: Option<&PodSpec>) -> bool {
 }
 
 fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
-    let mut labels = cluster.pod.labels.clone();
-    labels.extend(member_labels(cluster.names.cluster(), member));
-    // The container that `kubectl logs` and `exec` mean if others are injected.
-    let mut annotations: BTreeMap<_, _> = [(annotation::DEFAULT_CONTAINER.into(), CONTAINER.into())].into();
-    annotations.extend(cluster.pod.annotations.clone());
+    let [labels, mut annotations] = PodMetadata::of(cluster, member).of_template();
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
     annotations.insert(annotation::SETTINGS.into(), cluster.settings.clone());
     if let Some(at) = &cluster.requests.restarted_at {
