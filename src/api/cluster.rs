@@ -8,7 +8,12 @@ use kube::{CustomResource, KubeSchema, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, EtcdClusterStatus, TlsSpec, duration::duration_rule};
+use super::{
+    Duration, EtcdClusterStatus, EtcdSpec, TlsSpec,
+    duration::duration_rule,
+    etcd::gates_of_3_6,
+    quantity::positive_quantity,
+};
 
 /// The longest name of an `EtcdCluster`. A label of the pods consists of the StatefulSet's name and a hash of up to eleven
 /// characters, and may have at most 63. The StatefulSet's name is that of the cluster, `-` and an ordinal of up to two digits.
@@ -44,6 +49,8 @@ pub const MAX_NAME_LENGTH: usize = 49;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet"),
+    validation = Rule::new("!self.version.startsWith('3.5.') || !has(self.etcd.featureGates) || self.etcd.featureGates.size() == 0").message("spec.etcd.featureGates: etcd 3.5 has no feature gates"),
+    validation = gates_of_3_6(),
     validation = Rule::new("self.storage.size == oldSelf.storage.size").message("spec.storage.size cannot be changed yet"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName cannot be changed yet")
 )]
@@ -109,11 +116,6 @@ pub struct StorageSpec {
     pub retention: Retention,
 }
 
-fn positive_quantity() -> Rule {
-    Rule::new("isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))")
-        .message("must be a quantity above 0, such as 8Gi")
-}
-
 /// Whether data is kept when its cluster is deleted.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retention {
@@ -163,110 +165,6 @@ pub enum PullPolicy {
     Always,
     /// Never.
     Never,
-}
-
-/// Settings of etcd itself. Each is described in etcd's documentation under the flag that is named here.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = duration_rule(&["self.electionTimeout", "self.heartbeatInterval"], "duration(self.electionTimeout).getMilliseconds() >= 5 * duration(self.heartbeatInterval).getMilliseconds()").message("electionTimeout must be at least five times heartbeatInterval"))]
-pub struct EtcdSpec {
-    /// How often the leader sends heartbeats to its followers (`--heartbeat-interval`). It should be about the round-trip time
-    /// between members.
-    #[serde(default = "default_heartbeat_interval")]
-    #[x_kube(validation = duration_rule(&["self"], "duration(self) >= duration('10ms')").message("must be at least 10ms"))]
-    pub heartbeat_interval: Duration,
-    /// How long a follower waits for a heartbeat before it starts an election (`--election-timeout`): at least five times
-    /// `heartbeatInterval` and at most 50s.
-    #[serde(default = "default_election_timeout")]
-    #[x_kube(validation = duration_rule(&["self"], "duration(self) <= duration('50s')").message("must be at most 50s, etcd's own limit"))]
-    pub election_timeout: Duration,
-    /// The size of the database at which etcd refuses writes (`--quota-backend-bytes`).
-    #[serde(default = "default_quota")]
-    #[schemars(extend("maxLength" = 32))]
-    #[x_kube(validation = positive_quantity())]
-    pub quota_backend_size: Quantity,
-    /// The automatic compaction of the history of keys (`--auto-compaction-mode`, `--auto-compaction-retention`).
-    #[serde(default)]
-    pub auto_compaction: AutoCompaction,
-    /// Additional flags of etcd, without the leading dashes: `{"max-txn-ops": "512"}`. Flags that the operator sets itself and
-    /// flags that would endanger the data are refused.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-z][a-z0-9-]{0,63}$'))").message("each must be the name of a flag without the dashes in front, such as max-txn-ops"))]
-    #[x_kube(validation = not_reserved())]
-    pub extra_args: BTreeMap<String, String>,
-}
-
-/// Prefixes of the flags that users may not set. They are prefixes rather than names, because in every supported version all
-/// flags with these prefixes concern addresses, certificates, identity or data, and a flag that a newer patch release adds is as
-/// dangerous.
-pub const RESERVED_FLAGS: [&str; 37] = [
-    "name",
-    "data-dir",
-    "wal-dir",
-    "config-file",
-    "initial",
-    "listen",
-    "advertise",
-    "discovery",
-    "peer",
-    "client",
-    "cert",
-    "key",
-    "trusted",
-    "auto-tls",
-    "tls",
-    "self-signed",
-    "cipher",
-    "force",
-    "unsafe",
-    "experimental-peer",
-    "strict",
-    "heartbeat",
-    "election",
-    "quota-backend",
-    "auto-compaction",
-    "auth",
-    "proxy",
-    "version",
-    "help",
-    "max-learners",
-    "bcrypt",
-    "raft-read",
-    "snapshot-count",
-    "host-whitelist",
-    "enable-v2",
-    "downgrade",
-    "next-cluster",
-];
-
-fn not_reserved() -> Rule {
-    // The API server limits the cost of message expressions, so the message cannot name the flag.
-    Rule::new(format!("self.all(k, !k.matches('^({})'))", RESERVED_FLAGS.join("|"))).message("a flag is reserved: those for names, addresses, certificates, storage, membership, heartbeat, election, quota and compaction are the operator's own or have a field of their own")
-}
-
-/// The automatic compaction of the history of keys.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.retention == '0' || (self.mode == 'Periodic' ? self.retention.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') : self.retention.matches('^[0-9]{1,18}$'))").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision; 0 keeps everything"))]
-pub struct AutoCompaction {
-    /// Whether `retention` is a duration (`Periodic`) or a number of revisions (`Revision`).
-    #[serde(default)]
-    pub mode: CompactionMode,
-    /// How much history is kept: a duration such as `5m` or a number of revisions such as `10000`; `0` keeps everything.
-    #[serde(default = "default_compaction_retention")]
-    #[schemars(length(min = 1, max = 32))]
-    pub retention: String,
-}
-
-/// The unit of `retention`.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CompactionMode {
-    /// A duration.
-    #[default]
-    Periodic,
-    /// A number of revisions.
-    Revision,
 }
 
 /// The pods of the members. They always comply with the `restricted` Pod Security Standard: they run as an unprivileged user,
@@ -386,15 +284,6 @@ fn default_storage_size() -> Quantity {
 fn default_repository() -> String {
     "gcr.io/etcd-development/etcd".into()
 }
-fn default_heartbeat_interval() -> Duration {
-    Duration("100ms".into())
-}
-fn default_election_timeout() -> Duration {
-    Duration("1s".into())
-}
-fn default_quota() -> Quantity {
-    Quantity("2Gi".into())
-}
 fn default_crash_loop() -> Duration {
     Duration("10m".into())
 }
@@ -403,9 +292,6 @@ fn default_lost_node() -> Duration {
 }
 fn default_unstarted() -> Duration {
     Duration("10m".into())
-}
-fn default_compaction_retention() -> String {
-    "5m".into()
 }
 
 impl Default for EtcdClusterSpec {
@@ -440,24 +326,8 @@ impl Default for ImageSpec {
         }
     }
 }
-impl Default for EtcdSpec {
-    fn default() -> Self {
-        Self {
-            heartbeat_interval: default_heartbeat_interval(),
-            election_timeout: default_election_timeout(),
-            quota_backend_size: default_quota(),
-            auto_compaction: AutoCompaction::default(),
-            extra_args: BTreeMap::new(),
-        }
-    }
-}
 impl Default for RepairSpec {
     fn default() -> Self {
         Self { crash_loop: default_crash_loop(), lost_node: default_lost_node(), unstarted: default_unstarted() }
-    }
-}
-impl Default for AutoCompaction {
-    fn default() -> Self {
-        Self { mode: CompactionMode::default(), retention: default_compaction_retention() }
     }
 }

@@ -3,26 +3,27 @@
 //! The CRD's rules reject most invalid specs at apply time. The spec is checked again here, because it may have been stored under
 //! older rules, and so that the following stages need no checks.
 
-use std::{
-    collections::BTreeSet,
-    fmt::{self, Debug},
-    net::IpAddr,
-    str,
-};
+mod etcd;
+mod problems;
+
+use std::{collections::BTreeSet, net::IpAddr};
 
 use jiff::SignedDuration;
 use kube::Resource;
 
+pub use problems::Invalid;
+use problems::{Problems, check_duration};
+
 use crate::{
     api::{
-        CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, ONE_FOR_BOTH, RESERVED_FLAGS, RepairSpec,
-        TlsSpec,
+        Duration, ECDSA_SUITE, EtcdCluster, EtcdClusterSpec, HTTP2_SUITE, MAX_NAME_LENGTH, ONE_FOR_BOTH, RepairSpec,
+        TLS_1_3_SUITES, TlsSpec, TlsVersion,
     },
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
     cluster::{
         requests::Requests,
         settings::Settings,
-        validated::{EtcdSettings, Repair, ValidatedCluster},
+        validated::{Repair, ValidatedCluster},
     },
     etcd::Version,
     ids::Uid,
@@ -30,16 +31,6 @@ use crate::{
     names::Names,
     pki::{Domain, Issuer, PerDomain},
 };
-
-/// The problems of a spec: at least one sentence, each of which says what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid(pub Vec<String>);
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
-}
 
 /// Validates the spec of a cluster. `domain` is the DNS domain of the Kubernetes cluster.
 ///
@@ -72,7 +63,8 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
     let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, &mut problems);
     let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, &mut problems);
     let issuers = check_issuers(&spec.tls, &mut problems);
-    let etcd = check_etcd(spec, &mut problems);
+    check_suites(&spec.tls, &mut problems);
+    let etcd = etcd::check(&spec.etcd, version, &mut problems);
     let repair = check_repair(&spec.repair, &mut problems);
     if quantity::bytes(&spec.storage.size).is_none() {
         problems.add(format!("spec.storage.size {:?} is not a size: write it like 8Gi", spec.storage.size.0));
@@ -94,6 +86,7 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
         pull_secrets: spec.image.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         storage: spec.storage.clone(),
         min_tls: spec.tls.min_version,
+        cipher_suites: spec.tls.cipher_suites.clone(),
         client_auth: spec.tls.client.client_auth,
         lifetimes,
         issuers,
@@ -107,14 +100,6 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
         paused: spec.paused,
         requests: Requests::of(cluster),
     })
-}
-
-struct Problems(Vec<String>);
-
-impl Problems {
-    fn add(&mut self, problem: impl Into<String>) {
-        self.0.push(problem.into());
-    }
 }
 
 fn image(spec: &EtcdClusterSpec, version: Version) -> String {
@@ -152,10 +137,6 @@ fn check_version(text: &str, problems: &mut Problems) -> Option<Version> {
         Some(_) => {}
     }
     version
-}
-
-fn check_duration(field: &str, duration: &Duration, problems: &mut Problems) -> Option<SignedDuration> {
-    duration.length().map_err(|e| problems.add(format!("{field}: {e}"))).ok()
 }
 
 /// A certificate cannot expire after the year 9999 (RFC 5280, 4.1.2.5).
@@ -207,6 +188,22 @@ fn check_issuers(tls: &TlsSpec, problems: &mut Problems) -> PerDomain<Issuer> {
     issuers
 }
 
+/// What etcd checks when it starts, or finds out at the first connection.
+fn check_suites(tls: &TlsSpec, problems: &mut Problems) {
+    let suites = &tls.cipher_suites;
+    if suites.is_empty() {
+        return;
+    }
+    let mut check = |is_fulfilled: bool, why: &str| {
+        if !is_fulfilled {
+            problems.add(format!("spec.tls.cipherSuites: {why}"));
+        }
+    };
+    check(tls.min_version == TlsVersion::V12, TLS_1_3_SUITES);
+    check(suites.iter().any(|suite| suite.is_for_http2()), HTTP2_SUITE);
+    check(suites.iter().any(|suite| suite.is_for_ecdsa()), ECDSA_SUITE);
+}
+
 /// A container or a node takes this long to restart. A shorter time would treat a normal restart as a fault.
 const SHORTEST_REPAIR: SignedDuration = SignedDuration::from_secs(10);
 
@@ -250,50 +247,6 @@ fn check_addresses(addresses: &[String], problems: &mut Problems) -> BTreeSet<Ip
         text.parse().map_err(|_| problems.add(problem)).ok()
     };
     addresses.iter().filter_map(parse).collect()
-}
-
-fn check_etcd(spec: &EtcdClusterSpec, problems: &mut Problems) -> Option<EtcdSettings> {
-    let etcd = &spec.etcd;
-    let heartbeat = check_duration("spec.etcd.heartbeatInterval", &etcd.heartbeat_interval, problems);
-    let election = check_duration("spec.etcd.electionTimeout", &etcd.election_timeout, problems);
-    let quota = quantity::bytes(&etcd.quota_backend_size);
-    if quota.is_none() {
-        problems.add(format!("spec.etcd.quotaBackendSize {:?} is not a size: write it like 2Gi", etcd.quota_backend_size.0));
-    }
-    for name in etcd.extra_args.keys() {
-        let flag = !name.is_empty()
-            && name.starts_with(|c: char| c.is_ascii_lowercase())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if !flag {
-            problems
-                .add(format!("spec.etcd.extraArgs: {name:?} is not the name of a flag; write it without the dashes in front"));
-        } else if RESERVED_FLAGS.iter().any(|reserved| name.starts_with(reserved)) {
-            problems.add(format!(
-                "spec.etcd.extraArgs: {name} is reserved: the operator sets it itself or it has a field of its own"
-            ));
-        }
-    }
-    let retention = &etcd.auto_compaction.retention;
-    let is_valid = match etcd.auto_compaction.mode {
-        CompactionMode::Periodic => retention == "0" || Duration(retention.clone()).length().is_ok(),
-        CompactionMode::Revision => retention.parse::<u64>().is_ok(),
-    };
-    if !is_valid {
-        problems.add(format!(
-            "spec.etcd.autoCompaction.retention {retention:?} does not fit the mode: a duration such as 5m for Periodic, a number of revisions for Revision"
-        ));
-    }
-    let (heartbeat, election) = (heartbeat?.as_millis(), election?.as_millis());
-    if heartbeat < 10 || election < 5 * heartbeat || election > 50_000 {
-        problems.add("spec.etcd.electionTimeout must be at least five times heartbeatInterval and at most 50s, heartbeatInterval at least 10ms");
-    }
-    Some(EtcdSettings {
-        heartbeat_interval: heartbeat,
-        election_timeout: election,
-        quota: quota?,
-        compaction: etcd.auto_compaction.clone(),
-        extra_args: etcd.extra_args.clone(),
-    })
 }
 
 #[cfg(test)]

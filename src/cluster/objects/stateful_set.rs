@@ -24,7 +24,7 @@ use super::{
     pod_metadata::PodMetadata,
 };
 use crate::{
-    api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion, UserIds},
+    api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, PullPolicy, TlsVersion, UserIds},
     cluster::validated::{EtcdSettings, ValidatedCluster},
     etcd::Version,
     kubernetes::pod::etcd_container,
@@ -317,6 +317,28 @@ fn skip_address_check(version: Version) -> &'static str {
     if version.minor == 5 { "experimental-peer-skip-client-san-verification" } else { "peer-skip-client-san-verification" }
 }
 
+/// Flags that are left out where the spec does not set them. `version` is that of the member.
+fn options(cluster: &ValidatedCluster, version: Version) -> Vec<(&'static str, String)> {
+    let mut flags = vec![];
+    if cluster.min_tls == TlsVersion::V13 {
+        flags.push(("tls-min-version", "TLS1.3".into()));
+    }
+    if !cluster.cipher_suites.is_empty() {
+        let suites: Vec<_> = cluster.cipher_suites.iter().map(|suite| format!("{suite:?}")).collect();
+        flags.push(("cipher-suites", suites.join(",")));
+    }
+    if cluster.etcd.log_level != LogLevel::default() {
+        flags.push(("log-level", cluster.etcd.log_level.as_str().into()));
+    }
+    let is_known = |name: &str| FEATURE_GATES.iter().any(|gate| gate.name == name && gate.since <= version.minor);
+    let gates = cluster.etcd.feature_gates.iter().filter(|(name, _)| is_known(name));
+    let gates: Vec<_> = gates.map(|(name, is_on)| format!("{name}={is_on}")).collect();
+    if !gates.is_empty() {
+        flags.push(("feature-gates", gates.join(",")));
+    }
+    flags
+}
+
 fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
     let file = |key: &str| format!("{TLS_DIR}/{key}");
     let etcd = &cluster.etcd;
@@ -364,9 +386,7 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         flags.push(("trusted-ca-file", file(member_key::CLIENT_CA)));
         flags.push(("client-crl-file", file(member_key::CLIENT_CRL)));
     }
-    if cluster.min_tls == TlsVersion::V13 {
-        flags.push(("tls-min-version", "TLS1.3".into()));
-    }
+    flags.extend(options(cluster, cluster.version));
     let own = flags.into_iter().map(|(name, value)| format!("--{name}={value}"));
     own.chain(etcd.extra_args.iter().map(|(name, value)| format!("--{name}={value}"))).collect()
 }
