@@ -5,8 +5,9 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{CustomResource, KubeSchema, core::Rule};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{
     Duration, EtcdClusterStatus, EtcdSpec, TlsSpec,
@@ -167,8 +168,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// The pods of the members. They always comply with the `restricted` Pod Security Standard: they run as an unprivileged user,
-/// with a read-only root file system and without a service account token.
+/// The pods of the members. They comply with the `restricted` Pod Security Standard: they run as an unprivileged user, with a
+/// read-only root file system and without a service account token.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
@@ -203,6 +204,19 @@ pub struct PodSpec {
     /// Who chooses the user and the groups that etcd runs as: the operator (`Fixed`) or the platform (`Assigned`).
     #[serde(default, rename = "userIDs")]
     pub user_ids: UserIds,
+    /// A part of a pod template, with `metadata` and `spec` as in a Deployment, which is merged into the pods' template: containers,
+    /// volumes and variables by their names. It can add what has no field of its own: sidecars, init containers, volumes, environment
+    /// variables, `runtimeClassName`, `hostAliases`, `dnsConfig` and so on. What the operator sets cannot be changed or removed: such a
+    /// template is reported as `InvalidSpec`, with the path of the field. The operator does not check that what is added complies with
+    /// a Pod Security Standard.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "any_object")]
+    pub template: Map<String, Value>,
+}
+
+/// An object that the API server stores as it is.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
 /// Who chooses the user and the groups that etcd runs as. In both cases it must not be root.

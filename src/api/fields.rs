@@ -83,6 +83,7 @@ pub const FIELDS: &[Field] = &[
     row("pod.labels", Effect::Live, "what others add to a pod stays"),
     row("pod.annotations", Effect::Live, "what others add to a pod stays"),
     row("pod.userIDs", RESTART, ""),
+    row("pod.template", RESTART, ""),
     row("service", Effect::Live, ""),
     row("repair", Effect::Live, ""),
     row("paused", Effect::Live, ""),

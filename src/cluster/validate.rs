@@ -21,6 +21,7 @@ use crate::{
     },
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
     cluster::{
+        objects,
         requests::Requests,
         settings::Settings,
         validated::{Repair, ValidatedCluster},
@@ -52,33 +53,42 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
 /// All problems of the spec.
 pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster, Invalid> {
     let mut problems = Problems(vec![]);
+    let valid = checked(cluster, domain, &mut problems).filter(|_| problems.0.is_empty()).ok_or(Invalid(problems.0))?;
+    // Whether the spec's template fits the operator's is known once that can be built.
+    let problems: Vec<_> = objects::template_problems(&valid).iter().map(|problem| of_template(problem)).collect();
+    if problems.is_empty() { Ok(valid) } else { Err(Invalid(problems)) }
+}
+
+fn of_template(problem: &String) -> String {
+    format!("spec.pod.template: {problem}")
+}
+
+/// The cluster, unless a part of it cannot be read. It may have problems nevertheless.
+fn checked(cluster: &EtcdCluster, domain: &str, problems: &mut Problems) -> Option<ValidatedCluster> {
     let spec = &cluster.spec;
     let name = cluster.metadata.name.as_deref().unwrap_or_default();
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     if !(1..=9).contains(&spec.replicas) {
         problems.add(format!("spec.replicas is {}: it must be 1 to 9", spec.replicas));
     }
-    let version = check_version(&spec.version, &mut problems);
-    let lifetimes = PerDomain::from_fn(|domain| check_lifetimes(domain, &spec.tls, &mut problems));
-    let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, &mut problems);
-    let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, &mut problems);
-    let issuers = check_issuers(&spec.tls, &mut problems);
-    check_suites(&spec.tls, &mut problems);
-    let etcd = etcd::check(&spec.etcd, version, &mut problems);
-    let repair = check_repair(&spec.repair, &mut problems);
+    let version = check_version(&spec.version, problems);
+    let lifetimes = PerDomain::from_fn(|domain| check_lifetimes(domain, &spec.tls, problems));
+    let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, problems);
+    let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, problems);
+    let issuers = check_issuers(&spec.tls, problems);
+    check_suites(&spec.tls, problems);
+    let etcd = etcd::check(&spec.etcd, version, problems);
+    let repair = check_repair(&spec.repair, problems);
     if quantity::bytes(&spec.storage.size).is_none() {
         problems.add(format!("spec.storage.size {:?} is not a size: write it like 8Gi", spec.storage.size.0));
     }
-    let (owner, uid) = (cluster.controller_owner_ref(&()), Uid::of(&cluster.metadata));
-    let (Some(version), Some(lifetimes), Some(etcd), Some(repair), Some(owner), Some(uid), []) =
-        (version, lifetimes.both(), etcd, repair, owner, uid, problems.0.as_slice())
-    else {
-        return Err(Invalid(problems.0));
-    };
-    Ok(ValidatedCluster {
+    let template = objects::parse_template(&spec.pod.template);
+    let template = template.map_err(|found| found.iter().for_each(|problem| problems.add(of_template(problem)))).ok();
+    let version = version?;
+    Some(ValidatedCluster {
         names: Names::new(name, namespace, domain),
-        uid,
-        owner,
+        uid: Uid::of(&cluster.metadata)?,
+        owner: cluster.controller_owner_ref(&())?,
         replicas: spec.replicas.unsigned_abs(),
         version,
         image: image(spec, version),
@@ -88,15 +98,16 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
         min_tls: spec.tls.min_version,
         cipher_suites: spec.tls.cipher_suites.clone(),
         client_auth: spec.tls.client.client_auth,
-        lifetimes,
+        lifetimes: lifetimes.both()?,
         issuers,
         extra_names,
         extra_addresses,
-        etcd,
+        etcd: etcd?,
         pod: spec.pod.clone(),
+        template: template?,
         settings: Settings::of(spec).text(),
         service: spec.service.clone(),
-        repair,
+        repair: repair?,
         paused: spec.paused,
         requests: Requests::of(cluster),
     })

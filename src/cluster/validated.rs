@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
 use crate::{
     api::{AutoCompaction, CipherSuite, ClientAuth, LogLevel, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion},
@@ -57,6 +57,8 @@ pub struct ValidatedCluster {
     pub etcd: EtcdSettings,
     /// The pods.
     pub pod: PodSpec,
+    /// What the spec adds to the template of pods.
+    pub template: PodTemplateSpec,
     /// The fields for which members are restarted, as they are recorded on pods.
     pub settings: String,
     /// The Service for clients.

@@ -54,12 +54,13 @@ pub struct MetadataChanges {
 const OF_CONTROLLER: [&str; 3] =
     ["controller-revision-hash", "statefulset.kubernetes.io/pod-name", "apps.kubernetes.io/pod-index"];
 
-fn is_own_annotation(key: &str) -> bool {
+/// Whether the operator sets an annotation. The spec does not set it.
+pub(super) fn is_own_annotation(key: &str) -> bool {
     key.split_once('/').is_some_and(|(group, _)| group == GROUP)
 }
 
 /// Whether the operator or the controller of StatefulSets sets a label. The spec does not set it.
-fn is_own_label(key: &str) -> bool {
+pub(super) fn is_own_label(key: &str) -> bool {
     is_own_annotation(key) || OF_CONTROLLER.contains(&key) || selector("").contains_key(key)
 }
 

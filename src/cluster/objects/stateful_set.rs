@@ -22,6 +22,7 @@ use k8s_openapi::{
 use super::{
     metadata::{member_labels, owned, selector},
     pod_metadata::PodMetadata,
+    pod_template,
 };
 use crate::{
     api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, PullPolicy, TlsVersion, UserIds},
@@ -33,6 +34,9 @@ use crate::{
 
 const TLS_DIR: &str = "/etc/etcd/tls";
 const DATA_DIR: &str = "/var/lib/etcd";
+const PROGRAM: &str = "/usr/local/bin/etcd";
+/// Paths in the container of etcd that nothing may hide.
+pub(super) const NEEDED: [&str; 3] = [TLS_DIR, DATA_DIR, PROGRAM];
 /// User and group of [`UserIds::Fixed`].
 const UID: i64 = 65532;
 /// The pause between the deletion of a pod and the signal to etcd.
@@ -73,7 +77,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &s
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
-            template: template(cluster, member, bundles),
+            template: pod_template::merged(template(cluster, member, bundles), &cluster.template),
             ..StatefulSetSpec::default()
         },
         status: None,
@@ -125,6 +129,12 @@ pub fn runs_like(pod: Option<&PodSpec>, template: Option<&PodSpec>) -> bool {
     process(pod) == process(template)
 }
 
+/// Why `spec.pod.template` cannot be merged into the operator's template.
+pub fn template_problems(cluster: &ValidatedCluster) -> Vec<String> {
+    pod_template::problems(&template(cluster, &cluster.names.member(0), ""), &cluster.template)
+}
+
+/// The operator's own template.
 fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
     let [labels, mut annotations] = PodMetadata::of(cluster, member).of_template();
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
@@ -237,7 +247,7 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
         name: CONTAINER.into(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some(pull_policy.into()),
-        command: Some(vec!["/usr/local/bin/etcd".into()]),
+        command: Some(vec![PROGRAM.into()]),
         args: Some(arguments(cluster, member)),
         env: Some(environment(cluster, member)),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),

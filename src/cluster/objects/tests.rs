@@ -47,6 +47,11 @@ pod:
   labels: {team: storage, app.kubernetes.io/instance: not-this}
   annotations: {note: mine, etcd-warden.dev/bundles: not-this}
   userIDs: Assigned
+  template:
+    metadata: {annotations: {proxy: injected}}
+    spec:
+      runtimeClassName: gvisor
+      containers: [{name: etcd, env: [{name: GOMAXPROCS, value: "2"}]}, {name: proxy, image: "proxy:1"}]
 service: {type: NodePort, annotations: {metallb.example/pool: one}}
 "#;
 
