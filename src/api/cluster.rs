@@ -233,11 +233,21 @@ pub enum UserIds {
 /// The Service for clients. It has the name of the cluster and port 2379.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass is only for type LoadBalancer"))]
+#[x_kube(validation = Rule::new("self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass)").message("Kubernetes does not change the loadBalancerClass of a Service: set another type first, and then LoadBalancer with the other class"))]
 pub struct ServiceSpec {
     /// The type of the Service. Names and addresses that clients outside Kubernetes connect to must be listed in
     /// `tls.client.extraSANs`.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
+    /// The implementation of the load balancer, such as `example.com/internal`. The default is that of the platform. It can be changed
+    /// only together with `type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 317))]
+    pub load_balancer_class: Option<String>,
+    /// Additional labels of the Service. The operator's own labels take precedence.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Additional annotations of the Service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,

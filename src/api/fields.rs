@@ -84,7 +84,10 @@ pub const FIELDS: &[Field] = &[
     row("pod.annotations", Effect::Live, "what others add to a pod stays"),
     row("pod.userIDs", RESTART, ""),
     row("pod.template", RESTART, ""),
-    row("service", Effect::Live, ""),
+    row("service.type", Effect::Live, ""),
+    row("service.loadBalancerClass", Effect::Live, "while the type is LoadBalancer, a change is refused, because Kubernetes refuses it"),
+    row("service.labels", Effect::Live, ""),
+    row("service.annotations", Effect::Live, ""),
     row("repair", Effect::Live, ""),
     row("paused", Effect::Live, ""),
 ];

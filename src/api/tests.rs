@@ -129,6 +129,7 @@ fn invalid_specs_are_refused_with_a_reason() {
             json!({ "tls": { "minVersion": "TLS1.3", "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"] } }),
             "those of TLS 1.2",
         ),
+        (json!({ "service": { "loadBalancerClass": "example.com/a" } }), "only for type LoadBalancer"),
         (json!({ "etcd": { "heartbeatInterval": "1s" } }), "five times"),
         (json!({ "etcd": { "heartbeatInterval": "1ms" } }), "at least 10ms"),
         (json!({ "etcd": { "electionTimeout": "1m" } }), "at most 50s"),
@@ -238,6 +239,8 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
         json!({ "storage": { "retention": "Delete" } }),
         json!({ "etcd": { "quotaBackendSize": "4Gi", "extraArgs": { "max-txn-ops": "512" } } }),
         json!({ "pod": { "labels": { "a": "b" }, "resources": { "limits": { "memory": "1Gi" } } } }),
+        json!({ "pod": { "template": { "spec": { "runtimeClassName": "gvisor" } } } }),
+        json!({ "service": { "labels": { "a": "b" }, "annotations": { "a": "b" } } }),
         json!({ "service": { "type": "NodePort" } }),
         json!({ "tls": { "minVersion": "TLS1.3" } }),
         json!({ "tls": { "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"] } }),
@@ -257,6 +260,18 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
     ] {
         passes(&cluster("demo", &spec, Some(&base)), &spec);
         passes(&cluster("demo", &base, Some(&spec)), &spec);
+    }
+}
+
+#[test]
+fn the_class_of_a_load_balancer_is_changed_only_with_the_type() {
+    let balancer = |class: &str| json!({ "service": { "type": "LoadBalancer", "loadBalancerClass": class } });
+    let (none, other) = (json!({ "service": { "type": "LoadBalancer" } }), json!({}));
+    for (old, new) in [(&balancer("a"), &balancer("b")), (&balancer("a"), &none), (&none, &balancer("a"))] {
+        refused(&cluster("demo", new, Some(old)), "Kubernetes does not change the loadBalancerClass", new);
+    }
+    for (old, new) in [(&other, &balancer("a")), (&balancer("a"), &other), (&balancer("a"), &balancer("a"))] {
+        passes(&cluster("demo", new, Some(old)), new);
     }
 }
 

@@ -133,14 +133,14 @@ fn added_field(parent: &str, path: &str, key: &str) -> Option<String> {
 
 /// Why an element must not be added to a list.
 fn added_element(path: &str, element: &Value) -> Option<String> {
-    let why = if path.starts_with("spec.containers[etcd].env[ETCD_") {
-        "etcd reads it as a flag; set spec.etcd"
-    } else if ["HTTPS_PROXY]", "https_proxy]"].iter().any(|name| path.strip_prefix("spec.containers[etcd].env[") == Some(*name)) {
-        "etcd would connect to the other members through the proxy"
-    } else if path.starts_with("spec.containers[etcd].volumeMounts[") && hides(&text(&element["mountPath"])) {
-        "it would hide the data, the certificates or the program"
-    } else {
-        return None;
+    let list = path.split_once("].").map_or("", |(_, list)| list);
+    let why = match list {
+        _ if list.starts_with("env[ETCD_") => "etcd reads it as a flag; set spec.etcd",
+        "env[HTTPS_PROXY]" | "env[https_proxy]" => "etcd would connect to the other members through the proxy",
+        _ if list.starts_with("volumeMounts[") && hides(&text(&element["mountPath"])) => {
+            "it would hide the data, the certificates or the program"
+        }
+        _ => return None,
     };
     Some(format!("{path} cannot be set: {why}"))
 }

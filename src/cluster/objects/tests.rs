@@ -52,7 +52,11 @@ pod:
     spec:
       runtimeClassName: gvisor
       containers: [{name: etcd, env: [{name: GOMAXPROCS, value: "2"}]}, {name: proxy, image: "proxy:1"}]
-service: {type: NodePort, annotations: {metallb.example/pool: one}}
+service:
+  type: LoadBalancer
+  loadBalancerClass: example.com/internal
+  labels: {team: storage, app.kubernetes.io/name: not-this}
+  annotations: {metallb.example/pool: one}
 "#;
 
 fn valid(spec: &str) -> ValidatedCluster {
