@@ -21,6 +21,8 @@ use std::{
 };
 use time::OffsetDateTime;
 
+#[path = "etcd/flags.rs"]
+mod flags;
 #[path = "etcd/requests.rs"]
 mod requests;
 #[path = "etcd/stopping.rs"]

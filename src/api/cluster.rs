@@ -5,10 +5,16 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{CustomResource, KubeSchema, core::Rule};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::{Duration, EtcdClusterStatus, TlsSpec, duration::duration_rule};
+use super::{
+    Duration, EtcdClusterStatus, EtcdSpec, TlsSpec,
+    duration::duration_rule,
+    etcd::gates_of_3_6,
+    quantity::positive_quantity,
+};
 use crate::etcd::{RELEASES, supported};
 
 /// The longest name of an `EtcdCluster`. A label of the pods consists of the StatefulSet's name and a hash of up to eleven
@@ -46,6 +52,8 @@ pub const MAX_NAME_LENGTH: usize = 49;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = one_minor_at_a_time(),
+    validation = Rule::new("!self.version.startsWith('3.5.') || !has(self.etcd.featureGates) || self.etcd.featureGates.size() == 0").message("spec.etcd.featureGates: etcd 3.5 has no feature gates"),
+    validation = gates_of_3_6(),
     validation = Rule::new("self.storage.size == oldSelf.storage.size").message("spec.storage.size cannot be changed yet"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName cannot be changed yet")
 )]
@@ -141,11 +149,6 @@ fn one_minor_at_a_time() -> Rule {
         .message("spec.version: etcd skips no minor version: change to a version of the minor between first, and wait until status.version shows it")
 }
 
-fn positive_quantity() -> Rule {
-    Rule::new("isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))")
-        .message("must be a quantity above 0, such as 8Gi")
-}
-
 /// Whether data is kept when its cluster is deleted.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retention {
@@ -197,112 +200,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// Settings of etcd itself. Each is described in etcd's documentation under the flag that is named here.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = duration_rule(&["self.electionTimeout", "self.heartbeatInterval"], "duration(self.electionTimeout).getMilliseconds() >= 5 * duration(self.heartbeatInterval).getMilliseconds()").message("electionTimeout must be at least five times heartbeatInterval"))]
-pub struct EtcdSpec {
-    /// How often the leader sends heartbeats to its followers (`--heartbeat-interval`). It should be about the round-trip time
-    /// between members.
-    #[serde(default = "default_heartbeat_interval")]
-    #[x_kube(validation = duration_rule(&["self"], "duration(self) >= duration('10ms')").message("must be at least 10ms"))]
-    pub heartbeat_interval: Duration,
-    /// How long a follower waits for a heartbeat before it starts an election (`--election-timeout`): at least five times
-    /// `heartbeatInterval` and at most 50s.
-    #[serde(default = "default_election_timeout")]
-    #[x_kube(validation = duration_rule(&["self"], "duration(self) <= duration('50s')").message("must be at most 50s, etcd's own limit"))]
-    pub election_timeout: Duration,
-    /// The size of the database at which etcd refuses writes (`--quota-backend-bytes`).
-    #[serde(default = "default_quota")]
-    #[schemars(extend("maxLength" = 32))]
-    #[x_kube(validation = positive_quantity())]
-    pub quota_backend_size: Quantity,
-    /// The automatic compaction of the history of keys (`--auto-compaction-mode`, `--auto-compaction-retention`).
-    #[serde(default)]
-    pub auto_compaction: AutoCompaction,
-    /// Additional flags of etcd, without the leading dashes: `{"max-txn-ops": "512"}`. Flags that the operator sets itself and
-    /// flags that would endanger the data are refused.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-z][a-z0-9-]{0,63}$'))").message("each must be the name of a flag without the dashes in front, such as max-txn-ops"))]
-    #[x_kube(validation = not_reserved())]
-    pub extra_args: BTreeMap<String, String>,
-}
-
-/// Prefixes of the flags that users may not set. They are prefixes rather than names, because in every supported version all
-/// flags with these prefixes concern addresses, certificates, identity or data, and a flag that a newer patch release adds is as
-/// dangerous.
-pub const RESERVED_FLAGS: [&str; 37] = [
-    "name",
-    "data-dir",
-    "wal-dir",
-    "config-file",
-    "initial",
-    "listen",
-    "advertise",
-    "discovery",
-    "peer",
-    "client",
-    "cert",
-    "key",
-    "trusted",
-    "auto-tls",
-    "tls",
-    "self-signed",
-    "cipher",
-    "force",
-    "unsafe",
-    "experimental-peer",
-    "strict",
-    "heartbeat",
-    "election",
-    "quota-backend",
-    "auto-compaction",
-    "auth",
-    "proxy",
-    "version",
-    "help",
-    "max-learners",
-    "bcrypt",
-    "raft-read",
-    "snapshot-count",
-    "host-whitelist",
-    "enable-v2",
-    "downgrade",
-    "next-cluster",
-];
-
-fn not_reserved() -> Rule {
-    // The API server limits the cost of message expressions, so the message cannot name the flag.
-    Rule::new(format!("self.all(k, !k.matches('^({})'))", RESERVED_FLAGS.join("|"))).message("a flag is reserved: those for names, addresses, certificates, storage, membership, heartbeat, election, quota and compaction are the operator's own or have a field of their own")
-}
-
-/// The automatic compaction of the history of keys.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.retention == '0' || (self.mode == 'Periodic' ? self.retention.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') : self.retention.matches('^[0-9]{1,18}$'))").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision; 0 keeps everything"))]
-pub struct AutoCompaction {
-    /// Whether `retention` is a duration (`Periodic`) or a number of revisions (`Revision`).
-    #[serde(default)]
-    pub mode: CompactionMode,
-    /// How much history is kept: a duration such as `5m` or a number of revisions such as `10000`; `0` keeps everything.
-    #[serde(default = "default_compaction_retention")]
-    #[schemars(length(min = 1, max = 32))]
-    pub retention: String,
-}
-
-/// The unit of `retention`.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CompactionMode {
-    /// A duration.
-    #[default]
-    Periodic,
-    /// A number of revisions.
-    Revision,
-}
-
-/// The pods of the members. They always comply with the `restricted` Pod Security Standard: they run as an unprivileged user,
-/// with a read-only root file system and without a service account token.
+/// The pods of the members. They comply with the `restricted` Pod Security Standard: they run as an unprivileged user, with a
+/// read-only root file system and without a service account token.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
@@ -325,16 +224,31 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
-    /// Additional labels of the pods. The operator's own labels (`app.kubernetes.io/name`, `/instance`, `/managed-by` and
-    /// `etcd-warden.dev/*`) take precedence.
+    /// Additional labels of the pods. A change reaches running pods, without a restart. The operator's own labels
+    /// (`app.kubernetes.io/name`, `/instance`, `/managed-by` and `etcd-warden.dev/*`) and those of the StatefulSet's controller take
+    /// precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Additional annotations of the pods. The operator's own annotations (`etcd-warden.dev/*`) take precedence.
+    /// Additional annotations of the pods. A change reaches running pods, without a restart. The operator's own annotations
+    /// (`etcd-warden.dev/*`) take precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Who chooses the user and the groups that etcd runs as: the operator (`Fixed`) or the platform (`Assigned`).
     #[serde(default, rename = "userIDs")]
     pub user_ids: UserIds,
+    /// A part of a pod template, with `metadata` and `spec` as in a Deployment, which is merged into the pods' template: containers,
+    /// volumes and variables by their names. It can add what has no field of its own: sidecars, init containers, volumes, environment
+    /// variables, `runtimeClassName`, `hostAliases`, `dnsConfig` and so on. What the operator sets cannot be changed or removed: such a
+    /// template is reported as `InvalidSpec`, with the path of the field. The operator does not check that what is added complies with
+    /// a Pod Security Standard.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "any_object")]
+    pub template: Map<String, Value>,
+}
+
+/// An object that the API server stores as it is.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
 /// Who chooses the user and the groups that etcd runs as. In both cases it must not be root.
@@ -351,11 +265,21 @@ pub enum UserIds {
 /// The Service for clients. It has the name of the cluster and port 2379.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass is only for type LoadBalancer"))]
+#[x_kube(validation = Rule::new("self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass)").message("Kubernetes does not change the loadBalancerClass of a Service: set another type first, and then LoadBalancer with the other class"))]
 pub struct ServiceSpec {
     /// The type of the Service. Names and addresses that clients outside Kubernetes connect to must be listed in
     /// `tls.client.extraSANs`.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
+    /// The implementation of the load balancer, such as `example.com/internal`. The default is that of the platform. It can be changed
+    /// only together with `type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 317))]
+    pub load_balancer_class: Option<String>,
+    /// Additional labels of the Service. The operator's own labels take precedence.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Additional annotations of the Service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -416,15 +340,6 @@ fn default_storage_size() -> Quantity {
 fn default_repository() -> String {
     "gcr.io/etcd-development/etcd".into()
 }
-fn default_heartbeat_interval() -> Duration {
-    Duration("100ms".into())
-}
-fn default_election_timeout() -> Duration {
-    Duration("1s".into())
-}
-fn default_quota() -> Quantity {
-    Quantity("2Gi".into())
-}
 fn default_crash_loop() -> Duration {
     Duration("10m".into())
 }
@@ -433,9 +348,6 @@ fn default_lost_node() -> Duration {
 }
 fn default_unstarted() -> Duration {
     Duration("10m".into())
-}
-fn default_compaction_retention() -> String {
-    "5m".into()
 }
 
 impl Default for EtcdClusterSpec {
@@ -470,24 +382,8 @@ impl Default for ImageSpec {
         }
     }
 }
-impl Default for EtcdSpec {
-    fn default() -> Self {
-        Self {
-            heartbeat_interval: default_heartbeat_interval(),
-            election_timeout: default_election_timeout(),
-            quota_backend_size: default_quota(),
-            auto_compaction: AutoCompaction::default(),
-            extra_args: BTreeMap::new(),
-        }
-    }
-}
 impl Default for RepairSpec {
     fn default() -> Self {
         Self { crash_loop: default_crash_loop(), lost_node: default_lost_node(), unstarted: default_unstarted() }
-    }
-}
-impl Default for AutoCompaction {
-    fn default() -> Self {
-        Self { mode: CompactionMode::default(), retention: default_compaction_retention() }
     }
 }

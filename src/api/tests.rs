@@ -114,6 +114,23 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "storage": { "size": "big" } }), "quantity above 0"),
         (json!({ "storage": { "size": "0" } }), "quantity above 0"),
         (json!({ "etcd": { "quotaBackendSize": "-1Gi" } }), "quantity above 0"),
+        (json!({ "etcd": { "quotaBackendSize": "16383Ki" } }), "at least 16Mi"),
+        (json!({ "etcd": { "featureGates": { "AllAlpha": true } } }), "must be a feature gate of etcd: CompactHashCheck"),
+        (json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }), "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest"),
+        (json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": false } } }), "etcd 3.5 has no feature gates"),
+        (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true } } }), "needs LeaseCheckpoint"),
+        (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": false } } }), "needs LeaseCheckpoint"),
+        (
+            json!({ "etcd": { "featureGates": { "InitialCorruptCheck": true }, "extraArgs": { "experimental-initial-corrupt-check": "true" } } }),
+            "remove the flag from extraArgs",
+        ),
+        (json!({ "tls": { "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"] } }), "HTTP/2 needs"),
+        (json!({ "tls": { "cipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"] } }), "have ECDSA keys"),
+        (
+            json!({ "tls": { "minVersion": "TLS1.3", "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"] } }),
+            "those of TLS 1.2",
+        ),
+        (json!({ "service": { "loadBalancerClass": "example.com/a" } }), "only for type LoadBalancer"),
         (json!({ "etcd": { "heartbeatInterval": "1s" } }), "five times"),
         (json!({ "etcd": { "heartbeatInterval": "1ms" } }), "at least 10ms"),
         (json!({ "etcd": { "electionTimeout": "1m" } }), "at most 50s"),
@@ -149,6 +166,11 @@ fn valid_specs_pass() {
         json!({ "storage": { "size": "1.5Gi" } }),
         json!({ "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } }),
         json!({ "storage": { "size": "1E9" }, "etcd": { "quotaBackendSize": "256E6" } }),
+        json!({ "etcd": { "quotaBackendSize": "16Mi", "logLevel": "fatal" } }),
+        json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": true } } }),
+        json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": false } } }),
+        json!({ "version": "3.7.3", "etcd": { "featureGates": { "PriorityRequest": true }, "extraArgs": { "max-wals": "5" } } }),
+        json!({ "tls": { "cipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"] } }),
         json!({ "etcd": { "autoCompaction": { "retention": "0" } } }),
         json!({ "etcd": { "autoCompaction": { "mode": "Revision", "retention": "10000" } } }),
     ] {
@@ -187,12 +209,14 @@ fn only_reserved_flags_are_refused() {
         "quota-backend-bytes",
         "auto-compaction-mode",
         "auth-token",
+        "log-level",
+        "feature-gates",
         "discovery-srv",
         "experimental-peer-skip-client-san-verification",
     ] {
         refused(&cluster("demo", &arg(flag), None), "a flag is reserved", &json!(flag));
     }
-    for flag in ["max-txn-ops", "log-level", "max-request-bytes", "experimental-initial-corrupt-check", "feature-gates"] {
+    for flag in ["max-txn-ops", "log-format", "max-request-bytes", "experimental-initial-corrupt-check"] {
         passes(&cluster("demo", &arg(flag), None), &json!(flag));
     }
 }
@@ -216,8 +240,12 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
         json!({ "storage": { "retention": "Delete" } }),
         json!({ "etcd": { "quotaBackendSize": "4Gi", "extraArgs": { "max-txn-ops": "512" } } }),
         json!({ "pod": { "labels": { "a": "b" }, "resources": { "limits": { "memory": "1Gi" } } } }),
+        json!({ "pod": { "template": { "spec": { "runtimeClassName": "gvisor" } } } }),
+        json!({ "service": { "labels": { "a": "b" }, "annotations": { "a": "b" } } }),
         json!({ "service": { "type": "NodePort" } }),
         json!({ "tls": { "minVersion": "TLS1.3" } }),
+        json!({ "tls": { "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"] } }),
+        json!({ "etcd": { "logLevel": "debug", "featureGates": { "CompactHashCheck": true } } }),
         client("authority", &json!({ "duration": "50000h" })),
         json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } }),
         json!({ "image": { "tag": "v3.6.16" } }),
@@ -241,6 +269,18 @@ fn no_minor_version_is_skipped() {
     let (old, new) = (json!({ "version": "3.5.35" }), json!({ "version": "3.7.3" }));
     refused(&cluster("demo", &new, Some(&old)), "etcd skips no minor version", &new);
     refused(&cluster("demo", &old, Some(&new)), "etcd skips no minor version", &old);
+}
+
+#[test]
+fn the_class_of_a_load_balancer_is_changed_only_with_the_type() {
+    let balancer = |class: &str| json!({ "service": { "type": "LoadBalancer", "loadBalancerClass": class } });
+    let (none, other) = (json!({ "service": { "type": "LoadBalancer" } }), json!({}));
+    for (old, new) in [(&balancer("a"), &balancer("b")), (&balancer("a"), &none), (&none, &balancer("a"))] {
+        refused(&cluster("demo", new, Some(old)), "Kubernetes does not change the loadBalancerClass", new);
+    }
+    for (old, new) in [(&other, &balancer("a")), (&balancer("a"), &other), (&balancer("a"), &balancer("a"))] {
+        passes(&cluster("demo", new, Some(old)), new);
+    }
 }
 
 /// The paths of all fields of a schema that have no fields below them, or whose fields are those of Kubernetes.

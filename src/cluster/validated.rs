@@ -6,10 +6,10 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
 use crate::{
-    api::{AutoCompaction, ClientAuth, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion},
+    api::{AutoCompaction, CipherSuite, ClientAuth, LogLevel, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion},
     certificates::{lifetimes::Lifetimes, transition::NewAuthority},
     cluster::{release::Release, requests::Requests, settings::Settings},
     ids::Uid,
@@ -38,6 +38,8 @@ pub struct ValidatedCluster {
     pub storage: StorageSpec,
     /// The minimum TLS version.
     pub min_tls: TlsVersion,
+    /// The cipher suites of TLS 1.2; all if there are none.
+    pub cipher_suites: Vec<CipherSuite>,
     /// Whether clients must present a certificate.
     pub client_auth: ClientAuth,
     /// How long certificates are valid.
@@ -52,6 +54,8 @@ pub struct ValidatedCluster {
     pub etcd: EtcdSettings,
     /// The pods.
     pub pod: PodSpec,
+    /// What the spec adds to the template of pods.
+    pub template: PodTemplateSpec,
     /// The fields for which members are restarted.
     pub settings: Settings,
     /// The same as they are recorded on pods with this release.
@@ -108,6 +112,10 @@ pub struct EtcdSettings {
     pub quota: i64,
     /// Compaction.
     pub compaction: AutoCompaction,
+    /// The least level of what is logged.
+    pub log_level: LogLevel,
+    /// Feature gates.
+    pub feature_gates: BTreeMap<String, bool>,
     /// Additional flags.
     pub extra_args: BTreeMap<String, String>,
 }

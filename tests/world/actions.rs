@@ -209,7 +209,7 @@ fn patch_pod(world: &mut World, patch: &PodPatch) -> Done {
     world.written();
     let Some(place) = named(&patch.pod, |member| names().pod(member)) else { return Done::No };
     let World { kubernetes, rng, now, .. } = world;
-    done(kubernetes.patch_pod(place, &patch.uid, &patch.labels, &patch.annotations, *now, rng))
+    done(kubernetes.patch_pod(place, &patch.uid, &patch.changes, *now, rng))
 }
 
 /// Removes annotations of the cluster, if it is as it was seen: its user may request something else by now.

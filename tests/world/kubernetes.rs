@@ -10,7 +10,7 @@ use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
     certificates::secret::CachedSecret,
-    cluster::objects::{StartState, is_forced, start_state},
+    cluster::objects::{MetadataChanges, StartState, is_forced, start_state},
     etcd::Version,
     ids::Uid,
     kubernetes::{
@@ -466,16 +466,14 @@ impl Kubernetes {
         &mut self,
         place: Place,
         uid: &Uid,
-        labels: &BTreeMap<String, String>,
-        annotations: &BTreeMap<String, String>,
+        changes: &MetadataChanges,
         now: Millis,
         rng: &mut Rng,
     ) -> Result<(), Refused> {
         let pod = self.things.pod(Slot::Pod(place)).ok_or(Refused::NotFound)?;
         check(&pod.metadata, uid)?;
         let mut pod = Pod::clone(pod);
-        pod.metadata.labels.get_or_insert_default().extend(labels.clone());
-        pod.metadata.annotations.get_or_insert_default().extend(annotations.clone());
+        changes.apply_to(&mut pod.metadata);
         self.put_pod(place, pod);
         // The kubelet refreshes the files of a pod when the pod changes.
         if let Some(kept) = self.pods.get_mut(&place) {

@@ -1,6 +1,6 @@
 //! The StatefulSet of a member, with the pod that runs etcd.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -19,9 +19,13 @@ use k8s_openapi::{
     },
 };
 
-use super::metadata::{member_labels, owned, selector};
+use super::{
+    metadata::{member_labels, owned, selector},
+    pod_metadata::PodMetadata,
+    pod_template,
+};
 use crate::{
-    api::{ClientAuth, CompactionMode, PullPolicy, TlsVersion, UserIds},
+    api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, PullPolicy, TlsVersion, UserIds},
     cluster::{
         release::Release,
         validated::{EtcdSettings, ValidatedCluster},
@@ -33,6 +37,9 @@ use crate::{
 
 const TLS_DIR: &str = "/etc/etcd/tls";
 const DATA_DIR: &str = "/var/lib/etcd";
+const PROGRAM: &str = "/usr/local/bin/etcd";
+/// Paths in the container of etcd that nothing may hide.
+pub(super) const NEEDED: [&str; 3] = [TLS_DIR, DATA_DIR, PROGRAM];
 /// User and group of [`UserIds::Fixed`].
 const UID: i64 = 65532;
 /// The pause between the deletion of a pod and the signal to etcd.
@@ -73,7 +80,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &R
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
-            template: template(cluster, member, release, bundles),
+            template: pod_template::merged(template(cluster, member, release, bundles), &cluster.template),
             ..StatefulSetSpec::default()
         },
         status: None,
@@ -125,12 +132,14 @@ pub fn runs_like(pod: Option<&PodSpec>, template: Option<&PodSpec>) -> bool {
     process(pod) == process(template)
 }
 
+/// Why `spec.pod.template` cannot be merged into the operator's template.
+pub fn template_problems(cluster: &ValidatedCluster) -> Vec<String> {
+    pod_template::problems(&template(cluster, &cluster.names.member(0), &cluster.release, ""), &cluster.template)
+}
+
+/// The operator's own template.
 fn template(cluster: &ValidatedCluster, member: &MemberName, release: &Release, bundles: &str) -> PodTemplateSpec {
-    let mut labels = cluster.pod.labels.clone();
-    labels.extend(member_labels(cluster.names.cluster(), member));
-    // The container that `kubectl logs` and `exec` mean if others are injected.
-    let mut annotations: BTreeMap<_, _> = [(annotation::DEFAULT_CONTAINER.into(), CONTAINER.into())].into();
-    annotations.extend(cluster.pod.annotations.clone());
+    let [labels, mut annotations] = PodMetadata::of(cluster, member).of_template();
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
     annotations.insert(annotation::SETTINGS.into(), release.recorded_with(&cluster.settings));
     annotations.extend(release.prepares.map(|minor| (annotation::PREPARED_FOR.into(), minor.to_string())));
@@ -242,7 +251,7 @@ fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release)
         name: CONTAINER.into(),
         image: Some(release.image.clone()),
         image_pull_policy: Some(pull_policy.into()),
-        command: Some(vec!["/usr/local/bin/etcd".into()]),
+        command: Some(vec![PROGRAM.into()]),
         args: Some(arguments(cluster, member, release.version)),
         env: Some(environment(cluster, member)),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
@@ -317,6 +326,28 @@ fn environment(cluster: &ValidatedCluster, member: &MemberName) -> Vec<EnvVar> {
     ]
 }
 
+/// Flags that are left out where the spec does not set them. `version` is that of the member.
+fn options(cluster: &ValidatedCluster, version: Version) -> Vec<(&'static str, String)> {
+    let mut flags = vec![];
+    if cluster.min_tls == TlsVersion::V13 {
+        flags.push(("tls-min-version", "TLS1.3".into()));
+    }
+    if !cluster.cipher_suites.is_empty() {
+        let suites: Vec<_> = cluster.cipher_suites.iter().map(|suite| format!("{suite:?}")).collect();
+        flags.push(("cipher-suites", suites.join(",")));
+    }
+    if cluster.etcd.log_level != LogLevel::default() {
+        flags.push(("log-level", cluster.etcd.log_level.as_str().into()));
+    }
+    let is_known = |name: &str| FEATURE_GATES.iter().any(|gate| gate.name == name && gate.since <= version.minor);
+    let gates = cluster.etcd.feature_gates.iter().filter(|(name, _)| is_known(name));
+    let gates: Vec<_> = gates.map(|(name, is_on)| format!("{name}={is_on}")).collect();
+    if !gates.is_empty() {
+        flags.push(("feature-gates", gates.join(",")));
+    }
+    flags
+}
+
 fn arguments(cluster: &ValidatedCluster, member: &MemberName, version: Version) -> Vec<String> {
     let file = |key: &str| format!("{TLS_DIR}/{key}");
     let etcd = &cluster.etcd;
@@ -363,9 +394,7 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName, version: Version) 
         flags.push(("trusted-ca-file", file(member_key::CLIENT_CA)));
         flags.push(("client-crl-file", file(member_key::CLIENT_CRL)));
     }
-    if cluster.min_tls == TlsVersion::V13 {
-        flags.push(("tls-min-version", "TLS1.3".into()));
-    }
+    flags.extend(options(cluster, version));
     let own = flags.into_iter().map(|(name, value)| format!("--{name}={value}"));
     own.chain(etcd.extra_args.iter().map(|(name, value)| format!("--{name}={value}"))).collect()
 }

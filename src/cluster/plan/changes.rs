@@ -8,7 +8,7 @@ use std::{
 use crate::{
     api::Reason,
     certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
-    cluster::{requests::Request, steps::Step},
+    cluster::{objects::MetadataChanges, requests::Request, steps::Step},
     ids::Uid,
     kubernetes::object::Object,
     names::MemberName,
@@ -274,14 +274,12 @@ impl CompletedRequest {
 }
 
 /// Labels and annotations to be written to a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PodPatch {
     /// The pod.
     pub pod: String,
     /// Its uid.
     pub uid: Uid,
-    /// The labels.
-    pub labels: BTreeMap<String, String>,
-    /// The annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// What is written.
+    pub changes: MetadataChanges,
 }

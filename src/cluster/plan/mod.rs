@@ -69,7 +69,7 @@ pub fn plan(input: &Input) -> Plan {
     let is_signed_now = |change: &SecretChange| change.leaves.iter().any(|leaf: &LeafRequest| leaf.signed_now);
     let certificates = changes.secrets.iter().any(is_signed_now) || !confirmation.certificates.is_empty();
     changes.merge(confirmation);
-    changes.merge(objects::pod_labels(input));
+    changes.merge(objects::pod_metadata(input));
     changes.merge(raft_entry::plan(input));
     changes.restarting = rollout.restarting(input);
 

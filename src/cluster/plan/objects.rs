@@ -1,13 +1,12 @@
 //! Objects that are derived from the spec and the members, and notes about unhealthy members.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
     bootstrap,
     changes::{Changes, PodPatch},
     input::Input,
+    overwritten,
     raft_entry::may_wait,
     recovery::Recovery,
     start::StartStates,
@@ -17,7 +16,7 @@ use crate::{
     api::Reason,
     cluster::{
         facts::readiness::{down_since, why_not_ready},
-        objects::{self, StartState},
+        objects::{self, PodMetadata, StartState},
         observed::ObservedMember,
         steps::DeleteBudget,
         validated::ValidatedCluster,
@@ -133,18 +132,23 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery, versions:
     desired.unless_applied(&[name.as_str(), " ", bundles, &flags, &release].concat(), build, member.stateful_set.as_ref())
 }
 
-/// Restores the labels of pods: without them Services and the disruption budget ignore a pod, and its StatefulSet releases it.
-pub fn pod_labels(input: &Input) -> Changes {
-    let Input { desired, observed, facts, .. } = input;
+/// Changes labels and annotations of running pods: those of the spec follow it, and the operator's own labels are restored. Without
+/// them Services and the disruption budget ignore a pod, and its StatefulSet releases it.
+pub fn pod_metadata(input: &Input) -> Changes {
+    let Input { cluster, desired, observed, facts, now } = input;
     let mut changes = Changes::default();
     for (name, member) in &observed.members {
         let Some(pod) = member.pod.as_ref().filter(|pod| !is_terminating(pod)) else { continue };
-        let existing = |key: &String| pod.metadata.labels.as_ref()?.get(key);
-        let labels = desired.get(name.as_str(), || objects::member_labels(facts.names.cluster(), name));
-        let lost = labels.iter().filter(|(key, value)| existing(key) != Some(value));
-        let labels: BTreeMap<_, _> = lost.map(|(key, value)| (key.clone(), value.clone())).collect();
-        if let Some(uid) = Uid::of(&pod.metadata).filter(|_| !labels.is_empty()) {
-            changes.pods.push(PodPatch { pod: facts.names.pod(name), uid, labels, annotations: BTreeMap::new() });
+        let metadata = desired.get(name.as_str(), || PodMetadata::of(cluster, name));
+        let written = metadata.changes_of(&pod.metadata);
+        let Some(uid) = Uid::of(&pod.metadata).filter(|_| !written.is_empty()) else { continue };
+        let pod = facts.names.pod(name);
+        match desired.overwritten_fields(&uid, &written.drift, *now) {
+            Some(by) => {
+                let message = overwritten::describe(input, &format!("Pod {pod}"), &written.drift, &by);
+                changes = changes.problem(Reason::FieldOverwritten, message);
+            }
+            None => changes.pods.push(PodPatch { pod, uid, changes: written }),
         }
     }
     changes
