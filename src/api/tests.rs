@@ -115,10 +115,19 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "etcd": { "quotaBackendSize": "-1Gi" } }), "quantity above 0"),
         (json!({ "etcd": { "quotaBackendSize": "16383Ki" } }), "at least 16Mi"),
         (json!({ "etcd": { "featureGates": { "AllAlpha": true } } }), "must be a feature gate of etcd: CompactHashCheck"),
-        (json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }), "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest"),
-        (json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": false } } }), "etcd 3.5 has no feature gates"),
+        (
+            json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }),
+            "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest",
+        ),
+        (
+            json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": false } } }),
+            "etcd 3.5 has no feature gates",
+        ),
         (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true } } }), "needs LeaseCheckpoint"),
-        (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": false } } }), "needs LeaseCheckpoint"),
+        (
+            json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": false } } }),
+            "needs LeaseCheckpoint",
+        ),
         (
             json!({ "etcd": { "featureGates": { "InitialCorruptCheck": true }, "extraArgs": { "experimental-initial-corrupt-check": "true" } } }),
             "remove the flag from extraArgs",
@@ -291,7 +300,8 @@ fn leaves(schema: &Value, path: &str, found: &mut Vec<String>) {
 fn every_field_has_exactly_one_row_in_the_table_of_fields() {
     let mut found = vec![];
     leaves(&SCHEMAS[0]["properties"]["spec"], "", &mut found);
-    let covers = |row: &Field, leaf: &str| leaf.strip_prefix(row.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let covers =
+        |row: &Field, leaf: &str| leaf.strip_prefix(row.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     for leaf in &found {
         let rows: Vec<_> = FIELDS.iter().filter(|row| covers(row, leaf)).map(|row| row.path).collect();
         assert_eq!(rows.len(), 1, "spec.{leaf}: {rows:?}");

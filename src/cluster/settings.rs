@@ -96,7 +96,9 @@ fn recorded(value: &Value) -> Value {
 /// The value in a form in which equal values have the same text.
 fn canonical(value: &Value, form: Form) -> Value {
     match (value, form) {
-        (Value::String(text), Form::Quantity) => quantity::nano(text).map_or_else(|| value.clone(), |nano| nano.to_string().into()),
+        (Value::String(text), Form::Quantity) => {
+            quantity::nano(text).map_or_else(|| value.clone(), |nano| nano.to_string().into())
+        }
         (Value::String(text), Form::Duration) => {
             Duration(text.clone()).length().map_or_else(|_| value.clone(), |length| length.as_nanos().to_string().into())
         }
