@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Duration, EtcdClusterStatus, EtcdSpec, TlsSpec,
-    duration::duration_rule,
-    etcd::gates_of_3_6,
-    quantity::positive_quantity,
+    Duration, EtcdClusterStatus, EtcdSpec, TlsSpec, duration::duration_rule, etcd::gates_of_3_6, quantity::positive_quantity,
 };
 use crate::etcd::{RELEASES, supported};
 

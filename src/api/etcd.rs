@@ -130,7 +130,7 @@ fn gates_since(minor: u32) -> impl Iterator<Item = &'static str> {
 fn known_gates() -> Rule {
     let names: Vec<_> = gates_since(0).collect();
     Rule::new(format!("self.all(k, k in ['{}'])", names.join("', '")))
-        .message(format!("each must be a feature gate of etcd: {}", names.join(", ")))
+        .message(&*format!("each must be a feature gate of etcd: {}", names.join(", ")))
 }
 
 /// A rule about the whole spec: gates that etcd 3.6 does not have are refused with it.
@@ -140,14 +140,13 @@ pub(super) fn gates_of_3_6() -> Rule {
         "!self.version.startsWith('3.6.') || !has(self.etcd.featureGates) || !self.etcd.featureGates.exists(k, k in ['{}'])",
         newer.join("', '")
     ))
-    .message(format!("spec.etcd.featureGates: etcd 3.6 does not have {}", newer.join(" and ")))
+    .message(&*format!("spec.etcd.featureGates: etcd 3.6 does not have {}", newer.join(" and ")))
 }
 
 /// etcd refuses to start with both a feature gate and the flag that it replaces.
 fn set_once() -> Rule {
     let flags = FEATURE_GATES.iter().filter_map(|gate| Some((gate.name, gate.flag?)));
-    let both: Vec<_> =
-        flags.map(|(name, flag)| format!("'{name}' in self.featureGates && '{flag}' in self.extraArgs")).collect();
+    let both: Vec<_> = flags.map(|(name, flag)| format!("'{name}' in self.featureGates && '{flag}' in self.extraArgs")).collect();
     Rule::new(format!("!has(self.featureGates) || !has(self.extraArgs) || !({})", both.join(" || ")))
         .message("a feature gate and the experimental flag that it replaces are set: remove the flag from extraArgs")
 }

@@ -93,7 +93,11 @@ pub const FIELDS: &[Field] = &[
     row("pod.userIDs", RESTART, ""),
     row("pod.template", RESTART, ""),
     row("service.type", Effect::Live, ""),
-    row("service.loadBalancerClass", Effect::Live, "while the type is LoadBalancer, a change is refused, because Kubernetes refuses it"),
+    row(
+        "service.loadBalancerClass",
+        Effect::Live,
+        "while the type is LoadBalancer, a change is refused, because Kubernetes refuses it",
+    ),
     row("service.labels", Effect::Live, ""),
     row("service.annotations", Effect::Live, ""),
     row("repair", Effect::Live, ""),

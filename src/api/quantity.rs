@@ -12,5 +12,5 @@ pub(super) fn positive_quantity() -> Rule {
 /// A quantity of at least this value. What is no quantity above 0 is reported by the other rule.
 pub(super) fn at_least(least: &str) -> Rule {
     Rule::new(format!("!({IS_POSITIVE}) || !quantity(string(self)).isLessThan(quantity('{least}'))"))
-        .message(format!("must be at least {least}"))
+        .message(&*format!("must be at least {least}"))
 }

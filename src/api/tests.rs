@@ -116,10 +116,19 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "etcd": { "quotaBackendSize": "-1Gi" } }), "quantity above 0"),
         (json!({ "etcd": { "quotaBackendSize": "16383Ki" } }), "at least 16Mi"),
         (json!({ "etcd": { "featureGates": { "AllAlpha": true } } }), "must be a feature gate of etcd: CompactHashCheck"),
-        (json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }), "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest"),
-        (json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": false } } }), "etcd 3.5 has no feature gates"),
+        (
+            json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }),
+            "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest",
+        ),
+        (
+            json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": false } } }),
+            "etcd 3.5 has no feature gates",
+        ),
         (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true } } }), "needs LeaseCheckpoint"),
-        (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": false } } }), "needs LeaseCheckpoint"),
+        (
+            json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": false } } }),
+            "needs LeaseCheckpoint",
+        ),
         (
             json!({ "etcd": { "featureGates": { "InitialCorruptCheck": true }, "extraArgs": { "experimental-initial-corrupt-check": "true" } } }),
             "remove the flag from extraArgs",

@@ -38,9 +38,11 @@ pub const ONE_FOR_BOTH: &str = "spec.tls.client and spec.tls.peer must have issu
 /// Why a suite for HTTP/2 is needed.
 pub const HTTP2_SUITE: &str = "HTTP/2 needs TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 in the list, and etcd does not start without it";
 /// Why a suite for ECDSA keys is needed.
-pub const ECDSA_SUITE: &str = "the members' certificates have ECDSA keys, so at least one suite must be for ECDSA (TLS_ECDHE_ECDSA_...)";
+pub const ECDSA_SUITE: &str =
+    "the members' certificates have ECDSA keys, so at least one suite must be for ECDSA (TLS_ECDHE_ECDSA_...)";
 /// Why no suites may be chosen for TLS 1.3.
-pub const TLS_1_3_SUITES: &str = "cipherSuites are those of TLS 1.2: with minVersion TLS1.3 they cannot be set, and etcd does not start with them";
+pub const TLS_1_3_SUITES: &str =
+    "cipherSuites are those of TLS 1.2: with minVersion TLS1.3 they cannot be set, and etcd does not start with them";
 
 /// A cipher suite of TLS 1.2 that HTTP/2 permits.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -78,8 +78,16 @@ fn every_invalid_value_is_reported_with_what_to_do() {
             "number of revisions",
         ),
         ("{etcd: {quotaBackendSize: 15Mi}}", "spec.etcd.quotaBackendSize", "at least 16Mi"),
-        ("{etcd: {featureGates: {AllAlpha: true}}}", "spec.etcd.featureGates", "no feature gate of etcd; these are: CompactHashCheck"),
-        ("{etcd: {featureGates: {PriorityRequest: true}}}", "spec.etcd.featureGates", "etcd 3.6 does not have PriorityRequest, which is new in 3.7"),
+        (
+            "{etcd: {featureGates: {AllAlpha: true}}}",
+            "spec.etcd.featureGates",
+            "no feature gate of etcd; these are: CompactHashCheck",
+        ),
+        (
+            "{etcd: {featureGates: {PriorityRequest: true}}}",
+            "spec.etcd.featureGates",
+            "etcd 3.6 does not have PriorityRequest, which is new in 3.7",
+        ),
         ("{version: 3.5.35, etcd: {featureGates: {LeaseCheckpoint: true}}}", "spec.etcd.featureGates", "etcd 3.5 does not have"),
         ("{etcd: {featureGates: {LeaseCheckpointPersist: true}}}", "spec.etcd.featureGates", "needs LeaseCheckpoint"),
         (

@@ -9,7 +9,9 @@ use jiff::SignedDuration;
 use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
 use crate::{
-    api::{AutoCompaction, CipherSuite, ClientAuth, LogLevel, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion},
+    api::{
+        AutoCompaction, CipherSuite, ClientAuth, LogLevel, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion,
+    },
     certificates::{lifetimes::Lifetimes, transition::NewAuthority},
     cluster::{release::Release, requests::Requests, settings::Settings},
     ids::Uid,

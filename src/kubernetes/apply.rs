@@ -129,12 +129,7 @@ where
 }
 
 /// Merges a part of the metadata into an object that meets the `precondition`. Returns its metadata as they are then.
-async fn merge<K>(
-    api: &Api<K>,
-    name: &str,
-    precondition: ObjectMeta,
-    part: serde_json::Value,
-) -> Result<ObjectMeta, kube::Error>
+async fn merge<K>(api: &Api<K>, name: &str, precondition: ObjectMeta, part: serde_json::Value) -> Result<ObjectMeta, kube::Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {

@@ -105,8 +105,14 @@ async fn invalid_clusters_are_refused_with_a_reason() {
         (json!({ "etcd": { "quotaBackendSize": "1Mi" } }), "must be at least 16Mi"),
         (json!({ "etcd": { "logLevel": "dpanic" } }), "supported values: \"debug\""),
         (json!({ "etcd": { "featureGates": { "AllAlpha": true } } }), "each must be a feature gate of etcd"),
-        (json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }), "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest"),
-        (json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": true } } }), "etcd 3.5 has no feature gates"),
+        (
+            json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }),
+            "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest",
+        ),
+        (
+            json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": true } } }),
+            "etcd 3.5 has no feature gates",
+        ),
         (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true } } }), "needs LeaseCheckpoint"),
         (
             json!({ "etcd": { "featureGates": { "LeaseCheckpoint": true }, "extraArgs": { "experimental-enable-lease-checkpoint": "true" } } }),

@@ -133,7 +133,8 @@ fn the_table_of_feature_gates_is_that_of_each_release() {
         let help = Command::new(program(version, "etcd")).arg("--help").output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap() + &String::from_utf8(help.stderr).unwrap();
         // Options are: / AllAlpha=true|false (ALPHA - default=false) / ...
-        let line = |line: &str| line.trim().split_once("=true|false").map(|(name, _)| name.rsplit(' ').next().unwrap().to_owned());
+        let line =
+            |line: &str| line.trim().split_once("=true|false").map(|(name, _)| name.rsplit(' ').next().unwrap().to_owned());
         let mut found: BTreeSet<_> = help.lines().filter_map(line).collect();
         found.retain(|name| !name.starts_with("All"));
         let known: BTreeSet<_> =

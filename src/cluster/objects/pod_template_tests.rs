@@ -124,7 +124,11 @@ fn what_the_operator_sets_cannot_be_changed() {
         ),
         (etcd("env: [{name: ETCD_UNSAFE_NO_FSYNC, value: 'true'}]"), "env[ETCD_UNSAFE_NO_FSYNC] cannot be set", "set spec.etcd"),
         (etcd("env: [{name: HTTPS_PROXY, value: x}]"), "env[HTTPS_PROXY] cannot be set", "through the proxy"),
-        (etcd("envFrom: [{configMapRef: {name: x}}]"), "spec.containers[etcd].envFrom cannot be set", "name each variable in env"),
+        (
+            etcd("envFrom: [{configMapRef: {name: x}}]"),
+            "spec.containers[etcd].envFrom cannot be set",
+            "name each variable in env",
+        ),
         (etcd("resources: {limits: {cpu: 1}}"), "spec.containers[etcd].resources cannot be set", "set spec.pod.resources"),
         (etcd("restartPolicy: Never"), "spec.containers[etcd].restartPolicy cannot be set", "always restarted"),
         ("{spec: {volumes: [{name: data, emptyDir: {}}]}}".into(), "spec.volumes[data].emptyDir", "the operator sets it"),
@@ -136,7 +140,11 @@ fn what_the_operator_sets_cannot_be_changed() {
         ("{spec: {nodeName: one}}".into(), "spec.nodeName cannot be set", "spec.pod.affinity"),
         ("{spec: {terminationGracePeriodSeconds: 5}}".into(), "spec.terminationGracePeriodSeconds", "electionTimeout"),
         ("{spec: {automountServiceAccountToken: true}}".into(), "spec.automountServiceAccountToken", "the operator sets it"),
-        ("{spec: {affinity: {nodeAffinity: {}}}}".into(), "spec.affinity.nodeAffinity cannot be changed", "set spec.pod.affinity"),
+        (
+            "{spec: {affinity: {nodeAffinity: {}}}}".into(),
+            "spec.affinity.nodeAffinity cannot be changed",
+            "set spec.pod.affinity",
+        ),
         ("{spec: {securityContext: {runAsNonRoot: false}}}".into(), "spec.securityContext.runAsNonRoot", "the operator sets it"),
         ("{metadata: {name: other}}".into(), "metadata.name cannot be set", "only labels and annotations"),
         (
@@ -144,7 +152,11 @@ fn what_the_operator_sets_cannot_be_changed() {
             "metadata.labels[app.kubernetes.io/instance] cannot be changed",
             "",
         ),
-        ("{metadata: {labels: {controller-revision-hash: x}}}".into(), "metadata.labels[controller-revision-hash]", "not for users"),
+        (
+            "{metadata: {labels: {controller-revision-hash: x}}}".into(),
+            "metadata.labels[controller-revision-hash]",
+            "not for users",
+        ),
         (
             "{metadata: {annotations: {etcd-warden.dev/tls-confirmed: x}}}".into(),
             "metadata.annotations[etcd-warden.dev/tls-confirmed] cannot be set",

@@ -178,7 +178,10 @@ fn labels_and_annotations_of_the_spec_reach_running_pods_without_a_restart() {
     world.settle();
     assert!(world.is_idle());
     let [labels, annotations] = labels_and_annotations(&mut world);
-    assert_eq!(["team", "new", "old", "mesh"].map(|key| labels.get(key).map(String::as_str)), [Some("b"), Some("y"), None, Some("on")]);
+    assert_eq!(
+        ["team", "new", "old", "mesh"].map(|key| labels.get(key).map(String::as_str)),
+        [Some("b"), Some("y"), None, Some("on")]
+    );
     assert_eq!(
         ["note", "scrape", "injected"].map(|key| annotations.get(key).map(String::as_str)),
         [Some("two"), None, Some("yes")]
@@ -240,5 +243,8 @@ fn a_label_that_others_overwrite_each_time_is_reported_and_left() {
     assert!(plan.pods.is_empty());
     assert_eq!(reasons(&plan.problems), [Reason::FieldOverwritten]);
     let message = &plan.problems[0].message;
-    assert!(message.starts_with(r#"Pod demo-1-0: each time that etcd-warden applies metadata.labels.team ("b" instead of "a")"#), "{message}");
+    assert!(
+        message.starts_with(r#"Pod demo-1-0: each time that etcd-warden applies metadata.labels.team ("b" instead of "a")"#),
+        "{message}"
+    );
 }
