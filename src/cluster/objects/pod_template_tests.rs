@@ -13,7 +13,7 @@ use crate::{
 
 fn template_of(spec: &str) -> Result<PodTemplateSpec, Vec<String>> {
     let cluster = validate(&cluster(spec), "cluster.local").map_err(|Invalid(problems)| problems)?;
-    Ok(stateful_set(&cluster, &cluster.names.member(0), "").spec.template)
+    Ok(stateful_set(&cluster, &cluster.names.member(0), &cluster.release, "").spec.template)
 }
 
 fn pod(template: &str) -> PodSpec {
