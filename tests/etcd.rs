@@ -21,6 +21,9 @@ use std::{
 };
 use time::OffsetDateTime;
 
+mod clients;
+#[path = "etcd/linearizable.rs"]
+mod linearizable;
 #[path = "etcd/requests.rs"]
 mod requests;
 #[path = "etcd/stopping.rs"]
