@@ -71,5 +71,6 @@ fn make_stale(file: &Path) {
     let stale = first["value"].clone();
     assert_ne!(history[last]["result"], stale);
     history[last]["result"] = stale;
-    fs::write(file, history.iter().map(|operation| format!("{operation}\n")).collect::<String>()).unwrap();
+    let lines: Vec<_> = history.iter().map(|operation| format!("{operation}\n")).collect();
+    fs::write(file, lines.concat()).unwrap();
 }

@@ -28,6 +28,7 @@ func TestHistories(t *testing.T) {
 		{"an unknown put that never took effect", "0 1 put a done; 2 3 put b unknown; 4 5 get a; 6 7 get a", 0},
 		{"an unknown put that was overwritten", "0 1 put a done; 2 3 put b unknown; 4 5 put c done; 6 7 get c", 0},
 		{"an unknown put that only an unknown cas saw", "0 1 put a unknown; 2 3 cas a b unknown; 4 5 get b", 0},
+		{"one after the other that nobody else saw", "0 1 put a unknown; 2 3 cas a b unknown; 4 5 cas b c unknown; 6 7 get c", 0},
 		{"an unknown get", "0 1 put a done; 2 3 get unknown; 4 5 get a", 0},
 		{"an unknown cas that took effect", "0 1 put a done; 2 3 cas a b unknown; 4 5 get b", 0},
 
