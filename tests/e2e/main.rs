@@ -23,12 +23,15 @@ mod access;
 mod bad_input;
 mod bench;
 mod certificates;
+#[path = "../clients/mod.rs"]
+mod clients;
 mod drift;
 mod evidence;
 mod examples;
 mod failpoint;
 mod faults;
 mod harness;
+mod history;
 mod issuers;
 mod killed;
 mod lifecycle;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
+    history::Histories,
     members::incarnations,
     tools::until,
     world::{Identity, TIMEOUT, World},
@@ -87,12 +88,13 @@ async fn hop(world: &World, user: &Identity, version: &str) {
 /// 3.5 -> 3.6 -> 3.7 -> 3.6 -> 3.5.
 async fn up_and_down(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, of_version("3.5.35")).await;
-    let writers = Writers::start(&user).await;
+    let (writers, histories) = (Writers::start(&user).await, Histories::start(&user).await);
     for version in ["3.6.16", "3.7.3", "3.6.16", "3.5.35"] {
         hop(&world, &user, version).await;
     }
+    let history = histories.stop(&world).await;
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("3.5 -> 3.6 -> 3.7 -> 3.6 -> 3.5: {figures}"));
+    world.measure(format!("3.5 -> 3.6 -> 3.7 -> 3.6 -> 3.5: {figures}; {history}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     world.has_no_event("demo", "QuorumLost").await;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_warden::etcd::{Class, EtcdError};
+use etcd_warden::etcd::{Class, EtcdError, Version};
 
 use crate::{
     etcd::{Boot, Etcd, Millis, Place, Start},
