@@ -16,8 +16,8 @@ use problems::{Problems, check_duration};
 
 use crate::{
     api::{
-        Duration, ECDSA_SUITE, EtcdCluster, HTTP2_SUITE, MAX_NAME_LENGTH, ONE_FOR_BOTH, RepairSpec,
-        TLS_1_3_SUITES, TlsSpec, TlsVersion,
+        Duration, ECDSA_SUITE, EtcdCluster, HTTP2_SUITE, MAX_NAME_LENGTH, ONE_FOR_BOTH, RepairSpec, TLS_1_3_SUITES, TlsSpec,
+        TlsVersion,
     },
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
     cluster::{

@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(up_and_down), scenario!(taken_back), scenario!(settings), scenario!(wrong_images)]
+    vec![scenario!(taken_back).long(), scenario!(up_and_down), scenario!(settings), scenario!(wrong_images).long()]
 }
 
 /// The history is kept, so that hashes of it can be compared.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, process::Command, process::Stdio};
 use etcd_warden::{
     api::{EtcdCluster, EtcdClusterSpec, FEATURE_GATES},
     cluster::{objects::stateful_set, validate::validate},
-    etcd::Client,
+    etcd::{Client, Dialer},
 };
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ fn arguments(spec: Value) -> Vec<String> {
     let mut cluster = EtcdCluster::new("demo", spec);
     (cluster.metadata.namespace, cluster.metadata.uid) = (Some("ns".into()), Some("uid".into()));
     let valid = validate(&cluster, "cluster.local").unwrap();
-    let pod = stateful_set(&valid, &valid.names.member(0), "").spec.template.spec.unwrap();
+    let pod = stateful_set(&valid, &valid.names.member(0), &valid.release, "").spec.template.spec.unwrap();
     pod.containers[0].args.clone().unwrap()
 }
 

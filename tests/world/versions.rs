@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_warden::etcd::{Class, Version};
 
-use crate::etcd::{Etcd, Place, Volume};
+use crate::etcd::{Etcd, Volume};
 
 #[derive(Clone, Debug)]
 pub struct Versions {
@@ -91,10 +91,5 @@ impl Etcd {
 
     pub fn cancel_downgrade(&mut self) -> Result<(), Class> {
         self.versions.downgrade.take().map(|_| ()).ok_or(Class::Other)
-    }
-
-    /// The version that a place runs.
-    pub fn version(&self, place: Place) -> Option<Version> {
-        Some(self.processes.get(&place)?.version)
     }
 }

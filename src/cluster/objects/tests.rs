@@ -173,7 +173,10 @@ fn every_label_fits_with_the_longest_name() {
 fn only_what_the_spec_sets_becomes_an_optional_flag() {
     let arguments = |spec: &str| {
         let cluster = valid(spec);
-        stateful_set(&cluster, &cluster.names.member(0), &cluster.release, "").spec.template.spec.unwrap().containers[0].args.clone().unwrap()
+        stateful_set(&cluster, &cluster.names.member(0), &cluster.release, "").spec.template.spec.unwrap().containers[0]
+            .args
+            .clone()
+            .unwrap()
     };
     let optional = ["--tls-min-version", "--cipher-suites", "--log-level", "--feature-gates"];
     let found = |spec: &str| -> Vec<String> {

@@ -94,8 +94,8 @@ impl Placed<'_> {
         self.member.version().filter(|version| has_release && version.minor != self.release.version.minor)
     }
 
-    /// Whether nothing depends on the release of its template: no pod was ever ready with it.
-    fn is_free(&self) -> bool {
+    /// Whether its pod was never ready with the release of its template.
+    fn has_never_served(&self) -> bool {
         let pod = self.member.pod.as_deref();
         pod.is_some_and(has_never_served) && self.member.etcd.status().is_none()
     }
@@ -144,8 +144,13 @@ pub fn plan(input: &Input) -> Versions {
     let (from, all) = (other.release.version, members.len());
     let (change, short) =
         (format!("etcd {from} -> {to}, {done} of {all} members{since}"), format!("version {from} -> {to} ({done}/{all})"));
-    let lowest = members.iter().min_by_key(|placed| placed.release.version).map(|placed| placed.release.clone());
-    let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !placed.is_free();
+    // A new member runs what the members run that need not go on.
+    let settled = members.iter().filter(|placed| !placed.is_starting());
+    let lowest = settled.min_by_key(|placed| placed.release.version).map(|placed| placed.release.clone());
+    // A member with which the change began in vain goes back at once, if it is the only one that has not the version of the spec.
+    let all_others_run_it = members.iter().filter_map(|placed| placed.member.version()).all(|version| version.minor == to.minor);
+    let is_free = |placed: &Placed| all_others_run_it && placed.has_never_served();
+    let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
     let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
     let mut versions = Versions { held, of_new: lowest, ..Versions::default() };
     let next = match (&input.facts.roster, cancel) {
