@@ -45,7 +45,7 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
-    /// Print how a change of each field of an EtcdCluster takes effect, as a table in Markdown
+    /// Print how a change of each field of a cluster takes effect, as a table in Markdown
     Fields,
     /// Print the version
     Version,

@@ -56,12 +56,12 @@ pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster
     let mut problems = Problems(vec![]);
     let valid = checked(cluster, domain, &mut problems).filter(|_| problems.0.is_empty()).ok_or(Invalid(problems.0))?;
     // Whether the spec's template fits the operator's is known once that can be built.
-    let problems: Vec<_> = objects::template_problems(&valid).iter().map(|problem| of_template(problem)).collect();
+    let problems: Vec<_> = objects::template_problems(&valid).iter().map(of_template).collect();
     if problems.is_empty() { Ok(valid) } else { Err(Invalid(problems)) }
 }
 
-fn of_template(problem: &String) -> String {
-    format!("spec.pod.template: {problem}")
+fn of_template(problem: impl AsRef<str>) -> String {
+    format!("spec.pod.template: {}", problem.as_ref())
 }
 
 /// The cluster, unless a part of it cannot be read. It may have problems nevertheless.

@@ -1,6 +1,10 @@
 //! The flags that the operator sets, on each release of etcd: all are accepted, and what the operator refuses etcd refuses too.
 
-use std::{collections::BTreeSet, fs, process::Command, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::{Command, Stdio},
+};
 
 use etcd_warden::{
     api::{EtcdCluster, EtcdClusterSpec, FEATURE_GATES},

@@ -4,6 +4,7 @@ mod claim;
 mod config_maps;
 mod disruption_budget;
 mod metadata;
+mod paths;
 mod pod_metadata;
 mod pod_template;
 mod services;

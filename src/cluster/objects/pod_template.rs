@@ -4,8 +4,8 @@ use k8s_openapi::{DeepMerge, api::core::v1::PodTemplateSpec};
 use serde_json::{Map, Value};
 
 use super::{
+    paths::{DATA_DIR, PROGRAM, TLS_DIR},
     pod_metadata::{is_own_annotation, is_own_label},
-    stateful_set::NEEDED,
 };
 
 /// The operator's template and what the spec adds to it. Lists are merged as by a strategic merge patch: containers, volumes and
@@ -153,7 +153,7 @@ fn parts_of(path: &str) -> Vec<&str> {
 fn hides(path: &str) -> bool {
     let parts = parts_of(path);
     let overlaps = |needed: &&str| parts_of(needed).iter().zip(&parts).all(|(one, other)| one == other);
-    parts.contains(&"..") || NEEDED.iter().any(overlaps)
+    parts.contains(&"..") || [DATA_DIR, TLS_DIR, PROGRAM].iter().any(overlaps)
 }
 
 /// Reads what the spec adds.
@@ -170,7 +170,6 @@ pub fn parse(written: &Map<String, Value>) -> Result<PodTemplateSpec, Vec<String
 }
 
 /// The paths of what a template has as it was written, and not as it was read.
-
 fn find_unknown(written: &Value, parsed: &Value, path: &str, found: &mut Vec<String>) {
     match written {
         Value::Object(fields) => {

@@ -21,6 +21,7 @@ use k8s_openapi::{
 
 use super::{
     metadata::{member_labels, owned, selector},
+    paths::{DATA_DIR, PROGRAM, TLS_DIR},
     pod_metadata::PodMetadata,
     pod_template,
 };
@@ -35,11 +36,6 @@ use crate::{
     names::{CLIENT_PORT, CONTAINER, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
 };
 
-const TLS_DIR: &str = "/etc/etcd/tls";
-const DATA_DIR: &str = "/var/lib/etcd";
-const PROGRAM: &str = "/usr/local/bin/etcd";
-/// Paths in the container of etcd that nothing may hide.
-pub(super) const NEEDED: [&str; 3] = [TLS_DIR, DATA_DIR, PROGRAM];
 /// User and group of [`UserIds::Fixed`].
 const UID: i64 = 65532;
 /// The pause between the deletion of a pod and the signal to etcd.

@@ -147,9 +147,10 @@ pub fn plan(input: &Input) -> Versions {
     // A new member runs what the members run that need not go on.
     let settled = members.iter().filter(|placed| !placed.is_starting());
     let lowest = settled.min_by_key(|placed| placed.release.version).map(|placed| placed.release.clone());
-    // A member with which the change began in vain goes back at once, if it is the only one that has not the version of the spec.
-    let all_others_run_it = members.iter().filter_map(|placed| placed.member.version()).all(|version| version.minor == to.minor);
-    let is_free = |placed: &Placed| all_others_run_it && placed.has_never_served();
+    // A member with which a change began in vain goes back at once to what all ran before.
+    let before = input.observed.status.version.as_deref().and_then(Version::parse);
+    let is_taken_back = before.is_some_and(|before| before.minor == to.minor);
+    let is_free = |placed: &Placed| is_taken_back && placed.has_never_served();
     let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
     let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
     let mut versions = Versions { held, of_new: lowest, ..Versions::default() };
