@@ -144,9 +144,12 @@ pub fn plan(input: &Input) -> Versions {
     let (from, all) = (other.release.version, members.len());
     let (change, short) =
         (format!("etcd {from} -> {to}, {done} of {all} members{since}"), format!("version {from} -> {to} ({done}/{all})"));
-    // A new member runs what the members run that need not go on.
+    // A new member starts with the lowest version that a member runs with which it is healthy, or else that was not given yet.
     let settled = members.iter().filter(|placed| !placed.is_starting());
-    let lowest = settled.min_by_key(|placed| placed.release.version).map(|placed| placed.release.clone());
+    let waiting = || members.iter().filter(|placed| placed.release.version.minor != to.minor);
+    let lowest =
+        settled.min_by_key(|placed| placed.release.version).or_else(|| waiting().min_by_key(|placed| placed.release.version));
+    let lowest = lowest.map(|placed| placed.release.clone());
     // A member with which a change began in vain goes back at once to what all ran before.
     let before = input.observed.status.version.as_deref().and_then(Version::parse);
     let is_taken_back = before.is_some_and(|before| before.minor == to.minor);
