@@ -531,7 +531,7 @@ impl World {
             self.note(|| format!("the user removes the unknown member: {removed}"));
             return;
         }
-        if self.replace_refused() || self.go_back() {
+        if self.replace_refused() || self.go_back() || self.fit_version() {
             return;
         }
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
@@ -576,6 +576,20 @@ impl World {
             self.change_version("3.6.16");
         }
         is_refused
+    }
+
+    /// The user has created the cluster again, on data of another minor version, with which etcd does not start.
+    fn fit_version(&mut self) -> bool {
+        let status = self.kubernetes.cluster().status.as_ref();
+        let has_come_up = status.is_some_and(|status| status.cluster_id.is_some());
+        let (agreed, version) = (self.etcd.versions.cluster, self.kubernetes.cluster().spec.version.clone());
+        let fits = Version::parse(&version).is_some_and(|version| version.minor == agreed);
+        if has_come_up || fits || self.etcd.leader.is_some() || self.etcd.disks.is_empty() {
+            return false;
+        }
+        self.tell(|| format!("the user changes the version to 3.{agreed}, which the data has"));
+        self.change_version(["3.5.35", "3.6.16", "3.7.3"][agreed.min(7) as usize - 5]);
+        true
     }
 
     /// The authorities of a domain change: the next one may be one whose certificates members refuse.
