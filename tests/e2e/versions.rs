@@ -47,9 +47,13 @@ async fn until_version(world: &World, version: &str) {
 /// The hash of each member's history up to a revision.
 async fn hashes(world: &World, user: &Identity, revision: u64) -> Vec<u64> {
     let endpoints = world.member_endpoints(3).join(",");
-    let answer =
-        user.etcdctl(["endpoint", "hashkv", "--endpoints", &endpoints, "--rev", &revision.to_string(), "-w", "json"]).await;
-    let answer: Value = serde_json::from_str(&answer.success()).unwrap();
+    let revision = revision.to_string();
+    // A follower may not have applied it yet.
+    let answer = until(&format!("every member has revision {revision}"), TIMEOUT, || async {
+        user.etcdctl(["endpoint", "hashkv", "--endpoints", &endpoints, "--rev", &revision, "-w", "json"]).await.result()
+    })
+    .await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
     let hash = |member: &Value| {
         assert_eq!(member["HashKV"]["compact_revision"].as_i64().unwrap_or_default(), -1, "{member}");
         member["HashKV"]["hash"].as_u64().unwrap()

@@ -210,6 +210,10 @@ impl<'a> Change<'a> {
         let waiting = self.members.iter().filter(|placed| placed.release.version.minor != self.to.minor);
         let voters = waiting.filter_map(|placed| self.roster.voters.get_key_value(placed.name));
         let Some((name, voter)) = first(voters) else { return Err(Wait::For("the learner to be promoted".into())) };
+        if voter.member.version().is_some_and(|version| version.minor == self.to.minor) {
+            // Only its template has another version: it was not restarted yet, or its image contains this one.
+            return Ok(name);
+        }
         if voter.member.version().is_some_and(|version| version.minor > self.to.minor) || !self.is_up() {
             self.ready_for_lower(voter, name, has_begun)?;
         } else if !has_begun {
