@@ -35,8 +35,8 @@ pub struct Release {
 /// The minor releases, the oldest first. Downgrades are possible to the row before, upgrades to the row after.
 ///
 /// Sources: etcd's upgrade guides to 3.6 (all members run 3.5.32 or newer) and 3.7 (3.6.11 or newer); etcd-io/etcd#20340 (3.6.0 to
-/// 3.6.3 end with "too many learners" after a member was replaced). Observed with 3.7.3: it panics at its start on the data of
-/// a member whose last raft snapshot is of 3.5.
+/// 3.6.3 end with "too many learners" after a member was replaced). Observed with 3.7.3: it panics at its
+/// start if raft's log has an entry of a member of 3.5 after the last snapshot on disk (`etcdserver/apply/apply.go`, `Apply`).
 pub const RELEASES: [Release; 3] = [
     Release {
         minor: 5,

@@ -118,6 +118,8 @@ pub struct Process {
     pub id: Id,
     pub volume: Volume,
     pub version: Version,
+    /// Whether it has written a snapshot of raft's log.
+    pub has_snapshot: bool,
     pub since: Millis,
     /// Whether it has published itself, without which its client port is silent.
     pub serving: bool,
@@ -139,6 +141,8 @@ pub struct Start {
     /// Whether it starts as a cluster of one if it has data (`--force-new-cluster`).
     pub forced: bool,
     pub version: Version,
+    /// Whether it writes a snapshot of raft's log soon.
+    pub snapshots: bool,
 }
 
 /// What came of a start.
@@ -248,6 +252,7 @@ impl Etcd {
             id,
             volume,
             version: start.version,
+            has_snapshot: start.snapshots,
             since: now,
             serving: false,
             behind_until: 0,
@@ -258,7 +263,7 @@ impl Etcd {
         if self.abandoned.contains(&volume) {
             self.broken.push(format!("{place} starts with the data of the cluster before its recovery"));
         }
-        if let Some(why) = self.versions.refuse(volume, start.version.minor, self.disks.is_empty()) {
+        if let Some(why) = self.versions.refuse(volume, start, &self.disks) {
             return Boot::Ends(why);
         }
         if start.forced && self.disks.contains_key(&volume) {

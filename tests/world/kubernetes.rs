@@ -241,6 +241,8 @@ pub struct Kept {
     forced: bool,
     /// The version in the pod's image.
     version: Version,
+    /// Whether its process writes a snapshot of raft's log soon.
+    snapshots: bool,
     refresh_at: Option<Millis>,
 }
 
@@ -294,6 +296,12 @@ pub fn named(name: &str, name_of: impl Fn(&MemberName) -> String) -> Option<Plac
 fn version(pod: Option<&PodSpec>) -> Version {
     let image = pod.and_then(etcd_container).and_then(|container| container.image.as_deref());
     image.and_then(|image| Version::parse(image.rsplit_once(":v")?.1)).expect("the image has a version as its tag")
+}
+
+/// Whether the process in a pod writes snapshots of raft's log often.
+fn snapshots(pod: Option<&PodSpec>) -> bool {
+    let arguments = pod.and_then(etcd_container).and_then(|container| container.args.as_ref());
+    arguments.into_iter().flatten().any(|argument| argument.starts_with("--snapshot-count="))
 }
 
 impl Kubernetes {
@@ -654,6 +662,7 @@ impl Kubernetes {
                 started_with: None,
                 forced: is_forced(set.spec.template.spec.as_ref()),
                 version: version(set.spec.template.spec.as_ref()),
+                snapshots: snapshots(set.spec.template.spec.as_ref()),
                 refresh_at: None,
             },
         );
@@ -735,7 +744,7 @@ impl Kubernetes {
         self.files_changed = true;
         (kept.started, kept.container) = (true, Container::Running { since: now });
         // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
-        etcd.start(place, volume, &Start { forced: kept.forced, version: kept.version, ..env }, now);
+        etcd.start(place, volume, &Start { forced: kept.forced, version: kept.version, snapshots: kept.snapshots, ..env }, now);
         self.show(place, now);
     }
 
@@ -752,6 +761,7 @@ impl Kubernetes {
             new,
             forced: false,
             version: self.pods[&place].version,
+            snapshots: false,
         })
     }
 

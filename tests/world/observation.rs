@@ -213,10 +213,13 @@ fn progress(world: &World, place: Place, uid: &str) -> Result<Progress, String> 
     Ok(Progress { revision: world.etcd.applied(place) as u64, has_leader: world.etcd.follows(place), is_learner })
 }
 
-/// What the metrics of the member in a pod say about versions. Whether it has written a snapshot is known only to the model.
+/// What the metrics of the member in a pod say about versions.
 fn versions(world: &World, place: Place, uid: &str) -> Result<VersionMetrics, String> {
     served(world, place, uid, member_key::SERVER_CRT).map_err(|_| "does not listen on port 2381")?;
-    Ok(VersionMetrics { cluster: Some(world.etcd.versions.cluster), has_snapshot: false })
+    Ok(VersionMetrics {
+        cluster: Some(world.etcd.versions.cluster),
+        has_snapshot: world.etcd.processes.get(&place).is_some_and(|process| process.has_snapshot),
+    })
 }
 
 /// The members that accept the connections of the member in a pod, as its metrics say.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_warden::etcd::{Class, Version};
 
-use crate::etcd::{Etcd, Volume};
+use crate::etcd::{Disk, Etcd, Start, Volume};
 
 #[derive(Clone, Debug)]
 pub struct Versions {
@@ -15,7 +15,7 @@ pub struct Versions {
     pub downgrade: Option<u32>,
     /// The minor version of what is on each volume.
     storage: BTreeMap<Volume, u32>,
-    /// The volumes on which 3.7 panics, because 3.6 has not written a snapshot of raft's log yet.
+    /// The volumes on which 3.7 panics, because 3.6 has not written a snapshot of raft's log since a member ran 3.5.
     unprepared: BTreeSet<Volume>,
 }
 
@@ -26,22 +26,22 @@ impl Default for Versions {
 }
 
 impl Versions {
-    /// Why a process of this version ends at once with the data on a volume.
-    pub fn refuse(&mut self, volume: Volume, minor: u32, is_first: bool) -> Option<&'static str> {
-        if is_first {
+    /// Why a process ends at once with the data on a volume.
+    pub fn refuse(&mut self, volume: Volume, start: &Start, disks: &BTreeMap<Volume, Disk>) -> Option<&'static str> {
+        let minor = start.version.minor;
+        if disks.is_empty() {
             self.cluster = minor;
         }
         if minor < self.cluster || self.storage.get(&volume).is_some_and(|storage| minor < *storage) {
             return Some("the version is lower than that of the cluster or of the storage");
         }
         match minor {
-            5 => {
-                self.unprepared.insert(volume);
-            }
-            6 if self.cluster == 6 => {
+            // Its entries are in the logs of all.
+            5 => self.unprepared.extend(disks.keys().copied().chain([volume])),
+            6 if self.cluster == 6 && start.snapshots => {
                 self.unprepared.remove(&volume);
             }
-            7 if self.unprepared.contains(&volume) => return Some("it panics, because raft's snapshot is of 3.5"),
+            7 if self.unprepared.contains(&volume) => return Some("it panics, because of an entry of 3.5 in raft's log"),
             _ => {}
         }
         None

@@ -248,7 +248,7 @@ fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release)
         image: Some(release.image.clone()),
         image_pull_policy: Some(pull_policy.into()),
         command: Some(vec![PROGRAM.into()]),
-        args: Some(arguments(cluster, member, release.version)),
+        args: Some(arguments(cluster, member, release)),
         env: Some(environment(cluster, member)),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
         resources: Some(cluster.pod.resources.clone()).filter(|resources| *resources != ResourceRequirements::default()),
@@ -344,7 +344,8 @@ fn options(cluster: &ValidatedCluster, version: Version) -> Vec<(&'static str, S
     flags
 }
 
-fn arguments(cluster: &ValidatedCluster, member: &MemberName, version: Version) -> Vec<String> {
+fn arguments(cluster: &ValidatedCluster, member: &MemberName, release: &Release) -> Vec<String> {
+    let version = release.version;
     let file = |key: &str| format!("{TLS_DIR}/{key}");
     let etcd = &cluster.etcd;
     let mut flags: Vec<(&str, String)> = vec![
@@ -390,6 +391,8 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName, version: Version) 
         flags.push(("trusted-ca-file", file(member_key::CLIENT_CA)));
         flags.push(("client-crl-file", file(member_key::CLIENT_CRL)));
     }
+    // Usually it is written every 10,000 entries.
+    flags.extend(release.prepares.map(|_| ("snapshot-count", "5".into())));
     flags.extend(options(cluster, version));
     let own = flags.into_iter().map(|(name, value)| format!("--{name}={value}"));
     own.chain(etcd.extra_args.iter().map(|(name, value)| format!("--{name}={value}"))).collect()

@@ -83,7 +83,7 @@ impl<'a> Rollout<'a> {
     fn is_different(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> bool {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         let prepares = self.versions.held(name, Some(member)).and_then(|release| release.prepares);
-        let is_prepared = prepares.is_none_or(|minor| annotation(&pod.metadata, key::PREPARED_FOR) == Some(&*minor.to_string()));
+        let is_prepared = annotation(&pod.metadata, key::PREPARED_FOR) == prepares.map(|minor| minor.to_string()).as_deref();
         is_requested
             || !is_prepared
             || !self.changes(pod, name, member).is_empty()

@@ -105,8 +105,10 @@ impl Placed<'_> {
 enum Wait {
     /// Something that ends by itself or that is reported elsewhere.
     For(String),
-    /// Members that have to be restarted with the version that they run.
+    /// Members that have to be restarted with the version that they run, so that they write a snapshot of raft's log.
     Prepared(BTreeSet<MemberName>),
+    /// A member that was restarted for that has not written it yet: it is written after some entries.
+    Snapshot(MemberName),
     /// A step.
     Step(Step),
     /// The user.
@@ -177,6 +179,11 @@ pub fn plan(input: &Input) -> Versions {
             let releases = versions.held.iter_mut().filter(|(name, _)| members.contains(name));
             releases.for_each(|(_, release)| release.prepares = Some(to.minor));
             note(&format!("waiting for {what}"))
+        }
+        Err(Wait::Snapshot(name)) => {
+            let leader = input.facts.roster.iter().flat_map(|roster| &roster.voters).find(|(_, voter)| voter.leads());
+            let raft_entry = leader.map(|(leader, _)| leader.clone());
+            Changes { raft_entry, ..note(&format!("waiting for {name} to write a snapshot of raft's log")) }
         }
         Err(Wait::Refused(why)) => {
             versions.is_refused = true;
@@ -267,10 +274,16 @@ impl<'a> Change<'a> {
             if metrics.cluster != Some(version.minor) {
                 return Err(Wait::For(format!("the cluster version to be 3.{} on {name}", version.minor)));
             }
+            // A snapshot that it wrote before says nothing: members of the version before may have made entries after it.
             let minor = self.to.minor.to_string();
             let is_prepared = member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::PREPARED_FOR) == Some(&minor));
-            if self.to.release().is_some_and(|release| release.needs_snapshot) && !metrics.has_snapshot && !is_prepared {
+            if !self.to.release().is_some_and(|release| release.needs_snapshot) {
+                continue;
+            }
+            if !is_prepared {
                 unprepared.insert(name.clone());
+            } else if !metrics.has_snapshot {
+                return Err(Wait::Snapshot(name.clone()));
             }
         }
         if unprepared.is_empty() { Ok(()) } else { Err(Wait::Prepared(unprepared)) }

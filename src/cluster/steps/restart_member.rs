@@ -73,8 +73,9 @@ impl RestartMember {
             return Some("it has to load other trusted CAs".into());
         }
         let prepares = template.metadata.as_ref().and_then(|meta| annotation(meta, key::PREPARED_FOR));
-        if prepares.is_some_and(|minor| annotation(&pod.metadata, key::PREPARED_FOR) != Some(minor)) {
-            return Some("etcd writes the snapshot of raft's log that the next version needs when it starts again".into());
+        if annotation(&pod.metadata, key::PREPARED_FOR) != prepares {
+            let why = "it has to write the snapshot of raft's log that the next version needs";
+            return Some(prepares.map_or("the upgrade for which it writes snapshots was taken back", |_| why).into());
         }
         let desired = template.metadata.as_ref().and_then(|meta| annotation(meta, key::SETTINGS))?;
         let changed = changed_settings(pod, desired, template.spec.as_ref());
