@@ -580,11 +580,9 @@ impl World {
 
     /// The user has created the cluster again, on data of another minor version, with which etcd does not start.
     fn fit_version(&mut self) -> bool {
-        let status = self.kubernetes.cluster().status.as_ref();
-        let has_come_up = status.is_some_and(|status| status.cluster_id.is_some());
         let (agreed, version) = (self.etcd.versions.cluster, self.kubernetes.cluster().spec.version.clone());
         let fits = Version::parse(&version).is_some_and(|version| version.minor == agreed);
-        if has_come_up || fits || self.etcd.leader.is_some() || self.etcd.disks.is_empty() {
+        if fits || !self.etcd.processes.is_empty() || self.etcd.disks.is_empty() {
             return false;
         }
         self.tell(|| format!("the user changes the version to 3.{agreed}, which the data has"));

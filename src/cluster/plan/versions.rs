@@ -152,9 +152,10 @@ pub fn plan(input: &Input) -> Versions {
     let lowest =
         settled.min_by_key(|placed| placed.release.version).or_else(|| waiting().min_by_key(|placed| placed.release.version));
     let lowest = lowest.map(|placed| placed.release.clone());
-    // A member with which a change began in vain goes back at once to what all ran before.
+    // A member with which a change began in vain goes back at once to what all ran before. If none has ever answered, the spec of a
+    // cluster that was created on the data of another one may have had a version that does not fit the data.
     let before = input.observed.status.version.as_deref().and_then(Version::parse);
-    let is_taken_back = before.is_some_and(|before| before.minor == to.minor);
+    let is_taken_back = before.is_none_or(|before| before.minor == to.minor);
     let is_free = |placed: &Placed| is_taken_back && placed.has_never_served();
     let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
     let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
