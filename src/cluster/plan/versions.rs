@@ -15,6 +15,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+
 use super::{changes::Changes, input::Input, rollout::first};
 use crate::{
     api::Reason,
@@ -29,7 +31,10 @@ use crate::{
         steps::{CancelDowngrade, EnableDowngrade, Step},
     },
     etcd::Version,
-    kubernetes::{ownership::annotation, pod::etcd_container},
+    kubernetes::{
+        ownership::annotation,
+        pod::{etcd_container, is_terminating},
+    },
     names::{MemberName, annotation as key},
     pki::Domain,
 };
@@ -60,7 +65,7 @@ impl Versions {
     }
 }
 
-/// A member with the release of its template.
+/// A member with its release: that of the pod that answers, or else that of the template from which the next one is created.
 struct Placed<'a> {
     name: &'a MemberName,
     member: &'a ObservedMember,
@@ -70,10 +75,17 @@ struct Placed<'a> {
 impl Placed<'_> {
     fn of<'a>((name, member): (&'a MemberName, &'a ObservedMember)) -> Option<Placed<'a>> {
         let template = &member.stateful_set.as_ref()?.spec.template;
-        let image = || etcd_container(template.spec.as_ref()?)?.image.as_deref();
-        let recorded = template.metadata.as_ref().and_then(Release::recorded);
+        let version = member.version();
+        let pod = member.pod.as_deref().filter(|pod| version.is_some() && !is_terminating(pod));
         // An older operator has not recorded it.
-        let release = recorded.or_else(|| Release::running(image()?, member.version()?))?;
+        let image = |spec: Option<&PodSpec>| etcd_container(spec?)?.image.clone();
+        let release = |meta: Option<&ObjectMeta>, spec: Option<&PodSpec>| {
+            let recorded = meta.and_then(Release::recorded);
+            recorded.or_else(|| Release::running(&image(spec)?, version?))
+        };
+        let release = pod
+            .and_then(|pod| release(Some(&pod.metadata), pod.spec.as_ref()))
+            .or_else(|| release(template.metadata.as_ref(), template.spec.as_ref()))?;
         Some(Placed { name, member, release })
     }
 
@@ -82,19 +94,17 @@ impl Placed<'_> {
         self.member.version().unwrap_or(self.release.version).minor
     }
 
-    /// Whether it does not run the release of its template yet, or is not healthy with it.
+    /// Whether it does not run its release yet, or is not healthy with it.
     fn is_starting(&self) -> bool {
         self.running() != self.release.version.minor || !self.member.is_healthy()
     }
 
-    /// The version that it runs, if its pod has the release of its template, and the image of that contains another version.
+    /// The version that it runs, if the image of its release contains another one.
     fn other_version(&self) -> Option<Version> {
-        let pod = self.member.pod.as_ref().and_then(|pod| Release::recorded(&pod.metadata));
-        let has_release = pod.is_some_and(|pod| pod.version == self.release.version && pod.image == self.release.image);
-        self.member.version().filter(|version| has_release && version.minor != self.release.version.minor)
+        self.member.version().filter(|version| version.minor != self.release.version.minor)
     }
 
-    /// Whether its pod was never ready with the release of its template.
+    /// Whether its pod was never ready.
     fn has_never_served(&self) -> bool {
         let pod = self.member.pod.as_deref();
         pod.is_some_and(has_never_served) && self.member.etcd.status().is_none()
@@ -219,7 +229,7 @@ impl<'a> Change<'a> {
         let voters = waiting.filter_map(|placed| self.roster.voters.get_key_value(placed.name));
         let Some((name, voter)) = first(voters) else { return Err(Wait::For("the learner to be promoted".into())) };
         if voter.member.version().is_some_and(|version| version.minor == self.to.minor) {
-            // Only its template has another version: it was not restarted yet, or its image contains this one.
+            // The image of its release contains this version.
             return Ok(name);
         }
         if voter.member.version().is_some_and(|version| version.minor > self.to.minor) || !self.is_up() {
@@ -231,7 +241,7 @@ impl<'a> Change<'a> {
         Ok(name)
     }
 
-    /// The members whose template has the new minor version.
+    /// The members that were given the new minor version.
     fn given(&self) -> impl Iterator<Item = &Placed<'a>> {
         self.members.iter().filter(|placed| placed.release.version.minor == self.to.minor)
     }
