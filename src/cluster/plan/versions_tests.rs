@@ -100,7 +100,8 @@ fn an_upgrade_is_taken_back_half_way_without_the_downgrade_api() {
     let taken = world.taken.len();
     change(&mut world, "3.6.16");
     settle(&mut world, "3.6.16");
-    assert_eq!(restarts(&world, taken).len(), 1, "{:?}", &world.taken[taken..]);
+    // One goes back, and the others no longer write snapshots for the upgrade.
+    assert_eq!(restarts(&world, taken).len(), 3, "{:?}", &world.taken[taken..]);
     assert!(!world.taken.iter().any(|step| step.starts_with("EnableDowngrade")), "{:?}", world.taken);
 }
 
