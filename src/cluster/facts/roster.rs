@@ -52,6 +52,18 @@ impl RosterEntry<'_> {
     }
 }
 
+/// The first of several voters that are restarted: an unhealthy one, otherwise a follower. The leader is the last.
+pub fn first<'a, 'r>(
+    voters: impl Iterator<Item = (&'r MemberName, &'r RosterEntry<'a>)>,
+) -> Option<(&'r MemberName, &'r RosterEntry<'a>)>
+where
+    'a: 'r,
+{
+    let voters: Vec<_> = voters.collect();
+    let unhealthy = voters.iter().find(|(_, voter)| !voter.is_healthy());
+    unhealthy.or_else(|| voters.iter().find(|(_, voter)| !voter.leads())).or_else(|| voters.first()).copied()
+}
+
 /// The voters that remain if one of them is removed.
 pub struct Remainder {
     /// The number of the other voters.

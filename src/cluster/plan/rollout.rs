@@ -24,7 +24,7 @@ use crate::{
                 changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
             },
             readiness::down_for,
-            roster::{Roster, RosterEntry},
+            roster::{Roster, RosterEntry, first},
             trust::{TrustRequirement, shares_no_trusted_ca, shares_no_trusted_ca_of},
         },
         objects,
@@ -161,18 +161,6 @@ fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> 
             (input.now >= trusted_by).then(|| TrustRequirement::next(authorities, domain))
         }
     }
-}
-
-/// The first of several voters that are restarted: an unhealthy one, otherwise a follower. The leader is the last.
-pub fn first<'a, 'r>(
-    voters: impl Iterator<Item = (&'r MemberName, &'r RosterEntry<'a>)>,
-) -> Option<(&'r MemberName, &'r RosterEntry<'a>)>
-where
-    'a: 'r,
-{
-    let voters: Vec<_> = voters.collect();
-    let unhealthy = voters.iter().find(|(_, voter)| !voter.is_healthy());
-    unhealthy.or_else(|| voters.iter().find(|(_, voter)| !voter.leads())).or_else(|| voters.first()).copied()
 }
 
 /// Restarts a member with an outdated pod: an unhealthy one first, the leader last.

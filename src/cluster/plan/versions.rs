@@ -17,14 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{changes::Changes, input::Input, rollout::first};
+use super::{changes::Changes, input::Input};
 use crate::{
     api::Reason,
     cluster::{
         facts::{
             ongoing::ongoing_since,
             pods::has_never_served,
-            roster::{Roster, RosterEntry},
+            roster::{Roster, RosterEntry, first},
         },
         observed::ObservedMember,
         release::Release,
@@ -319,9 +319,9 @@ impl<'a> Change<'a> {
             }
             return Err(Wait::For(format!("the cluster version to be 3.{minor} on {name}")));
         }
-        // 3.5 does not report it. A member that is down has the storage version of the cluster version, or starts with it.
+        // While it is down its storage may still have the version before, with which the lower one does not start.
         let storage = voter.member.etcd.status().and_then(|status| status.storage);
-        if storage.is_some_and(|storage| storage.minor != minor) {
+        if storage.is_none_or(|storage| storage.minor != minor) {
             return Err(Wait::For(format!("the storage version of {name} to be 3.{minor}")));
         }
         Ok(())
