@@ -168,13 +168,13 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     let outdated: Vec<_> = roster.voters.iter().filter(|(name, voter)| rollout.is_outdated(name, voter.member)).collect();
     let Some((name, voter)) = first(outdated.iter().copied()) else { return Changes::default() };
     let (left, all, since) = (outdated.len(), roster.voters.len(), ongoing_since(input.observed, Reason::RollingRestart));
-    let changed = outdated.iter().find_map(|(name, voter)| {
+    let edits = outdated.iter().find_map(|(name, voter)| {
         let changed = rollout.changes(voter.member.pod.as_ref()?, name, voter.member);
         (!changed.is_empty()).then(|| describe_changes(&changed))
     });
-    let why = changed.as_ref().map(|changed| format!(" ({changed})")).unwrap_or_default();
+    let why = edits.as_ref().map(|edits| format!(" ({edits})")).unwrap_or_default();
     let message = format!("{left} of {all} members have yet to be restarted{why}{since}");
-    let change = changed.map(|changed| format!("{changed} ({}/{all})", all - left));
+    let change = edits.map(|edits| format!("{edits} ({}/{all})", all - left));
     let changes = Changes { change, ..Changes::default().progress(Reason::RollingRestart, message) };
     // The pod must be recreated from the desired template and with the desired Secret: no pod starts without the Secret, and the
     // template names the authorities in its trust bundles.
