@@ -23,7 +23,7 @@ use crate::{
     cluster::{
         facts::{
             ongoing::ongoing_since,
-            pods::has_never_served,
+            pods::{has_never_served, is_stuck},
             roster::{Roster, RosterEntry, first},
         },
         observed::ObservedMember,
@@ -163,9 +163,10 @@ pub fn plan(input: &Input) -> Versions {
         settled.min_by_key(|placed| placed.release.version).or_else(|| waiting().min_by_key(|placed| placed.release.version));
     let lowest = lowest.map(|placed| placed.release.clone());
     // A member with which a change began in vain goes back at once to what all ran before. If none has ever answered, the spec of a
-    // cluster that was created on the data of another one may have had a version that does not fit the data.
+    // cluster that was created on the data of another one may have had a version that does not fit the data: then all end at once.
     let before = input.observed.status.version.as_deref().and_then(Version::parse);
-    let is_taken_back = before.is_none_or(|before| before.minor == to.minor);
+    let all_end = members.iter().all(|placed| placed.member.pod.as_deref().is_some_and(is_stuck));
+    let is_taken_back = before.map_or(all_end, |before| before.minor == to.minor);
     let is_free = |placed: &Placed| is_taken_back && placed.has_never_served();
     let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
     let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
