@@ -265,12 +265,13 @@ async fn tables_have_the_expected_columns() {
     };
     let year = (jiff::Zoned::now().year()).to_string();
     let clusters = rows("etcd", &["-o", "wide"]);
-    assert_eq!(clusters[0], ["NAME", "READY", "AVAILABLE", "PROGRESS", "VERSION", "CERTS", "AGE", "REASON", "MESSAGE"]);
-    assert_eq!(clusters[1][..5], ["demo", "0/3", "False", "WaitingForMembers", "3.6.16"]);
-    assert!(clusters[1][5].ends_with('Z') && clusters[1][5][..4] >= *year, "{clusters:?}");
-    assert_eq!(clusters[1][7], "Bootstrapping");
-    assert!(clusters[1][8].contains("demo-0: it has no pod yet"), "{clusters:?}");
-    assert_eq!(rows("etcd", &[])[0].len(), 7);
+    assert_eq!(clusters[0], ["NAME", "READY", "AVAILABLE", "PROGRESS", "VERSION", "CHANGE", "CERTS", "AGE", "REASON", "MESSAGE"]);
+    // No member runs a version yet, and none is being changed.
+    assert_eq!(clusters[1][..4], ["demo", "0/3", "False", "WaitingForMembers"]);
+    assert!(clusters[1][4].ends_with('Z') && clusters[1][4][..4] >= *year, "{clusters:?}");
+    assert_eq!(clusters[1][6], "Bootstrapping");
+    assert!(clusters[1][7].contains("demo-0: it has no pod yet"), "{clusters:?}");
+    assert_eq!(rows("etcd", &[])[0].len(), 8);
     let users = rows("etcduser", &[]);
     assert_eq!(users[0], ["NAME", "CLUSTER", "READY", "SECRET", "EXPIRES", "AGE"]);
     assert_eq!(users[1][..4], ["app", "demo", "True", "app-etcd-tls"]);

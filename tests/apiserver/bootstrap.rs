@@ -64,7 +64,7 @@ async fn fields_that_the_api_server_rewrites_are_not_written_again() {
                 "initContainers": [{ "name": "prepare", "image": "busybox", "restartPolicy": "Always", "resources": { "limits": { "cpu": 0.5, "memory": "1024Mi" } } }],
                 "containers": [
                     { "name": "proxy", "image": "proxy:1", "ports": [{ "containerPort": 9000 }],
-                      "readinessProbe": { "httpGet": { "port": "9000" } }, "env": [{ "name": "A", "value": "" }] },
+                      "readinessProbe": { "httpGet": { "port": 9000 } }, "env": [{ "name": "A", "value": "" }] },
                     { "name": "etcd", "env": [{ "name": "GOMAXPROCS", "value": "2" }],
                       "volumeMounts": [{ "name": "more", "mountPath": "/more" }] },
                 ],

@@ -403,8 +403,11 @@ impl World {
     /// The version of the spec is changed, if the API server allows it.
     fn change_version(&mut self, version: &'static str) {
         let minor = |version: &str| Version::parse(version).map_or(0, |version| version.minor);
-        let old = minor(&self.kubernetes.cluster().spec.version);
-        if old.abs_diff(minor(version)) < 2 {
+        let cluster = self.kubernetes.cluster();
+        let old = minor(&cluster.spec.version);
+        // Before a cluster has come up, only a version that does not fit its data is changed.
+        let has_come_up = cluster.status.as_ref().is_some_and(|status| status.version.is_some());
+        if old.abs_diff(minor(version)) < 2 && (has_come_up || self.etcd.versions.cluster == minor(version)) {
             self.edit(|cluster| {
                 cluster.spec.version = version.into();
                 cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);

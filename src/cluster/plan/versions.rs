@@ -163,11 +163,12 @@ pub fn plan(input: &Input) -> Versions {
         settled.min_by_key(|placed| placed.release.version).or_else(|| waiting().min_by_key(|placed| placed.release.version));
     let lowest = lowest.map(|placed| placed.release.clone());
     // A member with which a change began in vain goes back at once to what all ran before. If none has ever answered, the spec of a
-    // cluster that was created on the data of another one may have had a version that does not fit the data: then all end at once.
+    // cluster that was created on the data of another one may have had a version that does not fit the data: then members end at once.
     let before = input.observed.status.version.as_deref().and_then(Version::parse);
-    let all_end = members.iter().all(|placed| placed.member.pod.as_deref().is_some_and(is_stuck));
-    let is_taken_back = before.map_or(all_end, |before| before.minor == to.minor);
-    let is_free = |placed: &Placed| is_taken_back && placed.has_never_served();
+    let none_answers = members.iter().all(|placed| placed.member.etcd.status().is_none());
+    let ends = |placed: &Placed| none_answers && placed.member.pod.as_deref().is_some_and(is_stuck);
+    let is_taken_back = |placed: &Placed| before.map_or_else(|| ends(placed), |before| before.minor == to.minor);
+    let is_free = |placed: &Placed| placed.has_never_served() && is_taken_back(placed);
     let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
     let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
     let mut versions = Versions { held, of_new: lowest, ..Versions::default() };
