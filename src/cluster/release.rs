@@ -45,7 +45,7 @@ impl Release {
         let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
         let (repository, tag) = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'))?;
         let mut spec = EtcdClusterSpec { version: version.to_string(), ..EtcdClusterSpec::default() };
-        spec.image.repository = repository.to_owned();
+        repository.clone_into(&mut spec.image.repository);
         spec.image.tag = Some(tag.to_owned()).filter(|tag| *tag != format!("v{version}"));
         spec.image.digest = digest.map(str::to_owned);
         Some(Self::of(&spec, version))

@@ -43,11 +43,13 @@ impl Settings {
     }
 
     /// Those that say which etcd runs.
+    #[must_use]
     pub fn release(&self) -> Self {
         Self(self.0.iter().filter(|(path, _)| is_release(path)).map(|(path, value)| (path.clone(), value.clone())).collect())
     }
 
     /// The same settings with another release.
+    #[must_use]
     pub fn with_release(&self, release: &Self) -> Self {
         let others = self.0.iter().filter(|(path, _)| !is_release(path));
         Self(others.chain(&release.0).map(|(path, value)| (path.clone(), value.clone())).collect())

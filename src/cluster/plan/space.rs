@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 
 use super::{changes::Changes, input::Input, rollout::Rollout};
-use crate::cluster::{
-    facts::{roster::Roster, space::has_room},
-    observed::ObservedMember,
-    steps::DisarmAlarm,
+use crate::{
+    cluster::{
+        facts::{roster::Roster, space::has_room},
+        observed::ObservedMember,
+        steps::DisarmAlarm,
+    },
+    etcd::MemberStatus,
 };
 
 /// Disarms the alarm once every member runs with the quota of the spec and has room.
 pub fn disarm(input: &Input, roster: &Roster, rollout: &Rollout) -> Changes {
     let statuses = || input.observed.members.values().filter_map(|member| member.etcd.status());
-    let raised_by: BTreeSet<_> = statuses().flat_map(|status| status.out_of_space()).collect();
+    let raised_by: BTreeSet<_> = statuses().flat_map(MemberStatus::out_of_space).collect();
     let has_space =
         |member: &ObservedMember| member.etcd.status().is_some_and(|status| has_room(status, input.cluster.etcd.quota));
     let mut members = roster.voters.iter().chain(&roster.learners);

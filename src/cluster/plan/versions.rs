@@ -175,7 +175,7 @@ pub fn plan(input: &Input) -> Versions {
     let next = match (&input.facts.roster, cancel) {
         (None, _) => Err(Wait::For("a quorum".into())),
         (Some(_), Some(step)) => Err(Wait::Step(step)),
-        (Some(roster), None) => Change { input, roster, members, to, downgrade }.next().map(MemberName::clone),
+        (Some(roster), None) => Change { input, roster, members, to, downgrade }.next().cloned(),
     };
     let note =
         |what: &str| Changes { change: Some(short.clone()), ..Changes::default().progress(reason, format!("{change}; {what}")) };

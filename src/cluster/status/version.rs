@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::Input;
-use crate::{api::UpgradeStatus, etcd::Version};
+use crate::{api::UpgradeStatus, cluster::observed::ObservedMember, etcd::Version};
 
 /// The version that all members run, and the change of it that is in progress.
 pub fn status(input: &Input) -> (Option<String>, Option<UpgradeStatus>) {
     let Input { observed, decision, .. } = input;
     let old = &observed.status;
-    let running: Vec<Version> = observed.members.values().filter_map(|member| member.version()).collect();
+    let running: Vec<Version> = observed.members.values().filter_map(ObservedMember::version).collect();
     let different: BTreeSet<_> = running.iter().collect();
     let is_same = different.len() == 1 && running.len() == observed.members.len();
     let before = old.version.clone().or_else(|| different.first().map(ToString::to_string));

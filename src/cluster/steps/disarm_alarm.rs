@@ -8,7 +8,12 @@ use super::{
     effect::Effect,
     fresh::Read,
 };
-use crate::{api::Reason, cluster::facts::space::has_room, etcd::Change, ids::MemberId};
+use crate::{
+    api::Reason,
+    cluster::facts::space::has_room,
+    etcd::{Change, MemberStatus},
+    ids::MemberId,
+};
 
 /// Disarms the alarm NOSPACE, which makes etcd refuse every write until somebody disarms it, once no database is full any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +51,7 @@ impl Definition for DisarmAlarm {
                 format!("the database of {} has {} of {quota} bytes", listed.name, status.db_size)
             })?;
         }
-        let raised: BTreeSet<_> = check.fresh.answers.values().flat_map(|status| status.out_of_space()).collect();
+        let raised: BTreeSet<_> = check.fresh.answers.values().flat_map(MemberStatus::out_of_space).collect();
         self.raised_by.retain(|member| raised.contains(member));
         ensure(!self.raised_by.is_empty(), || "the alarm is not raised".into())
     }
