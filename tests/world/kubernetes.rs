@@ -224,6 +224,7 @@ enum Container {
 
 /// What a kubelet knows of a pod.
 #[derive(Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Kept {
     pub uid: String,
     volume: Option<Volume>,
