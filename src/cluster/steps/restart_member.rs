@@ -72,14 +72,17 @@ impl RestartMember {
         if bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles)) {
             return Some("it has to load other trusted CAs".into());
         }
-        let prepares = template.metadata.as_ref().and_then(|meta| annotation(meta, key::PREPARED_FOR));
-        if annotation(&pod.metadata, key::PREPARED_FOR) != prepares {
-            let why = "it has to write the snapshot of raft's log that the next version needs";
-            return Some(prepares.map_or("the upgrade for which it writes snapshots was taken back", |_| why).into());
+        let recorded = |key| template.metadata.as_ref().and_then(|meta| annotation(meta, key));
+        let changed = recorded(key::SETTINGS).map(|desired| changed_settings(pod, desired, template.spec.as_ref()));
+        if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
+            return Some(format!("its settings have changed ({})", describe_changes(&changed)));
         }
-        let desired = template.metadata.as_ref().and_then(|meta| annotation(meta, key::SETTINGS))?;
-        let changed = changed_settings(pod, desired, template.spec.as_ref());
-        (!changed.is_empty()).then(|| format!("its settings have changed ({})", describe_changes(&changed)))
+        let prepares = recorded(key::PREPARED_FOR);
+        let why = prepares.map_or(
+            "the upgrade for which it writes snapshots of raft's log was taken back",
+            |_| "it has to write the snapshot of raft's log that the next version needs",
+        );
+        (annotation(&pod.metadata, key::PREPARED_FOR) != prepares).then(|| why.into())
     }
 
     /// A member does not start with a lower version than that of its storage.
