@@ -65,6 +65,8 @@ pub mod annotation {
     pub const EXTRANEOUS: &str = "argocd.argoproj.io/compare-options";
     /// The value of [`EXTRANEOUS`].
     pub const EXTRANEOUS_VALUE: &str = "IgnoreExtraneous";
+    /// On a PersistentVolumeClaim: the fields of `spec.storage` that it was made from (JSON).
+    pub const STORAGE: &str = "etcd-warden.dev/storage";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the cluster.
     pub const CLUSTER_ID: &str = "etcd-warden.dev/cluster-id";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the member.

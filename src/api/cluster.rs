@@ -44,7 +44,6 @@ pub const MAX_NAME_LENGTH: usize = 49;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet"),
-    validation = Rule::new("self.storage.size == oldSelf.storage.size").message("spec.storage.size cannot be changed yet"),
     validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName cannot be changed yet")
 )]
 pub struct EtcdClusterSpec {
@@ -94,7 +93,8 @@ pub struct EtcdClusterSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StorageSpec {
-    /// The size of each member's volume. It should be at least twice `etcd.quotaBackendSize`.
+    /// The size of each member's volume. It should be at least twice `etcd.quotaBackendSize`. If it becomes larger, the volumes are
+    /// expanded one after the other, if the StorageClass allows it.
     #[serde(default = "default_storage_size")]
     #[schemars(extend("maxLength" = 32))]
     #[x_kube(validation = positive_quantity())]

@@ -105,6 +105,8 @@ words! {
         ReplacingMember,
         /// Members are restarted one after the other.
         RollingRestart,
+        /// The volume of a member is being expanded.
+        ExpandingVolume,
         /// A certificate authority is being replaced by another one.
         RotatingCA,
         /// The cluster is being recovered from the data of one member.
@@ -137,6 +139,8 @@ words! {
         CannotReplace,
         /// A member cannot be restarted.
         CannotRestart,
+        /// The volume of a member cannot be expanded.
+        CannotExpandVolume,
         /// A certificate authority cannot be rotated.
         CannotRotate,
         /// A request to rotate names an unknown domain.

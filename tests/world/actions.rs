@@ -87,7 +87,7 @@ pub fn of(write: Write) -> Vec<Action> {
         Write::Bootstrap(object) => vec![Action::Bootstrap(object.clone())],
         Write::IssuerProbe(probe) => vec![Action::IssuerProbe(probe)],
         Write::Authorities(request) => vec![Action::Authorities(request.clone())],
-        Write::Object(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
+        Write::Object(object) | Write::Expand(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
         Write::Secrets(changes) => {
             let changes: Arc<[SecretChange]> = changes.into();
             let issues = changes.iter().any(|change| !change.leaves.is_empty());

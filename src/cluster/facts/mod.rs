@@ -2,6 +2,7 @@
 //! them. Pure.
 
 pub(crate) mod authorities;
+pub(crate) mod claims;
 pub(crate) mod containers;
 pub(crate) mod foreign;
 pub(crate) mod lost_quorum;

@@ -7,7 +7,7 @@ mod metadata;
 mod services;
 mod stateful_set;
 
-pub use claim::{claim, size_and_class};
+pub use claim::{ClaimSource, Claimed, claim, class_of, requested_size};
 pub use config_maps::{StartState, bootstrap, ca_config, start_state};
 pub use disruption_budget::{disruption_budget, is_redundant};
 pub use metadata::{member_labels, owned, retained, selector, selector_text};

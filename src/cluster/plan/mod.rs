@@ -25,6 +25,7 @@ mod revocation;
 mod rollout;
 mod rotation;
 mod start;
+mod storage;
 mod trial;
 
 use std::collections::BTreeSet;

@@ -11,19 +11,20 @@ use super::{
     raft_entry::may_wait,
     recovery::Recovery,
     start::StartStates,
+    storage,
 };
 use crate::{
     api::Reason,
     cluster::{
         facts::readiness::{down_since, why_not_ready},
-        objects::{self, StartState},
+        objects,
         observed::ObservedMember,
         steps::DeleteBudget,
         validated::ValidatedCluster,
     },
     ids::Uid,
     kubernetes::{object::Object, ownership::belongs, pod::is_terminating},
-    names::{MemberName, annotation as key},
+    names::MemberName,
     reporting::note::Note,
 };
 
@@ -37,7 +38,7 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     ];
     changes.objects.extend(services.into_iter().flatten());
     changes.objects.extend(disruption_budget(input, members));
-    changes.extend(members.iter().filter_map(|(name, state)| claim(input, name, state, members.len())));
+    changes.merge(storage::plan(input, members));
     if !facts.is_bootstrapped {
         let created_later = members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, "")));
         let created_later =
@@ -66,41 +67,6 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
     let voters = voters.filter(|voters| objects::is_redundant(cluster, *voters))?;
     let build = || objects::disruption_budget(cluster, voters);
     desired.unless_applied(&voters.to_string(), build, observed.disruption_budget.as_ref())
-}
-
-/// The claim of a member, if it has to be applied. The claim of a member that has started is never recreated, because an empty
-/// claim would count as its data.
-fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Option<Changes> {
-    let Input { cluster, desired, observed, facts, .. } = input;
-    let member = observed.members.get(name);
-    if member.is_some_and(|member| member.claim_unread) {
-        return None;
-    }
-    let existing = member.and_then(|member| member.claim.as_ref());
-    let is_being_deleted = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
-    if (existing.is_some() && !is_being_deleted) || *state != StartState::Existing {
-        let (size, class) = existing.map(|claim| objects::size_and_class(claim)).unwrap_or_default();
-        let class = class.map_or([""; 2], |class| [" of ", class]).concat();
-        let inputs = [name.as_str(), " ", size.map_or("", |size| &size.0), &class].concat();
-        let build = || objects::claim(cluster, name, existing.map(|claim| &**claim));
-        let object = desired.unless_applied(&inputs, build, existing)?;
-        return Some(Changes { objects: vec![object], ..Changes::default() });
-    }
-    let claim = facts.names.claim(name);
-    let message = if is_being_deleted && member.is_some_and(ObservedMember::is_healthy) {
-        let first = if members == 1 { "set spec.replicas to 3, and then " } else { "" };
-        format!(
-            "{name} loses its data as soon as its pod ends: PersistentVolumeClaim {claim} is being deleted. To have it replaced before \
-             that, {first}set annotation {}={name}",
-            key::REPLACE
-        )
-    } else {
-        let how = if is_being_deleted { "is being deleted" } else { "is missing, or has lost its labels" };
-        format!(
-            "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without it"
-        )
-    };
-    Some(Changes::default().problem(Reason::ClaimLost, message))
 }
 
 /// The StatefulSets of members whose certificates exist.

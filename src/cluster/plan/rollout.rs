@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ptr};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{Pod, PodSpec},
@@ -18,6 +18,7 @@ use crate::{
     api::Reason,
     cluster::{
         facts::{
+            claims::waits_for_restart,
             ongoing::{is_ongoing, ongoing_since},
             pods::{
                 changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
@@ -49,7 +50,11 @@ pub struct Rollout<'a> {
     trust: Vec<TrustRequirement>,
     /// The member that is restarted to try its peer leaf.
     tried: Option<&'a ObservedMember>,
+    now: Timestamp,
 }
+
+/// How long the kubelet may take to expand the file system of a volume while its pod runs. It syncs a pod every 60 to 90 s.
+const ONLINE_EXPANSION: SignedDuration = SignedDuration::from_mins(2);
 
 impl<'a> Rollout<'a> {
     /// What the pods of a cluster must have been created with.
@@ -59,13 +64,20 @@ impl<'a> Rollout<'a> {
             settings: &input.cluster.settings,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
             tried: input.facts.authorities.state.peer.ready().and_then(|peer| trial::to_be_restarted(input, peer)),
+            now: input.now,
         }
     }
 
     /// Whether a member's pod was created differently.
     fn is_outdated(&self, member: &ObservedMember) -> bool {
         let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
-        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod, member))
+        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod, member) || self.waits_for_expansion(pod, member))
+    }
+
+    /// Whether the file system of a member's volume is expanded only when its pod starts again.
+    fn waits_for_expansion(&self, pod: &Pod, member: &ObservedMember) -> bool {
+        let since = member.claim.as_ref().and_then(|claim| waits_for_restart(claim, pod));
+        since.is_some_and(|since| self.now.duration_since(since) >= ONLINE_EXPANSION)
     }
 
     /// Whether the next pod of a member would be outdated as well: others have changed its template, or it does not exist yet.

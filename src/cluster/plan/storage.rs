@@ -1,0 +1,169 @@
+//! The claims of members: which are created, and which are expanded, one after the other.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+
+use super::{changes::Changes, input::Input, start::StartStates};
+use crate::{
+    api::Reason,
+    cluster::{
+        facts::claims::{capacity, describe_expansion, has_expansion_failed, has_to_grow, is_growing, is_smaller},
+        objects::{self, ClaimSource, Claimed, StartState},
+        observed::ObservedMember,
+    },
+    ids::Uid,
+    kubernetes::{cached::Cached, object::Object, ownership::belongs, quantity},
+    names::{MemberName, annotation as key},
+};
+
+/// Plans the claims of all members.
+pub fn plan(input: &Input, members: &StartStates) -> Changes {
+    let mut changes = Changes::default();
+    changes.extend(members.iter().filter_map(|(name, state)| claim(input, name, state, members.len())));
+    changes.merge(expand(input, members));
+    changes
+}
+
+/// The claim of a member, if it has to be applied. The claim of a member that has started is never recreated, because an empty
+/// claim would count as its data.
+fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Option<Changes> {
+    let Input { observed, facts, .. } = input;
+    let member = observed.members.get(name);
+    if member.is_some_and(|member| member.claim_unread) {
+        return None;
+    }
+    let existing = member.and_then(|member| member.claim.as_ref());
+    let is_being_deleted = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
+    if (existing.is_some() && !is_being_deleted) || *state != StartState::Existing {
+        let claimed = existing.map_or_else(|| Claimed::of(&input.cluster.storage), |existing| kept(input, existing));
+        return Some(Changes { objects: vec![unless_applied(input, name, &claimed, existing)?], ..Changes::default() });
+    }
+    let claim = facts.names.claim(name);
+    let message = if is_being_deleted && member.is_some_and(ObservedMember::is_healthy) {
+        let first = if members == 1 { "set spec.replicas to 3, and then " } else { "" };
+        format!(
+            "{name} loses its data as soon as its pod ends: PersistentVolumeClaim {claim} is being deleted. To have it replaced before \
+             that, {first}set annotation {}={name}",
+            key::REPLACE
+        )
+    } else {
+        let how = if is_being_deleted { "is being deleted" } else { "is missing, or has lost its labels" };
+        format!(
+            "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without it"
+        )
+    };
+    Some(Changes::default().problem(Reason::ClaimLost, message))
+}
+
+fn unless_applied(
+    input: &Input,
+    name: &MemberName,
+    claimed: &Claimed,
+    existing: Option<&Cached<PersistentVolumeClaim>>,
+) -> Option<Object> {
+    let class = claimed.class.as_deref().unwrap_or_default();
+    let inputs = [name.as_str(), " ", &claimed.size.0, " of ", class, " from ", &claimed.source.text()].concat();
+    input.desired.unless_applied(&inputs, || objects::claim(input.cluster, name, claimed), existing)
+}
+
+/// What an existing claim goes on asking for. A claim that records no source was made by an earlier version, for which the fields could
+/// not be changed.
+fn kept(input: &Input, existing: &PersistentVolumeClaim) -> Claimed {
+    let desired = ClaimSource::of(&input.cluster.storage);
+    let size = objects::requested_size(existing).unwrap_or(&desired.size);
+    let is_same = quantity::nano(&size.0) == quantity::nano(&desired.size.0);
+    let mut source = ClaimSource::recorded(existing).unwrap_or_else(|| desired.clone());
+    // It was expanded by hand, or its volume was larger from the beginning.
+    if is_smaller(&source.size, &desired.size) && !has_to_grow(existing, &desired.size) && capacity(existing).is_some() {
+        source.size.clone_from(&desired.size);
+    }
+    let size = if is_same { desired.size } else { size.clone() };
+    Claimed { size, class: objects::class_of(existing).cloned().or(desired.storage_class_name), source }
+}
+
+/// A bound claim of a member.
+type Owned<'a> = (&'a MemberName, &'a ObservedMember, &'a Cached<PersistentVolumeClaim>);
+
+/// Writes a larger size to one claim after the other: the next one only when the volume of the one before has its new size, so that a
+/// driver which fails does so for one member. Nothing else waits for that.
+fn expand(input: &Input, members: &StartStates) -> Changes {
+    let Input { cluster, desired, observed, facts, now } = *input;
+    let size = &cluster.storage.size;
+    let claims = observed.members.iter().filter(|(name, _)| members.contains_key(name)).filter_map(|(name, member)| {
+        let claim = member.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?;
+        claim.metadata.deletion_timestamp.is_none().then_some((name, member, claim))
+    });
+    let claims: Vec<Owned> = claims.collect();
+    let growing = claims.iter().find(|(_, _, claim)| is_growing(claim, size));
+    let refusal = |claim: &PersistentVolumeClaim| desired.refusal(&Uid::of(&claim.metadata)?, now);
+    let small = claims.iter().copied().filter(|(_, _, claim)| has_to_grow(claim, size));
+    let (refused, open): (Vec<Owned>, Vec<Owned>) = small.partition(|(_, _, claim)| refusal(claim).is_some());
+    let mut changes = describe_refused(input, &refused, refusal);
+    if let Some((_, _, claim)) = growing {
+        return describe_growing(input, claim, changes);
+    }
+    // The full volume of a member may be why it is down.
+    let Some((name, _, existing)) = open.iter().find(|(_, member, _)| !member.is_healthy()).or_else(|| open.first()) else {
+        return changes;
+    };
+    let source = ClaimSource { size: size.clone(), ..kept(input, existing).source };
+    let claimed = Claimed { size: size.clone(), source, ..kept(input, existing) };
+    changes.expansion = unless_applied(input, name, &claimed, Some(existing));
+    let message =
+        format!("{} of {} volumes have yet to be expanded to {}; next: that of {name}", open.len(), claims.len(), size.0);
+    changes.progress(Reason::ExpandingVolume, message)
+}
+
+fn describe_growing(input: &Input, claim: &PersistentVolumeClaim, changes: Changes) -> Changes {
+    let (name, size) = (claim.metadata.name.as_deref().unwrap_or_default(), &input.cluster.storage.size.0);
+    let from = capacity(claim).map(|size| size.0.as_str()).unwrap_or_default();
+    let why = describe_expansion(claim).map(|why| format!(": {why}")).unwrap_or_default();
+    let changes = changes.progress(
+        Reason::ExpandingVolume,
+        format!("the volume of PersistentVolumeClaim {name} is being expanded from {from} to {size}{why}"),
+    );
+    if !has_expansion_failed(claim) {
+        return changes;
+    }
+    let message = format!(
+        "the volume of PersistentVolumeClaim {name} was not expanded to {size}{why}. Kubernetes tries again, and no other volume is \
+         expanded before"
+    );
+    changes.problem(Reason::CannotExpandVolume, message)
+}
+
+/// Reports the claims to which the API server refuses to write a larger size: their StorageClass does not allow it, or a quota does not.
+fn describe_refused(input: &Input, refused: &[Owned], words: impl Fn(&PersistentVolumeClaim) -> Option<String>) -> Changes {
+    let mut classes: BTreeMap<&str, Vec<&Owned>> = BTreeMap::new();
+    for owned in refused {
+        classes.entry(objects::class_of(owned.2).map(String::as_str).unwrap_or_default()).or_default().push(owned);
+    }
+    let message = |(class, claims): (&str, Vec<&Owned>)| {
+        let names: Vec<_> = claims.iter().map(|(name, ..)| input.facts.names.claim(name)).collect();
+        let (first, _, claim) = claims.first()?;
+        let words = words(claim)?;
+        let remedy = if words.contains("must support resize") {
+            format!(
+                "Set allowVolumeExpansion to true in StorageClass {class}, if its driver can expand volumes; or have one member after the \
+                 other replaced by one with a larger volume, beginning with annotation {}={first}; or take back the change of \
+                 spec.storage.size. ",
+                key::REPLACE
+            )
+        } else {
+            String::new()
+        };
+        Some(format!(
+            "the volumes of {} (StorageClass {class}) are not expanded to {}: {}. {remedy}It is tried again every 10 minutes",
+            names.join(", "),
+            input.cluster.storage.size.0,
+            words.trim_end_matches('.'),
+        ))
+    };
+    let messages = classes.into_iter().filter_map(message);
+    messages.fold(Changes::default(), |changes, message| changes.problem(Reason::CannotExpandVolume, message))
+}
+
+#[cfg(test)]
+#[path = "storage_tests.rs"]
+mod tests;
