@@ -43,8 +43,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet"),
-    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName cannot be changed yet")
+    validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet")
 )]
 pub struct EtcdClusterSpec {
     /// The number of members, 1 to 9. A cluster of 3 members tolerates the failure of one, of 5 the failure of two, of 7 of
@@ -94,12 +93,14 @@ pub struct EtcdClusterSpec {
 #[serde(rename_all = "camelCase")]
 pub struct StorageSpec {
     /// The size of each member's volume. It should be at least twice `etcd.quotaBackendSize`. If it becomes larger, the volumes are
-    /// expanded one after the other, if the StorageClass allows it.
+    /// expanded one after the other, if the StorageClass allows it. If it becomes smaller, the members are replaced one after the other; it is
+    /// refused if it is not enough for the data.
     #[serde(default = "default_storage_size")]
     #[schemars(extend("maxLength" = 32))]
     #[x_kube(validation = positive_quantity())]
     pub size: Quantity,
-    /// The name of the StorageClass. The default is the default StorageClass of Kubernetes.
+    /// The name of the StorageClass. The default is the default StorageClass of Kubernetes. After a change the members are replaced one
+    /// after the other, each by a new one that has copied all data before the old one is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,

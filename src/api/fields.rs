@@ -10,6 +10,8 @@ pub enum Effect {
     Live,
     /// Members are restarted one at a time. The value is compared in this form.
     Restart(Form),
+    /// Members are replaced one at a time: a new one is added and has copied all data before an old one is removed.
+    Replace,
     /// A CA rotation, in which members are restarted one at a time.
     Rotation,
     /// The change is refused when it is applied.
@@ -48,8 +50,8 @@ const RESTART: Effect = Effect::Restart(Form::Plain);
 pub const FIELDS: &[Field] = &[
     row("replicas", Effect::Live, "members are added and removed one at a time"),
     row("version", RESTART, "by one minor version at a time, up or down"),
-    row("storage.size", Effect::Live, "volumes are expanded one after the other, if their StorageClass allows it"),
-    row("storage.storageClassName", Effect::Refused, "cannot be changed yet"),
+    row("storage.size", Effect::Live, "volumes are expanded one after the other, if their StorageClass allows it; for a smaller size members are replaced"),
+    row("storage.storageClassName", Effect::Replace, ""),
     row("storage.retention", Effect::Live, ""),
     row("image.repository", RESTART, ""),
     row("image.tag", RESTART, ""),
@@ -99,6 +101,7 @@ impl Effect {
         match self {
             Self::Live => "live",
             Self::Restart(_) => "restart",
+            Self::Replace => "replace",
             Self::Rotation => "restart, in a CA rotation",
             Self::Refused => "refused",
         }

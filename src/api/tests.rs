@@ -203,7 +203,6 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
     for (spec, part) in [
         (json!({ "version": "3.7.3" }), "spec.version: the minor version cannot be changed yet"),
         (json!({ "version": "3.5.35" }), "spec.version: the minor version cannot be changed yet"),
-        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage.storageClassName cannot be changed yet"),
     ] {
         refused(&cluster("demo", &spec, Some(&base)), part, &spec);
         refused(&cluster("demo", &base, Some(&spec)), part, &spec);
@@ -224,7 +223,7 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
         json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
         client("extraSANs", &json!({ "dnsNames": ["etcd.example.com"] })),
         json!({ "paused": true }),
-        json!({ "storage": { "size": "16Gi" } }),
+        json!({ "storage": { "size": "16Gi", "storageClassName": "fast" } }),
         json!({ "replicas": 4 }),
         json!({ "image": { "repository": "example.com/etcd" } }),
         json!({ "image": { "pullPolicy": "Always" } }),

@@ -7,8 +7,13 @@ use k8s_openapi::{
 };
 
 use crate::{
-    cluster::objects,
+    api::StorageSpec,
+    cluster::{
+        objects::{self, ClaimSource},
+        observed::Observed,
+    },
     kubernetes::{pod::running_since, quantity},
+    names::MemberName,
 };
 
 /// The file system still has to be expanded, by the kubelet or when the pod starts again (Kubernetes, `core/v1`).
@@ -37,6 +42,38 @@ pub fn has_to_grow(claim: &PersistentVolumeClaim, desired: &Quantity) -> bool {
 pub fn is_growing(claim: &PersistentVolumeClaim, desired: &Quantity) -> bool {
     let asks = objects::requested_size(claim).is_some_and(|size| !is_smaller(size, desired));
     asks && capacity(claim).is_some_and(|size| is_smaller(size, desired))
+}
+
+/// The fields of `spec.storage` for which a claim cannot be changed, and that have changed since it was made, with their old and new
+/// values. A volume that has no more than the desired size is none that would have to shrink: it was to be expanded, and was not.
+pub fn changed_storage(claim: &PersistentVolumeClaim, desired: &StorageSpec) -> Vec<String> {
+    let Some(made_from) = ClaimSource::recorded(claim) else { return vec![] };
+    let size = capacity(claim).or_else(|| objects::requested_size(claim)).unwrap_or(&made_from.size);
+    let shrinks = is_smaller(&desired.size, &made_from.size) && is_smaller(&desired.size, size);
+    let class = |name: Option<&String>| name.cloned().unwrap_or_else(|| "the default".into());
+    let (old, new) = (made_from.storage_class_name.as_ref(), desired.storage_class_name.as_ref());
+    // The default may be the class that is desired.
+    let moves = old != new && (new.is_none() || objects::class_of(claim) != new);
+    let size = shrinks.then(|| format!("storage.size {} -> {}", made_from.size.0, desired.size.0));
+    let class = moves.then(|| format!("storage.storageClassName {} -> {}", class(old), class(new)));
+    size.into_iter().chain(class).collect()
+}
+
+/// What a volume needs beside the database: the write-ahead log has five full files of 64 MB, one that is written and one that is prepared
+/// (etcd `--max-wals`, `server/storage/wal`).
+pub const WAL: i64 = 7 * 64 << 20;
+
+/// The member with the largest database, and its size.
+pub fn largest_database(observed: &Observed) -> Option<(&MemberName, i64)> {
+    let sizes = observed.members.iter().filter_map(|(name, member)| Some((name, member.etcd.status()?.db_size)));
+    sizes.max_by_key(|(_, size)| *size)
+}
+
+/// Whether a volume of this size is too small for the largest database: twice its size, because a defragmentation and a snapshot from the
+/// leader write it again beside the old one, and the write-ahead log.
+pub fn is_too_small(size: &Quantity, observed: &Observed) -> bool {
+    let needed = largest_database(observed).map_or(0, |(_, size)| size.saturating_mul(2).saturating_add(WAL));
+    quantity::bytes(size).is_some_and(|bytes| bytes < needed)
 }
 
 fn conditions(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &PersistentVolumeClaimCondition> {
@@ -91,6 +128,41 @@ mod tests {
             let claim = claim(requested, capacity, "");
             assert_eq!((has_to_grow(&claim, &desired), is_growing(&claim, &desired)), expected, "{requested} {capacity}");
         }
+    }
+
+    #[test]
+    fn a_smaller_size_and_another_class_are_changes_that_a_claim_cannot_follow() {
+        let desired = |size: &str, class: Option<&str>| StorageSpec {
+            size: Quantity(size.into()),
+            storage_class_name: class.map(Into::into),
+            ..StorageSpec::default()
+        };
+        let made = |source: &str, class: &str, capacity: &str| -> PersistentVolumeClaim {
+            let metadata = format!("{{ annotations: {{ etcd-warden.dev/storage: '{source}' }} }}");
+            let status = format!("{{ capacity: {{ storage: {capacity} }} }}");
+            serde_saphyr::from_str(&format!(
+                "{{ metadata: {metadata}, spec: {{ storageClassName: {class} }}, status: {status} }}"
+            ))
+            .unwrap()
+        };
+        let (plain, fast) = (r#"{"size":"16Gi"}"#, r#"{"size":"16Gi","storageClassName":"fast"}"#);
+        for (claim, desired, expected) in [
+            (made(plain, "fast", "16Gi"), desired("16Gi", None), ""),
+            (made(plain, "fast", "16Gi"), desired("20Gi", None), ""),
+            (made(plain, "fast", "16Gi"), desired("8Gi", None), "storage.size 16Gi -> 8Gi"),
+            (made(plain, "fast", "8Gi"), desired("8Gi", None), ""),
+            (made(plain, "fast", "16Gi"), desired("16Gi", Some("fast")), ""),
+            (made(plain, "fast", "16Gi"), desired("16Gi", Some("slow")), "storage.storageClassName the default -> slow"),
+            (made(fast, "fast", "16Gi"), desired("16Gi", None), "storage.storageClassName fast -> the default"),
+            (
+                made(fast, "fast", "16Gi"),
+                desired("1Gi", Some("slow")),
+                "storage.size 16Gi -> 1Gi, storage.storageClassName fast -> slow",
+            ),
+        ] {
+            assert_eq!(changed_storage(&claim, &desired).join(", "), expected);
+        }
+        assert!(changed_storage(&claim("16Gi", "{ storage: 16Gi }", ""), &desired("1Gi", Some("slow"))).is_empty());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod input;
 mod issuers;
 mod leadership;
 mod membership;
+mod moves;
 mod objects;
 mod overwritten;
 mod raft_entry;

@@ -8,7 +8,10 @@ use super::{changes::Changes, input::Input, start::StartStates};
 use crate::{
     api::Reason,
     cluster::{
-        facts::claims::{capacity, describe_expansion, has_expansion_failed, has_to_grow, is_growing, is_smaller},
+        facts::claims::{
+            capacity, changed_storage, describe_expansion, has_expansion_failed, has_to_grow, is_growing, is_smaller,
+            is_too_small,
+        },
         objects::{self, ClaimSource, Claimed, StartState},
         observed::ObservedMember,
     },
@@ -36,7 +39,7 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
     let existing = member.and_then(|member| member.claim.as_ref());
     let is_being_deleted = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
     if (existing.is_some() && !is_being_deleted) || *state != StartState::Existing {
-        let claimed = existing.map_or_else(|| Claimed::of(&input.cluster.storage), |existing| kept(input, existing));
+        let claimed = existing.map_or_else(|| made_now(input), |existing| kept(input, existing));
         return Some(Changes { objects: vec![unless_applied(input, name, &claimed, existing)?], ..Changes::default() });
     }
     let claim = facts.names.claim(name);
@@ -67,6 +70,18 @@ fn unless_applied(
     input.desired.unless_applied(&inputs, || objects::claim(input.cluster, name, claimed), existing)
 }
 
+/// What a new claim asks for. If the desired size is too small for the data, the volumes of the others are not replaced by such ones, and a
+/// new one is as large as the largest of them.
+fn made_now(input: &Input) -> Claimed {
+    let (claimed, observed) = (Claimed::of(&input.cluster.storage), input.observed);
+    if !is_too_small(&claimed.size, observed) {
+        return claimed;
+    }
+    let claims = observed.members.values().filter_map(|member| objects::requested_size(member.claim.as_deref()?));
+    let largest = claims.chain([&claimed.size]).max_by_key(|size| quantity::nano(&size.0)).unwrap_or(&claimed.size).clone();
+    Claimed { size: largest.clone(), source: ClaimSource { size: largest, ..claimed.source }, ..claimed }
+}
+
 /// What an existing claim goes on asking for. A claim that records no source was made by an earlier version, for which the fields could
 /// not be changed.
 fn kept(input: &Input, existing: &PersistentVolumeClaim) -> Claimed {
@@ -78,8 +93,15 @@ fn kept(input: &Input, existing: &PersistentVolumeClaim) -> Claimed {
     if is_smaller(&source.size, &desired.size) && !has_to_grow(existing, &desired.size) && capacity(existing).is_some() {
         source.size.clone_from(&desired.size);
     }
+    // Without a class it gets one only as long as it has no volume.
+    let is_open = objects::class_of(existing).is_none() && capacity(existing).is_none();
+    let class = if is_open { desired.storage_class_name.as_ref() } else { objects::class_of(existing) };
+    // It is what Kubernetes has chosen already.
+    if desired.storage_class_name.is_some() && class == desired.storage_class_name.as_ref() {
+        source.storage_class_name.clone_from(&desired.storage_class_name);
+    }
     let size = if is_same { desired.size } else { size.clone() };
-    Claimed { size, class: objects::class_of(existing).cloned().or(desired.storage_class_name), source }
+    Claimed { size, class: class.cloned(), source }
 }
 
 /// A bound claim of a member.
@@ -92,7 +114,9 @@ fn expand(input: &Input, members: &StartStates) -> Changes {
     let size = &cluster.storage.size;
     let claims = observed.members.iter().filter(|(name, _)| members.contains_key(name)).filter_map(|(name, member)| {
         let claim = member.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?;
-        claim.metadata.deletion_timestamp.is_none().then_some((name, member, claim))
+        // What is replaced is not expanded before.
+        let stays = claim.metadata.deletion_timestamp.is_none() && changed_storage(claim, &cluster.storage).is_empty();
+        stays.then_some((name, member, claim))
     });
     let claims: Vec<Owned> = claims.collect();
     let growing = claims.iter().find(|(_, _, claim)| is_growing(claim, size));
