@@ -43,6 +43,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new("!has(self.storage.emptyDir) || self.replicas >= 3 || self.storage.emptyDir.acceptDataLoss").message("with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set spec.storage.emptyDir.acceptDataLoss to true if it may be lost"),
     validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet")
 )]
 pub struct EtcdClusterSpec {
@@ -88,11 +89,12 @@ pub struct EtcdClusterSpec {
     pub paused: bool,
 }
 
-/// The storage of the members' data. Each member has a PersistentVolumeClaim of its own.
+/// The storage of the members' data. Each member has a PersistentVolumeClaim of its own, or keeps its data in its pod (`emptyDir`).
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.emptyDir) || !has(self.storageClassName)").message("emptyDir and storageClassName exclude each other: the data is in the pods, or in volumes of a StorageClass"))]
 pub struct StorageSpec {
-    /// The size of each member's volume. It should be at least twice `etcd.quotaBackendSize`. If it becomes larger, the volumes are
+    /// The size of each member's PersistentVolumeClaim; it is not used with `emptyDir`. It should be at least twice `etcd.quotaBackendSize`. If it becomes larger, the volumes are
     /// expanded one after the other, if the StorageClass allows it. If it becomes smaller, the members are replaced one after the other; it is
     /// refused if it is not enough for the data.
     #[serde(default = "default_storage_size")]
@@ -105,9 +107,43 @@ pub struct StorageSpec {
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
     /// Whether the PersistentVolumeClaims and the Secrets of the certificate authorities are kept when the `EtcdCluster` is
-    /// deleted.
+    /// deleted. With `emptyDir` nothing is kept.
     #[serde(default)]
     pub retention: Retention,
+    /// Keeps the data of each member in its pod instead of a PersistentVolumeClaim. **A deleted pod is a lost member:** it is replaced by
+    /// a new one that copies the data from the others, and so is a member that has to be restarted. If more than half of the pods are
+    /// lost at the same time, all data is lost. After a change the members are replaced one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_dir: Option<EmptyDirSpec>,
+}
+
+/// Data that is kept in the pods.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptyDirSpec {
+    /// Where it is: on the disk of the node (empty), or in memory (`Memory`). Memory counts against the memory limit of the pod, and
+    /// does not survive a reboot of the node.
+    #[serde(default)]
+    pub medium: Medium,
+    /// The most space that it may take. A pod that takes more is evicted, so it must be at least `etcd.quotaBackendSize` and 448Mi for the
+    /// write-ahead log; for a defragmentation it should be twice the quota.
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = positive_quantity())]
+    pub size_limit: Quantity,
+    /// Has to be true with one or two members, of which none can be lost: then all data is lost.
+    #[serde(default)]
+    pub accept_data_loss: bool,
+}
+
+/// Where data is that is kept in the pods.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Medium {
+    /// On the disk of the node.
+    #[default]
+    #[serde(rename = "")]
+    Disk,
+    /// In memory.
+    Memory,
 }
 
 fn positive_quantity() -> Rule {
@@ -425,7 +461,7 @@ impl Default for EtcdClusterSpec {
 }
 impl Default for StorageSpec {
     fn default() -> Self {
-        Self { size: default_storage_size(), storage_class_name: None, retention: Retention::default() }
+        Self { size: default_storage_size(), storage_class_name: None, retention: Retention::default(), empty_dir: None }
     }
 }
 impl Default for ImageSpec {

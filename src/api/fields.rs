@@ -50,9 +50,16 @@ const RESTART: Effect = Effect::Restart(Form::Plain);
 pub const FIELDS: &[Field] = &[
     row("replicas", Effect::Live, "members are added and removed one at a time"),
     row("version", RESTART, "by one minor version at a time, up or down"),
-    row("storage.size", Effect::Live, "volumes are expanded one after the other, if their StorageClass allows it; for a smaller size members are replaced"),
+    row(
+        "storage.size",
+        Effect::Live,
+        "volumes are expanded one after the other, if their StorageClass allows it; for a smaller size members are replaced",
+    ),
     row("storage.storageClassName", Effect::Replace, ""),
     row("storage.retention", Effect::Live, ""),
+    row("storage.emptyDir.medium", Effect::Replace, ""),
+    row("storage.emptyDir.sizeLimit", Effect::Replace, ""),
+    row("storage.emptyDir.acceptDataLoss", Effect::Live, ""),
     row("image.repository", RESTART, ""),
     row("image.tag", RESTART, ""),
     row("image.digest", RESTART, ""),

@@ -117,6 +117,8 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "etcd": { "heartbeatInterval": "1ms" } }), "at least 10ms"),
         (json!({ "etcd": { "electionTimeout": "1m" } }), "at most 50s"),
         (json!({ "etcd": { "autoCompaction": { "retention": "5x" } } }), "retention must be"),
+        (json!({ "storage": { "emptyDir": { "sizeLimit": "4Gi" }, "storageClassName": "fast" } }), "exclude each other"),
+        (json!({ "replicas": 2, "storage": { "emptyDir": { "sizeLimit": "4Gi" } } }), "acceptDataLoss"),
         (json!({ "etcd": { "autoCompaction": { "mode": "Revision" } } }), "retention must be"),
         (json!({ "etcd": { "extraArgs": { "--max-txn-ops": "1" } } }), "without the dashes"),
     ] {
@@ -146,6 +148,8 @@ fn valid_specs_pass() {
         json!({ "image": { "repository": "etcd", "digest": format!("sha256:{}", "0".repeat(64)) } }),
         json!({ "storage": { "size": 8_589_934_592_u64, "storageClassName": "fast" } }),
         json!({ "storage": { "size": "1.5Gi" } }),
+        json!({ "storage": { "emptyDir": { "sizeLimit": "4Gi", "medium": "Memory" } } }),
+        json!({ "replicas": 1, "storage": { "emptyDir": { "sizeLimit": "4Gi", "acceptDataLoss": true } } }),
         json!({ "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } }),
         json!({ "storage": { "size": "1E9" }, "etcd": { "quotaBackendSize": "256E6" } }),
         json!({ "etcd": { "autoCompaction": { "retention": "0" } } }),

@@ -275,6 +275,7 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, 
     let changed = match effect {
         Effect::ChangeMembers(change) => return change_members(world, taking.fresh.leader(), change).map(|()| 1),
         Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations).map(|()| 1),
+        Effect::AnnotateStatefulSet { member, .. } => return Err(format!("{member} has its data in a claim")),
         Effect::Revoke { domain, holders, .. } => return revoke(world, *domain, holders),
         Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
         Effect::Delete { kind: Deletable::Claim, name, uid } => {

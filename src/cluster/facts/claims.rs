@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod},
+    api::core::v1::{EmptyDirVolumeSource, PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod},
     apimachinery::pkg::api::resource::Quantity,
 };
 
@@ -10,7 +10,8 @@ use crate::{
     api::StorageSpec,
     cluster::{
         objects::{self, ClaimSource},
-        observed::Observed,
+        observed::{Observed, ObservedMember},
+        validated::WAL,
     },
     kubernetes::{pod::running_since, quantity},
     names::MemberName,
@@ -59,9 +60,26 @@ pub fn changed_storage(claim: &PersistentVolumeClaim, desired: &StorageSpec) -> 
     size.into_iter().chain(class).collect()
 }
 
-/// What a volume needs beside the database: the write-ahead log has five full files of 64 MB, one that is written and one that is prepared
-/// (etcd `--max-wals`, `server/storage/wal`).
-pub const WAL: i64 = 7 * 64 << 20;
+/// The fields of `spec.storage` for which a member has to be replaced, with their old and new values.
+pub fn other_storage(member: &ObservedMember, desired: &StorageSpec) -> Vec<String> {
+    match (&member.claim, member.volume_in_pod(), objects::empty_dir(desired)) {
+        (Some(_), _, Some(_)) => vec!["storage.emptyDir is set".into()],
+        (Some(claim), _, None) => changed_storage(claim, desired),
+        (None, Some(_), None) => vec!["storage.emptyDir is not set any more".into()],
+        (None, Some(old), Some(new)) => {
+            let text = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "\"\"".into());
+            let limit = |volume: &EmptyDirVolumeSource| volume.size_limit.clone().unwrap_or_default().0;
+            let (old_limit, new_limit) = (limit(old), limit(&new));
+            let is_same = quantity::nano(&old_limit) == quantity::nano(&new_limit);
+            let medium = old.medium.as_deref().unwrap_or_default() != new.medium.as_deref().unwrap_or_default();
+            let medium =
+                medium.then(|| format!("storage.emptyDir.medium {} -> {}", text(old.medium.clone()), text(new.medium.clone())));
+            let limit = (!is_same).then(|| format!("storage.emptyDir.sizeLimit {old_limit} -> {new_limit}"));
+            medium.into_iter().chain(limit).collect()
+        }
+        (None, None, _) => vec![],
+    }
+}
 
 /// The member with the largest database, and its size.
 pub fn largest_database(observed: &Observed) -> Option<(&MemberName, i64)> {

@@ -47,7 +47,7 @@ impl<'a> Facts<'a> {
         let has_own_data = observed
             .members
             .values()
-            .any(|member| member.has_started() && member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, uid)));
+            .any(|member| member.has_started() && member.record().is_some_and(|record| belongs(record, uid)));
         Self {
             names,
             uid,

@@ -12,7 +12,7 @@ pub use config_maps::{StartState, bootstrap, ca_config, start_state};
 pub use disruption_budget::{disruption_budget, is_redundant};
 pub use metadata::{member_labels, owned, retained, selector, selector_text};
 pub use services::{client_service, peer_service};
-pub use stateful_set::{forced, grace_period, is_forced, runs_like, stateful_set, stopped};
+pub use stateful_set::{empty_dir, forced, grace_period, is_forced, runs_like, stateful_set, stopped, with_data};
 
 #[cfg(test)]
 mod tests;

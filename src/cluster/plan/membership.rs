@@ -24,6 +24,7 @@ use crate::{
     cluster::{
         facts::{
             ongoing::ongoing_since,
+            pods::is_stuck,
             readiness::down_since,
             roster::{Remainder, Roster, RosterEntry},
         },
@@ -52,13 +53,13 @@ pub fn plan(
         changes = changes.progress(Reason::RemovingMember, message);
     }
     changes.merge(complete_replacement(input, roster));
-    let moves = Moves::of(input, roster);
+    let moves = Moves::of(input, roster, rollout);
     changes.merge(moves.describe(input, roster));
     let planners: [&dyn Fn() -> Changes; 7] = [
         &|| delete_objects(input, roster),
         &|| remove_unstarted(input, roster),
         &|| learner(input, roster, &moves),
-        &|| replace(input, roster),
+        &|| replace(input, roster, rollout),
         &|| scale_down(input, roster, &moves, rollout, restarting),
         &|| scale_up(input, roster, &moves),
         &|| rollout::restart(input, roster, rollout, pending),
@@ -76,6 +77,13 @@ pub fn plan(
 fn why_replaced(input: &Input, roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option<String> {
     let requested = is_replacement_requested(input, name).then(|| "its replacement was requested".to_owned());
     requested.or_else(|| evidence::of_loss(input, roster, name, entry))
+}
+
+/// Why a member that cannot start and has its data in its pod is replaced: what it would be restarted for may mend it.
+fn why_mended(rollout: &Rollout, voter: &RosterEntry) -> Option<String> {
+    let is_stuck = voter.member.pod.as_deref().is_some_and(is_stuck);
+    let is_due = !voter.is_healthy() && is_stuck && voter.member.is_in_pod() && rollout.is_outdated(voter.member);
+    is_due.then(|| "it cannot start, its data is in its pod, and its settings have changed".into())
 }
 
 /// Whether the user requests that a member is replaced.
@@ -183,7 +191,8 @@ fn learner(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
     let since = down_since(input.observed, name);
     // It is promoted only once its ID is recorded: it must not restart under this ID without its data.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
-    if answers && learner.member.has_started() {
+    let is_recorded = learner.member.has_started() && (!learner.member.is_in_pod() || learner.member.has_pod_with_data());
+    if answers && is_recorded {
         let message = format!("{name} is a learner{since}");
         let changes = changes.progress(Reason::CatchingUp, message);
         return Changes { step: Some(Promote { member: name.clone(), id }.into()), ..changes };
@@ -195,9 +204,10 @@ fn learner(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
 
 /// Removes a voter that cannot come back or whose replacement is requested, if the healthy voters are a quorum without it. A new
 /// member then takes its name.
-fn replace(input: &Input, roster: &Roster) -> Changes {
-    let lost: Vec<_> =
-        roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why_replaced(input, roster, name, voter)?))).collect();
+fn replace(input: &Input, roster: &Roster, rollout: &Rollout) -> Changes {
+    let why =
+        |name: &MemberName, voter: &RosterEntry| why_replaced(input, roster, name, voter).or_else(|| why_mended(rollout, voter));
+    let lost: Vec<_> = roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why(name, voter)?))).collect();
     // A member that is down is replaced before a healthy one that the user names.
     let Some((name, voter, why)) = lost.iter().find(|(_, voter, _)| !voter.is_healthy()).or_else(|| lost.first()) else {
         return Changes::default();
@@ -254,7 +264,7 @@ fn scale_down(input: &Input, roster: &Roster, moves: &Moves, rollout: &Rollout, 
     let is_replacing = moves.is_surplus(input, roster);
     let is_unwanted = |name: &MemberName| Some(name) != restarted && (!is_replacing || moves.has(name));
     let unhealthy = roster.voters.iter().rev().find(|(name, voter)| !voter.is_healthy() && is_unwanted(name));
-    let losing_data = roster.voters.iter().rev().find(|(_, voter)| voter.member.loses_data_with_pod());
+    let losing_data = roster.voters.iter().rev().find(|(_, voter)| voter.member.loses_claim_with_pod());
     let moving = || moves.next(roster).and_then(|(name, _)| roster.voters.get_key_value(name));
     let Some((name, voter)) = unhealthy.or(losing_data).or_else(moving).or_else(|| roster.voters.iter().next_back()) else {
         return Changes::default();

@@ -60,7 +60,7 @@ pub fn plan(input: &Input) -> Plan {
     let mut changes = recovery.changes.clone();
     changes.merge(objects::plan(input, &members));
     changes.merge(certificates::plan(input, &members));
-    changes.merge(objects::stateful_sets(input, &members, &recovery));
+    changes.merge(objects::stateful_sets(input, &members, &recovery, &changes.secrets));
     foreign::exclude(input, &mut changes);
     overwritten::exclude(input, &mut changes);
     let confirmation = confirmation::plan(input, &changes.secrets);
@@ -125,6 +125,8 @@ fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
     changes
 }
 
+#[cfg(test)]
+mod in_pod_tests;
 #[cfg(test)]
 mod maintain_tests;
 #[cfg(test)]

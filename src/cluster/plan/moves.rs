@@ -1,4 +1,5 @@
-//! Members that are replaced although they are healthy, because their storage is another one than the spec asks for.
+//! Members that are replaced although they are healthy: their storage is another one than the spec asks for, or they have to be restarted
+//! and would lose their data, because it is in their pods.
 //!
 //! **One more member is added first.** With three voters the new one is the fourth, copies all data as a learner, is promoted, and only
 //! then one of the old ones is removed. So there are never fewer healthy voters than the desired number, and a fault during the change is
@@ -9,12 +10,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{changes::Changes, input::Input};
+use super::{changes::Changes, input::Input, rollout::Rollout};
 use crate::{
     api::Reason,
     cluster::{
         facts::{
-            claims::{changed_storage, is_too_small, largest_database},
+            claims::{is_too_small, largest_database, other_storage},
             ongoing::ongoing_since,
             roster::{Roster, RosterEntry},
         },
@@ -34,8 +35,14 @@ pub struct Moves {
 
 impl Moves {
     /// The voters that are to be replaced.
-    pub fn of(input: &Input, roster: &Roster) -> Self {
-        let why = |(name, voter): (&MemberName, &RosterEntry)| Some((name.clone(), why(input, voter.member)?));
+    pub fn of(input: &Input, roster: &Roster, rollout: &Rollout) -> Self {
+        let restart = |member: &ObservedMember| {
+            let is_due = member.is_in_pod() && rollout.is_outdated(member);
+            is_due.then(|| "it has to be restarted, and its data is in its pod".to_owned())
+        };
+        let why = |(name, voter): (&MemberName, &RosterEntry)| {
+            Some((name.clone(), why(input, voter.member).or_else(|| restart(voter.member))?))
+        };
         let due: BTreeMap<_, _> = roster.voters.iter().filter_map(why).collect();
         if due.is_empty() {
             return Self::default();
@@ -89,13 +96,14 @@ impl Moves {
 
 /// Why a member has other storage than the spec asks for.
 fn why(input: &Input, member: &ObservedMember) -> Option<String> {
-    let changed = changed_storage(member.claim.as_ref()?, &input.cluster.storage);
+    let changed = other_storage(member, &input.cluster.storage);
     (!changed.is_empty()).then(|| changed.join(", "))
 }
 
 /// Why no member is replaced by one with this storage.
 fn refused(input: &Input) -> Option<String> {
-    let size = &input.cluster.storage.size;
+    // A volume in a pod has at least the size of the quota, which the database does not exceed.
+    let size = Some(&input.cluster.storage.size).filter(|_| input.cluster.storage.empty_dir.is_none())?;
     let (name, database) = largest_database(input.observed).filter(|_| is_too_small(size, input.observed))?;
     Some(format!(
         "no member gets a volume of {} (spec.storage.size): the database of {name} has up to {}, and a volume needs room for twice the \

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     api::Reason,
+    certificates::requests::SecretChange,
     cluster::{
         facts::readiness::{down_since, why_not_ready},
         objects,
@@ -70,9 +71,18 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
 }
 
 /// The StatefulSets of members whose certificates exist.
-pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery) -> Changes {
+pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery, secrets: &[SecretChange]) -> Changes {
     let mut changes = Changes::default();
-    for name in members.keys() {
+    // A pod that has its data is not restarted to load other files, so it is created only when its Secret is written. That of a previous
+    // member of its name may be there.
+    let waits = |name: &MemberName| {
+        let member = input.observed.members.get(name);
+        let secret = input.facts.names.member_secret(name);
+        member.is_some_and(|member| member.stateful_set.is_none())
+            && storage::in_pod(input, member).is_some()
+            && secrets.iter().any(|change| change.name == secret && change.is_written_now())
+    };
+    for name in members.keys().filter(|name| !waits(name)) {
         changes.stateful_sets.extend(stateful_set(input, name, recovery).map(|object| (name.clone(), object)));
     }
     changes
@@ -86,12 +96,14 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery) -> Option
     if stopped && member.stateful_set.is_none() {
         return None;
     }
+    let in_pod = storage::in_pod(input, Some(member));
     let build = || {
-        let set = objects::stateful_set(cluster, name, bundles);
+        let set = objects::with_data(objects::stateful_set(cluster, name, bundles), cluster, name, in_pod.clone());
         let set = if forced { objects::forced(set) } else { set };
         if stopped { objects::stopped(set) } else { set }
     };
-    let flags = [if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }].concat();
+    let data = in_pod.as_ref().map(|volume| format!(" {volume:?}")).unwrap_or_default();
+    let flags = [data.as_str(), if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }].concat();
     desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
 }
 

@@ -69,7 +69,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Whether a member's pod was created differently.
-    fn is_outdated(&self, member: &ObservedMember) -> bool {
+    pub fn is_outdated(&self, member: &ObservedMember) -> bool {
         let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
         member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod, member) || self.waits_for_expansion(pod, member))
     }
@@ -160,7 +160,9 @@ fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> 
 
 /// Restarts a member with an outdated pod: an unhealthy one first, the leader last.
 pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pending) -> Changes {
-    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| rollout.is_outdated(voter.member)).collect();
+    // One that has its data in its pod is replaced instead (`moves.rs`).
+    let is_due = |voter: &RosterEntry| !voter.member.is_in_pod() && rollout.is_outdated(voter.member);
+    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| is_due(voter)).collect();
     let unhealthy = outdated.iter().find(|(_, voter)| !voter.is_healthy());
     let next = unhealthy.or_else(|| outdated.iter().find(|(_, voter)| !voter.leads())).or_else(|| outdated.first());
     let Some((name, voter)) = next else { return Changes::default() };
@@ -179,7 +181,7 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     if !is_applied || voter.member.secret.is_none() || !is_in_effect || rollout.stays_outdated(voter.member) {
         return changes;
     }
-    if voter.member.loses_data_with_pod() && roster.votes() < 3 {
+    if voter.member.loses_claim_with_pod() && roster.votes() < 3 {
         let message = format!(
             "{name} is not restarted: its PersistentVolumeClaim is being deleted, so its data would be lost with its pod, and the others \
              are no quorum without it"
@@ -276,7 +278,7 @@ const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
 pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
     restart_first(input, |name, member| {
         let (Some(pod), Some(set)) = (&member.pod, &member.stateful_set) else { return false };
-        let is_possible = !is_terminating(pod) && member.secret.is_some();
+        let is_possible = !is_terminating(pod) && member.secret.is_some() && !member.is_in_pod();
         let is_applied = !pending.secrets && !pending.stateful_sets.contains(name) && is_in_effect(set);
         let may_stop =
             || shares_no_trusted_ca_of(Domain::Peer, pod, set) || !is_another_starting(input, name) || !member.pod_ready();

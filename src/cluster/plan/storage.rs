@@ -1,8 +1,8 @@
-//! The claims of members: which are created, and which are expanded, one after the other.
+//! The storage of members. The claims: which are created, and which are expanded, one after the other.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolumeClaim};
 
 use super::{changes::Changes, input::Input, start::StartStates};
 use crate::{
@@ -33,7 +33,7 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
 fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Option<Changes> {
     let Input { observed, facts, .. } = input;
     let member = observed.members.get(name);
-    if member.is_some_and(|member| member.claim_unread) {
+    if member.is_some_and(|member| member.claim_unread) || in_pod(input, member).is_some() {
         return None;
     }
     let existing = member.and_then(|member| member.claim.as_ref());
@@ -57,6 +57,15 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
         )
     };
     Some(Changes::default().problem(Reason::ClaimLost, message))
+}
+
+/// The volume of its pod in which a member has its data, or is to have it; `None` if that is in the volume of a claim. A member keeps what it
+/// has until it is replaced.
+pub fn in_pod(input: &Input, member: Option<&ObservedMember>) -> Option<EmptyDirVolumeSource> {
+    let desired = || objects::empty_dir(&input.cluster.storage);
+    let Some(member) = member else { return desired() };
+    let is_open = member.claim.is_none() && !member.claim_unread && member.stateful_set.is_none();
+    if is_open { desired() } else { member.volume_in_pod().cloned() }
 }
 
 fn unless_applied(
@@ -112,6 +121,9 @@ type Owned<'a> = (&'a MemberName, &'a ObservedMember, &'a Cached<PersistentVolum
 fn expand(input: &Input, members: &StartStates) -> Changes {
     let Input { cluster, desired, observed, facts, now } = *input;
     let size = &cluster.storage.size;
+    if cluster.storage.empty_dir.is_some() {
+        return Changes::default();
+    }
     let claims = observed.members.iter().filter(|(name, _)| members.contains_key(name)).filter_map(|(name, member)| {
         let claim = member.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?;
         // What is replaced is not expanded before.

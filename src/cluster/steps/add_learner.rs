@@ -52,13 +52,17 @@ impl Definition for AddLearner {
         ensure(!list.members.iter().any(|m| m.is_learner), || "there already is a learner".into())?;
         check.ensure_unlisted(member)?;
         let voters = check.voters(None)?;
-        ensure(voters.all < check.cluster.replicas as usize + usize::from(*replaces), || format!("there already are {} voters", voters.all))?;
+        ensure(voters.all < check.cluster.replicas as usize + usize::from(*replaces), || {
+            format!("there already are {} voters", voters.all)
+        })?;
         ensure(voters.healthy == voters.all, || format!("only {} of {} voters are healthy", voters.healthy, voters.all))?;
         self.ensure_removal_applied(check)?;
         // A member that starts as a cluster of one drops every member that was added.
         let fresh = check.fresh;
         let forced = fresh.pods.values().any(|pod| pod_is_forced(pod)) || fresh.sets.values().any(|set| template_is_forced(set));
         ensure(!forced, || "a member starts as a cluster of one".into())?;
+        // That of a previous member of this name may have its data in it.
+        ensure(!fresh.pods.contains_key(member), || format!("the pod of a previous {member} still exists"))?;
         // An existing claim would count as the new member's data.
         if fresh.claim.is_some() {
             let object = format!("PersistentVolumeClaim {}", check.cluster.names.claim(member));

@@ -23,7 +23,7 @@ use crate::{
     ids::Uid,
     kubernetes::{
         ownership::annotation,
-        pod::{is_terminating, pod_ready},
+        pod::{data_in_pod, is_terminating, pod_ready},
     },
     names::{MemberName, annotation as key},
     reporting::note::Note,
@@ -54,6 +54,17 @@ impl RestartMember {
             (true, Some(false)) => true,
             _ => false,
         }
+    }
+
+    /// Whether the pod has the data.
+    fn has_data(&self, check: &Check) -> bool {
+        let recorded = check
+            .fresh
+            .sets
+            .get(&self.member)
+            .filter(|_| check.fresh.claim.is_none())
+            .filter(|set| set.spec.template.spec.as_ref().is_some_and(|spec| data_in_pod(spec).is_some()));
+        recorded.is_some_and(|set| annotation(&set.metadata, key::DATA_POD) == Some(self.pod_uid.as_str()))
     }
 
     fn shares_no_trusted_ca(&self, pod: &Pod, check: &Check) -> bool {
@@ -135,6 +146,7 @@ impl Definition for RestartMember {
         ensure(others.can_spare() || !is_losing_data, || {
             format!("the PersistentVolumeClaim of {member} is being deleted, and the others are no quorum without its data")
         })?;
+        ensure(!self.has_data(check), || format!("the data of {member} is in its pod"))?;
         if self.changes_forced_start(pod, check) || is_stuck(pod) || self.shares_no_trusted_ca(pod, check) {
             return Ok(());
         }
