@@ -38,6 +38,7 @@ mod operator;
 mod recovery;
 mod refused;
 mod rotation;
+mod storage;
 mod tools;
 mod users;
 mod watcher;
@@ -54,6 +55,7 @@ fn main() -> std::process::ExitCode {
         issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),
+        storage::scenarios(),
         evidence::scenarios(),
         manual_changes::scenarios(),
         certificates::scenarios(),
