@@ -30,5 +30,5 @@ cluster-down: ## stops it
 	@hack/cluster/down
 cluster-programs: ## builds its programs
 	@hack/cluster/build
-generate: ## writes crds/ and the chart's copy
+generate: ## writes crds/, the chart's copy, and the table of fields in docs/reference.md
 	@hack/generate

@@ -45,6 +45,8 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Print how a change of each field of a cluster takes effect, as a table in Markdown
+    Fields,
     /// Print the version
     Version,
 }
@@ -111,6 +113,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => start(*args),
         Command::Crd { dir } => print_crds(dir.as_deref()),
+        Command::Fields => {
+            print!("{}", api::table());
+            Ok(())
+        }
         Command::Version => {
             println!("etcd-warden {}", env!("CARGO_PKG_VERSION"));
             Ok(())

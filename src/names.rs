@@ -81,6 +81,11 @@ pub mod annotation {
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
     /// On a pod template: the values of the fields of the spec for which members are restarted (JSON).
     pub const SETTINGS: &str = "etcd-warden.dev/settings";
+    /// On a pod template: the minor version for which the pod was restarted with the version before, so that etcd wrote a snapshot of
+    /// raft's log that the new version needs.
+    pub const PREPARED_FOR: &str = "etcd-warden.dev/prepared-for";
+    /// On pods: which of their labels and annotations come from the spec of the cluster (JSON).
+    pub const FROM_SPEC: &str = "etcd-warden.dev/from-spec";
     /// On a pod template: the container that `kubectl exec` and `kubectl logs` choose by default.
     pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
     /// Set by users on an `EtcdCluster`: every member is restarted when the value changes. On pods: the value with which they

@@ -21,6 +21,11 @@ use std::{
 };
 use time::OffsetDateTime;
 
+mod clients;
+#[path = "etcd/flags.rs"]
+mod flags;
+#[path = "etcd/linearizable.rs"]
+mod linearizable;
 #[path = "etcd/requests.rs"]
 mod requests;
 #[path = "etcd/stopping.rs"]

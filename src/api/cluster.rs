@@ -5,10 +5,14 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{CustomResource, KubeSchema, core::Rule};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::{Duration, EtcdClusterStatus, TlsSpec, duration::duration_rule};
+use super::{
+    Duration, EtcdClusterStatus, EtcdSpec, TlsSpec, duration::duration_rule, etcd::gates_of_3_6, quantity::positive_quantity,
+};
+use crate::etcd::{RELEASES, supported};
 
 /// The longest name of an `EtcdCluster`. A label of the pods consists of the StatefulSet's name and a hash of up to eleven
 /// characters, and may have at most 63. The StatefulSet's name is that of the cluster, `-` and an ordinal of up to two digits.
@@ -33,7 +37,8 @@ pub const MAX_NAME_LENGTH: usize = 49;
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"The number of healthy members and of desired members"}"#,
     printcolumn = r#"{"name":"Available","type":"string","jsonPath":".status.conditions[?(@.type==\"Available\")].status","description":"Whether a quorum is healthy"}"#,
     printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.conditions[?(@.type==\"Progressing\")].reason","description":"What is in progress or pending"}"#,
-    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".spec.version"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.version","description":"The version of etcd that all members run"}"#,
+    printcolumn = r#"{"name":"Change","type":"string","jsonPath":".status.change","description":"From what to what the running members are being changed"}"#,
     printcolumn = r#"{"name":"Certs","type":"string","jsonPath":".status.certificates.expires","description":"When the first certificate of any member expires, unless it is renewed before"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Available\")].reason"}"#,
@@ -43,8 +48,11 @@ pub const MAX_NAME_LENGTH: usize = 49;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.storage.emptyDir) || self.replicas >= 3 || self.storage.emptyDir.acceptDataLoss").message("with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set spec.storage.emptyDir.acceptDataLoss to true if it may be lost"),
-    validation = Rule::new("self.version == oldSelf.version || self.version.matches('^3[.]5[.]') == oldSelf.version.matches('^3[.]5[.]') && self.version.matches('^3[.]6[.]') == oldSelf.version.matches('^3[.]6[.]')").message("spec.version: the minor version cannot be changed yet")
+    validation = one_minor_at_a_time(),
+    validation = no_other_minor_in_pods(),
+    validation = Rule::new("!self.version.startsWith('3.5.') || !has(self.etcd.featureGates) || self.etcd.featureGates.size() == 0").message("spec.etcd.featureGates: etcd 3.5 has no feature gates"),
+    validation = gates_of_3_6(),
+    validation = Rule::new("!has(self.storage.emptyDir) || self.replicas >= 3 || self.storage.emptyDir.acceptDataLoss").message("with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set spec.storage.emptyDir.acceptDataLoss to true if it may be lost")
 )]
 pub struct EtcdClusterSpec {
     /// The number of members, 1 to 9. A cluster of 3 members tolerates the failure of one, of 5 the failure of two, of 7 of
@@ -53,14 +61,14 @@ pub struct EtcdClusterSpec {
     #[serde(default = "default_replicas")]
     #[x_kube(validation = Rule::new("self >= 1 && self <= 9").message("must be 1 to 9"))]
     pub replicas: i32,
-    /// The version of etcd, such as 3.6.16, without a `v`: 3.5.32 or newer, of 3.5, 3.6 or 3.7. It determines the flags that
-    /// members are started with, and the tag of the image unless `image.tag` is set. Members are restarted one at a time with another patch; the minor version
-    /// cannot be changed yet.
+    /// The version of etcd, such as 3.6.16, without a `v`: 3.5.32 or newer, 3.6.4 or newer, or 3.7. It determines the flags that
+    /// members are started with, and the tag of the image unless `image.tag` is set. After a change members are restarted one at a
+    /// time. It can be changed to any patch, and by one minor version up or down; see `status.upgrade`.
     #[serde(default = "default_version")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new("!self.startsWith('v')").message("write the version without the v, like 3.6.16"))]
     #[x_kube(validation = Rule::new("self.startsWith('v') || self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$')").message("must be a version of three numbers, like 3.6.16"))]
-    #[x_kube(validation = Rule::new("!self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$') || self.matches('^3[.]([67][.][0-9]+|5[.](3[2-9]|[4-9][0-9]|[0-9]{3,4}))$')").message("is not supported: 3.5.32 or newer, of 3.5, 3.6 or 3.7"))]
+    #[x_kube(validation = supported_version())]
     pub version: String,
     /// The storage of each member's data.
     #[serde(default)]
@@ -146,9 +154,45 @@ pub enum Medium {
     Memory,
 }
 
-fn positive_quantity() -> Rule {
-    Rule::new("isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))")
-        .message("must be a quantity above 0, such as 8Gi")
+/// The beginning of a CEL expression for whether `self` is written like a version.
+const IS_VERSION: &str = "self.matches('^(0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})[.](0|[1-9][0-9]{0,3})$')";
+
+fn supported_version() -> Rule {
+    let releases: Vec<_> = RELEASES.iter().map(|release| format!("{}[.]{}", release.minor, at_least(release.oldest))).collect();
+    Rule::new(format!("!{IS_VERSION} || self.matches('^3[.]({})$')", releases.join("|")))
+        .message(format!("is not supported: {}", supported()).as_str())
+}
+
+/// A regular expression for the numbers from this one on, which has at most two digits.
+fn at_least(number: u32) -> String {
+    let (tens, ones) = (number / 10, number % 10);
+    match (tens, ones) {
+        (0, 0) => "[0-9]+".into(),
+        (0, _) => format!("([{ones}-9]|[1-9][0-9]{{1,3}})"),
+        (9, _) => format!("(9[{ones}-9]|[1-9][0-9]{{2,3}})"),
+        _ => format!("({tens}[{ones}-9]|[{}-9][0-9]|[1-9][0-9]{{2,3}})", tens + 1),
+    }
+}
+
+/// etcd skips no minor version, neither up nor down.
+fn one_minor_at_a_time() -> Rule {
+    let far = RELEASES.iter().flat_map(|one| RELEASES.iter().map(move |other| (one.minor, other.minor)));
+    let pairs = far.filter(|(one, other)| one.abs_diff(*other) > 1);
+    let refused =
+        pairs.map(|(one, other)| format!("(self.version.startsWith('3.{one}.') && oldSelf.version.startsWith('3.{other}.'))"));
+    Rule::new(format!("!({})", refused.collect::<Vec<_>>().join(" || ")))
+        .message("spec.version: etcd skips no minor version: change to a version of the minor between first, and wait until status.version shows it")
+}
+
+/// The new minor would reach members whose data is in their pods only by replacing each of them.
+fn no_other_minor_in_pods() -> Rule {
+    let same = RELEASES.iter().map(|release| {
+        let minor = release.minor;
+        format!("self.version.startsWith('3.{minor}.') == oldSelf.version.startsWith('3.{minor}.')")
+    });
+    let same = same.collect::<Vec<_>>().join(" && ");
+    Rule::new(format!("!has(self.storage.emptyDir) && !has(oldSelf.storage.emptyDir) || {same}"))
+        .message("spec.version: the minor version cannot be changed with spec.storage.emptyDir: unset that first, and change the version once all members have a volume")
 }
 
 /// Whether data is kept when its cluster is deleted.
@@ -202,112 +246,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// Settings of etcd itself. Each is described in etcd's documentation under the flag that is named here.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = duration_rule(&["self.electionTimeout", "self.heartbeatInterval"], "duration(self.electionTimeout).getMilliseconds() >= 5 * duration(self.heartbeatInterval).getMilliseconds()").message("electionTimeout must be at least five times heartbeatInterval"))]
-pub struct EtcdSpec {
-    /// How often the leader sends heartbeats to its followers (`--heartbeat-interval`). It should be about the round-trip time
-    /// between members.
-    #[serde(default = "default_heartbeat_interval")]
-    #[x_kube(validation = duration_rule(&["self"], "duration(self) >= duration('10ms')").message("must be at least 10ms"))]
-    pub heartbeat_interval: Duration,
-    /// How long a follower waits for a heartbeat before it starts an election (`--election-timeout`): at least five times
-    /// `heartbeatInterval` and at most 50s.
-    #[serde(default = "default_election_timeout")]
-    #[x_kube(validation = duration_rule(&["self"], "duration(self) <= duration('50s')").message("must be at most 50s, etcd's own limit"))]
-    pub election_timeout: Duration,
-    /// The size of the database at which etcd refuses writes (`--quota-backend-bytes`).
-    #[serde(default = "default_quota")]
-    #[schemars(extend("maxLength" = 32))]
-    #[x_kube(validation = positive_quantity())]
-    pub quota_backend_size: Quantity,
-    /// The automatic compaction of the history of keys (`--auto-compaction-mode`, `--auto-compaction-retention`).
-    #[serde(default)]
-    pub auto_compaction: AutoCompaction,
-    /// Additional flags of etcd, without the leading dashes: `{"max-txn-ops": "512"}`. Flags that the operator sets itself and
-    /// flags that would endanger the data are refused.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(validation = Rule::new("self.all(k, k.matches('^[a-z][a-z0-9-]{0,63}$'))").message("each must be the name of a flag without the dashes in front, such as max-txn-ops"))]
-    #[x_kube(validation = not_reserved())]
-    pub extra_args: BTreeMap<String, String>,
-}
-
-/// Prefixes of the flags that users may not set. They are prefixes rather than names, because in every supported version all
-/// flags with these prefixes concern addresses, certificates, identity or data, and a flag that a newer patch release adds is as
-/// dangerous.
-pub const RESERVED_FLAGS: [&str; 37] = [
-    "name",
-    "data-dir",
-    "wal-dir",
-    "config-file",
-    "initial",
-    "listen",
-    "advertise",
-    "discovery",
-    "peer",
-    "client",
-    "cert",
-    "key",
-    "trusted",
-    "auto-tls",
-    "tls",
-    "self-signed",
-    "cipher",
-    "force",
-    "unsafe",
-    "experimental-peer",
-    "strict",
-    "heartbeat",
-    "election",
-    "quota-backend",
-    "auto-compaction",
-    "auth",
-    "proxy",
-    "version",
-    "help",
-    "max-learners",
-    "bcrypt",
-    "raft-read",
-    "snapshot-count",
-    "host-whitelist",
-    "enable-v2",
-    "downgrade",
-    "next-cluster",
-];
-
-fn not_reserved() -> Rule {
-    // The API server limits the cost of message expressions, so the message cannot name the flag.
-    Rule::new(format!("self.all(k, !k.matches('^({})'))", RESERVED_FLAGS.join("|"))).message("a flag is reserved: those for names, addresses, certificates, storage, membership, heartbeat, election, quota and compaction are the operator's own or have a field of their own")
-}
-
-/// The automatic compaction of the history of keys.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.retention == '0' || (self.mode == 'Periodic' ? self.retention.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') : self.retention.matches('^[0-9]{1,18}$'))").message("retention must be a duration such as 5m where mode is Periodic, and a number of revisions such as 10000 where it is Revision; 0 keeps everything"))]
-pub struct AutoCompaction {
-    /// Whether `retention` is a duration (`Periodic`) or a number of revisions (`Revision`).
-    #[serde(default)]
-    pub mode: CompactionMode,
-    /// How much history is kept: a duration such as `5m` or a number of revisions such as `10000`; `0` keeps everything.
-    #[serde(default = "default_compaction_retention")]
-    #[schemars(length(min = 1, max = 32))]
-    pub retention: String,
-}
-
-/// The unit of `retention`.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CompactionMode {
-    /// A duration.
-    #[default]
-    Periodic,
-    /// A number of revisions.
-    Revision,
-}
-
-/// The pods of the members. They always comply with the `restricted` Pod Security Standard: they run as an unprivileged user,
-/// with a read-only root file system and without a service account token.
+/// The pods of the members. They comply with the `restricted` Pod Security Standard: they run as an unprivileged user, with a
+/// read-only root file system and without a service account token.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
@@ -330,16 +270,31 @@ pub struct PodSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
-    /// Additional labels of the pods. The operator's own labels (`app.kubernetes.io/name`, `/instance`, `/managed-by` and
-    /// `etcd-warden.dev/*`) take precedence.
+    /// Additional labels of the pods. A change reaches running pods, without a restart. The operator's own labels
+    /// (`app.kubernetes.io/name`, `/instance`, `/managed-by` and `etcd-warden.dev/*`) and those of the StatefulSet's controller take
+    /// precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Additional annotations of the pods. The operator's own annotations (`etcd-warden.dev/*`) take precedence.
+    /// Additional annotations of the pods. A change reaches running pods, without a restart. The operator's own annotations
+    /// (`etcd-warden.dev/*`) take precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Who chooses the user and the groups that etcd runs as: the operator (`Fixed`) or the platform (`Assigned`).
     #[serde(default, rename = "userIDs")]
     pub user_ids: UserIds,
+    /// A part of a pod template, with `metadata` and `spec` as in a Deployment, which is merged into the pods' template: containers,
+    /// volumes and variables by their names. It can add what has no field of its own: sidecars, init containers, volumes, environment
+    /// variables, `runtimeClassName`, `hostAliases`, `dnsConfig` and so on. What the operator sets cannot be changed or removed: such a
+    /// template is reported as `InvalidSpec`, with the path of the field. The operator does not check that what is added complies with
+    /// a Pod Security Standard.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(schema_with = "any_object")]
+    pub template: Map<String, Value>,
+}
+
+/// An object that the API server stores as it is.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 
 /// Who chooses the user and the groups that etcd runs as. In both cases it must not be root.
@@ -356,11 +311,21 @@ pub enum UserIds {
 /// The Service for clients. It has the name of the cluster and port 2379.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.loadBalancerClass) || self.type == 'LoadBalancer'").message("loadBalancerClass is only for type LoadBalancer"))]
+#[x_kube(validation = Rule::new("self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass)").message("Kubernetes does not change the loadBalancerClass of a Service: set another type first, and then LoadBalancer with the other class"))]
 pub struct ServiceSpec {
     /// The type of the Service. Names and addresses that clients outside Kubernetes connect to must be listed in
     /// `tls.client.extraSANs`.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
+    /// The implementation of the load balancer, such as `example.com/internal`. The default is that of the platform. It can be changed
+    /// only together with `type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 317))]
+    pub load_balancer_class: Option<String>,
+    /// Additional labels of the Service. The operator's own labels take precedence.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Additional annotations of the Service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -421,15 +386,6 @@ fn default_storage_size() -> Quantity {
 fn default_repository() -> String {
     "gcr.io/etcd-development/etcd".into()
 }
-fn default_heartbeat_interval() -> Duration {
-    Duration("100ms".into())
-}
-fn default_election_timeout() -> Duration {
-    Duration("1s".into())
-}
-fn default_quota() -> Quantity {
-    Quantity("2Gi".into())
-}
 fn default_crash_loop() -> Duration {
     Duration("10m".into())
 }
@@ -438,9 +394,6 @@ fn default_lost_node() -> Duration {
 }
 fn default_unstarted() -> Duration {
     Duration("10m".into())
-}
-fn default_compaction_retention() -> String {
-    "5m".into()
 }
 
 impl Default for EtcdClusterSpec {
@@ -475,24 +428,8 @@ impl Default for ImageSpec {
         }
     }
 }
-impl Default for EtcdSpec {
-    fn default() -> Self {
-        Self {
-            heartbeat_interval: default_heartbeat_interval(),
-            election_timeout: default_election_timeout(),
-            quota_backend_size: default_quota(),
-            auto_compaction: AutoCompaction::default(),
-            extra_args: BTreeMap::new(),
-        }
-    }
-}
 impl Default for RepairSpec {
     fn default() -> Self {
         Self { crash_loop: default_crash_loop(), lost_node: default_lost_node(), unstarted: default_unstarted() }
-    }
-}
-impl Default for AutoCompaction {
-    fn default() -> Self {
-        Self { mode: CompactionMode::default(), retention: default_compaction_retention() }
     }
 }

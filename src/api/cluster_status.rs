@@ -34,6 +34,15 @@ pub struct EtcdClusterStatus {
     /// A label selector for the members' pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
+    /// The version of etcd that all members run. While it is being changed: the version before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The change of the version that is in progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<UpgradeStatus>,
+    /// From what to what the running members are being changed, and how many of them have been: `version 3.6.16 -> 3.7.3 (1/3)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
     /// etcd's ID of the cluster, in hexadecimal, as `etcdctl` prints it. It is set when the cluster has been bootstrapped and
     /// never changes.
     #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
@@ -56,6 +65,20 @@ pub struct EtcdClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub requests: Vec<CompletedRequestStatus>,
+}
+
+/// A change of the version, up or down.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradeStatus {
+    /// The version that all members ran before.
+    pub from: String,
+    /// The version of the spec.
+    pub to: String,
+    /// The number of members that run it.
+    pub updated: i32,
+    /// The number of members.
+    pub members: i32,
 }
 
 /// A request by an annotation that was completed.

@@ -107,6 +107,10 @@ words! {
         RollingRestart,
         /// The volume of a member is being expanded.
         ExpandingVolume,
+        /// Members are being given a higher minor version.
+        Upgrading,
+        /// Members are being given a lower minor version.
+        Downgrading,
         /// A certificate authority is being replaced by another one.
         RotatingCA,
         /// The cluster is being recovered from the data of one member.
@@ -141,6 +145,8 @@ words! {
         CannotRestart,
         /// The volume of a member cannot be expanded.
         CannotExpandVolume,
+        /// The version cannot be changed to that of the spec.
+        CannotChangeVersion,
         /// A certificate authority cannot be rotated.
         CannotRotate,
         /// A request to rotate names an unknown domain.
@@ -208,6 +214,14 @@ words! {
         RevokingCertificates,
         /// Revoked certificates.
         CertificatesRevoked,
+        /// The alarm NOSPACE is about to be disarmed.
+        DisarmingAlarm,
+        /// The alarm NOSPACE was disarmed: no database is full any more.
+        AlarmDisarmed,
+        /// The downgrade of etcd was enabled, so that members of the version before can start.
+        DowngradeEnabled,
+        /// A downgrade that is not desired was canceled.
+        DowngradeCanceled,
         /// A rotation that was requested has started.
         RotationStarted,
         /// The next certificate authority is being prepared.

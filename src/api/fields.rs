@@ -14,8 +14,6 @@ pub enum Effect {
     Replace,
     /// A CA rotation, in which members are restarted one at a time.
     Rotation,
-    /// The change is refused when it is applied.
-    Refused,
 }
 
 /// Which values of a field are equal.
@@ -49,7 +47,7 @@ const RESTART: Effect = Effect::Restart(Form::Plain);
 /// All fields. None is below another one.
 pub const FIELDS: &[Field] = &[
     row("replicas", Effect::Live, "members are added and removed one at a time"),
-    row("version", RESTART, "by one minor version at a time, up or down"),
+    row("version", RESTART, "by one minor version at a time, up or down; with storage.emptyDir to another patch only"),
     row(
         "storage.size",
         Effect::Live,
@@ -74,6 +72,7 @@ pub const FIELDS: &[Field] = &[
         "used at the next start of each member; one that cannot pull its image is restarted at once",
     ),
     row("tls.minVersion", RESTART, ""),
+    row("tls.cipherSuites", RESTART, ""),
     row("tls.client.issuer", Effect::Rotation, ""),
     row("tls.client.authority.duration", Effect::Live, "from the next CA on"),
     row("tls.client.certificate.duration", Effect::Live, "a shorter one at once, a longer one from the next renewal on"),
@@ -87,6 +86,8 @@ pub const FIELDS: &[Field] = &[
     row("etcd.quotaBackendSize", Effect::Restart(Form::Quantity), ""),
     row("etcd.autoCompaction.mode", RESTART, ""),
     row("etcd.autoCompaction.retention", RESTART, ""),
+    row("etcd.logLevel", RESTART, ""),
+    row("etcd.featureGates", RESTART, ""),
     row("etcd.extraArgs", RESTART, ""),
     row("pod.resources", Effect::Restart(Form::Quantity), ""),
     row("pod.affinity", RESTART, ""),
@@ -94,10 +95,18 @@ pub const FIELDS: &[Field] = &[
     row("pod.tolerations", RESTART, ""),
     row("pod.topologySpreadConstraints", RESTART, ""),
     row("pod.priorityClassName", RESTART, ""),
-    row("pod.labels", Effect::Live, ""),
-    row("pod.annotations", Effect::Live, ""),
+    row("pod.labels", Effect::Live, "what others add to a pod stays"),
+    row("pod.annotations", Effect::Live, "what others add to a pod stays"),
     row("pod.userIDs", RESTART, ""),
-    row("service", Effect::Live, ""),
+    row("pod.template", RESTART, ""),
+    row("service.type", Effect::Live, ""),
+    row(
+        "service.loadBalancerClass",
+        Effect::Live,
+        "while the type is LoadBalancer, a change is refused, because Kubernetes refuses it",
+    ),
+    row("service.labels", Effect::Live, ""),
+    row("service.annotations", Effect::Live, ""),
     row("repair", Effect::Live, ""),
     row("paused", Effect::Live, ""),
 ];
@@ -110,7 +119,6 @@ impl Effect {
             Self::Restart(_) => "restart",
             Self::Replace => "replace",
             Self::Rotation => "restart, in a CA rotation",
-            Self::Refused => "refused",
         }
     }
 }

@@ -5,7 +5,9 @@ mod cluster;
 mod cluster_status;
 mod conditions;
 mod duration;
+mod etcd;
 mod fields;
+mod quantity;
 mod tls;
 mod user;
 
@@ -13,6 +15,7 @@ pub use cluster::*;
 pub use cluster_status::*;
 pub use conditions::*;
 pub use duration::{Duration, InvalidDuration};
+pub use etcd::*;
 pub use fields::{Effect, FIELDS, Field, Form, table};
 pub use tls::*;
 pub use user::*;

@@ -89,6 +89,7 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "version": "v3.6.16" }), "without the v"),
         (json!({ "version": "3.5.31" }), "not supported"),
         (json!({ "version": "3.4.40" }), "not supported"),
+        (json!({ "version": "3.6.3" }), "not supported"),
         (json!({ "version": "3.8.0" }), "not supported"),
         (client("certificate", &json!({ "duration": "90d" })), "must be a duration"),
         (client("certificate", &json!({ "duration": "" })), "must be a duration"),
@@ -113,6 +114,32 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "storage": { "size": "big" } }), "quantity above 0"),
         (json!({ "storage": { "size": "0" } }), "quantity above 0"),
         (json!({ "etcd": { "quotaBackendSize": "-1Gi" } }), "quantity above 0"),
+        (json!({ "etcd": { "quotaBackendSize": "16383Ki" } }), "at least 16Mi"),
+        (json!({ "etcd": { "featureGates": { "AllAlpha": true } } }), "must be a feature gate of etcd: CompactHashCheck"),
+        (
+            json!({ "etcd": { "featureGates": { "PriorityRequest": true } } }),
+            "etcd 3.6 does not have FastLeaseKeepAlive and PriorityRequest",
+        ),
+        (
+            json!({ "version": "3.5.35", "etcd": { "featureGates": { "CompactHashCheck": false } } }),
+            "etcd 3.5 has no feature gates",
+        ),
+        (json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true } } }), "needs LeaseCheckpoint"),
+        (
+            json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": false } } }),
+            "needs LeaseCheckpoint",
+        ),
+        (
+            json!({ "etcd": { "featureGates": { "InitialCorruptCheck": true }, "extraArgs": { "experimental-initial-corrupt-check": "true" } } }),
+            "remove the flag from extraArgs",
+        ),
+        (json!({ "tls": { "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"] } }), "HTTP/2 needs"),
+        (json!({ "tls": { "cipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"] } }), "have ECDSA keys"),
+        (
+            json!({ "tls": { "minVersion": "TLS1.3", "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"] } }),
+            "those of TLS 1.2",
+        ),
+        (json!({ "service": { "loadBalancerClass": "example.com/a" } }), "only for type LoadBalancer"),
         (json!({ "etcd": { "heartbeatInterval": "1s" } }), "five times"),
         (json!({ "etcd": { "heartbeatInterval": "1ms" } }), "at least 10ms"),
         (json!({ "etcd": { "electionTimeout": "1m" } }), "at most 50s"),
@@ -152,6 +179,11 @@ fn valid_specs_pass() {
         json!({ "replicas": 1, "storage": { "emptyDir": { "sizeLimit": "4Gi", "acceptDataLoss": true } } }),
         json!({ "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } }),
         json!({ "storage": { "size": "1E9" }, "etcd": { "quotaBackendSize": "256E6" } }),
+        json!({ "etcd": { "quotaBackendSize": "16Mi", "logLevel": "fatal" } }),
+        json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": true, "LeaseCheckpoint": true } } }),
+        json!({ "etcd": { "featureGates": { "LeaseCheckpointPersist": false } } }),
+        json!({ "version": "3.7.3", "etcd": { "featureGates": { "PriorityRequest": true }, "extraArgs": { "max-wals": "5" } } }),
+        json!({ "tls": { "cipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"] } }),
         json!({ "etcd": { "autoCompaction": { "retention": "0" } } }),
         json!({ "etcd": { "autoCompaction": { "mode": "Revision", "retention": "10000" } } }),
     ] {
@@ -190,35 +222,35 @@ fn only_reserved_flags_are_refused() {
         "quota-backend-bytes",
         "auto-compaction-mode",
         "auth-token",
+        "log-level",
+        "feature-gates",
         "discovery-srv",
         "experimental-peer-skip-client-san-verification",
     ] {
         refused(&cluster("demo", &arg(flag), None), "a flag is reserved", &json!(flag));
     }
-    for flag in ["max-txn-ops", "log-level", "max-request-bytes", "experimental-initial-corrupt-check", "feature-gates"] {
+    for flag in ["max-txn-ops", "log-format", "max-request-bytes", "experimental-initial-corrupt-check"] {
         passes(&cluster("demo", &arg(flag), None), &json!(flag));
     }
 }
 
 #[test]
-fn only_fields_that_cannot_be_changed_yet_are_refused() {
+fn every_field_can_be_changed() {
     let zeros = format!("sha256:{}", "0".repeat(64));
     let base = json!({});
-    for (spec, part) in [
-        (json!({ "version": "3.7.3" }), "spec.version: the minor version cannot be changed yet"),
-        (json!({ "version": "3.5.35" }), "spec.version: the minor version cannot be changed yet"),
-    ] {
-        refused(&cluster("demo", &spec, Some(&base)), part, &spec);
-        refused(&cluster("demo", &base, Some(&spec)), part, &spec);
-        passes(&cluster("demo", &spec, Some(&spec)), &spec);
-    }
     for spec in [
         json!({ "version": "3.6.15" }),
+        json!({ "version": "3.7.3" }),
+        json!({ "version": "3.5.35" }),
         json!({ "storage": { "retention": "Delete" } }),
         json!({ "etcd": { "quotaBackendSize": "4Gi", "extraArgs": { "max-txn-ops": "512" } } }),
         json!({ "pod": { "labels": { "a": "b" }, "resources": { "limits": { "memory": "1Gi" } } } }),
+        json!({ "pod": { "template": { "spec": { "runtimeClassName": "gvisor" } } } }),
+        json!({ "service": { "labels": { "a": "b" }, "annotations": { "a": "b" } } }),
         json!({ "service": { "type": "NodePort" } }),
         json!({ "tls": { "minVersion": "TLS1.3" } }),
+        json!({ "tls": { "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"] } }),
+        json!({ "etcd": { "logLevel": "debug", "featureGates": { "CompactHashCheck": true } } }),
         client("authority", &json!({ "duration": "50000h" })),
         json!({ "tls": { "peer": { "authority": { "duration": "50000h" } } } }),
         json!({ "image": { "tag": "v3.6.16" } }),
@@ -238,6 +270,38 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
     }
 }
 
+#[test]
+fn the_minor_version_is_not_changed_while_data_is_in_the_pods() {
+    let (volumes, pods) = (json!({}), json!({ "emptyDir": { "sizeLimit": "4Gi" } }));
+    let spec = |version: &str, storage: &Value| json!({ "version": version, "storage": storage });
+    for (old, new) in [(&pods, &pods), (&volumes, &pods), (&pods, &volumes)] {
+        let new_minor = cluster("demo", &spec("3.7.3", new), Some(&spec("3.6.16", old)));
+        refused(&new_minor, "the minor version cannot be changed with spec.storage.emptyDir", new);
+        let new_patch = cluster("demo", &spec("3.6.15", new), Some(&spec("3.6.16", old)));
+        passes(&new_patch, new);
+    }
+    passes(&cluster("demo", &spec("3.7.3", &volumes), Some(&spec("3.6.16", &volumes))), &volumes);
+}
+
+#[test]
+fn no_minor_version_is_skipped() {
+    let (old, new) = (json!({ "version": "3.5.35" }), json!({ "version": "3.7.3" }));
+    refused(&cluster("demo", &new, Some(&old)), "etcd skips no minor version", &new);
+    refused(&cluster("demo", &old, Some(&new)), "etcd skips no minor version", &old);
+}
+
+#[test]
+fn the_class_of_a_load_balancer_is_changed_only_with_the_type() {
+    let balancer = |class: &str| json!({ "service": { "type": "LoadBalancer", "loadBalancerClass": class } });
+    let (none, other) = (json!({ "service": { "type": "LoadBalancer" } }), json!({}));
+    for (old, new) in [(&balancer("a"), &balancer("b")), (&balancer("a"), &none), (&none, &balancer("a"))] {
+        refused(&cluster("demo", new, Some(old)), "Kubernetes does not change the loadBalancerClass", new);
+    }
+    for (old, new) in [(&other, &balancer("a")), (&balancer("a"), &other), (&balancer("a"), &balancer("a"))] {
+        passes(&cluster("demo", new, Some(old)), new);
+    }
+}
+
 /// The paths of all fields of a schema that have no fields below them, or whose fields are those of Kubernetes.
 fn leaves(schema: &Value, path: &str, found: &mut Vec<String>) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -254,7 +318,8 @@ fn leaves(schema: &Value, path: &str, found: &mut Vec<String>) {
 fn every_field_has_exactly_one_row_in_the_table_of_fields() {
     let mut found = vec![];
     leaves(&SCHEMAS[0]["properties"]["spec"], "", &mut found);
-    let covers = |row: &Field, leaf: &str| leaf.strip_prefix(row.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let covers =
+        |row: &Field, leaf: &str| leaf.strip_prefix(row.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     for leaf in &found {
         let rows: Vec<_> = FIELDS.iter().filter(|row| covers(row, leaf)).map(|row| row.path).collect();
         assert_eq!(rows.len(), 1, "spec.{leaf}: {rows:?}");

@@ -9,12 +9,21 @@ use crate::pki::{Domain, Issuer};
 /// `peer` for port 2380. A certificate of the peer domain gives full control over the data, so only members receive one.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.minVersion != 'TLS1.3' || !has(self.cipherSuites) || self.cipherSuites.size() == 0").message(TLS_1_3_SUITES))]
 #[x_kube(validation = Rule::new("!has(self.client.issuer.caSecret) || !has(self.peer.issuer.caSecret) || self.client.issuer.caSecret.name != self.peer.issuer.caSecret.name").message(ONE_FOR_BOTH))]
 #[x_kube(validation = Rule::new("!has(self.client.issuer.certManager) || !has(self.peer.issuer.certManager) || self.client.issuer.certManager.name != self.peer.issuer.certManager.name || self.client.issuer.certManager.kind != self.peer.issuer.certManager.kind || self.client.issuer.certManager.group != self.peer.issuer.certManager.group").message(ONE_FOR_BOTH))]
 pub struct TlsSpec {
     /// The oldest TLS version that members accept. A change restarts the members one by one.
     #[serde(default)]
     pub min_version: TlsVersion,
+    /// The cipher suites of TLS 1.2 that members accept, in the order of preference; by default all that Go considers secure. TLS 1.3
+    /// has suites of its own, which cannot be chosen. One of the two with `AES_128_GCM` is required by HTTP/2, and one with `ECDSA` by
+    /// the members' certificates, which have ECDSA keys. A change restarts the members one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.size() == 0 || self.exists(c, c in ['TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256', 'TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256'])").message(HTTP2_SUITE))]
+    #[x_kube(validation = Rule::new("self.size() == 0 || self.exists(c, c.startsWith('TLS_ECDHE_ECDSA_'))").message(ECDSA_SUITE))]
+    pub cipher_suites: Vec<CipherSuite>,
     /// Port 2379: the server certificates of the members, and the certificates of clients.
     #[serde(default)]
     pub client: ClientTlsSpec,
@@ -25,6 +34,44 @@ pub struct TlsSpec {
 
 /// Why the domains may not share a certificate authority.
 pub const ONE_FOR_BOTH: &str = "spec.tls.client and spec.tls.peer must have issuers of their own: with one authority for both every client could act as a member, which is full control over the data";
+
+/// Why a suite for HTTP/2 is needed.
+pub const HTTP2_SUITE: &str = "HTTP/2 needs TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 in the list, and etcd does not start without it";
+/// Why a suite for ECDSA keys is needed.
+pub const ECDSA_SUITE: &str =
+    "the members' certificates have ECDSA keys, so at least one suite must be for ECDSA (TLS_ECDHE_ECDSA_...)";
+/// Why no suites may be chosen for TLS 1.3.
+pub const TLS_1_3_SUITES: &str =
+    "cipherSuites are those of TLS 1.2: with minVersion TLS1.3 they cannot be set, and etcd does not start with them";
+
+/// A cipher suite of TLS 1.2 that HTTP/2 permits.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, non_camel_case_types, reason = "these are the names that IANA gave them")]
+pub enum CipherSuite {
+    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+
+impl CipherSuite {
+    /// Whether HTTP/2 requires this one or the other one.
+    pub fn is_for_http2(self) -> bool {
+        matches!(self, Self::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 | Self::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256)
+    }
+
+    /// Whether it can be used with a certificate that has an ECDSA key.
+    pub fn is_for_ecdsa(self) -> bool {
+        matches!(
+            self,
+            Self::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | Self::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                | Self::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+        )
+    }
+}
 
 /// A version of TLS.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

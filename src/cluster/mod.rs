@@ -20,6 +20,7 @@ pub(crate) mod observe;
 pub mod observed;
 pub mod outcome;
 pub mod plan;
+pub mod release;
 pub mod requests;
 pub mod settings;
 pub(crate) mod specs;

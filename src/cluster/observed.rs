@@ -15,7 +15,7 @@ use kube::core::ObjectMeta;
 use crate::{
     api::{DomainStatus, EtcdClusterStatus, MemberStatus},
     certificates::{issuers::IssuerAnswer, secret::CachedSecret},
-    etcd,
+    etcd::{self, Version},
     ids::{ClusterId, MemberId, Uid},
     kubernetes::{
         cached::Cached,
@@ -100,6 +100,15 @@ impl Observed {
         self.authorities[domain].as_ref().is_some_and(|secret| secret.data.contains_key(authority_key::ROTATION))
     }
 
+    /// Whether a member runs another minor version than the desired one, or may be downgraded.
+    pub fn changes_minor(&self, desired: Option<Version>) -> bool {
+        let differs = |status: &etcd::MemberStatus| {
+            let runs = Version::parse(&status.version).map(|version| version.minor);
+            status.downgrade.is_some() || runs != desired.map(|version| version.minor)
+        };
+        self.has_come_up() && self.members.values().filter_map(|member| member.etcd.status()).any(differs)
+    }
+
     /// Whether the cluster has ever been up. Then it has an ID, and new members can only join it.
     pub fn has_come_up(&self) -> bool {
         self.status.cluster_id.is_some()
@@ -144,6 +153,8 @@ pub struct ObservedMember {
     pub trial: Option<Trial>,
     /// The members that accept its connections on port 2380. They are read only while the peer authority is being rotated.
     pub active_peers: Option<Result<BTreeSet<MemberId>, String>>,
+    /// What its metrics say about versions. They are read only while the minor version is being changed.
+    pub versions: Option<Result<etcd::VersionMetrics, String>>,
     /// The leaf certificate that it presents on port 2380 (DER). It is read only until its pod is confirmed.
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
     /// The node of its volume. It is looked up only while no node accepts its pod, and once the member has been down for
@@ -289,6 +300,11 @@ impl ObservedMember {
     /// Whether it is healthy: its pod is ready and it answers the operator over TLS.
     pub fn is_healthy(&self) -> bool {
         self.pod_ready() && self.etcd.status().is_some()
+    }
+
+    /// The version of etcd that it runs, if it answers.
+    pub fn version(&self) -> Option<Version> {
+        Version::parse(&self.etcd.status()?.version)
     }
 
     /// Whether its StatefulSet belongs to the cluster with this uid.

@@ -42,7 +42,18 @@ impl Settings {
         Self(restarting().filter_map(value).collect())
     }
 
-    /// What is recorded on a pod.
+    /// Those that say which etcd runs.
+    pub fn release(&self) -> Self {
+        Self(self.0.iter().filter(|(path, _)| is_release(path)).map(|(path, value)| (path.clone(), value.clone())).collect())
+    }
+
+    /// The same settings with another release.
+    pub fn with_release(&self, release: &Self) -> Self {
+        let others = self.0.iter().filter(|(path, _)| !is_release(path));
+        Self(others.chain(&release.0).map(|(path, value)| (path.clone(), value.clone())).collect())
+    }
+
+    /// Reads what is recorded on a pod.
     pub fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
@@ -75,6 +86,11 @@ impl Settings {
     }
 }
 
+/// Whether a field says which etcd runs.
+fn is_release(path: &str) -> bool {
+    matches!(path, "version" | "image.repository" | "image.tag" | "image.digest")
+}
+
 fn restarting() -> impl Iterator<Item = &'static Field> {
     FIELDS.iter().filter(|field| matches!(field.effect, Effect::Restart(_)))
 }
@@ -96,7 +112,9 @@ fn recorded(value: &Value) -> Value {
 /// The value in a form in which equal values have the same text.
 fn canonical(value: &Value, form: Form) -> Value {
     match (value, form) {
-        (Value::String(text), Form::Quantity) => quantity::nano(text).map_or_else(|| value.clone(), |nano| nano.to_string().into()),
+        (Value::String(text), Form::Quantity) => {
+            quantity::nano(text).map_or_else(|| value.clone(), |nano| nano.to_string().into())
+        }
         (Value::String(text), Form::Duration) => {
             Duration(text.clone()).length().map_or_else(|_| value.clone(), |length| length.as_nanos().to_string().into())
         }

@@ -3,43 +3,36 @@
 //! The CRD's rules reject most invalid specs at apply time. The spec is checked again here, because it may have been stored under
 //! older rules, and so that the following stages need no checks.
 
-use std::{
-    collections::BTreeSet,
-    fmt::{self, Debug},
-    net::IpAddr,
-    str,
-};
+mod etcd;
+mod problems;
+
+use std::{collections::BTreeSet, net::IpAddr};
 
 use jiff::SignedDuration;
 use kube::Resource;
 
+pub use problems::Invalid;
+use problems::{Problems, check_duration};
+
 use crate::{
     api::{
-        CompactionMode, Duration, EtcdCluster, EtcdClusterSpec, MAX_NAME_LENGTH, Medium, ONE_FOR_BOTH, RESERVED_FLAGS,
-        RepairSpec, TlsSpec,
+        Duration, ECDSA_SUITE, EtcdCluster, EtcdClusterSpec, HTTP2_SUITE, MAX_NAME_LENGTH, Medium, ONE_FOR_BOTH, RepairSpec,
+        TLS_1_3_SUITES, TlsSpec, TlsVersion,
     },
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
     cluster::{
+        objects,
+        release::Release,
         requests::Requests,
         settings::Settings,
-        validated::{EtcdSettings, Repair, ValidatedCluster, WAL},
+        validated::{Repair, ValidatedCluster, WAL},
     },
-    etcd::Version,
+    etcd::{Version, supported},
     ids::Uid,
     kubernetes::quantity,
     names::Names,
     pki::{Domain, Issuer, PerDomain},
 };
-
-/// The problems of a spec: at least one sentence, each of which says what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invalid(pub Vec<String>);
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
-}
 
 /// Validates the spec of a cluster. `domain` is the DNS domain of the Kubernetes cluster.
 ///
@@ -61,67 +54,62 @@ pub fn validate(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster,
 /// All problems of the spec.
 pub fn validated(cluster: &EtcdCluster, domain: &str) -> Result<ValidatedCluster, Invalid> {
     let mut problems = Problems(vec![]);
+    let valid = checked(cluster, domain, &mut problems).filter(|_| problems.0.is_empty()).ok_or(Invalid(problems.0))?;
+    // Whether the spec's template fits the operator's is known once that can be built.
+    let problems: Vec<_> = objects::template_problems(&valid).iter().map(of_template).collect();
+    if problems.is_empty() { Ok(valid) } else { Err(Invalid(problems)) }
+}
+
+fn of_template(problem: impl AsRef<str>) -> String {
+    format!("spec.pod.template: {}", problem.as_ref())
+}
+
+/// The cluster, unless a part of it cannot be read. It may have problems nevertheless.
+fn checked(cluster: &EtcdCluster, domain: &str, problems: &mut Problems) -> Option<ValidatedCluster> {
     let spec = &cluster.spec;
     let name = cluster.metadata.name.as_deref().unwrap_or_default();
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     if !(1..=9).contains(&spec.replicas) {
         problems.add(format!("spec.replicas is {}: it must be 1 to 9", spec.replicas));
     }
-    let version = check_version(&spec.version, &mut problems);
-    let lifetimes = PerDomain::from_fn(|domain| check_lifetimes(domain, &spec.tls, &mut problems));
-    let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, &mut problems);
-    let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, &mut problems);
-    let issuers = check_issuers(&spec.tls, &mut problems);
-    let etcd = check_etcd(spec, &mut problems);
-    let repair = check_repair(&spec.repair, &mut problems);
-    check_storage(spec, etcd.as_ref().map(|etcd| etcd.quota), &mut problems);
-    let (owner, uid) = (cluster.controller_owner_ref(&()), Uid::of(&cluster.metadata));
-    let (Some(version), Some(lifetimes), Some(etcd), Some(repair), Some(owner), Some(uid), []) =
-        (version, lifetimes.both(), etcd, repair, owner, uid, problems.0.as_slice())
-    else {
-        return Err(Invalid(problems.0));
-    };
-    Ok(ValidatedCluster {
+    let version = check_version(&spec.version, problems);
+    let lifetimes = PerDomain::from_fn(|domain| check_lifetimes(domain, &spec.tls, problems));
+    let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, problems);
+    let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, problems);
+    let issuers = check_issuers(&spec.tls, problems);
+    check_suites(&spec.tls, problems);
+    let etcd = etcd::check(&spec.etcd, version, problems);
+    let repair = check_repair(&spec.repair, problems);
+    check_storage(spec, etcd.as_ref().map(|etcd| etcd.quota), problems);
+    let template = objects::parse_template(&spec.pod.template);
+    let template = template.map_err(|found| found.iter().for_each(|problem| problems.add(of_template(problem)))).ok();
+    let version = version?;
+    Some(ValidatedCluster {
         names: Names::new(name, namespace, domain),
-        uid,
-        owner,
+        uid: Uid::of(&cluster.metadata)?,
+        owner: cluster.controller_owner_ref(&())?,
         replicas: spec.replicas.unsigned_abs(),
-        version,
-        image: image(spec, version),
+        release: Release::of(spec, version),
         pull_policy: spec.image.pull_policy,
         pull_secrets: spec.image.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         storage: spec.storage.clone(),
         min_tls: spec.tls.min_version,
+        cipher_suites: spec.tls.cipher_suites.clone(),
         client_auth: spec.tls.client.client_auth,
-        lifetimes,
+        lifetimes: lifetimes.both()?,
         issuers,
         extra_names,
         extra_addresses,
-        etcd,
+        etcd: etcd?,
         pod: spec.pod.clone(),
-        settings: Settings::of(spec).text(),
+        template: template?,
+        recorded: Settings::of(spec).text(),
+        settings: Settings::of(spec),
         service: spec.service.clone(),
-        repair,
+        repair: repair?,
         paused: spec.paused,
         requests: Requests::of(cluster),
     })
-}
-
-struct Problems(Vec<String>);
-
-impl Problems {
-    fn add(&mut self, problem: impl Into<String>) {
-        self.0.push(problem.into());
-    }
-}
-
-fn image(spec: &EtcdClusterSpec, version: Version) -> String {
-    let image = &spec.image;
-    let tag = image.tag.clone().unwrap_or_else(|| format!("v{version}"));
-    match &image.digest {
-        Some(digest) => format!("{}:{tag}@{digest}", image.repository),
-        None => format!("{}:{tag}", image.repository),
-    }
 }
 
 fn check_name(name: &str, problems: &mut Problems) {
@@ -142,18 +130,13 @@ fn check_version(text: &str, problems: &mut Problems) -> Option<Version> {
     match version {
         None if text.starts_with('v') => problems.add(format!("spec.version is {text:?}: write it without the v, like 3.6.16")),
         None => problems.add(format!("spec.version is {text:?}: it must be three numbers, like 3.6.16")),
-        Some(v) if v < Version::OLDEST || v.major > 3 || v.minor > Version::NEWEST_MINOR => problems.add(format!(
-            "spec.version {v} is not supported: {} or newer, up to 3.{}",
-            Version::OLDEST,
-            Version::NEWEST_MINOR
-        )),
-        Some(_) => {}
+        Some(v) if v.is_supported() => {}
+        Some(v) => {
+            let why = v.release().map(|release| format!(", because {}", release.why)).unwrap_or_default();
+            problems.add(format!("spec.version {v} is not supported{why}: {}", supported()));
+        }
     }
     version
-}
-
-fn check_duration(field: &str, duration: &Duration, problems: &mut Problems) -> Option<SignedDuration> {
-    duration.length().map_err(|e| problems.add(format!("{field}: {e}"))).ok()
 }
 
 /// A certificate cannot expire after the year 9999 (RFC 5280, 4.1.2.5).
@@ -203,6 +186,22 @@ fn check_issuers(tls: &TlsSpec, problems: &mut Problems) -> PerDomain<Issuer> {
         problems.add(ONE_FOR_BOTH);
     }
     issuers
+}
+
+/// What etcd checks when it starts, or finds out at the first connection.
+fn check_suites(tls: &TlsSpec, problems: &mut Problems) {
+    let suites = &tls.cipher_suites;
+    if suites.is_empty() {
+        return;
+    }
+    let mut check = |is_fulfilled: bool, why: &str| {
+        if !is_fulfilled {
+            problems.add(format!("spec.tls.cipherSuites: {why}"));
+        }
+    };
+    check(tls.min_version == TlsVersion::V12, TLS_1_3_SUITES);
+    check(suites.iter().any(|suite| suite.is_for_http2()), HTTP2_SUITE);
+    check(suites.iter().any(|suite| suite.is_for_ecdsa()), ECDSA_SUITE);
 }
 
 /// A container or a node takes this long to restart. A shorter time would treat a normal restart as a fault.
@@ -291,50 +290,6 @@ fn check_addresses(addresses: &[String], problems: &mut Problems) -> BTreeSet<Ip
         text.parse().map_err(|_| problems.add(problem)).ok()
     };
     addresses.iter().filter_map(parse).collect()
-}
-
-fn check_etcd(spec: &EtcdClusterSpec, problems: &mut Problems) -> Option<EtcdSettings> {
-    let etcd = &spec.etcd;
-    let heartbeat = check_duration("spec.etcd.heartbeatInterval", &etcd.heartbeat_interval, problems);
-    let election = check_duration("spec.etcd.electionTimeout", &etcd.election_timeout, problems);
-    let quota = quantity::bytes(&etcd.quota_backend_size);
-    if quota.is_none() {
-        problems.add(format!("spec.etcd.quotaBackendSize {:?} is not a size: write it like 2Gi", etcd.quota_backend_size.0));
-    }
-    for name in etcd.extra_args.keys() {
-        let flag = !name.is_empty()
-            && name.starts_with(|c: char| c.is_ascii_lowercase())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if !flag {
-            problems
-                .add(format!("spec.etcd.extraArgs: {name:?} is not the name of a flag; write it without the dashes in front"));
-        } else if RESERVED_FLAGS.iter().any(|reserved| name.starts_with(reserved)) {
-            problems.add(format!(
-                "spec.etcd.extraArgs: {name} is reserved: the operator sets it itself or it has a field of its own"
-            ));
-        }
-    }
-    let retention = &etcd.auto_compaction.retention;
-    let is_valid = match etcd.auto_compaction.mode {
-        CompactionMode::Periodic => retention == "0" || Duration(retention.clone()).length().is_ok(),
-        CompactionMode::Revision => retention.parse::<u64>().is_ok(),
-    };
-    if !is_valid {
-        problems.add(format!(
-            "spec.etcd.autoCompaction.retention {retention:?} does not fit the mode: a duration such as 5m for Periodic, a number of revisions for Revision"
-        ));
-    }
-    let (heartbeat, election) = (heartbeat?.as_millis(), election?.as_millis());
-    if heartbeat < 10 || election < 5 * heartbeat || election > 50_000 {
-        problems.add("spec.etcd.electionTimeout must be at least five times heartbeatInterval and at most 50s, heartbeatInterval at least 10ms");
-    }
-    Some(EtcdSettings {
-        heartbeat_interval: heartbeat,
-        election_timeout: election,
-        quota: quota?,
-        compaction: etcd.auto_compaction.clone(),
-        extra_args: etcd.extra_args.clone(),
-    })
 }
 
 #[cfg(test)]

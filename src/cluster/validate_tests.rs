@@ -49,8 +49,8 @@ fn a_volume_in_the_pod_has_room_for_the_database_and_may_be_lost_only_if_that_is
 #[test]
 fn every_default_is_valid() {
     let valid = check("{}").unwrap();
-    assert_eq!((valid.replicas, valid.version.to_string().as_str()), (3, "3.6.16"));
-    assert_eq!(valid.image, "gcr.io/etcd-development/etcd:v3.6.16");
+    assert_eq!((valid.replicas, valid.release.version.to_string().as_str()), (3, "3.6.16"));
+    assert_eq!(valid.release.image, "gcr.io/etcd-development/etcd:v3.6.16");
     let hours = SignedDuration::from_hours;
     assert_eq!(valid.lifetimes.client, Lifetimes { authority: hours(43_800), leaf: hours(2160) });
     assert_eq!(valid.lifetimes.client, valid.lifetimes.peer);
@@ -71,10 +71,10 @@ fn every_invalid_value_is_reported_with_what_to_do() {
         ("{version: '3.6'}", "spec.version", "three numbers, like 3.6.16"),
         ("{version: 3.6.16-rc.1}", "spec.version", "three numbers, like 3.6.16"),
         ("{version: v3.6.16}", "spec.version", "without the v"),
-        ("{version: 3.5.31}", "spec.version", "3.5.32 or newer"),
-        ("{version: 3.4.40}", "spec.version", "3.5.32 or newer"),
-        ("{version: 3.8.0}", "spec.version", "up to 3.7"),
-        ("{version: 4.0.0}", "spec.version", "up to 3.7"),
+        ("{version: 3.5.31}", "spec.version", "3.5 from 3.5.32"),
+        ("{version: 3.4.40}", "spec.version", "3.5 from 3.5.32"),
+        ("{version: 3.8.0}", "spec.version", "3.7 from 3.7.0"),
+        ("{version: 4.0.0}", "spec.version", "3.7 from 3.7.0"),
         ("{storage: {size: big}}", "spec.storage.size", "like 8Gi"),
         ("{storage: {size: '0'}}", "spec.storage.size", "like 8Gi"),
         ("{storage: {size: -1Gi}}", "spec.storage.size", "like 8Gi"),
@@ -104,6 +104,31 @@ fn every_invalid_value_is_reported_with_what_to_do() {
             "spec.etcd.autoCompaction.retention",
             "number of revisions",
         ),
+        ("{etcd: {quotaBackendSize: 15Mi}}", "spec.etcd.quotaBackendSize", "at least 16Mi"),
+        (
+            "{etcd: {featureGates: {AllAlpha: true}}}",
+            "spec.etcd.featureGates",
+            "no feature gate of etcd; these are: CompactHashCheck",
+        ),
+        (
+            "{etcd: {featureGates: {PriorityRequest: true}}}",
+            "spec.etcd.featureGates",
+            "etcd 3.6 does not have PriorityRequest, which is new in 3.7",
+        ),
+        ("{version: 3.5.35, etcd: {featureGates: {LeaseCheckpoint: true}}}", "spec.etcd.featureGates", "etcd 3.5 does not have"),
+        ("{etcd: {featureGates: {LeaseCheckpointPersist: true}}}", "spec.etcd.featureGates", "needs LeaseCheckpoint"),
+        (
+            "{etcd: {featureGates: {CompactHashCheck: true}, extraArgs: {experimental-compact-hash-check-enabled: 'true'}}}",
+            "spec.etcd.featureGates",
+            "remove that from spec.etcd.extraArgs",
+        ),
+        ("{tls: {cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]}}", "spec.tls.cipherSuites", "HTTP/2 needs"),
+        ("{tls: {cipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]}}", "spec.tls.cipherSuites", "have ECDSA keys"),
+        (
+            "{tls: {minVersion: TLS1.3, cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]}}",
+            "spec.tls.cipherSuites",
+            "etcd does not start with them",
+        ),
         ("{etcd: {extraArgs: {--max-txn-ops: '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
         ("{etcd: {extraArgs: {'': '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
         ("{etcd: {extraArgs: {'max-txn-ops=1 --name': x}}}", "spec.etcd.extraArgs", "not the name of a flag"),
@@ -116,29 +141,35 @@ fn every_invalid_value_is_reported_with_what_to_do() {
 
 #[test]
 fn flags_that_the_operator_sets_are_reserved() {
-    for flag in [
-        "name",
-        "data-dir",
-        "listen-client-urls",
-        "initial-cluster-state",
-        "force-new-cluster",
-        "trusted-ca-file",
-        "cert-file",
-        "client-cert-auth",
-        "peer-auto-tls",
-        "unsafe-no-fsync",
-        "tls-min-version",
-        "quota-backend-bytes",
-        "cipher-suites",
-        "experimental-peer-skip-client-san-verification",
-        "discovery",
-        "auth-token",
-        "config-file",
+    for (flag, why) in [
+        ("name", "the operator names the members"),
+        ("data-dir", "the data is on the member's volume"),
+        ("listen-client-urls", "sets all addresses"),
+        ("initial-cluster-state", "decides how members start"),
+        ("force-new-cluster", "recover-from"),
+        ("trusted-ca-file", "issues all certificates"),
+        ("cert-file", "issues all certificates"),
+        ("client-cert-auth", "set spec.tls.client.clientAuth"),
+        ("client-crl-file", "issues all certificates"),
+        ("peer-auto-tls", "issues all certificates"),
+        ("unsafe-no-fsync", "lose data"),
+        ("tls-min-version", "set spec.tls.minVersion"),
+        ("tls-max-version", "set spec.tls.minVersion for the oldest"),
+        ("quota-backend-bytes", "set spec.etcd.quotaBackendSize"),
+        ("cipher-suites", "set spec.tls.cipherSuites"),
+        ("auto-compaction-mode", "set spec.etcd.autoCompaction.mode"),
+        ("auto-compaction-retention", "set spec.etcd.autoCompaction.retention"),
+        ("log-level", "set spec.etcd.logLevel"),
+        ("feature-gates", "set spec.etcd.featureGates"),
+        ("experimental-peer-skip-client-san-verification", "issues all certificates"),
+        ("discovery", "decides how members start"),
+        ("auth-token", "not managed yet"),
+        ("config-file", "ignores all other flags"),
     ] {
         let message = only_problem(&format!("{{etcd: {{extraArgs: {{{flag}: x}}}}}}"));
-        assert!(message.contains(&format!("{flag} is reserved")), "{message}");
+        assert!(message.contains(&format!("{flag} is reserved: ")) && message.contains(why), "{message}");
     }
-    for flag in ["max-txn-ops", "snapshot-catchup-entries", "log-level", "metrics"] {
+    for flag in ["max-txn-ops", "snapshot-catchup-entries", "log-format", "metrics"] {
         let valid = check(&format!("{{etcd: {{extraArgs: {{{flag}: x}}}}}}")).unwrap();
         assert_eq!(valid.etcd.extra_args[flag], "x");
     }
@@ -177,6 +208,8 @@ fn limits_are_inclusive() {
         "{etcd: {heartbeatInterval: 10ms, electionTimeout: 50ms}}",
         "{etcd: {electionTimeout: 50s}}",
         "{etcd: {autoCompaction: {retention: '0'}}}",
+        "{etcd: {quotaBackendSize: 16Mi}}",
+        "{version: 3.7.3, etcd: {featureGates: {PriorityRequest: true, FastLeaseKeepAlive: false}}}",
         "{etcd: {autoCompaction: {mode: Revision, retention: '10000'}}}",
         "{storage: {size: 1.5Gi}}",
         "{storage: {size: '1e9'}}",
@@ -199,7 +232,7 @@ fn quantities_with_an_exponent_are_read() {
 #[test]
 fn images_are_named_by_tag_and_digest() {
     let digest = format!("sha256:{}", "0".repeat(64));
-    let image = |spec: &str| check(spec).unwrap().image;
+    let image = |spec: &str| check(spec).unwrap().release.image;
     assert_eq!(image("{image: {repository: r.example:5000/etcd}}"), "r.example:5000/etcd:v3.6.16");
     assert_eq!(image("{image: {repository: e, tag: mine}}"), "e:mine");
     assert_eq!(image(&format!("{{image: {{repository: e, digest: '{digest}'}}}}")), format!("e:v3.6.16@{digest}"));
@@ -220,7 +253,7 @@ proptest! {
     #[test]
     fn no_spec_causes_a_panic(
         replicas in any::<i32>(),
-        texts in prop::collection::vec(prop_oneof![any::<String>(), "[0-9]{0,20}(\\.[0-9]{0,12})?(h|m|s|ms|Ki|Gi|Pi|m|k)?", "v?[0-9]{1,5}\\.[0-9]\\.[0-9]{1,11}"], 16),
+        texts in prop::collection::vec(prop_oneof![any::<String>(), "[0-9]{0,20}(\\.[0-9]{0,12})?(h|m|s|ms|Ki|Gi|Pi|m|k)?", "v?[0-9]{1,5}\\.[0-9]\\.[0-9]{1,11}"], 17),
     ) {
         let mut cluster = cluster("{}");
         let spec = &mut cluster.spec;
@@ -244,6 +277,7 @@ proptest! {
         spec.tls.client.extra_sans.ip_addresses = vec![next()];
         spec.etcd.auto_compaction.retention = next();
         spec.etcd.extra_args = [(next(), next())].into();
+        spec.etcd.feature_gates = [(next(), true)].into();
         cluster.metadata.name = Some(next());
         if let Err(Invalid(problems)) = validate(&cluster, "cluster.local") {
             prop_assert!(!problems.is_empty());

@@ -6,13 +6,14 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta::v1::OwnerReference};
 
 use crate::{
-    api::{AutoCompaction, ClientAuth, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion},
+    api::{
+        AutoCompaction, CipherSuite, ClientAuth, LogLevel, PodSpec, PullPolicy, Retention, ServiceSpec, StorageSpec, TlsVersion,
+    },
     certificates::{lifetimes::Lifetimes, transition::NewAuthority},
-    cluster::requests::Requests,
-    etcd::Version,
+    cluster::{release::Release, requests::Requests, settings::Settings},
     ids::Uid,
     names::Names,
     pki::{Domain, Issuer, PerDomain},
@@ -29,10 +30,8 @@ pub struct ValidatedCluster {
     pub owner: OwnerReference,
     /// The desired number of members.
     pub replicas: u32,
-    /// The version of etcd.
-    pub version: Version,
-    /// The image, with tag or digest.
-    pub image: String,
+    /// The etcd that members run.
+    pub release: Release,
     /// The image pull policy.
     pub pull_policy: PullPolicy,
     /// The image pull secrets.
@@ -41,6 +40,8 @@ pub struct ValidatedCluster {
     pub storage: StorageSpec,
     /// The minimum TLS version.
     pub min_tls: TlsVersion,
+    /// The cipher suites of TLS 1.2; all if there are none.
+    pub cipher_suites: Vec<CipherSuite>,
     /// Whether clients must present a certificate.
     pub client_auth: ClientAuth,
     /// How long certificates are valid.
@@ -55,8 +56,12 @@ pub struct ValidatedCluster {
     pub etcd: EtcdSettings,
     /// The pods.
     pub pod: PodSpec,
-    /// The fields for which members are restarted, as they are recorded on pods.
-    pub settings: String,
+    /// What the spec adds to the template of pods.
+    pub template: PodTemplateSpec,
+    /// The fields for which members are restarted.
+    pub settings: Settings,
+    /// The same as they are recorded on pods with this release.
+    pub recorded: String,
     /// The Service for clients.
     pub service: ServiceSpec,
     /// When members that cannot recover are replaced.
@@ -114,6 +119,10 @@ pub struct EtcdSettings {
     pub quota: i64,
     /// Compaction.
     pub compaction: AutoCompaction,
+    /// The least level of what is logged.
+    pub log_level: LogLevel,
+    /// Feature gates.
+    pub feature_gates: BTreeMap<String, bool>,
     /// Additional flags.
     pub extra_args: BTreeMap<String, String>,
 }

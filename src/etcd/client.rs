@@ -3,9 +3,10 @@
 
 use super::{
     Change, Class, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, StatusAnswer, Target, Tls, TlsFault,
-    progress,
+    Version, VersionMetrics, progress,
 };
 use crate::ids::{ClusterId, MemberId};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, DowngradeOptions};
 use futures::{FutureExt, future::BoxFuture};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -99,6 +100,14 @@ impl Dialer for Client {
         .boxed()
     }
 
+    fn versions<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<VersionMetrics, EtcdError>> {
+        async move {
+            let tcp = self.connect(target).await?;
+            self.within(progress::read_versions(tcp).boxed()).await
+        }
+        .boxed()
+    }
+
     fn served<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<Vec<u8>, DialError>> {
         async move { Ok(self.handshake(target, tls).await?.0) }.boxed()
     }
@@ -175,6 +184,8 @@ async fn status(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberS
         raft_applied_index: status.raft_applied_index(),
         is_learner: status.is_learner(),
         version: status.version().to_owned(),
+        storage: Version::parse(status.storage_version()),
+        downgrade: status.downgrade_info().filter(|info| info.enabled()).and_then(|info| Version::parse(info.target_version())),
         db_size: status.db_size(),
         errors: status.errors().to_vec(),
     })
@@ -229,6 +240,15 @@ async fn change(stream: TlsStream<TcpStream>, target: &Target, change: &Change) 
         Change::Promote { id } => client.member_promote(id.0).await.map(|_| ()),
         Change::Remove { id } => client.member_remove(id.0).await.map(|_| ()),
         Change::MoveLeader { to } => client.move_leader(to.0).await.map(|_| ()),
+        Change::EnableDowngrade { to } => {
+            client.maintenance_client().downgrade(DowngradeOptions::Enable(format!("3.{to}"))).await.map(|_| ())
+        }
+        Change::CancelDowngrade => client.maintenance_client().downgrade(DowngradeOptions::Cancel).await.map(|_| ()),
+        Change::DisarmSpace { member } => {
+            let mut of_member = AlarmOptions::new();
+            of_member.with_member(member.0);
+            client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(of_member)).await.map(|_| ())
+        }
     }?;
     Ok(())
 }

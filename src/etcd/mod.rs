@@ -16,7 +16,7 @@ mod version;
 pub use client::Client;
 pub use error::{Class, DialError, EtcdError, TlsFault};
 pub use tls::{Tls, TlsError};
-pub use version::Version;
+pub use version::{RELEASES, Release, Version, supported};
 
 use futures::future::BoxFuture;
 use std::{collections::BTreeSet, fmt, net::IpAddr};
@@ -74,6 +74,10 @@ pub struct MemberStatus {
     pub is_learner: bool,
     /// The version of etcd that the member runs, such as `3.6.16`.
     pub version: String,
+    /// The version of its storage, which follows that of the cluster. 3.5 does not report it.
+    pub storage: Option<Version>,
+    /// The version to which the cluster may be downgraded, while a downgrade is enabled. 3.5 does not report it.
+    pub downgrade: Option<Version>,
     /// The bytes that the database occupies on disk, free pages included.
     pub db_size: i64,
     /// The errors that etcd reports: that there is no leader, and every alarm.
@@ -81,6 +85,16 @@ pub struct MemberStatus {
 }
 
 impl MemberStatus {
+    /// The members that have raised the alarm NOSPACE. Every member reports the alarms of all, as `memberID:160 alarm:NOSPACE`
+    /// (`server/etcdserver/api/v3rpc/maintenance.go`, `Status`).
+    pub fn out_of_space(&self) -> impl Iterator<Item = MemberId> {
+        let member = |error: &String| {
+            let (member, alarm) = error.strip_prefix("memberID:")?.split_once(" alarm:")?;
+            member.parse().ok().filter(|_| alarm.trim() == "NOSPACE").map(MemberId)
+        };
+        self.errors.iter().filter_map(member)
+    }
+
     /// Whether the member reports that it is the leader.
     pub fn leads(&self) -> bool {
         self.leader == Some(self.member_id)
@@ -148,6 +162,18 @@ pub enum Change {
         /// The next leader.
         to: MemberId,
     },
+    /// Allows members of the minor version before: the version of the cluster and then that of each member's storage become this one.
+    EnableDowngrade {
+        /// The minor version, of etcd 3.
+        to: u32,
+    },
+    /// Allows them no longer.
+    CancelDowngrade,
+    /// Disarms the alarm NOSPACE that a member has raised.
+    DisarmSpace {
+        /// The member.
+        member: MemberId,
+    },
 }
 
 /// How recent a member's data is, according to its metrics, which it serves without TLS and without quorum.
@@ -160,6 +186,15 @@ pub struct Progress {
     pub has_leader: bool,
     /// Whether it is a learner, which has no vote.
     pub is_learner: bool,
+}
+
+/// What a member's metrics say about versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionMetrics {
+    /// The minor version of the cluster as the member knows it: the oldest that a member runs, or lower while a downgrade is enabled.
+    pub cluster: Option<u32>,
+    /// Whether its process has written a snapshot of raft's log since it started.
+    pub has_snapshot: bool,
 }
 
 /// The operator's requests to one etcd member. Each call opens a new connection and has a timeout.
@@ -186,6 +221,9 @@ pub trait Dialer: Send + Sync + 'static {
 
     /// Reads, without TLS, from the metrics port, to which peers the member has connections that it made itself.
     fn active_peers<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>>;
+
+    /// Reads, without TLS, from the metrics port, what the member's metrics say about versions.
+    fn versions<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<VersionMetrics, EtcdError>>;
 
     /// Reads the leaf that the member serves and sends no request. It works without a client certificate even if the member
     /// requires one, because with TLS 1.3 the server presents its own certificate before it can refuse.

@@ -15,7 +15,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Class, EtcdError, Progress};
+use super::{Class, EtcdError, Progress, VersionMetrics};
 use crate::ids::MemberId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,6 +39,14 @@ pub async fn read_peers(stream: TcpStream) -> Result<BTreeSet<MemberId>, EtcdErr
     Ok(peers(&request(stream).await?))
 }
 
+/// Requests the metrics and reads from them what they say about versions. Each version that a cluster has had since the member's start
+/// has a line of `etcd_cluster_version`; that of the present one has the value 1 (`server/etcdserver/api/membership/cluster.go`,
+/// `SetVersion`).
+pub async fn read_versions(stream: TcpStream) -> Result<VersionMetrics, EtcdError> {
+    versions(&request(stream).await?)
+        .ok_or_else(|| EtcdError::new(Class::Other, "its metrics do not contain the number of its snapshots"))
+}
+
 async fn request(mut stream: TcpStream) -> Result<String, EtcdError> {
     // The answer to an HTTP/1.0 request is not chunked and ends with the connection.
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.map_err(|_| EtcdError::closed())?;
@@ -55,6 +63,17 @@ fn peers(answer: &str) -> BTreeSet<MemberId> {
         remote.split_once('"')?.0.parse().ok().filter(|_| is_active)
     };
     answer.lines().filter_map(peer).collect()
+}
+
+fn versions(answer: &str) -> Option<VersionMetrics> {
+    let value = |line: &str, name: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    let is_positive = |value: f64| value > 0.0;
+    let cluster = |line: &str| {
+        let (minor, value) = line.strip_prefix("etcd_cluster_version{cluster_version=\"3.")?.split_once("\"} ")?;
+        value.trim().parse().is_ok_and(is_positive).then(|| minor.parse().ok()).flatten()
+    };
+    let snapshots = answer.lines().find_map(|line| value(line, "etcd_snap_fsync_duration_seconds_count"))?;
+    Some(VersionMetrics { cluster: answer.lines().find_map(cluster), has_snapshot: is_positive(snapshots) })
 }
 
 fn parse(answer: &str) -> Option<Progress> {
@@ -85,6 +104,11 @@ mod tests {
         };
         assert_eq!(peers_of(0), [MemberId(0x91bc_3c39_8fb3_c146)].into());
         assert_eq!(peers_of(1), [MemberId(0x91bc_3c39_8fb3_c146), MemberId(0xfd42)].into());
+        let cluster = "etcd_cluster_version{cluster_version=\"3.5\"} 0\netcd_cluster_version{cluster_version=\"3.6\"} 1\n";
+        let of = |snapshots| versions(&format!("{cluster}etcd_snap_fsync_duration_seconds_count {snapshots}\n"));
+        assert_eq!(of(0), Some(VersionMetrics { cluster: Some(6), has_snapshot: false }));
+        assert_eq!(of(2), Some(VersionMetrics { cluster: Some(6), has_snapshot: true }));
+        assert_eq!(versions(cluster), None);
         assert_eq!(parse("HTTP/1.0 404 Not Found\r\n\r\n404 page not found"), None);
         assert_eq!(parse(&answer.replace("current_revision 1", "current_revision of 1")), None);
     }

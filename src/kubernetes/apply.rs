@@ -96,19 +96,20 @@ async fn restore_labels(api: &Api<DynamicObject>, object: &Object, existing: &Ob
     labelled.map(drop).map_err(|error| WriteError::of(object.describe(), error))
 }
 
-/// Merges labels and annotations into an object that must still be the one with this uid.
+/// Merges labels and annotations into an object that must still be the one with this uid. Those with the value `None` are removed.
+/// Returns its metadata as they are then.
 pub async fn annotate<K>(
     api: &Api<K>,
     name: &str,
     uid: &Uid,
     labels: &impl Serialize,
     annotations: &impl Serialize,
-) -> Result<(), kube::Error>
+) -> Result<ObjectMeta, kube::Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
     let meta = ObjectMeta { uid: Some(uid.to_string()), ..ObjectMeta::default() };
-    merge(api, name, meta, json!({ "labels": labels, "annotations": annotations })).await.map(drop)
+    merge(api, name, meta, json!({ "labels": labels, "annotations": annotations })).await
 }
 
 /// Merges annotations into an object that must still be this version of it. Annotations with the value `None` are removed. Returns the
@@ -123,23 +124,19 @@ where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
     let (uid, resource_version) = (Some(seen.uid.to_string()), Some(seen.resource_version.clone()));
-    merge(api, name, ObjectMeta { uid, resource_version, ..ObjectMeta::default() }, json!({ "annotations": annotations })).await
+    let meta = ObjectMeta { uid, resource_version, ..ObjectMeta::default() };
+    Ok(merge(api, name, meta, json!({ "annotations": annotations })).await?.resource_version)
 }
 
-/// Merges a part of the metadata into an object that meets the `precondition`. Returns the new version.
-async fn merge<K>(
-    api: &Api<K>,
-    name: &str,
-    precondition: ObjectMeta,
-    part: serde_json::Value,
-) -> Result<Option<String>, kube::Error>
+/// Merges a part of the metadata into an object that meets the `precondition`. Returns its metadata as they are then.
+async fn merge<K>(api: &Api<K>, name: &str, precondition: ObjectMeta, part: serde_json::Value) -> Result<ObjectMeta, kube::Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
     let patch: PartialObjectMeta<K> = precondition.into_request_partial::<K>();
     let mut patch = json!(patch);
     patch["metadata"].as_object_mut().into_iter().for_each(|meta| meta.extend(part.as_object().cloned().unwrap_or_default()));
-    Ok(api.patch_metadata(name, &merging(), &Patch::Merge(&patch)).await?.metadata.resource_version)
+    Ok(api.patch_metadata(name, &merging(), &Patch::Merge(&patch)).await?.metadata)
 }
 
 /// Writes the status of an object that must still be the version `seen`, so that a status describes what the pass has seen. If the

@@ -139,14 +139,19 @@ impl Desired {
 
     /// Records what the API server made of an object.
     pub fn record(&self, object: &Object, result: &DynamicObject, now: Timestamp) {
-        let Some(uid) = Uid::of(&result.metadata) else { return };
+        self.record_fields(&result.metadata, &object.drift, &differences(result, &object.body), now);
+    }
+
+    /// The same for a part of an object: `drift` is what others had changed before it was written, and `left` what the answer of the
+    /// API server still does not have.
+    pub fn record_fields(&self, result: &ObjectMeta, drift: &[Difference], left: &[Difference], now: Timestamp) {
+        let Some(uid) = Uid::of(result) else { return };
         let mut fights = self.fights.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = differences(result, &object.body);
         if !left.is_empty() {
-            let manager = left.iter().find_map(|difference| manager_of(&result.metadata, &difference.path));
-            fights.insert(uid, Fight { paths: paths(&left), manager, lost: PATIENCE, at: now });
-        } else if !object.drift.is_empty() {
-            let paths = paths(&object.drift);
+            let manager = left.iter().find_map(|difference| manager_of(result, &difference.path));
+            fights.insert(uid, Fight { paths: paths(left), manager, lost: PATIENCE, at: now });
+        } else if !drift.is_empty() {
+            let paths = paths(drift);
             let before = fights.remove(&uid).filter(|fight| fight.paths == paths && now.duration_since(fight.at) < RETRY);
             fights.insert(uid, Fight { paths, manager: None, lost: before.map_or(1, |fight| fight.lost + 1), at: now });
         }
@@ -154,9 +159,14 @@ impl Desired {
 
     /// Whether it is useless to apply an object now, because others overwrite it at once. It is tried again after [`RETRY`].
     pub fn overwritten(&self, object: &Object, now: Timestamp) -> Option<Overwritten> {
+        self.overwritten_fields(&object.seen.as_ref()?.uid, &object.drift, now)
+    }
+
+    /// The same for a part of an object: `drift` is what others have changed of it.
+    pub fn overwritten_fields(&self, uid: &Uid, drift: &[Difference], now: Timestamp) -> Option<Overwritten> {
         let fights = self.fights.lock().unwrap_or_else(PoisonError::into_inner);
-        let fight = fights.get(&object.seen.as_ref()?.uid)?;
-        let is_same = !object.drift.is_empty() && fight.paths == paths(&object.drift);
+        let fight = fights.get(uid)?;
+        let is_same = !drift.is_empty() && fight.paths == paths(drift);
         let is_lost = fight.lost >= PATIENCE && now.duration_since(fight.at) < RETRY;
         (is_same && is_lost).then(|| Overwritten { manager: fight.manager.clone() })
     }

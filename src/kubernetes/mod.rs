@@ -3,7 +3,7 @@
 
 pub mod apply;
 pub mod cached;
-mod covers;
+pub mod covers;
 pub mod desired;
 pub mod error;
 pub mod object;

@@ -47,8 +47,8 @@ async fn fields_that_the_api_server_rewrites_are_not_written_again() {
         "version": "3.5.35",
         "storage": { "size": 10_737_418_240_u64, "storageClassName": "fast", "retention": "Delete" },
         "image": { "repository": "example.com/etcd", "tag": "x", "pullPolicy": "Always", "pullSecrets": [{ "name": "registry" }] },
-        "tls": { "minVersion": "TLS1.3", "client": { "extraSANs": { "dnsNames": ["etcd.example.com"], "ipAddresses": ["2001:DB8::1"] } } },
-        "etcd": { "quotaBackendSize": "2147483648", "extraArgs": { "max-txn-ops": "512" } },
+        "tls": { "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"], "client": { "extraSANs": { "dnsNames": ["etcd.example.com"], "ipAddresses": ["2001:DB8::1"] } } },
+        "etcd": { "quotaBackendSize": "2147483648", "logLevel": "warn", "extraArgs": { "max-txn-ops": "512" } },
         "pod": {
             "resources": { "requests": { "cpu": 0.5, "memory": "1024Mi" }, "limits": { "cpu": "1000m" } },
             "affinity": { "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
@@ -59,8 +59,19 @@ async fn fields_that_the_api_server_rewrites_are_not_written_again() {
                 "labelSelector": {} }],
             "priorityClassName": "high",
             "labels": { "team": "" }, "annotations": { "note": "" },
+            "template": { "metadata": { "labels": { "more": "" } }, "spec": {
+                "hostAliases": [{ "ip": "192.0.2.1", "hostnames": ["registry.example.com"] }],
+                "initContainers": [{ "name": "prepare", "image": "busybox", "restartPolicy": "Always", "resources": { "limits": { "cpu": 0.5, "memory": "1024Mi" } } }],
+                "containers": [
+                    { "name": "proxy", "image": "proxy:1", "ports": [{ "containerPort": 9000 }],
+                      "readinessProbe": { "httpGet": { "port": "9000" } }, "env": [{ "name": "A", "value": "" }] },
+                    { "name": "etcd", "env": [{ "name": "GOMAXPROCS", "value": "2" }],
+                      "volumeMounts": [{ "name": "more", "mountPath": "/more" }] },
+                ],
+                "volumes": [{ "name": "more", "emptyDir": { "sizeLimit": "1024Mi" } }],
+            } },
         },
-        "service": { "type": "LoadBalancer", "annotations": { "a": "" } },
+        "service": { "type": "LoadBalancer", "loadBalancerClass": "example.com/a", "labels": { "a": "" }, "annotations": { "a": "" } },
     });
     world.cluster("demo", spec).await;
     world.bootstrapped("demo").await;
@@ -166,7 +177,8 @@ async fn additions_by_others_are_kept() {
 }
 
 /// Changes a part of an object, as a user would.
-async fn change<K>(world: &World<'_>, name: &str, patch: Value)
+/// Changes an object as its user does.
+pub async fn change<K>(world: &World<'_>, name: &str, patch: Value)
 where
     K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
 {

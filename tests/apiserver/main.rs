@@ -6,6 +6,7 @@
 mod admission;
 mod authorities;
 mod bootstrap;
+mod edits;
 mod foreign;
 mod issuers;
 mod killed;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use etcd_warden::{
-    etcd::{Change, Client, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls},
+    etcd::{Change, Client, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls, VersionMetrics},
     ids::MemberId,
     names::label,
 };
@@ -67,6 +67,10 @@ impl Dialer for Faulty {
 
     fn advance<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<(), EtcdError>> {
         self.client.advance(target, tls)
+    }
+
+    fn versions<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<VersionMetrics, EtcdError>> {
+        self.client.versions(target)
     }
 
     fn active_peers<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>> {

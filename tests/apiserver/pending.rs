@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use etcd_warden::{
     api::{EtcdCluster, EtcdUser},
     certificates::requests::pending_key,
-    etcd::{Change, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, StatusAnswer, Target, Tls},
+    etcd::{
+        Change, DialError, Dialer, EtcdError, Member, MemberList, MemberStatus, Progress, StatusAnswer, Target, Tls,
+        VersionMetrics,
+    },
     ids::{ClusterId, MemberId, Uid},
     names::{authority_key, member_key, tls_key},
     pki::Holder,
@@ -51,6 +54,8 @@ impl Dialer for Healthy {
             raft_applied_index: 10,
             is_learner: false,
             version: "3.6.16".into(),
+            storage: None,
+            downgrade: None,
             db_size: 1 << 16,
             errors: vec![],
         };
@@ -69,6 +74,10 @@ impl Dialer for Healthy {
 
     fn advance<'a>(&'a self, _: &'a Target, _: &'a Tls) -> BoxFuture<'a, Result<(), EtcdError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn versions<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<VersionMetrics, EtcdError>> {
+        Box::pin(async { Ok(VersionMetrics { cluster: Some(6), has_snapshot: false }) })
     }
 
     fn active_peers<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>> {

@@ -22,7 +22,7 @@ use crate::{
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         scenario!(refused_at_apply),
-        scenario!(cannot_be_changed_yet),
+        scenario!(cannot_be_changed),
         scenario!(image_that_cannot_be_pulled),
         scenario!(missing_storage_class),
         scenario!(too_little_memory),
@@ -44,8 +44,8 @@ async fn refused_at_apply(world: Arc<World>) {
         ("demo", json!({ "replicas": -1 }), "must be 1 to 9"),
         ("demo", json!({ "version": "latest" }), "must be a version of three numbers, like 3.6.16"),
         ("demo", json!({ "version": "3.6" }), "must be a version of three numbers, like 3.6.16"),
-        ("demo", json!({ "version": "3.5.31" }), "is not supported: 3.5.32 or newer"),
-        ("demo", json!({ "version": "3.4.40" }), "is not supported: 3.5.32 or newer"),
+        ("demo", json!({ "version": "3.5.31" }), "is not supported: 3.5 from 3.5.32"),
+        ("demo", json!({ "version": "3.4.40" }), "is not supported: 3.5 from 3.5.32"),
         ("demo", json!({ "version": "v3.6.16" }), "write the version without the v, like 3.6.16"),
         ("demo", leaf("90 days"), duration),
         ("demo", leaf(""), duration),
@@ -112,13 +112,14 @@ async fn nothing_was_created(world: &World) {
     assert_eq!(maps, "configmap/kube-root-ca.crt\n");
 }
 
-/// Changes of fields that cannot be changed yet are refused with a message; other changes are accepted.
-async fn cannot_be_changed_yet(world: Arc<World>) {
+/// Changes that etcd or the operator cannot make are refused with a message; other changes are accepted.
+async fn cannot_be_changed(world: Arc<World>) {
     // The cluster is paused, so that nothing is created.
-    world.create_cluster("demo", 1, json!({ "paused": true })).await;
+    world.create_cluster("demo", 1, json!({ "paused": true, "version": "3.5.35" })).await;
+    let in_pods = json!({ "emptyDir": { "sizeLimit": "8Gi", "acceptDataLoss": true } });
     for (complaint, change) in [
-        ("spec.version: the minor version cannot be changed yet", json!({ "version": "3.7.3" })),
-        ("spec.storage.size cannot be changed yet", json!({ "storage": { "size": "2Gi" } })),
+        ("etcd skips no minor version", json!({ "version": "3.7.3" })),
+        ("the minor version cannot be changed with spec.storage.emptyDir", json!({ "version": "3.6.16", "storage": in_pods })),
     ] {
         let patch = json!({ "spec": change }).to_string();
         let refused = world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.failure();

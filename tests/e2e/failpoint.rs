@@ -13,7 +13,7 @@ use std::{
 use axum::http::{Method, Request, Response, header::CONTENT_TYPE};
 use etcd_warden::{
     controllers,
-    etcd::{self, Change, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls},
+    etcd::{self, Change, DialError, Dialer, EtcdError, MemberList, Progress, StatusAnswer, Target, Tls, VersionMetrics},
     http::Readiness,
     ids::MemberId,
     metrics::Metrics,
@@ -278,6 +278,10 @@ impl Dialer for Run {
 
     fn progress<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Progress, EtcdError>> {
         Box::pin(async { etcd::Client::default().progress(target).await })
+    }
+
+    fn versions<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<VersionMetrics, EtcdError>> {
+        Box::pin(async { etcd::Client::default().versions(target).await })
     }
 
     fn active_peers<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<BTreeSet<MemberId>, EtcdError>> {

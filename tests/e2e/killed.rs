@@ -27,6 +27,7 @@ use serde_json::json;
 use crate::{
     failpoint::{kill_at_each_change, operate_until},
     harness::Scenario,
+    history::Histories,
     members::{incarnations, voters},
     operator,
     tools::until,
@@ -149,6 +150,8 @@ async fn killed_during(change: Change, world: Arc<World>) -> String {
         world.patch::<EtcdCluster>("demo", patch).await;
     };
     let writers = Writers::start(&user).await;
+    // One of the clusters that run side by side has these clients, too.
+    let histories = if matches!(change, Change::Replace) { Some(Histories::start(&user).await) } else { None };
     match change {
         Change::Grow | Change::Shrink => world.patch::<EtcdCluster>("demo", json!({ "spec": { "replicas": to } })).await,
         Change::Restart => annotate("restarted-at", "now").await,
@@ -171,6 +174,7 @@ async fn killed_during(change: Change, world: Arc<World>) -> String {
     };
     let kills = kill_at_each_change(&world.namespace, until(&format!("{change:?}"), TIMEOUT, done)).await;
     let took = began.elapsed();
+    let history = if let Some(histories) = histories { format!("; {}", histories.stop(&world).await) } else { String::new() };
     let figures = writers.stop().await.checked(&user).await;
 
     let after = world.status("demo").await;
@@ -212,7 +216,7 @@ async fn killed_during(change: Change, world: Arc<World>) -> String {
     for part in change.parts() {
         assert!(kills.at(part), "no kill at {part}; {}", kills.summary());
     }
-    format!("{change:?} in {:.0} s, {}; {figures}", took.as_secs_f32(), kills.summary())
+    format!("{change:?} in {:.0} s, {}; {figures}{history}", took.as_secs_f32(), kills.summary())
 }
 
 fn ids(status: &EtcdClusterStatus) -> BTreeMap<String, Option<MemberId>> {

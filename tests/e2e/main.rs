@@ -23,12 +23,15 @@ mod access;
 mod bad_input;
 mod bench;
 mod certificates;
+#[path = "../clients/mod.rs"]
+mod clients;
 mod drift;
 mod evidence;
 mod examples;
 mod failpoint;
 mod faults;
 mod harness;
+mod history;
 mod issuers;
 mod killed;
 mod lifecycle;
@@ -41,6 +44,7 @@ mod rotation;
 mod storage;
 mod tools;
 mod users;
+mod versions;
 mod watcher;
 #[path = "../webhook/mod.rs"]
 mod webhook;
@@ -52,6 +56,7 @@ use harness::Scenario;
 fn main() -> std::process::ExitCode {
     // The longest scenarios start first.
     let themes = [
+        versions::scenarios(),
         issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),

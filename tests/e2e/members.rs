@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
+    history::Histories,
     tools::{kubectl, process, run, until},
     watcher::Watchers,
     world::{Identity, TIMEOUT, World},
@@ -94,6 +95,7 @@ async fn restarted(world: Arc<World>) {
     // While clients watch, etcd takes 7 s to stop.
     let watchers = Watchers::start(&user, &world.member_endpoints(3)).await;
     let writers = Writers::start(&user).await;
+    let histories = Histories::start(&user).await;
     let mut led = None;
     // On a slow machine etcd may elect a member that has already been restarted; then leadership is not moved, and the restart is
     // repeated.
@@ -109,9 +111,10 @@ async fn restarted(world: Arc<World>) {
     let made: Vec<_> = pods.iter().map(|pod| (pod.name_any(), pod.creation_timestamp())).collect();
     let last = made.iter().find(|(pod, _)| *pod == format!("{led}-0")).unwrap();
     assert!(made.iter().all(|(_, at)| *at <= last.1), "{led} led: {made:?}");
+    let history = histories.stop(&world).await;
     let figures = writers.stop().await.checked(&user).await;
     let seen = watchers.stop(&figures).await;
-    world.measure(format!("restart: {figures}; {seen}"));
+    world.measure(format!("restart: {figures}; {seen}; {history}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     world.has_no_event("demo", "MemberDown").await;
@@ -188,6 +191,7 @@ async fn invalid_pod_template(world: Arc<World>) {
 async fn claims_lost(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&user).await;
+    let histories = Histories::start(&user).await;
     for role in ["Follower", "Leader"] {
         let status = world.status("demo").await;
         let member = status.members.into_iter().find(|member| member.role.as_deref() == Some(role)).unwrap();
@@ -197,8 +201,9 @@ async fn claims_lost(world: Arc<World>) {
         world.measure(format!("the claim of the {role} lost: ready after {:.1} s", began.elapsed().as_secs_f32()));
         voters(&user, 3).await;
     }
+    let history = histories.stop(&world).await;
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("two members replaced: {figures}"));
+    world.measure(format!("two members replaced: {figures}; {history}"));
     figures.assert_nothing_lost();
 }
 

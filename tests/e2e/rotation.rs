@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::{
     certificates::put_leaves,
     harness::Scenario,
+    history::Histories,
     members::incarnations,
     tools::{openssl, until},
     world::{Identity, TIMEOUT, World},
@@ -186,6 +187,7 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     let stolen = world.write("stolen", &world.secret("demo-0-tls").await);
     let before = status(world, domain).await;
     let writers = Writers::start(&user).await;
+    let histories = Histories::start(&user).await;
     let refreshing = refresh(Arc::clone(world));
     let began = Instant::now();
     rotate(world, &domain.to_string()).await;
@@ -204,10 +206,11 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     .await;
     world.until_ready("demo").await;
     world.measure(format!("the {domain} authority rotated in {:.1} s", began.elapsed().as_secs_f32()));
+    let history = histories.stop(world).await;
     let figures = writers.stop().await;
     refreshing.abort();
     let figures = figures.checked(&world.user_identity("app").await).await;
-    world.measure(format!("rotation of the {domain} authority: {figures}"));
+    world.measure(format!("rotation of the {domain} authority: {figures}; {history}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
     assert_eq!(seen.into_inner().unwrap(), ["Distributing", "Reissuing", "Dropping"]);

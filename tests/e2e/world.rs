@@ -89,9 +89,14 @@ impl World {
         self.measured.lock().unwrap().clone()
     }
 
+    /// Where the files of the scenario are kept.
+    pub fn folder(&self) -> PathBuf {
+        root().join("target/e2e").join(&self.scenario)
+    }
+
     /// Writes the objects, events and logs of the namespace and the operator's log to files, without the contents of Secrets.
     pub async fn dump(&self) {
-        let folder = root().join("target/e2e").join(&self.scenario);
+        let folder = self.folder();
         fs::create_dir_all(&folder).unwrap();
         let write = |name: &str, ran: Ran| fs::write(folder.join(name), ran.out + &ran.err).unwrap();
         let kinds = "etcdclusters,etcdusers,statefulsets,pods,services,configmaps,persistentvolumeclaims,poddisruptionbudgets";

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     error::Error,
-    fmt, fs, io,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,16 +13,14 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-};
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
-use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Endpoint};
+use tokio::{task::JoinHandle, time::timeout};
+use tonic::transport::Channel;
 
-use crate::{tools::until, world::Identity};
+use crate::{
+    clients::{self, Files},
+    tools::until,
+    world::Identity,
+};
 
 /// A write that takes longer has failed.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -214,32 +212,9 @@ async fn put(channel: &mut Channel, key: &str) -> Result<(), Failure> {
     }
 }
 
-/// The TLS configuration from a client's files. It fails while they are being written and the key does not belong to the
-/// certificate.
-fn configuration(user: &Identity) -> Result<ClientConfig, Box<dyn Error>> {
-    let mut roots = RootCertStore::empty();
-    for authority in CertificateDer::pem_file_iter(&user.ca)? {
-        roots.add(authority?)?;
-    }
-    let (crt, key) = user.pair.as_ref().unwrap();
-    let chain = CertificateDer::pem_file_iter(crt)?.collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(&fs::read(key)?)?;
-    Ok(ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key)?)
-}
-
 /// A channel that connects when it is used, and reconnects when its connection is closed.
 pub fn connect(user: &Identity) -> Channel {
-    let mut config = (0..1000).find_map(|_| configuration(user).ok()).expect("the files of a client");
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
-    let host = user.endpoint.strip_prefix("https://").unwrap().strip_suffix(":2379").unwrap().to_owned();
-    let connect = tower::service_fn(move |_| {
-        let (connector, host) = (connector.clone(), host.clone());
-        async move {
-            let tcp = TcpStream::connect((host.as_str(), 2379)).await?;
-            let name = ServerName::try_from(host).map_err(io::Error::other)?;
-            Ok::<_, io::Error>(TokioIo::new(connector.connect(name, tcp).await?))
-        }
-    });
-    Endpoint::from_shared(user.endpoint.clone()).unwrap().connect_with_connector_lazy(connect)
+    let (crt, key) = user.pair.clone().unwrap();
+    let host = user.endpoint.strip_prefix("https://").unwrap().strip_suffix(":2379").unwrap();
+    clients::connect(&Files { ca: user.ca.clone(), crt, key }, host, 2379)
 }

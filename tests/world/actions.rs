@@ -209,7 +209,7 @@ fn patch_pod(world: &mut World, patch: &PodPatch) -> Done {
     world.written();
     let Some(place) = named(&patch.pod, |member| names().pod(member)) else { return Done::No };
     let World { kubernetes, rng, now, .. } = world;
-    done(kubernetes.patch_pod(place, &patch.uid, &patch.labels, &patch.annotations, *now, rng))
+    done(kubernetes.patch_pod(place, &patch.uid, &patch.changes, *now, rng))
 }
 
 /// Removes annotations of the cluster, if it is as it was seen: its user may request something else by now.
@@ -326,6 +326,10 @@ fn change_members(world: &mut World, leader: Option<&MemberName>, change: &Chang
         Change::Promote { id } => etcd.promote(leader, id.0, now),
         Change::Remove { id } => etcd.remove(leader, id.0, now),
         Change::MoveLeader { to } => etcd.move_leader(leader, to.0, now),
+        Change::EnableDowngrade { to } => etcd.enable_downgrade(*to),
+        Change::CancelDowngrade => etcd.cancel_downgrade(),
+        // No member of a world runs out of space.
+        Change::DisarmSpace { .. } => Err(Class::Other),
     };
     changed.map_err(|class| format!("{class:?}"))
 }

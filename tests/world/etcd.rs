@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use etcd_warden::etcd::Class;
+use etcd_warden::etcd::{Class, Version};
 
-use crate::rng::Rng;
+use crate::{rng::Rng, versions::Versions};
 
 pub type Id = u64;
 pub type Millis = i64;
@@ -117,6 +117,7 @@ impl Disk {
 pub struct Process {
     pub id: Id,
     pub volume: Volume,
+    pub version: Version,
     pub since: Millis,
     /// Whether it has published itself, without which its client port is silent.
     pub serving: bool,
@@ -137,6 +138,7 @@ pub struct Start {
     pub new: bool,
     /// Whether it starts as a cluster of one if it has data (`--force-new-cluster`).
     pub forced: bool,
+    pub version: Version,
 }
 
 /// What came of a start.
@@ -170,6 +172,7 @@ pub struct Etcd {
     pub recorded: Vec<Id>,
     /// The data of a cluster whose survivor was started as a cluster of one: none of it must be used again.
     abandoned: BTreeSet<Volume>,
+    pub versions: Versions,
 }
 
 fn hash(parts: &[u64]) -> u64 {
@@ -244,6 +247,7 @@ impl Etcd {
         let run = |id| Process {
             id,
             volume,
+            version: start.version,
             since: now,
             serving: false,
             behind_until: 0,
@@ -253,6 +257,9 @@ impl Etcd {
         };
         if self.abandoned.contains(&volume) {
             self.broken.push(format!("{place} starts with the data of the cluster before its recovery"));
+        }
+        if let Some(why) = self.versions.refuse(volume, start.version.minor, self.disks.is_empty()) {
+            return Boot::Ends(why);
         }
         if start.forced && self.disks.contains_key(&volume) {
             self.force(place, volume);
@@ -386,6 +393,7 @@ impl Etcd {
         }
         self.replicate(now);
         self.publish(now);
+        self.agree();
         let mut ended = vec![];
         if self.processes.values().all(|process| self.disks[&process.volume].removed.is_empty()) {
             return ended;

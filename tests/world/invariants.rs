@@ -87,8 +87,17 @@ impl World {
                 let next = next.authorities().ok()?.next.common_name();
                 (members.len() > 1 && self.refused.contains(next)).then(|| format!("members refuse what {next:?} signs"))
             }
+            Step::EnableDowngrade(_) if members.iter().any(|m| m.learner || !self.is_healthy(m)) => {
+                Some("a member is not healthy".into())
+            }
             // What is adopted shows later: whether every write is there.
-            Step::Adopt(_) | Step::RecordMembers(_) | Step::Revoke(_) | Step::DeleteBudget(_) => None,
+            Step::EnableDowngrade(_)
+            | Step::CancelDowngrade(_)
+            | Step::DisarmAlarm(_)
+            | Step::Adopt(_)
+            | Step::RecordMembers(_)
+            | Step::Revoke(_)
+            | Step::DeleteBudget(_) => None,
         }
     }
 

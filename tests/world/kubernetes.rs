@@ -10,12 +10,14 @@ use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
     certificates::secret::CachedSecret,
-    cluster::objects::{StartState, is_forced, start_state},
+    cluster::objects::{MetadataChanges, StartState, is_forced, start_state},
+    etcd::Version,
     ids::Uid,
     kubernetes::{
         cached::Cached,
         object::{Object, ObjectVersion},
         ownership::annotation,
+        pod::etcd_container,
         secret::SecretView,
     },
     names::{MemberName, Names, annotation as key, bootstrap_key},
@@ -26,7 +28,7 @@ use k8s_openapi::{
         apps::v1::{StatefulSet, StatefulSetStatus},
         core::v1::{
             ConfigMap, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-            PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod, PodCondition, PodStatus, Service,
+            PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod, PodCondition, PodSpec, PodStatus, Service,
         },
         policy::v1::PodDisruptionBudget,
     },
@@ -237,6 +239,8 @@ pub struct Kept {
     pub started_with: Option<CachedSecret>,
     /// Whether it starts as a cluster of one (`--force-new-cluster`).
     forced: bool,
+    /// The version in the pod's image.
+    version: Version,
     refresh_at: Option<Millis>,
 }
 
@@ -284,6 +288,12 @@ pub fn place(member: &MemberName) -> Place {
 /// The place of the member of which one kind of object, named like this, has this name.
 pub fn named(name: &str, name_of: impl Fn(&MemberName) -> String) -> Option<Place> {
     (0..PLACES).find(|place| name_of(&member(*place)) == name)
+}
+
+/// The version in the image of a pod.
+fn version(pod: Option<&PodSpec>) -> Version {
+    let image = pod.and_then(etcd_container).and_then(|container| container.image.as_deref());
+    image.and_then(|image| Version::parse(image.rsplit_once(":v")?.1)).expect("the image has a version as its tag")
 }
 
 impl Kubernetes {
@@ -456,16 +466,14 @@ impl Kubernetes {
         &mut self,
         place: Place,
         uid: &Uid,
-        labels: &BTreeMap<String, String>,
-        annotations: &BTreeMap<String, String>,
+        changes: &MetadataChanges,
         now: Millis,
         rng: &mut Rng,
     ) -> Result<(), Refused> {
         let pod = self.things.pod(Slot::Pod(place)).ok_or(Refused::NotFound)?;
         check(&pod.metadata, uid)?;
         let mut pod = Pod::clone(pod);
-        pod.metadata.labels.get_or_insert_default().extend(labels.clone());
-        pod.metadata.annotations.get_or_insert_default().extend(annotations.clone());
+        changes.apply_to(&mut pod.metadata);
         self.put_pod(place, pod);
         // The kubelet refreshes the files of a pod when the pod changes.
         if let Some(kept) = self.pods.get_mut(&place) {
@@ -645,6 +653,7 @@ impl Kubernetes {
                 mounted: None,
                 started_with: None,
                 forced: is_forced(set.spec.template.spec.as_ref()),
+                version: version(set.spec.template.spec.as_ref()),
                 refresh_at: None,
             },
         );
@@ -726,7 +735,7 @@ impl Kubernetes {
         self.files_changed = true;
         (kept.started, kept.container) = (true, Container::Running { since: now });
         // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
-        etcd.start(place, volume, &Start { forced: kept.forced, ..env }, now);
+        etcd.start(place, volume, &Start { forced: kept.forced, version: kept.version, ..env }, now);
         self.show(place, now);
     }
 
@@ -737,7 +746,13 @@ impl Kubernetes {
         let list = config.data.as_ref()?.get(&bootstrap_key::cluster(&member))?;
         let of = |entry: &str| Some(crate::kubernetes::place(&names.member_at(entry.split_once('=')?.1)?));
         let new = matches!(start_state(config, &member, &names.initial_entry(&member))?, StartState::New);
-        Some(Start { token: 1, list: list.split(',').filter_map(of).collect(), new, forced: false })
+        Some(Start {
+            token: 1,
+            list: list.split(',').filter_map(of).collect(),
+            new,
+            forced: false,
+            version: self.pods[&place].version,
+        })
     }
 
     /// Writes what a kubelet knows of a pod into the pod.

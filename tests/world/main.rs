@@ -18,6 +18,7 @@ mod rng;
 mod run;
 mod scenarios;
 mod script;
+mod versions;
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},

@@ -12,7 +12,7 @@ use etcd_warden::{
         observed::{Observed, ObservedMember, Probe, Trial},
         steps::{Fresh, Leftover, LeftoverKind, Read},
     },
-    etcd::{Member, MemberList, MemberStatus, Progress},
+    etcd::{Member, MemberList, MemberStatus, Progress, Version, VersionMetrics},
     ids::{ClusterId, MemberId},
     kubernetes::{
         cached::Cached,
@@ -80,6 +80,12 @@ pub fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Obs
             let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some());
             member.active_peers =
                 pod.map(|pod| active_peers(world, place(name), pod.metadata.uid.as_deref().unwrap_or_default()));
+        }
+    }
+    if observed.changes_minor(Version::parse(&cluster.spec.version)) {
+        for (name, member) in &mut observed.members {
+            let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some());
+            member.versions = pod.map(|pod| versions(world, place(name), pod.metadata.uid.as_deref().unwrap_or_default()));
         }
     }
     // A member may be listed before anything else of it exists.
@@ -173,7 +179,9 @@ fn ask(world: &World, place: Place, uid: &str) -> Probe {
                 leader: leader.map(|leader| MemberId(leader.id)),
                 raft_applied_index: world.etcd.applied(place) as u64,
                 is_learner: best.iter().any(|m| m.id == process.id && m.learner),
-                version: "3.6.16".into(),
+                version: process.version.to_string(),
+                storage: world.etcd.versions.storage(process.volume, process.version.minor),
+                downgrade: world.etcd.versions.downgrade.map(|minor| Version { major: 3, minor, patch: 0 }),
                 db_size: 20_480,
                 errors: vec![],
             };
@@ -203,6 +211,12 @@ fn progress(world: &World, place: Place, uid: &str) -> Result<Progress, String> 
     let listed = |m: &&Listed| m.place == place;
     let is_learner = world.etcd.best().iter().find(listed).is_some_and(|m| m.learner);
     Ok(Progress { revision: world.etcd.applied(place) as u64, has_leader: world.etcd.follows(place), is_learner })
+}
+
+/// What the metrics of the member in a pod say about versions. Whether it has written a snapshot is known only to the model.
+fn versions(world: &World, place: Place, uid: &str) -> Result<VersionMetrics, String> {
+    served(world, place, uid, member_key::SERVER_CRT).map_err(|_| "does not listen on port 2381")?;
+    Ok(VersionMetrics { cluster: Some(world.etcd.versions.cluster), has_snapshot: false })
 }
 
 /// The members that accept the connections of the member in a pod, as its metrics say.

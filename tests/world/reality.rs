@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_warden::etcd::{Class, EtcdError};
+use etcd_warden::etcd::{Class, EtcdError, Version};
 
 use crate::{
     etcd::{Boot, Etcd, Millis, Place, Start},
@@ -198,6 +198,9 @@ struct Model {
     rng: Rng,
 }
 
+/// The model is compared within one version.
+const VERSION: Version = Version { major: 3, minor: 6, patch: 16 };
+
 impl Model {
     fn wait(&mut self, millis: Millis, mut until: impl FnMut(&mut Etcd) -> bool) -> bool {
         let end = self.now + millis;
@@ -212,7 +215,7 @@ impl Model {
     }
 
     fn start(&mut self, place: Place, list: &[Place], mode: Mode) -> String {
-        let start = Start { token: 1, list: list.to_vec(), new: mode == New, forced: false };
+        let start = Start { token: 1, list: list.to_vec(), new: mode == New, forced: false, version: VERSION };
         match self.etcd.start(place, place.into(), &start, self.now) {
             Boot::Ends(_) => "ends".into(),
             // It is silent until there is a quorum.
@@ -239,7 +242,7 @@ impl Side for Model {
                     self.etcd.start(
                         *place,
                         (*place).into(),
-                        &Start { token: 1, list: list.clone(), new: true, forced: false },
+                        &Start { token: 1, list: list.clone(), new: true, forced: false, version: VERSION },
                         now,
                     );
                 }

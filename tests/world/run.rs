@@ -9,6 +9,7 @@ use std::{
 use etcd_warden::{
     api::{EtcdCluster, Reason},
     certificates::{requests::LeafRequest, transition::Change},
+    etcd::Version,
     ids::Uid,
     kubernetes::{pod::pod_ready, secret::SecretView},
     names::{MemberName, annotation as key},
@@ -330,6 +331,11 @@ impl World {
                 cluster.spec.replicas = replicas.into();
                 cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
             }),
+            Event::Version(version) => self.change_version(version),
+            Event::Quota(mebibytes) => self.edit(|cluster| {
+                cluster.spec.etcd.quota_backend_size.0 = format!("{mebibytes}Mi");
+                cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
+            }),
             Event::Restart(at) => self.request(key::RESTARTED_AT, Some(at.to_string())),
             Event::Replace(place) => self.request(key::REPLACE, Some(member(place).to_string())),
             Event::KillPod(place) => self.kubernetes.delete_pod(place, now, &mut self.rng),
@@ -391,6 +397,18 @@ impl World {
             Event::Recreate => self.recreate(),
             Event::Quiet => self.etcd.is_quiet = true,
             Event::AddUnknown { learner } => drop(self.etcd.add_unknown(UNKNOWN, learner, now)),
+        }
+    }
+
+    /// The version of the spec is changed, if the API server allows it.
+    fn change_version(&mut self, version: &'static str) {
+        let minor = |version: &str| Version::parse(version).map_or(0, |version| version.minor);
+        let old = minor(&self.kubernetes.cluster().spec.version);
+        if old.abs_diff(minor(version)) < 2 {
+            self.edit(|cluster| {
+                cluster.spec.version = version.into();
+                cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
+            });
         }
     }
 
@@ -513,7 +531,7 @@ impl World {
             self.note(|| format!("the user removes the unknown member: {removed}"));
             return;
         }
-        if self.replace_refused() {
+        if self.replace_refused() || self.go_back() {
             return;
         }
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
@@ -547,6 +565,17 @@ impl World {
         self.tell(|| format!("the user asks for another CA of {}", domains.join(",")));
         self.request(key::ROTATE_CA, Some(domains.join(",")));
         true
+    }
+
+    /// The user takes back a version that is refused, as the status asks for.
+    fn go_back(&mut self) -> bool {
+        let conditions = self.kubernetes.cluster().status.iter().flat_map(|status| &status.conditions);
+        let is_refused = conditions.into_iter().any(|condition| condition.reason == Reason::CannotChangeVersion.as_str());
+        if is_refused {
+            self.tell(|| "the user changes the version to the one between".into());
+            self.change_version("3.6.16");
+        }
+        is_refused
     }
 
     /// The authorities of a domain change: the next one may be one whose certificates members refuse.
@@ -604,7 +633,12 @@ impl World {
         let complete = |place: Place| {
             let pod = things.pod(Slot::Pod(place));
             let made = pod.and_then(|pod| pod.metadata.annotations.as_ref()?.get(key::RESTARTED_AT));
+            let runs = self.etcd.processes.get(&place).map(|process| process.version.to_string());
+            let settings = |meta: Option<&ObjectMeta>| meta?.annotations.as_ref()?.get(key::SETTINGS).cloned();
+            let desired = things.set(Slot::Set(place)).and_then(|set| settings(set.spec.template.metadata.as_ref()));
             pod.is_some_and(|pod| pod_ready(pod))
+                && runs.as_ref() == Some(&cluster.spec.version)
+                && settings(pod.map(|pod| &pod.metadata)) == desired
                 && (restarted.is_none() || made == restarted)
                 && things.set(Slot::Set(place)).is_some()
                 && things.claim(Slot::Claim(place)).is_some_and(|claim| claim.metadata.deletion_timestamp.is_none())

@@ -7,6 +7,9 @@ use std::{fs, path::Path};
 
 use crate::{run::World, script::Event};
 
+/// The versions that scenarios change to.
+const VERSIONS: [&str; 4] = ["3.5.35", "3.6.16", "3.6.17", "3.7.3"];
+
 /// The event of a command.
 fn event(command: &str) -> Option<Event> {
     let words: Vec<&str> = command.split_whitespace().collect();
@@ -14,6 +17,8 @@ fn event(command: &str) -> Option<Event> {
     let millis = |text: &str| Some(text.parse::<i64>().ok()? * 1_000);
     Some(match words.as_slice() {
         ["scale", replicas] => Event::Scale(number(replicas)?),
+        ["version", version] => Event::Version(VERSIONS.into_iter().find(|known| known == version)?),
+        ["quota", mebibytes] => Event::Quota(mebibytes.parse().ok()?),
         ["restart"] => Event::Restart(1),
         ["replace", member] => Event::Replace(number(member)?),
         ["delete-pod", member] => Event::KillPod(number(member)?),

@@ -21,6 +21,10 @@ pub struct Script {
 pub enum Event {
     /// `spec.replicas`.
     Scale(u8),
+    /// `spec.version`.
+    Version(&'static str),
+    /// `spec.etcd.quotaBackendSize`, in MiB: one of the settings for which members are restarted.
+    Quota(u32),
     /// The annotation `restarted-at`.
     Restart(u8),
     /// The annotation `replace`.
@@ -95,7 +99,10 @@ impl Script {
         for (at, restart) in (1..).zip(restarts) {
             *restart = at;
         }
-        if rng.one_in(40) {
+        for _ in 0..rng.pick(&[
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3,
+            4,
+        ]) {
             let at = usize::try_from(rng.below(events.len() as u64 + 1)).unwrap_or_default();
             events.insert(at, (gap(&mut rng), Event::rare(&mut rng)));
         }
@@ -106,7 +113,9 @@ impl Script {
 impl Event {
     /// Something that takes long, or that a cluster meets once in its life.
     fn rare(rng: &mut Rng) -> Self {
-        match rng.below(12) {
+        match rng.below(20) {
+            12..=18 => Self::Version(rng.pick(&["3.5.35", "3.5.36", "3.6.15", "3.6.16", "3.7.2", "3.7.3"])),
+            19 => Self::Quota(rng.pick(&[64, 4096])),
             10..=11 => Self::RotateRefused(rng.pick(&["client", "peer", "client,peer"])),
             0..=3 => Self::Rotate(rng.pick(&["client", "peer", "client,peer"])),
             4 => Self::Days(rng.pick(&[100, 400, 1_500])),

@@ -68,8 +68,10 @@ impl Actor<'_> {
     /// Labels and annotates a pod.
     pub async fn patch_pod(&self, patch: &PodPatch) -> Outcome {
         let mut outcome = Outcome::default();
-        if let Err(error) = annotate(&self.api::<Pod>(), &patch.pod, &patch.uid, &patch.labels, &patch.annotations).await {
-            outcome.write_failed(&WriteError::of_change(format!("Pod {}", patch.pod), error));
+        let changes = &patch.changes;
+        match annotate(&self.api::<Pod>(), &patch.pod, &patch.uid, &changes.labels, &changes.annotations).await {
+            Ok(meta) => self.desired.record_fields(&meta, &changes.drift, &changes.left_in(&meta), self.now),
+            Err(error) => outcome.write_failed(&WriteError::of_change(format!("Pod {}", patch.pod), error)),
         }
         outcome
     }

@@ -10,6 +10,7 @@ pub(crate) mod ongoing;
 pub(crate) mod pods;
 pub(crate) mod readiness;
 pub(crate) mod roster;
+pub(crate) mod space;
 pub(crate) mod trust;
 
 use jiff::Timestamp;

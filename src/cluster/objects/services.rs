@@ -40,13 +40,20 @@ fn spec(cluster: &ValidatedCluster, ports: Vec<ServicePort>) -> ServiceSpec {
 /// The Service for clients. It has only ready members, and so never a learner, which refuses most requests.
 pub fn client_service(cluster: &ValidatedCluster) -> Service {
     let mut metadata = owned(cluster, cluster.names.client_service());
+    // Its own labels take precedence.
+    let own = metadata.labels.take().unwrap_or_default();
+    metadata.labels = Some(cluster.service.labels.clone().into_iter().chain(own).collect());
     metadata.annotations = Some(cluster.service.annotations.clone()).filter(|annotations| !annotations.is_empty());
     let type_ = match cluster.service.type_ {
         ServiceType::ClusterIP => "ClusterIP",
         ServiceType::NodePort => "NodePort",
         ServiceType::LoadBalancer => "LoadBalancer",
     };
-    let spec = ServiceSpec { type_: Some(type_.into()), ..spec(cluster, vec![client_port()]) };
+    let spec = ServiceSpec {
+        type_: Some(type_.into()),
+        load_balancer_class: cluster.service.load_balancer_class.clone(),
+        ..spec(cluster, vec![client_port()])
+    };
     Service { metadata, spec: Some(spec), status: None }
 }
 

@@ -1,6 +1,6 @@
 //! The StatefulSet of a member, with the pod that runs etcd.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -19,10 +19,18 @@ use k8s_openapi::{
     },
 };
 
-use super::metadata::{member_labels, owned, selector};
+use super::{
+    metadata::{member_labels, owned, selector},
+    paths::{DATA_DIR, PROGRAM, TLS_DIR},
+    pod_metadata::PodMetadata,
+    pod_template,
+};
 use crate::{
-    api::{ClientAuth, CompactionMode, Medium, PullPolicy, StorageSpec, TlsVersion, UserIds},
-    cluster::validated::{EtcdSettings, ValidatedCluster},
+    api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, Medium, PullPolicy, StorageSpec, TlsVersion, UserIds},
+    cluster::{
+        release::Release,
+        validated::{EtcdSettings, ValidatedCluster},
+    },
     etcd::Version,
     kubernetes::pod::etcd_container,
     names::{
@@ -30,8 +38,6 @@ use crate::{
     },
 };
 
-const TLS_DIR: &str = "/etc/etcd/tls";
-const DATA_DIR: &str = "/var/lib/etcd";
 /// User and group of [`UserIds::Fixed`].
 const UID: i64 = 65532;
 /// The pause between the deletion of a pod and the signal to etcd.
@@ -53,12 +59,12 @@ pub fn grace_period(etcd: &EtcdSettings) -> SignedDuration {
     SignedDuration::from_secs(period.as_secs() + i64::from(period.subsec_nanos() > 0))
 }
 
-/// The StatefulSet of one member. `bundles` names the authorities in its trust bundles.
+/// The StatefulSet of one member with this release. `bundles` names the authorities in its trust bundles.
 ///
 /// Each member has its own, so that it has its own keys, volume and version, and so that any member can be removed, not only the
 /// one with the highest ordinal. It is a StatefulSet rather than a pod, so that Kubernetes recreates the pod while the operator
 /// is down.
-pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> StatefulSet {
+pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &Release, bundles: &str) -> StatefulSet {
     let labels = member_labels(cluster.names.cluster(), member);
     let mut metadata = owned(cluster, member.to_string());
     metadata.labels = Some(labels.clone());
@@ -72,7 +78,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, bundles: &s
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
-            template: template(cluster, member, bundles),
+            template: pod_template::merged(template(cluster, member, release, bundles), &cluster.template),
             ..StatefulSetSpec::default()
         },
         status: None,
@@ -155,14 +161,17 @@ fn data_volume(cluster: &ValidatedCluster, member: &MemberName, in_pod: Option<E
     Volume { name: DATA.into(), persistent_volume_claim, empty_dir: in_pod, ..Volume::default() }
 }
 
-fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> PodTemplateSpec {
-    let mut labels = cluster.pod.labels.clone();
-    labels.extend(member_labels(cluster.names.cluster(), member));
-    // The container that `kubectl logs` and `exec` mean if others are injected.
-    let mut annotations: BTreeMap<_, _> = [(annotation::DEFAULT_CONTAINER.into(), CONTAINER.into())].into();
-    annotations.extend(cluster.pod.annotations.clone());
+/// Why `spec.pod.template` cannot be merged into the operator's template.
+pub fn template_problems(cluster: &ValidatedCluster) -> Vec<String> {
+    pod_template::problems(&template(cluster, &cluster.names.member(0), &cluster.release, ""), &cluster.template)
+}
+
+/// The operator's own template.
+fn template(cluster: &ValidatedCluster, member: &MemberName, release: &Release, bundles: &str) -> PodTemplateSpec {
+    let [labels, mut annotations] = PodMetadata::of(cluster, member).of_template();
     annotations.insert(annotation::BUNDLES.into(), bundles.into());
-    annotations.insert(annotation::SETTINGS.into(), cluster.settings.clone());
+    annotations.insert(annotation::SETTINGS.into(), release.recorded_with(&cluster.settings));
+    annotations.extend(release.prepares.map(|minor| (annotation::PREPARED_FOR.into(), minor.to_string())));
     if let Some(at) = &cluster.requests.restarted_at {
         annotations.insert(annotation::RESTARTED_AT.into(), at.clone());
     }
@@ -184,7 +193,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, bundles: &str) -> P
                 cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect::<Vec<_>>(),
             )
             .filter(|secrets| !secrets.is_empty()),
-            containers: vec![container(cluster, member)],
+            containers: vec![container(cluster, member, release)],
             volumes: Some(vec![
                 data_volume(cluster, member, empty_dir(&cluster.storage)),
                 Volume {
@@ -243,7 +252,7 @@ fn spread(cluster: &ValidatedCluster) -> Affinity {
     }
 }
 
-fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
+fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release) -> Container {
     let port = |name: &str, number| ContainerPort {
         name: Some(name.into()),
         container_port: number,
@@ -263,10 +272,10 @@ fn container(cluster: &ValidatedCluster, member: &MemberName) -> Container {
     };
     Container {
         name: CONTAINER.into(),
-        image: Some(cluster.image.clone()),
+        image: Some(release.image.clone()),
         image_pull_policy: Some(pull_policy.into()),
-        command: Some(vec!["/usr/local/bin/etcd".into()]),
-        args: Some(arguments(cluster, member)),
+        command: Some(vec![PROGRAM.into()]),
+        args: Some(arguments(cluster, member, release.version)),
         env: Some(environment(cluster, member)),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
         resources: Some(cluster.pod.resources.clone()).filter(|resources| *resources != ResourceRequirements::default()),
@@ -340,12 +349,29 @@ fn environment(cluster: &ValidatedCluster, member: &MemberName) -> Vec<EnvVar> {
     ]
 }
 
-/// The name of the flag since etcd 3.6. In 3.5 it is experimental, and 3.7 no longer accepts the experimental name.
-fn skip_address_check(version: Version) -> &'static str {
-    if version.minor == 5 { "experimental-peer-skip-client-san-verification" } else { "peer-skip-client-san-verification" }
+/// Flags that are left out where the spec does not set them. `version` is that of the member.
+fn options(cluster: &ValidatedCluster, version: Version) -> Vec<(&'static str, String)> {
+    let mut flags = vec![];
+    if cluster.min_tls == TlsVersion::V13 {
+        flags.push(("tls-min-version", "TLS1.3".into()));
+    }
+    if !cluster.cipher_suites.is_empty() {
+        let suites: Vec<_> = cluster.cipher_suites.iter().map(|suite| format!("{suite:?}")).collect();
+        flags.push(("cipher-suites", suites.join(",")));
+    }
+    if cluster.etcd.log_level != LogLevel::default() {
+        flags.push(("log-level", cluster.etcd.log_level.as_str().into()));
+    }
+    let is_known = |name: &str| FEATURE_GATES.iter().any(|gate| gate.name == name && gate.since <= version.minor);
+    let gates = cluster.etcd.feature_gates.iter().filter(|(name, _)| is_known(name));
+    let gates: Vec<_> = gates.map(|(name, is_on)| format!("{name}={is_on}")).collect();
+    if !gates.is_empty() {
+        flags.push(("feature-gates", gates.join(",")));
+    }
+    flags
 }
 
-fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
+fn arguments(cluster: &ValidatedCluster, member: &MemberName, version: Version) -> Vec<String> {
     let file = |key: &str| format!("{TLS_DIR}/{key}");
     let etcd = &cluster.etcd;
     let mut flags: Vec<(&str, String)> = vec![
@@ -370,10 +396,6 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ("peer-key-file", file(member_key::PEER_KEY)),
         ("peer-crl-file", file(member_key::PEER_CRL)),
         ("peer-cert-allowed-hostname", cluster.names.peer_host().to_owned()),
-        // A certificate of the peer domain with the host name above identifies a member. Checking the member's address against
-        // DNS as well proves nothing more, and fails until DNS has the address of a new pod (`client/pkg/transport`,
-        // `checkCertSAN`).
-        (skip_address_check(cluster.version), "true".into()),
         ("heartbeat-interval", etcd.heartbeat_interval.to_string()),
         ("election-timeout", etcd.election_timeout.to_string()),
         ("quota-backend-bytes", etcd.quota.to_string()),
@@ -386,15 +408,16 @@ fn arguments(cluster: &ValidatedCluster, member: &MemberName) -> Vec<String> {
         ),
         ("auto-compaction-retention", etcd.compaction.retention.clone()),
     ];
+    // A certificate of the peer domain with the host name above identifies a member. Checking the member's address against DNS as
+    // well proves nothing more, and fails until DNS has the address of a new pod (`client/pkg/transport`, `checkCertSAN`).
+    flags.extend(version.release().map(|release| (release.skip_address_check, "true".into())));
     if cluster.client_auth == ClientAuth::Required {
         // `trusted-ca-file` alone would already make etcd require client certificates (client/pkg/transport, ServerConfig).
         flags.push(("client-cert-auth", "true".into()));
         flags.push(("trusted-ca-file", file(member_key::CLIENT_CA)));
         flags.push(("client-crl-file", file(member_key::CLIENT_CRL)));
     }
-    if cluster.min_tls == TlsVersion::V13 {
-        flags.push(("tls-min-version", "TLS1.3".into()));
-    }
+    flags.extend(options(cluster, version));
     let own = flags.into_iter().map(|(name, value)| format!("--{name}={value}"));
     own.chain(etcd.extra_args.iter().map(|(name, value)| format!("--{name}={value}"))).collect()
 }

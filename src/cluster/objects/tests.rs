@@ -24,7 +24,7 @@ image:
   pullPolicy: Always
   pullSecrets: [{name: registry}]
 tls:
-  minVersion: TLS1.3
+  cipherSuites: [TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]
   client:
     authority: {duration: 8760h}
     certificate: {duration: 24h}
@@ -34,6 +34,8 @@ etcd:
   electionTimeout: 2500ms
   quotaBackendSize: 4Gi
   autoCompaction: {mode: Revision, retention: "10000"}
+  logLevel: warn
+  featureGates: {PriorityRequest: true, TxnModeWriteWithSharedBuffer: false}
   extraArgs: {max-txn-ops: "512"}
 pod:
   resources: {requests: {cpu: 500m, memory: 1Gi}}
@@ -45,7 +47,16 @@ pod:
   labels: {team: storage, app.kubernetes.io/instance: not-this}
   annotations: {note: mine, etcd-warden.dev/bundles: not-this}
   userIDs: Assigned
-service: {type: NodePort, annotations: {metallb.example/pool: one}}
+  template:
+    metadata: {annotations: {proxy: injected}}
+    spec:
+      runtimeClassName: gvisor
+      containers: [{name: etcd, env: [{name: GOMAXPROCS, value: "2"}]}, {name: proxy, image: "proxy:1"}]
+service:
+  type: LoadBalancer
+  loadBalancerClass: example.com/internal
+  labels: {team: storage, app.kubernetes.io/name: not-this}
+  annotations: {metallb.example/pool: one}
 "#;
 
 fn valid(spec: &str) -> ValidatedCluster {
@@ -71,7 +82,7 @@ fn all(cluster: &ValidatedCluster) -> BTreeMap<String, Value> {
     // The others differ only in their names.
     let first = cluster.names.member(0);
     put("PersistentVolumeClaim", &claim(cluster, &first, &Claimed::of(&cluster.storage)));
-    put("StatefulSet", &stateful_set(cluster, &first, "digest"));
+    put("StatefulSet", &stateful_set(cluster, &first, &cluster.release, "digest"));
     objects
 }
 
@@ -140,7 +151,7 @@ fn a_pod_may_take_as_long_to_stop_as_etcd_takes_while_clients_watch() {
         [("50ms, heartbeatInterval: 10ms", 50, 27), ("1s", 1000, 30), ("2500ms", 2500, 36), ("50s", 50_000, 226)]
     {
         let cluster = valid(&format!("{{etcd: {{electionTimeout: {setting}}}}}"));
-        let spec = stateful_set(&cluster, &cluster.names.member(0), "").spec.template.spec.unwrap();
+        let spec = stateful_set(&cluster, &cluster.names.member(0), &cluster.release, "").spec.template.spec.unwrap();
         let pause = spec.containers[0].lifecycle.as_ref().unwrap().pre_stop.as_ref().unwrap().sleep.as_ref().unwrap().seconds;
         let period = spec.termination_grace_period_seconds.unwrap();
         assert_eq!(period, expected, "{setting}");
@@ -155,6 +166,32 @@ fn every_label_fits_with_the_longest_name() {
     let cluster = validate(&long, "cluster.local").unwrap();
     let member = cluster.names.member(99);
     // The controller adds a hash of up to ten characters to the StatefulSet's name in a label of the pod.
-    assert!(stateful_set(&cluster, &member, "").metadata.name.unwrap().len() + 11 <= 63);
+    assert!(stateful_set(&cluster, &member, &cluster.release, "").metadata.name.unwrap().len() + 11 <= 63);
     assert!(cluster.names.peer_service().len() <= 63 && cluster.names.pod(&member).len() <= 63);
+}
+
+#[test]
+fn only_what_the_spec_sets_becomes_an_optional_flag() {
+    let arguments = |spec: &str| {
+        let cluster = valid(spec);
+        stateful_set(&cluster, &cluster.names.member(0), &cluster.release, "").spec.template.spec.unwrap().containers[0]
+            .args
+            .clone()
+            .unwrap()
+    };
+    let optional = ["--tls-min-version", "--cipher-suites", "--log-level", "--feature-gates"];
+    let found = |spec: &str| -> Vec<String> {
+        arguments(spec).into_iter().filter(|argument| optional.iter().any(|flag| argument.starts_with(flag))).collect()
+    };
+    assert!(found("{etcd: {logLevel: info}}").is_empty());
+    assert_eq!(found("{tls: {minVersion: TLS1.3}, etcd: {logLevel: debug}}"), ["--tls-min-version=TLS1.3", "--log-level=debug"]);
+    assert_eq!(
+        found("{version: 3.6.16, etcd: {featureGates: {SetMemberLocalAddr: false, CompactHashCheck: true}}}"),
+        ["--feature-gates=CompactHashCheck=true,SetMemberLocalAddr=false"]
+    );
+    let suites = "[TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]";
+    assert_eq!(
+        found(&format!("{{tls: {{cipherSuites: {suites}}}}}")),
+        ["--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"]
+    );
 }

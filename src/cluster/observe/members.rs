@@ -125,6 +125,19 @@ pub async fn ask_peers(context: &Context, names: &Names, observed: &mut Observed
     }
 }
 
+/// Asks every running member what its metrics say about versions.
+pub async fn ask_versions(context: &Context, names: &Names, observed: &mut Observed) {
+    let answers = observed.members.iter().map(|(name, member)| async move {
+        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;
+        let versions = context.dialer.versions(&dial::target(names, name, pod, METRICS_PORT)).await;
+        Some(versions.map_err(|e| e.to_string()))
+    });
+    let answers = join_all(answers).await;
+    for (member, versions) in observed.members.values_mut().zip(answers) {
+        member.versions = versions;
+    }
+}
+
 /// The members that answer, with their pods.
 pub fn answering(observed: &Observed) -> impl Iterator<Item = (&MemberName, &Pod, &MemberStatus)> {
     observed.members.iter().filter_map(|(name, member)| Some((name, member.pod.as_deref()?, member.etcd.status()?)))

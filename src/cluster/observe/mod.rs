@@ -19,6 +19,7 @@ use crate::{
     api::EtcdCluster,
     certificates::secret::CachedSecret,
     context::Context,
+    etcd::Version,
     identity::{self, Identity},
     names::{Names, member_key},
     pki::Domain,
@@ -48,6 +49,9 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, no
         }
         Ok(identity) => {
             ask(context, names, &mut observed, identity, now).await;
+            if observed.changes_minor(Version::parse(&cluster.spec.version)) {
+                members::ask_versions(context, names, &mut observed).await;
+            }
             // A duration that is invalid is reported, and nothing follows from it.
             let lost_node = cluster.spec.repair.lost_node.length().unwrap_or_default();
             volumes::find_nodes(context, &mut observed, lost_node, now).await;

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     api::Reason,
     certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
-    cluster::{requests::Request, steps::Step},
+    cluster::{objects::MetadataChanges, requests::Request, steps::Step},
     ids::Uid,
     kubernetes::object::Object,
     names::MemberName,
@@ -91,6 +91,8 @@ pub struct Changes {
     pub step: Option<Step>,
     /// The members that are down because they are being restarted.
     pub restarting: BTreeSet<MemberName>,
+    /// From what to what the running members are being changed, in a few words.
+    pub change: Option<String>,
     /// What is in progress or pending.
     pub progress: Vec<Note>,
     /// What needs attention.
@@ -179,6 +181,7 @@ impl Changes {
             completed,
             step,
             restarting,
+            change,
             progress,
             problems,
             certificates,
@@ -198,6 +201,7 @@ impl Changes {
         self.completed.append(completed);
         self.step = self.step.take().or(step.take());
         self.restarting.append(restarting);
+        self.change = self.change.take().or(change.take());
         self.progress.append(progress);
         self.problems.append(problems);
         self.certificates.append(certificates);
@@ -277,14 +281,12 @@ impl CompletedRequest {
 }
 
 /// Labels and annotations to be written to a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PodPatch {
     /// The pod.
     pub pod: String,
     /// Its uid.
     pub uid: Uid,
-    /// The labels.
-    pub labels: BTreeMap<String, String>,
-    /// The annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// What is written.
+    pub changes: MetadataChanges,
 }

@@ -4,8 +4,6 @@
 //! `pkg/kubelet/config`, `UpdatePods`). etcd reads its leaf certificates at every handshake, so the next handshake shows which
 //! ones it serves.
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
@@ -15,7 +13,10 @@ use super::{
 use crate::{
     api::Reason,
     certificates::{requests::SecretChange, secret::CachedSecret},
-    cluster::observed::{ObservedMember, Probe},
+    cluster::{
+        objects::MetadataChanges,
+        observed::{ObservedMember, Probe},
+    },
     ids::Uid,
     kubernetes::{
         ownership::annotation,
@@ -84,8 +85,9 @@ fn confirm(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<
         }
     };
     if let (Some((annotation, value)), Some(uid)) = (patch, Uid::of(&pod.metadata)) {
-        let annotations = [(annotation.to_owned(), value)].into();
-        changes.pods.push(PodPatch { pod: input.facts.names.pod(name), uid, labels: BTreeMap::new(), annotations });
+        let annotations = [(annotation.to_owned(), Some(value))].into();
+        let written = MetadataChanges { annotations, ..MetadataChanges::default() };
+        changes.pods.push(PodPatch { pod: input.facts.names.pod(name), uid, changes: written });
     }
     Some(changes)
 }

@@ -96,6 +96,73 @@ fn without_a_majority_of_the_pods_nothing_is_started_again() {
     assert!(world.taken.is_empty(), "{:?}", world.taken);
 }
 
+/// The versions that the members run.
+fn running(world: &World) -> Vec<String> {
+    world.observed.members.values().filter_map(|member| Some(member.version()?.to_string())).collect()
+}
+
+fn restarts(world: &World) -> usize {
+    world.taken.iter().filter(|step| step.starts_with("RestartMember")).count()
+}
+
+#[test]
+fn another_patch_of_etcd_replaces_the_members() {
+    let mut world = bootstrapped(IN_PODS);
+    world.cluster.spec.version = "3.6.17".into();
+    assert_eq!(settle(&mut world), 3);
+    assert_eq!((running(&world), restarts(&world)), (vec!["3.6.17".to_owned(); 3], 0));
+}
+
+#[test]
+fn another_minor_of_etcd_waits_until_the_data_is_in_volumes() {
+    let mut world = bootstrapped(IN_PODS);
+    world.cluster.spec.version = "3.7.3".into();
+    for _ in 0..20 {
+        world.pass();
+    }
+    assert!(world.taken.is_empty(), "{:?}", world.taken);
+    let said = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+    assert!(said.contains("unset that until all members run the new one"), "{said}");
+    world.cluster.spec.storage.empty_dir = None;
+    settle(&mut world);
+    assert_eq!((are_in_pods(&world), running(&world)), (vec![false; 3], vec!["3.7.3".to_owned(); 3]));
+    let is_kind = |kind: &'static str| move |step: &String| step.starts_with(kind);
+    let replaced = world.taken.iter().rposition(is_kind("RemoveMember")).unwrap();
+    assert!(replaced < world.taken.iter().position(is_kind("RestartMember")).unwrap(), "{:?}", world.taken);
+}
+
+/// New members run the lowest version, so a downgrade is completed by them.
+#[test]
+fn when_the_data_moves_into_the_pods_an_upgrade_waits_and_a_downgrade_is_completed() {
+    for (version, lowest) in [("3.7.3", "3.6.16"), ("3.5.35", "3.5.35")] {
+        let mut world = bootstrapped("{}");
+        world.cluster.spec.version = version.into();
+        let until = |world: &mut World, holds: &dyn Fn(&World) -> bool| {
+            for _ in 0..300 {
+                if holds(world) {
+                    return;
+                }
+                world.pass();
+            }
+            panic!("{:?}: {:?}", running(world), world.taken);
+        };
+        until(&mut world, &|world| running(world).iter().any(|running| running == version));
+        world.cluster.spec.storage.empty_dir = Some(empty_dir());
+        until(&mut world, &|world| are_in_pods(world) == [true; 3] && world.healthy_members() == 3);
+        let taken = world.taken.len();
+        for _ in 0..30 {
+            world.pass();
+        }
+        assert_eq!(running(&world), [lowest; 3]);
+        assert!(world.taken[taken..].iter().all(|step| step.starts_with("Delete")), "{:?}", world.taken);
+        let said = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+        assert_eq!(said.contains("unset that"), version != lowest, "{said}");
+        world.cluster.spec.storage.empty_dir = None;
+        settle(&mut world);
+        assert_eq!((are_in_pods(&world), running(&world)), (vec![false; 3], vec![version.to_owned(); 3]));
+    }
+}
+
 #[test]
 fn a_restart_is_a_replacement_and_the_new_member_joins_first() {
     let one = "{ replicas: 1, storage: { emptyDir: { sizeLimit: 4Gi, acceptDataLoss: true } } }";

@@ -18,6 +18,8 @@ use super::{
     moves::Moves,
     recovery::Recovery,
     rollout::{self, Rollout},
+    space,
+    versions::Versions,
 };
 use crate::{
     api::Reason,
@@ -41,11 +43,15 @@ use crate::{
 pub fn plan(
     input: &Input,
     recovery: &Recovery,
+    versions: &Versions,
     rollout: &Rollout,
     pending: &Pending,
     restarting: &BTreeSet<MemberName>,
 ) -> Changes {
-    let Some(roster) = input.facts.roster.as_ref().filter(|_| !recovery.is_exclusive) else { return Changes::default() };
+    if recovery.is_exclusive {
+        return Changes::default();
+    }
+    let Some(roster) = &input.facts.roster else { return versions.changes.clone() };
     let mut changes = unknown_members(roster);
     for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_own_objects(input, member)) {
         let since = ongoing_since(input.observed, Reason::RemovingMember);
@@ -55,13 +61,15 @@ pub fn plan(
     changes.merge(complete_replacement(input, roster));
     let moves = Moves::of(input, roster, rollout);
     changes.merge(moves.describe(input, roster));
-    let planners: [&dyn Fn() -> Changes; 7] = [
+    let planners: [&dyn Fn() -> Changes; 9] = [
         &|| delete_objects(input, roster),
+        &|| space::disarm(input, roster, rollout),
         &|| remove_unstarted(input, roster),
         &|| learner(input, roster, &moves),
         &|| replace(input, roster, rollout),
         &|| scale_down(input, roster, &moves, rollout, restarting),
         &|| scale_up(input, roster, &moves),
+        &|| versions.changes.clone(),
         &|| rollout::restart(input, roster, rollout, pending),
     ];
     for plan in planners {
@@ -80,9 +88,9 @@ fn why_replaced(input: &Input, roster: &Roster, name: &MemberName, entry: &Roste
 }
 
 /// Why a member that cannot start and has its data in its pod is replaced: what it would be restarted for may mend it.
-fn why_mended(rollout: &Rollout, voter: &RosterEntry) -> Option<String> {
+fn why_mended(rollout: &Rollout, name: &MemberName, voter: &RosterEntry) -> Option<String> {
     let is_stuck = voter.member.pod.as_deref().is_some_and(is_stuck);
-    let is_due = !voter.is_healthy() && is_stuck && voter.member.is_in_pod() && rollout.is_outdated(voter.member);
+    let is_due = !voter.is_healthy() && is_stuck && voter.member.is_in_pod() && rollout.is_outdated(name, voter.member);
     is_due.then(|| "it cannot start, its data is in its pod, and its settings have changed".into())
 }
 
@@ -205,8 +213,9 @@ fn learner(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
 /// Removes a voter that cannot come back or whose replacement is requested, if the healthy voters are a quorum without it. A new
 /// member then takes its name.
 fn replace(input: &Input, roster: &Roster, rollout: &Rollout) -> Changes {
-    let why =
-        |name: &MemberName, voter: &RosterEntry| why_replaced(input, roster, name, voter).or_else(|| why_mended(rollout, voter));
+    let why = |name: &MemberName, voter: &RosterEntry| {
+        why_replaced(input, roster, name, voter).or_else(|| why_mended(rollout, name, voter))
+    };
     let lost: Vec<_> = roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why(name, voter)?))).collect();
     // A member that is down is replaced before a healthy one that the user names.
     let Some((name, voter, why)) = lost.iter().find(|(_, voter, _)| !voter.is_healthy()).or_else(|| lost.first()) else {

@@ -25,9 +25,11 @@ mod recovery;
 mod revocation;
 mod rollout;
 mod rotation;
+mod space;
 mod start;
 mod storage;
 mod trial;
+mod versions;
 
 use std::collections::BTreeSet;
 
@@ -37,6 +39,7 @@ use self::{
     input::{Input, Pending},
     recovery::Recovery,
     rollout::Rollout,
+    versions::Versions,
 };
 use crate::{
     certificates::requests::{LeafRequest, SecretChange},
@@ -55,19 +58,20 @@ pub fn plan(input: &Input) -> Plan {
     }
     let recovery = recovery::plan(input);
     let members = start::states(input);
-    let rollout = Rollout::of(input);
+    let versions = versions::plan(input);
+    let rollout = Rollout::of(input, &versions);
 
     let mut changes = recovery.changes.clone();
     changes.merge(objects::plan(input, &members));
     changes.merge(certificates::plan(input, &members));
-    changes.merge(objects::stateful_sets(input, &members, &recovery, &changes.secrets));
+    changes.merge(objects::stateful_sets(input, &members, &recovery, &versions, &changes.secrets));
     foreign::exclude(input, &mut changes);
     overwritten::exclude(input, &mut changes);
     let confirmation = confirmation::plan(input, &changes.secrets);
     let is_signed_now = |change: &SecretChange| change.leaves.iter().any(|leaf: &LeafRequest| leaf.signed_now);
     let certificates = changes.secrets.iter().any(is_signed_now) || !confirmation.certificates.is_empty();
     changes.merge(confirmation);
-    changes.merge(objects::pod_labels(input));
+    changes.merge(objects::pod_metadata(input));
     changes.merge(raft_entry::plan(input));
     changes.restarting = rollout.restarting(input);
 
@@ -77,7 +81,7 @@ pub fn plan(input: &Input) -> Plan {
         pods: !changes.pods.is_empty(),
         certificates,
     };
-    changes.merge(step(input, &recovery, &rollout, &pending, &changes.restarting));
+    changes.merge(step(input, &recovery, &versions, &rollout, &pending, &changes.restarting));
     // These notes follow those about the operation that they are part of.
     changes.merge(objects::waiting_members(input, &members, &recovery, &changes));
     Plan::Change(Box::new(changes))
@@ -98,7 +102,14 @@ pub fn maintain(input: &Input) -> Plan {
 }
 
 /// The step, and notes about it. The first planner with a step decides; the ones after it are not run.
-fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending, restarting: &BTreeSet<MemberName>) -> Changes {
+fn step(
+    input: &Input,
+    recovery: &Recovery,
+    versions: &Versions,
+    rollout: &Rollout,
+    pending: &Pending,
+    restarting: &BTreeSet<MemberName>,
+) -> Changes {
     // Steps that protect data come first: a step that fails is planned again in every pass, and must not block them.
     first_step(&[
         &|| bootstrap::record_members(input),
@@ -109,7 +120,7 @@ fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending
         &|| membership::delete_left_behind(input, recovery),
         &|| Changes { step: recovery.step.clone(), ..Changes::default() },
         &|| rotation::plan(input),
-        &|| membership::plan(input, recovery, rollout, pending, restarting),
+        &|| membership::plan(input, recovery, versions, rollout, pending, restarting),
     ])
 }
 

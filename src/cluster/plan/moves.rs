@@ -10,18 +10,21 @@
 
 use std::collections::BTreeMap;
 
-use super::{changes::Changes, input::Input, rollout::Rollout};
+use super::{
+    changes::Changes,
+    input::Input,
+    rollout::Rollout,
+    storage::{why_moved, why_not_moved},
+};
 use crate::{
     api::Reason,
     cluster::{
         facts::{
-            claims::{is_too_small, largest_database, other_storage},
             ongoing::ongoing_since,
             roster::{Roster, RosterEntry},
         },
         observed::ObservedMember,
     },
-    kubernetes::quantity,
     names::MemberName,
 };
 
@@ -36,18 +39,18 @@ pub struct Moves {
 impl Moves {
     /// The voters that are to be replaced.
     pub fn of(input: &Input, roster: &Roster, rollout: &Rollout) -> Self {
-        let restart = |member: &ObservedMember| {
-            let is_due = member.is_in_pod() && rollout.is_outdated(member);
+        let restart = |name: &MemberName, member: &ObservedMember| {
+            let is_due = member.is_in_pod() && rollout.is_outdated(name, member);
             is_due.then(|| "it has to be restarted, and its data is in its pod".to_owned())
         };
         let why = |(name, voter): (&MemberName, &RosterEntry)| {
-            Some((name.clone(), why(input, voter.member).or_else(|| restart(voter.member))?))
+            Some((name.clone(), why_moved(input, voter.member).or_else(|| restart(name, voter.member))?))
         };
         let due: BTreeMap<_, _> = roster.voters.iter().filter_map(why).collect();
         if due.is_empty() {
             return Self::default();
         }
-        match refused(input) {
+        match why_not_moved(input) {
             None => Self { due, refused: None },
             refused => Self { due: BTreeMap::new(), refused },
         }
@@ -60,7 +63,7 @@ impl Moves {
 
     /// Why a learner is not the one that is wanted any more.
     pub fn why_unwanted(&self, input: &Input, learner: &ObservedMember) -> Option<String> {
-        why(input, learner).filter(|_| self.refused.is_none())
+        why_moved(input, learner).filter(|_| self.refused.is_none())
     }
 
     /// Whether a voter is to be replaced.
@@ -92,26 +95,6 @@ impl Moves {
         let message = format!("{left} of {all} members have yet to be replaced ({why}), each by one that is added before{since}");
         changes.progress(Reason::ReplacingMember, message)
     }
-}
-
-/// Why a member has other storage than the spec asks for.
-fn why(input: &Input, member: &ObservedMember) -> Option<String> {
-    let changed = other_storage(member, &input.cluster.storage);
-    (!changed.is_empty()).then(|| changed.join(", "))
-}
-
-/// Why no member is replaced by one with this storage.
-fn refused(input: &Input) -> Option<String> {
-    // A volume in a pod has at least the size of the quota, which the database does not exceed.
-    let size = Some(&input.cluster.storage.size).filter(|_| input.cluster.storage.empty_dir.is_none())?;
-    let (name, database) = largest_database(input.observed).filter(|_| is_too_small(size, input.observed))?;
-    Some(format!(
-        "no member gets a volume of {} (spec.storage.size): the database of {name} has up to {}, and a volume needs room for twice the \
-         database and 448Mi for the write-ahead log. Choose a larger size, or compact and defragment first. A new member gets a volume as \
-         large as those of the others",
-        size.0,
-        quantity::rounded(database),
-    ))
 }
 
 #[cfg(test)]

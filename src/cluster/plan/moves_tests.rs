@@ -39,6 +39,20 @@ fn settle(world: &mut World) -> usize {
 }
 
 #[test]
+fn another_minor_of_etcd_waits_until_the_members_are_replaced() {
+    let mut world = bootstrapped(3);
+    class(&mut world, "fast");
+    world.cluster.spec.version = "3.7.3".into();
+    settle(&mut world);
+    assert!(classes(&world).iter().all(|class| class.as_deref() == Some("fast")));
+    let versions: Vec<_> = world.observed.members.values().map(|member| member.version().unwrap().to_string()).collect();
+    assert_eq!(versions, ["3.7.3"; 3]);
+    let is_kind = |kind: &'static str| move |step: &String| step.starts_with(kind);
+    let replaced = world.taken.iter().rposition(is_kind("RemoveMember")).unwrap();
+    assert!(replaced < world.taken.iter().position(is_kind("RestartMember")).unwrap(), "{:?}", world.taken);
+}
+
+#[test]
 fn members_with_another_class_are_replaced_one_after_the_other_and_the_new_one_joins_first() {
     for replicas in [1, 2, 3, 5] {
         let mut world = bootstrapped(replicas);

@@ -1,24 +1,24 @@
 //! Objects that are derived from the spec and the members, and notes about unhealthy members.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
     bootstrap,
     changes::{Changes, PodPatch},
     input::Input,
+    overwritten,
     raft_entry::may_wait,
     recovery::Recovery,
     start::StartStates,
     storage,
+    versions::Versions,
 };
 use crate::{
     api::Reason,
     certificates::requests::SecretChange,
     cluster::{
         facts::readiness::{down_since, why_not_ready},
-        objects,
+        objects::{self, PodMetadata},
         observed::ObservedMember,
         steps::DeleteBudget,
         validated::ValidatedCluster,
@@ -41,7 +41,8 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     changes.objects.extend(disruption_budget(input, members));
     changes.merge(storage::plan(input, members));
     if !facts.is_bootstrapped {
-        let created_later = members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, "")));
+        let created_later =
+            members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, &cluster.release, "")));
         let created_later =
             created_later.chain([Object::new(&objects::ca_config(cluster, String::new()))]).chain(secrets(cluster, members));
         changes.preflight = changes.bootstrap.iter().chain(&changes.objects).cloned().chain(created_later).collect();
@@ -71,7 +72,13 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
 }
 
 /// The StatefulSets of members whose certificates exist.
-pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery, secrets: &[SecretChange]) -> Changes {
+pub fn stateful_sets(
+    input: &Input,
+    members: &StartStates,
+    recovery: &Recovery,
+    versions: &Versions,
+    secrets: &[SecretChange],
+) -> Changes {
     let mut changes = Changes::default();
     // A pod that has its data is not restarted to load other files, so it is created only when its Secret is written. That of a previous
     // member of its name may be there.
@@ -83,12 +90,12 @@ pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery, 
             && secrets.iter().any(|change| change.name == secret && change.is_written_now())
     };
     for name in members.keys().filter(|name| !waits(name)) {
-        changes.stateful_sets.extend(stateful_set(input, name, recovery).map(|object| (name.clone(), object)));
+        changes.stateful_sets.extend(stateful_set(input, name, recovery, versions).map(|object| (name.clone(), object)));
     }
     changes
 }
 
-fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery) -> Option<Object> {
+fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery, versions: &Versions) -> Option<Object> {
     let Input { cluster, desired, observed, facts, .. } = input;
     let member = observed.members.get(name)?;
     let bundles = member.secret.as_ref().filter(|secret| belongs(&secret.meta, facts.uid))?.bundles()?;
@@ -96,29 +103,36 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery) -> Option
     if stopped && member.stateful_set.is_none() {
         return None;
     }
-    let in_pod = storage::in_pod(input, Some(member));
+    let (in_pod, held) = (storage::in_pod(input, Some(member)), versions.held(name, Some(member)));
     let build = || {
-        let set = objects::with_data(objects::stateful_set(cluster, name, bundles), cluster, name, in_pod.clone());
+        let set = objects::stateful_set(cluster, name, held.unwrap_or(&cluster.release), bundles);
+        let set = objects::with_data(set, cluster, name, in_pod.clone());
         let set = if forced { objects::forced(set) } else { set };
         if stopped { objects::stopped(set) } else { set }
     };
     let data = in_pod.as_ref().map(|volume| format!(" {volume:?}")).unwrap_or_default();
-    let flags = [data.as_str(), if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }].concat();
+    let release = held.map(|release| format!(" {} {:?}", release.image, release.prepares)).unwrap_or_default();
+    let flags = [data.as_str(), if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }, &release].concat();
     desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
 }
 
-/// Restores the labels of pods: without them Services and the disruption budget ignore a pod, and its StatefulSet releases it.
-pub fn pod_labels(input: &Input) -> Changes {
-    let Input { desired, observed, facts, .. } = input;
+/// Changes labels and annotations of running pods: those of the spec follow it, and the operator's own labels are restored. Without
+/// them Services and the disruption budget ignore a pod, and its StatefulSet releases it.
+pub fn pod_metadata(input: &Input) -> Changes {
+    let Input { cluster, desired, observed, facts, now } = input;
     let mut changes = Changes::default();
     for (name, member) in &observed.members {
         let Some(pod) = member.pod.as_ref().filter(|pod| !is_terminating(pod)) else { continue };
-        let existing = |key: &String| pod.metadata.labels.as_ref()?.get(key);
-        let labels = desired.get(name.as_str(), || objects::member_labels(facts.names.cluster(), name));
-        let lost = labels.iter().filter(|(key, value)| existing(key) != Some(value));
-        let labels: BTreeMap<_, _> = lost.map(|(key, value)| (key.clone(), value.clone())).collect();
-        if let Some(uid) = Uid::of(&pod.metadata).filter(|_| !labels.is_empty()) {
-            changes.pods.push(PodPatch { pod: facts.names.pod(name), uid, labels, annotations: BTreeMap::new() });
+        let metadata = desired.get(name.as_str(), || PodMetadata::of(cluster, name));
+        let written = metadata.changes_of(&pod.metadata);
+        let Some(uid) = Uid::of(&pod.metadata).filter(|_| !written.is_empty()) else { continue };
+        let pod = facts.names.pod(name);
+        match desired.overwritten_fields(&uid, &written.drift, *now) {
+            Some(by) => {
+                let message = overwritten::describe(input, &format!("Pod {pod}"), &written.drift, &by);
+                changes = changes.problem(Reason::FieldOverwritten, message);
+            }
+            None => changes.pods.push(PodPatch { pod, uid, changes: written }),
         }
     }
     changes

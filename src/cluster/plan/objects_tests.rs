@@ -1,5 +1,7 @@
 //! Objects that were changed, and claims.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::{
@@ -138,4 +140,96 @@ fn labels_of_a_pod_are_restored() {
     assert_eq!(world.pass().changes().pods.len(), 1);
     assert_eq!(labels(&mut world), before);
     assert!(world.is_idle());
+}
+
+fn labels_and_annotations(world: &mut World) -> [BTreeMap<String, String>; 2] {
+    let meta = &world.member(1).pod.as_ref().unwrap().metadata;
+    [meta.labels.clone().unwrap(), meta.annotations.clone().unwrap()]
+}
+
+#[test]
+fn labels_and_annotations_of_the_spec_reach_running_pods_without_a_restart() {
+    let mut world = World::bootstrapped("{pod: {labels: {team: a, old: x}, annotations: {note: one, scrape: 'true'}}}");
+    let pods = |world: &mut World| (0..3).map(|ordinal| world.pod(ordinal).metadata.uid.clone()).collect::<Vec<_>>();
+    let before = pods(&mut world);
+    // What another writer added stays, also with the key of a label that comes later.
+    let added = world.member(1).pod.as_mut().unwrap();
+    added.metadata.labels.as_mut().unwrap().insert("mesh".into(), "on".into());
+    added.metadata.annotations.as_mut().unwrap().insert("injected".into(), "yes".into());
+    assert!(world.is_idle());
+    world.taken.clear();
+    world.cluster.spec.pod.labels = [("team".to_owned(), "b".to_owned()), ("new".to_owned(), "y".to_owned())].into();
+    world.cluster.spec.pod.annotations = [("note".to_owned(), "two".to_owned())].into();
+    world.settle();
+    assert!(world.is_idle());
+    let [labels, annotations] = labels_and_annotations(&mut world);
+    assert_eq!(
+        ["team", "new", "old", "mesh"].map(|key| labels.get(key).map(String::as_str)),
+        [Some("b"), Some("y"), None, Some("on")]
+    );
+    assert_eq!(
+        ["note", "scrape", "injected"].map(|key| annotations.get(key).map(String::as_str)),
+        [Some("two"), None, Some("yes")]
+    );
+    world.cluster.spec.pod.labels.clear();
+    world.cluster.spec.pod.annotations.clear();
+    world.settle();
+    assert!(world.is_idle());
+    let [labels, annotations] = labels_and_annotations(&mut world);
+    assert!(!labels.contains_key("team") && labels.contains_key("mesh") && labels.contains_key(label::MEMBER), "{labels:?}");
+    assert!(!annotations.contains_key(key::FROM_SPEC) && annotations.contains_key(key::SETTINGS), "{annotations:?}");
+    assert_eq!(pods(&mut world), before);
+    assert!(world.taken.is_empty(), "{:?}", world.taken);
+}
+
+#[test]
+fn a_pod_without_a_record_keeps_what_it_has() {
+    let mut world = World::bootstrapped("{pod: {labels: {team: a}}}");
+    let meta = &mut world.member(1).pod.as_mut().unwrap().metadata;
+    meta.annotations.as_mut().unwrap().remove(key::FROM_SPEC);
+    meta.labels.as_mut().unwrap().insert("old".into(), "x".into());
+    world.settle();
+    let [labels, annotations] = labels_and_annotations(&mut world);
+    assert!(labels.contains_key("old") && annotations.contains_key(key::FROM_SPEC), "{labels:?} {annotations:?}");
+}
+
+#[test]
+fn the_spec_cannot_change_what_the_operator_and_controllers_write() {
+    let mut world = World::bootstrapped("{}");
+    let before = labels_and_annotations(&mut world);
+    let own = |keys: &[&str]| keys.iter().map(|key| ((*key).to_owned(), "other".to_owned())).collect();
+    world.cluster.spec.pod.labels = own(&[label::MEMBER, label::INSTANCE, "controller-revision-hash"]);
+    world.cluster.spec.pod.annotations = own(&[key::SETTINGS, key::TLS_CONFIRMED, key::FROM_SPEC]);
+    world.settle();
+    assert!(world.is_idle());
+    assert_eq!(labels_and_annotations(&mut world), before);
+}
+
+#[test]
+fn the_default_container_comes_back() {
+    let mut world = World::bootstrapped("{pod: {annotations: {kubectl.kubernetes.io/default-container: proxy}}}");
+    let container = |world: &mut World| labels_and_annotations(world)[1][key::DEFAULT_CONTAINER].clone();
+    assert_eq!(container(&mut world), "proxy");
+    world.cluster.spec.pod.annotations.clear();
+    world.settle();
+    assert_eq!(container(&mut world), "etcd");
+}
+
+#[test]
+fn a_label_that_others_overwrite_each_time_is_reported_and_left() {
+    let mut world = World::bootstrapped("{pod: {labels: {team: a}}}");
+    for _ in 0..5 {
+        let meta = &mut world.member(1).pod.as_mut().unwrap().metadata;
+        meta.labels.as_mut().unwrap().insert("team".into(), "b".into());
+        assert_eq!(world.pass().changes().pods.len(), 1);
+    }
+    world.member(1).pod.as_mut().unwrap().metadata.labels.as_mut().unwrap().insert("team".into(), "b".into());
+    let plan = world.pass().changes();
+    assert!(plan.pods.is_empty());
+    assert_eq!(reasons(&plan.problems), [Reason::FieldOverwritten]);
+    let message = &plan.problems[0].message;
+    assert!(
+        message.starts_with(r#"Pod demo-1-0: each time that etcd-warden applies metadata.labels.team ("b" instead of "a")"#),
+        "{message}"
+    );
 }

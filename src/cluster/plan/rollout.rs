@@ -13,6 +13,7 @@ use super::{
     input::{Input, Pending},
     leadership::move_leader,
     trial,
+    versions::Versions,
 };
 use crate::{
     api::Reason,
@@ -24,7 +25,7 @@ use crate::{
                 changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
             },
             readiness::down_for,
-            roster::{Roster, RosterEntry},
+            roster::{Roster, RosterEntry, first},
             trust::{TrustRequirement, shares_no_trusted_ca, shares_no_trusted_ca_of},
         },
         objects,
@@ -46,7 +47,8 @@ use crate::{
 /// reason.
 pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
-    settings: &'a str,
+    cluster: &'a ValidatedCluster,
+    versions: &'a Versions,
     trust: Vec<TrustRequirement>,
     /// The member that is restarted to try its peer leaf.
     tried: Option<&'a ObservedMember>,
@@ -58,10 +60,11 @@ const ONLINE_EXPANSION: SignedDuration = SignedDuration::from_mins(2);
 
 impl<'a> Rollout<'a> {
     /// What the pods of a cluster must have been created with.
-    pub fn of(input: &Input<'a>) -> Self {
+    pub fn of(input: &Input<'a>, versions: &'a Versions) -> Self {
         Self {
             restarted_at: input.cluster.requests.restarted_at.as_deref(),
-            settings: &input.cluster.settings,
+            cluster: input.cluster,
+            versions,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
             tried: input.facts.authorities.state.peer.ready().and_then(|peer| trial::to_be_restarted(input, peer)),
             now: input.now,
@@ -69,9 +72,10 @@ impl<'a> Rollout<'a> {
     }
 
     /// Whether a member's pod was created differently.
-    pub fn is_outdated(&self, member: &ObservedMember) -> bool {
+    pub fn is_outdated(&self, name: &MemberName, member: &ObservedMember) -> bool {
         let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
-        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod, member) || self.waits_for_expansion(pod, member))
+        let is_due = |pod: &Pod| is_tried || self.is_different(pod, name, member) || self.waits_for_expansion(pod, member);
+        member.pod.as_ref().is_some_and(|pod| is_due(pod))
     }
 
     /// Whether the file system of a member's volume is expanded only when its pod starts again.
@@ -81,23 +85,32 @@ impl<'a> Rollout<'a> {
     }
 
     /// Whether the next pod of a member would be outdated as well: others have changed its template, or it does not exist yet.
-    fn stays_outdated(&self, member: &ObservedMember) -> bool {
+    fn stays_outdated(&self, name: &MemberName, member: &ObservedMember) -> bool {
         let next = |set: &StatefulSet| {
             let template = set.spec.template.clone();
             Pod { metadata: template.metadata.unwrap_or_default(), spec: template.spec, status: None }
         };
-        member.stateful_set.as_deref().is_none_or(|set| self.is_different(&next(set), member))
+        member.stateful_set.as_deref().is_none_or(|set| self.is_different(&next(set), name, member))
     }
 
-    fn is_different(&self, pod: &Pod, member: &ObservedMember) -> bool {
+    fn is_different(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> bool {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
-        is_requested || !self.changes(pod, member).is_empty() || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+        let prepares = self.versions.held(name, Some(member)).and_then(|release| release.prepares);
+        let is_prepared = prepares.is_none_or(|minor| annotation(&pod.metadata, key::PREPARED_FOR) == Some(&*minor.to_string()));
+        is_requested
+            || !is_prepared
+            || !self.changes(pod, name, member).is_empty()
+            || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 
     /// The fields of the spec that have changed since a pod of a member was created.
-    fn changes(&self, pod: &Pod, member: &ObservedMember) -> Vec<Change> {
+    fn changes(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> Vec<Change> {
         let template = member.stateful_set.as_ref().and_then(|set| set.spec.template.spec.as_ref());
-        changed_settings(pod, self.settings, template)
+        match self.versions.held(name, Some(member)) {
+            None => changed_settings(pod, &self.cluster.recorded, template),
+            Some(_) if self.versions.will_restart(name, member) => vec![],
+            Some(release) => changed_settings(pod, &release.recorded_with(&self.cluster.settings), template),
+        }
     }
 
     /// The members that are down because they are being restarted: their pods are being deleted, are gone, or are new.
@@ -107,20 +120,21 @@ impl<'a> Rollout<'a> {
         // restart.
         let is_rotating = is_ongoing(&observed.status, Reason::RotatingCA) && !self.trust.is_empty();
         let in_progress = is_rotating
-            || is_ongoing(&observed.status, Reason::RollingRestart)
-            || observed.members.values().any(|member| self.is_outdated(member));
+            || RESTARTS.iter().any(|reason| is_ongoing(&observed.status, *reason))
+            || observed.members.iter().any(|(name, member)| self.is_outdated(name, member));
         if !in_progress && self.restarted_at.is_none() && self.trust.is_empty() {
             return BTreeSet::new();
         }
         let timeout = restart_timeout(input.cluster);
-        let is_due = |member: &ObservedMember| {
+        let is_due = |name: &MemberName, member: &ObservedMember| {
             let Some(pod) = &member.pod else { return in_progress };
             let has_ended = etcd_status(pod).is_some_and(|container| container.restart_count > 0);
             let is_new = running_since(pod).is_none_or(|since| input.now.duration_since(since) < timeout);
-            if is_terminating(pod) { self.is_outdated(member) } else { !self.is_outdated(member) && is_new && !has_ended }
+            let is_outdated = self.is_outdated(name, member);
+            if is_terminating(pod) { is_outdated } else { !is_outdated && is_new && !has_ended }
         };
         let is_restarting = |name: &MemberName, member: &ObservedMember| {
-            member.has_started() && !member.is_healthy() && is_due(member) && down_for(observed, name, input.now) < timeout
+            member.has_started() && !member.is_healthy() && is_due(name, member) && down_for(observed, name, input.now) < timeout
         };
         let members = observed.members.iter().filter(|(name, member)| is_restarting(name, member));
         members.map(|(name, _)| name.clone()).collect()
@@ -128,14 +142,18 @@ impl<'a> Rollout<'a> {
 
     /// A member that was already restarted and is not healthy, while others have yet to be restarted.
     pub fn unhealthy_after_restart<'r>(&self, roster: &'r Roster) -> Option<&'r MemberName> {
-        if !roster.voters.values().any(|voter| self.is_outdated(voter.member)) {
+        if !roster.voters.iter().any(|(name, voter)| self.is_outdated(name, voter.member)) {
             return None;
         }
-        let is_unhealthy =
-            |voter: &RosterEntry| voter.member.pod.is_some() && !self.is_outdated(voter.member) && !voter.is_healthy();
-        roster.voters.iter().find(|(_, voter)| is_unhealthy(voter)).map(|(name, _)| name)
+        let is_unhealthy = |name: &MemberName, voter: &RosterEntry| {
+            voter.member.pod.is_some() && !self.is_outdated(name, voter.member) && !voter.is_healthy()
+        };
+        roster.voters.iter().find(|(name, voter)| is_unhealthy(name, voter)).map(|(name, _)| name)
     }
 }
+
+/// The reasons of `Progressing` while members are restarted because of the spec.
+const RESTARTS: [Reason; 3] = [Reason::RollingRestart, Reason::Upgrading, Reason::Downgrading];
 
 /// How long a restarted member may be down before it needs attention: its pod may take the grace period to stop, and 30 s to start.
 fn restart_timeout(cluster: &ValidatedCluster) -> SignedDuration {
@@ -161,24 +179,23 @@ fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> 
 /// Restarts a member with an outdated pod: an unhealthy one first, the leader last.
 pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pending) -> Changes {
     // One that has its data in its pod is replaced instead (`moves.rs`).
-    let is_due = |voter: &RosterEntry| !voter.member.is_in_pod() && rollout.is_outdated(voter.member);
-    let outdated: Vec<_> = roster.voters.iter().filter(|(_, voter)| is_due(voter)).collect();
-    let unhealthy = outdated.iter().find(|(_, voter)| !voter.is_healthy());
-    let next = unhealthy.or_else(|| outdated.iter().find(|(_, voter)| !voter.leads())).or_else(|| outdated.first());
-    let Some((name, voter)) = next else { return Changes::default() };
+    let is_due = |name: &MemberName, voter: &RosterEntry| !voter.member.is_in_pod() && rollout.is_outdated(name, voter.member);
+    let outdated: Vec<_> = roster.voters.iter().filter(|(name, voter)| is_due(name, voter)).collect();
+    let Some((name, voter)) = first(outdated.iter().copied()) else { return Changes::default() };
     let (left, all, since) = (outdated.len(), roster.voters.len(), ongoing_since(input.observed, Reason::RollingRestart));
-    let changed = outdated.iter().find_map(|(_, voter)| {
-        let changed = rollout.changes(voter.member.pod.as_ref()?, voter.member);
-        (!changed.is_empty()).then(|| format!(" ({})", describe_changes(&changed)))
+    let changed = outdated.iter().find_map(|(name, voter)| {
+        let changed = rollout.changes(voter.member.pod.as_ref()?, name, voter.member);
+        (!changed.is_empty()).then(|| describe_changes(&changed))
     });
-    let changed = changed.unwrap_or_default();
-    let message = format!("{left} of {all} members have yet to be restarted{changed}{since}");
-    let changes = Changes::default().progress(Reason::RollingRestart, message);
+    let why = changed.as_ref().map(|changed| format!(" ({changed})")).unwrap_or_default();
+    let message = format!("{left} of {all} members have yet to be restarted{why}{since}");
+    let change = changed.map(|changed| format!("{changed} ({}/{all})", all - left));
+    let changes = Changes { change, ..Changes::default().progress(Reason::RollingRestart, message) };
     // The pod must be recreated from the desired template and with the desired Secret: no pod starts without the Secret, and the
     // template names the authorities in its trust bundles.
     let is_applied = !pending.secrets && pending.stateful_sets.is_empty();
     let is_in_effect = voter.member.stateful_set.as_deref().is_some_and(is_in_effect);
-    if !is_applied || voter.member.secret.is_none() || !is_in_effect || rollout.stays_outdated(voter.member) {
+    if !is_applied || voter.member.secret.is_none() || !is_in_effect || rollout.stays_outdated(name, voter.member) {
         return changes;
     }
     if voter.member.loses_claim_with_pod() && roster.votes() < 3 {
@@ -225,7 +242,7 @@ fn wait_for(input: &Input, roster: &Roster, pending: &Pending) -> Option<String>
 /// change.
 fn other_version(input: &Input, rollout: &Rollout, roster: &Roster, next: &RosterEntry) -> Option<String> {
     let version = |voter: &RosterEntry| voter.member.etcd.status().map(|status| status.version.clone());
-    let (current, desired) = (version(next)?, input.cluster.version.to_string());
+    let current = version(next)?;
     // A member that was restarted with another image is no evidence about the desired one.
     let image = |spec: Option<&PodSpec>| etcd_container(spec?)?.image.clone();
     let has_desired_image = |member: &ObservedMember| {
@@ -234,9 +251,13 @@ fn other_version(input: &Input, rollout: &Rollout, roster: &Roster, next: &Roste
         image(pod.and_then(|pod| pod.spec.as_ref())) == image(template)
     };
     let restarted =
-        roster.voters.iter().filter(|(_, voter)| !rollout.is_outdated(voter.member) && has_desired_image(voter.member));
-    let mut versions = restarted.filter_map(|(name, voter)| Some((name, version(voter)?)));
-    let (name, other) = versions.find(|(_, other)| *other != desired && *other != current)?;
+        roster.voters.iter().filter(|(name, voter)| !rollout.is_outdated(name, voter.member) && has_desired_image(voter.member));
+    let desired = |(name, voter): (_, &RosterEntry)| {
+        let release = rollout.versions.held(name, Some(voter.member)).unwrap_or(&input.cluster.release);
+        Some((name, version(voter)?, release.version.to_string()))
+    };
+    let mut versions = restarted.filter_map(desired);
+    let (name, other, desired) = versions.find(|(_, other, desired)| other != desired && *other != current)?;
     Some(format!(
         "{name} runs etcd {other} since its restart, but spec.version is {desired}: no other member is restarted with that image. When it \
          is fixed, set annotation {} to another value",

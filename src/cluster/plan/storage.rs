@@ -1,4 +1,5 @@
-//! The storage of members. The claims: which are created, and which are expanded, one after the other.
+//! The storage of members. The claims: which are created, and which are expanded, one after the other; and which members have other
+//! storage than the spec asks for (they are replaced by `moves.rs`).
 
 use std::collections::BTreeMap;
 
@@ -8,9 +9,12 @@ use super::{changes::Changes, input::Input, start::StartStates};
 use crate::{
     api::Reason,
     cluster::{
-        facts::claims::{
-            capacity, changed_storage, describe_expansion, has_expansion_failed, has_to_grow, is_growing, is_smaller,
-            is_too_small,
+        facts::{
+            claims::{
+                capacity, changed_storage, describe_expansion, has_expansion_failed, has_to_grow, is_growing, is_smaller,
+                is_too_small, largest_database, other_storage,
+            },
+            roster::Roster,
         },
         objects::{self, ClaimSource, Claimed, StartState},
         observed::ObservedMember,
@@ -198,6 +202,31 @@ fn describe_refused(input: &Input, refused: &[Owned], words: impl Fn(&Persistent
     };
     let messages = classes.into_iter().filter_map(message);
     messages.fold(Changes::default(), |changes, message| changes.problem(Reason::CannotExpandVolume, message))
+}
+
+/// Whether voters are to be replaced because they have other storage than the spec asks for.
+pub fn moves_are_due(input: &Input, roster: &Roster) -> bool {
+    roster.voters.values().any(|voter| why_moved(input, voter.member).is_some()) && why_not_moved(input).is_none()
+}
+
+/// Why a member has other storage than the spec asks for.
+pub fn why_moved(input: &Input, member: &ObservedMember) -> Option<String> {
+    let changed = other_storage(member, &input.cluster.storage);
+    (!changed.is_empty()).then(|| changed.join(", "))
+}
+
+/// Why no member is replaced by one with this storage.
+pub fn why_not_moved(input: &Input) -> Option<String> {
+    // A volume in a pod has at least the size of the quota, which the database does not exceed.
+    let size = Some(&input.cluster.storage.size).filter(|_| input.cluster.storage.empty_dir.is_none())?;
+    let (name, database) = largest_database(input.observed).filter(|_| is_too_small(size, input.observed))?;
+    Some(format!(
+        "no member gets a volume of {} (spec.storage.size): the database of {name} has up to {}, and a volume needs room for twice the \
+         database and 448Mi for the write-ahead log. Choose a larger size, or compact and defragment first. A new member gets a volume as \
+         large as those of the others",
+        size.0,
+        quantity::rounded(database),
+    ))
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ pub(super) fn days(days: i64) -> SignedDuration {
 
 /// The annotations that are written to pods.
 pub(super) fn annotations(changes: &Changes) -> Vec<&str> {
-    changes.pods.iter().flat_map(|patch| patch.annotations.keys()).map(String::as_str).collect()
+    changes.pods.iter().flat_map(|patch| patch.changes.annotations.keys()).map(String::as_str).collect()
 }
 
 /// `kubectl delete pvc` of a running member: the claim exists until its pod ends.

@@ -139,7 +139,8 @@ pub fn describe_down(name: &MemberName, member: &ObservedMember) -> Option<Strin
 /// The members that were being restarted and are healthy again.
 pub fn restarted(input: &Input) -> impl Iterator<Item = Note> {
     let Input { observed, now, .. } = *input;
-    let restarting = [Reason::RollingRestart, Reason::RestartingMember, Reason::RotatingCA];
+    let restarting =
+        [Reason::RollingRestart, Reason::RestartingMember, Reason::RotatingCA, Reason::Upgrading, Reason::Downgrading];
     let was_restarting = restarting.into_iter().any(|reason| is_ongoing(&observed.status, reason));
     let is_back = move |(name, member): (&MemberName, &ObservedMember)| {
         let before = observed.reported(name).filter(|before| !before.ready && !is_learner(before))?;

@@ -9,6 +9,7 @@ pub(crate) mod metrics;
 mod progressing;
 mod ready;
 mod requests;
+mod version;
 
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::events::EventType};
@@ -45,6 +46,7 @@ pub fn report(input: &Input) -> Report {
     };
     let ready = members.iter().filter(|member| member.ready).count();
     let certificates = certificates::status(input, &members);
+    let (version, upgrade) = version::status(input);
     let mut status = EtcdClusterStatus {
         observed_generation: cluster.metadata.generation,
         conditions: vec![],
@@ -52,6 +54,9 @@ pub fn report(input: &Input) -> Report {
         ready_replicas: i32::try_from(ready).unwrap_or_default(),
         replicas: i32::try_from(members.len()).unwrap_or_default(),
         selector: Some(selector_text(&cluster.name_any())),
+        version,
+        upgrade,
+        change: decision.changes().and_then(|changes| changes.change.clone()),
         cluster_id: old.cluster_id.or_else(|| recorded_cluster_id(facts.uid, observed)),
         endpoints: vec![facts.names.endpoint()],
         members,

@@ -14,7 +14,9 @@ mod change_authorities;
 mod check;
 mod definition;
 mod delete;
+mod disarm_alarm;
 mod discard_data;
+mod downgrade;
 mod effect;
 mod fresh;
 mod leftover;
@@ -32,7 +34,9 @@ pub use change_authorities::ChangeAuthorities;
 pub use check::{Check, RecheckError};
 pub use definition::Definition;
 pub use delete::{DeleteBudget, DeleteClaim, DeleteStatefulSet};
+pub use disarm_alarm::DisarmAlarm;
 pub use discard_data::DiscardData;
+pub use downgrade::{CancelDowngrade, EnableDowngrade};
 pub use effect::{Deletable, Effect};
 pub use fresh::{Fresh, Read};
 pub use leftover::{Leftover, LeftoverKind, is_leftover};
@@ -82,11 +86,14 @@ macro_rules! steps {
 steps! {
     AddLearner,
     Adopt,
+    CancelDowngrade,
     ChangeAuthorities,
     DeleteBudget,
     DeleteClaim,
     DeleteStatefulSet,
+    DisarmAlarm,
     DiscardData,
+    EnableDowngrade,
     MoveLeader,
     Promote,
     RecordMembers,

@@ -19,6 +19,7 @@ use crate::{
             trust::shares_no_trusted_ca,
         },
         observed::{Observed, ObservedMember},
+        release::Release,
     },
     ids::Uid,
     kubernetes::{
@@ -86,9 +87,26 @@ impl RestartMember {
         if bundles.is_some_and(|bundles| annotation(&pod.metadata, key::BUNDLES) != Some(bundles)) {
             return Some("it has to load other trusted CAs".into());
         }
+        let prepares = template.metadata.as_ref().and_then(|meta| annotation(meta, key::PREPARED_FOR));
+        if prepares.is_some_and(|minor| annotation(&pod.metadata, key::PREPARED_FOR) != Some(minor)) {
+            return Some("etcd writes the snapshot of raft's log that the next version needs when it starts again".into());
+        }
         let desired = template.metadata.as_ref().and_then(|meta| annotation(meta, key::SETTINGS))?;
         let changed = changed_settings(pod, desired, template.spec.as_ref());
         (!changed.is_empty()).then(|| format!("its settings have changed ({})", describe_changes(&changed)))
+    }
+
+    /// A member does not start with a lower version than that of its storage.
+    fn ensure_storage_fits(&self, check: &Check) -> Result<(), RecheckError> {
+        let storage = check.fresh.answers.get(&self.member).and_then(|status| status.storage);
+        let template = check.fresh.sets.get(&self.member).and_then(|set| set.spec.template.metadata.as_ref());
+        let (Some(storage), Some(next)) = (storage, template.and_then(Release::recorded)) else { return Ok(()) };
+        ensure(storage.minor <= next.version.minor, || {
+            format!(
+                "the storage of {} has version 3.{}, with which etcd {} does not start",
+                self.member, storage.minor, next.version
+            )
+        })
     }
 
     fn why(&self, check: &Check) -> String {
@@ -156,6 +174,7 @@ impl Definition for RestartMember {
             return Ok(());
         }
         ensure(self.why_outdated(pod, check).is_some(), || format!("{member} has been restarted"))?;
+        self.ensure_storage_fits(check)?;
         let Some(listed) = listed? else { return changed(format!("{member} is no member")) };
         if listed.is_learner {
             return Ok(());

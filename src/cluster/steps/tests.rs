@@ -147,9 +147,9 @@ fn a_restart_does_not_lose_the_only_data() {
         assert_eq!(recheck(&step, &(cluster.clone(), fresh.clone())), expected);
         // Nor is the pod restarted if it cannot start, or if its forced start is to change.
         let pod = fresh.pods.get_mut(&names().member(0)).unwrap();
-        let forced = objects::forced(objects::stateful_set(&cluster, &names().member(0), ""));
+        let forced = objects::forced(objects::stateful_set(&cluster, &names().member(0), &cluster.release, ""));
         (pod.spec, fresh.list) = (forced.spec.template.spec, None);
-        let set = objects::stateful_set(&cluster, &names().member(0), "");
+        let set = objects::stateful_set(&cluster, &names().member(0), &cluster.release, "");
         fresh.sets.insert(names().member(0), StatefulSet { status: Some(StatefulSetStatus::default()), ..set }.into());
         let with_safe_claim = |fresh: &Fresh| recheck(&step, &(cluster.clone(), Fresh { claim: None, ..fresh.clone() }));
         let refused = "the PersistentVolumeClaim of demo-0 is being deleted, and the others are no quorum without its data";
@@ -195,7 +195,7 @@ fn no_member_is_added_while_another_starts_as_a_cluster_of_one() {
     let step = Step::from(AddLearner { member: names().member(1), replaces: false });
     let (cluster, read) = fresh(&mut world);
     assert_eq!(recheck(&step, &(cluster.clone(), read.clone())), "right");
-    let forced = objects::forced(objects::stateful_set(&cluster, &names().member(0), ""));
+    let forced = objects::forced(objects::stateful_set(&cluster, &names().member(0), &cluster.release, ""));
     let mut pod = read.clone();
     pod.pods.get_mut(&names().member(0)).unwrap().spec.clone_from(&forced.spec.template.spec);
     assert_eq!(recheck(&step, &(cluster.clone(), pod)), "a member starts as a cluster of one");
@@ -213,7 +213,7 @@ fn data_is_discarded_only_if_nothing_can_use_it() {
     read.list = None;
     assert_eq!(recheck(&step, &(cluster.clone(), read.clone())), "demo-1 is not stopped", "it has a pod");
     read.pods.remove(&names().member(1));
-    read.sets.insert(names().member(1), objects::stateful_set(&cluster, &names().member(1), "").into());
+    read.sets.insert(names().member(1), objects::stateful_set(&cluster, &names().member(1), &cluster.release, "").into());
     assert_eq!(recheck(&step, &(cluster.clone(), read.clone())), "demo-1 is not stopped", "a pod will be created");
     read.sets.clear();
     assert_eq!(recheck(&step, &(cluster, read)), "right");

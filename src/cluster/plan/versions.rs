@@ -1,0 +1,328 @@
+//! Which release each member's next pod runs, while the version of the cluster is being changed.
+//!
+//! Another patch takes effect at once, and members are restarted for it as for any other setting. Another minor version is given to one
+//! member after the other, each when it is ready for it; until then the member's template keeps the release that it has, so that a pod
+//! which is recreated meanwhile runs that one.
+//!
+//! | | before the first member | before each member |
+//! | --- | --- | --- |
+//! | one minor up | nothing else is in progress, all run a patch from which etcd can be upgraded, the cluster version is theirs, and each has written the raft snapshot that the new minor needs | the one before runs the new version and is healthy |
+//! | one minor down | the same but for the last two, and then etcd's downgrade API is called | the cluster version on all members and its own storage version are the lower one, and the one before is healthy |
+//!
+//! A new minor reaches members by restarts, and a member whose data is in its pod is never restarted. So the data is in volumes first.
+//!
+//! A change that is taken back half way is a change in the other direction: etcd cannot tell them apart either. A downgrade that is
+//! enabled and no longer desired is canceled first. The cluster version is the lowest that a member runs, so members that run the higher
+//! one can go back without the API as long as one runs the lower one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{changes::Changes, input::Input, storage};
+use crate::{
+    api::Reason,
+    cluster::{
+        facts::{
+            ongoing::ongoing_since,
+            pods::has_never_served,
+            roster::{Roster, RosterEntry, first},
+        },
+        observed::ObservedMember,
+        release::Release,
+        steps::{CancelDowngrade, EnableDowngrade, Step},
+    },
+    etcd::Version,
+    kubernetes::{ownership::annotation, pod::etcd_container},
+    names::{MemberName, annotation as key},
+    pki::Domain,
+};
+
+/// The releases of the members.
+#[derive(Default)]
+pub struct Versions {
+    /// The members that do not get the release of the spec yet, and what they have.
+    held: BTreeMap<MemberName, Release>,
+    /// The release with which a new member starts.
+    of_new: Option<Release>,
+    /// Whether the user has to change the spec first.
+    is_refused: bool,
+    /// Notes about the change, and the next step.
+    pub changes: Changes,
+}
+
+impl Versions {
+    /// Whether a healthy member will be restarted with another release. Then its other settings change with that restart.
+    pub fn will_restart(&self, name: &MemberName, member: &ObservedMember) -> bool {
+        !self.is_refused && member.is_healthy() && self.held.contains_key(name)
+    }
+
+    /// The release of a member's next pod, if it is not that of the spec.
+    pub fn held(&self, name: &MemberName, member: Option<&ObservedMember>) -> Option<&Release> {
+        let is_new = member.is_none_or(|member| member.stateful_set.is_none());
+        self.held.get(name).or_else(|| self.of_new.as_ref().filter(|_| is_new))
+    }
+}
+
+/// A member with the release of its template.
+struct Placed<'a> {
+    name: &'a MemberName,
+    member: &'a ObservedMember,
+    release: Release,
+}
+
+impl Placed<'_> {
+    fn of<'a>((name, member): (&'a MemberName, &'a ObservedMember)) -> Option<Placed<'a>> {
+        let template = &member.stateful_set.as_ref()?.spec.template;
+        let image = || etcd_container(template.spec.as_ref()?)?.image.as_deref();
+        let recorded = template.metadata.as_ref().and_then(Release::recorded);
+        // An older operator has not recorded it.
+        let release = recorded.or_else(|| Release::running(image()?, member.version()?))?;
+        Some(Placed { name, member, release })
+    }
+
+    /// The minor version that it runs, or else the one that its next pod runs.
+    fn running(&self) -> u32 {
+        self.member.version().unwrap_or(self.release.version).minor
+    }
+
+    /// Whether it does not run the release of its template yet, or is not healthy with it.
+    fn is_starting(&self) -> bool {
+        self.running() != self.release.version.minor || !self.member.is_healthy()
+    }
+
+    /// The version that it runs, if its pod has the release of its template, and the image of that contains another version.
+    fn other_version(&self) -> Option<Version> {
+        let pod = self.member.pod.as_ref().and_then(|pod| Release::recorded(&pod.metadata));
+        let has_release = pod.is_some_and(|pod| pod.version == self.release.version && pod.image == self.release.image);
+        self.member.version().filter(|version| has_release && version.minor != self.release.version.minor)
+    }
+
+    /// Whether its pod was never ready with the release of its template.
+    fn has_never_served(&self) -> bool {
+        let pod = self.member.pod.as_deref();
+        pod.is_some_and(has_never_served) && self.member.etcd.status().is_none()
+    }
+}
+
+/// What the next member waits for.
+enum Wait {
+    /// Something that ends by itself or that is reported elsewhere.
+    For(String),
+    /// Members that have to be restarted with the version that they run.
+    Prepared(BTreeSet<MemberName>),
+    /// A step.
+    Step(Step),
+    /// The user.
+    Refused(String),
+}
+
+/// A change of the minor version.
+struct Change<'a> {
+    input: &'a Input<'a>,
+    roster: &'a Roster<'a>,
+    /// All members that have a template.
+    members: Vec<Placed<'a>>,
+    to: Version,
+    /// To which version a downgrade is enabled.
+    downgrade: Option<Version>,
+}
+
+/// Decides which release each member gets.
+pub fn plan(input: &Input) -> Versions {
+    if !input.observed.has_come_up() {
+        return Versions::default();
+    }
+    let to = input.cluster.release.version;
+    let members: Vec<_> = input.observed.members.iter().filter_map(Placed::of).collect();
+    let downgrade = input.observed.members.values().find_map(|member| member.etcd.status()?.downgrade);
+    // It may also have come with a snapshot, because it is part of the data.
+    let has_quorum = input.facts.roster.is_some();
+    let cancel = downgrade.filter(|target| has_quorum && target.minor != to.minor).map(|_| Step::from(CancelDowngrade));
+    let Some(other) = members.iter().find(|placed| placed.release.version.minor != to.minor) else {
+        return Versions { changes: Changes { step: cancel, ..Changes::default() }, ..Versions::default() };
+    };
+    let reason = if other.release.version < to { Reason::Upgrading } else { Reason::Downgrading };
+    let done = members.iter().filter(|placed| placed.running() == to.minor && placed.member.is_healthy()).count();
+    let since = ongoing_since(input.observed, reason);
+    let (from, all) = (other.release.version, members.len());
+    let (change, short) =
+        (format!("etcd {from} -> {to}, {done} of {all} members{since}"), format!("version {from} -> {to} ({done}/{all})"));
+    // A new member runs what the members run that need not go on.
+    let settled = members.iter().filter(|placed| !placed.is_starting());
+    let lowest = settled.min_by_key(|placed| placed.release.version).map(|placed| placed.release.clone());
+    // A member with which a change began in vain goes back at once to what all ran before.
+    let before = input.observed.status.version.as_deref().and_then(Version::parse);
+    let is_taken_back = before.is_some_and(|before| before.minor == to.minor);
+    let is_free = |placed: &Placed| is_taken_back && placed.has_never_served();
+    let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
+    let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
+    let mut versions = Versions { held, of_new: lowest, ..Versions::default() };
+    let next = match (&input.facts.roster, cancel) {
+        (None, _) => Err(Wait::For("a quorum".into())),
+        (Some(_), Some(step)) => Err(Wait::Step(step)),
+        (Some(roster), None) => Change { input, roster, members, to, downgrade }.next().map(MemberName::clone),
+    };
+    let note =
+        |what: &str| Changes { change: Some(short.clone()), ..Changes::default().progress(reason, format!("{change}; {what}")) };
+    versions.changes = match next {
+        Ok(name) => {
+            versions.held.remove(&name);
+            note(&format!("next: {name}"))
+        }
+        Err(Wait::For(what)) => note(&format!("waiting for {what}")),
+        Err(Wait::Step(step)) => Changes { step: Some(step.clone()), ..note(&step.describe()) },
+        Err(Wait::Prepared(members)) => {
+            let names: Vec<_> = members.iter().map(MemberName::as_str).collect();
+            let what = format!("every member to write a snapshot of raft's log, for which it is restarted: {}", names.join(", "));
+            let releases = versions.held.iter_mut().filter(|(name, _)| members.contains(name));
+            releases.for_each(|(_, release)| release.prepares = Some(to.minor));
+            note(&format!("waiting for {what}"))
+        }
+        Err(Wait::Refused(why)) => {
+            versions.is_refused = true;
+            Changes::default().problem(Reason::CannotChangeVersion, format!("spec.version is {to}, but {why}"))
+        }
+    };
+    versions
+}
+
+impl<'a> Change<'a> {
+    /// The member that gets the new release now.
+    fn next(&self) -> Result<&'a MemberName, Wait> {
+        self.in_volumes()?;
+        if let Some(far) = self.members.iter().find(|placed| placed.running().abs_diff(self.to.minor) > 1) {
+            let (name, minor) = (far.name, far.running());
+            let between = if minor < self.to.minor { minor + 1 } else { minor - 1 };
+            let why =
+                format!("{name} runs 3.{minor}, and etcd skips no minor version: set spec.version to one of 3.{between} first");
+            return Err(Wait::Refused(why));
+        }
+        if let Some((wrong, version)) = self.given().find_map(|placed| Some((placed, placed.other_version()?))) {
+            return Err(Wait::Refused(format!(
+                "image {} contains etcd {version}, which {} runs now",
+                wrong.release.image, wrong.name
+            )));
+        }
+        let has_begun =
+            self.members.iter().any(|placed| [placed.running(), placed.release.version.minor].contains(&self.to.minor));
+        if let Some(starting) = self.given().find(|placed| placed.is_starting()) {
+            return Err(Wait::For(format!("{} to be healthy with etcd {}", starting.name, self.to)));
+        }
+        let waiting = self.members.iter().filter(|placed| placed.release.version.minor != self.to.minor);
+        let voters = waiting.filter_map(|placed| self.roster.voters.get_key_value(placed.name));
+        let Some((name, voter)) = first(voters) else { return Err(Wait::For("the learner to be promoted".into())) };
+        if voter.member.version().is_some_and(|version| version.minor > self.to.minor) || !self.is_up() {
+            self.ready_for_lower(voter, name, has_begun)?;
+        } else if !has_begun {
+            self.settled()?;
+            self.ready_for_higher()?;
+        }
+        Ok(name)
+    }
+
+    /// Every member has its data in a volume. The API server cannot refuse it if only the storage is changed during a change of the version.
+    fn in_volumes(&self) -> Result<(), Wait> {
+        if self.input.cluster.storage.empty_dir.is_some() {
+            return Err(Wait::Refused(
+                "with spec.storage.emptyDir the minor version cannot be changed: unset that until all members run the new one"
+                    .into(),
+            ));
+        }
+        match self.members.iter().find(|placed| placed.member.is_in_pod()) {
+            Some(placed) => Err(Wait::For(format!("{} to be replaced by a member with a volume", placed.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// The members whose template has the new minor version.
+    fn given(&self) -> impl Iterator<Item = &Placed<'a>> {
+        self.members.iter().filter(|placed| placed.release.version.minor == self.to.minor)
+    }
+
+    fn is_up(&self) -> bool {
+        self.members.iter().any(|placed| placed.release.version.minor < self.to.minor)
+    }
+
+    /// Nothing else is in progress.
+    fn settled(&self) -> Result<(), Wait> {
+        let Self { input, roster, .. } = self;
+        let is_rotating = |domain: &Domain| input.observed.is_rotating(*domain);
+        let is_scaling = !roster.learners.is_empty() || roster.voters.len() != input.cluster.replicas as usize;
+        if is_scaling || storage::moves_are_due(input, roster) {
+            return Err(Wait::For("the change of the members".into()));
+        }
+        if !roster.all_healthy() {
+            let silent = roster.describe_silent();
+            return Err(Wait::For(format!("all {} voters to be healthy{silent}", roster.votes())));
+        }
+        if Domain::ALL.iter().any(is_rotating) {
+            return Err(Wait::For("the CA rotation to be complete".into()));
+        }
+        Ok(())
+    }
+
+    /// Before the first member runs a higher version.
+    fn ready_for_higher(&self) -> Result<(), Wait> {
+        let running =
+            || self.roster.voters.iter().filter_map(|(name, voter)| Some((name, voter.member, voter.member.version()?)));
+        for (name, _, version) in running() {
+            let Some(release) = version.release().filter(|release| version.patch < release.upgradable) else { continue };
+            let why = format!(
+                "{name} runs {version}, from which etcd cannot be upgraded: set spec.version to 3.{}.{} or newer first",
+                release.minor, release.upgradable
+            );
+            return Err(Wait::Refused(why));
+        }
+        let mut unprepared = BTreeSet::new();
+        for (name, member, version) in running() {
+            let metrics = metrics(name, member)?;
+            if metrics.cluster != Some(version.minor) {
+                return Err(Wait::For(format!("the cluster version to be 3.{} on {name}", version.minor)));
+            }
+            let minor = self.to.minor.to_string();
+            let is_prepared = member.pod.as_ref().is_some_and(|pod| annotation(&pod.metadata, key::PREPARED_FOR) == Some(&minor));
+            if self.to.release().is_some_and(|release| release.needs_snapshot) && !metrics.has_snapshot && !is_prepared {
+                unprepared.insert(name.clone());
+            }
+        }
+        if unprepared.is_empty() { Ok(()) } else { Err(Wait::Prepared(unprepared)) }
+    }
+
+    /// Before a member runs a lower version.
+    fn ready_for_lower(&self, voter: &RosterEntry, name: &MemberName, has_begun: bool) -> Result<(), Wait> {
+        let minor = self.to.minor;
+        let answering = self.roster.voters.iter().filter(|(_, voter)| voter.answers());
+        for (name, voter) in answering {
+            if metrics(name, voter.member)?.cluster == Some(minor) {
+                continue;
+            }
+            if self.downgrade.is_none() && !has_begun {
+                self.settled()?;
+                let version = voter.member.version().and_then(Version::release);
+                return Err(if version.is_some_and(|release| release.has_downgrade) {
+                    Wait::Step(EnableDowngrade { to: minor }.into())
+                } else {
+                    Wait::Refused(format!("etcd {} has no downgrade", self.to))
+                });
+            }
+            return Err(Wait::For(format!("the cluster version to be 3.{minor} on {name}")));
+        }
+        // 3.5 does not report it. A member that is down has the storage version of the cluster version, or starts with it.
+        let storage = voter.member.etcd.status().and_then(|status| status.storage);
+        if storage.is_some_and(|storage| storage.minor != minor) {
+            return Err(Wait::For(format!("the storage version of {name} to be 3.{minor}")));
+        }
+        Ok(())
+    }
+}
+
+fn metrics<'a>(name: &MemberName, member: &'a ObservedMember) -> Result<&'a crate::etcd::VersionMetrics, Wait> {
+    match &member.versions {
+        Some(Ok(metrics)) => Ok(metrics),
+        Some(Err(problem)) => Err(Wait::For(format!("the metrics of {name}: {problem}"))),
+        None => Err(Wait::For(format!("the metrics of {name}"))),
+    }
+}
+
+#[cfg(test)]
+#[path = "versions_tests.rs"]
+mod tests;

@@ -1,0 +1,167 @@
+//! Changing the version, one minor at a time.
+
+use crate::{
+    api::Reason,
+    cluster::{
+        fixtures::{World, names},
+        plan::tests::{bootstrapped, notes},
+    },
+};
+
+/// Has the cluster run this version.
+fn change(world: &mut World, version: &str) {
+    world.cluster.spec.version = version.into();
+}
+
+/// The versions that the members run.
+fn running(world: &World) -> Vec<String> {
+    let status = |member: &crate::cluster::observed::ObservedMember| member.etcd.status().map(|status| status.version.clone());
+    world.observed.members.values().filter_map(status).collect()
+}
+
+/// Passes until this holds.
+#[track_caller]
+fn until(world: &mut World, holds: impl Fn(&mut World) -> bool) {
+    for _ in 0..300 {
+        if holds(world) {
+            return;
+        }
+        world.pass();
+    }
+    let changes = world.changes();
+    panic!("{:?} {:?} {changes:?}", running(world), world.taken);
+}
+
+/// What is in progress.
+fn progress(world: &mut World) -> String {
+    let changes = world.changes();
+    [Reason::Upgrading, Reason::Downgrading].iter().flat_map(|reason| notes(&changes.progress, *reason)).collect()
+}
+
+/// Until all members run this version, and nothing is planned any more.
+fn settle(world: &mut World, version: &str) {
+    until(world, |world| running(world) == [version; 3] && world.changes().is_empty());
+}
+
+fn restarts(world: &World, from: usize) -> Vec<&str> {
+    world.taken[from..].iter().filter_map(|step| step.strip_prefix("RestartMember ")).collect()
+}
+
+#[test]
+fn another_patch_restarts_each_member_once() {
+    let mut world = bootstrapped(3);
+    let taken = world.taken.len();
+    change(&mut world, "3.6.17");
+    settle(&mut world, "3.6.17");
+    assert_eq!(restarts(&world, taken).len(), 3, "{:?}", &world.taken[taken..]);
+}
+
+#[test]
+fn minors_go_up_and_down_one_at_a_time() {
+    let mut world = bootstrapped(3);
+    let taken = world.taken.len();
+    change(&mut world, "3.7.3");
+    settle(&mut world, "3.7.3");
+    // Each is restarted twice: 3.7 needs a snapshot that 3.6 writes when it starts again.
+    assert_eq!(restarts(&world, taken).len(), 6, "{:?}", &world.taken[taken..]);
+    for version in ["3.6.16", "3.5.35", "3.6.16"] {
+        let taken = world.taken.len();
+        change(&mut world, version);
+        settle(&mut world, version);
+        assert_eq!(restarts(&world, taken).len(), 3, "{:?}", &world.taken[taken..]);
+    }
+    let enabled = world.taken.iter().filter(|step| step.starts_with("EnableDowngrade")).count();
+    assert_eq!(enabled, 2, "{:?}", world.taken);
+    assert_eq!(world.agreed.downgrade, None);
+}
+
+#[test]
+fn a_downgrade_is_taken_back_before_and_after_the_first_member() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.5.35");
+    until(&mut world, |world| world.agreed.downgrade == Some(5));
+    change(&mut world, "3.6.16");
+    until(&mut world, |world| world.agreed.downgrade.is_none());
+    settle(&mut world, "3.6.16");
+    assert!(world.taken.iter().any(|step| step == "CancelDowngrade"), "{:?}", world.taken);
+
+    change(&mut world, "3.5.35");
+    until(&mut world, |world| running(world).iter().any(|version| version == "3.5.35"));
+    change(&mut world, "3.6.16");
+    settle(&mut world, "3.6.16");
+    assert_eq!(world.agreed.downgrade, None);
+}
+
+#[test]
+fn an_upgrade_is_taken_back_half_way_without_the_downgrade_api() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.7.3");
+    until(&mut world, |world| running(world).iter().any(|version| version == "3.7.3"));
+    let taken = world.taken.len();
+    change(&mut world, "3.6.16");
+    settle(&mut world, "3.6.16");
+    assert_eq!(restarts(&world, taken).len(), 1, "{:?}", &world.taken[taken..]);
+    assert!(!world.taken.iter().any(|step| step.starts_with("EnableDowngrade")), "{:?}", world.taken);
+}
+
+#[test]
+fn a_minor_is_not_skipped_and_an_old_patch_is_not_upgraded() {
+    for (from, to, part) in [
+        ("3.5.35", "3.7.3", "demo-0 runs 3.5, and etcd skips no minor version: set spec.version to one of 3.6 first"),
+        ("3.7.3", "3.5.35", "demo-0 runs 3.7, and etcd skips no minor version: set spec.version to one of 3.6 first"),
+        ("3.6.4", "3.7.3", "demo-0 runs 3.6.4, from which etcd cannot be upgraded: set spec.version to 3.6.11 or newer first"),
+    ] {
+        let mut world = World::bootstrapped(&format!("{{\"version\": \"{from}\"}}"));
+        let taken = world.taken.len();
+        change(&mut world, to);
+        for _ in 0..20 {
+            world.pass();
+        }
+        assert_eq!(running(&world), [from; 3]);
+        assert_eq!(world.taken[taken..], [] as [&str; 0]);
+        let problems = world.changes().problems;
+        assert!(
+            problems.iter().any(|note| note.reason == Reason::CannotChangeVersion && note.message.contains(part)),
+            "{problems:?}"
+        );
+    }
+}
+
+#[test]
+fn a_minor_with_which_no_member_starts_stops_at_the_first_and_is_taken_back() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.5.35");
+    settle(&mut world, "3.5.35");
+    change(&mut world, "3.6.16");
+    until(&mut world, |world| running(world).iter().any(|version| version == "3.6.16"));
+    let first = world.observed.members.iter().find(|(_, member)| member.etcd.status().is_some_and(|s| s.version == "3.6.16"));
+    let first = first.unwrap().0.clone();
+    world.silent.insert(first.clone());
+    for _ in 0..60 {
+        world.pass();
+    }
+    let others = running(&world);
+    assert_eq!(others, ["3.5.35"; 2], "the others are not restarted");
+    let progress = progress(&mut world);
+    assert!(progress.contains(&format!("waiting for {first} to be healthy with etcd 3.6.16")), "{progress}");
+    world.silent.clear();
+    change(&mut world, "3.5.35");
+    settle(&mut world, "3.5.35");
+}
+
+#[test]
+fn without_a_quorum_the_version_does_not_change() {
+    let mut world = bootstrapped(3);
+    world.silent.extend([names().member(1), names().member(2)]);
+    world.allows_outage = true;
+    for _ in 0..5 {
+        world.pass();
+    }
+    let taken = world.taken.len();
+    change(&mut world, "3.7.3");
+    for _ in 0..20 {
+        world.pass();
+    }
+    assert_eq!(world.taken[taken..], [] as [&str; 0]);
+    assert!(progress(&mut world).contains("waiting for a quorum"));
+}
