@@ -406,7 +406,7 @@ impl World {
         let cluster = self.kubernetes.cluster();
         let old = minor(&cluster.spec.version);
         // Before a cluster has come up, only a version that does not fit its data is changed.
-        let has_come_up = cluster.status.as_ref().is_some_and(|status| status.version.is_some());
+        let has_come_up = cluster.status.as_ref().is_some_and(|status| status.version.is_some() && status.cluster_id.is_some());
         if old.abs_diff(minor(version)) < 2 && (has_come_up || self.etcd.versions.cluster == minor(version)) {
             self.edit(|cluster| {
                 cluster.spec.version = version.into();

@@ -138,7 +138,8 @@ struct Change<'a> {
 
 /// Decides which release each member gets.
 pub fn plan(input: &Input) -> Versions {
-    if !input.observed.has_come_up() {
+    let answers = |member: &ObservedMember| member.etcd.status().is_some();
+    if !input.observed.has_come_up() && !input.observed.members.values().any(answers) {
         return Versions::default();
     }
     let to = input.cluster.release.version;
