@@ -143,8 +143,10 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
         return None;
     }
     // It keeps its leaf although its restart may cost the quorum, as with two members: another leaf would be no trial.
-    let is_gone = |name: &MemberName| input.facts.roster.as_ref().is_some_and(|roster| !roster.lists(name));
-    let mut members = input.observed.members.iter().filter(|(name, _)| !is_gone(name));
+    // A learner that has taken the name of a tried member finds its leaf in the Secret: another voter may be tried since, and two members
+    // must not present such a leaf.
+    let is_voter = |name: &MemberName| input.facts.roster.as_ref().is_none_or(|roster| roster.voters.contains_key(name));
+    let mut members = input.observed.members.iter().filter(|(name, _)| is_voter(name));
     if let Some((name, _)) = members.find(|(_, member)| has_next(member, authorities)) {
         return Some(name);
     }
