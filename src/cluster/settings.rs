@@ -1,6 +1,6 @@
 //! The fields of a spec for which members are restarted, as they are recorded on the pods that were created from them. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -72,8 +72,9 @@ impl Settings {
 
     /// The fields in which `new` differs. A field that is not recorded has its default, because an older operator did not know it.
     pub fn changes_to(&self, new: &Self) -> Vec<Change> {
-        let default = Self::of(&EtcdClusterSpec::default());
-        let value = |settings: &Self, path: &str| settings.0.get(path).or_else(|| default.0.get(path)).cloned();
+        // A pod that an older operator created is compared in every pass.
+        static DEFAULT: LazyLock<Settings> = LazyLock::new(|| Settings::of(&EtcdClusterSpec::default()));
+        let value = |settings: &Self, path: &str| settings.0.get(path).or_else(|| DEFAULT.0.get(path)).cloned();
         let change = |field: &'static Field| {
             let (old, new) = (value(self, field.path), value(new, field.path));
             let Effect::Restart(form) = field.effect else { return None };

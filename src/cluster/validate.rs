@@ -85,7 +85,7 @@ fn checked(cluster: &EtcdCluster, domain: &str, problems: &mut Problems) -> Opti
     }
     let template = objects::parse_template(&spec.pod.template);
     let template = template.map_err(|found| found.iter().for_each(|problem| problems.add(of_template(problem)))).ok();
-    let version = version?;
+    let (version, settings) = (version?, Settings::of(spec));
     Some(ValidatedCluster {
         names: Names::new(name, namespace, domain),
         uid: Uid::of(&cluster.metadata)?,
@@ -105,8 +105,8 @@ fn checked(cluster: &EtcdCluster, domain: &str, problems: &mut Problems) -> Opti
         etcd: etcd?,
         pod: spec.pod.clone(),
         template: template?,
-        recorded: Settings::of(spec).text(),
-        settings: Settings::of(spec),
+        recorded: settings.text(),
+        settings,
         service: spec.service.clone(),
         repair: repair?,
         paused: spec.paused,

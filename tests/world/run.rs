@@ -7,7 +7,7 @@ use std::{
 };
 
 use etcd_warden::{
-    api::{EtcdCluster, Reason},
+    api::{EtcdCluster, EtcdClusterSpec, Reason},
     certificates::{requests::LeafRequest, transition::Change},
     etcd::Version,
     ids::Uid,
@@ -327,15 +327,9 @@ impl World {
         self.surprises += 1;
         let now = self.now;
         match *event {
-            Event::Scale(replicas) => self.edit(|cluster| {
-                cluster.spec.replicas = replicas.into();
-                cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
-            }),
+            Event::Scale(replicas) => self.edit_spec(|spec| spec.replicas = replicas.into()),
             Event::Version(version) => self.change_version(version),
-            Event::Quota(mebibytes) => self.edit(|cluster| {
-                cluster.spec.etcd.quota_backend_size.0 = format!("{mebibytes}Mi");
-                cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
-            }),
+            Event::Quota(mebibytes) => self.edit_spec(|spec| spec.etcd.quota_backend_size.0 = format!("{mebibytes}Mi")),
             Event::Restart(at) => self.request(key::RESTARTED_AT, Some(at.to_string())),
             Event::Replace(place) => self.request(key::REPLACE, Some(member(place).to_string())),
             Event::KillPod(place) => self.kubernetes.delete_pod(place, now, &mut self.rng),
@@ -408,10 +402,7 @@ impl World {
         // Before a cluster has come up, only a version that does not fit its data is changed.
         let has_come_up = cluster.status.as_ref().is_some_and(|status| status.version.is_some() && status.cluster_id.is_some());
         if old.abs_diff(minor(version)) < 2 && (has_come_up || self.etcd.versions.cluster == minor(version)) {
-            self.edit(|cluster| {
-                cluster.spec.version = version.into();
-                cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
-            });
+            self.edit_spec(|spec| spec.version = version.into());
         }
     }
 
@@ -468,6 +459,13 @@ impl World {
         let mut cluster = self.kubernetes.cluster().clone();
         change(&mut cluster);
         self.kubernetes.put_cluster(cluster);
+    }
+
+    fn edit_spec(&mut self, change: impl FnOnce(&mut EtcdClusterSpec)) {
+        self.edit(|cluster| {
+            change(&mut cluster.spec);
+            cluster.metadata.generation = cluster.metadata.generation.map(|generation| generation + 1);
+        });
     }
 
     fn request(&mut self, key: &str, value: Option<String>) {

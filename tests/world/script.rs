@@ -99,10 +99,12 @@ impl Script {
         for (at, restart) in (1..).zip(restarts) {
             *restart = at;
         }
-        for _ in 0..rng.pick(&[
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3,
-            4,
-        ]) {
+        let rare = match rng.below(40) {
+            0..=33 => 0,
+            34..=36 => 1,
+            several => several - 35,
+        };
+        for _ in 0..rare {
             let at = usize::try_from(rng.below(events.len() as u64 + 1)).unwrap_or_default();
             events.insert(at, (gap(&mut rng), Event::rare(&mut rng)));
         }

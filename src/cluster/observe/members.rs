@@ -10,7 +10,7 @@ use crate::{
         observed::{Observed, ObservedMember, Probe, Trial},
     },
     context::Context,
-    etcd::{Class, DialError, EtcdError, MemberStatus, StatusAnswer, Tls, TlsFault},
+    etcd::{Class, DialError, EtcdError, MemberStatus, StatusAnswer, Target, Tls, TlsFault},
     identity::Identity,
     kubernetes::{
         ownership::annotation,
@@ -100,42 +100,38 @@ async fn ask_peer(
     Some(context.dialer.served(&dial::target(names, name, pod, PEER_PORT), &tls).await.map_err(|e| e.to_string()))
 }
 
+/// What each running member answers on its metrics port, in the order of the members.
+async fn ask_metrics<T, F>(names: &Names, observed: &Observed, ask: impl Fn(Target) -> F) -> Vec<Option<Result<T, String>>>
+where
+    F: Future<Output = Result<T, EtcdError>>,
+{
+    let answers = observed.members.iter().map(|(name, member)| {
+        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some());
+        let answer = pod.map(|pod| ask(dial::target(names, name, pod, METRICS_PORT)));
+        async move { Some(answer?.await.map_err(|e| e.to_string())) }
+    });
+    join_all(answers).await
+}
+
 /// Asks every running member how recent its data is.
 pub async fn ask_progress(context: &Context, names: &Names, observed: &mut Observed) {
-    let answers = observed.members.iter().map(|(name, member)| async move {
-        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;
-        Some(context.dialer.progress(&dial::target(names, name, pod, METRICS_PORT)).await.map_err(|e| e.to_string()))
-    });
-    let answers = join_all(answers).await;
-    for (member, progress) in observed.members.values_mut().zip(answers) {
-        member.progress = progress;
-    }
+    let ask = |target| async move { context.dialer.progress(&target).await };
+    let answers = ask_metrics(names, observed, ask).await;
+    observed.members.values_mut().zip(answers).for_each(|(member, progress)| member.progress = progress);
 }
 
 /// Asks every running member which others accept its connections.
 pub async fn ask_peers(context: &Context, names: &Names, observed: &mut Observed) {
-    let answers = observed.members.iter().map(|(name, member)| async move {
-        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;
-        let peers = context.dialer.active_peers(&dial::target(names, name, pod, METRICS_PORT)).await;
-        Some(peers.map_err(|e| e.to_string()))
-    });
-    let answers = join_all(answers).await;
-    for (member, peers) in observed.members.values_mut().zip(answers) {
-        member.active_peers = peers;
-    }
+    let ask = |target| async move { context.dialer.active_peers(&target).await };
+    let answers = ask_metrics(names, observed, ask).await;
+    observed.members.values_mut().zip(answers).for_each(|(member, peers)| member.active_peers = peers);
 }
 
 /// Asks every running member what its metrics say about versions.
 pub async fn ask_versions(context: &Context, names: &Names, observed: &mut Observed) {
-    let answers = observed.members.iter().map(|(name, member)| async move {
-        let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some())?;
-        let versions = context.dialer.versions(&dial::target(names, name, pod, METRICS_PORT)).await;
-        Some(versions.map_err(|e| e.to_string()))
-    });
-    let answers = join_all(answers).await;
-    for (member, versions) in observed.members.values_mut().zip(answers) {
-        member.versions = versions;
-    }
+    let ask = |target| async move { context.dialer.versions(&target).await };
+    let answers = ask_metrics(names, observed, ask).await;
+    observed.members.values_mut().zip(answers).for_each(|(member, versions)| member.versions = versions);
 }
 
 /// The members that answer, with their pods.

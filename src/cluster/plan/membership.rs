@@ -17,7 +17,6 @@ use super::{
     recovery::Recovery,
     rollout::{self, Rollout},
     space,
-    versions::Versions,
 };
 use crate::{
     api::Reason,
@@ -40,7 +39,6 @@ use crate::{
 pub fn plan(
     input: &Input,
     recovery: &Recovery,
-    versions: &Versions,
     rollout: &Rollout,
     pending: &Pending,
     restarting: &BTreeSet<MemberName>,
@@ -48,7 +46,7 @@ pub fn plan(
     if recovery.is_exclusive {
         return Changes::default();
     }
-    let Some(roster) = &input.facts.roster else { return versions.changes.clone() };
+    let Some(roster) = &input.facts.roster else { return rollout.versions.changes.clone() };
     let mut changes = unknown_members(roster);
     for (name, _) in roster.unlisted.iter().filter(|(_, member)| has_own_objects(input, member)) {
         let since = ongoing_since(input.observed, Reason::RemovingMember);
@@ -64,7 +62,7 @@ pub fn plan(
         &|| replace(input, roster),
         &|| scale_down(input, roster, rollout, restarting),
         &|| scale_up(input, roster),
-        &|| versions.changes.clone(),
+        &|| rollout.versions.changes.clone(),
         &|| rollout::restart(input, roster, rollout, pending),
     ];
     for plan in planners {

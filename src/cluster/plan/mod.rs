@@ -37,7 +37,6 @@ use self::{
     input::{Input, Pending},
     recovery::Recovery,
     rollout::Rollout,
-    versions::Versions,
 };
 use crate::{
     certificates::requests::{LeafRequest, SecretChange},
@@ -79,7 +78,7 @@ pub fn plan(input: &Input) -> Plan {
         pods: !changes.pods.is_empty(),
         certificates,
     };
-    changes.merge(step(input, &recovery, &versions, &rollout, &pending, &changes.restarting));
+    changes.merge(step(input, &recovery, &rollout, &pending, &changes.restarting));
     // These notes follow those about the operation that they are part of.
     changes.merge(objects::waiting_members(input, &members, &recovery, &changes));
     Plan::Change(Box::new(changes))
@@ -100,14 +99,7 @@ pub fn maintain(input: &Input) -> Plan {
 }
 
 /// The step, and notes about it. The first planner with a step decides; the ones after it are not run.
-fn step(
-    input: &Input,
-    recovery: &Recovery,
-    versions: &Versions,
-    rollout: &Rollout,
-    pending: &Pending,
-    restarting: &BTreeSet<MemberName>,
-) -> Changes {
+fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending, restarting: &BTreeSet<MemberName>) -> Changes {
     // Steps that protect data come first: a step that fails is planned again in every pass, and must not block them.
     first_step(&[
         &|| bootstrap::record_members(input),
@@ -118,7 +110,7 @@ fn step(
         &|| membership::delete_left_behind(input, recovery),
         &|| Changes { step: recovery.step.clone(), ..Changes::default() },
         &|| rotation::plan(input),
-        &|| membership::plan(input, recovery, versions, rollout, pending, restarting),
+        &|| membership::plan(input, recovery, rollout, pending, restarting),
     ])
 }
 

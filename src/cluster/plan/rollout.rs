@@ -47,7 +47,8 @@ use crate::{
 pub struct Rollout<'a> {
     restarted_at: Option<&'a str>,
     cluster: &'a ValidatedCluster,
-    versions: &'a Versions,
+    /// Which release each member's next pod gets.
+    pub versions: &'a Versions,
     trust: Vec<TrustRequirement>,
     /// The member that is restarted to try its peer leaf.
     tried: Option<&'a ObservedMember>,

@@ -157,22 +157,7 @@ pub fn plan(input: &Input) -> Versions {
     let (from, all) = (other.release.version, members.len());
     let (change, short) =
         (format!("etcd {from} -> {to}, {done} of {all} members{since}"), format!("version {from} -> {to} ({done}/{all})"));
-    // A new member starts with the lowest version that a member runs with which it is healthy, or else that was not given yet.
-    let settled = members.iter().filter(|placed| !placed.is_starting());
-    let waiting = || members.iter().filter(|placed| placed.release.version.minor != to.minor);
-    let lowest =
-        settled.min_by_key(|placed| placed.release.version).or_else(|| waiting().min_by_key(|placed| placed.release.version));
-    let lowest = lowest.map(|placed| placed.release.clone());
-    // A member with which a change began in vain goes back at once to what all ran before. If none has ever answered, the spec of a
-    // cluster that was created on the data of another one may have had a version that does not fit the data: then members end at once.
-    let before = input.observed.status.version.as_deref().and_then(Version::parse);
-    let none_answers = members.iter().all(|placed| placed.member.etcd.status().is_none());
-    let ends = |placed: &Placed| none_answers && placed.member.pod.as_deref().is_some_and(is_stuck);
-    let is_taken_back = |placed: &Placed| before.map_or_else(|| ends(placed), |before| before.minor == to.minor);
-    let is_free = |placed: &Placed| placed.has_never_served() && is_taken_back(placed);
-    let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
-    let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
-    let mut versions = Versions { held, of_new: lowest, ..Versions::default() };
+    let mut versions = before_the_next(input, &members);
     let next = match (&input.facts.roster, cancel) {
         (None, _) => Err(Wait::For("a quorum".into())),
         (Some(_), Some(step)) => Err(Wait::Step(step)),
@@ -205,6 +190,27 @@ pub fn plan(input: &Input) -> Versions {
         }
     };
     versions
+}
+
+/// The releases as long as no further member gets the one of the spec.
+fn before_the_next(input: &Input, members: &[Placed]) -> Versions {
+    let to = input.cluster.release.version;
+    // A new member starts with the lowest version that a member runs with which it is healthy, or else that was not given yet.
+    let settled = members.iter().filter(|placed| !placed.is_starting());
+    let waiting = || members.iter().filter(|placed| placed.release.version.minor != to.minor);
+    let lowest =
+        settled.min_by_key(|placed| placed.release.version).or_else(|| waiting().min_by_key(|placed| placed.release.version));
+    let lowest = lowest.map(|placed| placed.release.clone());
+    // A member with which a change began in vain goes back at once to what all ran before. If none has ever answered, the spec of a
+    // cluster that was created on the data of another one may have had a version that does not fit the data: then members end at once.
+    let before = input.observed.status.version.as_deref().and_then(Version::parse);
+    let none_answers = members.iter().all(|placed| placed.member.etcd.status().is_none());
+    let ends = |placed: &Placed| none_answers && placed.member.pod.as_deref().is_some_and(is_stuck);
+    let is_taken_back = |placed: &Placed| before.map_or_else(|| ends(placed), |before| before.minor == to.minor);
+    let is_free = |placed: &Placed| placed.has_never_served() && is_taken_back(placed);
+    let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
+    let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
+    Versions { held, of_new: lowest, ..Versions::default() }
 }
 
 impl<'a> Change<'a> {

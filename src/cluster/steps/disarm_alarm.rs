@@ -15,7 +15,7 @@ use crate::{
     ids::MemberId,
 };
 
-/// Disarms the alarm NOSPACE, which makes etcd refuse every write until somebody disarms it, once no database is full any more.
+/// Disarms the alarm NOSPACE, once no database is full any more. etcd refuses every write until it is disarmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DisarmAlarm {
     /// The members that have raised it.
