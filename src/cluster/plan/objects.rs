@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     api::Reason,
+    certificates::requests::SecretChange,
     cluster::{
         facts::readiness::{down_since, why_not_ready},
         objects::{self, PodMetadata, StartState},
@@ -105,9 +106,23 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
 }
 
 /// The StatefulSets of members whose certificates exist.
-pub fn stateful_sets(input: &Input, members: &StartStates, recovery: &Recovery, versions: &Versions) -> Changes {
+///
+/// A new StatefulSet waits for new leaves in the Secret that an earlier member of its name left: its template says which authority signed
+/// the leaf with which the pod starts, and `secrets` are only being changed.
+pub fn stateful_sets(
+    input: &Input,
+    members: &StartStates,
+    recovery: &Recovery,
+    versions: &Versions,
+    secrets: &[SecretChange],
+) -> Changes {
     let mut changes = Changes::default();
-    for name in members.keys() {
+    let has_set = |name: &MemberName| input.observed.members.get(name).is_some_and(|member| member.stateful_set.is_some());
+    let is_reissued = |name: &MemberName| {
+        let secret = input.facts.names.member_secret(name);
+        secrets.iter().any(|change| change.name == secret && !change.leaves.is_empty())
+    };
+    for name in members.keys().filter(|name| has_set(name) || !is_reissued(name)) {
         changes.stateful_sets.extend(stateful_set(input, name, recovery, versions).map(|object| (name.clone(), object)));
     }
     changes
