@@ -34,6 +34,17 @@ impl WriteError {
         }
     }
 
+    /// The API server's words, if it has decided not to accept the request as it is: to repeat it is useless until something changes.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Refused { source, .. } => match &**source {
+                kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Some(&status.message),
+                _ => None,
+            },
+            Self::Foreign { .. } | Self::Conflict(_) => None,
+        }
+    }
+
     /// The error of a change of `object`, which existed a moment before: if it is gone, it has changed.
     pub fn of_change(object: impl Into<String>, source: kube::Error) -> Self {
         match &source {
@@ -69,6 +80,11 @@ mod tests {
         let changed = |error| matches!(WriteError::of_change("Secret a", error), WriteError::Conflict(_));
         assert!(changed(error(404, "NotFound")) && changed(error(409, "Conflict")));
         assert!(!changed(error(403, "Forbidden")));
+        let refused = |error| WriteError::of("Secret a", error).refusal().is_some();
+        assert!(refused(error(403, "Forbidden")) && refused(error(422, "Invalid")));
+        assert!(
+            !refused(error(409, "Conflict")) && !refused(error(429, "TooManyRequests")) && !refused(error(500, "InternalError"))
+        );
         // If nothing was read before, it is the namespace that does not exist.
         assert!(matches!(WriteError::of("Secret a", error(404, "NotFound")), WriteError::Refused { .. }));
     }

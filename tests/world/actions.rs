@@ -87,7 +87,7 @@ pub fn of(write: Write) -> Vec<Action> {
         Write::Bootstrap(object) => vec![Action::Bootstrap(object.clone())],
         Write::IssuerProbe(probe) => vec![Action::IssuerProbe(probe)],
         Write::Authorities(request) => vec![Action::Authorities(request.clone())],
-        Write::Object(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
+        Write::Object(object) | Write::Expand(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
         Write::Secrets(changes) => {
             let changes: Arc<[SecretChange]> = changes.into();
             let issues = changes.iter().any(|change| !change.leaves.is_empty());
@@ -275,6 +275,7 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, 
     let changed = match effect {
         Effect::ChangeMembers(change) => return change_members(world, taking.fresh.leader(), change).map(|()| 1),
         Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations).map(|()| 1),
+        Effect::AnnotateStatefulSet { member, .. } => return Err(format!("{member} has its data in a claim")),
         Effect::Revoke { domain, holders, .. } => return revoke(world, *domain, holders),
         Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
         Effect::Delete { kind: Deletable::Claim, name, uid } => {

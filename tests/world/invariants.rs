@@ -58,7 +58,7 @@ impl World {
                 let up = listed(member).is_some_and(|m| self.etcd.processes.get(&m.place).is_some_and(|p| p.id == m.id));
                 (!up).then(|| "it does not run".into())
             }
-            Step::AddLearner(AddLearner { member: _ }) => {
+            Step::AddLearner(AddLearner { member: _, replaces: _ }) => {
                 members.iter().any(|m| m.learner).then(|| "there already is a learner".into())
             }
             Step::DeleteClaim(DeleteClaim { member, .. }) | Step::DeleteStatefulSet(DeleteStatefulSet { member, .. }) => {

@@ -37,6 +37,9 @@ pub fn of_loss(input: &Input, roster: &Roster, name: &MemberName, entry: &Roster
 
 /// Its claim is missing, has the data of another member, or has lost its volume.
 fn lost_data(entry: &RosterEntry) -> Option<String> {
+    if entry.member.is_in_pod() {
+        return lost_pod(entry);
+    }
     let Some(claim) = &entry.member.claim else {
         return (!entry.member.claim_unread).then(|| "its PersistentVolumeClaim is missing".into());
     };
@@ -49,6 +52,20 @@ fn lost_data(entry: &RosterEntry) -> Option<String> {
         Some("its data was discarded in a recovery".into())
     } else if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
         Some("the volume of its PersistentVolumeClaim is gone".into())
+    } else {
+        None
+    }
+}
+
+/// The pod that had its data is gone or is going. A member that is not recorded has perhaps never started.
+fn lost_pod(entry: &RosterEntry) -> Option<String> {
+    let id = entry.member.recorded_ids().1?;
+    if id != entry.listed.id {
+        Some("its pod has the data of another member".into())
+    } else if !entry.member.has_pod_with_data() {
+        Some("its pod was deleted, and its data with it".into())
+    } else if entry.member.pod.as_deref().is_some_and(is_terminating) {
+        Some("its pod is being deleted, and its data with it".into())
     } else {
         None
     }

@@ -16,6 +16,7 @@ pub mod input;
 mod issuers;
 mod leadership;
 mod membership;
+mod moves;
 mod objects;
 mod overwritten;
 mod raft_entry;
@@ -26,6 +27,7 @@ mod rollout;
 mod rotation;
 mod space;
 mod start;
+mod storage;
 mod trial;
 mod versions;
 
@@ -61,7 +63,7 @@ pub fn plan(input: &Input) -> Plan {
     let mut changes = recovery.changes.clone();
     changes.merge(objects::plan(input, &members));
     changes.merge(certificates::plan(input, &members));
-    changes.merge(objects::stateful_sets(input, &members, &recovery, &versions));
+    changes.merge(objects::stateful_sets(input, &members, &recovery, &versions, &changes.secrets));
     foreign::exclude(input, &mut changes);
     overwritten::exclude(input, &mut changes);
     let confirmation = confirmation::plan(input, &changes.secrets);
@@ -126,6 +128,8 @@ fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
     changes
 }
 
+#[cfg(test)]
+mod in_pod_tests;
 #[cfg(test)]
 mod maintain_tests;
 #[cfg(test)]

@@ -47,8 +47,8 @@ fn recorded(input: &Input, name: &MemberName) -> Option<StartState> {
 
 fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartState {
     let Input { observed, facts, .. } = input;
-    let has_claim = member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, facts.uid));
-    if has_claim && member.has_started() {
+    let has_record = member.record().is_some_and(|record| belongs(record, facts.uid));
+    if has_record && member.has_started() {
         return StartState::Existing;
     }
     let roster = facts.roster.as_ref();
@@ -62,12 +62,14 @@ fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartStat
     // A voter that never started, according to a quorum, has acknowledged nothing. Its recorded state may be wrong, because it
     // may have been written without a member list.
     let never_started = |roster: &Roster| roster.voters.get(name).is_some_and(|voter| voter.listed.name.is_empty());
-    if has_claim && roster.is_some_and(never_started) {
+    if has_record && roster.is_some_and(never_started) {
         return StartState::New;
     }
-    // If nothing is known about a member any more, it is not started: that is the only mistake that can be repaired.
+    // If nothing is known about a member any more, it is not started: that is the only mistake that can be repaired. Kubernetes replaces a pod
+    // and the data in it at any time, so a member with its data in its pod may be new only until the cluster has come up. Until then etcd
+    // itself refuses to start one whose previous pod has started, unless all other members are down.
     match recorded(input, name) {
-        Some(StartState::New) if !observed.has_come_up() || has_claim => StartState::New,
+        Some(StartState::New) if !observed.has_come_up() || has_record && !member.is_in_pod() => StartState::New,
         None if !observed.has_come_up() => StartState::New,
         Some(StartState::Joining(list)) if roster.is_none() => StartState::Joining(list),
         _ => StartState::Existing,
