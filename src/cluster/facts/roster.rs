@@ -153,15 +153,3 @@ impl<'a> Roster<'a> {
         if silent.is_empty() { String::new() } else { format!(" ({})", silent.join("; ")) }
     }
 }
-
-/// The first of several voters that are restarted: an unhealthy one, otherwise a follower. The leader is the last.
-pub fn first<'a, 'r>(
-    voters: impl Iterator<Item = (&'r MemberName, &'r RosterEntry<'a>)>,
-) -> Option<(&'r MemberName, &'r RosterEntry<'a>)>
-where
-    'a: 'r,
-{
-    let voters: Vec<_> = voters.collect();
-    let unhealthy = voters.iter().find(|(_, voter)| !voter.is_healthy());
-    unhealthy.or_else(|| voters.iter().find(|(_, voter)| !voter.leads())).or_else(|| voters.first()).copied()
-}

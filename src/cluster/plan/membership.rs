@@ -19,6 +19,7 @@ use super::{
     recovery::Recovery,
     rollout::{self, Rollout},
     space,
+    start::recorded,
 };
 use crate::{
     api::Reason,
@@ -29,6 +30,7 @@ use crate::{
             readiness::down_since,
             roster::{Remainder, Roster, RosterEntry},
         },
+        objects::StartState,
         observed::ObservedMember,
         steps::{AddLearner, DeleteClaim, DeleteStatefulSet, Promote, RemoveMember, RemoveUnstarted, Step},
     },
@@ -195,9 +197,11 @@ fn learner(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
         return Changes { step: Some(RemoveMember { member: name.clone(), id }.into()), ..changes };
     }
     let since = down_since(input.observed, name);
-    // It is promoted only once its ID is recorded: it must not restart under this ID without its data.
+    // It is promoted only once its ID is recorded, and no container of it reads any more that it joins: it must not start again under this ID
+    // without its data.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
     let is_recorded = learner.member.has_started() && (!learner.member.is_in_pod() || learner.member.has_pod_with_data());
+    let is_recorded = is_recorded && recorded(input, name) == Some(StartState::Existing);
     if answers && is_recorded {
         let message = format!("{name} is a learner{since}");
         let changes = changes.progress(Reason::CatchingUp, message);
@@ -351,6 +355,10 @@ fn scale_up(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
             let message = format!("{name} cannot be given certificates: a CA is lost or has expired; see CertificatesReady");
             changes.problem(Reason::CannotScaleUp, message)
         };
+    }
+    // One that bootstrapped the cluster would bootstrap another one if it lost its data now.
+    if roster.voters.keys().any(|voter| recorded(input, voter) == Some(StartState::New)) {
+        return changes;
     }
     // The objects of the previous member of this name are deleted first, and a request to replace it is completed first.
     let is_free = !roster.unlisted.contains_key(&name) && !is_replacement_requested(input, &name);

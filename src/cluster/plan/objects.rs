@@ -72,6 +72,10 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
 }
 
 /// The StatefulSets of members whose certificates exist.
+///
+/// A new StatefulSet waits for new leaves in the Secret that an earlier member of its name left: its template says which authority signed
+/// the leaf with which the pod starts, and `secrets` are only being changed. If the data is going to be in the pod, it waits for trust bundles
+/// too, because that pod is not restarted to load others.
 pub fn stateful_sets(
     input: &Input,
     members: &StartStates,
@@ -80,14 +84,14 @@ pub fn stateful_sets(
     secrets: &[SecretChange],
 ) -> Changes {
     let mut changes = Changes::default();
-    // A pod that has its data is not restarted to load other files, so it is created only when its Secret is written. That of a previous
-    // member of its name may be there.
     let waits = |name: &MemberName| {
         let member = input.observed.members.get(name);
         let secret = input.facts.names.member_secret(name);
-        member.is_some_and(|member| member.stateful_set.is_none())
-            && storage::in_pod(input, member).is_some()
-            && secrets.iter().any(|change| change.name == secret && change.is_written_now())
+        let is_due = |change: &SecretChange| {
+            !change.leaves.is_empty() || change.is_written_now() && storage::in_pod(input, member).is_some()
+        };
+        member.is_none_or(|member| member.stateful_set.is_none())
+            && secrets.iter().any(|change| change.name == secret && is_due(change))
     };
     for name in members.keys().filter(|name| !waits(name)) {
         changes.stateful_sets.extend(stateful_set(input, name, recovery, versions).map(|object| (name.clone(), object)));

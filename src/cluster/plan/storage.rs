@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolumeClaim};
 
-use super::{changes::Changes, input::Input, start::StartStates};
+use super::{
+    changes::Changes,
+    input::Input,
+    start::{StartStates, is_bootstrapped_together},
+};
 use crate::{
     api::Reason,
     cluster::{
@@ -64,9 +68,9 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
 }
 
 /// The volume of its pod in which a member has its data, or is to have it; `None` if that is in the volume of a claim. A member keeps what it
-/// has until it is replaced.
+/// has until it is replaced. Members that bootstrap a cluster together get claims, whatever the spec has become meanwhile (`start.rs`).
 pub fn in_pod(input: &Input, member: Option<&ObservedMember>) -> Option<EmptyDirVolumeSource> {
-    let desired = || objects::empty_dir(&input.cluster.storage);
+    let desired = || objects::empty_dir(&input.cluster.storage).filter(|_| !is_bootstrapped_together(input));
     let Some(member) = member else { return desired() };
     let is_open = member.claim.is_none() && !member.claim_unread && member.stateful_set.is_none();
     if is_open { desired() } else { member.volume_in_pod().cloned() }
