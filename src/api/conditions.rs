@@ -294,6 +294,8 @@ words! {
         Recovered,
         /// This version of the operator cannot read the object.
         Unreadable,
+        /// The API server does not accept the status.
+        StatusNotAccepted,
 
         // EtcdUser.
         /// The Secret holds a valid certificate.

@@ -85,20 +85,27 @@ pub struct MemberStatus {
 }
 
 impl MemberStatus {
-    /// The members that have raised the alarm NOSPACE. Every member reports the alarms of all, as `memberID:160 alarm:NOSPACE`
-    /// (`server/etcdserver/api/v3rpc/maintenance.go`, `Status`).
+    /// The members that have raised the alarm NOSPACE.
     pub fn out_of_space(&self) -> impl Iterator<Item = MemberId> {
-        let member = |error: &String| {
-            let (member, alarm) = error.strip_prefix("memberID:")?.split_once(" alarm:")?;
-            member.parse().ok().filter(|_| alarm.trim() == "NOSPACE").map(MemberId)
-        };
-        self.errors.iter().filter_map(member)
+        self.errors.iter().filter_map(|error| alarm(error)).filter(|(_, alarm)| *alarm == NOSPACE).map(|(member, _)| member)
     }
 
     /// Whether the member reports that it is the leader.
     pub fn leads(&self) -> bool {
         self.leader == Some(self.member_id)
     }
+}
+
+/// The alarm of a member whose database has reached its quota: etcd refuses every write.
+pub const NOSPACE: &str = "NOSPACE";
+/// The alarm of a member whose data differs from that of the others.
+pub const CORRUPT: &str = "CORRUPT";
+
+/// The member that has raised an alarm, and the alarm, if an error is one. Every member reports the alarms of all, as
+/// `memberID:160 alarm:NOSPACE` (`server/etcdserver/api/v3rpc/maintenance.go`, `Status`).
+pub fn alarm(error: &str) -> Option<(MemberId, &str)> {
+    let (member, alarm) = error.strip_prefix("memberID:")?.split_once(" alarm:")?;
+    Some((MemberId(member.parse().ok()?), alarm.trim()))
 }
 
 /// One entry of the member list.

@@ -7,8 +7,9 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::{event::event, note::Note};
 use crate::{
-    api::EtcdClusterStatus,
+    api::{EtcdClusterStatus, Reason},
     context::Context,
     kubernetes::{
         apply::apply_status,
@@ -45,13 +46,29 @@ where
         match apply_status(&api, &object.name_any(), &object.meta().resource_version, &report.status).await {
             Ok(()) => {}
             Err(WriteError::Conflict(_)) => return Ok(true),
-            Err(error) => return Err(error),
+            Err(error) => {
+                if let Some(words) = error.refusal() {
+                    publish(context, &not_accepted(words, report), &reference).await;
+                }
+                return Err(error);
+            }
         }
     }
     for event in &report.events {
         publish(context, event, &reference).await;
     }
     Ok(false)
+}
+
+/// That the API server does not accept a status, with what it would have said. Before Kubernetes 1.33 each write of a status is judged by
+/// all rules of the CRD, those about the stored spec included, which may be older than the rules (`apiextensions-apiserver`,
+/// `pkg/registry/customresource/status_strategy.go`).
+fn not_accepted<S>(words: &str, report: &Report<S>) -> Event {
+    let news = report.events.iter().filter_map(|event| Some(format!("{}: {}", event.reason, event.note.as_ref()?)));
+    let news = news.collect::<Vec<_>>().join("; ");
+    let message =
+        format!("the status could not be written and is out of date. It would report {news}. The API server says: {words}");
+    event(EventType::Warning, &Note::new(Reason::StatusNotAccepted, message))
 }
 
 /// Publishes an event and logs it. A failure is logged and does not stop the pass.

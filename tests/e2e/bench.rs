@@ -1,4 +1,4 @@
-//! The effect of new certificates, of a new CA and of a rolling restart on clients, with manual steps and with the operator.
+//! The effect of new certificates, of a new CA, of a rolling restart and of an upgrade on clients, with manual steps and with the operator.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,20 @@ use crate::{
     members::restart,
     rotation::{refresh, rotate, served, status, try_status, until_renewed},
     tools::{Ran, kubectl, root, run, until},
+    versions::{set_version, until_version},
     watcher::Watchers,
     world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![scenario!(by_hand).bench(), scenario!(by_the_operator).bench(), scenario!(restarted_while_clients_watch).bench()]
+    vec![
+        scenario!(by_hand).bench(),
+        scenario!(by_the_operator).bench(),
+        scenario!(restarted_while_clients_watch).bench(),
+        scenario!(restarted_in_turn).bench(),
+        scenario!(upgraded_in_turn).bench(),
+    ]
 }
 
 /// The manually created cluster of `hack/bench/baseline`, whose members must be restarted for a new CA.
@@ -32,6 +39,22 @@ struct Hand {
 }
 
 impl Hand {
+    async fn create(world: &World, version: &str) -> Self {
+        let hand = Self { namespace: format!("{}-hand", world.namespace), files: world.write("hand", &BTreeMap::new()) };
+        let folder = hand.files.display().to_string();
+        run(root().join("hack/bench/pki"), [&folder, &hand.namespace]).await.success();
+        run(root().join("hack/bench/baseline"), [&hand.namespace, "1Gi", &folder, version]).await.success();
+        hand
+    }
+
+    fn user(&self) -> Identity {
+        Identity {
+            ca: self.files.join("ca.crt"),
+            pair: Some((self.files.join("demo-0.crt"), self.files.join("demo-0.key"))),
+            endpoint: format!("https://clients.{}.svc:2379", self.namespace),
+        }
+    }
+
     async fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Ran {
         kubectl(["-n", &self.namespace].into_iter().chain(arguments)).await
     }
@@ -52,6 +75,16 @@ impl Hand {
         crate::tools::run_with("kubectl", ["-n", &self.namespace, "replace", "-f", "-"], &manifest).await.success();
     }
 
+    /// Changes the StatefulSet, and waits until all of its pods have followed.
+    async fn change<const N: usize>(&self, arguments: [&str; N]) {
+        self.kubectl(arguments).await.success();
+        self.ready().await;
+    }
+
+    async fn remove(self) {
+        kubectl(["delete", "namespace", &self.namespace, "--wait=true"]).await.success();
+    }
+
     async fn ready(&self) {
         self.kubectl(["rollout", "status", "statefulset/demo", "--timeout=150s"]).await.success();
         self.kubectl(["wait", "--for=condition=Ready", "pod", "-l", "app=demo", "--timeout=150s"]).await.success();
@@ -61,15 +94,8 @@ impl Hand {
 /// New certificates of the same CA with a rolling restart, then of another CA with a restart of all members, which do not trust
 /// both CAs.
 async fn by_hand(world: Arc<World>) {
-    let hand = Hand { namespace: format!("{}-hand", world.namespace), files: world.write("hand", &BTreeMap::new()) };
-    let folder = hand.files.display().to_string();
-    run(root().join("hack/bench/pki"), [&folder, &hand.namespace]).await.success();
-    run(root().join("hack/bench/baseline"), [&hand.namespace, "1Gi", &folder]).await.success();
-    let user = Identity {
-        ca: hand.files.join("ca.crt"),
-        pair: Some((hand.files.join("demo-0.crt"), hand.files.join("demo-0.key"))),
-        endpoint: format!("https://clients.{}.svc:2379", hand.namespace),
-    };
+    let hand = Hand::create(&world, "3.6.16").await;
+    let user = hand.user();
 
     let writers = Writers::start(&user).await;
     let began = Instant::now();
@@ -144,4 +170,86 @@ async fn restarted_while_clients_watch(world: Arc<World>) {
     let figures = writers.stop().await.checked(&user).await;
     let seen = watchers.stop(&figures).await;
     world.measure(format!("a rolling restart while clients watch: {figures}; {seen}"));
+}
+
+/// How often a restart and an upgrade are measured.
+const ROUNDS: usize = 3;
+
+/// The times of one kind of change, in seconds, and what became of the writes.
+#[derive(Default)]
+struct Rolled {
+    times: Vec<f32>,
+    written: u32,
+    failed: u32,
+}
+
+impl Rolled {
+    /// Measures a change while clients write.
+    async fn measure(&mut self, user: &Identity, change: impl Future<Output = ()>) {
+        let writers = Writers::start(user).await;
+        let began = Instant::now();
+        change.await;
+        self.times.push(began.elapsed().as_secs_f32());
+        let figures = writers.stop().await.checked(user).await;
+        figures.assert_nothing_lost();
+        self.written += figures.written;
+        self.failed += figures.failed;
+    }
+
+    fn median(&mut self) -> f32 {
+        self.times.sort_by(f32::total_cmp);
+        self.times[self.times.len() / 2]
+    }
+}
+
+/// Prints both, and their ratio.
+fn compare(world: &World, what: &str, mut by_hand: Rolled, mut ours: Rolled) {
+    let (manual, own) = (by_hand.median(), ours.median());
+    world.measure(format!(
+        "{what}, median of {ROUNDS}: by hand {manual:.1} s, {} of {} writes failed; by the operator {own:.1} s, {} of {} writes failed; \
+         operator / by hand {:.2}",
+        by_hand.failed,
+        by_hand.written,
+        ours.failed,
+        ours.written,
+        own / manual
+    ));
+    assert_eq!(ours.failed, 0, "{what} by the operator");
+}
+
+/// A rolling restart of three members: in turn by the StatefulSet of the manual manifests, which restarts a pod as soon as the one before
+/// is ready, and by the operator.
+async fn restarted_in_turn(world: Arc<World>) {
+    let (mut by_hand, mut ours) = (Rolled::default(), Rolled::default());
+    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    let hand = Hand::create(&world, "3.6.16").await;
+    for round in 0..ROUNDS {
+        let change = hand.change(["rollout", "restart", "statefulset/demo"]);
+        by_hand.measure(&hand.user(), change).await;
+        ours.measure(&user, restart(&world, &format!("round {round}"))).await;
+    }
+    hand.remove().await;
+    compare(&world, "a rolling restart", by_hand, ours);
+}
+
+/// An upgrade of three members, likewise.
+async fn upgraded_in_turn(world: Arc<World>) {
+    const FROM: &str = "3.5.35";
+    const TO: &str = "3.6.16";
+    let (mut by_hand, mut ours) = (Rolled::default(), Rolled::default());
+    let user = world.cluster_and_user("demo", 3, json!({ "version": FROM })).await;
+    for _ in 0..ROUNDS {
+        let hand = Hand::create(&world, FROM).await;
+        let image = format!("etcd=gcr.io/etcd-development/etcd:v{TO}");
+        by_hand.measure(&hand.user(), hand.change(["set", "image", "statefulset/demo", &image])).await;
+        hand.remove().await;
+        let change = async {
+            set_version(&world, TO).await;
+            until_version(&world, TO).await;
+        };
+        ours.measure(&user, change).await;
+        set_version(&world, FROM).await;
+        until_version(&world, FROM).await;
+    }
+    compare(&world, "an upgrade", by_hand, ours);
 }

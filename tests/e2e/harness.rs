@@ -32,7 +32,7 @@ enum When {
     Always,
     /// With `E2E_FULL=1`.
     Full,
-    /// With `E2E_BENCH=1`, which runs no others.
+    /// Never.
     Bench,
 }
 
@@ -49,7 +49,7 @@ impl Scenario {
     pub fn long(self) -> Self {
         Self { when: When::Full, ..self }
     }
-    /// It measures, for `make bench`.
+    /// It measures, for `make bench`, which names it.
     pub fn bench(self) -> Self {
         Self { when: When::Bench, alone: true, ..self }
     }
@@ -69,16 +69,15 @@ tokio::task_local! {
 /// Runs the scenarios that the arguments and the environment select.
 pub fn run(scenarios: Vec<Scenario>) -> ExitCode {
     let selected: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_on = |name| env::var(name).is_ok_and(|value| value == "1");
-    let (full, bench) = (is_on("E2E_FULL"), is_on("E2E_BENCH"));
+    let full = env::var("E2E_FULL").is_ok_and(|value| value == "1");
     let parallel = env::var("E2E_PARALLEL").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let chosen: Vec<Scenario> = scenarios
         .into_iter()
         .filter(|scenario| match selected.as_slice() {
             [] => match scenario.when {
-                When::Always => !bench,
-                When::Full => full && !bench,
-                When::Bench => bench,
+                When::Always => true,
+                When::Full => full,
+                When::Bench => false,
             },
             selected => selected.iter().any(|part| scenario.name.contains(part)),
         })

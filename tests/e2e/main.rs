@@ -1,8 +1,8 @@
 //! Scenarios on a real Kubernetes, with the operator installed by its chart.
 //!
 //! It runs inside the cluster's network (`hack/cluster/enter`), after `hack/image` and `hack/cluster/load-tar`; `make e2e` does
-//! all of it. Arguments are parts of the names of scenarios to run; without any, all run. `E2E_FULL=1` adds the long ones,
-//! `E2E_BENCH=1` runs the measurements of `make bench` instead, and `E2E_PARALLEL` is how many run at the same time.
+//! all of it. Arguments are parts of the names of scenarios to run; without any, all run but the long ones, which `E2E_FULL=1` adds, and
+//! the measurements of `make bench`. `E2E_PARALLEL` is how many run at the same time.
 //!
 //! Each scenario has a namespace of its own, which enforces the Pod Security Standard `restricted`. The namespace of a failed
 //! scenario is kept, and its objects, events and logs are written to `target/e2e/`. Scenarios that change the operator run last

@@ -25,12 +25,12 @@ fn of_version(version: &str) -> Value {
     json!({ "version": version, "etcd": { "autoCompaction": { "retention": "0" } } })
 }
 
-async fn set_version(world: &World, version: &str) {
+pub async fn set_version(world: &World, version: &str) {
     world.patch::<EtcdCluster>("demo", json!({ "spec": { "version": version } })).await;
 }
 
 /// Waits until all members run a version.
-async fn until_version(world: &World, version: &str) {
+pub async fn until_version(world: &World, version: &str) {
     until(&format!("all run {version}"), 2 * TIMEOUT, || async {
         let status = world.ready("demo").await?;
         let running: Vec<_> = status.members.iter().filter_map(|member| member.version.clone()).collect();

@@ -63,7 +63,8 @@ pub fn plan(input: &Input) -> Plan {
     let mut changes = recovery.changes.clone();
     changes.merge(objects::plan(input, &members));
     changes.merge(certificates::plan(input, &members));
-    changes.merge(objects::stateful_sets(input, &members, &recovery, &versions, &changes.secrets));
+    let sets = objects::stateful_sets(input, &members, &recovery, &versions, &changes.secrets);
+    changes.merge(sets);
     foreign::exclude(input, &mut changes);
     overwritten::exclude(input, &mut changes);
     let confirmation = confirmation::plan(input, &changes.secrets);

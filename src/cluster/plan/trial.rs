@@ -143,11 +143,15 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
         return None;
     }
     // It keeps its leaf although its restart may cost the quorum, as with two members: another leaf would be no trial.
-    // A learner that has taken the name of a tried member finds its leaf in the Secret: another voter may be tried since, and two members
-    // must not present such a leaf.
-    let is_voter = |name: &MemberName| input.facts.roster.as_ref().is_none_or(|roster| roster.voters.contains_key(name));
-    let mut members = input.observed.members.iter().filter(|(name, _)| is_voter(name));
-    if let Some((name, _)) = members.find(|(_, member)| has_next(member, authorities)) {
+    let roster = input.facts.roster.as_ref();
+    let is_gone = |name: &MemberName| roster.is_some_and(|roster| !roster.lists(name));
+    let is_voter = |name: &MemberName| roster.is_some_and(|roster| roster.voters.contains_key(name));
+    let members = input.observed.members.iter().filter(|(name, member)| !is_gone(name) && has_next(member, authorities));
+    // A learner that has taken the name of a tried member finds its leaf in the Secret. If a voter is tried since, that one goes on, because
+    // two members must not present such a leaf.
+    let mut tried: Vec<_> = members.map(|(name, _)| name).collect();
+    tried.sort_by_key(|name| !is_voter(name));
+    if let Some(name) = tried.first() {
         return Some(name);
     }
     let roster = input.facts.roster.as_ref().filter(|roster| roster.votes() > 1)?;

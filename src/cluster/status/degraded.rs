@@ -19,8 +19,9 @@ use crate::{
         observed::{Observed, ObservedMember},
         outcome::Decision,
     },
+    etcd,
     kubernetes::pod::{is_terminating, running_since},
-    names::MemberName,
+    names::{MemberName, annotation as key},
     reporting::{
         condition::{Announced, Finding},
         note::{Note, messages},
@@ -115,7 +116,26 @@ fn has_no_memory(pod: &Pod, now: Timestamp) -> bool {
 /// member reports the alarms of all members.
 fn etcd_errors(observed: &Observed) -> Option<Note> {
     let statuses = observed.members.values().filter_map(|member| member.etcd.status());
-    let errors: BTreeSet<_> = statuses.flat_map(|status| &status.errors).map(|error| error.trim()).collect();
+    let errors: BTreeSet<_> = statuses.flat_map(|status| &status.errors).map(|error| describe_error(observed, error)).collect();
     let errors: Vec<_> = errors.into_iter().collect();
-    (!errors.is_empty()).then(|| Note::new(Reason::EtcdReportsErrors, format!("etcd reports {}", errors.join(", "))))
+    (!errors.is_empty()).then(|| Note::new(Reason::EtcdReportsErrors, errors.join("; ")))
+}
+
+fn describe_error(observed: &Observed, error: &str) -> String {
+    let Some((id, alarm)) = etcd::alarm(error) else { return format!("etcd reports {}", error.trim()) };
+    let has_id = |member: &ObservedMember| member.etcd.status().is_some_and(|status| status.member_id == id);
+    let name = observed.members.iter().find(|(_, member)| has_id(member)).map(|(name, _)| name.to_string());
+    let name = name.unwrap_or_else(|| format!("member {id}"));
+    match alarm {
+        etcd::NOSPACE => format!(
+            "{name} has raised the alarm NOSPACE: its database has reached spec.etcd.quotaBackendSize, and etcd refuses every write. \
+             Delete keys, compact and defragment, or set a larger quota; the alarm is disarmed once every member has room"
+        ),
+        etcd::CORRUPT => format!(
+            "{name} has raised the alarm CORRUPT: its data differs from that of the others. Compare the members with etcdctl endpoint \
+             hashkv, and have the one that differs replaced by annotation {}",
+            key::REPLACE
+        ),
+        other => format!("{name} has raised the alarm {other}"),
+    }
 }
