@@ -15,6 +15,8 @@ pub const FIELD_MANAGER: &str = "etcd-warden";
 
 /// The container that runs etcd. Others may add containers to a pod, also before this one.
 pub const CONTAINER: &str = "etcd";
+/// The name of the volume with the data of a member.
+pub const DATA_VOLUME: &str = "data";
 
 /// The port for clients.
 pub const CLIENT_PORT: i32 = 2379;
@@ -65,6 +67,11 @@ pub mod annotation {
     pub const EXTRANEOUS: &str = "argocd.argoproj.io/compare-options";
     /// The value of [`EXTRANEOUS`].
     pub const EXTRANEOUS_VALUE: &str = "IgnoreExtraneous";
+    /// On a PersistentVolumeClaim: the fields of `spec.storage` that it was made from (JSON).
+    pub const STORAGE: &str = "etcd-warden.dev/storage";
+    /// On a StatefulSet whose pod has the data of its member, once that has started: the uid of the pod. Beside it are [`CLUSTER_ID`] and
+    /// [`MEMBER_ID`].
+    pub const DATA_POD: &str = "etcd-warden.dev/data-pod";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the cluster.
     pub const CLUSTER_ID: &str = "etcd-warden.dev/cluster-id";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the member.

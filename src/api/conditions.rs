@@ -105,6 +105,8 @@ words! {
         ReplacingMember,
         /// Members are restarted one after the other.
         RollingRestart,
+        /// The volume of a member is being expanded.
+        ExpandingVolume,
         /// Members are being given a higher minor version.
         Upgrading,
         /// Members are being given a lower minor version.
@@ -141,6 +143,8 @@ words! {
         CannotReplace,
         /// A member cannot be restarted.
         CannotRestart,
+        /// The volume of a member cannot be expanded.
+        CannotExpandVolume,
         /// The version cannot be changed to that of the spec.
         CannotChangeVersion,
         /// A certificate authority cannot be rotated.

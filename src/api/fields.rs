@@ -10,10 +10,10 @@ pub enum Effect {
     Live,
     /// Members are restarted one at a time. The value is compared in this form.
     Restart(Form),
+    /// Members are replaced one at a time: a new one is added and has copied all data before an old one is removed.
+    Replace,
     /// A CA rotation, in which members are restarted one at a time.
     Rotation,
-    /// The change is refused when it is applied.
-    Refused,
 }
 
 /// Which values of a field are equal.
@@ -47,10 +47,17 @@ const RESTART: Effect = Effect::Restart(Form::Plain);
 /// All fields. None is below another one.
 pub const FIELDS: &[Field] = &[
     row("replicas", Effect::Live, "members are added and removed one at a time"),
-    row("version", RESTART, "to another patch; the minor version cannot be changed yet"),
-    row("storage.size", Effect::Refused, "cannot be changed yet"),
-    row("storage.storageClassName", Effect::Refused, "cannot be changed yet"),
+    row("version", RESTART, "by one minor version at a time, up or down; with storage.emptyDir to another patch only"),
+    row(
+        "storage.size",
+        Effect::Live,
+        "volumes are expanded one after the other, if their StorageClass allows it; for a smaller size members are replaced",
+    ),
+    row("storage.storageClassName", Effect::Replace, ""),
     row("storage.retention", Effect::Live, ""),
+    row("storage.emptyDir.medium", Effect::Replace, ""),
+    row("storage.emptyDir.sizeLimit", Effect::Replace, ""),
+    row("storage.emptyDir.acceptDataLoss", Effect::Live, ""),
     row("image.repository", RESTART, ""),
     row("image.tag", RESTART, ""),
     row("image.digest", RESTART, ""),
@@ -110,8 +117,8 @@ impl Effect {
         match self {
             Self::Live => "live",
             Self::Restart(_) => "restart",
+            Self::Replace => "replace",
             Self::Rotation => "restart, in a CA rotation",
-            Self::Refused => "refused",
         }
     }
 }

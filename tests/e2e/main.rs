@@ -41,6 +41,7 @@ mod operator;
 mod recovery;
 mod refused;
 mod rotation;
+mod storage;
 mod tools;
 mod users;
 mod versions;
@@ -59,6 +60,7 @@ fn main() -> std::process::ExitCode {
         issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),
+        storage::scenarios(),
         evidence::scenarios(),
         manual_changes::scenarios(),
         certificates::scenarios(),

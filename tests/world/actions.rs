@@ -26,7 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     certificates,
-    etcd::Place,
+    etcd::{Id, Place},
     kubernetes::{Refused, Slot, named, names, place},
     observation::read,
     operator::{Job, Operator},
@@ -87,7 +87,7 @@ pub fn of(write: Write) -> Vec<Action> {
         Write::Bootstrap(object) => vec![Action::Bootstrap(object.clone())],
         Write::IssuerProbe(probe) => vec![Action::IssuerProbe(probe)],
         Write::Authorities(request) => vec![Action::Authorities(request.clone())],
-        Write::Object(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
+        Write::Object(object) | Write::Expand(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
         Write::Secrets(changes) => {
             let changes: Arc<[SecretChange]> = changes.into();
             let issues = changes.iter().any(|change| !change.leaves.is_empty());
@@ -242,7 +242,7 @@ fn recheck(world: &mut World, operator: &mut Operator, job: &Job, step: &Step) -
             Done::No
         }
         Ok(step) => {
-            world.judge(&step);
+            world.judge(&step, &job.valid);
             let check = Check::new(&job.valid, job.known, &fresh);
             let effects = step.definition().effects(&check);
             let count = effects.len();
@@ -275,6 +275,10 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, 
     let changed = match effect {
         Effect::ChangeMembers(change) => return change_members(world, taking.fresh.leader(), change).map(|()| 1),
         Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations).map(|()| 1),
+        Effect::AnnotateStatefulSet { member, uid, annotations } => {
+            world.etcd.recorded.extend(recorded_id(annotations));
+            kubernetes.annotate_set(place(member), uid, annotations)
+        }
         Effect::Revoke { domain, holders, .. } => return revoke(world, *domain, holders),
         Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
         Effect::Delete { kind: Deletable::Claim, name, uid } => {
@@ -333,10 +337,15 @@ fn change_members(world: &mut World, leader: Option<&MemberName>, change: &Chang
     changed.map_err(|class| format!("{class:?}"))
 }
 
+/// The ID of a member that is recorded.
+fn recorded_id(annotations: &BTreeMap<&'static str, String>) -> Option<Id> {
+    let id: Option<MemberId> = annotations.get(key::MEMBER_ID).map(|id| id.parse().expect("a member's ID"));
+    id.map(|id| id.0)
+}
+
 fn annotate_claim(world: &mut World, name: &str, uid: &Uid, annotations: &BTreeMap<&'static str, String>) -> Result<(), String> {
     let place = named(name, |member| names().claim(member)).ok_or("it is no member's")?;
-    let id: Option<MemberId> = annotations.get(key::MEMBER_ID).map(|id| id.parse().expect("a member's ID"));
-    world.etcd.recorded.extend(id.map(|id| id.0));
+    world.etcd.recorded.extend(recorded_id(annotations));
     world.kubernetes.annotate_claim(place, uid, annotations).map_err(|why| format!("{why:?}"))
 }
 

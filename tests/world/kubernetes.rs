@@ -10,14 +10,14 @@ use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
     certificates::secret::CachedSecret,
-    cluster::objects::{MetadataChanges, StartState, is_forced, start_state},
+    cluster::objects::{MetadataChanges, StartState, class_of, is_forced, requested_size, start_state},
     etcd::Version,
     ids::Uid,
     kubernetes::{
         cached::Cached,
         object::{Object, ObjectVersion},
         ownership::annotation,
-        pod::etcd_container,
+        pod::{data_in_pod, etcd_container},
         secret::SecretView,
     },
     names::{MemberName, Names, annotation as key, bootstrap_key},
@@ -33,6 +33,7 @@ use k8s_openapi::{
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::{
+        api::resource::Quantity,
         apis::meta::v1::{ObjectMeta, Time},
         util::intstr::IntOrString,
     },
@@ -228,6 +229,10 @@ enum Container {
 pub struct Kept {
     pub uid: String,
     volume: Option<Volume>,
+    /// Whether that is a volume of the pod itself.
+    pub in_pod: bool,
+    /// Whether that is in memory.
+    in_memory: bool,
     container: Container,
     crashes: u32,
     started: bool,
@@ -436,7 +441,11 @@ impl Kubernetes {
         self.files_changed |= slot == Slot::CaConfig;
         let thing = match self.things.0[slot.index()].clone() {
             Some(Thing::Set(old)) => Thing::Set(changed(&old, object, &version)?),
-            Some(Thing::Claim(old)) => Thing::Claim(changed(&old, object, &version)?),
+            Some(Thing::Claim(old)) => {
+                let new = changed(&old, object, &version)?;
+                self.check_claim(&old, &new);
+                Thing::Claim(new)
+            }
             Some(Thing::Budget(old)) => Thing::Budget(changed(&old, object, &version)?),
             Some(Thing::Service(old)) => Thing::Service(changed(&old, object, &version)?),
             Some(Thing::Config(old)) => Thing::Config(changed(&old, object, &version)?),
@@ -451,6 +460,26 @@ impl Kubernetes {
             },
         };
         self.put(slot, Some(thing));
+        Ok(())
+    }
+
+    /// What the API server refuses to change in a claim.
+    fn check_claim(&mut self, old: &PersistentVolumeClaim, new: &PersistentVolumeClaim) {
+        let shrinks = requested_size(new).zip(requested_size(old)).is_some_and(|(new, old)| is_less(new, old));
+        if shrinks || class_of(new) != class_of(old) {
+            self.broken.push(format!("claim {:?} is changed in a way that the API server refuses", old.metadata.name));
+        }
+    }
+
+    /// Merges annotations into a StatefulSet that must be the one with this uid.
+    pub fn annotate_set(&mut self, place: Place, uid: &Uid, annotations: &BTreeMap<&'static str, String>) -> Result<(), Refused> {
+        let set = self.things.set(Slot::Set(place)).ok_or(Refused::NotFound)?;
+        check(&set.metadata, uid)?;
+        let mut set = StatefulSet::clone(set);
+        let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        set.metadata.annotations.get_or_insert_default().extend(annotations);
+        set.metadata.resource_version = Some(self.next_version());
+        self.put(Slot::Set(place), Some(Thing::Set(set.into())));
         Ok(())
     }
 
@@ -554,8 +583,24 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// The volume that a member's claim is bound to.
+    /// The volume with a member's data: that of its pod, or the one that its claim is bound to.
     pub fn volume(&self, place: Place) -> Option<Volume> {
+        let in_pod = self.pods.get(&place).filter(|kept| kept.in_pod);
+        in_pod.map_or_else(|| self.claimed(place), |kept| kept.volume)
+    }
+
+    /// Whether a member has its data in its pod.
+    pub fn is_in_pod(&self, place: Place) -> bool {
+        self.pods.get(&place).is_some_and(|kept| kept.in_pod)
+    }
+
+    /// Whether a member has its data in memory, which is lost when its node is started again.
+    pub fn is_in_memory(&self, place: Place) -> bool {
+        self.pods.get(&place).is_some_and(|kept| kept.in_memory)
+    }
+
+    /// The volume that a member's claim is bound to.
+    fn claimed(&self, place: Place) -> Option<Volume> {
         self.volumes.get(self.things.claim(Slot::Claim(place))?.metadata.uid.as_deref()?).copied()
     }
 
@@ -569,7 +614,7 @@ impl Kubernetes {
                 self.set_at[usize::from(place)] = 0;
                 continue;
             }
-            self.bind(place, etcd);
+            self.bind(place, etcd, rng);
             self.control(place, now, rng);
             if self.pods.contains_key(&place) && self.down_until[usize::from(place)] <= now {
                 self.keep(place, etcd, now, rng);
@@ -586,8 +631,8 @@ impl Kubernetes {
         is_none(Slot::Claim(place)) && is_none(Slot::Set(place)) && !self.pods.contains_key(&place)
     }
 
-    /// Claims are bound when they are created, and gone when no pod uses them.
-    fn bind(&mut self, place: Place, etcd: &mut Etcd) {
+    /// Claims are bound when they are created, their volumes grow when they ask for more, and they are gone when no pod uses them.
+    fn bind(&mut self, place: Place, etcd: &mut Etcd, rng: &mut Rng) {
         let Some(claim) = self.things.claim(Slot::Claim(place)) else { return };
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         if claim.metadata.deletion_timestamp.is_some() && !self.pods.contains_key(&place) {
@@ -598,6 +643,10 @@ impl Kubernetes {
         } else if !self.volumes.contains_key(uid) {
             self.next_volume += 1;
             self.volumes.insert(uid.to_owned(), self.next_volume);
+        } else if is_small(claim) && rng.one_in(12) {
+            let mut claim = PersistentVolumeClaim::clone(claim);
+            claim.status = bound(claim.clone().into()).status.clone();
+            self.put_claim(place, claim);
         }
     }
 
@@ -645,6 +694,8 @@ impl Kubernetes {
     fn make_pod(&mut self, place: Place, set: &StatefulSet, now: Millis, rng: &mut Rng) {
         let uid = format!("pod-{}", self.version);
         let mut meta = set.spec.template.metadata.clone().unwrap_or_default();
+        let in_pod = set.spec.template.spec.as_ref().and_then(data_in_pod);
+        self.next_volume += u32::from(in_pod.is_some());
         let revision = annotation(&set.metadata, key::APPLIED).unwrap_or_default().to_owned();
         meta.labels.get_or_insert_default().insert("controller-revision-hash".into(), revision);
         (meta.name, meta.uid) = (Some(names().pod(&member(place))), Some(uid.clone()));
@@ -652,7 +703,9 @@ impl Kubernetes {
             place,
             Kept {
                 uid,
-                volume: None,
+                volume: in_pod.map(|_| self.next_volume),
+                in_pod: in_pod.is_some(),
+                in_memory: in_pod.is_some_and(|volume| volume.medium.as_deref() == Some("Memory")),
                 container: Container::Waiting { until: now + rng.between(200, 2_500) },
                 crashes: 0,
                 started: false,
@@ -679,6 +732,8 @@ impl Kubernetes {
         if let Some(gone_at) = kept.deleting {
             etcd.stop(place);
             if gone_at <= now {
+                let volume = kept.volume.filter(|_| kept.in_pod);
+                volume.into_iter().for_each(|volume| etcd.lose(volume));
                 self.pods.remove(&place);
                 self.put(Slot::Pod(place), None);
             }
@@ -725,7 +780,7 @@ impl Kubernetes {
 
     fn start(&mut self, place: Place, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
         let volume = self.things.claim(Slot::Claim(place)).filter(|claim| claim.metadata.deletion_timestamp.is_none());
-        let volume = volume.and_then(|_| self.volume(place));
+        let volume = volume.and_then(|_| self.claimed(place));
         if let Some(claim) = self.things.claim(Slot::Claim(place)).filter(|_| volume.is_some())
             && let Some(survivor) = annotation(&claim.metadata, key::DISCARDED_FOR)
         {
@@ -745,7 +800,8 @@ impl Kubernetes {
         self.files_changed = true;
         (kept.started, kept.container) = (true, Container::Running { since: now });
         // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
-        etcd.start(place, volume, &Start { forced: kept.forced, version: kept.version, snapshots: kept.snapshots, ..env }, now);
+        let (forced, version, snapshots, in_pod) = (kept.forced, kept.version, kept.snapshots, kept.in_pod);
+        etcd.start(place, volume, &Start { forced, version, snapshots, in_pod, ..env }, now);
         self.show(place, now);
     }
 
@@ -763,6 +819,7 @@ impl Kubernetes {
             forced: false,
             version: self.pods[&place].version,
             snapshots: false,
+            in_pod: false,
         })
     }
 
@@ -826,8 +883,29 @@ fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, versi
 
 /// A claim with a volume.
 fn bound(mut claim: Cached<PersistentVolumeClaim>) -> Cached<PersistentVolumeClaim> {
-    claim.status = Some(PersistentVolumeClaimStatus { phase: Some("Bound".into()), ..PersistentVolumeClaimStatus::default() });
+    let size = requested_size(&claim).expect("it asks for a size").clone();
+    claim.status = Some(PersistentVolumeClaimStatus {
+        phase: Some("Bound".into()),
+        capacity: Some([("storage".to_owned(), size)].into()),
+        ..PersistentVolumeClaimStatus::default()
+    });
     claim
+}
+
+/// The size of a claim's volume.
+pub fn capacity(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
+    claim.status.as_ref()?.capacity.as_ref()?.get("storage")
+}
+
+fn is_less(one: &Quantity, other: &Quantity) -> bool {
+    let gibibytes =
+        |size: &Quantity| size.0.strip_suffix("Gi").and_then(|number| number.parse::<u32>().ok()).expect("so many Gi");
+    one != other && gibibytes(one) < gibibytes(other)
+}
+
+/// Whether a claim asks for more than its volume has.
+fn is_small(claim: &PersistentVolumeClaim) -> bool {
+    capacity(claim).zip(requested_size(claim)).is_some_and(|(has, asks)| is_less(has, asks))
 }
 
 /// What is applied replaces what was, but for what others wrote.

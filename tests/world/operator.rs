@@ -268,6 +268,7 @@ fn describe(plan: &Plan) -> String {
                 .bootstrap
                 .iter()
                 .chain(&changes.objects)
+                .chain(&changes.expansion)
                 .chain(changes.stateful_sets.values())
                 .map(Object::describe)
                 .collect();

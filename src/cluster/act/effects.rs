@@ -31,6 +31,12 @@ impl Actor<'_> {
         match effect {
             Effect::ChangeMembers(change) => self.change_members(change, fresh).await,
             Effect::AnnotateClaim { name, uid, annotations } => self.annotate_claim(name, uid, annotations).await,
+            Effect::AnnotateStatefulSet { member, uid, annotations } => {
+                let no_labels: BTreeMap<&str, &str> = BTreeMap::new();
+                let written = annotate(&self.api::<StatefulSet>(), member.as_str(), uid, &no_labels, annotations).await;
+                written.map_err(|e| WriteError::of(format!("StatefulSet {member}"), e))?;
+                Ok(1)
+            }
             Effect::AdoptSecret { name, uid } => self.adopt_secret(name, uid).await,
             Effect::Delete { kind, name, uid } => self.delete(*kind, name, uid).await,
             Effect::Evict { member, uid } => self.evict(member, uid, fresh).await,

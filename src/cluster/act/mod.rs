@@ -72,6 +72,7 @@ impl Actor<'_> {
     async fn write(&self, write: Write<'_>) -> Outcome {
         match write {
             Write::Bootstrap(object) | Write::Object(object) | Write::StatefulSet(object) => self.apply(object).await,
+            Write::Expand(object) => self.expand(object).await,
             Write::IssuerProbe(probe) => self.probe_issuer(probe).await,
             Write::Authorities(request) => self.create_authorities(request).await,
             Write::Secrets(changes) => self.issue(changes).await,

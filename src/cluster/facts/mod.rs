@@ -2,6 +2,7 @@
 //! them. Pure.
 
 pub(crate) mod authorities;
+pub(crate) mod claims;
 pub(crate) mod containers;
 pub(crate) mod foreign;
 pub(crate) mod lost_quorum;
@@ -47,7 +48,7 @@ impl<'a> Facts<'a> {
         let has_own_data = observed
             .members
             .values()
-            .any(|member| member.has_started() && member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, uid)));
+            .any(|member| member.has_started() && member.record().is_some_and(|record| belongs(record, uid)));
         Self {
             names,
             uid,

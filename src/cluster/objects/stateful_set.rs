@@ -7,8 +7,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
         core::v1::{
-            Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-            Lifecycle, LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
+            Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+            HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
             PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
             SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
@@ -26,14 +26,16 @@ use super::{
     pod_template,
 };
 use crate::{
-    api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, PullPolicy, TlsVersion, UserIds},
+    api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, Medium, PullPolicy, StorageSpec, TlsVersion, UserIds},
     cluster::{
         release::Release,
         validated::{EtcdSettings, ValidatedCluster},
     },
     etcd::Version,
     kubernetes::pod::etcd_container,
-    names::{CLIENT_PORT, CONTAINER, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
+    names::{
+        CLIENT_PORT, CONTAINER, DATA_VOLUME as DATA, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key,
+    },
 };
 
 /// User and group of [`UserIds::Fixed`].
@@ -128,6 +130,37 @@ pub fn runs_like(pod: Option<&PodSpec>, template: Option<&PodSpec>) -> bool {
     process(pod) == process(template)
 }
 
+/// The volume in each pod that the spec asks for instead of a claim.
+pub fn empty_dir(storage: &StorageSpec) -> Option<EmptyDirVolumeSource> {
+    let spec = storage.empty_dir.as_ref()?;
+    let medium = match spec.medium {
+        Medium::Disk => None,
+        Medium::Memory => Some("Memory".to_owned()),
+    };
+    Some(EmptyDirVolumeSource { medium, size_limit: Some(spec.size_limit.clone()), ..EmptyDirVolumeSource::default() })
+}
+
+/// The same StatefulSet with its data in this volume of its pod, or in that of its claim.
+#[must_use]
+pub fn with_data(
+    mut set: StatefulSet,
+    cluster: &ValidatedCluster,
+    member: &MemberName,
+    in_pod: Option<EmptyDirVolumeSource>,
+) -> StatefulSet {
+    let volumes = set.spec.template.spec.iter_mut().flat_map(|spec| spec.volumes.iter_mut().flatten());
+    if let Some(volume) = volumes.into_iter().find(|volume| volume.name == DATA) {
+        *volume = data_volume(cluster, member, in_pod);
+    }
+    set
+}
+
+fn data_volume(cluster: &ValidatedCluster, member: &MemberName, in_pod: Option<EmptyDirVolumeSource>) -> Volume {
+    let claim = || PersistentVolumeClaimVolumeSource { claim_name: cluster.names.claim(member), read_only: None };
+    let persistent_volume_claim = in_pod.is_none().then(claim);
+    Volume { name: DATA.into(), persistent_volume_claim, empty_dir: in_pod, ..Volume::default() }
+}
+
 /// Why `spec.pod.template` cannot be merged into the operator's template.
 pub fn template_problems(cluster: &ValidatedCluster) -> Vec<String> {
     pod_template::problems(&template(cluster, &cluster.names.member(0), &cluster.release, ""), &cluster.template)
@@ -162,13 +195,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, release: &Release, 
             .filter(|secrets| !secrets.is_empty()),
             containers: vec![container(cluster, member, release)],
             volumes: Some(vec![
-                Volume {
-                    persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                        claim_name: cluster.names.claim(member),
-                        read_only: None,
-                    }),
-                    ..volume("data")
-                },
+                data_volume(cluster, member, empty_dir(&cluster.storage)),
                 Volume {
                     secret: Some(SecretVolumeSource {
                         secret_name: Some(cluster.names.member_secret(member)),
@@ -282,7 +309,7 @@ fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release)
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![mount("data", DATA_DIR, None), mount("tls", TLS_DIR, Some(true))]),
+        volume_mounts: Some(vec![mount(DATA, DATA_DIR, None), mount("tls", TLS_DIR, Some(true))]),
         ..Container::default()
     }
 }

@@ -77,6 +77,8 @@ pub struct Changes {
     pub authorities: Vec<AuthorityRequest>,
     /// The objects to apply, except for StatefulSets and the bootstrap ConfigMap.
     pub objects: Vec<Object>,
+    /// The claim whose volume is expanded.
+    pub expansion: Option<Object>,
     /// The Secrets to create or change.
     pub secrets: Vec<SecretChange>,
     /// The StatefulSets to apply.
@@ -117,6 +119,8 @@ pub enum Write<'a> {
     Authorities(&'a AuthorityRequest),
     /// An object is applied.
     Object(&'a Object),
+    /// A larger size is written to a claim. If the API server refuses it, that is remembered and not repeated at once.
+    Expand(&'a Object),
     /// Secrets. All leaves of a domain are recorded in its ledger before the first Secret is written.
     Secrets(&'a [SecretChange]),
     /// A StatefulSet is applied.
@@ -140,6 +144,7 @@ impl Changes {
         writes.extend(self.issuer_probes.iter().copied().map(Write::IssuerProbe));
         writes.extend(self.authorities.iter().map(Write::Authorities));
         writes.extend(self.objects.iter().map(Write::Object));
+        writes.extend(self.expansion.as_ref().map(Write::Expand));
         writes.extend((!self.secrets.is_empty()).then_some(Write::Secrets(&self.secrets)));
         writes.extend(self.stateful_sets.values().map(Write::StatefulSet));
         writes.extend(self.pods.iter().map(Write::Pod));
@@ -170,6 +175,7 @@ impl Changes {
             issuer_probes,
             authorities,
             objects,
+            expansion,
             secrets,
             stateful_sets,
             pods,
@@ -189,6 +195,7 @@ impl Changes {
         self.issuer_probes.append(issuer_probes);
         self.authorities.append(authorities);
         self.objects.append(objects);
+        self.expansion = self.expansion.take().or(expansion.take());
         self.secrets.append(secrets);
         self.stateful_sets.append(stateful_sets);
         self.pods.append(pods);

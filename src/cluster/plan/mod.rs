@@ -16,6 +16,7 @@ pub mod input;
 mod issuers;
 mod leadership;
 mod membership;
+mod moves;
 mod objects;
 mod overwritten;
 mod raft_entry;
@@ -26,6 +27,7 @@ mod rollout;
 mod rotation;
 mod space;
 mod start;
+mod storage;
 mod trial;
 mod versions;
 
@@ -127,6 +129,8 @@ fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
     changes
 }
 
+#[cfg(test)]
+mod in_pod_tests;
 #[cfg(test)]
 mod maintain_tests;
 #[cfg(test)]

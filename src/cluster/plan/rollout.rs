@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ptr};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{Pod, PodSpec},
@@ -19,6 +19,7 @@ use crate::{
     api::Reason,
     cluster::{
         facts::{
+            claims::waits_for_restart,
             ongoing::{is_ongoing, ongoing_since},
             pods::{
                 changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
@@ -52,7 +53,11 @@ pub struct Rollout<'a> {
     trust: Vec<TrustRequirement>,
     /// The member that is restarted to try its peer leaf.
     tried: Option<&'a ObservedMember>,
+    now: Timestamp,
 }
+
+/// How long the kubelet may take to expand the file system of a volume while its pod runs. It syncs a pod every 60 to 90 s.
+const ONLINE_EXPANSION: SignedDuration = SignedDuration::from_mins(2);
 
 impl<'a> Rollout<'a> {
     /// What the pods of a cluster must have been created with.
@@ -63,13 +68,21 @@ impl<'a> Rollout<'a> {
             versions,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
             tried: input.facts.authorities.state.peer.ready().and_then(|peer| trial::to_be_restarted(input, peer)),
+            now: input.now,
         }
     }
 
     /// Whether a member's pod was created differently.
     pub fn is_outdated(&self, name: &MemberName, member: &ObservedMember) -> bool {
         let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
-        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod, name, member))
+        let is_due = |pod: &Pod| is_tried || self.is_different(pod, name, member) || self.waits_for_expansion(pod, member);
+        member.pod.as_ref().is_some_and(|pod| is_due(pod))
+    }
+
+    /// Whether the file system of a member's volume is expanded only when its pod starts again.
+    fn waits_for_expansion(&self, pod: &Pod, member: &ObservedMember) -> bool {
+        let since = member.claim.as_ref().and_then(|claim| waits_for_restart(claim, pod));
+        since.is_some_and(|since| self.now.duration_since(since) >= ONLINE_EXPANSION)
     }
 
     /// Whether the next pod of a member would be outdated as well: others have changed its template, or it does not exist yet.
@@ -166,7 +179,9 @@ fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> 
 
 /// Restarts a member with an outdated pod: an unhealthy one first, the leader last.
 pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pending) -> Changes {
-    let outdated: Vec<_> = roster.voters.iter().filter(|(name, voter)| rollout.is_outdated(name, voter.member)).collect();
+    // One that has its data in its pod is replaced instead (`moves.rs`).
+    let is_due = |name: &MemberName, voter: &RosterEntry| !voter.member.is_in_pod() && rollout.is_outdated(name, voter.member);
+    let outdated: Vec<_> = roster.voters.iter().filter(|(name, voter)| is_due(name, voter)).collect();
     let Some((name, voter)) = first(outdated.iter().copied()) else { return Changes::default() };
     let (left, all, since) = (outdated.len(), roster.voters.len(), ongoing_since(input.observed, Reason::RollingRestart));
     let edits = outdated.iter().find_map(|(name, voter)| {
@@ -184,7 +199,7 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     if !is_applied || voter.member.secret.is_none() || !is_in_effect || rollout.stays_outdated(name, voter.member) {
         return changes;
     }
-    if voter.member.loses_data_with_pod() && roster.votes() < 3 {
+    if voter.member.loses_claim_with_pod() && roster.votes() < 3 {
         let message = format!(
             "{name} is not restarted: its PersistentVolumeClaim is being deleted, so its data would be lost with its pod, and the others \
              are no quorum without it"
@@ -285,7 +300,7 @@ const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
 pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
     restart_first(input, |name, member| {
         let (Some(pod), Some(set)) = (&member.pod, &member.stateful_set) else { return false };
-        let is_possible = !is_terminating(pod) && member.secret.is_some();
+        let is_possible = !is_terminating(pod) && member.secret.is_some() && !member.is_in_pod();
         let is_applied = !pending.secrets && !pending.stateful_sets.contains(name) && is_in_effect(set);
         let may_stop =
             || shares_no_trusted_ca_of(Domain::Peer, pod, set) || !is_another_starting(input, name) || !member.pod_ready();

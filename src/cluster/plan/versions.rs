@@ -9,6 +9,8 @@
 //! | one minor up | nothing else is in progress, all run a patch from which etcd can be upgraded, the cluster version is theirs, and each has written the raft snapshot that the new minor needs | the one before runs the new version and is healthy |
 //! | one minor down | the same but for the last two, and then etcd's downgrade API is called | the cluster version on all members and its own storage version are the lower one, and the one before is healthy |
 //!
+//! A new minor reaches members by restarts, and a member whose data is in its pod is never restarted. So the data is in volumes first.
+//!
 //! A change that is taken back half way is a change in the other direction: etcd cannot tell them apart either. A downgrade that is
 //! enabled and no longer desired is canceled first. The cluster version is the lowest that a member runs, so members that run the higher
 //! one can go back without the API as long as one runs the lower one.
@@ -17,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{changes::Changes, input::Input};
+use super::{changes::Changes, input::Input, storage};
 use crate::{
     api::Reason,
     cluster::{
@@ -216,6 +218,7 @@ fn before_the_next(input: &Input, members: &[Placed]) -> Versions {
 impl<'a> Change<'a> {
     /// The member that gets the new release now.
     fn next(&self) -> Result<&'a MemberName, Wait> {
+        self.in_volumes()?;
         if let Some(far) = self.members.iter().find(|placed| placed.running().abs_diff(self.to.minor) > 1) {
             let (name, minor) = (far.name, far.running());
             let between = if minor < self.to.minor { minor + 1 } else { minor - 1 };
@@ -250,6 +253,20 @@ impl<'a> Change<'a> {
         Ok(name)
     }
 
+    /// Every member has its data in a volume. The API server cannot refuse it if only the storage is changed during a change of the version.
+    fn in_volumes(&self) -> Result<(), Wait> {
+        if self.input.cluster.storage.empty_dir.is_some() {
+            return Err(Wait::Refused(
+                "with spec.storage.emptyDir the minor version cannot be changed: unset that until all members run the new one"
+                    .into(),
+            ));
+        }
+        match self.members.iter().find(|placed| placed.member.is_in_pod()) {
+            Some(placed) => Err(Wait::For(format!("{} to be replaced by a member with a volume", placed.name))),
+            None => Ok(()),
+        }
+    }
+
     /// The members that were given the new minor version.
     fn given(&self) -> impl Iterator<Item = &Placed<'a>> {
         self.members.iter().filter(|placed| placed.release.version.minor == self.to.minor)
@@ -263,7 +280,8 @@ impl<'a> Change<'a> {
     fn settled(&self) -> Result<(), Wait> {
         let Self { input, roster, .. } = self;
         let is_rotating = |domain: &Domain| input.observed.is_rotating(*domain);
-        if !roster.learners.is_empty() || roster.voters.len() != input.cluster.replicas as usize {
+        let is_scaling = !roster.learners.is_empty() || roster.voters.len() != input.cluster.replicas as usize;
+        if is_scaling || storage::moves_are_due(input, roster) {
             return Err(Wait::For("the change of the members".into()));
         }
         if !roster.all_healthy() {

@@ -82,7 +82,13 @@ fn in_progress(changes: &Changes, outcome: &Outcome) -> Option<Note> {
     if let Some(first) = certificates.first() {
         return Some(Note::new(first.reason, messages(certificates.iter().copied())));
     }
-    let objects = changes.bootstrap.iter().chain(&changes.objects).chain(changes.stateful_sets.values()).map(Object::describe);
+    let objects = changes
+        .bootstrap
+        .iter()
+        .chain(&changes.objects)
+        .chain(&changes.expansion)
+        .chain(changes.stateful_sets.values())
+        .map(Object::describe);
     let secrets = changes.secrets.iter().map(|change| format!("Secret {}", change.name));
     let pods = changes.pods.iter().map(|patch| format!("Pod {}", patch.pod));
     let all: Vec<_> = objects.chain(secrets).chain(pods).collect();

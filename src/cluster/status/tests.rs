@@ -11,7 +11,7 @@ use k8s_openapi::{
 use kube::runtime::events::{Event, EventType};
 use proptest::prelude::*;
 
-use super::{Input, members::rounded, report};
+use super::{Input, report};
 use crate::{
     api::{self, ClientAuth, ConditionType, EtcdClusterStatus, MemberStatus, Reason},
     cluster::{
@@ -797,24 +797,6 @@ fn the_phase_of_a_rotation_is_reported() {
     assert_eq!(phases, [None, distributing, reissuing, dropping, None]);
     // All certificates are replaced, most of them several times. What the rotation does is announced by itself.
     assert!(!reasons(&events).contains(&"CertificatesServed"), "{:?}", reasons(&events));
-}
-
-#[test]
-fn sizes_are_rounded_up_to_a_power_of_two() {
-    const MI: i64 = 1 << 20;
-    for (bytes, text) in [
-        (-1, "1Mi"),
-        (0, "1Mi"),
-        (MI, "1Mi"),
-        (MI + 1, "2Mi"),
-        (3 * MI, "4Mi"),
-        (512 * MI, "512Mi"),
-        (513 * MI, "1Gi"),
-        (1025 * MI, "2Gi"),
-        (8 << 30, "8Gi"),
-    ] {
-        assert_eq!(rounded(bytes), text, "{bytes}");
-    }
 }
 
 proptest! {

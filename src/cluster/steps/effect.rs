@@ -25,6 +25,15 @@ pub enum Effect {
         /// The annotations.
         annotations: BTreeMap<&'static str, String>,
     },
+    /// Annotations are written to the StatefulSet of a member, if it still has this uid.
+    AnnotateStatefulSet {
+        /// The member.
+        member: MemberName,
+        /// The uid of its StatefulSet.
+        uid: Uid,
+        /// The annotations.
+        annotations: BTreeMap<&'static str, String>,
+    },
     /// The cluster becomes the owner of a Secret that a deleted cluster left, if it still has this uid. Secrets with private keys
     /// are replaced with the contents that were read, and never patched.
     AdoptSecret {
