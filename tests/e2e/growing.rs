@@ -77,6 +77,7 @@ async fn grown(world: Arc<World>) {
     let writers = Writers::start(&user).await;
     let began = Instant::now();
     grow(&world, "demo", "2Gi").await;
+    // The kubelet expands the file system of a running pod after up to 90 s.
     until("all volumes are expanded", TIMEOUT * 2, || async {
         let sizes = sizes(&world).await;
         let (grown, others): (Vec<_>, Vec<_>) = sizes.values().partition(|(_, capacity)| capacity == "2Gi");
