@@ -108,6 +108,8 @@ pub mod annotation {
     /// On a pod: a version of its Secret, and the time of writing. A change of it makes the kubelet refresh the mounted files at
     /// once.
     pub const TLS_TOUCHED: &str = "etcd-warden.dev/tls-touched";
+    /// On a pod: since when the file system of its volume was to be expanded. A change of it makes the kubelet do so at once.
+    pub const EXPANSION: &str = "etcd-warden.dev/expansion";
     /// On a pod: the version of its Secret that it was confirmed to serve.
     pub const TLS_CONFIRMED: &str = "etcd-warden.dev/tls-confirmed";
 }

@@ -64,7 +64,7 @@ async fn file_system(world: &World, pod: &str) -> u64 {
 }
 
 /// Three volumes are expanded one after the other, while clients write and every process goes on. Then a driver refuses, which is reported
-/// until the change is taken back; and one expands a file system only when a pod starts.
+/// until the change is taken back, wholly or in part; and one expands a file system only when a pod starts.
 async fn grown(world: Arc<World>) {
     run(root().join("hack/cluster/csi"), [] as [&str; 0]).await.success();
     let user = world.cluster_and_user("demo", 3, json!({ "storage": { "storageClassName": "csi" } })).await;
@@ -77,7 +77,6 @@ async fn grown(world: Arc<World>) {
     let writers = Writers::start(&user).await;
     let began = Instant::now();
     grow(&world, "demo", "2Gi").await;
-    // The kubelet expands the file system of a running pod after up to 90 s.
     until("all volumes are expanded", TIMEOUT * 2, || async {
         let sizes = sizes(&world).await;
         let (grown, others): (Vec<_>, Vec<_>) = sizes.values().partition(|(_, capacity)| capacity == "2Gi");
@@ -114,6 +113,10 @@ async fn refused(world: &World) -> String {
     world.measure(format!("the driver refuses: {message}"));
     assert!(message.contains("data-limited-0") && message.contains("at most 1500000000 bytes"), "{message}");
     grow(world, "limited", "1Gi").await;
+    world.until_ready("limited").await;
+    // The claim still asks for 2Gi.
+    grow(world, "limited", "1200Mi").await;
+    until_grown(world, "data-limited-0", "1200Mi").await;
     world.until_ready("limited").await;
     class
 }

@@ -30,6 +30,7 @@ mod evidence;
 mod examples;
 mod failpoint;
 mod faults;
+mod growing;
 mod harness;
 mod history;
 mod issuers;
@@ -60,6 +61,7 @@ fn main() -> std::process::ExitCode {
         issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),
+        growing::scenarios(),
         storage::scenarios(),
         evidence::scenarios(),
         manual_changes::scenarios(),

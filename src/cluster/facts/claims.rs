@@ -99,11 +99,14 @@ fn conditions(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &Persistent
     conditions.filter(|condition| condition.status == "True")
 }
 
-/// What Kubernetes says about an expansion in progress.
+/// What Kubernetes says about an expansion in progress. That a file system has yet to be expanded is said in other words: Kubernetes asks
+/// for a restart of the pod then, which few drivers need.
 pub fn describe_expansion(claim: &PersistentVolumeClaim) -> Option<String> {
-    let messages: Vec<_> = conditions(claim)
-        .map(|condition| condition.message.as_deref().filter(|message| !message.is_empty()).unwrap_or(&condition.type_))
-        .collect();
+    let words = |condition: &'_ PersistentVolumeClaimCondition| match condition.type_.as_str() {
+        FILE_SYSTEM => "its file system has yet to be expanded".to_owned(),
+        other => condition.message.clone().filter(|message| !message.is_empty()).unwrap_or_else(|| other.to_owned()),
+    };
+    let messages: Vec<_> = conditions(claim).map(words).collect();
     (!messages.is_empty()).then(|| messages.join("; "))
 }
 
@@ -112,11 +115,16 @@ pub fn has_expansion_failed(claim: &PersistentVolumeClaim) -> bool {
     conditions(claim).any(|condition| ERRORS.contains(&condition.type_.as_str()))
 }
 
+/// Since when the file system of a volume has yet to be expanded by the kubelet.
+pub fn file_system_pending(claim: &PersistentVolumeClaim) -> Option<Timestamp> {
+    let pending = conditions(claim).find(|condition| condition.type_ == FILE_SYSTEM)?;
+    Some(pending.last_transition_time.as_ref()?.0)
+}
+
 /// Since when the file system of a volume waits for the next start of a pod. With most drivers the kubelet expands it while the pod runs;
 /// with the others a pod has to be started again, says Kubernetes. One that has started since then would gain nothing.
 pub fn waits_for_restart(claim: &PersistentVolumeClaim, pod: &Pod) -> Option<Timestamp> {
-    let pending = conditions(claim).find(|condition| condition.type_ == FILE_SYSTEM)?;
-    let since = pending.last_transition_time.as_ref()?.0;
+    let since = file_system_pending(claim)?;
     running_since(pod).is_some_and(|started| started < since).then_some(since)
 }
 
@@ -201,7 +209,7 @@ mod tests {
         assert!(!waits(&pending("True"), "2026-03-01T12:00:01Z"), "it has started since");
         assert!(!waits(&pending("False"), "2026-03-01T11:00:00Z"));
         assert!(!waits(&claim("16Gi", "{ storage: 16Gi }", ""), "2026-03-01T11:00:00Z"));
-        assert_eq!(describe_expansion(&pending("True")).as_deref(), Some("waiting"));
+        assert_eq!(describe_expansion(&pending("True")).as_deref(), Some("its file system has yet to be expanded"));
         assert_eq!(describe_expansion(&pending("False")), None);
     }
 }

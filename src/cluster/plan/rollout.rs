@@ -56,8 +56,9 @@ pub struct Rollout<'a> {
     now: Timestamp,
 }
 
-/// How long the kubelet may take to expand the file system of a volume while its pod runs. It syncs a pod every 60 to 90 s.
-const ONLINE_EXPANSION: SignedDuration = SignedDuration::from_mins(2);
+/// How long the kubelet may take to expand the file system of a volume while its pod runs. It is made to sync the pod at once
+/// (`storage.rs`).
+const ONLINE_EXPANSION: SignedDuration = SignedDuration::from_mins(1);
 
 impl<'a> Rollout<'a> {
     /// What the pods of a cluster must have been created with.

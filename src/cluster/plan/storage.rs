@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolumeClaim};
 
 use super::{
-    changes::Changes,
+    changes::{Changes, PodPatch},
     input::Input,
     start::{StartStates, is_bootstrapped_together},
 };
@@ -15,16 +15,21 @@ use crate::{
     cluster::{
         facts::{
             claims::{
-                capacity, changed_storage, describe_expansion, has_expansion_failed, has_to_grow, is_growing, is_smaller,
-                is_too_small, largest_database, other_storage,
+                capacity, changed_storage, describe_expansion, file_system_pending, has_expansion_failed, has_to_grow,
+                is_growing, is_smaller, is_too_small, largest_database, other_storage,
             },
             roster::Roster,
         },
-        objects::{self, ClaimSource, Claimed, StartState},
+        objects::{self, ClaimSource, Claimed, MetadataChanges, StartState},
         observed::ObservedMember,
     },
     ids::Uid,
-    kubernetes::{cached::Cached, object::Object, ownership::belongs, quantity},
+    kubernetes::{
+        cached::Cached,
+        object::Object,
+        ownership::{annotation, belongs},
+        quantity,
+    },
     names::{MemberName, annotation as key},
 };
 
@@ -144,19 +149,50 @@ fn expand(input: &Input, members: &StartStates) -> Changes {
     let small = claims.iter().copied().filter(|(_, _, claim)| has_to_grow(claim, size));
     let (refused, open): (Vec<Owned>, Vec<Owned>) = small.partition(|(_, _, claim)| refusal(claim).is_some());
     let mut changes = describe_refused(input, &refused, refusal);
-    if let Some((_, _, claim)) = growing {
-        return describe_growing(input, claim, changes);
+    if let Some((name, member, claim)) = growing {
+        changes.pods.extend(synced(input, name, member, claim));
+        changes = describe_growing(input, claim, changes);
+        let asks_more = objects::requested_size(claim).is_some_and(|requested| is_smaller(size, requested));
+        if !asks_more || !has_expansion_failed(claim) {
+            return changes;
+        }
+        // What a driver has failed to do can be taken back in part: a claim may ask for less again, as long as that is more than its volume
+        // has (Kubernetes, `RecoverVolumeExpansionFailure`).
+        return match refusal(claim) {
+            Some(words) => changes.problem(
+                Reason::CannotExpandVolume,
+                format!("PersistentVolumeClaim {} goes on asking for the size of before: {words}", facts.names.claim(name)),
+            ),
+            None => Changes { expansion: resized(input, name, claim), ..changes },
+        };
     }
     // The full volume of a member may be why it is down.
     let Some((name, _, existing)) = open.iter().find(|(_, member, _)| !member.is_healthy()).or_else(|| open.first()) else {
         return changes;
     };
-    let source = ClaimSource { size: size.clone(), ..kept(input, existing).source };
-    let claimed = Claimed { size: size.clone(), source, ..kept(input, existing) };
-    changes.expansion = unless_applied(input, name, &claimed, Some(existing));
+    changes.expansion = resized(input, name, existing);
     let message =
         format!("{} of {} volumes have yet to be expanded to {}; next: that of {name}", open.len(), claims.len(), size.0);
     changes.progress(Reason::ExpandingVolume, message)
+}
+
+/// A claim that asks for the desired size.
+fn resized(input: &Input, name: &MemberName, existing: &Cached<PersistentVolumeClaim>) -> Option<Object> {
+    let (size, kept) = (&input.cluster.storage.size, kept(input, existing));
+    let source = ClaimSource { size: size.clone(), ..kept.source };
+    unless_applied(input, name, &Claimed { size: size.clone(), source, ..kept }, Some(existing))
+}
+
+/// Makes the kubelet expand the file system of a pod's volume: it does so when it syncs the pod, which is every 60 to 90 s, and whenever the
+/// pod is changed.
+fn synced(input: &Input, name: &MemberName, member: &ObservedMember, claim: &PersistentVolumeClaim) -> Option<PodPatch> {
+    let (since, pod) = (file_system_pending(claim)?.to_string(), member.pod.as_ref()?);
+    if annotation(&pod.metadata, key::EXPANSION) == Some(since.as_str()) {
+        return None;
+    }
+    let changes =
+        MetadataChanges { annotations: [(key::EXPANSION.to_owned(), Some(since))].into(), ..MetadataChanges::default() };
+    Some(PodPatch { pod: input.facts.names.pod(name), uid: Uid::of(&pod.metadata)?, changes })
 }
 
 fn describe_growing(input: &Input, claim: &PersistentVolumeClaim, changes: Changes) -> Changes {
