@@ -208,6 +208,47 @@ fn authorities_are_rotated_though_no_pod_is_restarted() {
 }
 
 #[test]
+fn a_certificate_of_the_next_ca_is_tried_whichever_pod_is_lost() {
+    for lost in [0, 1, 2] {
+        for passes in (1..90).step_by(8) {
+            let mut world = bootstrapped(IN_PODS);
+            annotate(&mut world, key::ROTATE_CA, "peer");
+            for _ in 0..passes {
+                world.pass();
+            }
+            let is_spare = world.healthy_members() == world.ordinals().len() && world.ordinals().contains(&lost);
+            if is_spare && world.ordinals().len() > 2 {
+                delete_pod(&mut world, lost);
+            }
+            settle(&mut world);
+            let finished = world.observed.status.certificates.as_ref().unwrap();
+            assert!(finished.peer.as_ref().is_some_and(|domain| domain.phase.is_none()), "{lost} after {passes} passes");
+        }
+    }
+}
+
+#[test]
+fn members_join_the_first_one_and_none_bootstraps_the_cluster_twice() {
+    let mut world = World::new(IN_PODS);
+    let states = |world: &World| -> Vec<(String, String)> {
+        let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
+        data.into_iter().filter(|(key, _)| key.ends_with("state")).collect()
+    };
+    world.pass();
+    assert_eq!(states(&world).len(), 1, "{:?}", states(&world));
+    world.settle();
+    assert!(states(&world).iter().all(|(_, state)| state == "existing"), "{:?}", states(&world));
+    assert_eq!(changes(&world), ["AddLearner demo-1", "Promote demo-1", "AddLearner demo-2", "Promote demo-2"]);
+    // Those that bootstrap a cluster together have claims, whatever the spec has become meanwhile.
+    let mut world = World::new("{}");
+    world.pass();
+    world.cluster.spec.storage.empty_dir = Some(empty_dir());
+    settle(&mut world);
+    assert_eq!(are_in_pods(&world), [true; 3]);
+    assert!(world.taken.iter().any(|step| step.starts_with("DeleteClaim")), "{:?}", world.taken);
+}
+
+#[test]
 fn data_moves_between_claims_and_pods_by_replacing_members() {
     let mut world = bootstrapped("{}");
     world.cluster.spec.storage.empty_dir = Some(empty_dir());

@@ -22,6 +22,7 @@ use super::{
     rollout::{self, Rollout},
     space,
     start::recorded,
+    trial,
 };
 use crate::{
     api::Reason,
@@ -284,8 +285,13 @@ fn scale_down(input: &Input, roster: &Roster, moves: &Moves, rollout: &Rollout, 
     let is_unwanted = |name: &MemberName| Some(name) != restarted && (!is_replacing || moves.has(name));
     let unhealthy = roster.voters.iter().rev().find(|(name, voter)| !voter.is_healthy() && is_unwanted(name));
     let losing_data = roster.voters.iter().rev().find(|(_, voter)| voter.member.loses_claim_with_pod());
+    // One that tries a certificate would have to be followed by another one.
+    let last = || {
+        let spared = roster.voters.iter().rev().find(|(_, voter)| !trial::tries(input, voter.member));
+        spared.or_else(|| roster.voters.iter().next_back())
+    };
     let moving = || moves.next(roster).and_then(|(name, _)| roster.voters.get_key_value(name));
-    let Some((name, voter)) = unhealthy.or(losing_data).or_else(moving).or_else(|| roster.voters.iter().next_back()) else {
+    let Some((name, voter)) = unhealthy.or(losing_data).or_else(moving).or_else(last) else {
         return Changes::default();
     };
     let scaling = scaling(input, roster);

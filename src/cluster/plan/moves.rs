@@ -15,6 +15,7 @@ use super::{
     input::Input,
     rollout::Rollout,
     storage::{why_moved, why_not_moved},
+    trial,
 };
 use crate::{
     api::Reason,
@@ -46,7 +47,13 @@ impl Moves {
         let why = |(name, voter): (&MemberName, &RosterEntry)| {
             Some((name.clone(), why_moved(input, voter.member).or_else(|| restart(name, voter.member))?))
         };
-        let due: BTreeMap<_, _> = roster.voters.iter().filter_map(why).collect();
+        let mut due: BTreeMap<_, _> = roster.voters.iter().filter_map(why).collect();
+        if due.is_empty() && trial::needs_member(input) {
+            let follower = roster.voters.iter().rev().find(|(_, voter)| !voter.leads());
+            due.extend(
+                follower.map(|(name, _)| (name.clone(), "a new member is to try a certificate of the next CA".to_owned())),
+            );
+        }
         if due.is_empty() {
             return Self::default();
         }

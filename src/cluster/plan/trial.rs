@@ -172,6 +172,22 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
     }
 }
 
+/// Whether a member has to be added only to try the peer leaf of the next authority: the data is in the pods, so that none is restarted, all
+/// voters trust the next authority already, and none of them has such a leaf.
+pub fn needs_member(input: &Input) -> bool {
+    let authorities = input.facts.authorities.state.peer.ready().filter(|authorities| is_due(authorities));
+    let (Some(authorities), Some(roster)) = (authorities, &input.facts.roster) else { return false };
+    let is_open =
+        |voter: &RosterEntry| trusts_next(voter.member, authorities, Domain::Peer) && !has_next(voter.member, authorities);
+    input.cluster.storage.empty_dir.is_some() && roster.votes() > 1 && roster.voters.values().all(is_open)
+}
+
+/// Whether a member tries the peer leaf of the next authority.
+pub fn tries(input: &Input, member: &ObservedMember) -> bool {
+    let authorities = input.facts.authorities.state.peer.ready().filter(|authorities| is_due(authorities));
+    authorities.is_some_and(|authorities| has_next(member, authorities))
+}
+
 /// Whether the next authority signed a member's peer leaf, and the active one did not.
 fn has_next(member: &ObservedMember, authorities: &Authorities) -> bool {
     has_leaf_of(member, &authorities.next) && !has_leaf_of(member, &authorities.active)
