@@ -38,6 +38,7 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     let mut changes = Changes::default();
     changes.extend(members.iter().filter_map(|(name, state)| claim(input, name, state, members.len())));
     changes.merge(expand(input, members));
+    changes.pods.extend(input.observed.members.iter().filter_map(|(name, member)| synced(input, name, member)));
     changes
 }
 
@@ -149,8 +150,7 @@ fn expand(input: &Input, members: &StartStates) -> Changes {
     let small = claims.iter().copied().filter(|(_, _, claim)| has_to_grow(claim, size));
     let (refused, open): (Vec<Owned>, Vec<Owned>) = small.partition(|(_, _, claim)| refusal(claim).is_some());
     let mut changes = describe_refused(input, &refused, refusal);
-    if let Some((name, member, claim)) = growing {
-        changes.pods.extend(synced(input, name, member, claim));
+    if let Some((name, _, claim)) = growing {
         changes = describe_growing(input, claim, changes);
         let asks_more = objects::requested_size(claim).is_some_and(|requested| is_smaller(size, requested));
         if !asks_more || !has_expansion_failed(claim) {
@@ -185,8 +185,8 @@ fn resized(input: &Input, name: &MemberName, existing: &Cached<PersistentVolumeC
 
 /// Makes the kubelet expand the file system of a pod's volume: it does so when it syncs the pod, which is every 60 to 90 s, and whenever the
 /// pod is changed.
-fn synced(input: &Input, name: &MemberName, member: &ObservedMember, claim: &PersistentVolumeClaim) -> Option<PodPatch> {
-    let (since, pod) = (file_system_pending(claim)?.to_string(), member.pod.as_ref()?);
+fn synced(input: &Input, name: &MemberName, member: &ObservedMember) -> Option<PodPatch> {
+    let (since, pod) = (file_system_pending(member.claim.as_ref()?)?.to_string(), member.pod.as_ref()?);
     if annotation(&pod.metadata, key::EXPANSION) == Some(since.as_str()) {
         return None;
     }
