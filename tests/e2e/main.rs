@@ -41,6 +41,7 @@ mod members;
 mod operator;
 mod recovery;
 mod refused;
+mod resources;
 mod rotation;
 mod storage;
 mod tools;
@@ -63,6 +64,7 @@ fn main() -> std::process::ExitCode {
         members::scenarios(),
         growing::scenarios(),
         storage::scenarios(),
+        resources::scenarios(),
         evidence::scenarios(),
         manual_changes::scenarios(),
         certificates::scenarios(),
