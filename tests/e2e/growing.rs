@@ -59,8 +59,8 @@ async fn until_grown(world: &World, claim: &str, size: &str) {
 async fn file_system(world: &World, pod: &str) -> u64 {
     let uid = world.get::<Pod>(pod).await.unwrap().uid().unwrap();
     let path = format!("/proc/{}/root/var/lib/etcd", process("etcd", &uid));
-    let shown = run("df", ["--block-size=1", "--output=size", &path]).await.success();
-    shown.lines().last().unwrap().trim().parse().unwrap()
+    let shown = run("stat", ["--file-system", "--format=%b %S", &path]).await.success();
+    shown.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product()
 }
 
 /// Three volumes are expanded one after the other, while clients write and every process goes on. Then a driver refuses, which is reported

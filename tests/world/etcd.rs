@@ -133,6 +133,7 @@ pub struct Process {
 }
 
 /// How a member is started, if it has no data.
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     pub token: u64,

@@ -661,7 +661,7 @@ impl Kubernetes {
             self.volumes.insert(uid.to_owned(), self.next_volume);
         } else if is_small(claim) && rng.one_in(12) {
             let mut claim = PersistentVolumeClaim::clone(claim);
-            claim.status = bound(claim.clone().into()).status.clone();
+            claim.status.clone_from(&bound(claim.clone().into()).status);
             self.put_claim(place, claim);
         }
     }
@@ -756,7 +756,9 @@ impl Kubernetes {
             etcd.stop(place);
             if gone_at <= now {
                 let volume = kept.volume.filter(|_| kept.in_pod);
-                volume.into_iter().for_each(|volume| etcd.lose(volume));
+                if let Some(volume) = volume {
+                    etcd.lose(volume);
+                }
                 self.pods.remove(&place);
                 self.put(Slot::Pod(place), None);
             }
