@@ -82,8 +82,8 @@ pub struct EtcdClusterSpec {
     /// Settings of etcd itself. After a change members are restarted one at a time.
     #[serde(default)]
     pub etcd: EtcdSpec,
-    /// The pods of the members. After a change members are restarted one at a time; labels and annotations are changed without a
-    /// restart.
+    /// The pods of the members. After a change members are restarted one at a time. Labels and annotations are changed without a restart,
+    /// resources where Kubernetes resizes pods.
     #[serde(default)]
     pub pod: PodSpec,
     /// The Service for clients.
@@ -102,9 +102,10 @@ pub struct EtcdClusterSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.emptyDir) || !has(self.storageClassName)").message("emptyDir and storageClassName exclude each other: the data is in the pods, or in volumes of a StorageClass"))]
 pub struct StorageSpec {
-    /// The size of each member's PersistentVolumeClaim; it is not used with `emptyDir`. It should be at least twice `etcd.quotaBackendSize`. If it becomes larger, the volumes are
-    /// expanded one after the other, if the StorageClass allows it. If it becomes smaller, the members are replaced one after the other; it is
-    /// refused if it is not enough for the data.
+    /// The size of each member's PersistentVolumeClaim; it is not used with `emptyDir`. It should be at least twice
+    /// `etcd.quotaBackendSize`. If it becomes larger, the volumes are expanded one after the other, if the StorageClass allows it. If it
+    /// becomes smaller, the members are replaced one after the other; it is
+    /// not carried out if it is not enough for the data (`CannotReplace`).
     #[serde(default = "default_storage_size")]
     #[schemars(extend("maxLength" = 32))]
     #[x_kube(validation = positive_quantity())]
@@ -251,7 +252,8 @@ pub enum PullPolicy {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
-    /// The resource requests and limits of the etcd container.
+    /// The resource requests and limits of the etcd container. They are changed while the pods run, one after the other, where Kubernetes
+    /// resizes pods (1.33 and newer by default); otherwise members are restarted.
     #[serde(default)]
     pub resources: ResourceRequirements,
     /// The affinity of the pods. By default the pods of a cluster prefer different nodes and zones.

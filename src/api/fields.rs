@@ -58,7 +58,7 @@ pub const FIELDS: &[Field] = &[
     ),
     row("storage.storageClassName", Effect::Replace, ""),
     row("storage.retention", Effect::Live, ""),
-    row("storage.emptyDir.medium", Effect::Replace, ""),
+    row("storage.emptyDir.medium", Effect::Replace, "also if `storage.emptyDir` is set or unset"),
     row("storage.emptyDir.sizeLimit", Effect::Replace, ""),
     row("storage.emptyDir.acceptDataLoss", Effect::Live, ""),
     row("image.repository", RESTART, ""),

@@ -94,7 +94,7 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     let holders: Vec<_> = voters.iter().filter(|(_, member)| holds_data(member)).collect();
     // Of equally recent members, the first.
     let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
-    let Some((best, _)) = best else {
+    let Some((best, member)) = best else {
         let anew =
             if members.values().all(ObservedMember::is_in_pod) { ": delete the EtcdCluster, and create it again" } else { "" };
         return format!("{described}. No data is left to recover from{anew}");
@@ -113,10 +113,17 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     } else {
         format!("the cluster becomes available again without loss as soon as {quorum} of them run")
     };
-    let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
+    let remedy = if member.is_in_pod() {
+        format!(
+            "save the data of {best} with `etcdctl snapshot save`, after forwarding port 2379 of its pod. A cluster with its data in the pods \
+             cannot be recovered"
+        )
+    } else {
+        let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
+        format!("`{command}` creates a new cluster from the data of {best}; writes that only other members have are lost")
+    };
     format!(
-        "{described}. {} of {} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
-         the data of {best}; writes that only other members have are lost",
+        "{described}. {} of {} members have data: {wait}. If no other member can come back: {remedy}",
         holders.len(),
         voters.len(),
     )

@@ -82,6 +82,12 @@ fn without_a_majority_of_the_pods_nothing_is_started_again() {
         let pass = world.pass();
         assert!(pass.is_idle(), "{:?}", pass.plan);
     }
+    let available = |world: &mut World| {
+        let status = world.pass().report.status;
+        condition(&status.conditions, ConditionType::Available).unwrap().message.clone()
+    };
+    let message = available(&mut world);
+    assert!(message.contains("save the data of demo-0") && !message.contains("recover-from"), "{message}");
     annotate(&mut world, key::RECOVER_FROM, "demo-0");
     for _ in 0..30 {
         world.pass();
@@ -90,9 +96,8 @@ fn without_a_majority_of_the_pods_nothing_is_started_again() {
     assert!(said.contains("the data of demo-0 is in its pod"), "{said}");
     delete_pod(&mut world, 0);
     world.pass();
-    let status = world.pass().report.status;
-    let available = condition(&status.conditions, ConditionType::Available).unwrap();
-    assert!(available.message.contains("delete the EtcdCluster, and create it again"), "{}", available.message);
+    let message = available(&mut world);
+    assert!(message.contains("delete the EtcdCluster, and create it again"), "{message}");
     assert!(world.taken.is_empty(), "{:?}", world.taken);
 }
 

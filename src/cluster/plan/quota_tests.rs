@@ -4,6 +4,7 @@ use crate::{
     api::Reason,
     cluster::{
         fixtures::World,
+        observed::Probe,
         plan::tests::{bootstrapped, notes},
     },
 };
@@ -32,7 +33,7 @@ fn the_quota_is_not_lowered_below_what_a_database_takes() {
     assert_eq!((restarts(&world), flags(&world)), (0, vec!["2147483648"; 3]));
     let problems = notes(&world.changes().problems, Reason::QuotaTooSmall);
     let expected = "spec.etcd.quotaBackendSize is 512Mi, but the database of demo-2 takes up to 1Gi: with this quota etcd would refuse \
-                    every write, so members keep 2Gi. Compact and defragment them, or set a larger quota";
+                    every write, so members keep 2Gi. Compact and defragment the databases, or set a larger quota";
     assert_eq!(problems, [expected]);
     // The message does not change with every write.
     world.db_size += MIB;
@@ -64,4 +65,24 @@ fn a_quota_that_members_have_already_stays() {
     }
     assert_eq!((restarts(&world), flags(&world)), (0, vec!["2147483648"; 3]));
     assert_eq!(notes(&world.changes().problems, Reason::QuotaTooSmall), [] as [&str; 0]);
+}
+
+/// Once there was room for the old quota only, a restart of the only member must not bring the new one.
+#[test]
+fn the_quota_stays_while_the_size_of_a_database_is_not_known() {
+    let mut world = bootstrapped(1);
+    world.db_size = 1000 * MIB;
+    world.cluster.spec.etcd.quota_backend_size.0 = "512Mi".into();
+    for _ in 0..3 {
+        world.pass();
+    }
+    world.member(0).etcd = Probe::Unreachable("connection refused".into());
+    let plan = world.plan_on(&world.observed);
+    let changes = plan.changes().unwrap();
+    assert!(changes.stateful_sets.is_empty(), "{:?}", changes.stateful_sets.keys());
+    let problems = notes(&changes.problems, Reason::QuotaTooSmall).join("; ");
+    assert!(
+        problems.contains("demo-0 does not answer, so the size of its database is not known, so members keep 2Gi"),
+        "{problems}"
+    );
 }
