@@ -155,11 +155,11 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
         return Some(name);
     }
     let roster = input.facts.roster.as_ref().filter(|roster| roster.votes() > 1)?;
-    // Where the data is in the pods, none is restarted: the last member that is added starts with such a leaf.
+    // Where the data is in the pods, none is restarted. Once all trust the next authority, a member that is added starts with such a leaf.
     if input.cluster.storage.empty_dir.is_some() {
-        let lacks = |voter: &&RosterEntry| !trusts_next(voter.member, authorities, Domain::Peer);
+        let trusts = |voter: &RosterEntry| trusts_next(voter.member, authorities, Domain::Peer);
         let new = roster.learners.iter().find(|(_, learner)| learner.member.stateful_set.is_none());
-        return new.filter(|_| roster.voters.values().filter(lacks).count() <= 1).map(|(name, _)| name);
+        return new.filter(|_| roster.voters.values().all(trusts)).map(|(name, _)| name);
     }
     if !roster.all_healthy() || !roster.learners.is_empty() {
         return None;
