@@ -94,8 +94,9 @@ fn with_digest(mut template: PodTemplateSpec) -> PodTemplateSpec {
     let own = annotations.iter().filter(|(key, _)| is_own_annotation(key) && !of_spec.contains(&key.as_str()));
     let own = serde_json::to_vec(&own.collect::<BTreeMap<_, _>>()).unwrap_or_default();
     let mut spec = template.spec.clone().unwrap_or_default();
-    let etcd = spec.containers.iter_mut().find(|container| container.name == CONTAINER);
-    etcd.into_iter().for_each(|container| container.resources = None);
+    if let Some(container) = spec.containers.iter_mut().find(|container| container.name == CONTAINER) {
+        container.resources = None;
+    }
     let spec = serde_json::to_vec(&spec).unwrap_or_default();
     let digest = fingerprint([("annotations", own.as_slice()), ("spec", spec.as_slice())].into_iter());
     annotations.insert(annotation::TEMPLATE.into(), digest);
