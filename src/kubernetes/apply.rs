@@ -204,7 +204,7 @@ pub async fn resize(
 }
 
 /// Whether the API server does not know the subresource (before Kubernetes 1.33), does not let this client use it, or does not make this
-/// change: another QoS class, a removed limit.
+/// change: another quality-of-service class, a removed limit.
 fn is_impossible(status: &Status) -> bool {
     match status.code {
         404 | 405 | 422 => true,

@@ -227,12 +227,11 @@ fn begin(world: &mut World, operator: &mut Operator) {
     let known = operator.job.as_ref().filter(|job| is_validated_as(&job.cluster, &cluster));
     // What an operator learns of pods is not for other worlds.
     let own = |desired| if world.kubernetes.resizes { desired } else { Arc::new(Desired::keeping_bodies()) };
-    let (valid, mut desired) = match known {
-        Some(job) => (job.valid.clone(), job.desired.clone()),
-        None => {
-            let (valid, desired) = validated(&cluster);
-            (valid, own(desired))
-        }
+    let (valid, mut desired) = if let Some(job) = known {
+        (job.valid.clone(), job.desired.clone())
+    } else {
+        let (valid, desired) = validated(&cluster);
+        (valid, own(desired))
     };
     let mut observed = observe(world, operator, &cluster);
     if world.forgets {

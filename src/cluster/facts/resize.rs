@@ -127,7 +127,7 @@ mod tests {
         let pending = |seen, reason: &str| condition("PodResizePending", seen, reason, "it does not fit");
         let error = condition("PodResizeInProgress", 2, "Error", "limit (4096) below usage (8192, v2) (1)");
         let progress = |pod: &Pod| progress(pod, &limited("512Mi")).unwrap();
-        for (pod, expected) in [
+        for (pod, expected) in vec![
             (pod("256Mi", Some(2), "256Mi", ""), Resize::Due),
             (pod("512Mi", Some(1), "256Mi", ""), Resize::InProgress),
             (pod("512Mi", Some(2), "512Mi", ""), Resize::Done),

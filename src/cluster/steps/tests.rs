@@ -384,7 +384,7 @@ fn a_running_pod_is_given_other_resources_only_if_nothing_else_differs_and_the_o
     assert_eq!(recheck(&first, &read(&mut world)), "right", "it is given what it had");
     let mut fresh = read(&mut world);
     let meta = fresh.1.sets.get_mut(&names().member(1)).unwrap().spec.template.metadata.as_mut().unwrap();
-    let settings = &mut meta.annotations.as_mut().unwrap().get_mut(key::SETTINGS).unwrap();
-    **settings = settings.replace("\"etcd.electionTimeout\":\"1s\"", "\"etcd.electionTimeout\":\"2s\"");
+    let settings = meta.annotations.as_mut().unwrap().get_mut(key::SETTINGS).unwrap();
+    *settings = settings.replace("\"etcd.electionTimeout\":\"1s\"", "\"etcd.electionTimeout\":\"2s\"");
     assert_eq!(recheck(&first, &fresh), "demo-1 has to be restarted for etcd.electionTimeout 1s -> 2s, pod.resources");
 }
