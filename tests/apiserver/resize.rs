@@ -41,6 +41,11 @@ async fn resources_of_a_pod_are_changed_unless_it_has_to_be_created_with_them() 
     };
 
     let large = json!({ "requests": { "cpu": "200m" }, "limits": { "memory": "512Mi", "cpu": "1" } });
+    if world.minor().await < 33 {
+        let words = impossible(change(&pods, &uid, &small, &large).await);
+        assert_eq!(words, "the server could not find the requested resource");
+        return;
+    }
     assert_eq!(change(&pods, &uid, &small, &large).await, Ok(Resized::Accepted));
     let changed = pods.get("demo-0-0").await.unwrap();
     let (mut expected, spec) = (created.spec.unwrap(), changed.spec.unwrap());

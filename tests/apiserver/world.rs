@@ -177,6 +177,12 @@ impl<'a> World<'a> {
         .await
     }
 
+    /// The minor version of the API server.
+    pub async fn minor(&self) -> u32 {
+        let version = self.client.apiserver_version().await.unwrap();
+        version.minor.trim_end_matches('+').parse().unwrap()
+    }
+
     /// An operator for this namespace.
     pub fn operator(&self) -> Operator {
         self.operator_with(Tap::default())
