@@ -60,6 +60,8 @@ pub const IDLE: Duration = Duration::from_secs(12);
 pub const PENDING: Duration = Duration::from_secs(2);
 /// The interval between passes while a member is about to serve a new certificate or to join.
 pub const SOON: Duration = Duration::from_secs(1);
+/// The interval between passes while a new member's container has just been started: etcd answers within a second, and no event says so.
+pub const AT_ONCE: Duration = Duration::from_millis(250);
 
 /// Changes of a cluster, and notes about them. Each planner contributes some; the plan merges them. All are idempotent except the
 /// [`Step`].

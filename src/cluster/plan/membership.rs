@@ -10,8 +10,10 @@
 
 use std::collections::BTreeSet;
 
+use jiff::SignedDuration;
+
 use super::{
-    changes::{Changes, CompletedRequest, SOON},
+    changes::{AT_ONCE, Changes, CompletedRequest, SOON},
     evidence,
     input::{Input, Pending},
     leadership::move_leader,
@@ -209,9 +211,15 @@ fn learner(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
         return Changes { step: Some(Promote { member: name.clone(), id }.into()), ..changes };
     }
     let changes = changes.progress(Reason::Joining, format!("{name} was added as a learner and has to start{since}"));
-    let is_running = learner.member.pod.as_deref().and_then(running_since).is_some();
-    if is_running { changes.check_within(SOON) } else { changes }
+    match learner.member.pod.as_deref().and_then(running_since) {
+        Some(since) if input.now.duration_since(since) < JUST_STARTED => changes.check_within(AT_ONCE),
+        Some(_) => changes.check_within(SOON),
+        None => changes,
+    }
 }
+
+/// For how long after the start of its container a learner is asked more often whether it answers.
+const JUST_STARTED: SignedDuration = SignedDuration::from_secs(5);
 
 /// Removes a voter that cannot come back or whose replacement is requested, if the healthy voters are a quorum without it. A new
 /// member then takes its name.
