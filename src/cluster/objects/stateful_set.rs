@@ -90,8 +90,8 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &R
 fn with_digest(mut template: PodTemplateSpec) -> PodTemplateSpec {
     let Some(meta) = &mut template.metadata else { return template };
     let annotations = meta.annotations.get_or_insert_default();
-    let of_spec = [annotation::FROM_SPEC, annotation::SETTINGS];
-    let own = annotations.iter().filter(|(key, _)| is_own_annotation(key) && !of_spec.contains(&key.as_str()));
+    let left_out = [annotation::FROM_SPEC, annotation::SETTINGS, annotation::TEMPLATE];
+    let own = annotations.iter().filter(|(key, _)| is_own_annotation(key) && !left_out.contains(&key.as_str()));
     let own = serde_json::to_vec(&own.collect::<BTreeMap<_, _>>()).unwrap_or_default();
     let mut spec = template.spec.clone().unwrap_or_default();
     if let Some(etcd) = spec.containers.iter_mut().find(|container| container.name == CONTAINER) {
@@ -170,6 +170,7 @@ pub fn with_data(
     if let Some(volume) = volumes.into_iter().find(|volume| volume.name == DATA) {
         *volume = data_volume(cluster, member, in_pod);
     }
+    set.spec.template = with_digest(set.spec.template);
     set
 }
 
