@@ -47,7 +47,7 @@ impl World {
                 }
                 // A member that is replaced because of its storage goes only when another one is there in its place.
                 let is_asked = valid.requests.replace.as_deref() == Some(member.as_str());
-                let is_whole = self.is_ready(listed) && self.lives(listed).is_some();
+                let is_whole = self.is_healthy(listed) && self.is_ready(listed) && self.lives(listed).is_some();
                 if is_whole && !is_asked && healthy < valid.replicas as usize {
                     return Some(format!("it is healthy, and only {healthy} others of {} are there", valid.replicas));
                 }
