@@ -17,7 +17,7 @@ use etcd_warden::{
     },
     etcd::{Change, Class},
     ids::{ClusterId, MemberId, Uid},
-    kubernetes::{desired::Desired, object::Object, secret::SecretView},
+    kubernetes::{desired::Desired, object::Object, ownership::belongs, secret::SecretView},
     names::{MemberName, annotation as key},
     pki::{Domain, Holder},
 };
@@ -44,6 +44,8 @@ pub enum Action {
     IssuerProbe(IssuerProbe),
     /// The first authorities of a domain are created.
     Authorities(AuthorityRequest),
+    /// A CA Secret is to stay when the cluster is deleted, or not to stay any more.
+    Retention(Domain),
     /// An object is applied.
     Apply(Object),
     /// All leaves of these changes are recorded.
@@ -92,6 +94,7 @@ pub fn of(write: Write) -> Vec<Action> {
         Write::IssuerProbe(probe) => vec![Action::IssuerProbe(probe)],
         Write::Authorities(request) => vec![Action::Authorities(request.clone())],
         Write::Object(object) | Write::Expand(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
+        Write::Retention(domain) => vec![Action::Retention(domain)],
         Write::Secrets(changes) => {
             let changes: Arc<[SecretChange]> = changes.into();
             let issues = changes.iter().any(|change| !change.leaves.is_empty());
@@ -121,6 +124,7 @@ pub fn act(world: &mut World, operator: &mut Operator, job: &Job, action: &Actio
             Done::No
         }
         Action::Authorities(request) => create(world, &job.valid, request),
+        Action::Retention(domain) => set_retention(world, &job.valid, *domain),
         Action::Ledger(changes) => record(world, changes),
         Action::Secret(changes, at) => change_secret(world, &job.valid, &changes[*at]),
         Action::Pod(patch) => patch_pod(world, patch),
@@ -148,6 +152,18 @@ fn create(world: &mut World, valid: &ValidatedCluster, request: &AuthorityReques
     world.tell(|| {
         format!("created Secret {} with {:?} and {:?}", request.secret, request.active.common_name(), request.next.common_name())
     });
+    world.kubernetes.put_secret(slot, secret);
+    Done::Yes
+}
+
+fn set_retention(world: &mut World, valid: &ValidatedCluster, domain: Domain) -> Done {
+    let slot = Slot::authority(domain);
+    let Some(secret) = world.kubernetes.things.secret(slot).filter(|secret| belongs(&secret.meta, &valid.uid)) else {
+        return Done::No;
+    };
+    let mut secret = SecretView::clone(secret);
+    world.written();
+    objects::set_retention(valid, &mut secret.meta);
     world.kubernetes.put_secret(slot, secret);
     Done::Yes
 }

@@ -429,7 +429,16 @@ impl Kubernetes {
     /// still creates.
     fn collect_garbage(&mut self) {
         let uid = self.cluster().metadata.uid.clone().unwrap_or_default();
-        let owned = [Slot::Bootstrap, Slot::CaConfig, Slot::PeerService, Slot::ClientService, Slot::Budget, Slot::Operator];
+        let owned = [
+            Slot::Bootstrap,
+            Slot::CaConfig,
+            Slot::PeerService,
+            Slot::ClientService,
+            Slot::Budget,
+            Slot::ClientCa,
+            Slot::PeerCa,
+            Slot::Operator,
+        ];
         let members = (0..PLACES).flat_map(|place| [Slot::Set(place), Slot::Secret(place)]);
         for slot in owned.into_iter().chain(members) {
             let owners = self.things.0[slot.index()].iter().flat_map(|thing| thing.meta().owner_references.iter().flatten());

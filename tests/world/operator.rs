@@ -155,6 +155,7 @@ impl Operator {
             Action::Bootstrap(_)
             | Action::IssuerProbe(_)
             | Action::Authorities(_)
+            | Action::Retention(_)
             | Action::Apply(_)
             | Action::Secret(..)
             | Action::Pod(_)

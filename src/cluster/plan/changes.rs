@@ -12,6 +12,7 @@ use crate::{
     ids::Uid,
     kubernetes::object::Object,
     names::MemberName,
+    pki::Domain,
     reporting::note::Note,
 };
 
@@ -79,6 +80,8 @@ pub struct Changes {
     pub objects: Vec<Object>,
     /// The claim whose volume is expanded.
     pub expansion: Option<Object>,
+    /// The domains whose CA Secrets are to stay, or not to stay any more, when the cluster is deleted.
+    pub retention: Vec<Domain>,
     /// The Secrets to create or change.
     pub secrets: Vec<SecretChange>,
     /// The StatefulSets to apply.
@@ -121,6 +124,8 @@ pub enum Write<'a> {
     Object(&'a Object),
     /// A larger size is written to a claim. If the API server refuses it, that is remembered and not repeated at once.
     Expand(&'a Object),
+    /// Whether a CA Secret stays when the cluster is deleted.
+    Retention(Domain),
     /// Secrets. All leaves of a domain are recorded in its ledger before the first Secret is written.
     Secrets(&'a [SecretChange]),
     /// A StatefulSet is applied.
@@ -145,6 +150,7 @@ impl Changes {
         writes.extend(self.authorities.iter().map(Write::Authorities));
         writes.extend(self.objects.iter().map(Write::Object));
         writes.extend(self.expansion.as_ref().map(Write::Expand));
+        writes.extend(self.retention.iter().copied().map(Write::Retention));
         writes.extend((!self.secrets.is_empty()).then_some(Write::Secrets(&self.secrets)));
         writes.extend(self.stateful_sets.values().map(Write::StatefulSet));
         writes.extend(self.pods.iter().map(Write::Pod));
@@ -176,6 +182,7 @@ impl Changes {
             authorities,
             objects,
             expansion,
+            retention,
             secrets,
             stateful_sets,
             pods,
@@ -196,6 +203,7 @@ impl Changes {
         self.authorities.append(authorities);
         self.objects.append(objects);
         self.expansion = self.expansion.take().or(expansion.take());
+        self.retention.append(retention);
         self.secrets.append(secrets);
         self.stateful_sets.append(stateful_sets);
         self.pods.append(pods);

@@ -90,7 +90,8 @@ fn in_progress(changes: &Changes, outcome: &Outcome) -> Option<Note> {
         .chain(changes.stateful_sets.values())
         .map(Object::describe);
     let secrets = changes.secrets.iter().map(|change| format!("Secret {}", change.name));
+    let authorities = changes.retention.iter().map(|domain| format!("the retention of the {domain} CA"));
     let pods = changes.pods.iter().map(|patch| format!("Pod {}", patch.pod));
-    let all: Vec<_> = objects.chain(secrets).chain(pods).collect();
+    let all: Vec<_> = objects.chain(authorities).chain(secrets).chain(pods).collect();
     (!all.is_empty()).then(|| Note::new(Reason::ApplyingObjects, format!("applying {}", all.join(", "))))
 }
