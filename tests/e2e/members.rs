@@ -237,11 +237,11 @@ async fn two_of_five_lost(world: Arc<World>) {
 async fn scale_up_reverted(world: Arc<World>) {
     // A StorageClass that provides volumes only at first.
     let class = |provisioner: &str| {
-        format!(
-            "{{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {{name: {}}}, provisioner: {provisioner}, \
-             volumeBindingMode: WaitForFirstConsumer}}",
-            world.namespace
-        )
+        json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": world.namespace },
+            "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer",
+        })
+        .to_string()
     };
     let remove_class = async || kubectl(["delete", "storageclass", &world.namespace]).await.success();
     world.apply(&class("rancher.io/local-path")).await.success();
