@@ -109,7 +109,10 @@ fn what_kubernetes_does_not_change_while_it_runs_is_restarted() {
         set(&mut world, LARGE);
         let mut said = vec![];
         for _ in 0..60 {
-            said.extend(notes(&world.pass().changes().progress, Reason::RollingRestart));
+            let pass = world.pass();
+            let degraded = pass.report.status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+            assert_eq!(degraded.status, "False", "{}", degraded.message);
+            said.extend(notes(&pass.changes().progress, Reason::RollingRestart));
         }
         let expected = match resizes {
             Resizes::Refused(words) => words,

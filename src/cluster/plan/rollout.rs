@@ -195,8 +195,8 @@ impl<'a> Rollout<'a> {
     }
 }
 
-/// The reasons of `Progressing` while members are restarted because of the spec.
-const RESTARTS: [Reason; 3] = [Reason::RollingRestart, Reason::Upgrading, Reason::Downgrading];
+/// The reasons of `Progressing` while members are restarted because of the spec, some of them only where Kubernetes does not resize pods.
+const RESTARTS: [Reason; 4] = [Reason::RollingRestart, Reason::Upgrading, Reason::Downgrading, Reason::Resizing];
 
 /// How long a restarted member may be down before it needs attention: its pod may take the grace period to stop, and 30 s to start.
 fn restart_timeout(cluster: &ValidatedCluster) -> SignedDuration {
