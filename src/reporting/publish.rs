@@ -65,7 +65,8 @@ where
 /// `pkg/registry/customresource/status_strategy.go`).
 fn not_accepted<S>(words: &str, report: &Report<S>) -> Event {
     let news = report.events.iter().filter_map(|event| Some(format!("{}: {}", event.reason, event.note.as_ref()?)));
-    let news = news.map(|news| format!("It would report {news}. ")).collect::<String>();
+    let news = news.collect::<Vec<_>>().join("; ");
+    let news = if news.is_empty() { news } else { format!("It would report {news}. ") };
     let message = format!("the status could not be written and is out of date. {news}The API server says: {words}");
     event(EventType::Warning, &Note::new(Reason::StatusNotAccepted, message))
 }

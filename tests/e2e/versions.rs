@@ -135,6 +135,9 @@ async fn taken_back(world: Arc<World>) {
     assert!(message.contains("set spec.version to one of 3.6 first"), "{message}");
     set_version(&world, "3.6.16").await;
     until_version(&world, "3.6.16").await;
+    // The cluster version follows some seconds after the last member.
+    set_version(&world, "3.5.35").await;
+    until_version(&world, "3.5.35").await;
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("changes of the version that are taken back: {figures}"));
     figures.assert_nothing_lost();

@@ -352,6 +352,11 @@ impl<'a> Change<'a> {
             }
             return Err(Wait::For(format!("the cluster version to be 3.{minor} on {name}")));
         }
+        // All run the higher version, and the cluster version is about to follow. It never comes down by itself again, and a member with the
+        // lower version would end at each start.
+        if self.downgrade.is_none() && !has_begun {
+            return Err(Wait::For(format!("the cluster version to be 3.{}", minor + 1)));
+        }
         // While it is down its storage may still have the version before, with which the lower one does not start.
         let storage = voter.member.etcd.status().and_then(|status| status.storage);
         if storage.is_none_or(|storage| storage.minor != minor) {

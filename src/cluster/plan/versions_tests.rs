@@ -4,8 +4,10 @@ use crate::{
     api::Reason,
     cluster::{
         fixtures::{World, names},
+        observed::Probe,
         plan::tests::{bootstrapped, notes},
     },
+    etcd::{Version, VersionMetrics},
 };
 
 /// Has the cluster run this version.
@@ -105,6 +107,25 @@ fn a_downgrade_is_taken_back_before_and_after_the_first_member() {
     change(&mut world, "3.6.16");
     settle(&mut world, "3.6.16");
     assert_eq!(world.agreed.downgrade, None);
+}
+
+/// The leader raises the cluster version some seconds after all members run the higher version (etcd `server/etcdserver`,
+/// `monitorVersions`). A member that got the lower version in between would end at each start.
+#[test]
+fn a_downgrade_right_after_an_upgrade_waits_for_the_cluster_version() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.5.35");
+    let lower = Version { major: 3, minor: 5, patch: 0 };
+    for member in world.observed.members.values_mut() {
+        let Probe::Reached(_, Ok(status)) = &mut member.etcd else { panic!() };
+        status.storage = Some(lower);
+        member.versions = Some(Ok(VersionMetrics { cluster: Some(5), has_snapshot: false }));
+    }
+    let plan = world.plan_on(&world.observed);
+    let changes = plan.changes().unwrap();
+    assert!(changes.is_empty(), "{changes:?}");
+    let waits = notes(&changes.progress, Reason::Downgrading).join("; ");
+    assert!(waits.contains("waiting for the cluster version to be 3.6"), "{waits}");
 }
 
 #[test]
