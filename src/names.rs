@@ -84,6 +84,9 @@ pub mod annotation {
     /// On a pod template: the minor version for which the pod was restarted with the version before, so that etcd wrote a snapshot of
     /// raft's log that the new version needs.
     pub const PREPARED_FOR: &str = "etcd-warden.dev/prepared-for";
+    /// On a pod template: a digest of what a pod gets only when it is created. Labels and annotations of the spec, and the resources of
+    /// etcd's container, are not in it: they are changed while pods run.
+    pub const TEMPLATE: &str = "etcd-warden.dev/template";
     /// On pods: which of their labels and annotations come from the spec of the cluster (JSON).
     pub const FROM_SPEC: &str = "etcd-warden.dev/from-spec";
     /// On a pod template: the container that `kubectl exec` and `kubectl logs` choose by default.

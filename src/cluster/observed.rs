@@ -297,6 +297,14 @@ impl ObservedMember {
         desired.zip(actual).is_some_and(|(desired, actual)| desired != actual)
     }
 
+    /// Whether its next pod will have something that this one lacks. Labels, annotations and resources are changed while a pod runs, and
+    /// a pod is then older than its template and lacks nothing.
+    pub fn lacks_changes(&self) -> bool {
+        let digest = |meta: Option<&ObjectMeta>| annotation(meta?, key::TEMPLATE).map(str::to_owned);
+        let next = self.stateful_set.as_ref().and_then(|set| digest(set.spec.template.metadata.as_ref()));
+        self.is_outdated() && (next.is_none() || next != digest(self.pod.as_ref().map(|pod| &pod.metadata)))
+    }
+
     /// Whether it is healthy: its pod is ready and it answers the operator over TLS.
     pub fn is_healthy(&self) -> bool {
         self.pod_ready() && self.etcd.status().is_some()

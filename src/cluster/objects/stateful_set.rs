@@ -1,6 +1,6 @@
 //! The StatefulSet of a member, with the pod that runs etcd.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use k8s_openapi::{
@@ -22,7 +22,7 @@ use k8s_openapi::{
 use super::{
     metadata::{member_labels, owned, selector},
     paths::{DATA_DIR, PROGRAM, TLS_DIR},
-    pod_metadata::PodMetadata,
+    pod_metadata::{PodMetadata, is_own_annotation},
     pod_template,
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
         release::Release,
         validated::{EtcdSettings, ValidatedCluster},
     },
+    digest::fingerprint,
     etcd::Version,
     kubernetes::pod::etcd_container,
     names::{
@@ -78,11 +79,28 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &R
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
-            template: pod_template::merged(template(cluster, member, release, bundles), &cluster.template),
+            template: with_digest(pod_template::merged(template(cluster, member, release, bundles), &cluster.template)),
             ..StatefulSetSpec::default()
         },
         status: None,
     }
+}
+
+/// The same template with a digest of what a pod gets only when it is created.
+fn with_digest(mut template: PodTemplateSpec) -> PodTemplateSpec {
+    let Some(meta) = &mut template.metadata else { return template };
+    let annotations = meta.annotations.get_or_insert_default();
+    let of_spec = [annotation::FROM_SPEC, annotation::SETTINGS];
+    let own = annotations.iter().filter(|(key, _)| is_own_annotation(key) && !of_spec.contains(&key.as_str()));
+    let own = serde_json::to_vec(&own.collect::<BTreeMap<_, _>>()).unwrap_or_default();
+    let mut spec = template.spec.clone().unwrap_or_default();
+    if let Some(container) = spec.containers.iter_mut().find(|container| container.name == CONTAINER) {
+        container.resources = None;
+    }
+    let spec = serde_json::to_vec(&spec).unwrap_or_default();
+    let digest = fingerprint([("annotations", own.as_slice()), ("spec", spec.as_slice())].into_iter());
+    annotations.insert(annotation::TEMPLATE.into(), digest);
+    template
 }
 
 /// The same StatefulSet, scaled to zero.

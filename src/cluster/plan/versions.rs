@@ -75,7 +75,8 @@ struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    fn of<'a>((name, member): (&'a MemberName, &'a ObservedMember)) -> Option<Placed<'a>> {
+    /// `to` is the version of the spec.
+    fn of<'a>(name: &'a MemberName, member: &'a ObservedMember, to: Version) -> Option<Placed<'a>> {
         let template = &member.stateful_set.as_ref()?.spec.template;
         let version = member.version();
         let pod = member.pod.as_deref().filter(|pod| version.is_some() && !is_terminating(pod));
@@ -85,9 +86,14 @@ impl Placed<'_> {
             let recorded = meta.and_then(Release::recorded);
             recorded.or_else(|| Release::running(&image(spec)?, version?))
         };
-        let release = pod
+        let mut release = pod
             .and_then(|pod| release(Some(&pod.metadata), pod.spec.as_ref()))
             .or_else(|| release(template.metadata.as_ref(), template.spec.as_ref()))?;
+        // A member whose turn to be prepared has not come yet goes on being prepared while another one is down.
+        let next = template.metadata.as_ref().and_then(Release::recorded);
+        if next.is_some_and(|next| next.version == release.version && next.prepares == Some(to.minor)) {
+            release.prepares = Some(to.minor);
+        }
         Some(Placed { name, member, release })
     }
 
@@ -145,7 +151,7 @@ pub fn plan(input: &Input) -> Versions {
         return Versions::default();
     }
     let to = input.cluster.release.version;
-    let members: Vec<_> = input.observed.members.iter().filter_map(Placed::of).collect();
+    let members: Vec<_> = input.observed.members.iter().filter_map(|(name, member)| Placed::of(name, member, to)).collect();
     let downgrade = input.observed.members.values().find_map(|member| member.etcd.status()?.downgrade);
     // It may also have come with a snapshot, because it is part of the data.
     let has_quorum = input.facts.roster.is_some();

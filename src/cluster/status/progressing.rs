@@ -56,9 +56,9 @@ pub fn unfinished(input: &Input) -> Option<Note> {
     }
 }
 
-/// The members whose pods are older than their templates, as a suffix for a message. They are not restarted for that.
+/// The members whose pods lack something that their next ones will have, as a suffix for a message. They are not restarted for that.
 fn outdated(observed: &Observed) -> String {
-    let members = observed.members.iter().filter(|(_, member)| member.is_outdated());
+    let members = observed.members.iter().filter(|(_, member)| member.lacks_changes());
     let names: Vec<_> = members.map(|(name, _)| name.to_string()).collect();
     if names.is_empty() {
         return String::new();
