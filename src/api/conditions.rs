@@ -145,6 +145,8 @@ words! {
         CannotRestart,
         /// The volume of a member cannot be expanded.
         CannotExpandVolume,
+        /// The quota of the spec is smaller than what a database takes.
+        QuotaTooSmall,
         /// The version cannot be changed to that of the spec.
         CannotChangeVersion,
         /// A certificate authority cannot be rotated.

@@ -83,7 +83,11 @@ pub const FIELDS: &[Field] = &[
     row("tls.peer.certificate.duration", Effect::Live, "a shorter one at once, a longer one from the next renewal on"),
     row("etcd.heartbeatInterval", Effect::Restart(Form::Duration), ""),
     row("etcd.electionTimeout", Effect::Restart(Form::Duration), ""),
-    row("etcd.quotaBackendSize", Effect::Restart(Form::Quantity), ""),
+    row(
+        "etcd.quotaBackendSize",
+        Effect::Restart(Form::Quantity),
+        "not to less than a database takes; other changes do not wait for it",
+    ),
     row("etcd.autoCompaction.mode", RESTART, ""),
     row("etcd.autoCompaction.retention", RESTART, ""),
     row("etcd.logLevel", RESTART, ""),

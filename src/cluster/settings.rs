@@ -55,6 +55,14 @@ impl Settings {
         Self(others.chain(&release.0).map(|(path, value)| (path.clone(), value.clone())).collect())
     }
 
+    /// The same settings with another value of a field.
+    #[must_use]
+    pub fn with(&self, path: &str, value: &str) -> Self {
+        let mut settings = self.0.clone();
+        settings.insert(path.to_owned(), value.into());
+        Self(settings)
+    }
+
     /// Reads what is recorded on a pod.
     pub fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()

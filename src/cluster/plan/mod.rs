@@ -19,6 +19,7 @@ mod membership;
 mod moves;
 mod objects;
 mod overwritten;
+mod quota;
 mod raft_entry;
 mod reconnect;
 mod recovery;
@@ -55,12 +56,16 @@ pub fn plan(input: &Input) -> Plan {
         Adoption::Refused(note) => return Plan::Blocked(note),
         Adoption::Possible(step) => return Plan::Adopt(step.into()),
     }
+    // What follows is planned with the quota that members keep.
+    let (kept, quota) = quota::kept(input).map_or((None, Changes::default()), |(cluster, changes)| (Some(cluster), changes));
+    let input = &Input { cluster: kept.as_ref().unwrap_or(input.cluster), ..*input };
     let recovery = recovery::plan(input);
     let members = start::states(input);
     let versions = versions::plan(input);
     let rollout = Rollout::of(input, &versions);
 
     let mut changes = recovery.changes.clone();
+    changes.merge(quota);
     changes.merge(objects::plan(input, &members));
     changes.merge(certificates::plan(input, &members));
     let sets = objects::stateful_sets(input, &members, &recovery, &versions, &changes.secrets);

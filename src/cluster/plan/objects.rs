@@ -116,7 +116,9 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery, versions:
     };
     let data = in_pod.as_ref().map(|volume| format!(" {volume:?}")).unwrap_or_default();
     let release = held.map(|release| format!(" {} {:?}", release.image, release.prepares)).unwrap_or_default();
-    let flags = [data.as_str(), if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }, &release].concat();
+    let quota = format!(" {}", cluster.etcd.quota);
+    let flags =
+        [data.as_str(), &quota, if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }, &release].concat();
     desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
 }
 
