@@ -81,6 +81,9 @@ pub mod annotation {
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
     /// On a pod template: the values of the fields of the spec for which members are restarted (JSON).
     pub const SETTINGS: &str = "etcd-warden.dev/settings";
+    /// On a pod whose resources are being changed while it runs: those that it is given (JSON). When that is complete, they are in
+    /// [`SETTINGS`].
+    pub const RESIZING: &str = "etcd-warden.dev/resizing";
     /// On a pod template: the minor version for which the pod was restarted with the version before, so that etcd wrote a snapshot of
     /// raft's log that the new version needs.
     pub const PREPARED_FOR: &str = "etcd-warden.dev/prepared-for";

@@ -10,6 +10,9 @@ pub enum Effect {
     Live,
     /// Members are restarted one at a time. The value is compared in this form.
     Restart(Form),
+    /// The pods are changed one at a time while they run, where Kubernetes does it; otherwise members are restarted. The value is compared in
+    /// this form.
+    InPlace(Form),
     /// Members are replaced one at a time: a new one is added and has copied all data before an old one is removed.
     Replace,
     /// A CA rotation, in which members are restarted one at a time.
@@ -93,7 +96,11 @@ pub const FIELDS: &[Field] = &[
     row("etcd.logLevel", RESTART, ""),
     row("etcd.featureGates", RESTART, ""),
     row("etcd.extraArgs", RESTART, ""),
-    row("pod.resources", Effect::Restart(Form::Quantity), ""),
+    row(
+        "pod.resources",
+        Effect::InPlace(Form::Quantity),
+        "one pod after the other, where Kubernetes resizes pods (1.33 and newer by default); otherwise restart",
+    ),
     row("pod.affinity", RESTART, ""),
     row("pod.nodeSelector", RESTART, ""),
     row("pod.tolerations", RESTART, ""),
@@ -116,10 +123,18 @@ pub const FIELDS: &[Field] = &[
 ];
 
 impl Effect {
+    /// How values are compared, if pods record which one they have.
+    pub fn recorded(self) -> Option<Form> {
+        match self {
+            Self::Restart(form) | Self::InPlace(form) => Some(form),
+            Self::Live | Self::Replace | Self::Rotation => None,
+        }
+    }
+
     /// How it is called in the reference.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Live => "live",
+            Self::Live | Self::InPlace(_) => "live",
             Self::Restart(_) => "restart",
             Self::Replace => "replace",
             Self::Rotation => "restart, in a CA rotation",

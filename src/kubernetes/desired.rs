@@ -171,10 +171,9 @@ impl Desired {
         (is_same && is_lost).then(|| Overwritten { manager: fight.manager.clone() })
     }
 
-    /// Records that the API server refuses to change an object, and its words.
-    pub fn refuse(&self, object: &Object, words: &str, now: Timestamp) {
-        let Some(seen) = &object.seen else { return };
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(seen.uid.clone(), (words.to_owned(), now));
+    /// Records that the API server refuses to change the object with this uid, and its words.
+    pub fn refuse(&self, uid: &Uid, words: &str, now: Timestamp) {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone(), (words.to_owned(), now));
     }
 
     /// With which words the API server has refused a change of the object with this uid. The change is tried again after [`RETRY`],

@@ -40,6 +40,7 @@ mod members;
 mod operator;
 mod recovery;
 mod refused;
+mod resources;
 mod rotation;
 mod storage;
 mod tools;
@@ -61,6 +62,7 @@ fn main() -> std::process::ExitCode {
         rotation::scenarios(),
         members::scenarios(),
         storage::scenarios(),
+        resources::scenarios(),
         evidence::scenarios(),
         manual_changes::scenarios(),
         certificates::scenarios(),

@@ -10,18 +10,19 @@ use etcd_warden::{
         transition::{AuthorityRequest, Transition},
     },
     cluster::{
-        objects,
+        objects::{self, MetadataChanges},
         plan::changes::{CompletedRequest, PodPatch, Write},
         steps::{Check, Deletable, Effect, Fresh, Step},
         validated::ValidatedCluster,
     },
     etcd::{Change, Class},
     ids::{ClusterId, MemberId, Uid},
-    kubernetes::{object::Object, ownership::belongs, secret::SecretView},
+    kubernetes::{desired::Desired, object::Object, ownership::belongs, secret::SecretView},
     names::{MemberName, annotation as key},
     pki::{Domain, Holder},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
@@ -73,6 +74,9 @@ pub struct Taking {
     valid: Arc<ValidatedCluster>,
     known: Option<ClusterId>,
     fresh: Fresh,
+    /// What the operator remembers, and the time by its clock.
+    desired: Arc<Desired>,
+    at: Timestamp,
 }
 
 /// What came of an action.
@@ -262,7 +266,8 @@ fn recheck(world: &mut World, operator: &mut Operator, job: &Job, step: &Step) -
             let check = Check::new(&job.valid, job.known, &fresh);
             let effects = step.definition().effects(&check);
             let count = effects.len();
-            let taking = Arc::new(Taking { step, effects, valid: job.valid.clone(), known: job.known, fresh });
+            let (desired, at) = (job.desired.clone(), time(world.now + operator.clock));
+            let taking = Arc::new(Taking { step, effects, valid: job.valid.clone(), known: job.known, fresh, desired, at });
             (0..count).rev().for_each(|at| operator.queue.push_front(Action::Effect(taking.clone(), at)));
             Done::Yes
         }
@@ -295,6 +300,17 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, 
             world.etcd.recorded.extend(recorded_id(annotations));
             kubernetes.annotate_set(place(member), uid, annotations)
         }
+        Effect::AnnotatePod { member, uid, annotations } => {
+            let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), Some(value.clone()))).collect();
+            let changes = MetadataChanges { annotations, ..MetadataChanges::default() };
+            kubernetes.patch_pod(place(member), uid, &changes, now, &mut world.rng)
+        }
+        Effect::Resize { uid, .. } if !kubernetes.resizes => {
+            let words = "the server could not find the requested resource";
+            taking.desired.refuse(uid, words, taking.at);
+            return Err(words.into());
+        }
+        Effect::Resize { member, uid, resources } => kubernetes.resize(place(member), uid, resources, now, &mut world.rng),
         Effect::Revoke { domain, holders, .. } => return revoke(world, *domain, holders),
         Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
         Effect::Delete { kind: Deletable::Claim, name, uid } => {

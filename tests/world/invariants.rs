@@ -6,11 +6,11 @@ use etcd_warden::{
     cluster::{
         steps::{
             AddLearner, ChangeAuthorities, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote,
-            RemoveMember, RemoveUnstarted, RestartMember, Step,
+            RemoveMember, RemoveUnstarted, ResizeMember, RestartMember, Step,
         },
         validated::ValidatedCluster,
     },
-    names::{MemberName, member_key, tls_key},
+    names::{MemberName, annotation as key, member_key, tls_key},
     pki::Certificate,
 };
 
@@ -65,6 +65,14 @@ impl World {
                 // The one that is restarted counts for quorum and not for those that keep it.
                 (all > 1 && healthy <= all.div_ceil(2) && self.has_quorum())
                     .then(|| format!("only {healthy} of {all} others are healthy"))
+            }
+            Step::ResizeMember(ResizeMember { member, pod_uid: _ }) => {
+                let listed = listed(member)?;
+                let (all, healthy) = others(listed.id);
+                let pod = self.kubernetes.things.pod(Slot::Pod(listed.place))?;
+                let has_begun = pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(key::RESIZING));
+                (self.is_healthy(listed) && !has_begun && healthy < all)
+                    .then(|| format!("it is healthy, and of {all} others {healthy} are"))
             }
             Step::Promote(Promote { member, id: _ }) => {
                 let up = listed(member).is_some_and(|m| self.etcd.processes.get(&m.place).is_some_and(|p| p.id == m.id));

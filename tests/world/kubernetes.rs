@@ -18,6 +18,7 @@ use etcd_warden::{
         object::{Object, ObjectVersion},
         ownership::annotation,
         pod::{data_in_pod, etcd_container},
+        resources::Resources,
         secret::SecretView,
     },
     names::{MemberName, Names, annotation as key, bootstrap_key},
@@ -28,7 +29,8 @@ use k8s_openapi::{
         apps::v1::{StatefulSet, StatefulSetStatus},
         core::v1::{
             ConfigMap, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-            PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod, PodCondition, PodSpec, PodStatus, Service,
+            PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod, PodCondition, PodSpec, PodStatus, ResourceRequirements,
+            Service,
         },
         policy::v1::PodDisruptionBudget,
     },
@@ -250,6 +252,12 @@ pub struct Kept {
     /// Whether its process writes a snapshot of raft's log soon.
     snapshots: bool,
     refresh_at: Option<Millis>,
+    /// The generation of the pod that the kubelet has seen, and when it looks at a newer one.
+    observed: i64,
+    resize_at: Option<Millis>,
+    /// What the container has been given, and whether its node does not give it what it is to have.
+    given: Option<ResourceRequirements>,
+    infeasible: bool,
 }
 
 impl Kept {
@@ -274,6 +282,8 @@ pub struct Kubernetes {
     collects_garbage: bool,
     /// Whether a file that something trusts or presents has changed since this was last reset.
     pub files_changed: bool,
+    /// Whether the API server changes the resources of running pods.
+    pub resizes: bool,
     /// What went wrong that must not.
     pub broken: Vec<String>,
 }
@@ -304,6 +314,11 @@ fn version(pod: Option<&PodSpec>) -> Version {
     image.and_then(|image| Version::parse(image.rsplit_once(":v")?.1)).expect("the image has a version as its tag")
 }
 
+/// The resources of etcd's container in the spec of a pod, with those that the API server gives it.
+fn resources(pod: Option<&Cached<Pod>>) -> Option<ResourceRequirements> {
+    etcd_container(pod?.spec.as_ref()?)?.resources.clone()
+}
+
 /// Whether the process in a pod writes snapshots of raft's log often.
 fn snapshots(pod: Option<&PodSpec>) -> bool {
     let arguments = pod.and_then(etcd_container).and_then(|container| container.args.as_ref());
@@ -323,6 +338,7 @@ impl Kubernetes {
             next_volume: 0,
             collects_garbage: false,
             files_changed: false,
+            resizes: true,
             broken: vec![],
         };
         new.put_cluster(cluster);
@@ -707,7 +723,7 @@ impl Kubernetes {
         self.next_volume += u32::from(in_pod.is_some());
         let revision = annotation(&set.metadata, key::APPLIED).unwrap_or_default().to_owned();
         meta.labels.get_or_insert_default().insert("controller-revision-hash".into(), revision);
-        (meta.name, meta.uid) = (Some(names().pod(&member(place))), Some(uid.clone()));
+        (meta.name, meta.uid, meta.generation) = (Some(names().pod(&member(place))), Some(uid.clone()), Some(1));
         self.pods.insert(
             place,
             Kept {
@@ -727,11 +743,18 @@ impl Kubernetes {
                 version: version(set.spec.template.spec.as_ref()),
                 snapshots: snapshots(set.spec.template.spec.as_ref()),
                 refresh_at: None,
+                observed: 1,
+                resize_at: None,
+                given: None,
+                infeasible: false,
             },
         );
         let mut pod = Pod { metadata: meta, spec: set.spec.template.spec.clone(), ..Pod::default() };
         // Operators keep no more of it.
         slim(&mut pod);
+        let given =
+            pod.spec.iter_mut().flat_map(|spec| &mut spec.containers).filter_map(|container| container.resources.as_mut());
+        given.for_each(|given| Resources::of(&given.clone(), []).iter().for_each(|resources| resources.apply_to(given)));
         self.put_pod(place, pod);
     }
 
@@ -753,6 +776,11 @@ impl Kubernetes {
             kept.mounted = self.things.secret(Slot::Secret(place)).cloned();
             self.files_changed = true;
         }
+        if kept.resize_at.is_some_and(|at| at <= now) {
+            self.give(place);
+            self.show(place, now);
+        }
+        let kept = self.pods.get_mut(&place).expect("it is there");
         match kept.container {
             Container::Running { since: _ } if !etcd.processes.contains_key(&place) => {
                 // The back-off of restarts, shorter than in reality.
@@ -808,6 +836,7 @@ impl Kubernetes {
         kept.started_with.clone_from(&kept.mounted);
         self.files_changed = true;
         (kept.started, kept.container) = (true, Container::Running { since: now });
+        kept.given = resources(self.things.pod(Slot::Pod(place)));
         // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
         let (forced, version, snapshots, in_pod) = (kept.forced, kept.version, kept.snapshots, kept.in_pod);
         etcd.start(place, volume, &Start { forced, version, snapshots, in_pod, ..env }, now);
@@ -830,6 +859,47 @@ impl Kubernetes {
             snapshots: false,
             in_pod: false,
         })
+    }
+
+    /// Changes the resources of a running pod (`pods/resize`).
+    pub fn resize(&mut self, place: Place, uid: &Uid, resources: &Resources, now: Millis, rng: &mut Rng) -> Result<(), Refused> {
+        let pod = self.things.pod(Slot::Pod(place)).ok_or(Refused::NotFound)?;
+        check(&pod.metadata, uid)?;
+        let mut pod = Pod::clone(pod);
+        let containers = pod.spec.iter_mut().flat_map(|spec| &mut spec.containers);
+        containers.into_iter().for_each(|container| resources.apply_to(container.resources.get_or_insert_default()));
+        pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
+        self.put_pod(place, pod);
+        if let Some(kept) = self.pods.get_mut(&place) {
+            kept.resize_at = Some(now + rng.between(100, 3_000));
+        }
+        Ok(())
+    }
+
+    /// A kubelet gives a container the resources in the spec of its pod, if its node has them.
+    fn give(&mut self, place: Place) {
+        let Some(pod) = self.things.pod(Slot::Pod(place)) else { return };
+        let (generation, resources) = (pod.metadata.generation, resources(Some(pod)));
+        let limit = resources.as_ref().and_then(|resources| resources.limits.as_ref()?.get("memory").cloned());
+        let mebibytes = limit.and_then(|limit| limit.0.strip_suffix("Mi")?.parse::<u32>().ok());
+        let kept = self.pods.get_mut(&place).expect("it is there");
+        kept.observed = generation.unwrap_or(1);
+        kept.resize_at = None;
+        kept.infeasible = mebibytes.is_some_and(|mebibytes| mebibytes > 12_288);
+        if !kept.infeasible {
+            kept.given = resources;
+        }
+    }
+
+    /// Whether a running pod has the resources of its template.
+    pub fn has_resources(&self, place: Place) -> bool {
+        let template = self.things.set(Slot::Set(place)).and_then(|set| set.spec.template.spec.as_ref());
+        let desired = template.and_then(etcd_container).and_then(|container| container.resources.clone()).unwrap_or_default();
+        let has = |given: &Option<ResourceRequirements>| {
+            Resources::of(&desired, []).is_some_and(|desired| desired.are_in(Some(&given.clone().unwrap_or_default())))
+        };
+        let spec = resources(self.things.pod(Slot::Pod(place)));
+        has(&spec) && self.pods.get(&place).is_some_and(|kept| has(&kept.given) && !kept.infeasible)
     }
 
     /// Writes what a kubelet knows of a pod into the pod.
@@ -862,6 +932,7 @@ impl Kubernetes {
             state: Some(state),
             restart_count: i32::try_from(kept.crashes).unwrap_or_default(),
             last_state: (kept.crashes > 0).then(terminated),
+            resources: kept.given.clone(),
             ..ContainerStatus::default()
         };
         let ready = PodCondition {
@@ -869,8 +940,19 @@ impl Kubernetes {
             status: if kept.ready { "True" } else { "False" }.into(),
             ..PodCondition::default()
         };
-        pod.status =
-            Some(PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() });
+        let infeasible = kept.infeasible.then(|| PodCondition {
+            type_: "PodResizePending".into(),
+            status: "True".into(),
+            reason: Some("Infeasible".into()),
+            observed_generation: Some(kept.observed),
+            ..PodCondition::default()
+        });
+        pod.status = Some(PodStatus {
+            conditions: Some([ready].into_iter().chain(infeasible).collect()),
+            container_statuses: Some(vec![container]),
+            observed_generation: Some(kept.observed),
+            ..PodStatus::default()
+        });
         self.put_pod(place, pod);
     }
 }

@@ -16,7 +16,7 @@ use etcd_warden::{
     names::{MemberName, annotation as key},
     pki::Domain,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta};
 use serde_json::json;
 
 use crate::{
@@ -187,6 +187,9 @@ impl World {
         let mut world = Self::begin(script.replicas, script.storage, script.bootstraps, script.seed);
         world.forgets = script.seed.is_multiple_of(500);
         world.etcd.is_quiet = script.seed.is_multiple_of(4);
+        let has_memory = script.events.iter().any(|(_, event)| matches!(event, Event::Memory(_)));
+        // What forgets that it was refused asks again and again.
+        world.kubernetes.resizes = !has_memory || world.forgets || !script.seed.is_multiple_of(3);
         if traced {
             world.record(true);
         }
@@ -382,6 +385,10 @@ impl World {
             Event::Storage(storage) => self.edit_spec(|spec| spec.storage = storage_spec(storage)),
             Event::Version(version) => self.change_version(version),
             Event::Quota(mebibytes) => self.edit_spec(|spec| spec.etcd.quota_backend_size.0 = format!("{mebibytes}Mi")),
+            Event::Memory(mebibytes) => self.edit_spec(|spec| {
+                let limit = [("memory".to_owned(), Quantity(format!("{mebibytes}Mi")))].into();
+                spec.pod.resources.limits = Some(limit);
+            }),
             Event::Restart(at) => self.request(key::RESTARTED_AT, Some(at.to_string())),
             Event::Replace(place) => self.request(key::REPLACE, Some(member(place).to_string())),
             Event::KillPod(place) => self.kill(place),
@@ -722,6 +729,7 @@ impl World {
             pod.is_some_and(|pod| pod_ready(pod))
                 && runs.as_ref() == Some(&cluster.spec.version)
                 && settings(pod.map(|pod| &pod.metadata)) == desired
+                && self.kubernetes.has_resources(place)
                 && (restarted.is_none() || made == restarted)
                 && things.set(Slot::Set(place)).is_some()
                 && self.is_stored(place)

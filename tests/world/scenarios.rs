@@ -35,6 +35,7 @@ fn event(command: &str) -> Option<Event> {
         ["version", version] => Event::Version(VERSIONS.into_iter().find(|known| known == version)?),
         ["quota", mebibytes] => Event::Quota(mebibytes.parse().ok()?),
         ["storage", words @ ..] => Event::Storage(storage(words)?),
+        ["memory", mebibytes] => Event::Memory(mebibytes.parse().ok()?),
         ["restart"] => Event::Restart(1),
         ["replace", member] => Event::Replace(number(member)?),
         ["delete-pod", member] => Event::KillPod(number(member)?),

@@ -58,7 +58,9 @@ impl Actor<'_> {
                 outcome.done.push(Note::new(Reason::ExpandingVolume, message));
             }
             Err(error) => match error.refusal() {
-                Some(words) => self.desired.refuse(object, words, self.now),
+                Some(words) => {
+                    object.seen.iter().for_each(|seen| self.desired.refuse(&seen.uid, words, self.now));
+                }
                 None => outcome.write_failed(&error),
             },
         }

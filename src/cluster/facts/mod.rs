@@ -9,6 +9,7 @@ pub(crate) mod lost_quorum;
 pub(crate) mod ongoing;
 pub(crate) mod pods;
 pub(crate) mod readiness;
+pub(crate) mod resize;
 pub(crate) mod roster;
 pub(crate) mod space;
 pub(crate) mod trust;

@@ -1,5 +1,5 @@
-//! Which members are added, promoted, replaced and removed: the steps that touch the quorum. Restarts are the last of them
-//! (`rollout.rs`).
+//! Which members are added, promoted, replaced and removed: the steps that touch the quorum. Restarts (`rollout.rs`) and
+//! changes of resources (`resize.rs`) are the last of them.
 //!
 //! Nothing is decided without a member list that a quorum confirmed. **No step makes a cluster lose its quorum**: a healthy voter
 //! is removed only while all others are healthy, and its successor joins before the next one is removed. A dead voter is removed
@@ -19,6 +19,7 @@ use super::{
     leadership::move_leader,
     moves::Moves,
     recovery::Recovery,
+    resize,
     rollout::{self, Rollout},
     space,
     start::recorded,
@@ -64,7 +65,7 @@ pub fn plan(
     changes.merge(complete_replacement(input, roster));
     let moves = Moves::of(input, roster, rollout);
     changes.merge(moves.describe(input, roster));
-    let planners: [&dyn Fn() -> Changes; 9] = [
+    let planners: [&dyn Fn() -> Changes; 10] = [
         &|| delete_objects(input, roster),
         &|| space::disarm(input, roster, rollout),
         &|| remove_unstarted(input, roster),
@@ -74,6 +75,7 @@ pub fn plan(
         &|| scale_up(input, roster, &moves),
         &|| rollout.versions.changes.clone(),
         &|| rollout::restart(input, roster, rollout, pending),
+        &|| resize::plan(input, roster, rollout, pending),
     ];
     for plan in planners {
         changes.merge(plan());
@@ -272,14 +274,14 @@ fn scaling(input: &Input, roster: &Roster) -> String {
 /// Removes a voter that is no longer desired: an unhealthy one first, then one whose claim is being deleted, then one whose storage has to
 /// change, otherwise the last.
 ///
-/// A voter that was just restarted and is not healthy yet is not removed. While it exists, a template with which no member
-/// becomes healthy does not reach the others. Without it the rolling restart would continue with the next member, and so break
-/// all of them.
+/// A voter that was just restarted, or given other resources, and is not healthy yet is not removed. While it exists, a template with which
+/// no member becomes healthy does not reach the others. Without it the change would continue with the next member, and so break all of
+/// them.
 fn scale_down(input: &Input, roster: &Roster, moves: &Moves, rollout: &Rollout, restarting: &BTreeSet<MemberName>) -> Changes {
     if roster.voters.len() <= input.cluster.replicas as usize {
         return Changes::default();
     }
-    let restarted = rollout.unhealthy_after_restart(roster);
+    let restarted = rollout.unhealthy_after_change(roster);
     // While one is replaced, another one that is down for a moment is none too many.
     let is_replacing = moves.is_surplus(input, roster);
     let is_unwanted = |name: &MemberName| Some(name) != restarted && (!is_replacing || moves.has(name));

@@ -23,6 +23,7 @@ mod quota;
 mod raft_entry;
 mod reconnect;
 mod recovery;
+mod resize;
 mod revocation;
 mod rollout;
 mod rotation;

@@ -16,6 +16,7 @@ use crate::{
             pods::{
                 changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
             },
+            resize::has_begun,
             trust::shares_no_trusted_ca,
         },
         observed::{Observed, ObservedMember},
@@ -91,6 +92,9 @@ impl RestartMember {
         let changed = recorded(key::SETTINGS).map(|desired| changed_settings(pod, desired, template.spec.as_ref()));
         if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
             return Some(format!("its settings have changed ({})", describe_changes(&changed)));
+        }
+        if has_begun(pod) {
+            return Some("the change of its resources was taken back".into());
         }
         let prepares = recorded(key::PREPARED_FOR);
         let why = prepares.map_or(

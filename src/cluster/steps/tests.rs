@@ -351,3 +351,40 @@ fn an_authority_signs_only_if_every_pod_was_created_with_it() {
     fresh.list.as_mut().unwrap().members.retain(|member| member.peer_urls != [url.clone()]);
     assert_eq!(recheck(&step(transition), &(cluster, fresh)), "right");
 }
+
+#[test]
+fn a_running_pod_is_given_other_resources_only_if_nothing_else_differs_and_the_others_are_healthy() {
+    let mut world = World::bootstrapped("{ pod: { resources: { limits: { memory: 256Mi } } } }");
+    world.cluster.spec.pod.resources = serde_saphyr::from_str("{ limits: { memory: 512Mi } }").unwrap();
+    let sets = |world: &World| -> BTreeMap<MemberName, _> {
+        let sets = world.observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.stateful_set.clone()?)));
+        sets.collect()
+    };
+    let step = |world: &mut World, ordinal| -> Step {
+        let pod_uid = Uid::of(&world.pod(ordinal).metadata).unwrap();
+        ResizeMember { member: names().member(ordinal), pod_uid }.into()
+    };
+    let (first, second) = (step(&mut world, 1), step(&mut world, 2));
+    let read = |world: &mut World| {
+        let (cluster, read) = fresh(world);
+        (cluster, Fresh { sets: sets(world), ..read })
+    };
+    assert_eq!(recheck(&first, &read(&mut world)), "demo-1 has the resources of its template");
+    // The pass writes the templates.
+    world.loses_next_step = true;
+    world.pass();
+    assert_eq!(recheck(&first, &read(&mut world)), "right");
+    let other = Step::from(ResizeMember { member: names().member(1), pod_uid: "another".into() });
+    assert_eq!(recheck(&other, &read(&mut world)), "the pod of demo-1 has been replaced");
+    world.silent.insert(names().member(2));
+    assert_eq!(recheck(&first, &read(&mut world)), "only 1 of the 2 others are healthy");
+    assert_eq!(recheck(&second, &read(&mut world)), "right", "less may be why it is not healthy");
+    let annotations = world.pod(1).metadata.annotations.as_mut().unwrap();
+    annotations.insert(key::RESIZING.into(), r#"{"limits":{"memory":"4Mi"}}"#.into());
+    assert_eq!(recheck(&first, &read(&mut world)), "right", "it is given what it had");
+    let mut fresh = read(&mut world);
+    let meta = fresh.1.sets.get_mut(&names().member(1)).unwrap().spec.template.metadata.as_mut().unwrap();
+    let settings = meta.annotations.as_mut().unwrap().get_mut(key::SETTINGS).unwrap();
+    *settings = settings.replace("\"etcd.electionTimeout\":\"1s\"", "\"etcd.electionTimeout\":\"2s\"");
+    assert_eq!(recheck(&first, &fresh), "demo-1 has to be restarted for etcd.electionTimeout 1s -> 2s, pod.resources");
+}
