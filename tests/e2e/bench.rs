@@ -75,7 +75,7 @@ impl Hand {
         crate::tools::run_with("kubectl", ["-n", &self.namespace, "replace", "-f", "-"], &manifest).await.success();
     }
 
-    /// Changes the StatefulSet, and waits until all of its pods have followed.
+    /// Changes the StatefulSet or its pods, and waits until all pods have followed.
     async fn change<const N: usize>(&self, arguments: [&str; N]) {
         self.kubectl(arguments).await.success();
         self.ready().await;
@@ -101,8 +101,7 @@ async fn by_hand(world: Arc<World>) {
     let began = Instant::now();
     let renewed = world.write("renewed", &read(&hand.files, &["ca.crt", "ca.key"]));
     hand.reissue(&renewed).await;
-    hand.kubectl(["rollout", "restart", "statefulset/demo"]).await.success();
-    hand.ready().await;
+    hand.change(["rollout", "restart", "statefulset/demo"]).await;
     let took = began.elapsed().as_secs_f32();
     world.measure(format!("new certificates by a rolling restart, {took:.0} s: {}", writers.stop().await.checked(&user).await));
 
@@ -111,11 +110,10 @@ async fn by_hand(world: Arc<World>) {
     let other = world.write("other", &BTreeMap::new());
     hand.reissue(&other).await;
     world.write("hand", &read(&other, &["ca.crt", "demo-0.crt", "demo-0.key"]));
-    hand.kubectl(["delete", "pod", "-l", "app=demo", "--wait=true"]).await.success();
-    hand.ready().await;
+    hand.change(["delete", "pod", "-l", "app=demo", "--wait=true"]).await;
     let took = began.elapsed().as_secs_f32();
     world.measure(format!("a new authority by restarting all, {took:.0} s: {}", writers.stop().await.checked(&user).await));
-    kubectl(["delete", "namespace", &hand.namespace, "--wait=false"]).await.success();
+    hand.remove().await;
 }
 
 fn read(folder: &Path, files: &[&str]) -> BTreeMap<String, Vec<u8>> {

@@ -146,15 +146,13 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
     let roster = input.facts.roster.as_ref();
     let is_gone = |name: &MemberName| roster.is_some_and(|roster| !roster.lists(name));
     let is_voter = |name: &MemberName| roster.is_some_and(|roster| roster.voters.contains_key(name));
-    let members = input.observed.members.iter().filter(|(name, member)| !is_gone(name) && has_next(member, authorities));
+    let tried = input.observed.members.iter().filter(|(name, member)| !is_gone(name) && has_next(member, authorities));
     // A learner that has taken the name of a tried member finds its leaf in the Secret. If a voter is tried since, that one goes on, because
     // two members must not present such a leaf.
-    let mut tried: Vec<_> = members.map(|(name, _)| name).collect();
-    tried.sort_by_key(|name| !is_voter(name));
-    if let Some(name) = tried.first() {
+    if let Some((name, _)) = tried.min_by_key(|(name, _)| !is_voter(name)) {
         return Some(name);
     }
-    let roster = input.facts.roster.as_ref().filter(|roster| roster.votes() > 1)?;
+    let roster = roster.filter(|roster| roster.votes() > 1)?;
     if !roster.all_healthy() || !roster.learners.is_empty() {
         return None;
     }

@@ -312,12 +312,13 @@ impl<'a> Change<'a> {
     /// Before a member runs a lower version.
     fn ready_for_lower(&self, voter: &RosterEntry, name: &MemberName, has_begun: bool) -> Result<(), Wait> {
         let minor = self.to.minor;
+        let is_agreed = self.downgrade.is_some() || has_begun;
         let answering = self.roster.voters.iter().filter(|(_, voter)| voter.answers());
         for (name, voter) in answering {
             if metrics(name, voter.member)?.cluster == Some(minor) {
                 continue;
             }
-            if self.downgrade.is_none() && !has_begun {
+            if !is_agreed {
                 self.settled()?;
                 let version = voter.member.version().and_then(Version::release);
                 return Err(if version.is_some_and(|release| release.has_downgrade) {
@@ -330,7 +331,7 @@ impl<'a> Change<'a> {
         }
         // All run the higher version, and the cluster version is about to follow. It never comes down by itself again, and a member with the
         // lower version would end at each start.
-        if self.downgrade.is_none() && !has_begun {
+        if !is_agreed {
             return Err(Wait::For(format!("the cluster version to be 3.{}", minor + 1)));
         }
         // While it is down its storage may still have the version before, with which the lower one does not start.
