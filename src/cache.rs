@@ -16,7 +16,7 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, ResourceRequirements, Secret, Service},
+    core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, Secret, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
@@ -256,9 +256,7 @@ pub fn slim(pod: &mut Pod) {
             image: container.image,
             args: container.args,
             env: container.env,
-            resources: container
-                .resources
-                .map(|resources| ResourceRequirements { limits: resources.limits, ..Default::default() }),
+            resources: container.resources,
             ..Container::default()
         };
         *spec = PodSpec {
@@ -345,7 +343,7 @@ mod tests {
     #[test]
     fn a_pod_keeps_the_fields_that_decisions_need() {
         let spec = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], resources: { limits: { memory: 8Mi }, requests: { memory: 8Mi } }, workingDir: / }], volumes: [{ name: v }] }";
-        let kept = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], resources: { limits: { memory: 8Mi } } }] }";
+        let kept = "{ nodeName: a, containers: [{ name: etcd, image: i, args: [--x], env: [{ name: E, value: v }], resources: { limits: { memory: 8Mi }, requests: { memory: 8Mi } } }] }";
         let read = |spec: &str| -> Option<PodSpec> { serde_saphyr::from_str(spec).ok() };
         let mut pod = Pod { spec: read(spec), ..Pod::default() };
         slim(&mut pod);

@@ -15,6 +15,8 @@ pub const FIELD_MANAGER: &str = "etcd-warden";
 
 /// The container that runs etcd. Others may add containers to a pod, also before this one.
 pub const CONTAINER: &str = "etcd";
+/// The name of the volume with the data of a member.
+pub const DATA_VOLUME: &str = "data";
 
 /// The port for clients.
 pub const CLIENT_PORT: i32 = 2379;
@@ -65,6 +67,11 @@ pub mod annotation {
     pub const EXTRANEOUS: &str = "argocd.argoproj.io/compare-options";
     /// The value of [`EXTRANEOUS`].
     pub const EXTRANEOUS_VALUE: &str = "IgnoreExtraneous";
+    /// On a PersistentVolumeClaim: the fields of `spec.storage` that it was made from (JSON).
+    pub const STORAGE: &str = "etcd-warden.dev/storage";
+    /// On a StatefulSet whose pod has the data of its member, once that has started: the uid of the pod. Beside it are [`CLUSTER_ID`] and
+    /// [`MEMBER_ID`].
+    pub const DATA_POD: &str = "etcd-warden.dev/data-pod";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the cluster.
     pub const CLUSTER_ID: &str = "etcd-warden.dev/cluster-id";
     /// On a PersistentVolumeClaim, once its member has started: etcd's ID of the member.
@@ -74,9 +81,15 @@ pub mod annotation {
     pub const BUNDLES: &str = "etcd-warden.dev/bundles";
     /// On a pod template: the values of the fields of the spec for which members are restarted (JSON).
     pub const SETTINGS: &str = "etcd-warden.dev/settings";
+    /// On a pod whose resources are being changed while it runs: those that it is given (JSON). When that is complete, they are in
+    /// [`SETTINGS`].
+    pub const RESIZING: &str = "etcd-warden.dev/resizing";
     /// On a pod template: the minor version for which the pod was restarted with the version before, so that etcd wrote a snapshot of
     /// raft's log that the new version needs.
     pub const PREPARED_FOR: &str = "etcd-warden.dev/prepared-for";
+    /// On a pod template: a digest of what a pod gets only when it is created. Labels and annotations of the spec, and the resources of
+    /// etcd's container, are not in it: they are changed while pods run.
+    pub const TEMPLATE: &str = "etcd-warden.dev/template";
     /// On pods: which of their labels and annotations come from the spec of the cluster (JSON).
     pub const FROM_SPEC: &str = "etcd-warden.dev/from-spec";
     /// On a pod template: the container that `kubectl exec` and `kubectl logs` choose by default.
@@ -101,6 +114,8 @@ pub mod annotation {
     /// On a pod: a version of its Secret, and the time of writing. A change of it makes the kubelet refresh the mounted files at
     /// once.
     pub const TLS_TOUCHED: &str = "etcd-warden.dev/tls-touched";
+    /// On a pod: since when the file system of its volume was to be expanded. A change of it makes the kubelet do so at once.
+    pub const EXPANSION: &str = "etcd-warden.dev/expansion";
     /// On a pod: the version of its Secret that it was confirmed to serve.
     pub const TLS_CONFIRMED: &str = "etcd-warden.dev/tls-confirmed";
 }

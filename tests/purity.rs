@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Files and folders with pure code: decisions without input and output.
-const PURE: [&str; 32] = [
+const PURE: [&str; 33] = [
     "src/api",
     "src/backoff.rs",
     "src/certificates",
@@ -34,6 +34,7 @@ const PURE: [&str; 32] = [
     "src/kubernetes/ownership.rs",
     "src/kubernetes/pod.rs",
     "src/kubernetes/quantity.rs",
+    "src/kubernetes/resources.rs",
     "src/names.rs",
     "src/pki",
     "src/reporting/condition.rs",

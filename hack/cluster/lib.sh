@@ -39,6 +39,7 @@ stop() {
 	[ ${#pids[@]} -eq 0 ] || kill -9 "${pids[@]}" 2>/dev/null || true
 	for name in "$@"; do
 		while alive "$name" >/dev/null; do sleep 0.02; done
+		rm -f "$run/pid/$name" # a cluster is complete if all recorded processes run
 	done
 }
 

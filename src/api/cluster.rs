@@ -49,10 +49,10 @@ pub const MAX_NAME_LENGTH: usize = 49;
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = one_minor_at_a_time(),
+    validation = no_other_minor_in_pods(),
     validation = Rule::new("!self.version.startsWith('3.5.') || !has(self.etcd.featureGates) || self.etcd.featureGates.size() == 0").message("spec.etcd.featureGates: etcd 3.5 has no feature gates"),
     validation = gates_of_3_6(),
-    validation = Rule::new("self.storage.size == oldSelf.storage.size").message("spec.storage.size cannot be changed yet"),
-    validation = Rule::new("has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)").message("spec.storage.storageClassName cannot be changed yet")
+    validation = Rule::new("!has(self.storage.emptyDir) || self.replicas >= 3 || self.storage.emptyDir.acceptDataLoss").message("with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set spec.storage.emptyDir.acceptDataLoss to true if it may be lost")
 )]
 pub struct EtcdClusterSpec {
     /// The number of members, 1 to 9. A cluster of 3 members tolerates the failure of one, of 5 the failure of two, of 7 of
@@ -82,8 +82,8 @@ pub struct EtcdClusterSpec {
     /// Settings of etcd itself. After a change members are restarted one at a time.
     #[serde(default)]
     pub etcd: EtcdSpec,
-    /// The pods of the members. After a change members are restarted one at a time; labels and annotations are changed without a
-    /// restart.
+    /// The pods of the members. After a change members are restarted one at a time. Labels and annotations are changed without a restart,
+    /// resources where Kubernetes resizes pods.
     #[serde(default)]
     pub pod: PodSpec,
     /// The Service for clients.
@@ -97,23 +97,62 @@ pub struct EtcdClusterSpec {
     pub paused: bool,
 }
 
-/// The storage of the members' data. Each member has a PersistentVolumeClaim of its own.
+/// The storage of the members' data. Each member has a PersistentVolumeClaim of its own, or keeps its data in its pod (`emptyDir`).
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.emptyDir) || !has(self.storageClassName)").message("emptyDir and storageClassName exclude each other: the data is in the pods, or in volumes of a StorageClass"))]
 pub struct StorageSpec {
-    /// The size of each member's volume. It should be at least twice `etcd.quotaBackendSize`.
+    /// The size of each member's PersistentVolumeClaim; it is not used with `emptyDir`. It should be at least twice
+    /// `etcd.quotaBackendSize`. If it becomes larger, the volumes are expanded one after the other, if the StorageClass allows it. If it
+    /// becomes smaller, the members are replaced one after the other; it is
+    /// not carried out if it is not enough for the data (`CannotReplace`).
     #[serde(default = "default_storage_size")]
     #[schemars(extend("maxLength" = 32))]
     #[x_kube(validation = positive_quantity())]
     pub size: Quantity,
-    /// The name of the StorageClass. The default is the default StorageClass of Kubernetes.
+    /// The name of the StorageClass. The default is the default StorageClass of Kubernetes. After a change the members are replaced one
+    /// after the other, each by a new one that has copied all data before the old one is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
     /// Whether the PersistentVolumeClaims and the Secrets of the certificate authorities are kept when the `EtcdCluster` is
-    /// deleted.
+    /// deleted. With `emptyDir` nothing is kept.
     #[serde(default)]
     pub retention: Retention,
+    /// Keeps the data of each member in its pod instead of a PersistentVolumeClaim. **A deleted pod is a lost member:** it is replaced by
+    /// a new one that copies the data from the others, and so is a member that has to be restarted. If more than half of the pods are
+    /// lost at the same time, all data is lost. After a change the members are replaced one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub empty_dir: Option<EmptyDirSpec>,
+}
+
+/// Data that is kept in the pods.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptyDirSpec {
+    /// Where it is: on the disk of the node (empty), or in memory (`Memory`). Memory counts against the memory limit of the pod, and
+    /// does not survive a reboot of the node.
+    #[serde(default)]
+    pub medium: Medium,
+    /// The most space that it may take. A pod that takes more is evicted, so it must be at least `etcd.quotaBackendSize` and 448Mi for the
+    /// write-ahead log; for a defragmentation it should be twice the quota.
+    #[schemars(extend("maxLength" = 32))]
+    #[x_kube(validation = positive_quantity())]
+    pub size_limit: Quantity,
+    /// Has to be true with one or two members, of which none can be lost: then all data is lost.
+    #[serde(default)]
+    pub accept_data_loss: bool,
+}
+
+/// Where data is that is kept in the pods.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Medium {
+    /// On the disk of the node.
+    #[default]
+    #[serde(rename = "")]
+    Disk,
+    /// In memory.
+    Memory,
 }
 
 /// The beginning of a CEL expression for whether `self` is written like a version.
@@ -144,6 +183,17 @@ fn one_minor_at_a_time() -> Rule {
         pairs.map(|(one, other)| format!("(self.version.startsWith('3.{one}.') && oldSelf.version.startsWith('3.{other}.'))"));
     Rule::new(format!("!({})", refused.collect::<Vec<_>>().join(" || ")))
         .message("spec.version: etcd skips no minor version: change to a version of the minor between first, and wait until status.version shows it")
+}
+
+/// The new minor would reach members whose data is in their pods only by replacing each of them.
+fn no_other_minor_in_pods() -> Rule {
+    let same = RELEASES.iter().map(|release| {
+        let minor = release.minor;
+        format!("self.version.startsWith('3.{minor}.') == oldSelf.version.startsWith('3.{minor}.')")
+    });
+    let same = same.collect::<Vec<_>>().join(" && ");
+    Rule::new(format!("!has(self.storage.emptyDir) && !has(oldSelf.storage.emptyDir) || {same}"))
+        .message("spec.version: the minor version cannot be changed with spec.storage.emptyDir: unset that first, and change the version once all members have a volume")
 }
 
 /// Whether data is kept when its cluster is deleted.
@@ -202,7 +252,8 @@ pub enum PullPolicy {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
-    /// The resource requests and limits of the etcd container.
+    /// The resource requests and limits of the etcd container. They are changed while the pods run, one after the other, where Kubernetes
+    /// resizes pods (1.33 and newer by default); otherwise members are restarted.
     #[serde(default)]
     pub resources: ResourceRequirements,
     /// The affinity of the pods. By default the pods of a cluster prefer different nodes and zones.
@@ -365,7 +416,7 @@ impl Default for EtcdClusterSpec {
 }
 impl Default for StorageSpec {
     fn default() -> Self {
-        Self { size: default_storage_size(), storage_class_name: None, retention: Retention::default() }
+        Self { size: default_storage_size(), storage_class_name: None, retention: Retention::default(), empty_dir: None }
     }
 }
 impl Default for ImageSpec {

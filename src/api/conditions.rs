@@ -105,6 +105,10 @@ words! {
         ReplacingMember,
         /// Members are restarted one after the other.
         RollingRestart,
+        /// The resources of pods are changed while they run, one after the other.
+        Resizing,
+        /// The volume of a member is being expanded.
+        ExpandingVolume,
         /// Members are being given a higher minor version.
         Upgrading,
         /// Members are being given a lower minor version.
@@ -141,6 +145,12 @@ words! {
         CannotReplace,
         /// A member cannot be restarted.
         CannotRestart,
+        /// The resources of a member's pod are not changed.
+        CannotResize,
+        /// The volume of a member cannot be expanded.
+        CannotExpandVolume,
+        /// The quota of the spec is smaller than what a database takes.
+        QuotaTooSmall,
         /// The version cannot be changed to that of the spec.
         CannotChangeVersion,
         /// A certificate authority cannot be rotated.
@@ -282,6 +292,8 @@ words! {
         RestartingMember,
         /// A member's pod was removed so that it is created again.
         PodRestarted,
+        /// The resources of a member's pod are changed while it runs.
+        PodResized,
         /// A restarted member is healthy again.
         MemberRestarted,
         /// A restart makes the cluster unavailable, because it has no redundancy.

@@ -10,10 +10,13 @@ pub enum Effect {
     Live,
     /// Members are restarted one at a time. The value is compared in this form.
     Restart(Form),
+    /// The pods are changed one at a time while they run, where Kubernetes does it; otherwise members are restarted. The value is compared in
+    /// this form.
+    InPlace(Form),
+    /// Members are replaced one at a time: a new one is added and has copied all data before an old one is removed.
+    Replace,
     /// A CA rotation, in which members are restarted one at a time.
     Rotation,
-    /// The change is refused when it is applied.
-    Refused,
 }
 
 /// Which values of a field are equal.
@@ -47,10 +50,17 @@ const RESTART: Effect = Effect::Restart(Form::Plain);
 /// All fields. None is below another one.
 pub const FIELDS: &[Field] = &[
     row("replicas", Effect::Live, "members are added and removed one at a time"),
-    row("version", RESTART, "to another patch; the minor version cannot be changed yet"),
-    row("storage.size", Effect::Refused, "cannot be changed yet"),
-    row("storage.storageClassName", Effect::Refused, "cannot be changed yet"),
+    row("version", RESTART, "by one minor version at a time, up or down; with storage.emptyDir to another patch only"),
+    row(
+        "storage.size",
+        Effect::Live,
+        "volumes are expanded one after the other, if their StorageClass allows it; for a smaller size members are replaced",
+    ),
+    row("storage.storageClassName", Effect::Replace, ""),
     row("storage.retention", Effect::Live, ""),
+    row("storage.emptyDir.medium", Effect::Replace, "also if `storage.emptyDir` is set or unset"),
+    row("storage.emptyDir.sizeLimit", Effect::Replace, ""),
+    row("storage.emptyDir.acceptDataLoss", Effect::Live, ""),
     row("image.repository", RESTART, ""),
     row("image.tag", RESTART, ""),
     row("image.digest", RESTART, ""),
@@ -76,13 +86,21 @@ pub const FIELDS: &[Field] = &[
     row("tls.peer.certificate.duration", Effect::Live, "a shorter one at once, a longer one from the next renewal on"),
     row("etcd.heartbeatInterval", Effect::Restart(Form::Duration), ""),
     row("etcd.electionTimeout", Effect::Restart(Form::Duration), ""),
-    row("etcd.quotaBackendSize", Effect::Restart(Form::Quantity), ""),
+    row(
+        "etcd.quotaBackendSize",
+        Effect::Restart(Form::Quantity),
+        "not to less than a database takes; other changes do not wait for it",
+    ),
     row("etcd.autoCompaction.mode", RESTART, ""),
     row("etcd.autoCompaction.retention", RESTART, ""),
     row("etcd.logLevel", RESTART, ""),
     row("etcd.featureGates", RESTART, ""),
     row("etcd.extraArgs", RESTART, ""),
-    row("pod.resources", Effect::Restart(Form::Quantity), ""),
+    row(
+        "pod.resources",
+        Effect::InPlace(Form::Quantity),
+        "one pod after the other, where Kubernetes resizes pods (1.33 and newer by default); otherwise restart",
+    ),
     row("pod.affinity", RESTART, ""),
     row("pod.nodeSelector", RESTART, ""),
     row("pod.tolerations", RESTART, ""),
@@ -105,13 +123,21 @@ pub const FIELDS: &[Field] = &[
 ];
 
 impl Effect {
+    /// How values are compared, if pods record which one they have.
+    pub fn recorded(self) -> Option<Form> {
+        match self {
+            Self::Restart(form) | Self::InPlace(form) => Some(form),
+            Self::Live | Self::Replace | Self::Rotation => None,
+        }
+    }
+
     /// How it is called in the reference.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Live => "live",
+            Self::Live | Self::InPlace(_) => "live",
             Self::Restart(_) => "restart",
+            Self::Replace => "replace",
             Self::Rotation => "restart, in a CA rotation",
-            Self::Refused => "refused",
         }
     }
 }

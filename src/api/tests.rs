@@ -144,6 +144,8 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "etcd": { "heartbeatInterval": "1ms" } }), "at least 10ms"),
         (json!({ "etcd": { "electionTimeout": "1m" } }), "at most 50s"),
         (json!({ "etcd": { "autoCompaction": { "retention": "5x" } } }), "retention must be"),
+        (json!({ "storage": { "emptyDir": { "sizeLimit": "4Gi" }, "storageClassName": "fast" } }), "exclude each other"),
+        (json!({ "replicas": 2, "storage": { "emptyDir": { "sizeLimit": "4Gi" } } }), "acceptDataLoss"),
         (json!({ "etcd": { "autoCompaction": { "mode": "Revision" } } }), "retention must be"),
         (json!({ "etcd": { "extraArgs": { "--max-txn-ops": "1" } } }), "without the dashes"),
     ] {
@@ -173,6 +175,8 @@ fn valid_specs_pass() {
         json!({ "image": { "repository": "etcd", "digest": format!("sha256:{}", "0".repeat(64)) } }),
         json!({ "storage": { "size": 8_589_934_592_u64, "storageClassName": "fast" } }),
         json!({ "storage": { "size": "1.5Gi" } }),
+        json!({ "storage": { "emptyDir": { "sizeLimit": "4Gi", "medium": "Memory" } } }),
+        json!({ "replicas": 1, "storage": { "emptyDir": { "sizeLimit": "4Gi", "acceptDataLoss": true } } }),
         json!({ "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } }),
         json!({ "storage": { "size": "1E9" }, "etcd": { "quotaBackendSize": "256E6" } }),
         json!({ "etcd": { "quotaBackendSize": "16Mi", "logLevel": "fatal" } }),
@@ -231,17 +235,9 @@ fn only_reserved_flags_are_refused() {
 }
 
 #[test]
-fn only_fields_that_cannot_be_changed_yet_are_refused() {
+fn every_field_can_be_changed() {
     let zeros = format!("sha256:{}", "0".repeat(64));
     let base = json!({});
-    for (spec, part) in [
-        (json!({ "storage": { "size": "9Gi" } }), "spec.storage.size cannot be changed yet"),
-        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage.storageClassName cannot be changed yet"),
-    ] {
-        refused(&cluster("demo", &spec, Some(&base)), part, &spec);
-        refused(&cluster("demo", &base, Some(&spec)), part, &spec);
-        passes(&cluster("demo", &spec, Some(&spec)), &spec);
-    }
     for spec in [
         json!({ "version": "3.6.15" }),
         json!({ "version": "3.7.3" }),
@@ -263,6 +259,7 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
         json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
         client("extraSANs", &json!({ "dnsNames": ["etcd.example.com"] })),
         json!({ "paused": true }),
+        json!({ "storage": { "size": "16Gi", "storageClassName": "fast" } }),
         json!({ "replicas": 4 }),
         json!({ "image": { "repository": "example.com/etcd" } }),
         json!({ "image": { "pullPolicy": "Always" } }),
@@ -271,6 +268,19 @@ fn only_fields_that_cannot_be_changed_yet_are_refused() {
         passes(&cluster("demo", &spec, Some(&base)), &spec);
         passes(&cluster("demo", &base, Some(&spec)), &spec);
     }
+}
+
+#[test]
+fn the_minor_version_is_not_changed_while_data_is_in_the_pods() {
+    let (volumes, pods) = (json!({}), json!({ "emptyDir": { "sizeLimit": "4Gi" } }));
+    let spec = |version: &str, storage: &Value| json!({ "version": version, "storage": storage });
+    for (old, new) in [(&pods, &pods), (&volumes, &pods), (&pods, &volumes)] {
+        let new_minor = cluster("demo", &spec("3.7.3", new), Some(&spec("3.6.16", old)));
+        refused(&new_minor, "the minor version cannot be changed with spec.storage.emptyDir", new);
+        let new_patch = cluster("demo", &spec("3.6.15", new), Some(&spec("3.6.16", old)));
+        passes(&new_patch, new);
+    }
+    passes(&cluster("demo", &spec("3.7.3", &volumes), Some(&spec("3.6.16", &volumes))), &volumes);
 }
 
 #[test]

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
+    core::v1::{ConfigMap, EmptyDirVolumeSource, PersistentVolumeClaim, Pod, Service},
     policy::v1::PodDisruptionBudget,
 };
+use kube::core::ObjectMeta;
 
 use crate::{
     api::{DomainStatus, EtcdClusterStatus, MemberStatus},
@@ -19,7 +20,7 @@ use crate::{
     kubernetes::{
         cached::Cached,
         ownership::{annotation, belongs},
-        pod::pod_ready,
+        pod::{data_in_pod, pod_ready},
     },
     names::{MemberName, Names, annotation as key, authority_key},
     pki::{Domain, PerDomain},
@@ -242,22 +243,51 @@ impl ObservedMember {
         self.pod.as_deref().is_some_and(pod_ready)
     }
 
-    /// Whether it has been observed running before: then its claim records its member ID.
-    pub fn has_started(&self) -> bool {
-        self.claim.as_ref().is_some_and(|claim| annotation(&claim.metadata, key::MEMBER_ID).is_some())
+    /// The volume of its pod in which its data is; `None` if it is in that of a claim, or it has no StatefulSet.
+    pub fn volume_in_pod(&self) -> Option<&EmptyDirVolumeSource> {
+        let set = self.stateful_set.as_ref().filter(|_| self.claim.is_none() && !self.claim_unread)?;
+        data_in_pod(set.spec.template.spec.as_ref()?)
     }
 
-    /// The cluster ID and the member ID that its claim records, where they are valid.
+    /// Whether its data is in its pod, so that it is lost with the pod.
+    pub fn is_in_pod(&self) -> bool {
+        self.volume_in_pod().is_some()
+    }
+
+    /// The metadata on which is recorded that it has started. It is that of its claim, which is there as long as the data is; if the data is
+    /// in its pod, that of its StatefulSet, which names the pod.
+    pub fn record(&self) -> Option<&ObjectMeta> {
+        let claim = self.claim.as_ref().map(|claim| &claim.metadata);
+        claim.or_else(|| self.stateful_set.as_ref().filter(|_| self.is_in_pod()).map(|set| &set.metadata))
+    }
+
+    /// Whether it has been observed running before: then its ID is recorded.
+    pub fn has_started(&self) -> bool {
+        self.record().is_some_and(|record| annotation(record, key::MEMBER_ID).is_some())
+    }
+
+    /// The cluster ID and the member ID that are recorded, where they are valid.
     pub fn recorded_ids(&self) -> (Option<ClusterId>, Option<MemberId>) {
-        let meta = self.claim.as_ref().map(|claim| &claim.metadata);
-        let cluster = meta.and_then(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
-        (cluster, meta.and_then(|meta| annotation(meta, key::MEMBER_ID)?.parse().ok()))
+        let record = self.record();
+        let cluster = record.and_then(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
+        (cluster, record.and_then(|meta| annotation(meta, key::MEMBER_ID)?.parse().ok()))
+    }
+
+    /// Whether its pod is the one that has its data, if the data is in a pod.
+    pub fn has_pod_with_data(&self) -> bool {
+        let recorded = self.record().filter(|_| self.is_in_pod()).and_then(|meta| annotation(meta, key::DATA_POD));
+        recorded.is_some_and(|uid| self.pod.as_ref().is_some_and(|pod| pod.metadata.uid.as_deref() == Some(uid)))
     }
 
     /// Whether its claim is being deleted: then its data is lost when its pod ends, because the claim exists only as long as a
     /// pod uses it.
-    pub fn loses_data_with_pod(&self) -> bool {
+    pub fn loses_claim_with_pod(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Whether its data is lost when its pod ends.
+    pub fn loses_data_with_pod(&self) -> bool {
+        self.loses_claim_with_pod() || self.has_pod_with_data()
     }
 
     /// Whether its pod was created from an older template than that of its StatefulSet.
@@ -265,6 +295,14 @@ impl ObservedMember {
         let desired = self.stateful_set.as_ref().and_then(|set| set.status.as_ref()?.update_revision.as_deref());
         let actual = self.pod.as_ref().and_then(|pod| pod.metadata.labels.as_ref()?.get("controller-revision-hash"));
         desired.zip(actual).is_some_and(|(desired, actual)| desired != actual)
+    }
+
+    /// Whether its next pod will have something that this one lacks. Labels, annotations and resources are changed while a pod runs, and
+    /// a pod is then older than its template and lacks nothing.
+    pub fn lacks_changes(&self) -> bool {
+        let digest = |meta: Option<&ObjectMeta>| annotation(meta?, key::TEMPLATE).map(str::to_owned);
+        let next = self.stateful_set.as_ref().and_then(|set| digest(set.spec.template.metadata.as_ref()));
+        self.is_outdated() && (next.is_none() || next != digest(self.pod.as_ref().map(|pod| &pod.metadata)))
     }
 
     /// Whether it is healthy: its pod is ready and it answers the operator over TLS.

@@ -1,7 +1,8 @@
-//! The fields of a spec for which members are restarted, as they are recorded on the pods that were created from them. Pure.
+//! The fields of a spec for which members are restarted or resized, as they are recorded on the pods that were created from them. Pure.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,12 +12,15 @@ use crate::{
     kubernetes::quantity,
 };
 
-/// The values of all fields for which members are restarted, by the paths of the fields. A pod carries those that it was created
+/// The values of all fields for which members are restarted or resized, by the paths of the fields. A pod carries those that it was created
 /// from, so whether it has to be restarted depends on the spec alone: neither on what a newer operator writes into templates, nor
 /// on what admission webhooks change in pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Settings(BTreeMap<String, Value>);
+
+/// The field with the resources of etcd's container.
+const RESOURCES: &str = "pod.resources";
 
 /// A longer value is recorded as its digest.
 const LONGEST: usize = 256;
@@ -39,7 +43,7 @@ impl Settings {
             let value = spec.pointer(&pointer).filter(|value| !is_empty(value))?;
             Some((field.path.to_owned(), recorded(value)))
         };
-        Self(restarting().filter_map(value).collect())
+        Self(recorded_fields().filter_map(value).collect())
     }
 
     /// Those that say which etcd runs.
@@ -53,6 +57,25 @@ impl Settings {
     pub fn with_release(&self, release: &Self) -> Self {
         let others = self.0.iter().filter(|(path, _)| !is_release(path));
         Self(others.chain(&release.0).map(|(path, value)| (path.clone(), value.clone())).collect())
+    }
+
+    /// The same settings with another value of a field.
+    #[must_use]
+    pub fn with(&self, path: &str, value: &str) -> Self {
+        let mut settings = self.0.clone();
+        settings.insert(path.to_owned(), value.into());
+        Self(settings)
+    }
+
+    /// The same settings with the resources of others.
+    #[must_use]
+    pub fn with_resources_of(&self, other: &Self) -> Self {
+        let mut settings = self.0.clone();
+        match other.0.get(RESOURCES) {
+            Some(resources) => drop(settings.insert(RESOURCES.to_owned(), resources.clone())),
+            None => drop(settings.remove(RESOURCES)),
+        }
+        Self(settings)
     }
 
     /// Reads what is recorded on a pod.
@@ -70,6 +93,12 @@ impl Settings {
         self.0.get(path)?.as_str()
     }
 
+    /// The resources of etcd's container, unless they are so long that only their digest is recorded.
+    pub fn resources(&self) -> Option<ResourceRequirements> {
+        let recorded = self.0.get(RESOURCES);
+        recorded.map_or_else(|| Some(ResourceRequirements::default()), |value| ResourceRequirements::deserialize(value).ok())
+    }
+
     /// The fields in which `new` differs. A field that is not recorded has its default, because an older operator did not know it.
     pub fn changes_to(&self, new: &Self) -> Vec<Change> {
         // A pod that an older operator created is compared in every pass.
@@ -77,7 +106,7 @@ impl Settings {
         let value = |settings: &Self, path: &str| settings.0.get(path).or_else(|| DEFAULT.0.get(path)).cloned();
         let change = |field: &'static Field| {
             let (old, new) = (value(self, field.path), value(new, field.path));
-            let Effect::Restart(form) = field.effect else { return None };
+            let form = field.effect.recorded()?;
             let is_same = old.as_ref().map(|old| canonical(old, form)) == new.as_ref().map(|new| canonical(new, form));
             let text = |value: Option<Value>| match value {
                 Some(Value::String(text)) if text.len() <= 64 => Some(text),
@@ -85,7 +114,14 @@ impl Settings {
             };
             (!is_same).then(|| Change { path: field.path, values: text(old).zip(text(new)) })
         };
-        restarting().filter_map(change).collect()
+        recorded_fields().filter_map(change).collect()
+    }
+}
+
+impl Change {
+    /// Whether Kubernetes may do it while the pod runs.
+    pub fn is_in_place(&self) -> bool {
+        FIELDS.iter().any(|field| field.path == self.path && matches!(field.effect, Effect::InPlace(_)))
     }
 }
 
@@ -94,8 +130,8 @@ fn is_release(path: &str) -> bool {
     matches!(path, "version" | "image.repository" | "image.tag" | "image.digest")
 }
 
-fn restarting() -> impl Iterator<Item = &'static Field> {
-    FIELDS.iter().filter(|field| matches!(field.effect, Effect::Restart(_)))
+fn recorded_fields() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| field.effect.recorded().is_some())
 }
 
 fn is_empty(value: &Value) -> bool {

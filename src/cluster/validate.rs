@@ -16,8 +16,8 @@ use problems::{Problems, check_duration};
 
 use crate::{
     api::{
-        Duration, ECDSA_SUITE, EtcdCluster, HTTP2_SUITE, MAX_NAME_LENGTH, ONE_FOR_BOTH, RepairSpec, TLS_1_3_SUITES, TlsSpec,
-        TlsVersion,
+        Duration, ECDSA_SUITE, EtcdCluster, EtcdClusterSpec, HTTP2_SUITE, MAX_NAME_LENGTH, Medium, ONE_FOR_BOTH, RepairSpec,
+        TLS_1_3_SUITES, TlsSpec, TlsVersion,
     },
     certificates::lifetimes::{Lifetimes, leaf_lifetime},
     cluster::{
@@ -25,7 +25,7 @@ use crate::{
         release::Release,
         requests::Requests,
         settings::Settings,
-        validated::{Repair, ValidatedCluster},
+        validated::{Repair, ValidatedCluster, WAL},
     },
     etcd::{Version, supported},
     ids::Uid,
@@ -80,9 +80,7 @@ fn checked(cluster: &EtcdCluster, domain: &str, problems: &mut Problems) -> Opti
     check_suites(&spec.tls, problems);
     let etcd = etcd::check(&spec.etcd, version, problems);
     let repair = check_repair(&spec.repair, problems);
-    if quantity::bytes(&spec.storage.size).is_none() {
-        problems.add(format!("spec.storage.size {:?} is not a size: write it like 8Gi", spec.storage.size.0));
-    }
+    check_storage(spec, etcd.as_ref().map(|etcd| etcd.quota), problems);
     let template = objects::parse_template(&spec.pod.template);
     let template = template.map_err(|found| found.iter().for_each(|problem| problems.add(of_template(problem)))).ok();
     let (version, settings) = (version?, Settings::of(spec));
@@ -222,6 +220,49 @@ fn check_repair(spec: &RepairSpec, problems: &mut Problems) -> Option<Repair> {
     let lost_node = check("lostNode", &spec.lost_node);
     let unstarted = check("unstarted", &spec.unstarted);
     Some(Repair { crash_loop: crash_loop?, lost_node: lost_node?, unstarted: unstarted? })
+}
+
+/// What etcd needs beside a volume in memory, at the least.
+const PROCESS: i64 = 256 << 20;
+
+fn check_storage(spec: &EtcdClusterSpec, quota: Option<i64>, problems: &mut Problems) {
+    let storage = &spec.storage;
+    if quantity::bytes(&storage.size).is_none() {
+        problems.add(format!("spec.storage.size {:?} is not a size: write it like 8Gi", storage.size.0));
+    }
+    let Some(volume) = &storage.empty_dir else { return };
+    if storage.storage_class_name.is_some() {
+        problems.add("spec.storage must have either emptyDir or storageClassName");
+    }
+    if spec.replicas < 3 && !volume.accept_data_loss {
+        problems.add(
+            "with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set \
+             spec.storage.emptyDir.acceptDataLoss to true if it may be lost",
+        );
+    }
+    let limit = &volume.size_limit.0;
+    let Some(bytes) = quantity::bytes(&volume.size_limit) else {
+        problems.add(format!("spec.storage.emptyDir.sizeLimit {limit:?} is not a size: write it like 4Gi"));
+        return;
+    };
+    if quota.is_some_and(|quota| bytes < quota.saturating_add(WAL)) {
+        problems.add(format!(
+            "spec.storage.emptyDir.sizeLimit is {limit}: it must be at least spec.etcd.quotaBackendSize ({}) and 448Mi for the \
+             write-ahead log, because a pod that takes more is evicted, and its data is lost",
+            spec.etcd.quota_backend_size.0
+        ));
+    }
+    let memory = spec.pod.resources.limits.as_ref().and_then(|limits| limits.get("memory"));
+    let is_in_memory = volume.medium == Medium::Memory;
+    if let Some(memory) =
+        memory.filter(|memory| is_in_memory && quantity::bytes(memory).is_none_or(|all| all < bytes.saturating_add(PROCESS)))
+    {
+        problems.add(format!(
+            "spec.pod.resources.limits.memory is {}: a volume in memory counts against it, so it must be at least \
+             spec.storage.emptyDir.sizeLimit ({limit}) and 256Mi for etcd",
+            memory.0
+        ));
+    }
 }
 
 fn check_names(names: &[String], problems: &mut Problems) -> BTreeSet<String> {

@@ -20,6 +20,33 @@ fn only_problem(spec: &str) -> String {
 }
 
 #[test]
+fn a_volume_in_the_pod_has_room_for_the_database_and_may_be_lost_only_if_that_is_accepted() {
+    let spec = |replicas: u8, volume: &str, memory: &str| {
+        format!(
+            "{{ replicas: {replicas}, storage: {{ emptyDir: {{ {volume} }} }}, pod: {{ resources: {{ limits: {{ {memory} }} }} }} }}"
+        )
+    };
+    for (spec, part) in [
+        (spec(2, "sizeLimit: 4Gi", ""), "acceptDataLoss"),
+        (spec(3, "sizeLimit: 4Gb", ""), "is not a size"),
+        (spec(3, "sizeLimit: 2495Mi", ""), "at least spec.etcd.quotaBackendSize (2Gi) and 448Mi"),
+        (spec(3, "medium: Memory, sizeLimit: 4Gi", "memory: 4Gi"), "at least spec.storage.emptyDir.sizeLimit (4Gi) and 256Mi"),
+        ("storage: { storageClassName: fast, emptyDir: { sizeLimit: 4Gi } }".into(), "either emptyDir or storageClassName"),
+    ] {
+        assert!(only_problem(&spec).contains(part), "{spec}: {}", only_problem(&spec));
+    }
+    for spec in [
+        spec(1, "sizeLimit: 4Gi, acceptDataLoss: true", ""),
+        spec(3, "sizeLimit: 2496Mi", "memory: 1Gi"),
+        spec(3, "medium: Memory, sizeLimit: 4Gi", "memory: 4352Mi"),
+        spec(3, "medium: Memory, sizeLimit: 4Gi", ""),
+    ] {
+        assert!(check(&spec).is_ok(), "{spec}");
+        assert!(!check(&spec).unwrap().retains());
+    }
+}
+
+#[test]
 fn every_default_is_valid() {
     let valid = check("{}").unwrap();
     assert_eq!((valid.replicas, valid.release.version.to_string().as_str()), (3, "3.6.16"));

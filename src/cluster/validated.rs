@@ -75,7 +75,8 @@ pub struct ValidatedCluster {
 impl ValidatedCluster {
     /// Whether claims and CA Secrets are retained when the cluster is deleted.
     pub fn retains(&self) -> bool {
-        self.storage.retention == Retention::Retain
+        // Without the data the authorities are of no use.
+        self.storage.retention == Retention::Retain && self.storage.empty_dir.is_none()
     }
 
     /// A built-in authority of this generation. Each has a different common name, so that verifiers cannot confuse them.
@@ -91,6 +92,10 @@ impl ValidatedCluster {
         format!("{name} {domain} {uid} {generation}")
     }
 }
+
+/// What a volume needs beside the database: the write-ahead log has five full files of 64 MB, one that is written and one that is prepared
+/// (etcd `--max-wals`, `server/storage/wal`).
+pub const WAL: i64 = 7 * (64 << 20);
 
 /// How long a member must have been down before it is replaced because of evidence that it cannot recover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Writing to Kubernetes: the only place that applies, annotates, deletes and evicts, with the checks that precede.
+//! Writing to Kubernetes: the only place that applies, annotates, resizes, deletes and evicts, with the checks that precede.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -6,7 +6,7 @@ use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, DynamicObject, EvictParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt, Selector, SelectorExt},
+    core::{ObjectMeta, PartialObjectMeta, PartialObjectMetaExt, Selector, SelectorExt, Status},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -15,6 +15,7 @@ use super::{
     error::WriteError,
     object::{Object, ObjectVersion},
     ownership::{belongs, describe_owner},
+    resources::Resources,
 };
 use crate::{ids::Uid, names::FIELD_MANAGER};
 
@@ -170,6 +171,45 @@ where
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
         Err(error) => Err(WriteError::of(format!("{} {name}", K::kind(&())), error)),
         Ok(_) => Ok(true),
+    }
+}
+
+/// What the API server answered to a change of the resources of a running pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resized {
+    /// The kubelet is to do it.
+    Accepted,
+    /// A pod is not changed in this way, and has to be created with other resources. These are the API server's words.
+    Impossible(String),
+}
+
+/// Changes the resources of a container of the pod with this uid, while it runs.
+///
+/// # Errors
+/// If the API server refuses it for a reason for which it would also refuse a new pod, such as a quota, or cannot be reached.
+pub async fn resize(
+    pods: &Api<Pod>,
+    name: &str,
+    uid: &Uid,
+    container: &str,
+    resources: &Resources,
+) -> Result<Resized, WriteError> {
+    let mut patch = resources.patch(container);
+    patch["metadata"] = json!({ "uid": uid });
+    match pods.patch_resize(name, &merging(), &Patch::Strategic(patch)).await {
+        Ok(_) => Ok(Resized::Accepted),
+        Err(kube::Error::Api(status)) if is_impossible(&status) => Ok(Resized::Impossible(status.message.clone())),
+        Err(error) => Err(WriteError::of(format!("Pod {name}"), error)),
+    }
+}
+
+/// Whether the API server does not know the subresource (before Kubernetes 1.33), does not let this client use it, or does not make this
+/// change: another quality-of-service class, a removed limit.
+fn is_impossible(status: &Status) -> bool {
+    match status.code {
+        404 | 405 | 422 => true,
+        403 => status.message.contains("cannot patch resource \"pods/resize\""),
+        _ => false,
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Desired {
     keeps_bodies: bool,
     /// What others overwrite, by the uids of the objects.
     fights: Mutex<HashMap<Uid, Fight>>,
+    /// What the API server has refused to change, by the uids of the objects: its words, and when.
+    refusals: Mutex<HashMap<Uid, (String, Timestamp)>>,
 }
 
 /// That others overwrite fields of an object each time that they are applied.
@@ -59,7 +61,7 @@ struct Fight {
 /// How often fields that others have changed are applied again. If the API server's answer already has other values, once.
 const PATIENCE: u32 = 5;
 
-/// When overwritten fields are applied again: what changed them may have been corrected.
+/// When overwritten fields are applied again, and refused changes tried again: what was the cause may have been corrected.
 const RETRY: SignedDuration = SignedDuration::from_mins(10);
 
 fn paths(differences: &[Difference]) -> Vec<Vec<Segment>> {
@@ -167,6 +169,18 @@ impl Desired {
         let is_same = !drift.is_empty() && fight.paths == paths(drift);
         let is_lost = fight.lost >= PATIENCE && now.duration_since(fight.at) < RETRY;
         (is_same && is_lost).then(|| Overwritten { manager: fight.manager.clone() })
+    }
+
+    /// Records that the API server refuses to change the object with this uid, and its words.
+    pub fn refuse(&self, uid: &Uid, words: &str, now: Timestamp) {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone(), (words.to_owned(), now));
+    }
+
+    /// With which words the API server has refused a change of the object with this uid. The change is tried again after [`RETRY`],
+    /// and when the spec changes.
+    pub fn refusal(&self, uid: &Uid, now: Timestamp) -> Option<String> {
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.get(uid).filter(|(_, at)| now.duration_since(*at) < RETRY).map(|(words, _)| words.clone())
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<TypeId, Known>> {

@@ -10,4 +10,5 @@ pub mod object;
 pub mod ownership;
 pub mod pod;
 pub(crate) mod quantity;
+pub mod resources;
 pub mod secret;

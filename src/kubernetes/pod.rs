@@ -1,9 +1,9 @@
 //! The state of pods.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, EmptyDirVolumeSource, Pod, PodCondition, PodSpec};
 
-use crate::names::CONTAINER;
+use crate::names::{CONTAINER, DATA_VOLUME};
 
 /// Whether a pod is ready and not being deleted.
 pub fn pod_ready(pod: &Pod) -> bool {
@@ -33,6 +33,11 @@ pub fn node_of(pod: &Pod) -> Option<&str> {
 /// The container that runs etcd, in a pod or a template.
 pub fn etcd_container(spec: &PodSpec) -> Option<&Container> {
     spec.containers.iter().find(|container| container.name == CONTAINER)
+}
+
+/// The volume of the pod itself in which the data is, in a template; `None` if it is in that of a claim.
+pub fn data_in_pod(spec: &PodSpec) -> Option<&EmptyDirVolumeSource> {
+    spec.volumes.as_ref()?.iter().find(|volume| volume.name == DATA_VOLUME)?.empty_dir.as_ref()
 }
 
 /// The state of the container that runs etcd.

@@ -82,6 +82,12 @@ pub fn bytes(quantity: &Quantity) -> Option<i64> {
     (nano > 0 && nano % 1_000_000_000 == 0).then(|| i64::try_from(nano / 1_000_000_000).ok())?
 }
 
+/// A size, rounded up to a power of two of at least 1Mi: a status must not have values that change with every write.
+pub fn rounded(bytes: i64) -> String {
+    let mebibytes = u64::try_from(bytes).unwrap_or_default().div_ceil(1 << 20).max(1).next_power_of_two();
+    if mebibytes >= 1024 { format!("{}Gi", mebibytes / 1024) } else { format!("{mebibytes}Mi") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +126,24 @@ mod tests {
         }
         for text in ["0", "-1Gi", "500m", "1e-1", "0.1"] {
             assert_eq!(bytes(&Quantity(text.into())), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_rounded_up_to_a_power_of_two() {
+        const MI: i64 = 1 << 20;
+        for (bytes, text) in [
+            (-1, "1Mi"),
+            (0, "1Mi"),
+            (MI, "1Mi"),
+            (MI + 1, "2Mi"),
+            (3 * MI, "4Mi"),
+            (512 * MI, "512Mi"),
+            (513 * MI, "1Gi"),
+            (1025 * MI, "2Gi"),
+            (8 << 30, "8Gi"),
+        ] {
+            assert_eq!(rounded(bytes), text, "{bytes}");
         }
     }
 }

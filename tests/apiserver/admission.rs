@@ -169,16 +169,10 @@ async fn valid_clusters_are_accepted() {
 }
 
 #[tokio::test]
-async fn only_fields_that_cannot_be_changed_yet_are_refused() {
+async fn every_field_can_be_changed() {
     let world = World::new("change").await;
     world.cluster("demo", json!({})).await;
     let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdclusters", "demo", spec).await;
-    for (spec, part) in [
-        (json!({ "storage": { "size": "9Gi" } }), "spec.storage.size cannot be changed yet"),
-        (json!({ "storage": { "storageClassName": "fast" } }), "spec.storage.storageClassName cannot be changed yet"),
-    ] {
-        refused(change(&spec).await, part, &spec);
-    }
     for spec in [
         client("certificate", &json!({ "duration": "24h" })),
         json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
@@ -188,6 +182,7 @@ async fn only_fields_that_cannot_be_changed_yet_are_refused() {
         json!({ "etcd": { "quotaBackendSize": "4Gi", "extraArgs": { "max-txn-ops": "512" } } }),
         json!({ "pod": { "labels": { "a": "b" }, "resources": { "limits": { "memory": "1Gi" } } } }),
         json!({ "service": { "type": "NodePort" }, "storage": { "retention": "Delete" } }),
+        json!({ "storage": { "size": "16Gi", "storageClassName": "fast" } }),
         json!({ "service": { "type": "LoadBalancer", "loadBalancerClass": "example.com/a", "labels": { "a": "b" } } }),
         json!({ "etcd": { "logLevel": "debug", "featureGates": { "CompactHashCheck": true } } }),
         json!({ "tls": { "cipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"] } }),
@@ -200,6 +195,12 @@ async fn only_fields_that_cannot_be_changed_yet_are_refused() {
     ] {
         accepted(change(&spec).await, &spec);
     }
+    accepted(
+        change(&json!({ "storage": { "storageClassName": null, "emptyDir": { "sizeLimit": "8Gi" } } })).await,
+        &json!("emptyDir"),
+    );
+    let minor = json!({ "version": "3.7.3" });
+    refused(change(&minor).await, "the minor version cannot be changed with spec.storage.emptyDir", &minor);
 }
 
 #[tokio::test]

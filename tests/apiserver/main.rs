@@ -17,6 +17,7 @@ mod overwritten;
 mod pending;
 mod refusals;
 mod requests;
+mod resize;
 mod rights;
 mod secrecy;
 mod server;

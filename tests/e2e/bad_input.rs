@@ -22,7 +22,7 @@ use crate::{
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         scenario!(refused_at_apply),
-        scenario!(cannot_be_changed_yet),
+        scenario!(cannot_be_changed),
         scenario!(image_that_cannot_be_pulled),
         scenario!(missing_storage_class),
         scenario!(too_little_memory),
@@ -112,11 +112,15 @@ async fn nothing_was_created(world: &World) {
     assert_eq!(maps, "configmap/kube-root-ca.crt\n");
 }
 
-/// Changes of fields that cannot be changed yet are refused with a message; other changes are accepted.
-async fn cannot_be_changed_yet(world: Arc<World>) {
+/// Changes that etcd or the operator cannot make are refused with a message; other changes are accepted.
+async fn cannot_be_changed(world: Arc<World>) {
     // The cluster is paused, so that nothing is created.
-    world.create_cluster("demo", 1, json!({ "paused": true })).await;
-    for (complaint, change) in [("spec.storage.size cannot be changed yet", json!({ "storage": { "size": "2Gi" } }))] {
+    world.create_cluster("demo", 1, json!({ "paused": true, "version": "3.5.35" })).await;
+    let in_pods = json!({ "emptyDir": { "sizeLimit": "8Gi", "acceptDataLoss": true } });
+    for (complaint, change) in [
+        ("etcd skips no minor version", json!({ "version": "3.7.3" })),
+        ("the minor version cannot be changed with spec.storage.emptyDir", json!({ "version": "3.6.16", "storage": in_pods })),
+    ] {
         let patch = json!({ "spec": change }).to_string();
         let refused = world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.failure();
         assert!(refused.contains(complaint), "{change}: {refused}");

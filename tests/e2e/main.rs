@@ -30,6 +30,7 @@ mod evidence;
 mod examples;
 mod failpoint;
 mod faults;
+mod growing;
 mod harness;
 mod history;
 mod issuers;
@@ -40,7 +41,9 @@ mod members;
 mod operator;
 mod recovery;
 mod refused;
+mod resources;
 mod rotation;
+mod storage;
 mod tools;
 mod users;
 mod versions;
@@ -59,6 +62,9 @@ fn main() -> std::process::ExitCode {
         issuers::scenarios(),
         rotation::scenarios(),
         members::scenarios(),
+        growing::scenarios(),
+        storage::scenarios(),
+        resources::scenarios(),
         evidence::scenarios(),
         manual_changes::scenarios(),
         certificates::scenarios(),

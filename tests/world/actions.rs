@@ -10,23 +10,24 @@ use etcd_warden::{
         transition::{AuthorityRequest, Transition},
     },
     cluster::{
-        objects,
+        objects::{self, MetadataChanges},
         plan::changes::{CompletedRequest, PodPatch, Write},
         steps::{Check, Deletable, Effect, Fresh, Step},
         validated::ValidatedCluster,
     },
     etcd::{Change, Class},
     ids::{ClusterId, MemberId, Uid},
-    kubernetes::{object::Object, secret::SecretView},
+    kubernetes::{desired::Desired, object::Object, ownership::belongs, secret::SecretView},
     names::{MemberName, annotation as key},
     pki::{Domain, Holder},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     certificates,
-    etcd::Place,
+    etcd::{Id, Place},
     kubernetes::{Refused, Slot, named, names, place},
     observation::read,
     operator::{Job, Operator},
@@ -43,6 +44,8 @@ pub enum Action {
     IssuerProbe(IssuerProbe),
     /// The first authorities of a domain are created.
     Authorities(AuthorityRequest),
+    /// A CA Secret is to stay when the cluster is deleted, or not to stay any more.
+    Retention(Domain),
     /// An object is applied.
     Apply(Object),
     /// All leaves of these changes are recorded.
@@ -71,6 +74,9 @@ pub struct Taking {
     valid: Arc<ValidatedCluster>,
     known: Option<ClusterId>,
     fresh: Fresh,
+    /// What the operator remembers, and the time by its clock.
+    desired: Arc<Desired>,
+    at: Timestamp,
 }
 
 /// What came of an action.
@@ -87,7 +93,8 @@ pub fn of(write: Write) -> Vec<Action> {
         Write::Bootstrap(object) => vec![Action::Bootstrap(object.clone())],
         Write::IssuerProbe(probe) => vec![Action::IssuerProbe(probe)],
         Write::Authorities(request) => vec![Action::Authorities(request.clone())],
-        Write::Object(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
+        Write::Object(object) | Write::Expand(object) | Write::StatefulSet(object) => vec![Action::Apply(object.clone())],
+        Write::Retention(domain) => vec![Action::Retention(domain)],
         Write::Secrets(changes) => {
             let changes: Arc<[SecretChange]> = changes.into();
             let issues = changes.iter().any(|change| !change.leaves.is_empty());
@@ -117,6 +124,7 @@ pub fn act(world: &mut World, operator: &mut Operator, job: &Job, action: &Actio
             Done::No
         }
         Action::Authorities(request) => create(world, &job.valid, request),
+        Action::Retention(domain) => set_retention(world, &job.valid, *domain),
         Action::Ledger(changes) => record(world, changes),
         Action::Secret(changes, at) => change_secret(world, &job.valid, &changes[*at]),
         Action::Pod(patch) => patch_pod(world, patch),
@@ -144,6 +152,18 @@ fn create(world: &mut World, valid: &ValidatedCluster, request: &AuthorityReques
     world.tell(|| {
         format!("created Secret {} with {:?} and {:?}", request.secret, request.active.common_name(), request.next.common_name())
     });
+    world.kubernetes.put_secret(slot, secret);
+    Done::Yes
+}
+
+fn set_retention(world: &mut World, valid: &ValidatedCluster, domain: Domain) -> Done {
+    let slot = Slot::authority(domain);
+    let Some(secret) = world.kubernetes.things.secret(slot).filter(|secret| belongs(&secret.meta, &valid.uid)) else {
+        return Done::No;
+    };
+    let mut secret = SecretView::clone(secret);
+    world.written();
+    objects::set_retention(valid, &mut secret.meta);
     world.kubernetes.put_secret(slot, secret);
     Done::Yes
 }
@@ -242,11 +262,12 @@ fn recheck(world: &mut World, operator: &mut Operator, job: &Job, step: &Step) -
             Done::No
         }
         Ok(step) => {
-            world.judge(&step);
+            world.judge(&step, &job.valid);
             let check = Check::new(&job.valid, job.known, &fresh);
             let effects = step.definition().effects(&check);
             let count = effects.len();
-            let taking = Arc::new(Taking { step, effects, valid: job.valid.clone(), known: job.known, fresh });
+            let (desired, at) = (job.desired.clone(), time(world.now + operator.clock));
+            let taking = Arc::new(Taking { step, effects, valid: job.valid.clone(), known: job.known, fresh, desired, at });
             (0..count).rev().for_each(|at| operator.queue.push_front(Action::Effect(taking.clone(), at)));
             Done::Yes
         }
@@ -275,6 +296,21 @@ fn change(world: &mut World, taking: &Taking, effect: &Effect) -> Result<usize, 
     let changed = match effect {
         Effect::ChangeMembers(change) => return change_members(world, taking.fresh.leader(), change).map(|()| 1),
         Effect::AnnotateClaim { name, uid, annotations } => return annotate_claim(world, name, uid, annotations).map(|()| 1),
+        Effect::AnnotateStatefulSet { member, uid, annotations } => {
+            world.etcd.recorded.extend(recorded_id(annotations));
+            kubernetes.annotate_set(place(member), uid, annotations)
+        }
+        Effect::AnnotatePod { member, uid, annotations } => {
+            let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), Some(value.clone()))).collect();
+            let changes = MetadataChanges { annotations, ..MetadataChanges::default() };
+            kubernetes.patch_pod(place(member), uid, &changes, now, &mut world.rng)
+        }
+        Effect::Resize { uid, .. } if !kubernetes.resizes => {
+            let words = "the server could not find the requested resource";
+            taking.desired.refuse(uid, words, taking.at);
+            return Err(words.into());
+        }
+        Effect::Resize { member, uid, resources } => kubernetes.resize(place(member), uid, resources, now, &mut world.rng),
         Effect::Revoke { domain, holders, .. } => return revoke(world, *domain, holders),
         Effect::Delete { kind: Deletable::DisruptionBudget, name: _, uid } => kubernetes.delete_budget(uid),
         Effect::Delete { kind: Deletable::Claim, name, uid } => {
@@ -333,10 +369,15 @@ fn change_members(world: &mut World, leader: Option<&MemberName>, change: &Chang
     changed.map_err(|class| format!("{class:?}"))
 }
 
+/// The ID of a member that is recorded.
+fn recorded_id(annotations: &BTreeMap<&'static str, String>) -> Option<Id> {
+    let id: Option<MemberId> = annotations.get(key::MEMBER_ID).map(|id| id.parse().expect("a member's ID"));
+    id.map(|id| id.0)
+}
+
 fn annotate_claim(world: &mut World, name: &str, uid: &Uid, annotations: &BTreeMap<&'static str, String>) -> Result<(), String> {
     let place = named(name, |member| names().claim(member)).ok_or("it is no member's")?;
-    let id: Option<MemberId> = annotations.get(key::MEMBER_ID).map(|id| id.parse().expect("a member's ID"));
-    world.etcd.recorded.extend(id.map(|id| id.0));
+    world.etcd.recorded.extend(recorded_id(annotations));
     world.kubernetes.annotate_claim(place, uid, annotations).map_err(|why| format!("{why:?}"))
 }
 

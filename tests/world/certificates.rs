@@ -130,6 +130,8 @@ fn list(secret: &SecretView, revoked: Vec<Serial>, now: Timestamp) -> Vec<u8> {
     let key = (digest, revoked);
     let known = pool().lists.get(&key).filter(|_| shared).cloned();
     known.unwrap_or_else(|| {
+        // An authority that a rotation created on the first day.
+        let at = at.max(authority.certificate().not_before());
         let list = authority.sign_crl(key.1.iter().map(|serial| (*serial, at)), at).expect("a list");
         if shared { pool().lists.entry(key).or_insert(list).clone() } else { list }
     })

@@ -133,6 +133,7 @@ pub struct Process {
 }
 
 /// How a member is started, if it has no data.
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     pub token: u64,
@@ -143,6 +144,8 @@ pub struct Start {
     pub version: Version,
     /// Whether it writes a snapshot of raft's log soon.
     pub snapshots: bool,
+    /// Whether its data is in its pod.
+    pub in_pod: bool,
 }
 
 /// What came of a start.
@@ -300,6 +303,7 @@ impl Etcd {
                 what: What::Add { id: first_id(*place, start.token), place: *place, learner: false },
             };
             let log: Vec<_> = list.iter().map(add).collect();
+            self.check_vote(place, id, start);
             self.begin(place, volume, id, cluster, log);
             self.processes.insert(place, run(id));
             return Boot::Runs;
@@ -318,6 +322,7 @@ impl Etcd {
         };
         let lists = |leader| self.disk(leader).is_some_and(|disk| disk.member(me.id).is_some());
         let was_sent = self.leader.is_some_and(lists) && self.matched.contains(&me.id);
+        self.check_vote(place, me.id, start);
         self.begin(place, volume, me.id, remote.cluster, vec![]);
         if was_sent {
             // The leader goes on from entries that it has forgotten. Another leader would send it everything again.
@@ -326,6 +331,14 @@ impl Etcd {
         }
         self.processes.insert(place, run(me.id));
         Boot::Runs
+    }
+
+    /// Pods come and go, so a voter that has its data in its pod must never start again without it: it may have voted.
+    fn check_vote(&mut self, place: Place, id: Id, start: &Start) {
+        let votes = self.members().unwrap_or_else(|| self.best()).iter().any(|m| m.id == id && !m.learner);
+        if start.in_pod && votes && self.born.contains(&id) {
+            self.broken.push(format!("{place} starts again without the data in its pod, and has a vote"));
+        }
     }
 
     /// A member's data becomes a cluster of one: entries that are not committed are dropped, and all other members removed.

@@ -3,11 +3,14 @@
 
 use etcd_warden::{
     certificates::{secret::CachedSecret, transition::Change},
-    cluster::steps::{
-        AddLearner, ChangeAuthorities, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote, RemoveMember,
-        RemoveUnstarted, RestartMember, Step,
+    cluster::{
+        steps::{
+            AddLearner, ChangeAuthorities, DeleteClaim, DeleteStatefulSet, DiscardData, Effect, MoveLeader, Promote,
+            RemoveMember, RemoveUnstarted, ResizeMember, RestartMember, Step,
+        },
+        validated::ValidatedCluster,
     },
-    names::{MemberName, member_key, tls_key},
+    names::{MemberName, annotation as key, member_key, tls_key},
     pki::Certificate,
 };
 
@@ -21,14 +24,14 @@ use crate::{
 
 impl World {
     /// Whether a step is right, by what is true in the moment in which an operator read it.
-    pub fn judge(&mut self, step: &Step) {
+    pub fn judge(&mut self, step: &Step, valid: &ValidatedCluster) {
         self.decide();
-        if let Some(wrong) = self.wrong(step) {
+        if let Some(wrong) = self.wrong(step, valid) {
             self.broken.push(format!("{}: {wrong}", step.describe()));
         }
     }
 
-    fn wrong(&self, step: &Step) -> Option<String> {
+    fn wrong(&self, step: &Step, valid: &ValidatedCluster) -> Option<String> {
         let members = self.etcd.members().unwrap_or_else(|| self.etcd.best());
         let listed = |member: &MemberName| members.iter().find(|m| m.place == place(member));
         let others = |but: Id| {
@@ -42,10 +45,19 @@ impl World {
                 if self.is_healthy(listed) && healthy < all {
                     return Some(format!("it is healthy, and of {all} others {healthy} are"));
                 }
+                // A member that is replaced because of its storage goes only when another one is there in its place.
+                let is_asked = valid.requests.replace.as_deref() == Some(member.as_str());
+                let is_whole = self.is_healthy(listed) && self.is_ready(listed) && self.lives(listed).is_some();
+                if is_whole && !is_asked && healthy < valid.replicas as usize {
+                    return Some(format!("it is healthy, and only {healthy} others of {} are there", valid.replicas));
+                }
                 (healthy <= all / 2).then(|| format!("only {healthy} of {all} others are healthy"))
             }
             Step::RestartMember(RestartMember { member, pod_uid: _ }) => {
                 let listed = listed(member).filter(|m| !m.learner && self.etcd.processes.contains_key(&m.place))?;
+                if self.kubernetes.is_in_pod(listed.place) {
+                    return Some("its data is in its pod".into());
+                }
                 let (all, healthy) = others(listed.id);
                 if self.is_healthy(listed) && healthy < all {
                     return Some(format!("it is healthy, and of {all} others {healthy} are"));
@@ -54,11 +66,19 @@ impl World {
                 (all > 1 && healthy <= all.div_ceil(2) && self.has_quorum())
                     .then(|| format!("only {healthy} of {all} others are healthy"))
             }
+            Step::ResizeMember(ResizeMember { member, pod_uid: _ }) => {
+                let listed = listed(member)?;
+                let (all, healthy) = others(listed.id);
+                let pod = self.kubernetes.things.pod(Slot::Pod(listed.place))?;
+                let has_begun = pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(key::RESIZING));
+                (self.is_healthy(listed) && !has_begun && healthy < all)
+                    .then(|| format!("it is healthy, and of {all} others {healthy} are"))
+            }
             Step::Promote(Promote { member, id: _ }) => {
                 let up = listed(member).is_some_and(|m| self.etcd.processes.get(&m.place).is_some_and(|p| p.id == m.id));
                 (!up).then(|| "it does not run".into())
             }
-            Step::AddLearner(AddLearner { member: _ }) => {
+            Step::AddLearner(AddLearner { member: _, replaces: _ }) => {
                 members.iter().any(|m| m.learner).then(|| "there already is a learner".into())
             }
             Step::DeleteClaim(DeleteClaim { member, .. }) | Step::DeleteStatefulSet(DeleteStatefulSet { member, .. }) => {

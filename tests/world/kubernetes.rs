@@ -10,14 +10,15 @@ use etcd_warden::{
     api::EtcdCluster,
     cache::slim,
     certificates::secret::CachedSecret,
-    cluster::objects::{MetadataChanges, StartState, is_forced, start_state},
+    cluster::objects::{MetadataChanges, StartState, class_of, is_forced, requested_size, start_state},
     etcd::Version,
     ids::Uid,
     kubernetes::{
         cached::Cached,
         object::{Object, ObjectVersion},
         ownership::annotation,
-        pod::etcd_container,
+        pod::{data_in_pod, etcd_container},
+        resources::Resources,
         secret::SecretView,
     },
     names::{MemberName, Names, annotation as key, bootstrap_key},
@@ -28,11 +29,13 @@ use k8s_openapi::{
         apps::v1::{StatefulSet, StatefulSetStatus},
         core::v1::{
             ConfigMap, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-            PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod, PodCondition, PodSpec, PodStatus, Service,
+            PersistentVolumeClaim, PersistentVolumeClaimStatus, Pod, PodCondition, PodSpec, PodStatus, ResourceRequirements,
+            Service,
         },
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::{
+        api::resource::Quantity,
         apis::meta::v1::{ObjectMeta, Time},
         util::intstr::IntOrString,
     },
@@ -228,6 +231,10 @@ enum Container {
 pub struct Kept {
     pub uid: String,
     volume: Option<Volume>,
+    /// Whether that is a volume of the pod itself.
+    pub in_pod: bool,
+    /// Whether that is in memory.
+    in_memory: bool,
     container: Container,
     crashes: u32,
     started: bool,
@@ -245,6 +252,12 @@ pub struct Kept {
     /// Whether its process writes a snapshot of raft's log soon.
     snapshots: bool,
     refresh_at: Option<Millis>,
+    /// The generation of the pod that the kubelet has seen, and when it looks at a newer one.
+    observed: i64,
+    resize_at: Option<Millis>,
+    /// What the container has been given, and whether its node does not give it what it is to have.
+    given: Option<ResourceRequirements>,
+    infeasible: bool,
 }
 
 impl Kept {
@@ -269,6 +282,8 @@ pub struct Kubernetes {
     collects_garbage: bool,
     /// Whether a file that something trusts or presents has changed since this was last reset.
     pub files_changed: bool,
+    /// Whether the API server changes the resources of running pods.
+    pub resizes: bool,
     /// What went wrong that must not.
     pub broken: Vec<String>,
 }
@@ -299,6 +314,11 @@ fn version(pod: Option<&PodSpec>) -> Version {
     image.and_then(|image| Version::parse(image.rsplit_once(":v")?.1)).expect("the image has a version as its tag")
 }
 
+/// The resources of etcd's container in the spec of a pod, with those that the API server gives it.
+fn resources(pod: Option<&Cached<Pod>>) -> Option<ResourceRequirements> {
+    etcd_container(pod?.spec.as_ref()?)?.resources.clone()
+}
+
 /// Whether the process in a pod writes snapshots of raft's log often.
 fn snapshots(pod: Option<&PodSpec>) -> bool {
     let arguments = pod.and_then(etcd_container).and_then(|container| container.args.as_ref());
@@ -318,6 +338,7 @@ impl Kubernetes {
             next_volume: 0,
             collects_garbage: false,
             files_changed: false,
+            resizes: true,
             broken: vec![],
         };
         new.put_cluster(cluster);
@@ -408,7 +429,16 @@ impl Kubernetes {
     /// still creates.
     fn collect_garbage(&mut self) {
         let uid = self.cluster().metadata.uid.clone().unwrap_or_default();
-        let owned = [Slot::Bootstrap, Slot::CaConfig, Slot::PeerService, Slot::ClientService, Slot::Budget, Slot::Operator];
+        let owned = [
+            Slot::Bootstrap,
+            Slot::CaConfig,
+            Slot::PeerService,
+            Slot::ClientService,
+            Slot::Budget,
+            Slot::ClientCa,
+            Slot::PeerCa,
+            Slot::Operator,
+        ];
         let members = (0..PLACES).flat_map(|place| [Slot::Set(place), Slot::Secret(place)]);
         for slot in owned.into_iter().chain(members) {
             let owners = self.things.0[slot.index()].iter().flat_map(|thing| thing.meta().owner_references.iter().flatten());
@@ -436,7 +466,11 @@ impl Kubernetes {
         self.files_changed |= slot == Slot::CaConfig;
         let thing = match self.things.0[slot.index()].clone() {
             Some(Thing::Set(old)) => Thing::Set(changed(&old, object, &version)?),
-            Some(Thing::Claim(old)) => Thing::Claim(changed(&old, object, &version)?),
+            Some(Thing::Claim(old)) => {
+                let new = changed(&old, object, &version)?;
+                self.check_claim(&old, &new);
+                Thing::Claim(new)
+            }
             Some(Thing::Budget(old)) => Thing::Budget(changed(&old, object, &version)?),
             Some(Thing::Service(old)) => Thing::Service(changed(&old, object, &version)?),
             Some(Thing::Config(old)) => Thing::Config(changed(&old, object, &version)?),
@@ -451,6 +485,26 @@ impl Kubernetes {
             },
         };
         self.put(slot, Some(thing));
+        Ok(())
+    }
+
+    /// What the API server refuses to change in a claim.
+    fn check_claim(&mut self, old: &PersistentVolumeClaim, new: &PersistentVolumeClaim) {
+        let shrinks = requested_size(new).zip(requested_size(old)).is_some_and(|(new, old)| is_less(new, old));
+        if shrinks || class_of(new) != class_of(old) {
+            self.broken.push(format!("claim {:?} is changed in a way that the API server refuses", old.metadata.name));
+        }
+    }
+
+    /// Merges annotations into a StatefulSet that must be the one with this uid.
+    pub fn annotate_set(&mut self, place: Place, uid: &Uid, annotations: &BTreeMap<&'static str, String>) -> Result<(), Refused> {
+        let set = self.things.set(Slot::Set(place)).ok_or(Refused::NotFound)?;
+        check(&set.metadata, uid)?;
+        let mut set = StatefulSet::clone(set);
+        let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        set.metadata.annotations.get_or_insert_default().extend(annotations);
+        set.metadata.resource_version = Some(self.next_version());
+        self.put(Slot::Set(place), Some(Thing::Set(set.into())));
         Ok(())
     }
 
@@ -554,8 +608,24 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// The volume that a member's claim is bound to.
+    /// The volume with a member's data: that of its pod, or the one that its claim is bound to.
     pub fn volume(&self, place: Place) -> Option<Volume> {
+        let in_pod = self.pods.get(&place).filter(|kept| kept.in_pod);
+        in_pod.map_or_else(|| self.claimed(place), |kept| kept.volume)
+    }
+
+    /// Whether a member has its data in its pod.
+    pub fn is_in_pod(&self, place: Place) -> bool {
+        self.pods.get(&place).is_some_and(|kept| kept.in_pod)
+    }
+
+    /// Whether a member has its data in memory, which is lost when its node is started again.
+    pub fn is_in_memory(&self, place: Place) -> bool {
+        self.pods.get(&place).is_some_and(|kept| kept.in_memory)
+    }
+
+    /// The volume that a member's claim is bound to.
+    fn claimed(&self, place: Place) -> Option<Volume> {
         self.volumes.get(self.things.claim(Slot::Claim(place))?.metadata.uid.as_deref()?).copied()
     }
 
@@ -569,7 +639,7 @@ impl Kubernetes {
                 self.set_at[usize::from(place)] = 0;
                 continue;
             }
-            self.bind(place, etcd);
+            self.bind(place, etcd, rng);
             self.control(place, now, rng);
             if self.pods.contains_key(&place) && self.down_until[usize::from(place)] <= now {
                 self.keep(place, etcd, now, rng);
@@ -586,8 +656,8 @@ impl Kubernetes {
         is_none(Slot::Claim(place)) && is_none(Slot::Set(place)) && !self.pods.contains_key(&place)
     }
 
-    /// Claims are bound when they are created, and gone when no pod uses them.
-    fn bind(&mut self, place: Place, etcd: &mut Etcd) {
+    /// Claims are bound when they are created, their volumes grow when they ask for more, and they are gone when no pod uses them.
+    fn bind(&mut self, place: Place, etcd: &mut Etcd, rng: &mut Rng) {
         let Some(claim) = self.things.claim(Slot::Claim(place)) else { return };
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         if claim.metadata.deletion_timestamp.is_some() && !self.pods.contains_key(&place) {
@@ -598,6 +668,10 @@ impl Kubernetes {
         } else if !self.volumes.contains_key(uid) {
             self.next_volume += 1;
             self.volumes.insert(uid.to_owned(), self.next_volume);
+        } else if is_small(claim) && rng.one_in(12) {
+            let mut claim = PersistentVolumeClaim::clone(claim);
+            claim.status.clone_from(&bound(claim.clone().into()).status);
+            self.put_claim(place, claim);
         }
     }
 
@@ -645,14 +719,18 @@ impl Kubernetes {
     fn make_pod(&mut self, place: Place, set: &StatefulSet, now: Millis, rng: &mut Rng) {
         let uid = format!("pod-{}", self.version);
         let mut meta = set.spec.template.metadata.clone().unwrap_or_default();
+        let in_pod = set.spec.template.spec.as_ref().and_then(data_in_pod);
+        self.next_volume += u32::from(in_pod.is_some());
         let revision = annotation(&set.metadata, key::APPLIED).unwrap_or_default().to_owned();
         meta.labels.get_or_insert_default().insert("controller-revision-hash".into(), revision);
-        (meta.name, meta.uid) = (Some(names().pod(&member(place))), Some(uid.clone()));
+        (meta.name, meta.uid, meta.generation) = (Some(names().pod(&member(place))), Some(uid.clone()), Some(1));
         self.pods.insert(
             place,
             Kept {
                 uid,
-                volume: None,
+                volume: in_pod.map(|_| self.next_volume),
+                in_pod: in_pod.is_some(),
+                in_memory: in_pod.is_some_and(|volume| volume.medium.as_deref() == Some("Memory")),
                 container: Container::Waiting { until: now + rng.between(200, 2_500) },
                 crashes: 0,
                 started: false,
@@ -665,11 +743,18 @@ impl Kubernetes {
                 version: version(set.spec.template.spec.as_ref()),
                 snapshots: snapshots(set.spec.template.spec.as_ref()),
                 refresh_at: None,
+                observed: 1,
+                resize_at: None,
+                given: None,
+                infeasible: false,
             },
         );
         let mut pod = Pod { metadata: meta, spec: set.spec.template.spec.clone(), ..Pod::default() };
         // Operators keep no more of it.
         slim(&mut pod);
+        let given =
+            pod.spec.iter_mut().flat_map(|spec| &mut spec.containers).filter_map(|container| container.resources.as_mut());
+        given.for_each(|given| Resources::of(&given.clone(), []).iter().for_each(|resources| resources.apply_to(given)));
         self.put_pod(place, pod);
     }
 
@@ -679,6 +764,10 @@ impl Kubernetes {
         if let Some(gone_at) = kept.deleting {
             etcd.stop(place);
             if gone_at <= now {
+                let volume = kept.volume.filter(|_| kept.in_pod);
+                if let Some(volume) = volume {
+                    etcd.lose(volume);
+                }
                 self.pods.remove(&place);
                 self.put(Slot::Pod(place), None);
             }
@@ -689,6 +778,11 @@ impl Kubernetes {
             kept.mounted = self.things.secret(Slot::Secret(place)).cloned();
             self.files_changed = true;
         }
+        if kept.resize_at.is_some_and(|at| at <= now) {
+            self.give(place);
+            self.show(place, now);
+        }
+        let kept = self.pods.get_mut(&place).expect("it is there");
         match kept.container {
             Container::Running { since: _ } if !etcd.processes.contains_key(&place) => {
                 // The back-off of restarts, shorter than in reality.
@@ -725,7 +819,7 @@ impl Kubernetes {
 
     fn start(&mut self, place: Place, etcd: &mut Etcd, now: Millis, rng: &mut Rng) {
         let volume = self.things.claim(Slot::Claim(place)).filter(|claim| claim.metadata.deletion_timestamp.is_none());
-        let volume = volume.and_then(|_| self.volume(place));
+        let volume = volume.and_then(|_| self.claimed(place));
         if let Some(claim) = self.things.claim(Slot::Claim(place)).filter(|_| volume.is_some())
             && let Some(survivor) = annotation(&claim.metadata, key::DISCARDED_FOR)
         {
@@ -744,8 +838,10 @@ impl Kubernetes {
         kept.started_with.clone_from(&kept.mounted);
         self.files_changed = true;
         (kept.started, kept.container) = (true, Container::Running { since: now });
+        kept.given = resources(self.things.pod(Slot::Pod(place)));
         // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
-        etcd.start(place, volume, &Start { forced: kept.forced, version: kept.version, snapshots: kept.snapshots, ..env }, now);
+        let (forced, version, snapshots, in_pod) = (kept.forced, kept.version, kept.snapshots, kept.in_pod);
+        etcd.start(place, volume, &Start { forced, version, snapshots, in_pod, ..env }, now);
         self.show(place, now);
     }
 
@@ -763,7 +859,49 @@ impl Kubernetes {
             forced: false,
             version: self.pods[&place].version,
             snapshots: false,
+            in_pod: false,
         })
+    }
+
+    /// Changes the resources of a running pod (`pods/resize`).
+    pub fn resize(&mut self, place: Place, uid: &Uid, resources: &Resources, now: Millis, rng: &mut Rng) -> Result<(), Refused> {
+        let pod = self.things.pod(Slot::Pod(place)).ok_or(Refused::NotFound)?;
+        check(&pod.metadata, uid)?;
+        let mut pod = Pod::clone(pod);
+        let containers = pod.spec.iter_mut().flat_map(|spec| &mut spec.containers);
+        containers.into_iter().for_each(|container| resources.apply_to(container.resources.get_or_insert_default()));
+        pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
+        self.put_pod(place, pod);
+        if let Some(kept) = self.pods.get_mut(&place) {
+            kept.resize_at = Some(now + rng.between(100, 3_000));
+        }
+        Ok(())
+    }
+
+    /// A kubelet gives a container the resources in the spec of its pod, if its node has them.
+    fn give(&mut self, place: Place) {
+        let Some(pod) = self.things.pod(Slot::Pod(place)) else { return };
+        let (generation, resources) = (pod.metadata.generation, resources(Some(pod)));
+        let limit = resources.as_ref().and_then(|resources| resources.limits.as_ref()?.get("memory").cloned());
+        let mebibytes = limit.and_then(|limit| limit.0.strip_suffix("Mi")?.parse::<u32>().ok());
+        let kept = self.pods.get_mut(&place).expect("it is there");
+        kept.observed = generation.unwrap_or(1);
+        kept.resize_at = None;
+        kept.infeasible = mebibytes.is_some_and(|mebibytes| mebibytes > 12_288);
+        if !kept.infeasible {
+            kept.given = resources;
+        }
+    }
+
+    /// Whether a running pod has the resources of its template.
+    pub fn has_resources(&self, place: Place) -> bool {
+        let template = self.things.set(Slot::Set(place)).and_then(|set| set.spec.template.spec.as_ref());
+        let desired = template.and_then(etcd_container).and_then(|container| container.resources.clone()).unwrap_or_default();
+        let has = |given: &Option<ResourceRequirements>| {
+            Resources::of(&desired, []).is_some_and(|desired| desired.are_in(Some(&given.clone().unwrap_or_default())))
+        };
+        let spec = resources(self.things.pod(Slot::Pod(place)));
+        has(&spec) && self.pods.get(&place).is_some_and(|kept| has(&kept.given) && !kept.infeasible)
     }
 
     /// Writes what a kubelet knows of a pod into the pod.
@@ -796,6 +934,7 @@ impl Kubernetes {
             state: Some(state),
             restart_count: i32::try_from(kept.crashes).unwrap_or_default(),
             last_state: (kept.crashes > 0).then(terminated),
+            resources: kept.given.clone(),
             ..ContainerStatus::default()
         };
         let ready = PodCondition {
@@ -803,8 +942,19 @@ impl Kubernetes {
             status: if kept.ready { "True" } else { "False" }.into(),
             ..PodCondition::default()
         };
-        pod.status =
-            Some(PodStatus { conditions: Some(vec![ready]), container_statuses: Some(vec![container]), ..PodStatus::default() });
+        let infeasible = kept.infeasible.then(|| PodCondition {
+            type_: "PodResizePending".into(),
+            status: "True".into(),
+            reason: Some("Infeasible".into()),
+            observed_generation: Some(kept.observed),
+            ..PodCondition::default()
+        });
+        pod.status = Some(PodStatus {
+            conditions: Some([ready].into_iter().chain(infeasible).collect()),
+            container_statuses: Some(vec![container]),
+            observed_generation: Some(kept.observed),
+            ..PodStatus::default()
+        });
         self.put_pod(place, pod);
     }
 }
@@ -826,8 +976,29 @@ fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, versi
 
 /// A claim with a volume.
 fn bound(mut claim: Cached<PersistentVolumeClaim>) -> Cached<PersistentVolumeClaim> {
-    claim.status = Some(PersistentVolumeClaimStatus { phase: Some("Bound".into()), ..PersistentVolumeClaimStatus::default() });
+    let size = requested_size(&claim).expect("it asks for a size").clone();
+    claim.status = Some(PersistentVolumeClaimStatus {
+        phase: Some("Bound".into()),
+        capacity: Some([("storage".to_owned(), size)].into()),
+        ..PersistentVolumeClaimStatus::default()
+    });
     claim
+}
+
+/// The size of a claim's volume.
+pub fn capacity(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
+    claim.status.as_ref()?.capacity.as_ref()?.get("storage")
+}
+
+fn is_less(one: &Quantity, other: &Quantity) -> bool {
+    let gibibytes =
+        |size: &Quantity| size.0.strip_suffix("Gi").and_then(|number| number.parse::<u32>().ok()).expect("so many Gi");
+    one != other && gibibytes(one) < gibibytes(other)
+}
+
+/// Whether a claim asks for more than its volume has.
+fn is_small(claim: &PersistentVolumeClaim) -> bool {
+    capacity(claim).zip(requested_size(claim)).is_some_and(|(has, asks)| is_less(has, asks))
 }
 
 /// What is applied replaces what was, but for what others wrote.

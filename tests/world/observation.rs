@@ -23,7 +23,7 @@ use etcd_warden::{
     pki::{Domain, PerDomain},
 };
 use jiff::SignedDuration;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::{
     certificates,
@@ -273,7 +273,8 @@ pub fn read(world: &World, reads: &[Read]) -> Fresh {
             Read::EachVotersList => fresh.lists = each_voters_list(world, &fresh),
             Read::ByName(member) => read_objects(world, place(member), &mut fresh),
             Read::Claim(member) => {
-                fresh.claim = world.kubernetes.things.claim(Slot::Claim(place(member))).map(|claim| claim.metadata.clone());
+                fresh.claim =
+                    world.kubernetes.things.claim(Slot::Claim(place(member))).map(|claim| PersistentVolumeClaim::clone(claim));
             }
             Read::Leftover(leftover) => fresh.leftovers.extend(read_leftover(world, leftover)),
             // A user in this world does not exist.

@@ -92,7 +92,7 @@ fn sight(world: &World, operator: &Operator) -> Sight {
 pub struct Job {
     pub cluster: Cached<EtcdCluster>,
     pub valid: Arc<ValidatedCluster>,
-    desired: Arc<Desired>,
+    pub desired: Arc<Desired>,
     /// The ID of the cluster that was bootstrapped.
     pub known: Option<ClusterId>,
     /// Whether the plan was made before the cluster was bootstrapped.
@@ -155,6 +155,7 @@ impl Operator {
             Action::Bootstrap(_)
             | Action::IssuerProbe(_)
             | Action::Authorities(_)
+            | Action::Retention(_)
             | Action::Apply(_)
             | Action::Secret(..)
             | Action::Pod(_)
@@ -225,7 +226,14 @@ fn begin(world: &mut World, operator: &mut Operator) {
     }
     let Some(cluster) = operator.cache.things.cluster(Slot::Cluster).cloned() else { return };
     let known = operator.job.as_ref().filter(|job| is_validated_as(&job.cluster, &cluster));
-    let (valid, mut desired) = known.map_or_else(|| validated(&cluster), |job| (job.valid.clone(), job.desired.clone()));
+    // What an operator learns of pods is not for other worlds.
+    let own = |desired| if world.kubernetes.resizes { desired } else { Arc::new(Desired::keeping_bodies()) };
+    let (valid, mut desired) = if let Some(job) = known {
+        (job.valid.clone(), job.desired.clone())
+    } else {
+        let (valid, desired) = validated(&cluster);
+        (valid, own(desired))
+    };
     let mut observed = observe(world, operator, &cluster);
     if world.forgets {
         desired = Arc::default();
@@ -268,6 +276,7 @@ fn describe(plan: &Plan) -> String {
                 .bootstrap
                 .iter()
                 .chain(&changes.objects)
+                .chain(&changes.expansion)
                 .chain(changes.stateful_sets.values())
                 .map(Object::describe)
                 .collect();

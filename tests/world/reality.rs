@@ -215,7 +215,15 @@ impl Model {
     }
 
     fn start(&mut self, place: Place, list: &[Place], mode: Mode) -> String {
-        let start = Start { token: 1, list: list.to_vec(), new: mode == New, forced: false, version: VERSION, snapshots: false };
+        let start = Start {
+            token: 1,
+            list: list.to_vec(),
+            new: mode == New,
+            forced: false,
+            version: VERSION,
+            snapshots: false,
+            in_pod: false,
+        };
         match self.etcd.start(place, place.into(), &start, self.now) {
             Boot::Ends(_) => "ends".into(),
             // It is silent until there is a quorum.
@@ -242,7 +250,15 @@ impl Side for Model {
                     self.etcd.start(
                         *place,
                         (*place).into(),
-                        &Start { token: 1, list: list.clone(), new: true, forced: false, version: VERSION, snapshots: false },
+                        &Start {
+                            token: 1,
+                            list: list.clone(),
+                            new: true,
+                            forced: false,
+                            version: VERSION,
+                            snapshots: false,
+                            in_pod: false,
+                        },
                         now,
                     );
                 }

@@ -7,24 +7,25 @@ use std::{
 };
 
 use etcd_warden::{
-    api::{EtcdCluster, EtcdClusterSpec, Reason},
+    api::{EtcdCluster, EtcdClusterSpec, Medium, Reason, StorageSpec},
     certificates::{requests::LeafRequest, transition::Change},
+    cluster::objects::{class_of, requested_size},
     etcd::Version,
     ids::Uid,
     kubernetes::{pod::pod_ready, secret::SecretView},
     names::{MemberName, annotation as key},
     pki::Domain,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta};
 use serde_json::json;
 
 use crate::{
     certificates::{self, Leaf},
     etcd::{Etcd, Listed, Millis, Place, Volume},
-    kubernetes::{Kubernetes, PLACES, Slot, member, names},
+    kubernetes::{Kubernetes, PLACES, Slot, capacity, member, names},
     operator::{self, Operator},
     rng::Rng,
-    script::{Event, Script},
+    script::{Event, Script, Storage},
     time,
 };
 
@@ -92,11 +93,24 @@ pub struct World {
     pub calm: bool,
 }
 
-fn cluster(replicas: u8) -> EtcdCluster {
-    let spec = serde_json::from_value(json!({ "replicas": replicas })).expect("a spec");
+fn cluster(replicas: u8, storage: Storage) -> EtcdCluster {
+    let mut spec: EtcdClusterSpec = serde_json::from_value(json!({ "replicas": replicas })).expect("a spec");
+    spec.storage = storage_spec(storage);
     let mut cluster = EtcdCluster::new("demo", spec);
     cluster.metadata = cluster_meta(1);
     cluster
+}
+
+fn storage_spec(storage: Storage) -> StorageSpec {
+    let spec = match storage {
+        Storage::Claims { size, class: None } => json!({ "size": format!("{size}Gi") }),
+        Storage::Claims { size, class } => json!({ "size": format!("{size}Gi"), "storageClassName": class }),
+        Storage::Pods { memory } => {
+            let medium = if memory { "Memory" } else { "" };
+            json!({ "emptyDir": { "sizeLimit": "8Gi", "medium": medium, "acceptDataLoss": true } })
+        }
+    };
+    serde_json::from_value(spec).expect("a spec")
 }
 
 /// The metadata of the cluster's object when it is created for the nth time.
@@ -110,14 +124,18 @@ fn cluster_meta(number: u32) -> ObjectMeta {
     }
 }
 
-/// A world with a cluster that is as desired, made once for each number of members; by each thread, so that none waits for another
+/// A world with a cluster that is as desired, made once for each number of members and each storage; by each thread, so that none waits for another
 /// that asks the same of the same object.
-fn bootstrapped(replicas: u8) -> World {
+fn bootstrapped(replicas: u8, storage: Storage) -> World {
     thread_local! {
-        static BOOTSTRAPPED: [OnceCell<World>; 10] = const { [const { OnceCell::new() }; 10] };
+        static BOOTSTRAPPED: [[OnceCell<World>; 10]; 3] = const { [const { [const { OnceCell::new() }; 10] }; 3] };
     }
+    let kind = match storage {
+        Storage::Claims { .. } => 0,
+        Storage::Pods { memory } => 1 + usize::from(memory),
+    };
     let bootstrap = || {
-        let mut world = World::new(replicas, 0);
+        let mut world = World::new(replicas, storage, 0);
         world.calm = true;
         world.heal();
         assert_eq!(world.broken, Vec::<String>::new(), "a cluster of {replicas} can be bootstrapped");
@@ -125,12 +143,12 @@ fn bootstrapped(replicas: u8) -> World {
         world.operators[0] = Some(Operator::new(world.kubernetes.list(), world.now).into());
         world
     };
-    BOOTSTRAPPED.with(|worlds| worlds[usize::from(replicas)].get_or_init(bootstrap).clone())
+    BOOTSTRAPPED.with(|worlds| worlds[kind][usize::from(replicas)].get_or_init(bootstrap).clone())
 }
 
 impl World {
-    fn new(replicas: u8, seed: u64) -> Self {
-        let kubernetes = Kubernetes::new(cluster(replicas));
+    fn new(replicas: u8, storage: Storage, seed: u64) -> Self {
+        let kubernetes = Kubernetes::new(cluster(replicas, storage));
         let first = Operator::new(kubernetes.list(), 0);
         Self {
             now: 0,
@@ -157,8 +175,8 @@ impl World {
     }
 
     /// A world with a cluster that is as desired, or is still to be bootstrapped.
-    pub fn begin(replicas: u8, bootstraps: bool, seed: u64) -> Self {
-        let mut world = if bootstraps { Self::new(replicas, 0) } else { bootstrapped(replicas) };
+    pub fn begin(replicas: u8, storage: Storage, bootstraps: bool, seed: u64) -> Self {
+        let mut world = if bootstraps { Self::new(replicas, storage, 0) } else { bootstrapped(replicas, storage) };
         world.rng = Rng::new(seed ^ 0x5eed);
         world.calm = false;
         world
@@ -166,9 +184,12 @@ impl World {
 
     /// Runs a script to its end and until the world is as desired.
     pub fn run(script: &Script, traced: bool) -> Self {
-        let mut world = Self::begin(script.replicas, script.bootstraps, script.seed);
+        let mut world = Self::begin(script.replicas, script.storage, script.bootstraps, script.seed);
         world.forgets = script.seed.is_multiple_of(500);
         world.etcd.is_quiet = script.seed.is_multiple_of(4);
+        let has_memory = script.events.iter().any(|(_, event)| matches!(event, Event::Memory(_)));
+        // What forgets that it was refused asks again and again.
+        world.kubernetes.resizes = !has_memory || world.forgets || !script.seed.is_multiple_of(3);
         if traced {
             world.record(true);
         }
@@ -309,8 +330,11 @@ impl World {
     }
 
     /// The volume with a member's data, unless it is about to go.
-    fn lives(&self, listed: &Listed) -> Option<Volume> {
+    pub fn lives(&self, listed: &Listed) -> Option<Volume> {
         let volume = self.etcd.disk_of(listed.id).filter(|_| listed.place < PLACES)?;
+        if let Some(kept) = self.kubernetes.pods.get(&listed.place).filter(|kept| kept.in_pod) {
+            return (kept.deleting.is_none() && self.kubernetes.volume(listed.place) == Some(volume)).then_some(volume);
+        }
         let claim = self.kubernetes.things.claim(Slot::Claim(listed.place))?;
         (self.kubernetes.volume(listed.place) == Some(volume) && claim.metadata.deletion_timestamp.is_none()).then_some(volume)
     }
@@ -322,19 +346,55 @@ impl World {
         left > voters.len() / 2
     }
 
+    /// Whether the data in a member's pod may be lost: a majority must be left, even if an operator is just about to remove another
+    /// member. No claim brings it back.
+    fn may_lose_pod(&self, place: Place) -> bool {
+        if !self.kubernetes.is_in_pod(place) {
+            return true;
+        }
+        let voters: Vec<_> = self.members().into_iter().filter(|m| !m.learner).collect();
+        if !voters.iter().any(|m| m.place == place) {
+            return true;
+        }
+        let left = voters.iter().filter(|m| m.place != place && self.lives(m).is_some()).count();
+        let cluster = self.kubernetes.cluster();
+        let is_asked = cluster.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(key::REPLACE));
+        let is_removing = is_asked || voters.len() > usize::try_from(cluster.spec.replicas).unwrap_or_default();
+        left > voters.len() / 2 && (!is_removing || left - 1 > (voters.len() - 1) / 2)
+    }
+
+    /// Whether any member has its data in its pod, or is to have it there.
+    fn uses_pods(&self) -> bool {
+        let desired = self.kubernetes.cluster().spec.storage.empty_dir.is_some();
+        desired || (0..PLACES).any(|place| self.kubernetes.is_in_pod(place))
+    }
+
+    /// Pods are deleted, but for those with data that must not be lost.
+    fn kill(&mut self, place: Place) {
+        if self.may_lose_pod(place) {
+            self.kubernetes.delete_pod(place, self.now, &mut self.rng);
+        }
+    }
+
     /// Something happens.
     pub fn happen(&mut self, event: &Event) {
         self.surprises += 1;
         let now = self.now;
         match *event {
             Event::Scale(replicas) => self.edit_spec(|spec| spec.replicas = replicas.into()),
+            Event::Storage(storage) => self.edit_spec(|spec| spec.storage = storage_spec(storage)),
             Event::Version(version) => self.change_version(version),
             Event::Quota(mebibytes) => self.edit_spec(|spec| spec.etcd.quota_backend_size.0 = format!("{mebibytes}Mi")),
+            Event::Memory(mebibytes) => self.edit_spec(|spec| {
+                let limit = [("memory".to_owned(), Quantity(format!("{mebibytes}Mi")))].into();
+                spec.pod.resources.limits = Some(limit);
+            }),
             Event::Restart(at) => self.request(key::RESTARTED_AT, Some(at.to_string())),
             Event::Replace(place) => self.request(key::REPLACE, Some(member(place).to_string())),
-            Event::KillPod(place) => self.kubernetes.delete_pod(place, now, &mut self.rng),
-            Event::KillAllPods => (0..PLACES).for_each(|place| self.kubernetes.delete_pod(place, now, &mut self.rng)),
+            Event::KillPod(place) => self.kill(place),
+            Event::KillAllPods => (0..PLACES).for_each(|place| self.kill(place)),
             Event::Crash(place) => self.etcd.stop(place),
+            Event::Drain(place) if !self.may_lose_pod(place) => {}
             Event::Drain(place) => drop(self.kubernetes.evict(place, None, now, &mut self.rng)),
             Event::LoseClaim(place) => {
                 if self.can_spare(place) && self.kubernetes.delete_claim(place, None, now).is_ok() {
@@ -342,13 +402,19 @@ impl World {
                 }
             }
             Event::Wipe(place) => {
-                if let Some(volume) = self.kubernetes.volume(place).filter(|_| self.can_spare(place)) {
+                if let Some(volume) = self.kubernetes.volume(place).filter(|_| self.can_spare(place) && self.may_lose_pod(place))
+                {
                     self.etcd.lose(volume);
                 }
             }
             Event::NodeDown(place, millis) => {
                 self.kubernetes.down_until[usize::from(place)] = now + millis;
                 self.etcd.stop(place);
+                // The node is started again, if not even the network was down alone.
+                let volume = self.kubernetes.volume(place).filter(|_| self.kubernetes.is_in_memory(place));
+                if let Some(volume) = volume.filter(|_| self.may_lose_pod(place)) {
+                    self.etcd.lose(volume);
+                }
             }
             Event::Silence(place, millis) => self.silent_until[usize::from(place)] = now + millis,
             Event::Cut(place, millis) => self.cut_until[usize::from(place)] = now + millis,
@@ -399,6 +465,9 @@ impl World {
         let minor = |version: &str| Version::parse(version).map_or(0, |version| version.minor);
         let cluster = self.kubernetes.cluster();
         let old = minor(&cluster.spec.version);
+        if cluster.spec.storage.empty_dir.is_some() && old != minor(version) {
+            return;
+        }
         // Before a cluster has come up, only a version that does not fit its data is changed.
         let has_come_up = cluster.status.as_ref().is_some_and(|status| status.version.is_some() && status.cluster_id.is_some());
         if old.abs_diff(minor(version)) < 2 && (has_come_up || self.etcd.versions.cluster == minor(version)) {
@@ -425,7 +494,7 @@ impl World {
     fn lose_all_but(&mut self, place: Place) {
         let members = self.members();
         let has_come_up = self.kubernetes.cluster().status.as_ref().is_some_and(|status| status.cluster_id.is_some());
-        if !has_come_up || !members.iter().all(|m| m.learner || self.etcd.recorded.contains(&m.id)) {
+        if self.uses_pods() || !has_come_up || !members.iter().all(|m| m.learner || self.etcd.recorded.contains(&m.id)) {
             return;
         }
         let voters = || members.iter().filter(|m| !m.learner && self.lives(m).is_some());
@@ -439,9 +508,12 @@ impl World {
         }
     }
 
-    /// A cluster that is as desired is deleted and created again. Its claims and CAs stay.
+    /// A cluster that is as desired is deleted and created again. Its claims and CAs stay. With data in the pods nothing would stay.
     fn recreate(&mut self) {
         self.heal();
+        if self.uses_pods() {
+            return;
+        }
         let old = self.kubernetes.cluster();
         let mut new = EtcdCluster::new("demo", old.spec.clone());
         let number = old.metadata.uid.as_deref().and_then(|uid| u32::from_str_radix(uid.get(24..)?, 16).ok()).unwrap_or_default();
@@ -538,7 +610,9 @@ impl World {
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
         let named = |m: &Listed| Some(member(m.place).to_string()) == request;
         let born = |m: &&Listed| self.etcd.born.contains(&m.id);
-        let wiped = members.iter().filter(born).find(|m| self.etcd.disk_of(m.id).is_none()).copied();
+        // What was in a pod is known to be gone.
+        let is_open = |m: &&Listed| !self.kubernetes.is_in_pod(m.place) && self.etcd.disk_of(m.id).is_none();
+        let wiped = members.iter().filter(born).find(is_open).copied();
         match wiped {
             // There is one request at a time, and this one is needed.
             Some(wiped) if !named(&wiped) => {
@@ -572,7 +646,10 @@ impl World {
     fn go_back(&mut self) -> bool {
         let conditions = self.kubernetes.cluster().status.iter().flat_map(|status| &status.conditions);
         let is_refused = conditions.into_iter().any(|condition| condition.reason == Reason::CannotChangeVersion.as_str());
-        if is_refused {
+        if is_refused && self.kubernetes.cluster().spec.storage.empty_dir.is_some() {
+            self.tell(|| "the user wants volumes until the version is changed".into());
+            self.edit_spec(|spec| spec.storage = storage_spec(Storage::DEFAULT));
+        } else if is_refused {
             self.tell(|| "the user changes the version to the one between".into());
             self.change_version("3.6.16");
         }
@@ -652,9 +729,10 @@ impl World {
             pod.is_some_and(|pod| pod_ready(pod))
                 && runs.as_ref() == Some(&cluster.spec.version)
                 && settings(pod.map(|pod| &pod.metadata)) == desired
+                && self.kubernetes.has_resources(place)
                 && (restarted.is_none() || made == restarted)
                 && things.set(Slot::Set(place)).is_some()
-                && things.claim(Slot::Claim(place)).is_some_and(|claim| claim.metadata.deletion_timestamp.is_none())
+                && self.is_stored(place)
         };
         let nothing = |place: Place| {
             things.pod(Slot::Pod(place)).is_none()
@@ -667,6 +745,26 @@ impl World {
             && Domain::ALL.into_iter().all(is_rotated)
             && (0..PLACES).all(|place| if is_member(place) { complete(place) } else { nothing(place) })
             && self.operators[0].as_ref().is_some_and(|operator| operator.idle())
+    }
+
+    /// Whether a member has its data where it is desired.
+    fn is_stored(&self, place: Place) -> bool {
+        let desired = &self.kubernetes.cluster().spec.storage;
+        if let Some(volume) = &desired.empty_dir {
+            return self.kubernetes.is_in_pod(place) && self.kubernetes.is_in_memory(place) == (volume.medium == Medium::Memory);
+        }
+        self.kubernetes.things.claim(Slot::Claim(place)).is_some_and(|claim| {
+            let (has, asks) = (capacity(claim), requested_size(claim));
+            claim.metadata.deletion_timestamp.is_none()
+                && class_of(claim) == desired.storage_class_name.as_ref()
+                && has == Some(&desired.size)
+                && asks == Some(&desired.size)
+        })
+    }
+
+    /// Whether a kubelet has found a member to be ready.
+    pub fn is_ready(&self, listed: &Listed) -> bool {
+        self.kubernetes.pods.get(&listed.place).is_some_and(|kept| kept.ready)
     }
 
     /// Whether a member is healthy, as an operator could see now.

@@ -5,10 +5,25 @@
 
 use std::{fs, path::Path};
 
-use crate::{run::World, script::Event};
+use crate::{
+    run::World,
+    script::{Event, Storage},
+};
 
 /// The versions that scenarios change to.
 const VERSIONS: [&str; 4] = ["3.5.35", "3.6.16", "3.6.17", "3.7.3"];
+
+/// Where members have their data.
+fn storage(words: &[&str]) -> Option<Storage> {
+    Some(match words {
+        [] => Storage::DEFAULT,
+        ["in-pods"] => Storage::Pods { memory: false },
+        ["in-memory"] => Storage::Pods { memory: true },
+        ["size", size] => Storage::Claims { size: size.parse().ok()?, class: None },
+        ["class", "fast"] => Storage::Claims { size: 8, class: Some("fast") },
+        _ => return None,
+    })
+}
 
 /// The event of a command.
 fn event(command: &str) -> Option<Event> {
@@ -19,6 +34,8 @@ fn event(command: &str) -> Option<Event> {
         ["scale", replicas] => Event::Scale(number(replicas)?),
         ["version", version] => Event::Version(VERSIONS.into_iter().find(|known| known == version)?),
         ["quota", mebibytes] => Event::Quota(mebibytes.parse().ok()?),
+        ["storage", words @ ..] => Event::Storage(storage(words)?),
+        ["memory", mebibytes] => Event::Memory(mebibytes.parse().ok()?),
         ["restart"] => Event::Restart(1),
         ["replace", member] => Event::Replace(number(member)?),
         ["delete-pod", member] => Event::KillPod(number(member)?),
@@ -45,8 +62,11 @@ fn event(command: &str) -> Option<Event> {
 fn play(scenario: &str) -> String {
     let mut commands = scenario.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let first: Vec<&str> = commands.next().expect("a scenario has commands").split_whitespace().collect();
-    let [begin @ ("members" | "bootstrap"), replicas] = first.as_slice() else { panic!("it begins with members or bootstrap") };
-    let mut world = World::begin(replicas.parse().expect("a number"), *begin == "bootstrap", 1);
+    let [begin @ ("members" | "bootstrap"), replicas, storage @ ..] = first.as_slice() else {
+        panic!("it begins with members or bootstrap")
+    };
+    let storage = self::storage(storage).expect("it says where the data is");
+    let mut world = World::begin(replicas.parse().expect("a number"), storage, *begin == "bootstrap", 1);
     // Nothing else goes on between two actions of the operator.
     world.calm = true;
     world.record(false);

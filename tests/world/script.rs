@@ -6,6 +6,28 @@ use crate::{
     rng::Rng,
 };
 
+/// Where members have their data: `spec.storage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// In volumes of claims, of so many Gi.
+    Claims { size: u8, class: Option<&'static str> },
+    /// In their pods.
+    Pods { memory: bool },
+}
+
+impl Storage {
+    /// The default of the spec.
+    pub const DEFAULT: Self = Self::Claims { size: 8, class: None };
+
+    fn any(rng: &mut Rng) -> Self {
+        match rng.below(9) {
+            0..=1 => Self::Pods { memory: false },
+            2 => Self::Pods { memory: true },
+            _ => Self::Claims { size: rng.pick(&[4, 8, 8, 16]), class: rng.pick(&[None, None, Some("fast")]) },
+        }
+    }
+}
+
 /// A run: a world of so many members, and what happens to it.
 #[derive(Clone, Debug)]
 pub struct Script {
@@ -13,6 +35,7 @@ pub struct Script {
     /// Whether the cluster is still to be bootstrapped when it begins.
     pub bootstraps: bool,
     pub replicas: u8,
+    pub storage: Storage,
     /// What happens, and how long after what came before.
     pub events: Vec<(Millis, Event)>,
 }
@@ -21,10 +44,14 @@ pub struct Script {
 pub enum Event {
     /// `spec.replicas`.
     Scale(u8),
+    /// `spec.storage`.
+    Storage(Storage),
     /// `spec.version`.
     Version(&'static str),
     /// `spec.etcd.quotaBackendSize`, in MiB: one of the settings for which members are restarted.
     Quota(u32),
+    /// `spec.pod.resources.limits.memory`, in MiB. Nodes give a running pod 12,288 at most, and a volume in memory takes 8,192.
+    Memory(u32),
     /// The annotation `restarted-at`.
     Restart(u8),
     /// The annotation `replace`.
@@ -108,16 +135,24 @@ impl Script {
             let at = usize::try_from(rng.below(events.len() as u64 + 1)).unwrap_or_default();
             events.insert(at, (gap(&mut rng), Event::rare(&mut rng)));
         }
-        Self { seed, bootstraps, replicas, events }
+        let storage = match rng.below(16) {
+            0 => Storage::Pods { memory: rng.one_in(3) },
+            _ => Storage::DEFAULT,
+        };
+        Self { seed, bootstraps, replicas, storage, events }
     }
 }
 
 impl Event {
     /// Something that takes long, or that a cluster meets once in its life.
     fn rare(rng: &mut Rng) -> Self {
-        match rng.below(20) {
+        match rng.below(24) {
+            20..=23 => Self::Storage(Storage::any(rng)),
             12..=18 => Self::Version(rng.pick(&["3.5.35", "3.5.36", "3.6.15", "3.6.16", "3.7.2", "3.7.3"])),
-            19 => Self::Quota(rng.pick(&[64, 4096])),
+            19 => match rng.pick(&[64, 4096, 9_216, 10_240, 16_384]) {
+                quota @ (64 | 4096) => Self::Quota(quota),
+                memory => Self::Memory(memory),
+            },
             10..=11 => Self::RotateRefused(rng.pick(&["client", "peer", "client,peer"])),
             0..=3 => Self::Rotate(rng.pick(&["client", "peer", "client,peer"])),
             4 => Self::Days(rng.pick(&[100, 400, 1_500])),
@@ -132,7 +167,8 @@ impl Event {
         let short = |rng: &mut Rng| rng.between(500, 12_000);
         let long = |rng: &mut Rng| rng.between(2_000, 60_000);
         let byte = |rng: &mut Rng, end| u8::try_from(rng.below(end)).unwrap_or_default();
-        match rng.below(36) {
+        match rng.below(37) {
+            36 => Self::Storage(Storage::any(rng)),
             0..=5 => Self::Scale(rng.pick(&[1, 2, 3, 3, 4, 5, 5, 7])),
             6..=8 => Self::Restart(byte(rng, 200)),
             9..=10 => Self::Replace(place(rng)),

@@ -68,6 +68,10 @@ a disruption budget that is no longer needed. Everything else is deleted by owne
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
+# The resources of running pods are changed where Kubernetes does it. Without this rule, members are restarted for them.
+- apiGroups: [""]
+  resources: [pods/resize]
+  verbs: [patch]
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]

@@ -18,11 +18,12 @@ use crate::{
     ids::Uid,
     issuing,
     kubernetes::{
-        apply::{Eviction, annotate, budgets_of, delete, evict},
+        apply::{Eviction, Resized, annotate, budgets_of, delete, evict, resize},
         error::WriteError,
+        resources::Resources,
         secret::KeySecret,
     },
-    names::{CLIENT_PORT, MemberName},
+    names::{CLIENT_PORT, CONTAINER, MemberName},
 };
 
 impl Actor<'_> {
@@ -31,6 +32,19 @@ impl Actor<'_> {
         match effect {
             Effect::ChangeMembers(change) => self.change_members(change, fresh).await,
             Effect::AnnotateClaim { name, uid, annotations } => self.annotate_claim(name, uid, annotations).await,
+            Effect::AnnotateStatefulSet { member, uid, annotations } => {
+                let no_labels: BTreeMap<&str, &str> = BTreeMap::new();
+                let written = annotate(&self.api::<StatefulSet>(), member.as_str(), uid, &no_labels, annotations).await;
+                written.map_err(|e| WriteError::of(format!("StatefulSet {member}"), e))?;
+                Ok(1)
+            }
+            Effect::AnnotatePod { member, uid, annotations } => {
+                let (pod, no_labels) = (self.cluster.names.pod(member), BTreeMap::<&str, &str>::new());
+                let written = annotate(&self.api::<Pod>(), &pod, uid, &no_labels, annotations).await;
+                written.map_err(|e| WriteError::of_change(format!("Pod {pod}"), e))?;
+                Ok(1)
+            }
+            Effect::Resize { member, uid, resources } => self.resize(member, uid, resources).await,
             Effect::AdoptSecret { name, uid } => self.adopt_secret(name, uid).await,
             Effect::Delete { kind, name, uid } => self.delete(*kind, name, uid).await,
             Effect::Evict { member, uid } => self.evict(member, uid, fresh).await,
@@ -82,6 +96,19 @@ impl Actor<'_> {
             Deletable::Pod => delete(&self.api::<Pod>(), name, uid).await?,
         };
         Ok(existed.into())
+    }
+
+    /// If Kubernetes does not change the pod while it runs, that is remembered, and the plan restarts the member.
+    async fn resize(&self, member: &MemberName, uid: &Uid, resources: &Resources) -> Result<usize, StepError> {
+        match resize(&self.api::<Pod>(), &self.cluster.names.pod(member), uid, CONTAINER, resources).await? {
+            Resized::Accepted => Ok(1),
+            Resized::Impossible(words) => {
+                self.desired.refuse(uid, &words, self.now);
+                Err(StepError::Pending(format!(
+                    "{member} will be restarted, because Kubernetes does not change it while it runs: {words}"
+                )))
+            }
+        }
     }
 
     async fn evict(&self, member: &MemberName, uid: &Uid, fresh: &Fresh) -> Result<usize, StepError> {

@@ -33,7 +33,11 @@ impl Actor<'_> {
                 Read::Members => self.read_members(&mut fresh).await?,
                 Read::EachVotersList => self.read_lists(&mut fresh).await,
                 Read::ByName(member) => self.read_by_name(member, &mut fresh).await?,
-                Read::Claim(member) => fresh.claim = self.claim(&self.cluster.names.claim(member)).await?,
+                Read::Claim(member) => {
+                    let name = self.cluster.names.claim(member);
+                    let claim = self.api::<PersistentVolumeClaim>().get_opt(&name).await;
+                    fresh.claim = claim.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {name}"), e))?;
+                }
                 Read::Leftover(leftover) => fresh.leftovers.extend(match leftover.kind {
                     LeftoverKind::Claim => self.claim(&leftover.name).await?,
                     LeftoverKind::Secret => {

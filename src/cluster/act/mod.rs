@@ -72,8 +72,10 @@ impl Actor<'_> {
     async fn write(&self, write: Write<'_>) -> Outcome {
         match write {
             Write::Bootstrap(object) | Write::Object(object) | Write::StatefulSet(object) => self.apply(object).await,
+            Write::Expand(object) => self.expand(object).await,
             Write::IssuerProbe(probe) => self.probe_issuer(probe).await,
             Write::Authorities(request) => self.create_authorities(request).await,
+            Write::Retention(domain) => self.set_retention(domain).await,
             Write::Secrets(changes) => self.issue(changes).await,
             Write::Pod(patch) => self.patch_pod(patch).await,
             Write::RaftEntry(member) => self.advance(member).await,

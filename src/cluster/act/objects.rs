@@ -8,7 +8,7 @@ use kube::{Api, Resource, core::NamespaceResourceScope};
 
 use super::Actor;
 use crate::{
-    api::EtcdCluster,
+    api::{EtcdCluster, Reason},
     cluster::{
         outcome::Outcome,
         plan::changes::{CompletedRequest, PodPatch, RequestEvent},
@@ -18,6 +18,7 @@ use crate::{
         error::WriteError,
         object::{Object, ObjectVersion},
     },
+    reporting::note::Note,
 };
 
 impl Actor<'_> {
@@ -43,6 +44,25 @@ impl Actor<'_> {
         match apply(&self.context.client, self.cluster.names.namespace(), object, &self.cluster.uid).await {
             Ok(result) => self.desired.record(object, &result, self.now),
             Err(error) => outcome.write_failed(&error),
+        }
+        outcome
+    }
+
+    /// Writes a larger size to a claim. A refusal is remembered, and the plan reports it.
+    pub async fn expand(&self, object: &Object) -> Outcome {
+        let mut outcome = Outcome { again: true, ..Outcome::default() };
+        match apply(&self.context.client, self.cluster.names.namespace(), object, &self.cluster.uid).await {
+            Ok(result) => {
+                self.desired.record(object, &result, self.now);
+                let message = format!("{} is to be expanded to {}", object.describe(), self.cluster.storage.size.0);
+                outcome.done.push(Note::new(Reason::ExpandingVolume, message));
+            }
+            Err(error) => match error.refusal() {
+                Some(words) => {
+                    object.seen.iter().for_each(|seen| self.desired.refuse(&seen.uid, words, self.now));
+                }
+                None => outcome.write_failed(&error),
+            },
         }
         outcome
     }

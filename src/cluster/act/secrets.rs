@@ -1,11 +1,15 @@
 //! Issuing certificates, creating authorities and probing issuers.
 
+use k8s_openapi::api::core::v1::Secret;
+
 use super::Actor;
 use crate::{
     api::Reason,
     certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
     cluster::{leaves, objects, outcome::Outcome},
     issuing::{self, Recipient},
+    kubernetes::{error::WriteError, ownership::belongs, secret::KeySecret},
+    pki::Domain,
     reporting::note::Note,
 };
 
@@ -44,6 +48,24 @@ impl Actor<'_> {
             Err(error) => outcome.issuing_failed(&error),
         }
         outcome
+    }
+
+    /// Makes a CA Secret stay when the cluster is deleted, or not stay any more.
+    pub async fn set_retention(&self, domain: Domain) -> Outcome {
+        let mut outcome = Outcome::default();
+        let name = self.cluster.names.authority(domain);
+        if let Err(error) = self.write_retention(&name).await {
+            outcome.write_failed(&error);
+        }
+        outcome
+    }
+
+    async fn write_retention(&self, name: &str) -> Result<(), WriteError> {
+        let secrets = self.api::<Secret>();
+        let existing = KeySecret::get(&secrets, name).await?;
+        let Some(mut secret) = existing.filter(|secret| belongs(&secret.0.metadata, &self.cluster.uid)) else { return Ok(()) };
+        objects::set_retention(self.cluster, &mut secret.0.metadata);
+        secret.replace(&secrets).await
     }
 
     /// Creates and changes Secrets with certificates.

@@ -6,13 +6,15 @@ use super::{pods::discarded_for, readiness::why_not_ready};
 use crate::{
     cluster::observed::{Observed, ObservedMember},
     etcd::Progress,
+    kubernetes::pod::is_terminating,
     names::{MemberName, Names, annotation as key},
 };
 
 /// Whether a member has data with which it can start.
 pub fn holds_data(member: &ObservedMember) -> bool {
-    let stays = member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_none());
-    stays && member.has_started() && discarded_for(member).is_none()
+    let claim_stays = member.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_none());
+    let pod_stays = member.has_pod_with_data() && member.pod.as_deref().is_some_and(|pod| !is_terminating(pod));
+    (claim_stays || pod_stays) && member.has_started() && discarded_for(member).is_none()
 }
 
 /// How recent a member's data is.
@@ -92,7 +94,11 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     let holders: Vec<_> = voters.iter().filter(|(_, member)| holds_data(member)).collect();
     // Of equally recent members, the first.
     let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
-    let Some((best, _)) = best else { return format!("{described}. No data is left to recover from") };
+    let Some((best, member)) = best else {
+        let anew =
+            if members.values().all(ObservedMember::is_in_pod) { ": delete the EtcdCluster, and create it again" } else { "" };
+        return format!("{described}. No data is left to recover from{anew}");
+    };
     let quorum = voters.len() / 2 + 1;
     let running = holders.iter().filter(|(_, member)| progress(member).is_some()).count();
     if voters.len() == 1 && running == 0 {
@@ -107,10 +113,17 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     } else {
         format!("the cluster becomes available again without loss as soon as {quorum} of them run")
     };
-    let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
+    let remedy = if member.is_in_pod() {
+        format!(
+            "save the data of {best} with `etcdctl snapshot save`, after forwarding port 2379 of its pod. A cluster with its data in the pods \
+             cannot be recovered"
+        )
+    } else {
+        let command = format!("kubectl -n {} annotate etcd {} {}={best}", names.namespace(), names.cluster(), key::RECOVER_FROM);
+        format!("`{command}` creates a new cluster from the data of {best}; writes that only other members have are lost")
+    };
     format!(
-        "{described}. {} of {} members have data: {wait}. If no other member can come back: `{command}` creates a new cluster from \
-         the data of {best}; writes that only other members have are lost",
+        "{described}. {} of {} members have data: {wait}. If no other member can come back: {remedy}",
         holders.len(),
         voters.len(),
     )
@@ -119,6 +132,8 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
 fn why_no_data(names: &Names, name: &MemberName, member: &ObservedMember) -> String {
     let claim = names.claim(name);
     match &member.claim {
+        None if member.is_in_pod() && member.has_started() => "its pod, which had it, is gone or is being deleted".into(),
+        None if member.is_in_pod() => "it has never started".into(),
         None => format!("PersistentVolumeClaim {claim} is missing"),
         Some(existing) if existing.metadata.deletion_timestamp.is_some() => {
             format!("PersistentVolumeClaim {claim} is being deleted")

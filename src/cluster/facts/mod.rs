@@ -2,12 +2,14 @@
 //! them. Pure.
 
 pub(crate) mod authorities;
+pub(crate) mod claims;
 pub(crate) mod containers;
 pub(crate) mod foreign;
 pub(crate) mod lost_quorum;
 pub(crate) mod ongoing;
 pub(crate) mod pods;
 pub(crate) mod readiness;
+pub(crate) mod resize;
 pub(crate) mod roster;
 pub(crate) mod space;
 pub(crate) mod trust;
@@ -47,7 +49,7 @@ impl<'a> Facts<'a> {
         let has_own_data = observed
             .members
             .values()
-            .any(|member| member.has_started() && member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, uid)));
+            .any(|member| member.has_started() && member.record().is_some_and(|record| belongs(record, uid)));
         Self {
             names,
             uid,

@@ -53,3 +53,20 @@ pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     meta.annotations = Some(annotations);
     meta
 }
+
+/// Whether an existing object stays when its cluster is deleted, other than desired.
+pub fn is_retention_outdated(cluster: &ValidatedCluster, meta: &ObjectMeta) -> bool {
+    let is_owned = meta.owner_references.iter().flatten().any(|owner| owner.uid == cluster.owner.uid);
+    is_owned == cluster.retains()
+}
+
+/// Makes an existing object stay when its cluster is deleted, or not stay any more.
+pub fn set_retention(cluster: &ValidatedCluster, meta: &mut ObjectMeta) {
+    let desired = retained(cluster, String::new());
+    let owners = meta.owner_references.take().unwrap_or_default().into_iter().filter(|owner| owner.uid != cluster.owner.uid);
+    let owners: Vec<_> = owners.chain(desired.owner_references.into_iter().flatten()).collect();
+    meta.owner_references = Some(owners).filter(|owners| !owners.is_empty());
+    let annotations = meta.annotations.get_or_insert_default();
+    annotations.retain(|key, _| key != annotation::KEEP && key != annotation::EXTRANEOUS);
+    annotations.extend(desired.annotations.into_iter().flatten());
+}

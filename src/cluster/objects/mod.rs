@@ -10,14 +10,16 @@ mod pod_template;
 mod services;
 mod stateful_set;
 
-pub use claim::{claim, size_and_class};
+pub use claim::{ClaimSource, Claimed, claim, class_of, requested_size};
 pub use config_maps::{StartState, bootstrap, ca_config, start_state};
 pub use disruption_budget::{disruption_budget, is_redundant};
-pub use metadata::{member_labels, owned, retained, selector, selector_text};
+pub use metadata::{is_retention_outdated, member_labels, owned, retained, selector, selector_text, set_retention};
 pub use pod_metadata::{MetadataChanges, PodMetadata};
-pub use pod_template::parse as parse_template;
+pub use pod_template::{parse as parse_template, reads_resources};
 pub use services::{client_service, peer_service};
-pub use stateful_set::{forced, grace_period, is_forced, runs_like, stateful_set, stopped, template_problems};
+pub use stateful_set::{
+    empty_dir, forced, grace_period, is_forced, runs_like, stateful_set, stopped, template_problems, with_data,
+};
 
 #[cfg(test)]
 mod tests;

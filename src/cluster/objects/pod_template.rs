@@ -1,12 +1,16 @@
 //! The part of a pod template that the spec adds to the operator's.
 
-use k8s_openapi::{DeepMerge, api::core::v1::PodTemplateSpec};
+use k8s_openapi::{
+    DeepMerge,
+    api::core::v1::{Container, PodTemplateSpec},
+};
 use serde_json::{Map, Value};
 
 use super::{
     paths::{DATA_DIR, PROGRAM, TLS_DIR},
     pod_metadata::{is_own_annotation, is_own_label},
 };
+use crate::names::CONTAINER;
 
 /// The operator's template and what the spec adds to it. Lists are merged as by a strategic merge patch: containers, volumes and
 /// variables by their names, ports by their numbers, mounts by their paths. Nothing can be removed.
@@ -154,6 +158,21 @@ fn hides(path: &str) -> bool {
     let parts = parts_of(path);
     let overlaps = |needed: &&str| parts_of(needed).iter().zip(&parts).all(|(one, other)| one == other);
     parts.contains(&"..") || [DATA_DIR, TLS_DIR, PROGRAM].iter().any(overlaps)
+}
+
+/// Whether a container has to start again when the resources of etcd's container change: the template asks for that (`resizePolicy`), or gives
+/// them to a process as an environment variable, such as GOMEMLIMIT, which it reads once.
+pub fn reads_resources(added: &PodTemplateSpec) -> bool {
+    let restarts = |container: &Container| {
+        let policies = container.resize_policy.iter().flatten();
+        container.name == CONTAINER && policies.into_iter().any(|policy| policy.restart_policy != "NotRequired")
+    };
+    let reads = |container: &Container| {
+        let sources =
+            container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()?.resource_field_ref.as_ref());
+        sources.into_iter().any(|source| source.container_name.as_ref().unwrap_or(&container.name) == CONTAINER)
+    };
+    added.spec.iter().flat_map(|spec| &spec.containers).any(|container| restarts(container) || reads(container))
 }
 
 /// Reads what the spec adds.

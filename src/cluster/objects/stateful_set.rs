@@ -1,14 +1,14 @@
 //! The StatefulSet of a member, with the pod that runs etcd.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
         core::v1::{
-            Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-            Lifecycle, LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
+            Affinity, Capabilities, ConfigMapKeySelector, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+            HTTPGetAction, Lifecycle, LifecycleHandler, LocalObjectReference, PersistentVolumeClaimVolumeSource, PodAffinityTerm,
             PodAntiAffinity, PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
             SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Volume, VolumeMount, WeightedPodAffinityTerm,
         },
@@ -22,18 +22,21 @@ use k8s_openapi::{
 use super::{
     metadata::{member_labels, owned, selector},
     paths::{DATA_DIR, PROGRAM, TLS_DIR},
-    pod_metadata::PodMetadata,
+    pod_metadata::{PodMetadata, is_own_annotation},
     pod_template,
 };
 use crate::{
-    api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, PullPolicy, TlsVersion, UserIds},
+    api::{ClientAuth, CompactionMode, FEATURE_GATES, LogLevel, Medium, PullPolicy, StorageSpec, TlsVersion, UserIds},
     cluster::{
         release::Release,
         validated::{EtcdSettings, ValidatedCluster},
     },
+    digest::fingerprint,
     etcd::Version,
     kubernetes::pod::etcd_container,
-    names::{CLIENT_PORT, CONTAINER, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key},
+    names::{
+        CLIENT_PORT, CONTAINER, DATA_VOLUME as DATA, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key,
+    },
 };
 
 /// User and group of [`UserIds::Fixed`].
@@ -76,11 +79,28 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &R
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
-            template: pod_template::merged(template(cluster, member, release, bundles), &cluster.template),
+            template: with_digest(pod_template::merged(template(cluster, member, release, bundles), &cluster.template)),
             ..StatefulSetSpec::default()
         },
         status: None,
     }
+}
+
+/// The same template with a digest of what a pod gets only when it is created.
+fn with_digest(mut template: PodTemplateSpec) -> PodTemplateSpec {
+    let Some(meta) = &mut template.metadata else { return template };
+    let annotations = meta.annotations.get_or_insert_default();
+    let left_out = [annotation::FROM_SPEC, annotation::SETTINGS, annotation::TEMPLATE];
+    let own = annotations.iter().filter(|(key, _)| is_own_annotation(key) && !left_out.contains(&key.as_str()));
+    let own = serde_json::to_vec(&own.collect::<BTreeMap<_, _>>()).unwrap_or_default();
+    let mut spec = template.spec.clone().unwrap_or_default();
+    if let Some(etcd) = spec.containers.iter_mut().find(|container| container.name == CONTAINER) {
+        etcd.resources = None;
+    }
+    let spec = serde_json::to_vec(&spec).unwrap_or_default();
+    let digest = fingerprint([("annotations", own.as_slice()), ("spec", spec.as_slice())].into_iter());
+    annotations.insert(annotation::TEMPLATE.into(), digest);
+    template
 }
 
 /// The same StatefulSet, scaled to zero.
@@ -128,6 +148,38 @@ pub fn runs_like(pod: Option<&PodSpec>, template: Option<&PodSpec>) -> bool {
     process(pod) == process(template)
 }
 
+/// The volume in each pod that the spec asks for instead of a claim.
+pub fn empty_dir(storage: &StorageSpec) -> Option<EmptyDirVolumeSource> {
+    let spec = storage.empty_dir.as_ref()?;
+    let medium = match spec.medium {
+        Medium::Disk => None,
+        Medium::Memory => Some("Memory".to_owned()),
+    };
+    Some(EmptyDirVolumeSource { medium, size_limit: Some(spec.size_limit.clone()), ..EmptyDirVolumeSource::default() })
+}
+
+/// The same StatefulSet with its data in this volume of its pod, or in that of its claim.
+#[must_use]
+pub fn with_data(
+    mut set: StatefulSet,
+    cluster: &ValidatedCluster,
+    member: &MemberName,
+    in_pod: Option<EmptyDirVolumeSource>,
+) -> StatefulSet {
+    let volumes = set.spec.template.spec.iter_mut().flat_map(|spec| spec.volumes.iter_mut().flatten());
+    if let Some(volume) = volumes.into_iter().find(|volume| volume.name == DATA) {
+        *volume = data_volume(cluster, member, in_pod);
+    }
+    set.spec.template = with_digest(set.spec.template);
+    set
+}
+
+fn data_volume(cluster: &ValidatedCluster, member: &MemberName, in_pod: Option<EmptyDirVolumeSource>) -> Volume {
+    let claim = || PersistentVolumeClaimVolumeSource { claim_name: cluster.names.claim(member), read_only: None };
+    let persistent_volume_claim = in_pod.is_none().then(claim);
+    Volume { name: DATA.into(), persistent_volume_claim, empty_dir: in_pod, ..Volume::default() }
+}
+
 /// Why `spec.pod.template` cannot be merged into the operator's template.
 pub fn template_problems(cluster: &ValidatedCluster) -> Vec<String> {
     pod_template::problems(&template(cluster, &cluster.names.member(0), &cluster.release, ""), &cluster.template)
@@ -162,13 +214,7 @@ fn template(cluster: &ValidatedCluster, member: &MemberName, release: &Release, 
             .filter(|secrets| !secrets.is_empty()),
             containers: vec![container(cluster, member, release)],
             volumes: Some(vec![
-                Volume {
-                    persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                        claim_name: cluster.names.claim(member),
-                        read_only: None,
-                    }),
-                    ..volume("data")
-                },
+                data_volume(cluster, member, empty_dir(&cluster.storage)),
                 Volume {
                     secret: Some(SecretVolumeSource {
                         secret_name: Some(cluster.names.member_secret(member)),
@@ -282,7 +328,7 @@ fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release)
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
             ..SecurityContext::default()
         }),
-        volume_mounts: Some(vec![mount("data", DATA_DIR, None), mount("tls", TLS_DIR, Some(true))]),
+        volume_mounts: Some(vec![mount(DATA, DATA_DIR, None), mount("tls", TLS_DIR, Some(true))]),
         ..Container::default()
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    StartState, bootstrap, ca_config, claim, client_service, disruption_budget, is_redundant, peer_service, retained,
+    Claimed, StartState, bootstrap, ca_config, claim, client_service, disruption_budget, is_redundant, peer_service, retained,
     stateful_set,
 };
 use crate::{
@@ -81,7 +81,7 @@ fn all(cluster: &ValidatedCluster) -> BTreeMap<String, Value> {
     }
     // The others differ only in their names.
     let first = cluster.names.member(0);
-    put("PersistentVolumeClaim", &claim(cluster, &first, None));
+    put("PersistentVolumeClaim", &claim(cluster, &first, &Claimed::of(&cluster.storage)));
     put("StatefulSet", &stateful_set(cluster, &first, &cluster.release, "digest"));
     objects
 }
@@ -119,9 +119,10 @@ fn objects_of_a_spec_that_sets_everything() {
 fn claims_have_an_owner_only_if_they_are_deleted_with_the_cluster() {
     for (retention, owned) in [("Retain", false), ("Delete", true)] {
         let cluster = valid(&format!("{{storage: {{retention: {retention}}}}}"));
-        let meta = claim(&cluster, &cluster.names.member(0), None).metadata;
+        let meta = claim(&cluster, &cluster.names.member(0), &Claimed::of(&cluster.storage)).metadata;
         assert_eq!(meta.owner_references.is_some(), owned, "{retention}");
-        let annotations = meta.annotations.unwrap();
+        let mut annotations = meta.annotations.unwrap();
+        assert_eq!(annotations.remove(annotation::STORAGE).unwrap(), r#"{"size":"8Gi"}"#);
         assert_eq!(annotations[annotation::CLUSTER_UID], cluster.uid.as_str());
         // Argo CD leaves alone what another object owns. Of what no object owns it would delete the data.
         let argo = ["argocd.argoproj.io/sync-options", "argocd.argoproj.io/compare-options"].map(|key| annotations.get(key));

@@ -95,7 +95,8 @@ pub fn read_member(context: &Context, names: &Names, name: &MemberName) -> Obser
 pub async fn read_unwatched_claims(context: &Context, names: &Names, observed: &mut Observed) {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), names.namespace());
     let is_missing = |(name, member): &(&MemberName, &ObservedMember)| {
-        member.claim.is_none() && (observed.reported(name).is_some() || member.stateful_set.is_some())
+        let may_exist = observed.reported(name).is_some() || member.stateful_set.is_some();
+        member.claim.is_none() && !member.is_in_pod() && may_exist
     };
     let missing: Vec<_> = observed.members.iter().filter(is_missing).map(|(name, _)| name.clone()).collect();
     for name in missing {

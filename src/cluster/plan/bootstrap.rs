@@ -41,7 +41,7 @@ fn kept_list<'a>(input: &Input<'a>, name: &MemberName) -> Option<&'a String> {
     (*list != input.facts.names.initial_entry(name)).then_some(list)
 }
 
-/// Records the members that were observed running for the first time, and those whose claims record the ID of another member: the
+/// Records the members that were observed running for the first time, and those whose claims or StatefulSets record the ID of another member: the
 /// next time they are down, their data would count as lost.
 pub fn record_members(input: &Input) -> Changes {
     let Input { observed, facts, .. } = input;
@@ -51,14 +51,16 @@ pub fn record_members(input: &Input) -> Changes {
         return Changes::default();
     }
     let started = |(name, member): (&MemberName, &ObservedMember)| {
-        let claim = &member.claim.as_ref()?.metadata;
+        let record = member.record()?;
+        let pod = if member.is_in_pod() { Some(Uid::of(&member.pod.as_ref()?.metadata)?) } else { None };
         // It has published its name through Raft, and it is the member that answers at this address.
         let listed = observed.listed(facts.names, name).filter(|listed| !listed.name.is_empty())?;
         let answers = member.etcd.status().is_some_and(|status| status.member_id == listed.id);
-        let is_recorded = member.recorded_ids() == (Some(list.cluster_id), Some(listed.id));
-        let stays = claim.deletion_timestamp.is_none();
-        let is_due = answers && !is_recorded && stays && belongs(claim, facts.uid);
-        Some(StartedMember { name: name.clone(), id: listed.id, claim: Uid::of(claim)? }).filter(|_| is_due)
+        let is_recorded =
+            member.recorded_ids() == (Some(list.cluster_id), Some(listed.id)) && (pod.is_none() || member.has_pod_with_data());
+        let stays = record.deletion_timestamp.is_none();
+        let is_due = answers && !is_recorded && stays && belongs(record, facts.uid);
+        Some(StartedMember { name: name.clone(), id: listed.id, record: Uid::of(record)?, pod }).filter(|_| is_due)
     };
     let members: Vec<_> = observed.members.iter().filter_map(started).collect();
     if members.is_empty() {

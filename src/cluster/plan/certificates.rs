@@ -26,6 +26,9 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     let mut changes = Changes::default();
     for domain in Domain::ALL {
         changes.merge(authorities(input, domain));
+        let existing = input.observed.authorities[domain].as_ref().filter(|secret| belongs(&secret.meta, input.facts.uid));
+        let is_due = existing.is_some_and(|secret| objects::is_retention_outdated(input.cluster, &secret.meta));
+        changes.retention.extend(is_due.then_some(domain));
     }
     let ready = input.facts.authorities.state.as_ref().map(AuthorityState::ready);
     if let Some(client) = ready.client {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Duration, Reason},
+    api::{Duration, Reason, Retention},
     certificates::secret::CachedSecret,
     cluster::{
         fixtures::{World, names, reasons},
@@ -161,4 +161,25 @@ fn secrets_that_were_created_together_are_renewed_at_different_times() {
     };
     assert_ne!(secret("one"), secret("two"));
     assert_eq!(secret("one"), secret("one"));
+}
+
+#[test]
+fn cas_stay_or_go_with_the_cluster_as_the_spec_says_now() {
+    let mut world = World::bootstrapped("{ storage: { retention: Delete } }");
+    let are_owned = |world: &World| {
+        world.observed.authorities.iter().all(|(_, secret)| secret.as_ref().unwrap().meta.owner_references.is_some())
+    };
+    assert!(are_owned(&world));
+    for (retention, owned) in [(Retention::Retain, false), (Retention::Delete, true)] {
+        world.cluster.spec.storage.retention = retention;
+        world.settle();
+        assert_eq!(are_owned(&world), owned);
+        assert!(world.is_idle());
+    }
+    // With the data in the pods nothing is left that they could be used for.
+    world.cluster.spec.storage.retention = Retention::Retain;
+    world.settle();
+    world.cluster.spec.storage.empty_dir = Some(serde_saphyr::from_str("sizeLimit: 4Gi").unwrap());
+    world.pass();
+    assert!(are_owned(&world));
 }

@@ -12,6 +12,7 @@ use crate::{
     ids::Uid,
     kubernetes::object::Object,
     names::MemberName,
+    pki::Domain,
     reporting::note::Note,
 };
 
@@ -60,6 +61,8 @@ pub const IDLE: Duration = Duration::from_secs(12);
 pub const PENDING: Duration = Duration::from_secs(2);
 /// The interval between passes while a member is about to serve a new certificate or to join.
 pub const SOON: Duration = Duration::from_secs(1);
+/// The interval between passes while a new member's container has just been started: etcd answers within a second, and no event says so.
+pub const AT_ONCE: Duration = Duration::from_millis(250);
 
 /// Changes of a cluster, and notes about them. Each planner contributes some; the plan merges them. All are idempotent except the
 /// [`Step`].
@@ -75,6 +78,10 @@ pub struct Changes {
     pub authorities: Vec<AuthorityRequest>,
     /// The objects to apply, except for StatefulSets and the bootstrap ConfigMap.
     pub objects: Vec<Object>,
+    /// The claim whose volume is expanded.
+    pub expansion: Option<Object>,
+    /// The domains whose CA Secrets are to stay, or not to stay any more, when the cluster is deleted.
+    pub retention: Vec<Domain>,
     /// The Secrets to create or change.
     pub secrets: Vec<SecretChange>,
     /// The StatefulSets to apply.
@@ -115,6 +122,10 @@ pub enum Write<'a> {
     Authorities(&'a AuthorityRequest),
     /// An object is applied.
     Object(&'a Object),
+    /// A larger size is written to a claim. If the API server refuses it, that is remembered and not repeated at once.
+    Expand(&'a Object),
+    /// Whether a CA Secret stays when the cluster is deleted.
+    Retention(Domain),
     /// Secrets. All leaves of a domain are recorded in its ledger before the first Secret is written.
     Secrets(&'a [SecretChange]),
     /// A StatefulSet is applied.
@@ -138,6 +149,8 @@ impl Changes {
         writes.extend(self.issuer_probes.iter().copied().map(Write::IssuerProbe));
         writes.extend(self.authorities.iter().map(Write::Authorities));
         writes.extend(self.objects.iter().map(Write::Object));
+        writes.extend(self.expansion.as_ref().map(Write::Expand));
+        writes.extend(self.retention.iter().copied().map(Write::Retention));
         writes.extend((!self.secrets.is_empty()).then_some(Write::Secrets(&self.secrets)));
         writes.extend(self.stateful_sets.values().map(Write::StatefulSet));
         writes.extend(self.pods.iter().map(Write::Pod));
@@ -168,6 +181,8 @@ impl Changes {
             issuer_probes,
             authorities,
             objects,
+            expansion,
+            retention,
             secrets,
             stateful_sets,
             pods,
@@ -187,6 +202,8 @@ impl Changes {
         self.issuer_probes.append(issuer_probes);
         self.authorities.append(authorities);
         self.objects.append(objects);
+        self.expansion = self.expansion.take().or(expansion.take());
+        self.retention.append(retention);
         self.secrets.append(secrets);
         self.stateful_sets.append(stateful_sets);
         self.pods.append(pods);

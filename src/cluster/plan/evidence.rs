@@ -37,6 +37,9 @@ pub fn of_loss(input: &Input, roster: &Roster, name: &MemberName, entry: &Roster
 
 /// Its claim is missing, has the data of another member, or has lost its volume.
 fn lost_data(entry: &RosterEntry) -> Option<String> {
+    if entry.member.is_in_pod() {
+        return lost_pod(entry);
+    }
     let Some(claim) = &entry.member.claim else {
         return (!entry.member.claim_unread).then(|| "its PersistentVolumeClaim is missing".into());
     };
@@ -49,6 +52,20 @@ fn lost_data(entry: &RosterEntry) -> Option<String> {
         Some("its data was discarded in a recovery".into())
     } else if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
         Some("the volume of its PersistentVolumeClaim is gone".into())
+    } else {
+        None
+    }
+}
+
+/// The pod that had its data is gone or is going. A member that is not recorded has perhaps never started.
+fn lost_pod(entry: &RosterEntry) -> Option<String> {
+    let id = entry.member.recorded_ids().1?;
+    if id != entry.listed.id {
+        Some("its pod has the data of another member".into())
+    } else if !entry.member.has_pod_with_data() {
+        Some("its pod was deleted, and its data with it".into())
+    } else if entry.member.pod.as_deref().is_some_and(is_terminating) {
+        Some("its pod is being deleted, and its data with it".into())
     } else {
         None
     }
@@ -72,6 +89,9 @@ const NOT_KILLED: std::ops::RangeInclusive<i32> = 1..=127;
 /// memory is no evidence, and neither is termination by a signal, which the kubelet sends to containers that start too slowly. A
 /// container that waits for anything but the crash back-off is no evidence either: its image may be unavailable, or its volume
 /// not attached.
+///
+/// A member that has its data in its pod is never restarted with other settings, and has run with those that it has. A volume in memory is
+/// empty after its node was started again, and etcd then ends at each start.
 fn crash_loop(roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option<String> {
     let pod = entry.member.pod.as_ref().filter(|pod| !is_terminating(pod))?;
     let container = etcd_status(pod)?;
@@ -83,16 +103,15 @@ fn crash_loop(roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option
     if !is_looping || is_out_of_memory(ended) || !NOT_KILLED.contains(&ended.exit_code) {
         return None;
     }
+    let ended = format!("its container has ended {} times, last with exit code {}", container.restart_count, ended.exit_code);
+    if entry.member.is_in_pod() {
+        return Some(format!("{ended}, and its data is in its pod"));
+    }
     let own = settings(pod, name)?;
     let has_same = |(other, voter): (&MemberName, &RosterEntry)| {
         voter.is_healthy() && voter.member.pod.as_ref().and_then(|pod| settings(pod, other)).as_ref() == Some(&own)
     };
-    roster.voters.iter().any(has_same).then(|| {
-        format!(
-            "its container has ended {} times, last with exit code {}, although others are healthy with the same settings",
-            container.restart_count, ended.exit_code
-        )
-    })
+    roster.voters.iter().any(has_same).then(|| format!("{ended}, although others are healthy with the same settings"))
 }
 
 /// What a pod starts etcd with, except for the name of its member: image, arguments and environment.

@@ -49,6 +49,7 @@ pub fn exclude(input: &Input, changes: &mut Changes) {
     }
     let is_foreign = |kind: &str, name: &str| foreign.iter().any(|object| object.kind == kind && object.name == name);
     changes.objects.retain(|object| !is_foreign(&object.resource.kind, &object.name));
+    changes.expansion.take_if(|object| is_foreign("PersistentVolumeClaim", &object.name));
     changes.bootstrap.take_if(|object| is_foreign("ConfigMap", &object.name));
     changes.stateful_sets.retain(|_, object| !is_foreign("StatefulSet", &object.name));
     let (stripped, others): (Vec<&ForeignObject>, Vec<_>) = foreign.iter().partition(|object| object.is_stripped_claim);

@@ -1,31 +1,40 @@
-//! Which members are added, promoted, replaced and removed: the steps that touch the quorum. Restarts are the last of them
-//! (`rollout.rs`).
+//! Which members are added, promoted, replaced and removed: the steps that touch the quorum. Restarts (`rollout.rs`) and
+//! changes of resources (`resize.rs`) are the last of them.
 //!
 //! Nothing is decided without a member list that a quorum confirmed. **No step makes a cluster lose its quorum**: a healthy voter
 //! is removed only while all others are healthy, and its successor joins before the next one is removed. A dead voter is removed
 //! as soon as the healthy ones are a quorum of the rest, even if another one is dead: with two of five lost, three of three
 //! remain, whereas a successor that joined first would make it three of four. New members join one after the other. etcd's own
-//! checks (strict reconfiguration, one learner) are a second safeguard.
+//! checks (strict reconfiguration, one learner) are a second safeguard. Members whose storage has to change are healthy: of those the
+//! successor joins first (`moves.rs`).
 
 use std::collections::BTreeSet;
 
+use jiff::SignedDuration;
+
 use super::{
-    changes::{Changes, CompletedRequest, SOON},
+    changes::{AT_ONCE, Changes, CompletedRequest, SOON},
     evidence,
     input::{Input, Pending},
     leadership::move_leader,
+    moves::Moves,
     recovery::Recovery,
+    resize,
     rollout::{self, Rollout},
     space,
+    start::recorded,
+    trial,
 };
 use crate::{
     api::Reason,
     cluster::{
         facts::{
             ongoing::ongoing_since,
+            pods::is_stuck,
             readiness::down_since,
             roster::{Remainder, Roster, RosterEntry},
         },
+        objects::StartState,
         observed::ObservedMember,
         steps::{AddLearner, DeleteClaim, DeleteStatefulSet, Promote, RemoveMember, RemoveUnstarted, Step},
     },
@@ -54,16 +63,19 @@ pub fn plan(
         changes = changes.progress(Reason::RemovingMember, message);
     }
     changes.merge(complete_replacement(input, roster));
-    let planners: [&dyn Fn() -> Changes; 9] = [
+    let moves = Moves::of(input, roster, rollout);
+    changes.merge(moves.describe(input, roster));
+    let planners: [&dyn Fn() -> Changes; 10] = [
         &|| delete_objects(input, roster),
         &|| space::disarm(input, roster, rollout),
         &|| remove_unstarted(input, roster),
-        &|| learner(input, roster),
-        &|| replace(input, roster),
-        &|| scale_down(input, roster, rollout, restarting),
-        &|| scale_up(input, roster),
+        &|| learner(input, roster, &moves),
+        &|| replace(input, roster, rollout),
+        &|| scale_down(input, roster, &moves, rollout, restarting),
+        &|| scale_up(input, roster, &moves),
         &|| rollout.versions.changes.clone(),
         &|| rollout::restart(input, roster, rollout, pending),
+        &|| resize::plan(input, roster, rollout, pending),
     ];
     for plan in planners {
         changes.merge(plan());
@@ -78,6 +90,13 @@ pub fn plan(
 fn why_replaced(input: &Input, roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option<String> {
     let requested = is_replacement_requested(input, name).then(|| "its replacement was requested".to_owned());
     requested.or_else(|| evidence::of_loss(input, roster, name, entry))
+}
+
+/// Why a member that cannot start and has its data in its pod is replaced: what it would be restarted for may mend it.
+fn why_mended(rollout: &Rollout, name: &MemberName, voter: &RosterEntry) -> Option<String> {
+    let is_stuck = voter.member.pod.as_deref().is_some_and(is_stuck);
+    let is_due = !voter.is_healthy() && is_stuck && voter.member.is_in_pod() && rollout.is_outdated(name, voter.member);
+    is_due.then(|| "it cannot start, its data is in its pod, and its settings have changed".into())
 }
 
 /// Whether the user requests that a member is replaced.
@@ -163,12 +182,14 @@ fn remove_unstarted(input: &Input, roster: &Roster) -> Changes {
 }
 
 /// Promotes a learner, or removes it if it is no longer desired or can never join.
-fn learner(input: &Input, roster: &Roster) -> Changes {
+fn learner(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
     let Some((name, learner)) = roster.learners.iter().next() else { return Changes::default() };
     let id = learner.listed.id;
     // Its claim is created after it was added, so a missing claim is no evidence at first.
     let has_set = learner.member.stateful_set.is_some();
     let lost = why_replaced(input, roster, name, learner).filter(|_| is_replacement_requested(input, name) || has_set);
+    // It has copied nothing that others do not have.
+    let lost = lost.or_else(|| moves.why_unwanted(input, learner.member));
     let mut changes = Changes::default();
     if let Some(why) = &lost {
         let since = ongoing_since(input.observed, Reason::ReplacingMember);
@@ -177,27 +198,38 @@ fn learner(input: &Input, roster: &Roster) -> Changes {
     // A learner for which no certificates can be issued would block the restarts that make members trust another
     // authority.
     let is_stranded = !has_set && !input.facts.authorities.can_issue;
-    if lost.is_some() || is_stranded || roster.voters.len() >= input.cluster.replicas as usize {
+    if lost.is_some() || is_stranded || roster.voters.len() >= input.cluster.replicas as usize + moves.surplus() {
         return Changes { step: Some(RemoveMember { member: name.clone(), id }.into()), ..changes };
     }
     let since = down_since(input.observed, name);
-    // It is promoted only once its ID is recorded: it must not restart under this ID without its data.
+    // It is promoted only once its ID is recorded, and no container of it reads any more that it joins: it must not start again under this ID
+    // without its data.
     let answers = learner.member.etcd.status().is_some_and(|status| status.member_id == id && status.is_learner);
-    if answers && learner.member.has_started() {
+    let is_recorded = learner.member.has_started() && (!learner.member.is_in_pod() || learner.member.has_pod_with_data());
+    let is_recorded = is_recorded && recorded(input, name) == Some(StartState::Existing);
+    if answers && is_recorded {
         let message = format!("{name} is a learner{since}");
         let changes = changes.progress(Reason::CatchingUp, message);
         return Changes { step: Some(Promote { member: name.clone(), id }.into()), ..changes };
     }
     let changes = changes.progress(Reason::Joining, format!("{name} was added as a learner and has to start{since}"));
-    let is_running = learner.member.pod.as_deref().and_then(running_since).is_some();
-    if is_running { changes.check_within(SOON) } else { changes }
+    match learner.member.pod.as_deref().and_then(running_since) {
+        Some(since) if input.now.duration_since(since) < JUST_STARTED => changes.check_within(AT_ONCE),
+        Some(_) => changes.check_within(SOON),
+        None => changes,
+    }
 }
+
+/// For how long after the start of its container a learner is asked more often whether it answers.
+const JUST_STARTED: SignedDuration = SignedDuration::from_secs(5);
 
 /// Removes a voter that cannot come back or whose replacement is requested, if the healthy voters are a quorum without it. A new
 /// member then takes its name.
-fn replace(input: &Input, roster: &Roster) -> Changes {
-    let lost: Vec<_> =
-        roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why_replaced(input, roster, name, voter)?))).collect();
+fn replace(input: &Input, roster: &Roster, rollout: &Rollout) -> Changes {
+    let why = |name: &MemberName, voter: &RosterEntry| {
+        why_replaced(input, roster, name, voter).or_else(|| why_mended(rollout, name, voter))
+    };
+    let lost: Vec<_> = roster.voters.iter().filter_map(|(name, voter)| Some((name, voter, why(name, voter)?))).collect();
     // A member that is down is replaced before a healthy one that the user names.
     let Some((name, voter, why)) = lost.iter().find(|(_, voter, _)| !voter.is_healthy()).or_else(|| lost.first()) else {
         return Changes::default();
@@ -239,19 +271,29 @@ fn scaling(input: &Input, roster: &Roster) -> String {
     format!("from {} to {} members{since}", roster.voters.len(), input.cluster.replicas)
 }
 
-/// Removes a voter that is no longer desired: an unhealthy one first, then one whose claim is being deleted, otherwise the last.
+/// Removes a voter that is no longer desired: an unhealthy one first, then one whose claim is being deleted, then one whose storage has to
+/// change, otherwise the last.
 ///
-/// A voter that was just restarted and is not healthy yet is not removed. While it exists, a template with which no member
-/// becomes healthy does not reach the others. Without it the rolling restart would continue with the next member, and so break
-/// all of them.
-fn scale_down(input: &Input, roster: &Roster, rollout: &Rollout, restarting: &BTreeSet<MemberName>) -> Changes {
+/// A voter that was just restarted, or given other resources, and is not healthy yet is not removed. While it exists, a template with which
+/// no member becomes healthy does not reach the others. Without it the change would continue with the next member, and so break all of
+/// them.
+fn scale_down(input: &Input, roster: &Roster, moves: &Moves, rollout: &Rollout, restarting: &BTreeSet<MemberName>) -> Changes {
     if roster.voters.len() <= input.cluster.replicas as usize {
         return Changes::default();
     }
-    let restarted = rollout.unhealthy_after_restart(roster);
-    let unhealthy = roster.voters.iter().rev().find(|(name, voter)| !voter.is_healthy() && Some(*name) != restarted);
-    let losing_data = roster.voters.iter().rev().find(|(_, voter)| voter.member.loses_data_with_pod());
-    let Some((name, voter)) = unhealthy.or(losing_data).or_else(|| roster.voters.iter().next_back()) else {
+    let restarted = rollout.unhealthy_after_change(roster);
+    // While one is replaced, another one that is down for a moment is none too many.
+    let is_replacing = moves.is_surplus(input, roster);
+    let is_unwanted = |name: &MemberName| Some(name) != restarted && (!is_replacing || moves.has(name));
+    let unhealthy = roster.voters.iter().rev().find(|(name, voter)| !voter.is_healthy() && is_unwanted(name));
+    let losing_data = roster.voters.iter().rev().find(|(_, voter)| voter.member.loses_claim_with_pod());
+    // One that tries a certificate would have to be followed by another one.
+    let last = || {
+        let spared = roster.voters.iter().rev().find(|(_, voter)| !trial::tries(input, voter.member));
+        spared.or_else(|| roster.voters.iter().next_back())
+    };
+    let moving = || moves.next(roster).and_then(|(name, _)| roster.voters.get_key_value(name));
+    let Some((name, voter)) = unhealthy.or(losing_data).or_else(moving).or_else(last) else {
         return Changes::default();
     };
     let scaling = scaling(input, roster);
@@ -266,11 +308,18 @@ fn scale_down(input: &Input, roster: &Roster, rollout: &Rollout, restarting: &BT
         );
         return changes.problem(Reason::CannotScaleDown, message);
     }
-    let changes = Changes::default().progress(Reason::ScalingDown, format!("{scaling}; next: {name}"));
+    let (doing, cannot) = if is_replacing {
+        (Reason::ReplacingMember, Reason::CannotReplace)
+    } else {
+        (Reason::ScalingDown, Reason::CannotScaleDown)
+    };
+    let changes = Changes::default().progress(doing, format!("{scaling}; next: {name}"));
     let Remainder { others, healthy, allows_removal } = roster.without(voter);
     if !allows_removal {
-        let message = format!("only {healthy} of the {others} members that would remain are healthy");
-        return changes.problem(Reason::CannotScaleDown, message);
+        let message = format!("only {healthy} of the {others} members that would remain are healthy{}", roster.describe_silent());
+        // The kubelet may not have noticed yet that the new member is ready.
+        let is_about_to_be = is_replacing && roster.all_answer();
+        return if is_about_to_be { changes } else { changes.problem(cannot, message) };
     }
     Changes { step: remove(roster, name, voter), ..changes }
 }
@@ -284,26 +333,35 @@ fn remove(roster: &Roster, name: &MemberName, voter: &RosterEntry) -> Option<Ste
 }
 
 /// Adds a learner with the lowest free ordinal.
-fn scale_up(input: &Input, roster: &Roster) -> Changes {
+fn scale_up(input: &Input, roster: &Roster, moves: &Moves) -> Changes {
     let desired = input.cluster.replicas;
-    if roster.voters.len() >= desired as usize || !roster.learners.is_empty() {
+    if roster.voters.len() >= desired as usize + moves.surplus() || !roster.learners.is_empty() {
         return Changes::default();
     }
+    // The new member is one more than desired, until the one that it replaces is removed.
+    let replaces = roster.voters.len() >= desired as usize;
     // etcd allows only one learner, and the operator does not remove one that it did not add.
     if let Some(unknown) = roster.unknown.iter().find(|member| member.is_learner) {
         let message = format!("etcd accepts no other learner besides {}, which the operator did not add", unknown.id);
         return Changes::default().problem(Reason::CannotScaleUp, message);
     }
-    let mut names = (0..desired).map(|ordinal| input.facts.names.member(ordinal));
+    let mut names = (0..=desired).map(|ordinal| input.facts.names.member(ordinal));
     let Some(name) = names.find(|name| !roster.voters.contains_key(name)) else { return Changes::default() };
-    let changes = Changes::default().progress(Reason::ScalingUp, format!("{}; next: {name}", scaling(input, roster)));
+    let changes = match moves.next(roster).filter(|_| replaces) {
+        Some((old, why)) => Changes::default().progress(Reason::ReplacingMember, format!("{name} is to replace {old} ({why})")),
+        None => Changes::default().progress(Reason::ScalingUp, format!("{}; next: {name}", scaling(input, roster))),
+    };
     // All voters must answer, but need not be ready: the kubelet may not have noticed yet that the member promoted last is ready.
+    if replaces && roster.all_answer() && !roster.all_healthy() {
+        return changes;
+    }
     if !roster.all_answer() {
         let (healthy, votes, silent) = (roster.healthy(), roster.votes(), roster.describe_silent());
         let message = format!(
             "only {healthy} of {votes} voters are healthy: those that are down must come back or be replaced first{silent}"
         );
-        return changes.problem(Reason::CannotScaleUp, message);
+        let reason = if replaces { Reason::CannotReplace } else { Reason::CannotScaleUp };
+        return changes.problem(reason, message);
     }
     if !input.facts.authorities.can_issue {
         return if input.facts.authorities.in_force {
@@ -314,9 +372,13 @@ fn scale_up(input: &Input, roster: &Roster) -> Changes {
             changes.problem(Reason::CannotScaleUp, message)
         };
     }
+    // One that bootstrapped the cluster would bootstrap another one if it lost its data now.
+    if roster.voters.keys().any(|voter| recorded(input, voter) == Some(StartState::New)) {
+        return changes;
+    }
     // The objects of the previous member of this name are deleted first, and a request to replace it is completed first.
     let is_free = !roster.unlisted.contains_key(&name) && !is_replacement_requested(input, &name);
-    Changes { step: is_free.then(|| AddLearner { member: name }.into()), ..changes }
+    Changes { step: is_free.then(|| AddLearner { member: name, replaces }.into()), ..changes }
 }
 
 #[cfg(test)]

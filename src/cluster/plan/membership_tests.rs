@@ -6,10 +6,12 @@ use std::{collections::BTreeSet, fmt::Debug};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 
+use super::{AT_ONCE, JUST_STARTED, SOON};
 use crate::{
     api::{ConditionType, Reason, condition},
     cluster::{
         fixtures::{World, names},
+        observed::Probe,
         plan::tests::{annotate, assert_up_to_date, bootstrapped, changes, delete_claim, notes, pass_until, scale, scale_to},
     },
     etcd,
@@ -41,6 +43,21 @@ fn a_learner_starts_with_the_list_of_etcd_and_is_promoted_once_recorded() {
     let before = world.taken.iter().position(|step| step == "RecordMembers").unwrap();
     let vote = world.taken.iter().position(|step| step == "Promote demo-1").unwrap();
     assert!(before < vote, "{:?}", world.taken);
+}
+
+#[test]
+fn a_learner_is_asked_more_often_right_after_its_start() {
+    let mut world = bootstrapped(1);
+    scale(&mut world, 3);
+    pass_until(&mut world, "AddLearner demo-1");
+    let name = names().member(1);
+    while world.observed.members.get(&name).is_none_or(|member| member.pod.is_none()) {
+        world.pass();
+    }
+    world.observed.members.get_mut(&name).unwrap().etcd = Probe::Unreachable("connection refused".into());
+    assert_eq!(world.plan_on(&world.observed).next_check(), AT_ONCE);
+    world.now += JUST_STARTED;
+    assert_eq!(world.plan_on(&world.observed).next_check(), SOON);
 }
 
 #[test]

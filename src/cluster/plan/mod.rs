@@ -16,16 +16,20 @@ pub mod input;
 mod issuers;
 mod leadership;
 mod membership;
+mod moves;
 mod objects;
 mod overwritten;
+mod quota;
 mod raft_entry;
 mod reconnect;
 mod recovery;
+mod resize;
 mod revocation;
 mod rollout;
 mod rotation;
 mod space;
 mod start;
+mod storage;
 mod trial;
 mod versions;
 
@@ -53,12 +57,16 @@ pub fn plan(input: &Input) -> Plan {
         Adoption::Refused(note) => return Plan::Blocked(note),
         Adoption::Possible(step) => return Plan::Adopt(step.into()),
     }
+    // What follows is planned with the quota that members keep.
+    let (kept, quota) = quota::kept(input).map_or((None, Changes::default()), |(cluster, changes)| (Some(cluster), changes));
+    let input = &Input { cluster: kept.as_ref().unwrap_or(input.cluster), ..*input };
     let recovery = recovery::plan(input);
     let members = start::states(input);
     let versions = versions::plan(input);
     let rollout = Rollout::of(input, &versions);
 
     let mut changes = recovery.changes.clone();
+    changes.merge(quota);
     changes.merge(objects::plan(input, &members));
     changes.merge(certificates::plan(input, &members));
     let sets = objects::stateful_sets(input, &members, &recovery, &versions, &changes.secrets);
@@ -127,6 +135,8 @@ fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
     changes
 }
 
+#[cfg(test)]
+mod in_pod_tests;
 #[cfg(test)]
 mod maintain_tests;
 #[cfg(test)]

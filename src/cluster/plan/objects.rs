@@ -10,6 +10,7 @@ use super::{
     raft_entry::may_wait,
     recovery::Recovery,
     start::StartStates,
+    storage,
     versions::Versions,
 };
 use crate::{
@@ -17,14 +18,14 @@ use crate::{
     certificates::requests::SecretChange,
     cluster::{
         facts::readiness::{down_since, why_not_ready},
-        objects::{self, PodMetadata, StartState},
+        objects::{self, PodMetadata},
         observed::ObservedMember,
         steps::DeleteBudget,
         validated::ValidatedCluster,
     },
     ids::Uid,
     kubernetes::{object::Object, ownership::belongs, pod::is_terminating},
-    names::{MemberName, annotation as key},
+    names::MemberName,
     reporting::note::Note,
 };
 
@@ -38,7 +39,7 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     ];
     changes.objects.extend(services.into_iter().flatten());
     changes.objects.extend(disruption_budget(input, members));
-    changes.extend(members.iter().filter_map(|(name, state)| claim(input, name, state, members.len())));
+    changes.merge(storage::plan(input, members));
     if !facts.is_bootstrapped {
         let created_later =
             members.keys().map(|member| Object::new(&objects::stateful_set(cluster, member, &cluster.release, "")));
@@ -70,45 +71,11 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
     desired.unless_applied(&voters.to_string(), build, observed.disruption_budget.as_ref())
 }
 
-/// The claim of a member, if it has to be applied. The claim of a member that has started is never recreated, because an empty
-/// claim would count as its data.
-fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -> Option<Changes> {
-    let Input { cluster, desired, observed, facts, .. } = input;
-    let member = observed.members.get(name);
-    if member.is_some_and(|member| member.claim_unread) {
-        return None;
-    }
-    let existing = member.and_then(|member| member.claim.as_ref());
-    let is_being_deleted = existing.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
-    if (existing.is_some() && !is_being_deleted) || *state != StartState::Existing {
-        let (size, class) = existing.map(|claim| objects::size_and_class(claim)).unwrap_or_default();
-        let class = class.map_or([""; 2], |class| [" of ", class]).concat();
-        let inputs = [name.as_str(), " ", size.map_or("", |size| &size.0), &class].concat();
-        let build = || objects::claim(cluster, name, existing.map(|claim| &**claim));
-        let object = desired.unless_applied(&inputs, build, existing)?;
-        return Some(Changes { objects: vec![object], ..Changes::default() });
-    }
-    let claim = facts.names.claim(name);
-    let message = if is_being_deleted && member.is_some_and(ObservedMember::is_healthy) {
-        let first = if members == 1 { "set spec.replicas to 3, and then " } else { "" };
-        format!(
-            "{name} loses its data as soon as its pod ends: PersistentVolumeClaim {claim} is being deleted. To have it replaced before \
-             that, {first}set annotation {}={name}",
-            key::REPLACE
-        )
-    } else {
-        let how = if is_being_deleted { "is being deleted" } else { "is missing, or has lost its labels" };
-        format!(
-            "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without it"
-        )
-    };
-    Some(Changes::default().problem(Reason::ClaimLost, message))
-}
-
 /// The StatefulSets of members whose certificates exist.
 ///
 /// A new StatefulSet waits for new leaves in the Secret that an earlier member of its name left: its template says which authority signed
-/// the leaf with which the pod starts, and `secrets` are only being changed.
+/// the leaf with which the pod starts, and `secrets` are only being changed. If the data is going to be in the pod, it waits for trust bundles
+/// too, because that pod is not restarted to load others.
 pub fn stateful_sets(
     input: &Input,
     members: &StartStates,
@@ -117,12 +84,16 @@ pub fn stateful_sets(
     secrets: &[SecretChange],
 ) -> Changes {
     let mut changes = Changes::default();
-    let has_set = |name: &MemberName| input.observed.members.get(name).is_some_and(|member| member.stateful_set.is_some());
-    let is_reissued = |name: &MemberName| {
+    let waits = |name: &MemberName| {
+        let member = input.observed.members.get(name);
         let secret = input.facts.names.member_secret(name);
-        secrets.iter().any(|change| change.name == secret && !change.leaves.is_empty())
+        let is_due = |change: &SecretChange| {
+            !change.leaves.is_empty() || change.is_written_now() && storage::in_pod(input, member).is_some()
+        };
+        member.is_none_or(|member| member.stateful_set.is_none())
+            && secrets.iter().any(|change| change.name == secret && is_due(change))
     };
-    for name in members.keys().filter(|name| has_set(name) || !is_reissued(name)) {
+    for name in members.keys().filter(|name| !waits(name)) {
         changes.stateful_sets.extend(stateful_set(input, name, recovery, versions).map(|object| (name.clone(), object)));
     }
     changes
@@ -136,15 +107,19 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery, versions:
     if stopped && member.stateful_set.is_none() {
         return None;
     }
-    let held = versions.held(name, Some(member));
+    let (in_pod, held) = (storage::in_pod(input, Some(member)), versions.held(name, Some(member)));
     let build = || {
         let set = objects::stateful_set(cluster, name, held.unwrap_or(&cluster.release), bundles);
+        let set = objects::with_data(set, cluster, name, in_pod.clone());
         let set = if forced { objects::forced(set) } else { set };
         if stopped { objects::stopped(set) } else { set }
     };
-    let flags = [if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }].concat();
+    let data = in_pod.as_ref().map(|volume| format!(" {volume:?}")).unwrap_or_default();
     let release = held.map(|release| format!(" {} {:?}", release.image, release.prepares)).unwrap_or_default();
-    desired.unless_applied(&[name.as_str(), " ", bundles, &flags, &release].concat(), build, member.stateful_set.as_ref())
+    let quota = format!(" {}", cluster.etcd.quota);
+    let flags =
+        [data.as_str(), &quota, if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }, &release].concat();
+    desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
 }
 
 /// Changes labels and annotations of running pods: those of the spec follow it, and the operator's own labels are restored. Without

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::{
-    api::resource::Quantity,
-    apis::meta::v1::{ObjectMeta, Time},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::{
     api::{PullPolicy, Reason},
@@ -98,18 +95,6 @@ fn a_new_template_restarts_no_member() {
     assert!(world.is_idle());
     assert_eq!(pods(&mut world), before);
     assert!(world.taken.is_empty(), "{:?}", world.taken);
-}
-
-#[test]
-fn a_claim_that_was_expanded_by_hand_keeps_its_size() {
-    let mut world = World::bootstrapped(ONE);
-    let request = |size: &str| Some([("storage".to_owned(), Quantity(size.into()))].into());
-    let spec = world.member(0).claim.as_mut().unwrap().spec.as_mut().unwrap();
-    spec.resources.as_mut().unwrap().requests = request("100Gi");
-    world.settle();
-    let spec = world.member(0).claim.as_ref().unwrap().spec.as_ref().unwrap();
-    assert_eq!(spec.resources.as_ref().unwrap().requests, request("100Gi"));
-    assert!(world.is_idle());
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
         }
         None => recovery.step = restart(name, member, false),
     }
-    if member.loses_data_with_pod() {
+    if member.loses_claim_with_pod() {
         let message = format!(
             "{name} has the only data, and its PersistentVolumeClaim is being deleted: the data is lost when its pod ends. So it is not \
              restarted without --force-new-cluster, and no members are added. Save its data first: forward port 2379 of its pod, and run `etcdctl snapshot save` on your machine"
@@ -226,6 +226,12 @@ fn check_allowed(
     }
     if !observed.has_come_up() {
         return Err("the cluster has not come up yet".into());
+    }
+    if member.is_in_pod() {
+        return Err(format!(
+            "the data of {survivor} is in its pod, which would have to be created again. Save it: forward port 2379 of its pod, and run \
+             `etcdctl snapshot save` on your machine"
+        ));
     }
     if let Some(name) = follower(observed) {
         return Err(format!("{name} sees a leader, so there is a quorum that the operator cannot reach"));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ptr};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{Pod, PodSpec},
@@ -19,11 +19,13 @@ use crate::{
     api::Reason,
     cluster::{
         facts::{
+            claims::waits_for_restart,
             ongoing::{is_ongoing, ongoing_since},
             pods::{
                 changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
             },
             readiness::down_for,
+            resize::{self, Resize, has_begun},
             roster::{Roster, RosterEntry, first},
             trust::{TrustRequirement, shares_no_trusted_ca, shares_no_trusted_ca_of},
         },
@@ -35,6 +37,7 @@ use crate::{
     },
     ids::Uid,
     kubernetes::{
+        desired::Desired,
         ownership::annotation,
         pod::{etcd_container, etcd_status, is_terminating, running_since},
     },
@@ -52,7 +55,14 @@ pub struct Rollout<'a> {
     trust: Vec<TrustRequirement>,
     /// The member that is restarted to try its peer leaf.
     tried: Option<&'a ObservedMember>,
+    /// What the API server refuses.
+    desired: &'a Desired,
+    now: Timestamp,
 }
+
+/// How long the kubelet may take to expand the file system of a volume while its pod runs. It is made to sync the pod at once
+/// (`storage.rs`).
+const ONLINE_EXPANSION: SignedDuration = SignedDuration::from_mins(1);
 
 impl<'a> Rollout<'a> {
     /// What the pods of a cluster must have been created with.
@@ -63,32 +73,75 @@ impl<'a> Rollout<'a> {
             versions,
             trust: Domain::ALL.into_iter().filter_map(|domain| trust_requirement(input, domain)).collect(),
             tried: input.facts.authorities.state.peer.ready().and_then(|peer| trial::to_be_restarted(input, peer)),
+            desired: input.desired,
+            now: input.now,
         }
     }
 
-    /// Whether a member's pod was created differently.
+    /// Whether a member's pod was created differently, so that it has to be restarted.
     pub fn is_outdated(&self, name: &MemberName, member: &ObservedMember) -> bool {
-        let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
-        member.pod.as_ref().is_some_and(|pod| is_tried || self.is_different(pod, name, member))
+        let is_due = |pod: &Pod| self.is_due_anyway(pod, name, member) || self.has_other_settings(pod, name, member);
+        member.pod.as_ref().is_some_and(|pod| is_due(pod)) && self.in_place(name, member).is_none()
+    }
+
+    /// How far the change of a member's resources is, if nothing else is different and its pod can be changed while it runs.
+    pub fn in_place(&self, name: &MemberName, member: &ObservedMember) -> Option<Resize> {
+        // The kubelet restarts a container that ends only after a while, even if it has been given more memory.
+        let pod = member.pod.as_ref().filter(|pod| !is_terminating(pod) && running_since(pod).is_some())?;
+        let changes = self.changes(pod, name, member);
+        let is_resized = (has_begun(pod) || !changes.is_empty()) && changes.iter().all(Change::is_in_place);
+        let is_restarted = || self.is_due_anyway(pod, name, member) || objects::reads_resources(&self.cluster.template);
+        if !is_resized || is_restarted() || self.refusal(pod).is_some() {
+            return None;
+        }
+        resize::progress(pod, &self.cluster.pod.resources).filter(|resize| !matches!(resize, Resize::Infeasible(_)))
+    }
+
+    /// With which words the API server refuses to change the resources of a running pod.
+    fn refusal(&self, pod: &Pod) -> Option<String> {
+        self.desired.refusal(&Uid::of(&pod.metadata)?, self.now)
+    }
+
+    /// Why Kubernetes does not change the resources of a pod while it runs.
+    fn why_not_in_place(&self, pod: &Pod) -> Option<String> {
+        self.refusal(pod).or_else(|| match resize::progress(pod, &self.cluster.pod.resources)? {
+            Resize::Infeasible(words) => Some(words),
+            _ => None,
+        })
+    }
+
+    /// Whether the file system of a member's volume is expanded only when its pod starts again.
+    fn waits_for_expansion(&self, pod: &Pod, member: &ObservedMember) -> bool {
+        let since = member.claim.as_ref().and_then(|claim| waits_for_restart(claim, pod));
+        since.is_some_and(|since| self.now.duration_since(since) >= ONLINE_EXPANSION)
     }
 
     /// Whether the next pod of a member would be outdated as well: others have changed its template, or it does not exist yet.
-    fn stays_outdated(&self, name: &MemberName, member: &ObservedMember) -> bool {
+    pub fn stays_outdated(&self, name: &MemberName, member: &ObservedMember) -> bool {
         let next = |set: &StatefulSet| {
             let template = set.spec.template.clone();
             Pod { metadata: template.metadata.unwrap_or_default(), spec: template.spec, status: None }
         };
-        member.stateful_set.as_deref().is_none_or(|set| self.is_different(&next(set), name, member))
+        let is_different = |pod: &Pod| self.is_required(pod, name, member) || self.has_other_settings(pod, name, member);
+        member.stateful_set.as_deref().is_none_or(|set| is_different(&next(set)))
     }
 
-    fn is_different(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> bool {
+    fn has_other_settings(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> bool {
+        has_begun(pod) || !self.changes(pod, name, member).is_empty()
+    }
+
+    /// Whether a member has to be restarted whatever its settings are.
+    fn is_due_anyway(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> bool {
+        let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
+        is_tried || self.is_required(pod, name, member) || self.waits_for_expansion(pod, member)
+    }
+
+    /// Whether a restart was requested, or a pod has not started for something that does not come from the spec.
+    fn is_required(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> bool {
         let is_requested = self.restarted_at.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at));
         let prepares = self.versions.held(name, Some(member)).and_then(|release| release.prepares);
         let is_prepared = annotation(&pod.metadata, key::PREPARED_FOR) == prepares.map(|minor| minor.to_string()).as_deref();
-        is_requested
-            || !is_prepared
-            || !self.changes(pod, name, member).is_empty()
-            || !self.trust.iter().all(|requirement| requirement.is_met(pod))
+        is_requested || !is_prepared || !self.trust.iter().all(|requirement| requirement.is_met(pod))
     }
 
     /// The fields of the spec that have changed since a pod of a member was created.
@@ -128,20 +181,22 @@ impl<'a> Rollout<'a> {
         members.map(|(name, _)| name.clone()).collect()
     }
 
-    /// A member that was already restarted and is not healthy, while others have yet to be restarted.
-    pub fn unhealthy_after_restart<'r>(&self, roster: &'r Roster) -> Option<&'r MemberName> {
-        if !roster.voters.iter().any(|(name, voter)| self.is_outdated(name, voter.member)) {
+    /// A member that was already restarted, or given other resources, and is not healthy, while others have yet to be.
+    pub fn unhealthy_after_change<'r>(&self, roster: &'r Roster) -> Option<&'r MemberName> {
+        let is_due = |name: &MemberName, voter: &RosterEntry| {
+            self.is_outdated(name, voter.member) || self.in_place(name, voter.member).is_some()
+        };
+        if !roster.voters.iter().any(|(name, voter)| is_due(name, voter)) {
             return None;
         }
-        let is_unhealthy = |name: &MemberName, voter: &RosterEntry| {
-            voter.member.pod.is_some() && !self.is_outdated(name, voter.member) && !voter.is_healthy()
-        };
+        let is_unhealthy =
+            |name: &MemberName, voter: &RosterEntry| voter.member.pod.is_some() && !is_due(name, voter) && !voter.is_healthy();
         roster.voters.iter().find(|(name, voter)| is_unhealthy(name, voter)).map(|(name, _)| name)
     }
 }
 
-/// The reasons of `Progressing` while members are restarted because of the spec.
-const RESTARTS: [Reason; 3] = [Reason::RollingRestart, Reason::Upgrading, Reason::Downgrading];
+/// The reasons of `Progressing` while members are restarted because of the spec, some of them only where Kubernetes does not resize pods.
+const RESTARTS: [Reason; 4] = [Reason::RollingRestart, Reason::Upgrading, Reason::Downgrading, Reason::Resizing];
 
 /// How long a restarted member may be down before it needs attention: its pod may take the grace period to stop, and 30 s to start.
 fn restart_timeout(cluster: &ValidatedCluster) -> SignedDuration {
@@ -166,7 +221,9 @@ fn trust_requirement(input: &Input, domain: Domain) -> Option<TrustRequirement> 
 
 /// Restarts a member with an outdated pod: an unhealthy one first, the leader last.
 pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pending) -> Changes {
-    let outdated: Vec<_> = roster.voters.iter().filter(|(name, voter)| rollout.is_outdated(name, voter.member)).collect();
+    // One that has its data in its pod is replaced instead (`moves.rs`).
+    let is_due = |name: &MemberName, voter: &RosterEntry| !voter.member.is_in_pod() && rollout.is_outdated(name, voter.member);
+    let outdated: Vec<_> = roster.voters.iter().filter(|(name, voter)| is_due(name, voter)).collect();
     let Some((name, voter)) = first(outdated.iter().copied()) else { return Changes::default() };
     let (left, all, since) = (outdated.len(), roster.voters.len(), ongoing_since(input.observed, Reason::RollingRestart));
     let edits = outdated.iter().find_map(|(name, voter)| {
@@ -174,7 +231,9 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
         (!changed.is_empty()).then(|| describe_changes(&changed))
     });
     let why = edits.as_ref().map(|edits| format!(" ({edits})")).unwrap_or_default();
-    let message = format!("{left} of {all} members have yet to be restarted{why}{since}");
+    let why_not = voter.member.pod.as_ref().and_then(|pod| rollout.why_not_in_place(pod));
+    let why_not = why_not.map(|words| format!("; Kubernetes does not change {name} while it runs: {words}")).unwrap_or_default();
+    let message = format!("{left} of {all} members have yet to be restarted{why}{since}{why_not}");
     let change = edits.map(|edits| format!("{edits} ({}/{all})", all - left));
     let changes = Changes { change, ..Changes::default().progress(Reason::RollingRestart, message) };
     // The pod must be recreated from the desired template and with the desired Secret: no pod starts without the Secret, and the
@@ -184,7 +243,7 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     if !is_applied || voter.member.secret.is_none() || !is_in_effect || rollout.stays_outdated(name, voter.member) {
         return changes;
     }
-    if voter.member.loses_data_with_pod() && roster.votes() < 3 {
+    if voter.member.loses_claim_with_pod() && roster.votes() < 3 {
         let message = format!(
             "{name} is not restarted: its PersistentVolumeClaim is being deleted, so its data would be lost with its pod, and the others \
              are no quorum without it"
@@ -210,8 +269,8 @@ pub fn restart(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pend
     Changes { step: uid.map(|pod_uid| RestartMember { member: (*name).clone(), pod_uid }.into()), ..changes }
 }
 
-/// What the restart of a healthy member waits for.
-fn wait_for(input: &Input, roster: &Roster, pending: &Pending) -> Option<String> {
+/// What a change of a healthy member waits for.
+pub fn wait_for(input: &Input, roster: &Roster, pending: &Pending) -> Option<String> {
     // Scaling is completed first, unless no certificates can be issued to new members: that may require a restart.
     let is_scaling = roster.voters.len() != input.cluster.replicas as usize && input.facts.authorities.can_issue;
     if is_scaling || !roster.learners.is_empty() {
@@ -285,7 +344,7 @@ const FIRST_START: SignedDuration = SignedDuration::from_mins(1);
 pub fn restart_cut_off(input: &Input, pending: &Pending) -> Changes {
     restart_first(input, |name, member| {
         let (Some(pod), Some(set)) = (&member.pod, &member.stateful_set) else { return false };
-        let is_possible = !is_terminating(pod) && member.secret.is_some();
+        let is_possible = !is_terminating(pod) && member.secret.is_some() && !member.is_in_pod();
         let is_applied = !pending.secrets && !pending.stateful_sets.contains(name) && is_in_effect(set);
         let may_stop =
             || shares_no_trusted_ca_of(Domain::Peer, pod, set) || !is_another_starting(input, name) || !member.pod_ready();

@@ -20,10 +20,15 @@ pub type StartStates = BTreeMap<MemberName, StartState>;
 /// The members: those that were recorded when the cluster was bootstrapped, or have objects, or are in the last status. Only a
 /// cluster that has not been bootstrapped takes its members from the desired number. Nothing is created for a member that etcd no
 /// longer lists.
+///
+/// If the data is in the pods, one member bootstraps the cluster alone, and the others join it. Members that bootstrap a cluster together
+/// have IDs that follow from their names: a pod that is lost before its member is recorded would start again under the same ID, after it
+/// has perhaps voted. A member that joins has an ID of its own, and no vote until it is recorded.
 pub fn states(input: &Input) -> StartStates {
     let Input { cluster, observed, facts, .. } = input;
     if !facts.is_bootstrapped {
-        return (0..cluster.replicas).map(|ordinal| (facts.names.member(ordinal), StartState::New)).collect();
+        let first = if cluster.storage.empty_dir.is_some() { 1 } else { cluster.replicas };
+        return (0..first).map(|ordinal| (facts.names.member(ordinal), StartState::New)).collect();
     }
     let roster = facts.roster.as_ref();
     let is_listed = |name: &MemberName| roster.is_none_or(|roster| !roster.unlisted.contains_key(name));
@@ -41,14 +46,21 @@ pub fn states(input: &Input) -> StartStates {
     members.map(|(name, member)| (name.clone(), state(input, name, member))).collect()
 }
 
-fn recorded(input: &Input, name: &MemberName) -> Option<StartState> {
+/// How a member starts according to the bootstrap ConfigMap that members read.
+pub fn recorded(input: &Input, name: &MemberName) -> Option<StartState> {
     start_state(input.facts.bootstrap?, name, &input.facts.names.initial_entry(name))
+}
+
+/// Whether several members bootstrap the cluster together, and none of them is known to have started.
+pub fn is_bootstrapped_together(input: &Input) -> bool {
+    let new = input.observed.members.keys().filter(|name| recorded(input, name) == Some(StartState::New));
+    new.count() > 1
 }
 
 fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartState {
     let Input { observed, facts, .. } = input;
-    let has_claim = member.claim.as_ref().is_some_and(|claim| belongs(&claim.metadata, facts.uid));
-    if has_claim && member.has_started() {
+    let has_record = member.record().is_some_and(|record| belongs(record, facts.uid));
+    if has_record && member.has_started() {
         return StartState::Existing;
     }
     let roster = facts.roster.as_ref();
@@ -62,12 +74,14 @@ fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartStat
     // A voter that never started, according to a quorum, has acknowledged nothing. Its recorded state may be wrong, because it
     // may have been written without a member list.
     let never_started = |roster: &Roster| roster.voters.get(name).is_some_and(|voter| voter.listed.name.is_empty());
-    if has_claim && roster.is_some_and(never_started) {
+    if has_record && !member.is_in_pod() && roster.is_some_and(never_started) {
         return StartState::New;
     }
-    // If nothing is known about a member any more, it is not started: that is the only mistake that can be repaired.
+    // If nothing is known about a member any more, it is not started: that is the only mistake that can be repaired. Kubernetes replaces a
+    // pod and the data in it at any time, so the one that bootstraps a cluster alone in its pod is new only until that has come up: no
+    // member is added before.
     match recorded(input, name) {
-        Some(StartState::New) if !observed.has_come_up() || has_claim => StartState::New,
+        Some(StartState::New) if !observed.has_come_up() || has_record && !member.is_in_pod() => StartState::New,
         None if !observed.has_come_up() => StartState::New,
         Some(StartState::Joining(list)) if roster.is_none() => StartState::Joining(list),
         _ => StartState::Existing,

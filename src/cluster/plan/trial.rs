@@ -153,6 +153,12 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
         return Some(name);
     }
     let roster = roster.filter(|roster| roster.votes() > 1)?;
+    // Where the data is in the pods, none is restarted. Once all trust the next authority, a member that is added starts with such a leaf.
+    if input.cluster.storage.empty_dir.is_some() {
+        let trusts = |voter: &RosterEntry| trusts_next(voter.member, authorities, Domain::Peer);
+        let new = roster.learners.iter().find(|(_, learner)| learner.member.stateful_set.is_none());
+        return new.filter(|_| roster.voters.values().all(trusts)).map(|(name, _)| name);
+    }
     if !roster.all_healthy() || !roster.learners.is_empty() {
         return None;
     }
@@ -162,6 +168,22 @@ pub fn candidate<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a
         (Some((last, _)), None) => Some(last),
         (Some(_), Some(_)) => None,
     }
+}
+
+/// Whether a member has to be added only to try the peer leaf of the next authority: the data is in the pods, so that none is restarted, all
+/// voters trust the next authority already, and none of them has such a leaf.
+pub fn needs_member(input: &Input) -> bool {
+    let authorities = input.facts.authorities.state.peer.ready().filter(|authorities| is_due(authorities));
+    let (Some(authorities), Some(roster)) = (authorities, &input.facts.roster) else { return false };
+    let is_open =
+        |voter: &RosterEntry| trusts_next(voter.member, authorities, Domain::Peer) && !has_next(voter.member, authorities);
+    input.cluster.storage.empty_dir.is_some() && roster.votes() > 1 && roster.voters.values().all(is_open)
+}
+
+/// Whether a member tries the peer leaf of the next authority.
+pub fn tries(input: &Input, member: &ObservedMember) -> bool {
+    let authorities = input.facts.authorities.state.peer.ready().filter(|authorities| is_due(authorities));
+    authorities.is_some_and(|authorities| has_next(member, authorities))
 }
 
 /// Whether the next authority signed a member's peer leaf, and the active one did not.

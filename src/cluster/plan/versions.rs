@@ -9,6 +9,8 @@
 //! | one minor up | nothing else is in progress, all run a patch from which etcd can be upgraded, the cluster version is theirs, and each has written the raft snapshot that the new minor needs | the one before runs the new version and is healthy |
 //! | one minor down | the same but for the last two, and then etcd's downgrade API is called | the cluster version on all members and its own storage version are the lower one, and the one before is healthy |
 //!
+//! A new minor reaches members by restarts, and a member whose data is in its pod is never restarted. So the data is in volumes first.
+//!
 //! A change that is taken back half way is a change in the other direction: etcd cannot tell them apart either. A downgrade that is
 //! enabled and no longer desired is canceled first. The cluster version is the lowest that a member runs, so members that run the higher
 //! one can go back without the API as long as one runs the lower one.
@@ -17,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::{changes::Changes, input::Input};
+use super::{changes::Changes, input::Input, storage};
 use crate::{
     api::Reason,
     cluster::{
@@ -73,7 +75,8 @@ struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    fn of<'a>((name, member): (&'a MemberName, &'a ObservedMember)) -> Option<Placed<'a>> {
+    /// `to` is the version of the spec.
+    fn of<'a>(name: &'a MemberName, member: &'a ObservedMember, to: Version) -> Option<Placed<'a>> {
         let template = &member.stateful_set.as_ref()?.spec.template;
         let version = member.version();
         let pod = member.pod.as_deref().filter(|pod| version.is_some() && !is_terminating(pod));
@@ -83,9 +86,14 @@ impl Placed<'_> {
             let recorded = meta.and_then(Release::recorded);
             recorded.or_else(|| Release::running(&image(spec)?, version?))
         };
-        let release = pod
+        let mut release = pod
             .and_then(|pod| release(Some(&pod.metadata), pod.spec.as_ref()))
             .or_else(|| release(template.metadata.as_ref(), template.spec.as_ref()))?;
+        // A member whose turn to be prepared has not come yet goes on being prepared while another one is down.
+        let next = template.metadata.as_ref().and_then(Release::recorded);
+        if next.is_some_and(|next| next.version == release.version && next.prepares == Some(to.minor)) {
+            release.prepares = Some(to.minor);
+        }
         Some(Placed { name, member, release })
     }
 
@@ -143,7 +151,7 @@ pub fn plan(input: &Input) -> Versions {
         return Versions::default();
     }
     let to = input.cluster.release.version;
-    let members: Vec<_> = input.observed.members.iter().filter_map(Placed::of).collect();
+    let members: Vec<_> = input.observed.members.iter().filter_map(|(name, member)| Placed::of(name, member, to)).collect();
     let downgrade = input.observed.members.values().find_map(|member| member.etcd.status()?.downgrade);
     // It may also have come with a snapshot, because it is part of the data.
     let has_quorum = input.facts.roster.is_some();
@@ -216,6 +224,7 @@ fn before_the_next(input: &Input, members: &[Placed]) -> Versions {
 impl<'a> Change<'a> {
     /// The member that gets the new release now.
     fn next(&self) -> Result<&'a MemberName, Wait> {
+        self.in_volumes()?;
         if let Some(far) = self.members.iter().find(|placed| placed.running().abs_diff(self.to.minor) > 1) {
             let (name, minor) = (far.name, far.running());
             let between = if minor < self.to.minor { minor + 1 } else { minor - 1 };
@@ -250,6 +259,20 @@ impl<'a> Change<'a> {
         Ok(name)
     }
 
+    /// Every member has its data in a volume. The API server cannot refuse it if only the storage is changed during a change of the version.
+    fn in_volumes(&self) -> Result<(), Wait> {
+        if self.input.cluster.storage.empty_dir.is_some() {
+            return Err(Wait::Refused(
+                "with spec.storage.emptyDir the minor version cannot be changed: unset that until all members run the new one"
+                    .into(),
+            ));
+        }
+        match self.members.iter().find(|placed| placed.member.is_in_pod()) {
+            Some(placed) => Err(Wait::For(format!("{} to be replaced by a member with a volume", placed.name))),
+            None => Ok(()),
+        }
+    }
+
     /// The members that were given the new minor version.
     fn given(&self) -> impl Iterator<Item = &Placed<'a>> {
         self.members.iter().filter(|placed| placed.release.version.minor == self.to.minor)
@@ -263,7 +286,8 @@ impl<'a> Change<'a> {
     fn settled(&self) -> Result<(), Wait> {
         let Self { input, roster, .. } = self;
         let is_rotating = |domain: &Domain| input.observed.is_rotating(*domain);
-        if !roster.learners.is_empty() || roster.voters.len() != input.cluster.replicas as usize {
+        let is_scaling = !roster.learners.is_empty() || roster.voters.len() != input.cluster.replicas as usize;
+        if is_scaling || storage::moves_are_due(input, roster) {
             return Err(Wait::For("the change of the members".into()));
         }
         if !roster.all_healthy() {

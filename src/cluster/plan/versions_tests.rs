@@ -23,7 +23,7 @@ fn running(world: &World) -> Vec<String> {
 
 /// Passes until this holds.
 #[track_caller]
-fn until(world: &mut World, holds: impl Fn(&mut World) -> bool) {
+fn until(world: &mut World, mut holds: impl FnMut(&mut World) -> bool) {
     for _ in 0..300 {
         if holds(world) {
             return;
@@ -75,6 +75,21 @@ fn minors_go_up_and_down_one_at_a_time() {
     let enabled = world.taken.iter().filter(|step| step.starts_with("EnableDowngrade")).count();
     assert_eq!(enabled, 2, "{:?}", world.taken);
     assert_eq!(world.agreed.downgrade, None);
+}
+
+/// While one member is down because it is being prepared, the others are still to be.
+#[test]
+fn templates_are_written_once_for_the_preparation_and_once_for_the_version() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.7.3");
+    let mut written = vec![];
+    until(&mut world, |world| {
+        written.extend(world.changes().stateful_sets.into_keys());
+        running(world) == ["3.7.3"; 3] && world.changes().is_empty()
+    });
+    written.sort();
+    let twice: Vec<_> = (0..3).flat_map(|ordinal| [names().member(ordinal), names().member(ordinal)]).collect();
+    assert_eq!(written, twice);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
     kubernetes::{
         ownership::belongs,
         pod::{is_terminating, pod_condition, running_since},
+        quantity::rounded,
     },
     names::{MemberName, Names},
     reporting::{
@@ -91,12 +92,6 @@ fn status(input: &Input, name: &MemberName, member: &ObservedMember) -> MemberSt
         db_size: etcd.map(|status| rounded(status.db_size)),
         certificate_expires: member.secret.as_ref().and_then(expiry).map(seconds),
     }
-}
-
-/// A size, rounded up to a power of two of at least 1Mi: the status must not have values that change with every write.
-pub fn rounded(bytes: i64) -> String {
-    let mebibytes = u64::try_from(bytes).unwrap_or_default().div_ceil(1 << 20).max(1).next_power_of_two();
-    if mebibytes >= 1024 { format!("{}Gi", mebibytes / 1024) } else { format!("{mebibytes}Mi") }
 }
 
 /// Whether a quorum no longer lists a member: its objects are being deleted.

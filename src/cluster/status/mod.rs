@@ -19,7 +19,10 @@ pub use input::Input;
 use super::objects::selector_text;
 use crate::{
     api::{ConditionType, EtcdCluster, EtcdClusterStatus, condition},
-    cluster::{facts::ongoing::is_ongoing, observed::Observed},
+    cluster::{
+        facts::ongoing::is_ongoing,
+        observed::{Observed, ObservedMember},
+    },
     ids::{ClusterId, Uid},
     kubernetes::ownership::{annotation, belongs},
     names::annotation as key,
@@ -95,11 +98,11 @@ pub fn bug(cluster: &EtcdCluster, note: Note, now: Timestamp) -> Report {
     Report { status, events, done: vec![] }
 }
 
-/// The cluster ID that is recorded on the claims. With it, an accidental second bootstrap is noticed.
+/// The cluster ID that is recorded for the members. With it, an accidental second bootstrap is noticed.
 fn recorded_cluster_id(uid: &Uid, observed: &Observed) -> Option<ClusterId> {
-    let claims = observed.members.values().filter_map(|member| Some(&member.claim.as_ref()?.metadata));
+    let records = observed.members.values().filter_map(ObservedMember::record);
     let mut recorded =
-        claims.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
+        records.filter(|meta| belongs(meta, uid)).filter_map(|meta| annotation(meta, key::CLUSTER_ID)?.parse().ok());
     recorded.next()
 }
 

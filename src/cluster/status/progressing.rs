@@ -56,9 +56,9 @@ pub fn unfinished(input: &Input) -> Option<Note> {
     }
 }
 
-/// The members whose pods are older than their templates, as a suffix for a message. They are not restarted for that.
+/// The members whose pods lack something that their next ones will have, as a suffix for a message. They are not restarted for that.
 fn outdated(observed: &Observed) -> String {
-    let members = observed.members.iter().filter(|(_, member)| member.is_outdated());
+    let members = observed.members.iter().filter(|(_, member)| member.lacks_changes());
     let names: Vec<_> = members.map(|(name, _)| name.to_string()).collect();
     if names.is_empty() {
         return String::new();
@@ -82,9 +82,16 @@ fn in_progress(changes: &Changes, outcome: &Outcome) -> Option<Note> {
     if let Some(first) = certificates.first() {
         return Some(Note::new(first.reason, messages(certificates.iter().copied())));
     }
-    let objects = changes.bootstrap.iter().chain(&changes.objects).chain(changes.stateful_sets.values()).map(Object::describe);
+    let objects = changes
+        .bootstrap
+        .iter()
+        .chain(&changes.objects)
+        .chain(&changes.expansion)
+        .chain(changes.stateful_sets.values())
+        .map(Object::describe);
     let secrets = changes.secrets.iter().map(|change| format!("Secret {}", change.name));
+    let authorities = changes.retention.iter().map(|domain| format!("the retention of the {domain} CA"));
     let pods = changes.pods.iter().map(|patch| format!("Pod {}", patch.pod));
-    let all: Vec<_> = objects.chain(secrets).chain(pods).collect();
+    let all: Vec<_> = objects.chain(authorities).chain(secrets).chain(pods).collect();
     (!all.is_empty()).then(|| Note::new(Reason::ApplyingObjects, format!("applying {}", all.join(", "))))
 }

@@ -11,7 +11,7 @@ use k8s_openapi::{
 use kube::runtime::events::{Event, EventType};
 use proptest::prelude::*;
 
-use super::{Input, members::rounded, report};
+use super::{Input, report};
 use crate::{
     api::{self, ClientAuth, ConditionType, EtcdClusterStatus, MemberStatus, Reason},
     cluster::{
@@ -463,6 +463,7 @@ fn pods_that_are_older_than_their_templates_are_reported() {
     let mut world = World::bootstrapped(THREE);
     let set = world.member(1).stateful_set.as_mut().unwrap();
     set.status.get_or_insert_default().update_revision = Some("new".into());
+    world.pod(1).metadata.annotations.as_mut().unwrap().insert(key::TEMPLATE.into(), "old".into());
     for (revision, is_reported) in [("old", true), ("new", false)] {
         world.pod(1).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), revision.into());
         let report = world.pass().report;
@@ -471,6 +472,42 @@ fn pods_that_are_older_than_their_templates_are_reported() {
         let outdated = "the pods of demo-1 are outdated and will be updated at their next restart";
         assert_eq!(progressing.message.contains(outdated), is_reported);
     }
+}
+
+/// Their labels are changed while they run, so they lack nothing. A pull policy is used when they start.
+#[test]
+fn pods_whose_labels_have_changed_are_not_outdated() {
+    let mut world = World::bootstrapped(THREE);
+    let outdated = "are outdated and will be updated at their next restart";
+    let message = |world: &mut World| {
+        (0..5).for_each(|_| drop(world.pass()));
+        condition(&world.pass().report, ConditionType::Progressing).message.clone()
+    };
+    world.cluster.spec.pod.labels.insert("team".into(), "a".into());
+    assert_eq!(message(&mut world), "no changes pending");
+    assert_eq!(world.pod(0).metadata.labels.as_ref().unwrap()["team"], "a");
+    let set = world.member(0).stateful_set.clone().unwrap();
+    let revision = set.status.as_ref().unwrap().update_revision.clone().unwrap();
+    assert_ne!(world.pod(0).metadata.labels.as_ref().unwrap()["controller-revision-hash"], revision);
+    world.cluster.spec.image.pull_policy = api::PullPolicy::Always;
+    assert!(message(&mut world).contains(outdated));
+
+    // Nor do they count in a rolling restart.
+    let annotations = world.cluster.metadata.annotations.get_or_insert_default();
+    annotations.insert(key::RESTARTED_AT.into(), "now".into());
+    world.cluster.spec.pod.labels.insert("team".into(), "b".into());
+    let (mut left, mut restarted) = (vec![], 0);
+    for _ in 0..60 {
+        let report = world.pass().report;
+        let message = &condition(&report, ConditionType::Progressing).message;
+        assert!(!message.contains(outdated), "{message}");
+        left.extend(
+            message.split_once(" of 3 members have yet to be restarted").map(|(before, _)| before.chars().last().unwrap()),
+        );
+        restarted = world.taken.iter().filter(|step| step.starts_with("RestartMember")).count();
+    }
+    left.dedup();
+    assert_eq!((left, restarted), (vec!['3', '2', '1'], 3));
 }
 
 #[test]
@@ -797,24 +834,6 @@ fn the_phase_of_a_rotation_is_reported() {
     assert_eq!(phases, [None, distributing, reissuing, dropping, None]);
     // All certificates are replaced, most of them several times. What the rotation does is announced by itself.
     assert!(!reasons(&events).contains(&"CertificatesServed"), "{:?}", reasons(&events));
-}
-
-#[test]
-fn sizes_are_rounded_up_to_a_power_of_two() {
-    const MI: i64 = 1 << 20;
-    for (bytes, text) in [
-        (-1, "1Mi"),
-        (0, "1Mi"),
-        (MI, "1Mi"),
-        (MI + 1, "2Mi"),
-        (3 * MI, "4Mi"),
-        (512 * MI, "512Mi"),
-        (513 * MI, "1Gi"),
-        (1025 * MI, "2Gi"),
-        (8 << 30, "8Gi"),
-    ] {
-        assert_eq!(rounded(bytes), text, "{bytes}");
-    }
 }
 
 proptest! {

@@ -21,6 +21,8 @@ use crate::{
 pub struct AddLearner {
     /// The member.
     pub member: MemberName,
+    /// Whether it takes the place of a healthy member that is removed afterwards, so that there is one voter more for a while.
+    pub replaces: bool,
 }
 
 impl Definition for AddLearner {
@@ -45,18 +47,22 @@ impl Definition for AddLearner {
 
     /// A call that seemed to fail, or another operator, may have added it already.
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
-        let Self { member } = &*self;
+        let Self { member, replaces } = &*self;
         let list = check.list()?;
         ensure(!list.members.iter().any(|m| m.is_learner), || "there already is a learner".into())?;
         check.ensure_unlisted(member)?;
         let voters = check.voters(None)?;
-        ensure(voters.all < check.cluster.replicas as usize, || format!("there already are {} voters", voters.all))?;
+        ensure(voters.all < check.cluster.replicas as usize + usize::from(*replaces), || {
+            format!("there already are {} voters", voters.all)
+        })?;
         ensure(voters.healthy == voters.all, || format!("only {} of {} voters are healthy", voters.healthy, voters.all))?;
         self.ensure_removal_applied(check)?;
         // A member that starts as a cluster of one drops every member that was added.
         let fresh = check.fresh;
         let forced = fresh.pods.values().any(|pod| pod_is_forced(pod)) || fresh.sets.values().any(|set| template_is_forced(set));
         ensure(!forced, || "a member starts as a cluster of one".into())?;
+        // That of a previous member of this name may have its data in it.
+        ensure(!fresh.pods.contains_key(member), || format!("the pod of a previous {member} still exists"))?;
         // An existing claim would count as the new member's data.
         if fresh.claim.is_some() {
             let object = format!("PersistentVolumeClaim {}", check.cluster.names.claim(member));

@@ -6,6 +6,7 @@ use crate::{
     certificates::transition::Transition,
     etcd::Change,
     ids::Uid,
+    kubernetes::resources::Resources,
     names::MemberName,
     pki::{Domain, Holder},
 };
@@ -24,6 +25,33 @@ pub enum Effect {
         uid: Uid,
         /// The annotations.
         annotations: BTreeMap<&'static str, String>,
+    },
+    /// Annotations are written to the StatefulSet of a member, if it still has this uid.
+    AnnotateStatefulSet {
+        /// The member.
+        member: MemberName,
+        /// The uid of its StatefulSet.
+        uid: Uid,
+        /// The annotations.
+        annotations: BTreeMap<&'static str, String>,
+    },
+    /// Annotations are written to the pod of a member, if it still has this uid.
+    AnnotatePod {
+        /// The member.
+        member: MemberName,
+        /// The uid of its pod.
+        uid: Uid,
+        /// The annotations.
+        annotations: BTreeMap<&'static str, String>,
+    },
+    /// The resources of a running pod's etcd container are changed, if it still has this uid and Kubernetes does it.
+    Resize {
+        /// The member.
+        member: MemberName,
+        /// The uid of its pod.
+        uid: Uid,
+        /// The resources.
+        resources: Resources,
     },
     /// The cluster becomes the owner of a Secret that a deleted cluster left, if it still has this uid. Secrets with private keys
     /// are replaced with the contents that were read, and never patched.

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
-    api::{apps::v1::StatefulSet, core::v1::Pod},
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{PersistentVolumeClaim, Pod},
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
@@ -42,7 +45,7 @@ pub struct Fresh {
     /// The member list of each voter, from the voter itself.
     pub lists: BTreeMap<MemberName, etcd::MemberList>,
     /// The claim of the member that the step concerns.
-    pub claim: Option<ObjectMeta>,
+    pub claim: Option<PersistentVolumeClaim>,
     /// The objects that a deleted cluster left.
     pub leftovers: Vec<ObjectMeta>,
     /// The uids of the users that exist and are not revoked.

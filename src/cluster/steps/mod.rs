@@ -25,6 +25,7 @@ mod promote;
 mod record_members;
 mod remove_member;
 mod remove_unstarted;
+mod resize_member;
 mod restart_member;
 mod revoke;
 
@@ -45,6 +46,7 @@ pub use promote::Promote;
 pub use record_members::{RecordMembers, StartedMember};
 pub use remove_member::RemoveMember;
 pub use remove_unstarted::RemoveUnstarted;
+pub use resize_member::ResizeMember;
 pub use restart_member::RestartMember;
 pub use revoke::Revoke;
 
@@ -99,6 +101,7 @@ steps! {
     RecordMembers,
     RemoveMember,
     RemoveUnstarted,
+    ResizeMember,
     RestartMember,
     Revoke,
 }

@@ -19,11 +19,14 @@ pub struct StartedMember {
     pub name: MemberName,
     /// Its ID.
     pub id: MemberId,
-    /// The uid of its claim.
-    pub claim: Uid,
+    /// The uid of its claim; if its data is in its pod, of its StatefulSet.
+    pub record: Uid,
+    /// The pod in which its data is.
+    pub pod: Option<Uid>,
 }
 
-/// Records on the claims of members that they have started, so that none of them can bootstrap a cluster again.
+/// Records on the claims of members that they have started, so that none of them can bootstrap a cluster again. If the data of a member is in
+/// its pod, that is recorded on its StatefulSet, with the pod: another pod of it has no data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordMembers {
     /// The cluster's ID.
@@ -56,22 +59,31 @@ impl Definition for RecordMembers {
     }
     fn recheck(&mut self, check: &Check) -> Result<(), RecheckError> {
         ensure(check.list()?.cluster_id == self.cluster_id, || "the members are in another cluster".into())?;
-        for StartedMember { name, id, .. } in &self.members {
+        for StartedMember { name, id, pod, .. } in &self.members {
+            let existing = check.fresh.pods.get(name).and_then(|pod| Uid::of(&pod.metadata));
+            ensure(pod.is_none() || *pod == existing, || format!("{name} has another pod"))?;
             let started = check.listed(name)?.is_some_and(|listed| listed.id == *id && !listed.name.is_empty());
             ensure(started, || format!("{name} is not the member {id}"))?;
         }
         Ok(())
     }
     fn effects(&self, check: &Check) -> Vec<Effect> {
-        let record = |member: &StartedMember| Effect::AnnotateClaim {
-            name: check.cluster.names.claim(&member.name),
-            uid: member.claim.clone(),
-            annotations: [(key::CLUSTER_ID, self.cluster_id.to_string()), (key::MEMBER_ID, member.id.to_string())].into(),
+        let record = |member: &StartedMember| {
+            let uid = member.record.clone();
+            let ids = [(key::CLUSTER_ID, self.cluster_id.to_string()), (key::MEMBER_ID, member.id.to_string())];
+            match &member.pod {
+                None => Effect::AnnotateClaim { name: check.cluster.names.claim(&member.name), uid, annotations: ids.into() },
+                Some(pod) => {
+                    let annotations = ids.into_iter().chain([(key::DATA_POD, pod.to_string())]).collect();
+                    Effect::AnnotateStatefulSet { member: member.name.clone(), uid, annotations }
+                }
+            }
         };
         self.members.iter().map(record).collect()
     }
     fn describe_done(&self, _: &Check, _: usize) -> String {
-        let claims = if self.members.len() == 1 { "its PersistentVolumeClaim" } else { "their PersistentVolumeClaims" };
+        let kind = if self.members.iter().any(|member| member.pod.is_some()) { "StatefulSet" } else { "PersistentVolumeClaim" };
+        let claims = if self.members.len() == 1 { format!("its {kind}") } else { format!("their {kind}s") };
         format!("{} started in etcd cluster {}; recorded on {claims}", self.names(), self.cluster_id)
     }
 }

@@ -12,9 +12,11 @@ use crate::{
     api::Reason,
     cluster::{
         facts::{
+            claims::waits_for_restart,
             pods::{
                 changed_settings, describe_changes, has_never_served, is_in_effect, is_stuck, pod_is_forced, template_is_forced,
             },
+            resize::has_begun,
             trust::shares_no_trusted_ca,
         },
         observed::{Observed, ObservedMember},
@@ -23,7 +25,7 @@ use crate::{
     ids::Uid,
     kubernetes::{
         ownership::annotation,
-        pod::{is_terminating, pod_ready},
+        pod::{data_in_pod, is_terminating, pod_ready},
     },
     names::{MemberName, annotation as key},
     reporting::note::Note,
@@ -56,16 +58,30 @@ impl RestartMember {
         }
     }
 
+    /// Whether the pod has the data.
+    fn has_data(&self, check: &Check) -> bool {
+        let recorded = check
+            .fresh
+            .sets
+            .get(&self.member)
+            .filter(|_| check.fresh.claim.is_none())
+            .filter(|set| set.spec.template.spec.as_ref().is_some_and(|spec| data_in_pod(spec).is_some()));
+        recorded.is_some_and(|set| annotation(&set.metadata, key::DATA_POD) == Some(self.pod_uid.as_str()))
+    }
+
     fn shares_no_trusted_ca(&self, pod: &Pod, check: &Check) -> bool {
         check.fresh.sets.get(&self.member).is_some_and(|set| shares_no_trusted_ca(pod, set))
     }
 
     /// Why the pod is outdated: it was created before the requested restart, or with other trust bundles or settings than its
-    /// template has now.
+    /// template has now, or its volume was expanded since.
     fn why_outdated(&self, pod: &Pod, check: &Check) -> Option<String> {
         let requested = check.cluster.requests.restarted_at.as_deref();
         if requested.is_some_and(|at| annotation(&pod.metadata, key::RESTARTED_AT) != Some(at)) {
             return Some("a restart was requested".into());
+        }
+        if check.fresh.claim.as_ref().is_some_and(|claim| waits_for_restart(claim, pod).is_some()) {
+            return Some("the file system of its volume is expanded when its pod starts".into());
         }
         let template = &check.fresh.sets.get(&self.member)?.spec.template;
         let bundles = template.metadata.as_ref().and_then(|meta| annotation(meta, key::BUNDLES));
@@ -76,6 +92,9 @@ impl RestartMember {
         let changed = recorded(key::SETTINGS).map(|desired| changed_settings(pod, desired, template.spec.as_ref()));
         if let Some(changed) = changed.filter(|changed| !changed.is_empty()) {
             return Some(format!("its settings have changed ({})", describe_changes(&changed)));
+        }
+        if has_begun(pod) {
+            return Some("the change of its resources was taken back".into());
         }
         let prepares = recorded(key::PREPARED_FOR);
         let why = prepares.map_or(
@@ -149,10 +168,11 @@ impl Definition for RestartMember {
             Some(listed) => check.voters(Some(listed.id))?,
             None => Others::default(),
         };
-        let is_losing_data = check.fresh.claim.as_ref().is_some_and(|claim| claim.deletion_timestamp.is_some());
+        let is_losing_data = check.fresh.claim.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
         ensure(others.can_spare() || !is_losing_data, || {
             format!("the PersistentVolumeClaim of {member} is being deleted, and the others are no quorum without its data")
         })?;
+        ensure(!self.has_data(check), || format!("the data of {member} is in its pod"))?;
         if self.changes_forced_start(pod, check) || is_stuck(pod) || self.shares_no_trusted_ca(pod, check) {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::{
     api::{
         apps::v1::{StatefulSet, StatefulSetStatus},
-        core::v1::Pod,
+        core::v1::{PersistentVolumeClaim, Pod},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
@@ -140,7 +140,10 @@ fn a_restart_does_not_lose_the_only_data() {
         let step = restart(&mut world, 0);
         let (cluster, mut fresh) = fresh(&mut world);
         let deletion = Time(world.now);
-        fresh.claim = Some(ObjectMeta { deletion_timestamp: Some(deletion), ..ObjectMeta::default() });
+        fresh.claim = Some(PersistentVolumeClaim {
+            metadata: ObjectMeta { deletion_timestamp: Some(deletion), ..ObjectMeta::default() },
+            ..PersistentVolumeClaim::default()
+        });
         assert_eq!(recheck(&step, &(cluster.clone(), fresh.clone())), expected);
         // Nor is the pod restarted if it cannot start, or if its forced start is to change.
         let pod = fresh.pods.get_mut(&names().member(0)).unwrap();
@@ -168,15 +171,15 @@ fn a_restart_does_not_lose_the_only_data() {
 #[test]
 fn a_learner_is_added_only_if_there_is_none_and_all_voters_are_healthy() {
     let mut world = World::bootstrapped("replicas: 3");
-    let step = Step::from(AddLearner { member: names().member(3) });
+    let step = Step::from(AddLearner { member: names().member(3), replaces: false });
     assert_eq!(recheck(&step, &fresh(&mut world)), "there already are 3 voters");
     world.cluster.spec.replicas = 4;
     let (cluster, mut read) = fresh(&mut world);
     assert_eq!(recheck(&step, &(cluster.clone(), read.clone())), "right");
-    read.claim = Some(ObjectMeta::default());
+    read.claim = Some(PersistentVolumeClaim::default());
     let found = recheck(&step, &(cluster, read));
     assert_eq!(found, "PersistentVolumeClaim data-demo-3 cannot be used: it exists before demo-3 was added");
-    let again = Step::from(AddLearner { member: names().member(2) });
+    let again = Step::from(AddLearner { member: names().member(2), replaces: false });
     assert_eq!(recheck(&again, &fresh(&mut world)), "demo-2 is a member");
     world.silent.insert(names().member(2));
     assert_eq!(recheck(&step, &fresh(&mut world)), "only 2 of 3 voters are healthy");
@@ -189,7 +192,7 @@ fn a_learner_is_added_only_if_there_is_none_and_all_voters_are_healthy() {
 fn no_member_is_added_while_another_starts_as_a_cluster_of_one() {
     let mut world = World::bootstrapped("replicas: 1");
     world.cluster.spec.replicas = 3;
-    let step = Step::from(AddLearner { member: names().member(1) });
+    let step = Step::from(AddLearner { member: names().member(1), replaces: false });
     let (cluster, read) = fresh(&mut world);
     assert_eq!(recheck(&step, &(cluster.clone(), read.clone())), "right");
     let forced = objects::forced(objects::stateful_set(&cluster, &names().member(0), &cluster.release, ""));
@@ -303,7 +306,7 @@ fn no_member_is_added_before_every_voter_has_applied_the_removal_of_its_predeces
             world.pass();
         }
     }
-    let step = Step::from(AddLearner { member: names().member(2) });
+    let step = Step::from(AddLearner { member: names().member(2), replaces: false });
     let (cluster, fresh) = fresh(&mut world);
     let with_list_of_voter = |list: Option<etcd::MemberList>| {
         let mut fresh = fresh.clone();
@@ -347,4 +350,41 @@ fn an_authority_signs_only_if_every_pod_was_created_with_it() {
     let url = names().peer_url(&names().member(1));
     fresh.list.as_mut().unwrap().members.retain(|member| member.peer_urls != [url.clone()]);
     assert_eq!(recheck(&step(transition), &(cluster, fresh)), "right");
+}
+
+#[test]
+fn a_running_pod_is_given_other_resources_only_if_nothing_else_differs_and_the_others_are_healthy() {
+    let mut world = World::bootstrapped("{ pod: { resources: { limits: { memory: 256Mi } } } }");
+    world.cluster.spec.pod.resources = serde_saphyr::from_str("{ limits: { memory: 512Mi } }").unwrap();
+    let sets = |world: &World| -> BTreeMap<MemberName, _> {
+        let sets = world.observed.members.iter().filter_map(|(name, m)| Some((name.clone(), m.stateful_set.clone()?)));
+        sets.collect()
+    };
+    let step = |world: &mut World, ordinal| -> Step {
+        let pod_uid = Uid::of(&world.pod(ordinal).metadata).unwrap();
+        ResizeMember { member: names().member(ordinal), pod_uid }.into()
+    };
+    let (first, second) = (step(&mut world, 1), step(&mut world, 2));
+    let read = |world: &mut World| {
+        let (cluster, read) = fresh(world);
+        (cluster, Fresh { sets: sets(world), ..read })
+    };
+    assert_eq!(recheck(&first, &read(&mut world)), "demo-1 has the resources of its template");
+    // The pass writes the templates.
+    world.loses_next_step = true;
+    world.pass();
+    assert_eq!(recheck(&first, &read(&mut world)), "right");
+    let other = Step::from(ResizeMember { member: names().member(1), pod_uid: "another".into() });
+    assert_eq!(recheck(&other, &read(&mut world)), "the pod of demo-1 has been replaced");
+    world.silent.insert(names().member(2));
+    assert_eq!(recheck(&first, &read(&mut world)), "only 1 of the 2 others are healthy");
+    assert_eq!(recheck(&second, &read(&mut world)), "right", "less may be why it is not healthy");
+    let annotations = world.pod(1).metadata.annotations.as_mut().unwrap();
+    annotations.insert(key::RESIZING.into(), r#"{"limits":{"memory":"4Mi"}}"#.into());
+    assert_eq!(recheck(&first, &read(&mut world)), "right", "it is given what it had");
+    let mut fresh = read(&mut world);
+    let meta = fresh.1.sets.get_mut(&names().member(1)).unwrap().spec.template.metadata.as_mut().unwrap();
+    let settings = meta.annotations.as_mut().unwrap().get_mut(key::SETTINGS).unwrap();
+    *settings = settings.replace("\"etcd.electionTimeout\":\"1s\"", "\"etcd.electionTimeout\":\"2s\"");
+    assert_eq!(recheck(&first, &fresh), "demo-1 has to be restarted for etcd.electionTimeout 1s -> 2s, pod.resources");
 }

@@ -1,0 +1,348 @@
+//! Members that have their data in their pods.
+
+use proptest::prelude::*;
+
+use super::tests::{annotate, assert_up_to_date, changes, notes, pass_until, scale};
+use crate::{
+    api::{ConditionType, EmptyDirSpec, Reason, condition},
+    cluster::{
+        fixtures::{World, names},
+        observed::ObservedMember,
+    },
+    names::annotation as key,
+};
+
+const IN_PODS: &str = "storage: { emptyDir: { sizeLimit: 4Gi } }";
+
+fn bootstrapped(spec: &str) -> World {
+    let mut world = World::bootstrapped(spec);
+    world.taken.clear();
+    world
+}
+
+/// Makes passes until nothing is to be done, and returns the smallest number of healthy voters.
+fn settle(world: &mut World) -> usize {
+    let mut least = world.healthy_members();
+    for _ in 0..900 {
+        let before = world.observed.status.clone();
+        let pass = world.pass();
+        least = least.min(world.healthy_members());
+        if pass.is_idle() && pass.report.status == before && world.changes().progress.is_empty() {
+            break;
+        }
+    }
+    assert_up_to_date(world);
+    least
+}
+
+/// Its StatefulSet creates another one, with an empty volume.
+fn delete_pod(world: &mut World, ordinal: u32) {
+    world.member(ordinal).pod = None;
+}
+
+fn empty_dir() -> EmptyDirSpec {
+    serde_saphyr::from_str("sizeLimit: 4Gi").unwrap()
+}
+
+fn are_in_pods(world: &World) -> Vec<bool> {
+    world.observed.members.values().map(ObservedMember::is_in_pod).collect()
+}
+
+#[test]
+fn there_are_no_claims_and_the_statefulsets_record_which_pods_have_the_data() {
+    for spec in [IN_PODS, "{ replicas: 1, storage: { emptyDir: { medium: Memory, sizeLimit: 4Gi, acceptDataLoss: true } } }"] {
+        let mut world = bootstrapped(spec);
+        assert_up_to_date(&mut world);
+        assert!(world.observed.members.values().all(|member| member.claim.is_none() && member.has_pod_with_data()));
+    }
+}
+
+#[test]
+fn a_deleted_pod_is_a_lost_member_and_is_replaced() {
+    for (leads, lost) in [(0, 1), (1, 1)] {
+        let mut world = bootstrapped(IN_PODS);
+        world.leader = world.id(leads);
+        let id = world.id(lost);
+        delete_pod(&mut world, lost);
+        settle(&mut world);
+        assert_ne!(world.id(lost), id);
+        let expected = ["RemoveMember", "DeleteStatefulSet", "AddLearner", "Promote"].map(|step| format!("{step} demo-{lost}"));
+        assert_eq!(changes(&world), expected);
+    }
+}
+
+#[test]
+fn without_a_majority_of_the_pods_nothing_is_started_again() {
+    let mut world = bootstrapped(IN_PODS);
+    world.allows_outage = true;
+    for ordinal in [1, 2] {
+        delete_pod(&mut world, ordinal);
+    }
+    for _ in 0..10 {
+        let pass = world.pass();
+        assert!(pass.is_idle(), "{:?}", pass.plan);
+    }
+    let available = |world: &mut World| {
+        let status = world.pass().report.status;
+        condition(&status.conditions, ConditionType::Available).unwrap().message.clone()
+    };
+    let message = available(&mut world);
+    assert!(message.contains("save the data of demo-0") && !message.contains("recover-from"), "{message}");
+    annotate(&mut world, key::RECOVER_FROM, "demo-0");
+    for _ in 0..30 {
+        world.pass();
+    }
+    let said = notes(&world.changes().problems, Reason::RecoveryRefused).join("; ");
+    assert!(said.contains("the data of demo-0 is in its pod"), "{said}");
+    delete_pod(&mut world, 0);
+    world.pass();
+    let message = available(&mut world);
+    assert!(message.contains("delete the EtcdCluster, and create it again"), "{message}");
+    assert!(world.taken.is_empty(), "{:?}", world.taken);
+}
+
+/// The versions that the members run.
+fn running(world: &World) -> Vec<String> {
+    world.observed.members.values().filter_map(|member| Some(member.version()?.to_string())).collect()
+}
+
+fn restarts(world: &World) -> usize {
+    world.taken.iter().filter(|step| step.starts_with("RestartMember")).count()
+}
+
+#[test]
+fn another_patch_of_etcd_replaces_the_members() {
+    let mut world = bootstrapped(IN_PODS);
+    world.cluster.spec.version = "3.6.17".into();
+    assert_eq!(settle(&mut world), 3);
+    assert_eq!((running(&world), restarts(&world)), (vec!["3.6.17".to_owned(); 3], 0));
+}
+
+#[test]
+fn another_minor_of_etcd_waits_until_the_data_is_in_volumes() {
+    let mut world = bootstrapped(IN_PODS);
+    world.cluster.spec.version = "3.7.3".into();
+    for _ in 0..20 {
+        world.pass();
+    }
+    assert!(world.taken.is_empty(), "{:?}", world.taken);
+    let said = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+    assert!(said.contains("unset that until all members run the new one"), "{said}");
+    world.cluster.spec.storage.empty_dir = None;
+    settle(&mut world);
+    assert_eq!((are_in_pods(&world), running(&world)), (vec![false; 3], vec!["3.7.3".to_owned(); 3]));
+    let is_kind = |kind: &'static str| move |step: &String| step.starts_with(kind);
+    let replaced = world.taken.iter().rposition(is_kind("RemoveMember")).unwrap();
+    assert!(replaced < world.taken.iter().position(is_kind("RestartMember")).unwrap(), "{:?}", world.taken);
+}
+
+/// New members run the lowest version, so a downgrade is completed by them.
+#[test]
+fn when_the_data_moves_into_the_pods_an_upgrade_waits_and_a_downgrade_is_completed() {
+    for (version, lowest) in [("3.7.3", "3.6.16"), ("3.5.35", "3.5.35")] {
+        let mut world = bootstrapped("{}");
+        world.cluster.spec.version = version.into();
+        let until = |world: &mut World, holds: &dyn Fn(&World) -> bool| {
+            for _ in 0..300 {
+                if holds(world) {
+                    return;
+                }
+                world.pass();
+            }
+            panic!("{:?}: {:?}", running(world), world.taken);
+        };
+        until(&mut world, &|world| running(world).iter().any(|running| running == version));
+        world.cluster.spec.storage.empty_dir = Some(empty_dir());
+        until(&mut world, &|world| are_in_pods(world) == [true; 3] && world.healthy_members() == 3);
+        let taken = world.taken.len();
+        for _ in 0..30 {
+            world.pass();
+        }
+        assert_eq!(running(&world), [lowest; 3]);
+        assert!(world.taken[taken..].iter().all(|step| step.starts_with("Delete")), "{:?}", world.taken);
+        let said = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+        assert_eq!(said.contains("unset that"), version != lowest, "{said}");
+        world.cluster.spec.storage.empty_dir = None;
+        settle(&mut world);
+        assert_eq!((are_in_pods(&world), running(&world)), (vec![false; 3], vec![version.to_owned(); 3]));
+    }
+}
+
+#[test]
+fn a_restart_is_a_replacement_and_the_new_member_joins_first() {
+    let one = "{ replicas: 1, storage: { emptyDir: { sizeLimit: 4Gi, acceptDataLoss: true } } }";
+    for (spec, replicas) in [(one, 1), (IN_PODS, 3)] {
+        let mut world = bootstrapped(spec);
+        annotate(&mut world, key::RESTARTED_AT, "now");
+        assert_eq!(settle(&mut world), replicas);
+        world.cluster.spec.etcd.extra_args.insert("max-txn-ops".into(), "512".into());
+        assert_eq!(settle(&mut world), replicas);
+        let count = |step: &str| world.taken.iter().filter(|taken| taken.starts_with(step)).count();
+        assert_eq!((count("RemoveMember"), count("RestartMember")), (2 * replicas, 0), "{:?}", world.taken);
+    }
+}
+
+#[test]
+fn a_pod_that_is_lost_during_the_replacement_of_another_one_is_replaced() {
+    let mut world = bootstrapped(IN_PODS);
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    pass_until(&mut world, "AddLearner demo-3");
+    delete_pod(&mut world, 1);
+    settle(&mut world);
+    // The one that is replaced, and the new one before it has a vote.
+    let mut world = bootstrapped(IN_PODS);
+    world.leader = world.id(2);
+    annotate(&mut world, key::RESTARTED_AT, "now");
+    pass_until(&mut world, "Promote demo-3");
+    delete_pod(&mut world, 0);
+    settle(&mut world);
+}
+
+#[test]
+fn authorities_are_rotated_though_no_pod_is_restarted() {
+    for domain in ["client", "peer"] {
+        let mut world = bootstrapped(IN_PODS);
+        annotate(&mut world, key::ROTATE_CA, domain);
+        assert_eq!(settle(&mut world), 3, "{domain}");
+        let finished = world.observed.status.certificates.as_ref().unwrap();
+        assert!([&finished.client, &finished.peer].into_iter().flatten().all(|domain| domain.phase.is_none()));
+        let removed = world.taken.iter().filter(|step| step.starts_with("RemoveMember")).count();
+        // Each is replaced to trust the new CA, and to trust the previous one no longer; and one by a member that tries a peer certificate.
+        assert_eq!(removed, if domain == "peer" { 7 } else { 6 }, "{:?}", world.taken);
+    }
+}
+
+#[test]
+fn a_certificate_of_the_next_ca_is_tried_whichever_pod_is_lost() {
+    for lost in [0, 1, 2] {
+        for passes in (1..90).step_by(8) {
+            let mut world = bootstrapped(IN_PODS);
+            annotate(&mut world, key::ROTATE_CA, "peer");
+            for _ in 0..passes {
+                world.pass();
+            }
+            let is_spare = world.healthy_members() == world.ordinals().len() && world.ordinals().contains(&lost);
+            if is_spare && world.ordinals().len() > 2 {
+                delete_pod(&mut world, lost);
+            }
+            settle(&mut world);
+            let finished = world.observed.status.certificates.as_ref().unwrap();
+            assert!(finished.peer.as_ref().is_some_and(|domain| domain.phase.is_none()), "{lost} after {passes} passes");
+        }
+    }
+}
+
+#[test]
+fn members_join_the_first_one_and_none_bootstraps_the_cluster_twice() {
+    let mut world = World::new(IN_PODS);
+    let states = |world: &World| -> Vec<(String, String)> {
+        let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
+        data.into_iter().filter(|(key, _)| key.ends_with("state")).collect()
+    };
+    world.pass();
+    assert_eq!(states(&world).len(), 1, "{:?}", states(&world));
+    world.settle();
+    assert!(states(&world).iter().all(|(_, state)| state == "existing"), "{:?}", states(&world));
+    assert_eq!(changes(&world), ["AddLearner demo-1", "Promote demo-1", "AddLearner demo-2", "Promote demo-2"]);
+    // Those that bootstrap a cluster together have claims, whatever the spec has become meanwhile.
+    let mut world = World::new("{}");
+    world.pass();
+    world.cluster.spec.storage.empty_dir = Some(empty_dir());
+    settle(&mut world);
+    assert_eq!(are_in_pods(&world), [true; 3]);
+    assert!(world.taken.iter().any(|step| step.starts_with("DeleteClaim")), "{:?}", world.taken);
+}
+
+#[test]
+fn data_moves_between_claims_and_pods_by_replacing_members() {
+    let mut world = bootstrapped("{}");
+    world.cluster.spec.storage.empty_dir = Some(empty_dir());
+    assert_eq!(settle(&mut world), 3);
+    assert_eq!(are_in_pods(&world), [true; 3]);
+    world.cluster.spec.storage.empty_dir.as_mut().unwrap().size_limit.0 = "8Gi".into();
+    assert_eq!(settle(&mut world), 3);
+    world.cluster.spec.storage.empty_dir = None;
+    assert_eq!(settle(&mut world), 3);
+    assert_eq!(are_in_pods(&world), [false; 3]);
+    // It is taken back halfway.
+    for passes in (1..40).step_by(6) {
+        let mut world = bootstrapped("{}");
+        world.cluster.spec.storage.empty_dir = Some(empty_dir());
+        for _ in 0..passes {
+            world.pass();
+        }
+        world.cluster.spec.storage.empty_dir = None;
+        assert_eq!(settle(&mut world), 3, "after {passes} passes");
+        assert_eq!(are_in_pods(&world), [false; 3]);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Fault {
+    Lose(usize),
+    Scale(i32),
+    Restart(u8),
+    InPods(bool),
+    Replace(u32),
+    LoseStep,
+    Die(usize),
+    Pass(usize),
+}
+
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let fault = prop_oneof![
+        3 => (0..5_usize).prop_map(Fault::Lose),
+        1 => (3..5).prop_map(Fault::Scale),
+        2 => any::<u8>().prop_map(Fault::Restart),
+        1 => any::<bool>().prop_map(Fault::InPods),
+        1 => (0..4_u32).prop_map(Fault::Replace),
+        1 => Just(Fault::LoseStep),
+        2 => (0..6_usize).prop_map(Fault::Die),
+        8 => (1..12_usize).prop_map(Fault::Pass),
+    ];
+    prop::collection::vec(fault, 1..12)
+}
+
+fn inject(world: &mut World, fault: &Fault) {
+    match fault {
+        Fault::Lose(position) => {
+            // The others are a quorum without it.
+            let voters = world.ordinals();
+            if let Some(ordinal) = voters.get(*position).filter(|_| voters.len() > 2 && world.healthy_members() == voters.len()) {
+                delete_pod(world, *ordinal);
+            }
+        }
+        Fault::Scale(replicas) => scale(world, *replicas),
+        Fault::Restart(at) => annotate(world, key::RESTARTED_AT, &at.to_string()),
+        Fault::InPods(are) => world.cluster.spec.storage.empty_dir = are.then(empty_dir),
+        Fault::Replace(ordinal) => annotate(world, key::REPLACE, names().member(*ordinal).as_str()),
+        Fault::LoseStep => world.loses_next_step = true,
+        Fault::Die(writes) => {
+            world.dies_after = Some(*writes);
+            (0..4).for_each(|_| drop(world.pass()));
+            world.dies_after = None;
+        }
+        Fault::Pass(passes) => (0..*passes).for_each(|_| drop(world.pass())),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The world checks that no member starts under its old ID without its data, and that quorum is never lost.
+    #[test]
+    fn members_converge_after_any_faults(faults in faults()) {
+        let mut world = bootstrapped(IN_PODS);
+        for fault in &faults {
+            inject(&mut world, fault);
+        }
+        world.loses_next_step = false;
+        (0..100).for_each(|_| drop(world.pass()));
+        if let Some(annotations) = &mut world.cluster.metadata.annotations {
+            annotations.remove(key::REPLACE);
+        }
+        settle(&mut world);
+        let desired = world.cluster.spec.storage.empty_dir.is_some();
+        prop_assert!(are_in_pods(&world).into_iter().all(|is_in_pod| is_in_pod == desired));
+    }
+}
