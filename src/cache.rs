@@ -5,6 +5,7 @@
 //! When a private key is needed, its Secret is read.
 
 mod clusters;
+mod running;
 mod users;
 mod watch;
 
@@ -12,6 +13,7 @@ use std::{
     collections::HashMap,
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::{
@@ -33,11 +35,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     clusters::Clusters,
+    running::Running,
     watch::{Watch, Watched},
 };
 use crate::{
     api::{EtcdCluster, EtcdUser},
     certificates::secret::{CachedSecret, SecretDerived},
+    ids::Uid,
     kubernetes::{
         cached::{Cached, Drift},
         secret::{SecretView, redact},
@@ -66,6 +70,7 @@ pub struct Scope {
     pub stateful_sets: Kept<StatefulSet>,
     /// The pods of the StatefulSets.
     pub pods: Kept<Pod>,
+    running: Arc<Mutex<Running>>,
     /// The PodDisruptionBudgets that the operator created.
     pub budgets: Kept<PodDisruptionBudget>,
     /// The kinds that cannot be read at present. What the cache has of them may be out of date.
@@ -76,6 +81,11 @@ impl Scope {
     /// A Secret that the operator created.
     pub fn secret(&self, namespace: &str, name: &str) -> Option<CachedSecret> {
         self.secrets.view(namespace, name)
+    }
+
+    /// For how long this process has seen the container of etcd run in a pod. It is zero if it does not run.
+    pub fn seen_running(&self, pod: &Uid) -> Duration {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).time(pod, Instant::now())
     }
 }
 
@@ -152,6 +162,13 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
     let (sender, unread) = tokio::sync::watch::channel(Unread::new());
     let watch = Watch { client, namespace, stop, unread: sender };
     let users = watch.keep_users(triggers);
+    let running: Arc<Mutex<Running>> = Arc::default();
+    let follow = {
+        let running = running.clone();
+        move |seen: &Watched<'_, Pod>, store: &Store<Pod>| {
+            running.lock().unwrap_or_else(PoisonError::into_inner).follow(seen, store, Instant::now());
+        }
+    };
     let scope = Scope {
         clusters: watch.keep_clusters(&users, triggers),
         users,
@@ -160,7 +177,8 @@ pub async fn start(client: &Client, namespace: Option<&str>, triggers: &Triggers
         services: watch.keep_own(|_| {}, triggers),
         claims: watch.keep_own(|_| {}, triggers),
         stateful_sets: watch.keep_own(|_| {}, triggers),
-        pods: watch.keep_own(slim, triggers),
+        pods: watch.keep_own_and(slim, triggers, follow),
+        running,
         budgets: watch.keep_own(|_| {}, triggers),
         unread,
     };
@@ -223,10 +241,25 @@ impl Watch<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
         D: Send + Sync + 'static,
     {
+        self.keep_own_and(modify, triggers, |_, _| {})
+    }
+
+    /// The same, and calls `follow` with what the watch reports, before anything is triggered.
+    fn keep_own_and<K, D>(
+        &self,
+        modify: fn(&mut K),
+        triggers: &Triggers,
+        follow: impl Fn(&Watched<'_, K>, &Store<K>) + Send + 'static,
+    ) -> Kept<K, D>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        D: Send + Sync + 'static,
+    {
         let (derived, triggers): (Derived<K, D>, _) = (Arc::default(), triggers.clone());
         let known = derived.clone();
         let seen = move |seen: &Watched<'_, K>, store: &Store<K>| {
             forget(&known, seen);
+            follow(seen, store);
             seen.each_changed(store, |object| triggers.owner_of(object));
         };
         let store = self.keep(watcher::Config::default().labels(label::MANAGED), modify, seen);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, EmptyDirVolumeSource, PersistentVolumeClaim, Pod, Service},
@@ -145,6 +146,8 @@ pub struct ObservedMember {
     pub stateful_set: Option<Cached<StatefulSet>>,
     /// Its pod.
     pub pod: Option<Cached<Pod>>,
+    /// For how long this operator has seen etcd's container run in its pod, by a clock that nobody sets.
+    pub seen_running: SignedDuration,
     /// The Secret with its certificates.
     pub secret: Option<CachedSecret>,
     /// What it answered on port 2379.

@@ -411,7 +411,7 @@ impl Etcd {
         }
         self.replicate(now);
         self.publish(now);
-        self.agree();
+        self.agree(now);
         let mut ended = vec![];
         if self.processes.values().all(|process| self.disks[&process.volume].removed.is_empty()) {
             return ended;

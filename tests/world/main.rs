@@ -63,6 +63,8 @@ fn no_world_breaks() {
     let first = number("FIRST").unwrap_or_else(|| if number("N").is_some() { today() } else { FIRST });
     println!("seeds {first} to {}", first + count - 1);
     let (next, passes, found) = (AtomicU64::new(first), AtomicU64::new(0), AtomicBool::new(false));
+    // Goes on after a world that breaks, and names each of them.
+    let all = std::env::var_os("ALL").is_some();
     let began = Instant::now();
     let broken = thread::scope(|scope| {
         let work = || {
@@ -74,7 +76,9 @@ fn no_world_breaks() {
                 let script = Script::new(seed);
                 let world = World::run(&script, false);
                 passes.fetch_add(world.passes, Ordering::Relaxed);
-                if !world.broken.is_empty() {
+                if !world.broken.is_empty() && all {
+                    println!("seed {seed} breaks: {:?}", world.broken);
+                } else if !world.broken.is_empty() {
                     found.store(true, Ordering::Relaxed);
                     return Some(script);
                 }

@@ -41,6 +41,7 @@ const STARTING: SignedDuration = SignedDuration::from_secs(15);
 pub fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Observed {
     let names = names();
     let mut observed = cached(operator, cluster);
+    read_unwatched_claims(world, &mut observed);
     if observed.operator.is_none() {
         observed.list = Err("the operator has no certificate for it yet".into());
         return observed;
@@ -49,6 +50,7 @@ pub fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Obs
     let now = time(world.now + operator.clock);
     for (name, member) in &mut observed.members {
         let Some(pod) = &member.pod else { continue };
+        member.seen_running = operator.seen_running(place(name), world.now);
         match running_since(pod) {
             None => member.etcd = Probe::Skipped("its container does not run".into()),
             Some(since) if bootstrapping && !pod_ready(pod) && now.duration_since(since) < STARTING => {
@@ -122,6 +124,17 @@ fn cached(operator: &Operator, cluster: &EtcdCluster) -> Observed {
             .collect(),
         bootstrap,
         ..Observed::default()
+    }
+}
+
+/// Reads the claims that the watch does not have although their members have other objects.
+fn read_unwatched_claims(world: &World, observed: &mut Observed) {
+    let status = &observed.status;
+    let is_reported = |name: &MemberName| status.members.iter().any(|reported| reported.name == name.as_str());
+    for (name, member) in &mut observed.members {
+        if member.claim.is_none() && !member.is_in_pod() && (is_reported(name) || member.stateful_set.is_some()) {
+            member.claim = world.kubernetes.things.claim(Slot::Claim(place(name))).cloned();
+        }
     }
 }
 

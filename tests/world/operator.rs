@@ -23,8 +23,9 @@ use etcd_warden::{
         validated::ValidatedCluster,
     },
     ids::ClusterId,
-    kubernetes::{cached::Cached, desired::Desired, object::Object},
+    kubernetes::{cached::Cached, desired::Desired, object::Object, pod::running_since},
 };
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     actions::{self, Action, Done},
@@ -51,11 +52,16 @@ pub struct Operator {
     pub queue: VecDeque<Action>,
     /// What the members showed in a last pass that found nothing to do, to await or to report; `None` since anything else happened.
     rests: Option<Sight>,
+    /// The container of etcd that it sees running in each pod: the pod's uid and when the container started; and since when it sees it.
+    running: [Option<(Container, Millis)>; PLACES as usize],
     /// After how many more actions it dies.
     pub dies_after: Option<u8>,
     /// After how many more actions one of them gets lost, and whether it has taken effect.
     pub loses: Option<(u8, bool)>,
 }
+
+/// The uid of a pod, and when its container started.
+type Container = (Option<String>, Timestamp);
 
 /// What the members show of themselves to an operator with this clock. How far their logs go is not in it: nothing follows from
 /// that but which member leads after a leader that stops.
@@ -103,7 +109,17 @@ pub struct Job {
 
 impl Operator {
     pub fn new(cache: Cache, now: Millis) -> Self {
-        Self { cache, next: now, clock: 0, job: None, queue: VecDeque::new(), rests: None, dies_after: None, loses: None }
+        Self {
+            cache,
+            next: now,
+            clock: 0,
+            job: None,
+            queue: VecDeque::new(),
+            rests: None,
+            running: Default::default(),
+            dies_after: None,
+            loses: None,
+        }
     }
 
     pub fn idle(&self) -> bool {
@@ -119,6 +135,24 @@ impl Operator {
     pub fn wake(&mut self, now: Millis) {
         self.next = now;
         self.rests = None;
+    }
+
+    /// Takes notice of the containers that run, as `cache/running.rs` does.
+    fn see_running(&mut self, now: Millis) {
+        for place in 0..PLACES {
+            let pod = self.cache.things.pod(Slot::Pod(place));
+            let container = pod.and_then(|pod| Some((pod.metadata.uid.clone(), running_since(pod)?)));
+            let seen = &mut self.running[usize::from(place)];
+            if seen.as_ref().map(|(container, _)| container) != container.as_ref() {
+                *seen = container.map(|container| (container, now));
+            }
+        }
+    }
+
+    /// For how long it has seen the container of a member run.
+    pub fn seen_running(&self, place: Place, now: Millis) -> SignedDuration {
+        let since = self.running[usize::from(place)].as_ref().map(|(_, since)| *since);
+        since.map(|since| SignedDuration::from_millis(now - since)).unwrap_or_default()
     }
 
     /// Whether it dies before its next action.
@@ -215,6 +249,7 @@ pub fn advance(world: &mut World, index: usize) -> bool {
 
 /// Observes, validates, plans and prepares the report.
 fn begin(world: &mut World, operator: &mut Operator) {
+    operator.see_running(world.now);
     let now = time(world.now + operator.clock);
     let is_as_before = |sight: &Sight| *sight == self::sight(world, operator);
     // A plan follows from what is observed and from the time. Here all of the first is as it was when there was nothing to do, to

@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_warden::etcd::{Class, Version};
 
-use crate::etcd::{Disk, Etcd, Start, Volume};
+use crate::etcd::{Disk, Etcd, Millis, Start, Volume};
+
+/// How often the leader looks at the versions of all members.
+const MONITORED: Millis = 4_000;
 
 #[derive(Clone, Debug)]
 pub struct Versions {
     /// The minor version of the cluster.
     pub cluster: u32,
+    /// When the leader looks at the versions next.
+    next: Millis,
     /// To which one a downgrade is enabled.
     pub downgrade: Option<u32>,
     /// The minor version of what is on each volume.
@@ -21,7 +26,7 @@ pub struct Versions {
 
 impl Default for Versions {
     fn default() -> Self {
-        Self { cluster: 6, downgrade: None, storage: BTreeMap::new(), unprepared: BTreeSet::new() }
+        Self { cluster: 6, next: 0, downgrade: None, storage: BTreeMap::new(), unprepared: BTreeSet::new() }
     }
 }
 
@@ -54,9 +59,10 @@ impl Versions {
 }
 
 impl Etcd {
-    /// The members agree on the version of the cluster, and the storage of one of them follows it.
-    pub fn agree(&mut self) {
-        let Some(members) = self.members() else { return };
+    /// The members agree on the version of the cluster, and the storage of one of them follows it. The leader looks at the versions once in a
+    /// while (`server/etcdserver/server.go`, `monitorVersionInterval`).
+    pub fn agree(&mut self, now: Millis) {
+        let Some(members) = self.members().filter(|_| self.versions.next <= now) else { return };
         let mut running = vec![];
         for member in members {
             match self.processes.get(&member.place).filter(|process| process.id == member.id && !process.cut) {
@@ -70,6 +76,7 @@ impl Etcd {
         if highest - lowest > 1 {
             self.broken.push(format!("members run 3.{lowest} and 3.{highest}"));
         }
+        self.versions.next = now + MONITORED;
         if self.versions.downgrade == Some(highest) {
             self.versions.downgrade = None;
         }

@@ -81,10 +81,13 @@ fn user_secrets(scope: &Scope, names: &Names) -> BTreeMap<String, CachedSecret> 
 /// The objects of a member.
 pub fn read_member(context: &Context, names: &Names, name: &MemberName) -> ObservedMember {
     let (scope, namespace) = (&context.scope, names.namespace());
+    let pod = scope.pods.get(namespace, &names.pod(name));
+    let uid = pod.as_ref().and_then(|pod| Uid::of(&pod.metadata));
     ObservedMember {
         claim: scope.claims.get(namespace, &names.claim(name)),
         stateful_set: scope.stateful_sets.get(namespace, name.as_str()),
-        pod: scope.pods.get(namespace, &names.pod(name)),
+        seen_running: uid.and_then(|uid| scope.seen_running(&uid).try_into().ok()).unwrap_or_default(),
+        pod,
         secret: scope.secret(namespace, &names.member_secret(name)),
         ..ObservedMember::default()
     }

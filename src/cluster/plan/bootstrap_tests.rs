@@ -94,6 +94,24 @@ fn a_bootstrapping_member_that_has_not_started_stays_new_without_its_recorded_st
     }
 }
 
+/// It has perhaps voted, and acknowledged a write.
+#[test]
+fn a_member_that_loses_its_claim_before_its_start_is_recorded_does_not_start_again() {
+    let mut world = before_recording();
+    world.plan();
+    let mut observed = world.observed.clone();
+    observed.members.get_mut(&names().member(1)).unwrap().claim = None;
+    let changes = world.plan_on(&observed).changes().unwrap().clone();
+    assert_eq!(objects(&changes), ["ConfigMap demo-bootstrap"], "there is no other claim");
+    assert_eq!(reasons(&changes.problems), [Reason::ClaimLost]);
+
+    // It exists, and the API server cannot be asked.
+    observed.members.get_mut(&names().member(1)).unwrap().claim_unread = true;
+    let changes = world.plan_on(&observed).changes().unwrap().clone();
+    assert_eq!(objects(&changes), [] as [&str; 0]);
+    assert_eq!(reasons(&changes.problems), []);
+}
+
 #[test]
 fn members_of_another_operators_unfinished_bootstrap_are_ignored() {
     let mut world = World::new("{replicas: 2}");

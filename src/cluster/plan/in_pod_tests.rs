@@ -10,6 +10,7 @@ use crate::{
         observed::ObservedMember,
     },
     names::annotation as key,
+    pki::Domain,
 };
 
 const IN_PODS: &str = "storage: { emptyDir: { sizeLimit: 4Gi } }";
@@ -209,6 +210,35 @@ fn authorities_are_rotated_though_no_pod_is_restarted() {
         let removed = world.taken.iter().filter(|step| step.starts_with("RemoveMember")).count();
         // Each is replaced to trust the new CA, and to trust the previous one no longer; and one by a member that tries a peer certificate.
         assert_eq!(removed, if domain == "peer" { 7 } else { 6 }, "{:?}", world.taken);
+    }
+}
+
+/// The member that was added to trust the next CA refuses what that signs. It stays as the one that shows it.
+#[test]
+fn no_member_is_added_again_and_again_to_try_a_refused_ca() {
+    for replicas in [1, 2, 3] {
+        let mut world =
+            bootstrapped(&format!("{{ replicas: {replicas}, storage: {{ emptyDir: {{ sizeLimit: 4Gi, acceptDataLoss: true }} }} }}"));
+        annotate(&mut world, key::ROTATE_CA, "client");
+        for _ in 0..60 {
+            let next = world.observed.authorities.client.as_ref().unwrap().authorities().unwrap().next.common_name().to_owned();
+            if world.observed.is_rotating(Domain::Client) {
+                world.unacceptable.insert(next);
+            }
+            world.pass();
+        }
+        let taken = world.taken.len();
+        for _ in 0..60 {
+            world.pass();
+        }
+        assert_eq!(world.taken[taken..], [] as [&str; 0], "{:?}", world.taken);
+        assert_eq!(world.ordinals().len(), replicas);
+        let degraded = condition(&world.observed.status.conditions, ConditionType::Degraded).unwrap();
+        assert_eq!(degraded.reason, Reason::CertificateRefused.as_str());
+
+        world.unacceptable.clear();
+        annotate(&mut world, key::ROTATE_CA, "client@2");
+        settle(&mut world);
     }
 }
 

@@ -48,11 +48,8 @@ impl Moves {
             Some((name.clone(), why_moved(input, voter.member).or_else(|| restart(name, voter.member))?))
         };
         let mut due: BTreeMap<_, _> = roster.voters.iter().filter_map(why).collect();
-        if due.is_empty() && trial::needs_member(input) {
-            let follower = roster.voters.iter().rev().find(|(_, voter)| !voter.leads());
-            due.extend(
-                follower.map(|(name, _)| (name.clone(), "a new member is to try a certificate of the next CA".to_owned())),
-            );
+        if due.is_empty() {
+            due.extend(for_trial(input, roster));
         }
         if due.is_empty() {
             return Self::default();
@@ -102,6 +99,24 @@ impl Moves {
         let message = format!("{left} of {all} members have yet to be replaced ({why}), each by one that is added before{since}");
         changes.progress(Reason::ReplacingMember, message)
     }
+}
+
+/// The voter that is replaced only because another member is needed to try a certificate of the next authority, and why.
+fn for_trial(input: &Input, roster: &Roster) -> Option<(MemberName, String)> {
+    // One that has been added, and shows that the next authority is refused, stays: without it, another one would be added to try it again.
+    let is_one_more = roster.voters.len() + roster.learners.len() == input.cluster.replicas as usize + 1;
+    let is_witness = |name: &MemberName, entry: &RosterEntry| trial::is_only_witness(input, name, entry.member);
+    let why = if trial::needs_member(input) {
+        "a new member is to try a certificate of the next CA"
+    } else if is_one_more && roster.voters.iter().chain(&roster.learners).any(|(name, entry)| is_witness(name, entry)) {
+        "a new member shows that a certificate of the next CA is refused"
+    } else {
+        return None;
+    };
+    let mut others = roster.voters.iter().rev().filter(|(name, voter)| !is_witness(name, voter)).peekable();
+    let last = others.peek().copied();
+    let (name, _) = others.find(|(_, voter)| !voter.leads()).or(last)?;
+    Some((name.clone(), why.to_owned()))
 }
 
 #[cfg(test)]

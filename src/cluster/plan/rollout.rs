@@ -316,10 +316,7 @@ pub fn restart_stuck(input: &Input, pending: &Pending) -> Changes {
     let is_due = |name: &MemberName, member: &ObservedMember| -> Option<bool> {
         let (pod, set) = (member.pod.as_ref()?, member.stateful_set.as_ref()?);
         let is_in_effect = !pending.stateful_sets.contains(name) && is_in_effect(set);
-        // By the kubelet's clock and by the operator's own, because either may be wrong.
-        let runs_for = running_since(pod).map(|since| input.now.duration_since(since));
-        let is_starting = runs_for.is_none_or(|time| time.min(down_for(input.observed, name, input.now)) < FIRST_START);
-        let is_silent = has_never_served(pod) && member.etcd.status().is_none() && !is_starting;
+        let is_silent = has_never_served(pod) && member.etcd.status().is_none() && member.seen_running >= FIRST_START;
         // Only a recovery restarts a member as a cluster of one.
         let is_forcing = template_is_forced(set) && !pod_is_forced(pod);
         let is_broken = is_stuck(pod) || is_silent;

@@ -77,12 +77,15 @@ fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartStat
     if has_record && !member.is_in_pod() && roster.is_some_and(never_started) {
         return StartState::New;
     }
+    // Its claim was there before its StatefulSet. What it has acknowledged is gone with it, even if no start was recorded yet.
+    let has_lost_claim =
+        member.stateful_set.is_some() && member.claim.is_none() && !member.claim_unread && !member.is_in_pod();
     // If nothing is known about a member any more, it is not started: that is the only mistake that can be repaired. Kubernetes replaces a
     // pod and the data in it at any time, so the one that bootstraps a cluster alone in its pod is new only until that has come up: no
     // member is added before.
     match recorded(input, name) {
-        Some(StartState::New) if !observed.has_come_up() || has_record && !member.is_in_pod() => StartState::New,
-        None if !observed.has_come_up() => StartState::New,
+        Some(StartState::New) | None if !observed.has_come_up() && !has_lost_claim => StartState::New,
+        Some(StartState::New) if has_record && !member.is_in_pod() => StartState::New,
         Some(StartState::Joining(list)) if roster.is_none() => StartState::Joining(list),
         _ => StartState::Existing,
     }

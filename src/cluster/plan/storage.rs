@@ -66,8 +66,10 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
         )
     } else {
         let how = if is_being_deleted { "is being deleted" } else { "is missing, or has lost its labels" };
+        let otherwise = if observed.has_come_up() { "" } else { "; otherwise delete the EtcdCluster and create it again" };
         format!(
-            "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without it"
+            "{name} has lost its data: PersistentVolumeClaim {claim} {how}. It will be replaced if the others are a quorum without \
+             it{otherwise}"
         )
     };
     Some(Changes::default().problem(Reason::ClaimLost, message))

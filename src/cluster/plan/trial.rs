@@ -180,6 +180,18 @@ pub fn needs_member(input: &Input) -> bool {
     input.cluster.storage.empty_dir.is_some() && roster.votes() > 1 && roster.voters.values().all(is_open)
 }
 
+/// Whether a member alone shows that what the next authority of a domain signs is refused: no other one trusts that authority yet.
+pub fn is_only_witness(input: &Input, name: &MemberName, member: &ObservedMember) -> bool {
+    let is_gone = |name: &MemberName| input.facts.roster.as_ref().is_some_and(|roster| !roster.lists(name));
+    let is_shown = |domain: Domain| {
+        let authorities = input.facts.authorities.state[domain].ready()?;
+        let trusts = |member: &ObservedMember| trusts_next(member, authorities, domain);
+        let mut others = input.observed.members.iter().filter(|(other, _)| *other != name && !is_gone(other));
+        Some(is_due(authorities) && trusts(member) && !others.any(|(_, other)| trusts(other)) && is_refused(input, domain, authorities))
+    };
+    Domain::ALL.into_iter().any(|domain| is_shown(domain).unwrap_or_default())
+}
+
 /// Whether a member tries the peer leaf of the next authority.
 pub fn tries(input: &Input, member: &ObservedMember) -> bool {
     let authorities = input.facts.authorities.state.peer.ready().filter(|authorities| is_due(authorities));

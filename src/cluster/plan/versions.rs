@@ -107,9 +107,11 @@ impl Placed<'_> {
         self.running() != self.release.version.minor || !self.member.is_healthy()
     }
 
-    /// The version that it runs, if the image of its release contains another one.
+    /// The version that it runs, if the image of its release contains another one. A pod that is being deleted may have been created from
+    /// an older template.
     fn other_version(&self) -> Option<Version> {
-        self.member.version().filter(|version| version.minor != self.release.version.minor)
+        let runs = self.member.pod.as_deref().is_some_and(|pod| !is_terminating(pod));
+        self.member.version().filter(|version| runs && version.minor != self.release.version.minor)
     }
 
     /// Whether its pod was never ready.
