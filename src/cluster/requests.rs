@@ -24,7 +24,7 @@ pub struct Requests {
     pub recover_from: Option<String>,
     /// The domains whose authorities are to be rotated.
     pub rotate: BTreeSet<Domain>,
-    /// The words of the rotation request that are not domains.
+    /// The words of the rotation request that are not domains. Then nothing is rotated.
     pub rotate_unknown: Vec<String>,
     /// The requests that were completed before, and are not repeated.
     pub repeated: Vec<Request>,
@@ -98,6 +98,10 @@ impl Requests {
                     }
                 }
             }
+            // It may not be what was meant.
+            if !requests.rotate_unknown.is_empty() {
+                requests.rotate.clear();
+            }
         }
         requests
     }
@@ -124,7 +128,8 @@ impl Requests {
     }
 
     /// The value of the annotation that requests only these rotations.
-    pub fn rotations(&self, words: &[String]) -> Option<String> {
+    pub fn rotations(&self, domains: &[&Domain]) -> Option<String> {
+        let words: Vec<_> = domains.iter().map(ToString::to_string).collect();
         (!words.is_empty()).then(|| format!("{}{}", words.join(","), self.ids.rotate))
     }
 }
@@ -154,15 +159,17 @@ mod tests {
 
     #[test]
     fn what_is_requested_is_read_without_what_distinguishes_it() {
-        let all = [(key::REPLACE, "demo-1@a"), (key::RECOVER_FROM, "demo-0,force@b@c"), (key::ROTATE_CA, "client, peer,all@d")];
+        let all = [(key::REPLACE, "demo-1@a"), (key::RECOVER_FROM, "demo-0,force@b@c"), (key::ROTATE_CA, "client, peer@d")];
+        let unknown = requests(&[(key::ROTATE_CA, "client,all@d")], &[]);
+        assert_eq!((unknown.rotate.len(), unknown.rotate_unknown), (0, vec!["all".to_owned()]));
         let requests = requests(&all, &[]);
         assert_eq!((requests.replace.as_deref(), requests.recover_from.as_deref()), (Some("demo-1"), Some("demo-0,force")));
         assert_eq!(requests.rotate, [Domain::Client, Domain::Peer].into());
-        assert_eq!(requests.rotate_unknown, ["all"]);
+        assert!(requests.rotate_unknown.is_empty());
         assert_eq!(requests.replacement("demo-1"), Request { name: "replace".into(), value: "demo-1@a".into() });
         assert_eq!(requests.rotation(Domain::Peer), Request { name: "rotate-ca/peer".into(), value: "peer@d".into() });
         assert_eq!(requests.recovery(), Some(Request { name: "recover-from".into(), value: "demo-0,force@b@c".into() }));
-        assert_eq!(requests.rotations(&["peer".into(), "all".into()]).as_deref(), Some("peer,all@d"));
+        assert_eq!(requests.rotations(&[&Domain::Peer]).as_deref(), Some("peer@d"));
     }
 
     #[test]

@@ -187,6 +187,7 @@ async fn settings(world: Arc<World>) {
     world.patch::<EtcdCluster>("demo", json!({ "spec": { "etcd": { "extraArgs": { "max-txn-ops": "many" } } } })).await;
     let message = world.until_condition("demo", "Degraded", "True", "MemberDown", TIMEOUT).await;
     world.measure(format!("a setting with which etcd does not start: {message}"));
+    assert!(message.contains(r#"exit code 2 (invalid value "many" for flag -max-txn-ops"#), "{message}");
     assert_eq!(incarnations(&world).await.intersection(&after).count(), 2, "the others are not restarted");
     world.patch::<EtcdCluster>("demo", json!({ "spec": { "etcd": { "extraArgs": { "max-txn-ops": "512" } } } })).await;
     world.until_ready("demo").await;

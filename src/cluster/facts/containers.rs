@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
+use super::last_words::last_words;
 use crate::kubernetes::pod::{added_statuses, etcd_status, is_terminating, running_since, waiting_reason};
 
 /// The kubelet's reason for a container that exceeded its memory limit, or that was killed because its node had no memory left.
@@ -58,23 +59,13 @@ fn end(pod: &Pod, container: &ContainerStatus, ended: &ContainerStateTerminated)
     let reason = match ended.reason.as_deref() {
         Some(OOM_KILLED) => Some(format!("{OOM_KILLED}{}", memory(pod, &container.name))),
         reason => {
-            let parts = [reason.filter(|reason| !ENDED.contains(reason)).map(str::to_owned), last_words(ended)];
+            let parts = [reason.filter(|reason| !ENDED.contains(reason)).map(str::to_owned), ended.message.as_deref().and_then(last_words)];
             Some(parts.into_iter().flatten().collect::<Vec<_>>().join(": ")).filter(|reason| !reason.is_empty())
         }
     };
     let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
     format!("exit code {}{reason}", ended.exit_code)
 }
-
-/// The last line of what a container left as its message. If the message is the end of its log, the lines before may be about anything.
-fn last_words(ended: &ContainerStateTerminated) -> Option<String> {
-    let line = ended.message.as_ref()?.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-    let words: String = line.chars().take(LONGEST_WORDS).collect();
-    Some(if words.len() < line.len() { words + "..." } else { words })
-}
-
-/// How much of a container's last words is quoted, in characters.
-const LONGEST_WORDS: usize = 300;
 
 /// What limits the memory of a container, as a suffix for a message. The limits of init containers are not observed.
 fn memory(pod: &Pod, name: &str) -> String {
@@ -175,14 +166,6 @@ mod tests {
         let initializing = status("etcd", "state: { waiting: { reason: PodInitializing } }");
         let init = pod(&format!("[{initializing}]"), &format!("[{}]", status("istio-init", refused)));
         assert_eq!(problem(&init).unwrap(), "its container istio-init is waiting: ErrImagePull: image i cannot be pulled");
-    }
-
-    #[test]
-    fn long_last_words_are_cut_short() {
-        let ended = |words: &str| ContainerStateTerminated { message: Some(words.into()), ..ContainerStateTerminated::default() };
-        assert_eq!(last_words(&ended(&"ä".repeat(300))), Some("ä".repeat(300)));
-        assert_eq!(last_words(&ended(&"ä".repeat(301))), Some("ä".repeat(300) + "..."));
-        assert_eq!(last_words(&ended(" \n")), None);
     }
 
     #[test]

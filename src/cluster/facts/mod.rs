@@ -5,6 +5,7 @@ pub(crate) mod authorities;
 pub(crate) mod claims;
 pub(crate) mod containers;
 pub(crate) mod foreign;
+mod last_words;
 pub(crate) mod lost_quorum;
 pub(crate) mod ongoing;
 pub(crate) mod pods;

@@ -20,7 +20,7 @@ pub fn merged(mut own: PodTemplateSpec, added: &PodTemplateSpec) -> PodTemplateS
 }
 
 /// Why `added` must not be merged into the operator's own template: each problem begins with the path of a field. What the operator set
-/// must stay as it is. Other fields, containers, volumes and so on can be added, except for those of [`REFUSED`] and
+/// must stay as it is, except for [`DEFAULTS`]. Other fields, containers, volumes and so on can be added, except for those of [`REFUSED`] and
 /// [`added_element`].
 pub fn problems(own: &PodTemplateSpec, added: &PodTemplateSpec) -> Vec<String> {
     let merged = merged(own.clone(), added);
@@ -59,6 +59,9 @@ const REFUSED: [(&str, &str); 12] = [
     ("spec.containers[etcd].restartPolicy", "containers of members are always restarted"),
     ("spec.containers[etcd].restartPolicyRules", "containers of members are always restarted"),
 ];
+
+/// The fields that the operator sets and that can be changed.
+const DEFAULTS: [&str; 1] = ["spec.containers[etcd].terminationMessagePolicy"];
 
 /// What to set instead of a field that the operator sets from the spec.
 const INSTEAD: [(&str, &str); 12] = [
@@ -101,7 +104,7 @@ fn compare(own: &Value, merged: &Value, path: &str, problems: &mut Vec<String>) 
             None if own == merged => {}
             None => problems.push(changed(path)),
         },
-        _ if own == merged => {}
+        _ if own == merged || DEFAULTS.contains(&path) => {}
         _ => problems.push(changed(path)),
     }
 }

@@ -44,7 +44,7 @@ fn what_the_operator_does_not_set_can_be_added() {
         initContainers: [{name: prepare, image: busybox, resources: {limits: {cpu: 1, memory: 64Mi}}}],
         containers: [
           {name: proxy, image: proxy:1, ports: [{containerPort: 9000}], envFrom: [{secretRef: {name: proxy}}]},
-          {name: etcd, terminationMessagePolicy: FallbackToLogsOnError, env: [{name: GOMAXPROCS, value: "2"}],
+          {name: etcd, terminationMessagePolicy: File, env: [{name: GOMAXPROCS, value: "2"}],
            ports: [{containerPort: 6060, name: pprof}],
            volumeMounts: [{name: zone, mountPath: /usr/share/zoneinfo}, {name: zone, mountPath: /var/lib/etcdextra}]},
         ],
@@ -61,6 +61,7 @@ fn what_the_operator_does_not_set_can_be_added() {
     let volumes: Vec<_> = pod.volumes.iter().flatten().map(|volume| volume.name.as_str()).collect();
     assert_eq!(volumes, ["data", "tls", "zone"]);
     assert_eq!(etcd.ports.as_ref().map(Vec::len), Some(4));
+    assert_eq!(etcd.termination_message_policy.as_deref(), Some("File"));
     let context = pod.security_context.unwrap();
     assert_eq!((context.run_as_user, context.supplemental_groups), (Some(65532), Some(vec![7])));
     assert_eq!((pod.runtime_class_name.as_deref(), pod.scheduler_name.as_deref()), (Some("gvisor"), Some("mine")));

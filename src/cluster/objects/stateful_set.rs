@@ -322,6 +322,8 @@ fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release)
             }),
             ..Lifecycle::default()
         }),
+        // If it ends with an error, its status has the end of its log, and the condition quotes it.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),

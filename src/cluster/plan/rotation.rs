@@ -58,7 +58,7 @@ fn requests(input: &Input) -> Changes {
     let mut changes = Changes::default();
     if !requests.rotate_unknown.is_empty() {
         let unknown = requests.rotate_unknown.join(", ");
-        let message = format!("annotation {} names {unknown}: it must be client, peer, or client,peer", key::ROTATE_CA);
+        let message = format!("annotation {} names {unknown}: it must be client, peer, or client,peer; nothing is rotated", key::ROTATE_CA);
         changes = changes.problem(Reason::InvalidRotationRequest, message);
     }
     let is_rotating = |domain: &Domain| {
@@ -66,8 +66,7 @@ fn requests(input: &Input) -> Changes {
     };
     let (started, pending): (Vec<_>, Vec<_>) = requests.rotate.iter().partition(|domain| is_rotating(domain));
     if !started.is_empty() {
-        let remaining = pending.into_iter().map(ToString::to_string).chain(requests.rotate_unknown.iter().cloned());
-        let remaining = requests.rotations(&remaining.collect::<Vec<_>>());
+        let remaining = requests.rotations(&pending);
         let message = "a rotation that was requested has started; see status.certificates";
         let event = Some(RequestEvent::Accepted(Note::new(Reason::RotationStarted, message)));
         let requests = started.into_iter().map(|domain| requests.rotation(*domain)).collect();

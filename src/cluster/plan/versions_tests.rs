@@ -1,13 +1,16 @@
 //! Changing the version, one minor at a time.
 
+use k8s_openapi::{api::apps::v1::StatefulSet, apimachinery::pkg::apis::meta::v1::Time};
+
 use crate::{
     api::Reason,
     cluster::{
         fixtures::{World, names},
-        observed::Probe,
+        observed::{ObservedMember, Probe},
         plan::tests::{bootstrapped, notes},
     },
     etcd::{Version, VersionMetrics},
+    kubernetes::pod::etcd_container,
 };
 
 /// Has the cluster run this version.
@@ -17,7 +20,7 @@ fn change(world: &mut World, version: &str) {
 
 /// The versions that the members run.
 fn running(world: &World) -> Vec<String> {
-    let status = |member: &crate::cluster::observed::ObservedMember| member.etcd.status().map(|status| status.version.clone());
+    let status = |member: &ObservedMember| member.etcd.status().map(|status| status.version.clone());
     world.observed.members.values().filter_map(status).collect()
 }
 
@@ -126,6 +129,29 @@ fn a_downgrade_right_after_an_upgrade_waits_for_the_cluster_version() {
     assert!(changes.is_empty(), "{changes:?}");
     let waits = notes(&changes.progress, Reason::Downgrading).join("; ");
     assert!(waits.contains("waiting for the cluster version to be 3.6"), "{waits}");
+}
+
+/// Until it ends it answers with the version before, though its template has the new one.
+#[test]
+fn a_member_that_is_being_restarted_for_a_version_has_no_wrong_image() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.7.3");
+    let given = |world: &World| {
+        let template = |set: &StatefulSet| etcd_container(set.spec.template.spec.as_ref().unwrap()).unwrap().image.clone().unwrap();
+        let is_given =
+            |(_, member): &(_, &ObservedMember)| template(member.stateful_set.as_ref().unwrap()).contains("3.7.3");
+        world.observed.members.iter().find(is_given).map(|(name, _)| name.clone())
+    };
+    until(&mut world, |world| given(world).is_some());
+    let name = given(&world).unwrap();
+    let mut observed = world.observed.clone();
+    let member = observed.members.get_mut(&name).unwrap();
+    assert_eq!(member.etcd.status().unwrap().version, "3.6.16");
+    member.pod.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(world.now));
+    let plan = world.plan_on(&observed);
+    let changes = plan.changes().unwrap();
+    assert!(changes.problems.is_empty(), "{:?}", changes.problems);
+    assert!(notes(&changes.progress, Reason::Upgrading).join("; ").contains("3.6.16 -> 3.7.3"), "{:?}", changes.progress);
 }
 
 #[test]

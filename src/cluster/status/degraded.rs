@@ -16,7 +16,7 @@ use crate::{
             containers::{STARTED, is_crashing, out_of_memory},
             readiness::refusing,
         },
-        observed::{Observed, ObservedMember},
+        observed::{ObservedMember, name_of},
         outcome::Decision,
     },
     etcd,
@@ -64,7 +64,7 @@ fn problems(input: &Input) -> Vec<Note> {
         problems.extend(refusing(observed).map(|message| Note::new(Reason::CertificateRefused, message)));
     }
     problems.extend(down_members(input));
-    problems.extend(etcd_errors(observed));
+    problems.extend(etcd_errors(input));
     // What is going to happen comes after what has happened: the first problem decides the reason, and so alerts and events.
     problems.sort_by_key(|problem| problem.reason == Reason::CAExpiresSoon);
     problems
@@ -114,17 +114,19 @@ fn has_no_memory(pod: &Pod, now: Timestamp) -> bool {
 
 /// The errors that etcd reports, in particular alarms: a cluster with the alarm NOSPACE is healthy and refuses every write. Each
 /// member reports the alarms of all members.
-fn etcd_errors(observed: &Observed) -> Option<Note> {
-    let statuses = observed.members.values().filter_map(|member| member.etcd.status());
-    let errors: BTreeSet<_> = statuses.flat_map(|status| &status.errors).map(|error| describe_error(observed, error)).collect();
+fn etcd_errors(input: &Input) -> Option<Note> {
+    let statuses = input.observed.members.values().filter_map(|member| member.etcd.status());
+    let errors: BTreeSet<_> = statuses.flat_map(|status| &status.errors).map(|error| describe_error(input, error)).collect();
     let errors: Vec<_> = errors.into_iter().collect();
     (!errors.is_empty()).then(|| Note::new(Reason::EtcdReportsErrors, errors.join("; ")))
 }
 
-fn describe_error(observed: &Observed, error: &str) -> String {
+fn describe_error(input: &Input, error: &str) -> String {
     let Some((id, alarm)) = etcd::alarm(error) else { return format!("etcd reports {}", error.trim()) };
-    let has_id = |member: &ObservedMember| member.etcd.status().is_some_and(|status| status.member_id == id);
-    let name = observed.members.iter().find(|(_, member)| has_id(member)).map(|(name, _)| name.to_string());
+    // The one that has raised it may not answer.
+    let list = input.observed.list.as_ref().ok();
+    let listed = list.and_then(|list| list.members.iter().find(|member| member.id == id).map(|member| (list, member)));
+    let name = listed.and_then(|(list, member)| Some(name_of(input.facts.names, list, member)?.to_string()));
     let name = name.unwrap_or_else(|| format!("member {id}"));
     match alarm {
         etcd::NOSPACE => format!(

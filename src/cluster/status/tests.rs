@@ -628,6 +628,11 @@ fn alarms_are_reported() {
     let degraded = condition(&report, ConditionType::Degraded);
     assert_eq!(degraded.reason, "EtcdReportsErrors");
     assert!(degraded.message.starts_with("demo-0 has raised the alarm NOSPACE: "), "{}", degraded.message);
+    // It does not answer any more, and the others still know its name.
+    world.member(0).etcd = Probe::Unreachable("connection refused".into());
+    let report = world.report_on(&plan, &Outcome::default());
+    let message = &condition(&report, ConditionType::Degraded).message;
+    assert!(message.contains("demo-0 has raised the alarm NOSPACE: "), "{message}");
 }
 
 #[test]
