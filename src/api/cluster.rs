@@ -52,6 +52,7 @@ pub const MAX_NAME_LENGTH: usize = 49;
     validation = no_other_minor_in_pods(),
     validation = Rule::new("!self.version.startsWith('3.5.') || !has(self.etcd.featureGates) || self.etcd.featureGates.size() == 0").message("spec.etcd.featureGates: etcd 3.5 has no feature gates"),
     validation = gates_of_3_6(),
+    validation = Rule::new("!has(self.image.tag) || !self.image.tag.matches('^v[0-9]+[.][0-9]+[.][0-9]+$') || self.image.tag == 'v' + self.version").message("spec.image.tag names another version of etcd than spec.version: set both, or leave the tag out"),
     validation = Rule::new("!has(self.storage.emptyDir) || self.replicas >= 3 || self.storage.emptyDir.acceptDataLoss").message("with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set spec.storage.emptyDir.acceptDataLoss to true if it may be lost")
 )]
 pub struct EtcdClusterSpec {
@@ -215,7 +216,8 @@ pub struct ImageSpec {
     #[schemars(length(max = 512))]
     #[x_kube(validation = Rule::new("self.matches('^([-A-Za-z0-9._:\\\\[\\\\]]+/)?[a-z0-9]([-a-z0-9._/]*[a-z0-9])?$')").message("must be a repository without tag or digest, such as registry.example.com/etcd"))]
     pub repository: String,
-    /// The tag. The default is `v` followed by `version`. The image must contain that version of etcd.
+    /// The tag. The default is `v` followed by `version`. The image must contain that version of etcd, so a tag like `v3.6.16` must be that of
+    /// `version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9_][-A-Za-z0-9_.]*$')").message("must be an image's tag, such as v3.6.16"))]

@@ -170,6 +170,29 @@ const OWN_ADDRESSES: &str = "the operator sets all addresses";
 const OWN_START: &str = "the operator decides how members start";
 const NO_AUTHENTICATION: &str = "etcd's users and roles are not managed yet";
 
+/// The flags that etcd 3.6 has, 3.5 has not, and that are not reserved. Their names in 3.5 begin with `experimental-`, which 3.6 still accepts
+/// and 3.7 does not (`etcd --help` of 3.5.35, 3.6.16 and 3.7.3).
+pub const FLAGS_OF_3_6: [&str; 18] = [
+    "bootstrap-defrag-threshold-megabytes",
+    "compact-hash-check-time",
+    "compaction-batch-limit",
+    "compaction-sleep-interval",
+    "corrupt-check-time",
+    "distributed-tracing-address",
+    "distributed-tracing-instance-id",
+    "distributed-tracing-sampling-rate",
+    "distributed-tracing-service-name",
+    "downgrade-check-time",
+    "enable-distributed-tracing",
+    "log-format",
+    "max-learners",
+    "memory-mlock",
+    "snapshot-catchup-entries",
+    "warning-apply-duration",
+    "warning-unary-request-duration",
+    "watch-progress-notify-interval",
+];
+
 /// All reserved flags. The first one that fits a flag has its reason.
 pub const RESERVED_FLAGS: [ReservedFlag; 44] = [
     reserved("name", "the operator names the members"),

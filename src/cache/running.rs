@@ -57,7 +57,9 @@ mod tests {
 
     fn pod(uid: &str, started: Option<&str>) -> Pod {
         let state = started.map(|started| format!("running: {{startedAt: '{started}'}}")).unwrap_or_default();
-        let status = format!("{{containerStatuses: [{{name: etcd, image: i, imageID: i, ready: false, restartCount: 0, state: {{{state}}}}}]}}");
+        let status = format!(
+            "{{containerStatuses: [{{name: etcd, image: i, imageID: i, ready: false, restartCount: 0, state: {{{state}}}}}]}}"
+        );
         let text = format!("metadata: {{namespace: ns, name: pod-{uid}, uid: {uid}}}\nstatus: {status}");
         serde_saphyr::from_str(&text).unwrap()
     }

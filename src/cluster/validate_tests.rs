@@ -129,6 +129,16 @@ fn every_invalid_value_is_reported_with_what_to_do() {
             "spec.tls.cipherSuites",
             "etcd does not start with them",
         ),
+        (
+            "{version: 3.7.3, etcd: {extraArgs: {experimental-corrupt-check-time: 1h}}}",
+            "spec.etcd.extraArgs",
+            "experimental-corrupt-check-time has another name",
+        ),
+        (
+            "{version: 3.5.35, etcd: {extraArgs: {corrupt-check-time: 1h}}}",
+            "spec.etcd.extraArgs",
+            "corrupt-check-time is new in etcd 3.6",
+        ),
         ("{etcd: {extraArgs: {--max-txn-ops: '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
         ("{etcd: {extraArgs: {'': '1'}}}", "spec.etcd.extraArgs", "without the dashes"),
         ("{etcd: {extraArgs: {'max-txn-ops=1 --name': x}}}", "spec.etcd.extraArgs", "not the name of a flag"),

@@ -95,6 +95,7 @@ async fn invalid_clusters_are_refused_with_a_reason() {
         (json!({ "tls": { "minVersion": "TLS1.1" } }), "supported values: \"TLS1.2\", \"TLS1.3\""),
         (json!({ "image": { "digest": "sha256:abc" } }), "64 hexadecimal digits"),
         (json!({ "image": { "repository": "etcd:v3.6.16" } }), "repository without tag"),
+        (json!({ "image": { "tag": "v3.6.15" } }), "spec.image.tag names another version of etcd than spec.version"),
         (json!({ "storage": { "size": "big" } }), "quantity above 0"),
         (json!({ "storage": { "size": 0 } }), "quantity above 0"),
         (json!({ "storage": { "emptyDir": {} } }), "unknown field \"spec.storage.emptyDir\""),

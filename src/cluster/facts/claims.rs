@@ -87,11 +87,15 @@ pub fn largest_database(observed: &Observed) -> Option<(&MemberName, i64)> {
     sizes.max_by_key(|(_, size)| *size)
 }
 
-/// Whether a volume of this size is too small for the largest database: twice its size, because a defragmentation and a snapshot from the
+/// How many bytes the volume of a claim needs for the largest database: twice its size, because a defragmentation and a snapshot from the
 /// leader write it again beside the old one, and the write-ahead log.
+pub fn needed_for(observed: &Observed) -> i64 {
+    largest_database(observed).map_or(0, |(_, size)| size.saturating_mul(2).saturating_add(WAL))
+}
+
+/// Whether a volume of this size is too small for the largest database.
 pub fn is_too_small(size: &Quantity, observed: &Observed) -> bool {
-    let needed = largest_database(observed).map_or(0, |(_, size)| size.saturating_mul(2).saturating_add(WAL));
-    quantity::bytes(size).is_some_and(|bytes| bytes < needed)
+    quantity::bytes(size).is_some_and(|bytes| bytes < needed_for(observed))
 }
 
 fn conditions(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &PersistentVolumeClaimCondition> {

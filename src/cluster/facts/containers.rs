@@ -59,7 +59,10 @@ fn end(pod: &Pod, container: &ContainerStatus, ended: &ContainerStateTerminated)
     let reason = match ended.reason.as_deref() {
         Some(OOM_KILLED) => Some(format!("{OOM_KILLED}{}", memory(pod, &container.name))),
         reason => {
-            let parts = [reason.filter(|reason| !ENDED.contains(reason)).map(str::to_owned), ended.message.as_deref().and_then(last_words)];
+            let parts = [
+                reason.filter(|reason| !ENDED.contains(reason)).map(str::to_owned),
+                ended.message.as_deref().and_then(last_words),
+            ];
             Some(parts.into_iter().flatten().collect::<Vec<_>>().join(": ")).filter(|reason| !reason.is_empty())
         }
     };

@@ -16,7 +16,8 @@ const BESIDES: [&str; 7] = ["level", "ts", "logger", "caller", "stacktrace", "ms
 /// a description of all flags.
 pub fn last_words(message: &str) -> Option<String> {
     let lines = || message.lines().rev().map(str::trim_end).filter(|line| !line.is_empty());
-    let is_last = |entry: &Map<String, Value>| entry.get("level").and_then(Value::as_str).is_some_and(|it| LAST_LEVELS.contains(&it));
+    let is_last =
+        |entry: &Map<String, Value>| entry.get("level").and_then(Value::as_str).is_some_and(|it| LAST_LEVELS.contains(&it));
     let is_said = |line: &&str| !line.starts_with(char::is_whitespace) && !line.ends_with(':');
     let words = lines().filter_map(entry).find(is_last).map(|entry| describe(&entry));
     let words = words.or_else(|| lines().find(|line| line.starts_with("panic: ")).map(str::to_owned));

@@ -114,13 +114,16 @@ fn crash_loop(roster: &Roster, name: &MemberName, entry: &RosterEntry) -> Option
     roster.voters.iter().any(has_same).then(|| format!("{ended}, although others are healthy with the same settings"))
 }
 
-/// What a pod starts etcd with, except for the name of its member: image, arguments and environment.
-fn settings(pod: &Pod, member: &MemberName) -> Option<(Option<String>, Vec<String>, Vec<String>)> {
+/// What a pod was created from, except for the name of its member: image, arguments and environment of etcd, the fields of the spec, and the
+/// CAs in its trust bundles. A container that the spec adds, for example, may be why etcd ends.
+fn settings(pod: &Pod, member: &MemberName) -> Option<Vec<String>> {
     let container = etcd_container(pod.spec.as_ref()?)?;
     let without_name = |text: &String| text.replace(member.as_str(), "");
     let variable = |variable: &EnvVar| format!("{}={:?}", variable.name, variable.value);
-    let arguments = container.args.iter().flatten().map(without_name).collect();
-    Some((container.image.clone(), arguments, container.env.iter().flatten().map(variable).collect()))
+    let recorded = [key::SETTINGS, key::BUNDLES].map(|key| annotation(&pod.metadata, key).unwrap_or_default().to_owned());
+    let arguments = container.args.iter().flatten().map(without_name);
+    let variables = container.env.iter().flatten().map(variable);
+    Some(container.image.iter().cloned().chain(recorded).chain(arguments).chain(variables).collect())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use crate::{
     },
     etcd,
     ids::MemberId,
+    names::annotation,
 };
 
 fn bootstrapped(spec: &str) -> World {
@@ -73,7 +74,7 @@ fn set_waiting_reason(world: &mut World, reason: &str) {
 #[test]
 fn a_member_that_may_be_down_for_another_reason_is_not_replaced() {
     type Change = fn(&mut World);
-    let changes: [Change; 8] = [
+    let changes: [Change; 10] = [
         // Its image cannot be pulled, or its volume is not attached: the crash was long ago.
         |world| set_waiting_reason(world, "ImagePullBackOff"),
         |world| set_waiting_reason(world, "ContainerCreating"),
@@ -96,6 +97,9 @@ fn a_member_that_may_be_down_for_another_reason_is_not_replaced() {
             let arguments = world.pod(1).spec.as_mut().unwrap().containers[0].args.as_mut().unwrap();
             arguments.push("--nonsense".into());
         },
+        // They differ in what is not seen of its container, or it trusts another CA.
+        |world| drop(world.pod(1).metadata.annotations.as_mut().unwrap().insert(annotation::SETTINGS.into(), "{}".into())),
+        |world| drop(world.pod(1).metadata.annotations.as_mut().unwrap().insert(annotation::BUNDLES.into(), "other".into())),
         // It runs at the moment.
         |world| {
             let status = world.pod(1).status.as_mut().unwrap();

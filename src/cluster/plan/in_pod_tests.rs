@@ -213,12 +213,41 @@ fn authorities_are_rotated_though_no_pod_is_restarted() {
     }
 }
 
+/// The quota is not lowered below what a database takes, so a volume for the lower quota is too small.
+#[test]
+fn members_keep_volumes_for_the_quota_that_they_keep() {
+    let mut world = bootstrapped(IN_PODS);
+    world.db_size = 1_200 << 20;
+    world.cluster.spec.etcd.quota_backend_size.0 = "1Gi".into();
+    world.cluster.spec.storage.empty_dir.as_mut().unwrap().size_limit.0 = "1472Mi".into();
+    for _ in 0..30 {
+        world.pass();
+    }
+    assert_eq!(changes(&world), [] as [&str; 0]);
+    let refused = notes(&world.changes().problems, Reason::CannotReplace).join("; ");
+    assert!(refused.contains("no member gets a volume of 1472Mi (spec.storage.emptyDir.sizeLimit)"), "{refused}");
+
+    // One that is lost is replaced by one with a volume like those of the others.
+    delete_pod(&mut world, 1);
+    for _ in 0..60 {
+        world.pass();
+    }
+    assert_eq!(world.healthy_members(), 3, "{:?}", world.taken);
+    let size = |member: &ObservedMember| member.volume_in_pod().unwrap().size_limit.clone().unwrap().0;
+    assert!(world.observed.members.values().all(|member| size(member) == "4Gi"));
+
+    world.db_size = 100 << 20;
+    settle(&mut world);
+    assert!(world.observed.members.values().all(|member| size(member) == "1472Mi"));
+}
+
 /// The member that was added to trust the next CA refuses what that signs. It stays as the one that shows it.
 #[test]
 fn no_member_is_added_again_and_again_to_try_a_refused_ca() {
     for replicas in [1, 2, 3] {
-        let mut world =
-            bootstrapped(&format!("{{ replicas: {replicas}, storage: {{ emptyDir: {{ sizeLimit: 4Gi, acceptDataLoss: true }} }} }}"));
+        let mut world = bootstrapped(&format!(
+            "{{ replicas: {replicas}, storage: {{ emptyDir: {{ sizeLimit: 4Gi, acceptDataLoss: true }} }} }}"
+        ));
         annotate(&mut world, key::ROTATE_CA, "client");
         for _ in 0..60 {
             let next = world.observed.authorities.client.as_ref().unwrap().authorities().unwrap().next.common_name().to_owned();

@@ -6,7 +6,12 @@ use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Ob
 use super::{changes::Changes, input::Input};
 use crate::{
     api::Reason,
-    cluster::{facts::claims::largest_database, observed::ObservedMember, settings::Settings, validated::ValidatedCluster},
+    cluster::{
+        facts::{claims::largest_database, space::has_room},
+        observed::ObservedMember,
+        settings::Settings,
+        validated::ValidatedCluster,
+    },
     kubernetes::{ownership::annotation, quantity},
     names::annotation as key,
 };
@@ -37,7 +42,7 @@ pub fn kept(input: &Input) -> Option<(ValidatedCluster, Changes)> {
 /// Why there may be no room for a quota. The database of a member that does not answer, for example because it is being restarted, may have
 /// any size; once it was known that there is room, the templates have the new quota.
 fn why_kept(input: &Input, quota: i64) -> Option<String> {
-    if let Some((name, size)) = largest_database(input.observed).filter(|(_, size)| *size >= quota) {
+    if let Some((name, size)) = largest_database(input.observed).filter(|(_, size)| !has_room(*size, quota)) {
         let size = quantity::rounded(size);
         return Some(format!("the database of {name} takes up to {size}: with this quota etcd would refuse every write"));
     }

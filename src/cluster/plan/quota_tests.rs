@@ -67,6 +67,20 @@ fn a_quota_that_members_have_already_stays() {
     assert_eq!(notes(&world.changes().problems, Reason::QuotaTooSmall), [] as [&str; 0]);
 }
 
+/// With less room than that, an alarm would not be disarmed.
+#[test]
+fn a_lower_quota_leaves_room_for_a_twentieth_of_it() {
+    for (database, restarted) in [(973, 0), (972, 3)] {
+        let mut world = bootstrapped(3);
+        world.db_size = database * MIB;
+        world.cluster.spec.etcd.quota_backend_size.0 = "1Gi".into();
+        for _ in 0..40 {
+            world.pass();
+        }
+        assert_eq!(restarts(&world), restarted, "{database}Mi");
+    }
+}
+
 /// Once there was room for the old quota only, a restart of the only member must not bring the new one.
 #[test]
 fn the_quota_stays_while_the_size_of_a_database_is_not_known() {

@@ -58,7 +58,8 @@ fn requests(input: &Input) -> Changes {
     let mut changes = Changes::default();
     if !requests.rotate_unknown.is_empty() {
         let unknown = requests.rotate_unknown.join(", ");
-        let message = format!("annotation {} names {unknown}: it must be client, peer, or client,peer; nothing is rotated", key::ROTATE_CA);
+        let message =
+            format!("annotation {} names {unknown}: it must be client, peer, or client,peer; nothing is rotated", key::ROTATE_CA);
         changes = changes.problem(Reason::InvalidRotationRequest, message);
     }
     let is_rotating = |domain: &Domain| {

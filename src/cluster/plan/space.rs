@@ -10,17 +10,22 @@ use crate::{
         steps::DisarmAlarm,
     },
     etcd::MemberStatus,
+    ids::MemberId,
 };
 
-/// Disarms the alarm once every member runs with the quota of the spec and has room.
+/// Disarms the alarm once every member runs with its quota and has room. The operator cannot ask a member that it did not add.
 pub fn disarm(input: &Input, roster: &Roster, rollout: &Rollout) -> Changes {
     let statuses = || input.observed.members.values().filter_map(|member| member.etcd.status());
     let raised_by: BTreeSet<_> = statuses().flat_map(MemberStatus::out_of_space).collect();
-    let has_space =
-        |member: &ObservedMember| member.etcd.status().is_some_and(|status| has_room(status, input.cluster.etcd.quota));
+    let quota = input.cluster.etcd.quota;
+    let has_space = |member: &ObservedMember| member.etcd.status().is_some_and(|status| has_room(status.db_size, quota));
     let mut members = roster.voters.iter().chain(&roster.learners);
     let all = members.all(|(name, entry)| has_space(entry.member) && !rollout.is_outdated(name, entry.member));
-    if raised_by.is_empty() || !all { Changes::default() } else { Changes::step(DisarmAlarm { raised_by }) }
+    let is_known = |id: &MemberId| roster.voters.values().chain(roster.learners.values()).any(|entry| entry.listed.id == *id);
+    if raised_by.is_empty() || !all || !raised_by.iter().all(is_known) {
+        return Changes::default();
+    }
+    Changes::step(DisarmAlarm { raised_by, quota })
 }
 
 #[cfg(test)]

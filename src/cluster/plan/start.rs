@@ -78,8 +78,7 @@ fn state(input: &Input, name: &MemberName, member: &ObservedMember) -> StartStat
         return StartState::New;
     }
     // Its claim was there before its StatefulSet. What it has acknowledged is gone with it, even if no start was recorded yet.
-    let has_lost_claim =
-        member.stateful_set.is_some() && member.claim.is_none() && !member.claim_unread && !member.is_in_pod();
+    let has_lost_claim = member.stateful_set.is_some() && member.claim.is_none() && !member.claim_unread && !member.is_in_pod();
     // If nothing is known about a member any more, it is not started: that is the only mistake that can be repaired. Kubernetes replaces a
     // pod and the data in it at any time, so the one that bootstraps a cluster alone in its pod is new only until that has come up: no
     // member is added before.

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PersistentVolumeClaim};
+use k8s_openapi::{
+    api::core::v1::{EmptyDirVolumeSource, PersistentVolumeClaim},
+    apimachinery::pkg::api::resource::Quantity,
+};
 
 use super::{
     changes::{Changes, PodPatch},
@@ -16,12 +19,13 @@ use crate::{
         facts::{
             claims::{
                 capacity, changed_storage, describe_expansion, file_system_pending, has_expansion_failed, has_to_grow,
-                is_growing, is_smaller, is_too_small, largest_database, other_storage,
+                is_growing, is_smaller, is_too_small, largest_database, needed_for, other_storage,
             },
             roster::Roster,
         },
         objects::{self, ClaimSource, Claimed, MetadataChanges, StartState},
         observed::ObservedMember,
+        validated::WAL,
     },
     ids::Uid,
     kubernetes::{
@@ -78,10 +82,28 @@ fn claim(input: &Input, name: &MemberName, state: &StartState, members: usize) -
 /// The volume of its pod in which a member has its data, or is to have it; `None` if that is in the volume of a claim. A member keeps what it
 /// has until it is replaced. Members that bootstrap a cluster together get claims, whatever the spec has become meanwhile (`start.rs`).
 pub fn in_pod(input: &Input, member: Option<&ObservedMember>) -> Option<EmptyDirVolumeSource> {
-    let desired = || objects::empty_dir(&input.cluster.storage).filter(|_| !is_bootstrapped_together(input));
+    let desired = || made_in_pod(input).filter(|_| !is_bootstrapped_together(input));
     let Some(member) = member else { return desired() };
     let is_open = member.claim.is_none() && !member.claim_unread && member.stateful_set.is_none();
     if is_open { desired() } else { member.volume_in_pod().cloned() }
+}
+
+/// The volume that a new member gets in its pod. It is as large as the largest of the others if that of the spec is too small for the quota that
+/// members keep: a pod that takes more is evicted.
+fn made_in_pod(input: &Input) -> Option<EmptyDirVolumeSource> {
+    let volume = objects::empty_dir(&input.cluster.storage)?;
+    let Some(needed) = too_small_in_pod(input) else { return Some(volume) };
+    let sizes = input.observed.members.values().filter_map(|member| member.volume_in_pod()?.size_limit.as_ref());
+    let largest = sizes.max_by_key(|size| quantity::nano(&size.0)).cloned();
+    let size = largest.filter(|size| quantity::bytes(size).is_some_and(|bytes| bytes >= needed));
+    Some(EmptyDirVolumeSource { size_limit: size.or_else(|| Some(Quantity(quantity::rounded(needed)))), ..volume })
+}
+
+/// How many bytes a volume in a pod needs for the quota that members keep, if the spec asks for less.
+fn too_small_in_pod(input: &Input) -> Option<i64> {
+    let volume = input.cluster.storage.empty_dir.as_ref()?;
+    let needed = input.cluster.etcd.quota.saturating_add(WAL);
+    quantity::bytes(&volume.size_limit).is_some_and(|bytes| bytes < needed).then_some(needed)
 }
 
 fn unless_applied(
@@ -103,7 +125,10 @@ fn made_now(input: &Input) -> Claimed {
         return claimed;
     }
     let claims = observed.members.values().filter_map(|member| objects::requested_size(member.claim.as_deref()?));
-    let largest = claims.chain([&claimed.size]).max_by_key(|size| quantity::nano(&size.0)).unwrap_or(&claimed.size).clone();
+    // With the data in the pods there may be no other claim.
+    let needed = Quantity(quantity::rounded(needed_for(observed)));
+    let largest =
+        claims.chain([&claimed.size, &needed]).max_by_key(|size| quantity::nano(&size.0)).unwrap_or(&claimed.size).clone();
     Claimed { size: largest.clone(), source: ClaimSource { size: largest, ..claimed.source }, ..claimed }
 }
 
@@ -259,8 +284,17 @@ pub fn why_moved(input: &Input, member: &ObservedMember) -> Option<String> {
 
 /// Why no member is replaced by one with this storage.
 pub fn why_not_moved(input: &Input) -> Option<String> {
-    // A volume in a pod has at least the size of the quota, which the database does not exceed.
-    let size = Some(&input.cluster.storage.size).filter(|_| input.cluster.storage.empty_dir.is_none())?;
+    if let Some(volume) = &input.cluster.storage.empty_dir {
+        return too_small_in_pod(input).map(|needed| {
+            format!(
+                "no member gets a volume of {} (spec.storage.emptyDir.sizeLimit) in its pod: members keep a larger quota than that of the \
+                 spec, and the volume needs room for that and 448Mi for the write-ahead log, {} in all",
+                volume.size_limit.0,
+                quantity::rounded(needed)
+            )
+        });
+    }
+    let size = &input.cluster.storage.size;
     let (name, database) = largest_database(input.observed).filter(|_| is_too_small(size, input.observed))?;
     Some(format!(
         "no member gets a volume of {} (spec.storage.size): the database of {name} has up to {}, and a volume needs room for twice the \

@@ -187,7 +187,12 @@ pub fn is_only_witness(input: &Input, name: &MemberName, member: &ObservedMember
         let authorities = input.facts.authorities.state[domain].ready()?;
         let trusts = |member: &ObservedMember| trusts_next(member, authorities, domain);
         let mut others = input.observed.members.iter().filter(|(other, _)| *other != name && !is_gone(other));
-        Some(is_due(authorities) && trusts(member) && !others.any(|(_, other)| trusts(other)) && is_refused(input, domain, authorities))
+        Some(
+            is_due(authorities)
+                && trusts(member)
+                && !others.any(|(_, other)| trusts(other))
+                && is_refused(input, domain, authorities),
+        )
     };
     Domain::ALL.into_iter().any(|domain| is_shown(domain).unwrap_or_default())
 }

@@ -159,7 +159,8 @@ pub fn plan(input: &Input) -> Versions {
     let has_quorum = input.facts.roster.is_some();
     let cancel = downgrade.filter(|target| has_quorum && target.minor != to.minor).map(|_| Step::from(CancelDowngrade));
     let Some(other) = members.iter().find(|placed| placed.release.version.minor != to.minor) else {
-        return Versions { changes: Changes { step: cancel, ..Changes::default() }, ..Versions::default() };
+        let changes = Changes { step: cancel, ..wrong_image(&members, to) };
+        return Versions { changes, ..Versions::default() };
     };
     let reason = if other.release.version < to { Reason::Upgrading } else { Reason::Downgrading };
     let done = members.iter().filter(|placed| placed.running() == to.minor && placed.member.is_healthy()).count();
@@ -202,6 +203,20 @@ pub fn plan(input: &Input) -> Versions {
     versions
 }
 
+/// Reports a member that runs another version than its image should contain.
+fn wrong_image(members: &[Placed], to: Version) -> Changes {
+    let is_wrong = |placed: &&Placed| {
+        let runs = placed.member.pod.as_deref().is_some_and(|pod| !is_terminating(pod));
+        runs && placed.release.version == to && placed.member.version().is_some_and(|version| version != to)
+    };
+    let Some((wrong, version)) = members.iter().find(is_wrong).and_then(|placed| Some((placed, placed.member.version()?))) else {
+        return Changes::default();
+    };
+    let message =
+        format!("spec.version is {to}, but image {} contains etcd {version}, which {} runs", wrong.release.image, wrong.name);
+    Changes::default().problem(Reason::CannotChangeVersion, message)
+}
+
 /// The releases as long as no further member gets the one of the spec.
 fn before_the_next(input: &Input, members: &[Placed]) -> Versions {
     let to = input.cluster.release.version;
@@ -217,7 +232,12 @@ fn before_the_next(input: &Input, members: &[Placed]) -> Versions {
     let none_answers = members.iter().all(|placed| placed.member.etcd.status().is_none());
     let ends = |placed: &Placed| none_answers && placed.member.pod.as_deref().is_some_and(is_stuck);
     let is_taken_back = |placed: &Placed| before.map_or_else(|| ends(placed), |before| before.minor == to.minor);
-    let is_free = |placed: &Placed| placed.has_never_served() && is_taken_back(placed);
+    // Once the cluster version is the one that it was given, its data may have it too.
+    let is_agreed = |placed: &Placed| {
+        let metrics = input.observed.members.values().filter_map(|member| member.versions.as_ref()?.as_ref().ok());
+        placed.release.version > to && metrics.into_iter().any(|metrics| metrics.cluster == Some(placed.release.version.minor))
+    };
+    let is_free = |placed: &Placed| placed.has_never_served() && is_taken_back(placed) && !is_agreed(placed);
     let is_held = |placed: &&Placed| placed.release.version.minor != to.minor && !is_free(placed);
     let held = members.iter().filter(is_held).map(|placed| (placed.name.clone(), placed.release.clone())).collect();
     Versions { held, of_new: lowest, ..Versions::default() }
@@ -257,6 +277,11 @@ impl<'a> Change<'a> {
         } else if !has_begun {
             self.settled()?;
             self.ready_for_higher()?;
+        } else if self.to.release().is_some_and(|release| release.needs_snapshot)
+            && matches!(&voter.member.versions, Some(Ok(metrics)) if !metrics.has_snapshot)
+        {
+            // It may have joined since the change began.
+            return Err(Wait::Snapshot(name.clone()));
         }
         Ok(name)
     }
@@ -291,6 +316,9 @@ impl<'a> Change<'a> {
         let is_scaling = !roster.learners.is_empty() || roster.voters.len() != input.cluster.replicas as usize;
         if is_scaling || storage::moves_are_due(input, roster) {
             return Err(Wait::For("the change of the members".into()));
+        }
+        if let Some(unknown) = roster.unknown.first() {
+            return Err(Wait::For(format!("member {}, which the operator did not add, to be removed", unknown.id)));
         }
         if !roster.all_healthy() {
             let silent = roster.describe_silent();

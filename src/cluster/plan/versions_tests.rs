@@ -7,10 +7,13 @@ use crate::{
     cluster::{
         fixtures::{World, names},
         observed::{ObservedMember, Probe},
-        plan::tests::{bootstrapped, notes},
+        plan::tests::{annotate, bootstrapped, notes},
     },
-    etcd::{Version, VersionMetrics},
+    etcd::{Member, Version, VersionMetrics},
+    ids::MemberId,
     kubernetes::pod::etcd_container,
+    names::annotation as key,
+    pki::Domain,
 };
 
 /// Has the cluster run this version.
@@ -137,9 +140,9 @@ fn a_member_that_is_being_restarted_for_a_version_has_no_wrong_image() {
     let mut world = bootstrapped(3);
     change(&mut world, "3.7.3");
     let given = |world: &World| {
-        let template = |set: &StatefulSet| etcd_container(set.spec.template.spec.as_ref().unwrap()).unwrap().image.clone().unwrap();
-        let is_given =
-            |(_, member): &(_, &ObservedMember)| template(member.stateful_set.as_ref().unwrap()).contains("3.7.3");
+        let template =
+            |set: &StatefulSet| etcd_container(set.spec.template.spec.as_ref().unwrap()).unwrap().image.clone().unwrap();
+        let is_given = |(_, member): &(_, &ObservedMember)| template(member.stateful_set.as_ref().unwrap()).contains("3.7.3");
         world.observed.members.iter().find(is_given).map(|(name, _)| name.clone())
     };
     until(&mut world, |world| given(world).is_some());
@@ -152,6 +155,42 @@ fn a_member_that_is_being_restarted_for_a_version_has_no_wrong_image() {
     let changes = plan.changes().unwrap();
     assert!(changes.problems.is_empty(), "{:?}", changes.problems);
     assert!(notes(&changes.progress, Reason::Upgrading).join("; ").contains("3.6.16 -> 3.7.3"), "{:?}", changes.progress);
+}
+
+/// A tag of one's own does not say what is in the image.
+#[test]
+fn an_image_of_another_patch_is_reported() {
+    let mut world = bootstrapped(3);
+    world.versions.insert(names().member(1), "3.6.15".into());
+    let problems = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+    assert!(problems.starts_with("spec.version is 3.6.16, but image "), "{problems}");
+    assert!(problems.ends_with("contains etcd 3.6.15, which demo-1 runs"), "{problems}");
+}
+
+#[test]
+fn no_version_is_changed_while_there_is_an_unknown_member_or_a_rotation() {
+    for rotates in [false, true] {
+        let mut world = bootstrapped(3);
+        if rotates {
+            annotate(&mut world, key::ROTATE_CA, "client");
+            until(&mut world, |world| world.observed.is_rotating(Domain::Client));
+        } else {
+            world.etcd.push(Member {
+                id: MemberId(0x99),
+                name: String::new(),
+                peer_urls: vec!["https://other:2380".into()],
+                is_learner: true,
+            });
+        }
+        change(&mut world, "3.5.35");
+        let expected = if rotates {
+            "waiting for the CA rotation to be complete"
+        } else {
+            "waiting for member 99, which the operator did not add"
+        };
+        until(&mut world, |world| progress(world).contains(expected));
+        assert!(!world.taken.iter().any(|step| step.starts_with("EnableDowngrade")), "{:?}", world.taken);
+    }
 }
 
 #[test]

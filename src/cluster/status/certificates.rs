@@ -72,6 +72,12 @@ fn is_confirmed(member: &ObservedMember) -> bool {
     member.secret.as_ref().is_some_and(|secret| confirmed == Some(secret.fingerprint()))
 }
 
+/// What the user has to correct before certificates can be issued.
+pub fn faults<'a>(input: &'a Input) -> impl Iterator<Item = &'a Note> {
+    let planned = input.decision.changes().map(|changes| changes.certificates.as_slice()).unwrap_or_default();
+    input.outcome.issuers.iter().chain(planned).filter(|note| is_fault(note.reason))
+}
+
 /// Whether a reason is a fault that the user has to correct.
 fn is_fault(reason: Reason) -> bool {
     matches!(

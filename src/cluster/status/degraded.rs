@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{
-    Input,
+    Input, certificates,
     members::{describe_down, is_about_to_be_ready, is_removed},
 };
 use crate::{
@@ -57,8 +57,9 @@ fn problems(input: &Input) -> Vec<Note> {
     problems.extend(decision.blocked().cloned());
     if let Some(changes) = decision.changes() {
         problems.extend(changes.problems.iter().cloned());
-        problems.extend(changes.certificates.iter().filter(|note| note.reason == Reason::CALost).cloned());
     }
+    let faults: Vec<_> = certificates::faults(input).filter(|fault| !problems.contains(fault)).cloned().collect();
+    problems.extend(faults);
     problems.extend(outcome.failed.iter().cloned());
     if decision.blocked().is_none() {
         problems.extend(refusing(observed).map(|message| Note::new(Reason::CertificateRefused, message)));
@@ -101,10 +102,18 @@ fn down_members(input: &Input) -> Vec<Note> {
     observed.members.iter().filter_map(|(name, member)| note(name, member)).collect()
 }
 
-/// Whether a member that has never started ends again and again.
+/// Whether a member that has never started ends again and again, or its container has not even been started for long: its volume is not
+/// provided, no node has room for it, or its image cannot be pulled.
 fn cannot_start(member: &ObservedMember, now: Timestamp) -> bool {
-    member.etcd.status().is_none() && member.pod.as_deref().is_some_and(|pod| is_crashing(pod, now))
+    let waits = |pod: &Pod| {
+        let created = pod.metadata.creation_timestamp.as_ref();
+        running_since(pod).is_none() && created.is_some_and(|created| now.duration_since(created.0) >= STARTING)
+    };
+    member.etcd.status().is_none() && member.pod.as_deref().is_some_and(|pod| is_crashing(pod, now) || waits(pod))
 }
+
+/// How long the first start of a member's container may take. Until then it is only in progress.
+const STARTING: SignedDuration = SignedDuration::from_mins(5);
 
 /// Whether etcd has ended because of its memory, and has not run for long since.
 fn has_no_memory(pod: &Pod, now: Timestamp) -> bool {

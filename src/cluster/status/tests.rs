@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use jiff::SignedDuration;
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, PodCondition, ResourceRequirements},
+    api::core::v1::{ContainerState, ContainerStateWaiting, ContainerStatus, PodCondition, ResourceRequirements},
     apimachinery::pkg::{
         api::resource::Quantity,
         apis::meta::v1::{Condition, Time},
@@ -280,6 +280,37 @@ fn a_member_that_has_never_started_and_ends_again_and_again_is_reported() {
         // It may be reading its data or catching up.
         assert_eq!(conditions(&world.report())[2], ("False", "Healthy"));
     }
+}
+
+#[test]
+fn a_member_whose_first_container_is_not_started_for_long_is_reported() {
+    let mut world = World::new(ONE);
+    while world.observed.members.values().all(|member| member.pod.is_none()) {
+        world.pass();
+    }
+    world.kubelet = false;
+    set_not_ready(&mut world, 0);
+    let claim = world.member(0).claim.as_mut().unwrap();
+    claim.status.get_or_insert_default().phase = Some("Bound".into());
+    claim.metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
+    let waiting = ContainerStateWaiting { reason: Some("ImagePullBackOff".into()), message: None };
+    container(&mut world, 0).state = Some(ContainerState { waiting: Some(waiting), ..ContainerState::default() });
+    let created = world.now;
+    world.pod(0).metadata.creation_timestamp = Some(Time(created));
+    for (seconds, degraded) in [(299, ("False", "Healthy")), (300, ("True", "MemberDown"))] {
+        world.now = created + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&world.report())[2], degraded, "after {seconds} s");
+    }
+}
+
+#[test]
+fn what_keeps_certificates_from_being_issued_needs_attention() {
+    let mut world = World::bootstrapped(ONE);
+    let plan = world.plan();
+    let issuers = vec![Note::new(Reason::IssuerFailed, "it refused"), Note::new(Reason::WaitingForIssuer, "it has not answered")];
+    let report = world.report_on(&plan, &Outcome { issuers, ..Outcome::default() });
+    assert_eq!(condition(&report, ConditionType::Degraded).message, "it refused");
+    assert_eq!(condition(&report, ConditionType::Degraded).reason, "IssuerFailed");
 }
 
 /// By a quota, an admission policy or `OpenShift`'s security context constraints.

@@ -388,3 +388,26 @@ fn a_running_pod_is_given_other_resources_only_if_nothing_else_differs_and_the_o
     *settings = settings.replace("\"etcd.electionTimeout\":\"1s\"", "\"etcd.electionTimeout\":\"2s\"");
     assert_eq!(recheck(&first, &fresh), "demo-1 has to be restarted for etcd.electionTimeout 1s -> 2s, pod.resources");
 }
+
+#[test]
+fn the_alarm_is_disarmed_if_every_member_of_the_cluster_has_room() {
+    let mut world = World::bootstrapped("{}");
+    world.db_size = 1000;
+    let id = world.id(0);
+    world.alarms.insert(id);
+    let of = |quota| Step::from(DisarmAlarm { raised_by: [id].into(), quota });
+    let read = fresh(&mut world);
+    assert_eq!(recheck(&of(1060), &read), "right");
+    assert!(recheck(&of(1040), &read).contains("has 1000 of 1040 bytes"));
+    let other = DisarmAlarm { raised_by: [MemberId(0x98)].into(), quota: 1060 }.into();
+    assert!(recheck(&other, &read).contains("the alarm is not raised"));
+    // One that the operator did not add is never asked.
+    let unknown =
+        etcd::Member { id: MemberId(0x99), name: String::new(), peer_urls: vec!["https://other:2380".into()], is_learner: true };
+    world.etcd.push(unknown);
+    let read = fresh(&mut world);
+    assert_eq!(recheck(&of(1060), &read), "right");
+    world.silent.insert(names().member(1));
+    let read = fresh(&mut world);
+    assert!(recheck(&of(1060), &read).contains("does not answer"));
+}

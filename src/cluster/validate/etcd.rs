@@ -2,7 +2,7 @@
 
 use super::problems::{Problems, check_duration};
 use crate::{
-    api::{CompactionMode, Duration, EtcdSpec, FEATURE_GATES, LEAST_QUOTA, RESERVED_FLAGS},
+    api::{CompactionMode, Duration, EtcdSpec, FEATURE_GATES, FLAGS_OF_3_6, LEAST_QUOTA, RESERVED_FLAGS},
     cluster::validated::EtcdSettings,
     etcd::Version,
     kubernetes::quantity,
@@ -13,7 +13,7 @@ pub fn check(etcd: &EtcdSpec, version: Option<Version>, problems: &mut Problems)
     let heartbeat = check_duration("spec.etcd.heartbeatInterval", &etcd.heartbeat_interval, problems);
     let election = check_duration("spec.etcd.electionTimeout", &etcd.election_timeout, problems);
     let quota = check_quota(etcd, problems);
-    check_arguments(etcd, problems);
+    check_arguments(etcd, version, problems);
     check_feature_gates(etcd, version, problems);
     check_compaction(etcd, problems);
     let (heartbeat, election) = (heartbeat?.as_millis(), election?.as_millis());
@@ -43,7 +43,7 @@ fn check_quota(etcd: &EtcdSpec, problems: &mut Problems) -> Option<i64> {
     None
 }
 
-fn check_arguments(etcd: &EtcdSpec, problems: &mut Problems) {
+fn check_arguments(etcd: &EtcdSpec, version: Option<Version>, problems: &mut Problems) {
     for name in etcd.extra_args.keys() {
         let is_flag = name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -52,6 +52,10 @@ fn check_arguments(etcd: &EtcdSpec, problems: &mut Problems) {
                 .add(format!("spec.etcd.extraArgs: {name:?} is not the name of a flag; write it without the dashes in front"));
         } else if let Some(reserved) = RESERVED_FLAGS.iter().find(|reserved| name.starts_with(reserved.prefix)) {
             problems.add(format!("spec.etcd.extraArgs: {name} is reserved: {}", reserved.why));
+        } else if version.is_some_and(|version| version.minor >= 7) && name.starts_with("experimental-") {
+            problems.add(format!("spec.etcd.extraArgs: etcd 3.7 and newer have no experimental flags: {name} has another name"));
+        } else if version.is_some_and(|version| version.minor < 6) && FLAGS_OF_3_6.contains(&name.as_str()) {
+            problems.add(format!("spec.etcd.extraArgs: {name} is new in etcd 3.6"));
         }
     }
 }
