@@ -342,15 +342,14 @@ pub struct ServiceSpec {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepairSpec {
-    /// How long a member must have been in a crash loop, while another member with the same settings is healthy, so that its data
-    /// must be the cause. It should be longer than a full disk or an outage of the storage usually lasts, because these can cause
+    /// How long a member must have been down before it is replaced because its container is in a crash loop, while another member with
+    /// the same settings is healthy, so that its data must be the cause. It should be longer than a full disk or an outage of the storage usually lasts, because these can cause
     /// a crash loop too.
     #[serde(default = "default_crash_loop")]
     #[x_kube(validation = repair_time())]
     pub crash_loop: Duration,
-    /// How long a member must have been down after its volume's node was lost: the Node was deleted or has the taint
-    /// `node.kubernetes.io/out-of-service`. Both mean that the node will not come back, so this only leaves time to correct a
-    /// mistake.
+    /// How long a member must have been down before it is replaced because its volume's node is lost: the Node was deleted or has the
+    /// taint `node.kubernetes.io/out-of-service`. Both mean that the node will not come back.
     #[serde(default = "default_lost_node")]
     #[x_kube(validation = repair_time())]
     pub lost_node: Duration,

@@ -146,6 +146,8 @@ pub struct Start {
     pub snapshots: bool,
     /// Whether its data is in its pod.
     pub in_pod: bool,
+    /// Whether it has a flag that etcd does not accept.
+    pub is_refused: bool,
 }
 
 /// What came of a start.
@@ -265,6 +267,9 @@ impl Etcd {
         };
         if self.abandoned.contains(&volume) {
             self.broken.push(format!("{place} starts with the data of the cluster before its recovery"));
+        }
+        if start.is_refused {
+            return Boot::Ends("a flag has a value that is not valid");
         }
         if let Some(why) = self.versions.refuse(volume, start, &self.disks) {
             return Boot::Ends(why);

@@ -10,9 +10,11 @@ use etcd_warden::{
         },
         validated::ValidatedCluster,
     },
+    kubernetes::pod::etcd_container,
     names::{MemberName, annotation as key, member_key, tls_key},
     pki::Certificate,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     certificates,
@@ -61,6 +63,9 @@ impl World {
                 let (all, healthy) = others(listed.id);
                 if self.is_healthy(listed) && healthy < all {
                     return Some(format!("it is healthy, and of {all} others {healthy} are"));
+                }
+                if self.is_healthy(listed) && !self.is_restart_asked_for(listed.place) {
+                    return Some("it is healthy, and nothing asks for its restart".into());
                 }
                 // The one that is restarted counts for quorum and not for those that keep it.
                 (all > 1 && healthy <= all.div_ceil(2) && self.has_quorum())
@@ -121,6 +126,22 @@ impl World {
             | Step::Revoke(_)
             | Step::DeleteBudget(_) => None,
         }
+    }
+
+    /// Whether the next pod of a member would be created from something else than its pod, its pod is being resized or was started as a cluster of
+    /// one, or its volume is being expanded.
+    fn is_restart_asked_for(&self, place: Place) -> bool {
+        let things = &self.kubernetes.things;
+        let (Some(pod), Some(set)) = (things.pod(Slot::Pod(place)), things.set(Slot::Set(place))) else { return true };
+        let of = |meta: Option<&ObjectMeta>, key: &str| meta?.annotations.as_ref()?.get(key).cloned();
+        let keys = [key::SETTINGS, key::BUNDLES, key::RESTARTED_AT, key::PREPARED_FOR];
+        let next = set.spec.template.metadata.as_ref();
+        let is_resized = of(Some(&pod.metadata), key::RESIZING).is_some();
+        let claim = things.claim(Slot::Claim(place));
+        let is_expanded = claim.is_some_and(|claim| claim.status.as_ref().is_some_and(|status| status.conditions.is_some()));
+        let arguments = pod.spec.as_ref().and_then(etcd_container).and_then(|container| container.args.as_ref());
+        let is_forced = arguments.into_iter().flatten().any(|argument| argument == "--force-new-cluster");
+        is_resized || is_expanded || is_forced || keys.iter().any(|key| of(Some(&pod.metadata), key) != of(next, key))
     }
 
     /// Every certificate that is presented must be trusted by all that verify it, with what they have started with: members among

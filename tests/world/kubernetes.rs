@@ -251,6 +251,8 @@ pub struct Kept {
     version: Version,
     /// Whether its process writes a snapshot of raft's log soon.
     snapshots: bool,
+    /// Whether it has a flag that etcd does not accept.
+    is_refused: bool,
     refresh_at: Option<Millis>,
     /// The generation of the pod that the kubelet has seen, and when it looks at a newer one.
     observed: i64,
@@ -319,10 +321,13 @@ fn resources(pod: Option<&Cached<Pod>>) -> Option<ResourceRequirements> {
     etcd_container(pod?.spec.as_ref()?)?.resources.clone()
 }
 
-/// Whether the process in a pod writes snapshots of raft's log often.
-fn snapshots(pod: Option<&PodSpec>) -> bool {
+/// A flag with a value that etcd does not accept.
+const REFUSED_FLAG: &str = "--max-txn-ops=many";
+
+/// Whether the process in a pod has a flag.
+fn has_flag(pod: Option<&PodSpec>, flag: &str) -> bool {
     let arguments = pod.and_then(etcd_container).and_then(|container| container.args.as_ref());
-    arguments.into_iter().flatten().any(|argument| argument.starts_with("--snapshot-count="))
+    arguments.into_iter().flatten().any(|argument| argument.starts_with(flag))
 }
 
 impl Kubernetes {
@@ -741,7 +746,8 @@ impl Kubernetes {
                 started_with: None,
                 forced: is_forced(set.spec.template.spec.as_ref()),
                 version: version(set.spec.template.spec.as_ref()),
-                snapshots: snapshots(set.spec.template.spec.as_ref()),
+                snapshots: has_flag(set.spec.template.spec.as_ref(), "--snapshot-count="),
+                is_refused: has_flag(set.spec.template.spec.as_ref(), REFUSED_FLAG),
                 refresh_at: None,
                 observed: 1,
                 resize_at: None,
@@ -840,8 +846,9 @@ impl Kubernetes {
         (kept.started, kept.container) = (true, Container::Running { since: now });
         kept.given = resources(self.things.pod(Slot::Pod(place)));
         // A process that ends at once is found gone when the kubelet looks next. How often a container has ended is never forgotten.
-        let (forced, version, snapshots, in_pod) = (kept.forced, kept.version, kept.snapshots, kept.in_pod);
-        etcd.start(place, volume, &Start { forced, version, snapshots, in_pod, ..env }, now);
+        let (forced, version, snapshots, in_pod, is_refused) =
+            (kept.forced, kept.version, kept.snapshots, kept.in_pod, kept.is_refused);
+        etcd.start(place, volume, &Start { forced, version, snapshots, in_pod, is_refused, ..env }, now);
         self.show(place, now);
     }
 
@@ -860,6 +867,7 @@ impl Kubernetes {
             version: self.pods[&place].version,
             snapshots: false,
             in_pod: false,
+            is_refused: false,
         })
     }
 

@@ -223,6 +223,7 @@ impl Model {
             version: VERSION,
             snapshots: false,
             in_pod: false,
+            is_refused: false,
         };
         match self.etcd.start(place, place.into(), &start, self.now) {
             Boot::Ends(_) => "ends".into(),
@@ -258,6 +259,7 @@ impl Side for Model {
                             version: VERSION,
                             snapshots: false,
                             in_pod: false,
+                            is_refused: false,
                         },
                         now,
                     );

@@ -385,6 +385,10 @@ impl World {
             Event::Storage(storage) => self.edit_spec(|spec| spec.storage = storage_spec(storage)),
             Event::Version(version) => self.change_version(version),
             Event::Quota(mebibytes) => self.edit_spec(|spec| spec.etcd.quota_backend_size.0 = format!("{mebibytes}Mi")),
+            Event::Flag { is_refused } => {
+                let value = if is_refused { "many" } else { "512" };
+                self.edit_spec(|spec| drop(spec.etcd.extra_args.insert("max-txn-ops".into(), value.into())));
+            }
             Event::Memory(mebibytes) => self.edit_spec(|spec| {
                 let limit = [("memory".to_owned(), Quantity(format!("{mebibytes}Mi")))].into();
                 spec.pod.resources.limits = Some(limit);
@@ -604,7 +608,7 @@ impl World {
             self.note(|| format!("the user removes the unknown member: {removed}"));
             return;
         }
-        if self.replace_refused() || self.go_back() || self.fit_version() {
+        if self.replace_refused() || self.take_flag_back() || self.go_back() || self.fit_version() {
             return;
         }
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
@@ -640,6 +644,19 @@ impl World {
         self.tell(|| format!("the user asks for another CA of {}", domains.join(",")));
         self.request(key::ROTATE_CA, Some(domains.join(",")));
         true
+    }
+
+    /// The user takes back a flag with which a member does not start, as its container's last words say.
+    fn take_flag_back(&mut self) -> bool {
+        let cluster = self.kubernetes.cluster();
+        let is_refused = cluster.spec.etcd.extra_args.get("max-txn-ops").is_some_and(|value| value == "many");
+        let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
+        let is_reported = conditions.into_iter().any(|condition| condition.reason == Reason::MemberDown.as_str());
+        if is_refused && is_reported {
+            self.tell(|| "the user takes the flag back".into());
+            self.edit_spec(|spec| drop(spec.etcd.extra_args.remove("max-txn-ops")));
+        }
+        is_refused && is_reported
     }
 
     /// The user takes back a version that is refused, as the status asks for.

@@ -34,6 +34,7 @@ fn event(command: &str) -> Option<Event> {
         ["scale", replicas] => Event::Scale(number(replicas)?),
         ["version", version] => Event::Version(VERSIONS.into_iter().find(|known| known == version)?),
         ["quota", mebibytes] => Event::Quota(mebibytes.parse().ok()?),
+        ["flag", kind @ ("refused" | "accepted")] => Event::Flag { is_refused: *kind == "refused" },
         ["storage", words @ ..] => Event::Storage(storage(words)?),
         ["memory", mebibytes] => Event::Memory(mebibytes.parse().ok()?),
         ["restart"] => Event::Restart(1),

@@ -50,6 +50,8 @@ pub enum Event {
     Version(&'static str),
     /// `spec.etcd.quotaBackendSize`, in MiB: one of the settings for which members are restarted.
     Quota(u32),
+    /// `spec.etcd.extraArgs`: a flag with a value with which etcd does not start, or another one.
+    Flag { is_refused: bool },
     /// `spec.pod.resources.limits.memory`, in MiB. Nodes give a running pod 12,288 at most, and a volume in memory takes 8,192.
     Memory(u32),
     /// The annotation `restarted-at`.
@@ -149,7 +151,8 @@ impl Event {
         match rng.below(24) {
             20..=23 => Self::Storage(Storage::any(rng)),
             12..=18 => Self::Version(rng.pick(&["3.5.35", "3.5.36", "3.6.15", "3.6.16", "3.7.2", "3.7.3"])),
-            19 => match rng.pick(&[64, 4096, 9_216, 10_240, 16_384]) {
+            19 => match rng.pick(&[0, 0, 1, 64, 4096, 9_216, 10_240, 16_384]) {
+                flag @ (0 | 1) => Self::Flag { is_refused: flag == 0 },
                 quota @ (64 | 4096) => Self::Quota(quota),
                 memory => Self::Memory(memory),
             },

@@ -298,7 +298,7 @@ pub fn why_not_moved(input: &Input) -> Option<String> {
     let (name, database) = largest_database(input.observed).filter(|_| is_too_small(size, input.observed))?;
     Some(format!(
         "no member gets a volume of {} (spec.storage.size): the database of {name} has up to {}, and a volume needs room for twice the \
-         database and 448Mi for the write-ahead log. Choose a larger size, or compact and defragment first. A new member gets a volume as \
+         database plus 448Mi for the write-ahead log. Choose a larger size, or compact and defragment first. A new member gets a volume as \
          large as those of the others",
         size.0,
         quantity::rounded(database),
