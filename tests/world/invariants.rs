@@ -64,7 +64,9 @@ impl World {
                 if self.is_healthy(listed) && healthy < all {
                     return Some(format!("it is healthy, and of {all} others {healthy} are"));
                 }
-                if self.is_healthy(listed) && !self.is_restart_asked_for(listed.place) {
+                // Another operator may have applied another spec meanwhile.
+                let is_alone = self.operators.iter().flatten().next().is_none();
+                if is_alone && self.is_healthy(listed) && !self.is_restart_asked_for(listed.place) {
                     return Some("it is healthy, and nothing asks for its restart".into());
                 }
                 // The one that is restarted counts for quorum and not for those that keep it.

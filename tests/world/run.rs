@@ -16,7 +16,10 @@ use etcd_warden::{
     names::{MemberName, annotation as key},
     pki::Domain,
 };
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta};
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{Condition, ObjectMeta},
+};
 use serde_json::json;
 
 use crate::{
@@ -598,6 +601,9 @@ impl World {
     /// What only a user can do: name the member whose volume came back empty, or the one to recover from, take back a request that
     /// names no member, and remove a member that is none of the cluster's.
     fn ask(&mut self) {
+        if self.take_flag_back() {
+            return;
+        }
         let members = self.members();
         if let Some(survivor) = self.survivor(&members) {
             self.ask_to_recover(&survivor);
@@ -608,7 +614,7 @@ impl World {
             self.note(|| format!("the user removes the unknown member: {removed}"));
             return;
         }
-        if self.replace_refused() || self.take_flag_back() || self.go_back() || self.fit_version() {
+        if self.replace_refused() || self.go_back() || self.fit_version() {
             return;
         }
         let request = self.kubernetes.cluster().metadata.annotations.as_ref().and_then(|all| all.get(key::REPLACE)).cloned();
@@ -651,7 +657,8 @@ impl World {
         let cluster = self.kubernetes.cluster();
         let is_refused = cluster.spec.etcd.extra_args.get("max-txn-ops").is_some_and(|value| value == "many");
         let conditions = cluster.status.iter().flat_map(|status| &status.conditions);
-        let is_reported = conditions.into_iter().any(|condition| condition.reason == Reason::MemberDown.as_str());
+        let is_down = |condition: &Condition| condition.type_ == "Degraded" && condition.message.contains("CrashLoopBackOff");
+        let is_reported = conditions.into_iter().any(is_down);
         if is_refused && is_reported {
             self.tell(|| "the user takes the flag back".into());
             self.edit_spec(|spec| drop(spec.etcd.extra_args.remove("max-txn-ops")));
