@@ -68,6 +68,7 @@ fn members_with_another_class_are_replaced_one_after_the_other_and_the_new_one_j
     let mut world = bootstrapped(3);
     world.leader = world.id(0);
     class(&mut world, "fast");
+    assert_eq!(world.changes().change.as_deref(), Some("storage.storageClassName the default -> fast (0/3)"));
     settle(&mut world);
     let steps = changes(&world).into_iter().filter(|step| !step.starts_with("Delete")).collect::<Vec<_>>();
     let expected = [

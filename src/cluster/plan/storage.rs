@@ -177,6 +177,11 @@ fn expand(input: &Input, members: &StartStates) -> Changes {
     let small = claims.iter().copied().filter(|(_, _, claim)| has_to_grow(claim, size));
     let (refused, open): (Vec<Owned>, Vec<Owned>) = small.partition(|(_, _, claim)| refusal(claim).is_some());
     let mut changes = describe_refused(input, &refused, refusal);
+    if let Some((.., claim)) = growing.or_else(|| open.first()) {
+        let done = claims.iter().filter(|(_, _, claim)| !is_growing(claim, size) && !has_to_grow(claim, size)).count();
+        let from = capacity(claim).map(|from| from.0.as_str()).unwrap_or_default();
+        changes.change = Some(format!("storage.size {from} -> {} ({done}/{})", size.0, claims.len()));
+    }
     if let Some((name, _, claim)) = growing {
         changes = describe_growing(input, claim, changes);
         let asks_more = objects::requested_size(claim).is_some_and(|requested| is_smaller(size, requested));

@@ -54,6 +54,7 @@ fn the_next_volume_waits_until_the_one_before_has_its_size() {
     assert!(plan.is_empty(), "{:?}", objects(&plan));
     let expected = "the volume of PersistentVolumeClaim data-demo-0 is being expanded from 8Gi to 16Gi";
     assert_eq!(notes(&plan.progress, Reason::ExpandingVolume), [expected]);
+    assert_eq!(plan.change.as_deref(), Some("storage.size 8Gi -> 16Gi (0/3)"));
     // The way back: the API server does not accept the old size any more, and the volumes have it.
     resize(&mut world, "8Gi");
     world.pass();
