@@ -28,7 +28,9 @@ impl Running {
                 let pods = store.state();
                 let uids: HashSet<_> = pods.iter().filter_map(|pod| Uid::of(pod.meta())).collect();
                 self.0.retain(|uid, _| uids.contains(uid));
-                pods.iter().for_each(|pod| self.see(pod, now));
+                for pod in &pods {
+                    self.see(pod, now);
+                }
             }
         }
     }

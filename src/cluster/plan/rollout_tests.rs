@@ -12,9 +12,11 @@ use crate::{
     api::{PullPolicy, Reason},
     cluster::{
         fixtures::{SECOND, World, names, objects},
+        observed::ObservedMember,
         plan::tests::{Change, ONE, annotate, assert_up_to_date, bootstrapped, changes, delete_claim, notes, pass_until, scale},
         steps::Step,
     },
+    kubernetes::ownership::annotation,
     names::annotation as key,
 };
 
@@ -292,7 +294,12 @@ fn an_image_of_another_version_stops_a_rolling_restart_at_the_first_member() {
     annotate(&mut world, key::RESTARTED_AT, "once more");
     world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.6.15".into())).collect();
     world.settle();
-    assert_up_to_date(&mut world);
+    let plan = world.changes();
+    assert!(plan.is_empty() && plan.progress.is_empty(), "{plan:?}");
+    assert_eq!(notes(&plan.problems, Reason::CannotChangeVersion).len(), 1, "it is reported: {:?}", plan.problems);
+    let restarted =
+        |member: &ObservedMember| annotation(&member.pod.as_ref().unwrap().metadata, key::RESTARTED_AT) == Some("once more");
+    assert!(world.observed.members.values().all(restarted));
 }
 
 #[test]

@@ -497,6 +497,25 @@ fn no_member_is_added_while_no_certificates_can_be_issued() {
     assert_eq!((world.etcd.len(), generations(&domain(&world, Domain::Peer))), (5, ["3", "4"].map(str::to_owned)));
 }
 
+/// That of the CAs that exist stays, and no member is restarted for it.
+#[test]
+fn another_lifetime_is_that_of_the_cas_that_are_created_from_then_on() {
+    let lifetime = |world: &World| {
+        let next = &world.observed.authorities.client.as_ref().unwrap().authorities().unwrap().next;
+        next.not_after().duration_since(next.not_before()).as_hours()
+    };
+    let mut world = World::bootstrapped("{}");
+    let before = lifetime(&world);
+    world.cluster.spec.tls.client.authority.duration.0 = "17520h".into();
+    for _ in 0..10 {
+        assert!(world.pass().is_idle(), "{:?}", world.taken);
+    }
+    assert_eq!(lifetime(&world), before);
+    request(&mut world, "client");
+    settle(&mut world, &[], &[]);
+    assert_eq!(lifetime(&world), 17_520);
+}
+
 #[test]
 fn a_request_that_names_something_else_is_reported_and_not_done_in_part() {
     for value in ["server", "client,server"] {
