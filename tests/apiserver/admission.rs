@@ -98,7 +98,11 @@ async fn invalid_clusters_are_refused_with_a_reason() {
         (json!({ "image": { "tag": "v3.6.15" } }), "spec.image.tag names another version of etcd than spec.version"),
         (json!({ "storage": { "size": "big" } }), "quantity above 0"),
         (json!({ "storage": { "size": 0 } }), "quantity above 0"),
-        (json!({ "storage": { "emptyDir": {} } }), "unknown field \"spec.storage.emptyDir\""),
+        (json!({ "storage": { "emptyDir": {} } }), "spec.storage.emptyDir.sizeLimit: Required value"),
+        (
+            json!({ "storage": { "storageClassName": "fast", "emptyDir": { "sizeLimit": "8Gi" } } }),
+            "emptyDir and storageClassName exclude each other",
+        ),
         (json!({ "etcd": { "electionTimeout": "400ms" } }), "at least five times heartbeatInterval"),
         (json!({ "etcd": { "electionTimeout": "1m" } }), "must be at most 50s"),
         (json!({ "etcd": { "autoCompaction": { "mode": "Revision" } } }), "retention must be a duration such as 5m"),
@@ -201,6 +205,9 @@ async fn every_field_can_be_changed() {
         &json!("emptyDir"),
     );
     let minor = json!({ "version": "3.7.3" });
+    world.cluster("pods", json!({ "storage": { "emptyDir": { "sizeLimit": "8Gi" } } })).await;
+    let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdclusters", "pods", spec).await;
+    accepted(change(&json!({ "version": "3.6.15" })).await, &json!("another patch"));
     refused(change(&minor).await, "the minor version cannot be changed with spec.storage.emptyDir", &minor);
 }
 

@@ -168,6 +168,9 @@ async fn after_the_cluster(labelled: bool) {
         if object.ends_with("-client-ca") || object.ends_with("-peer-ca") {
             // A new authority would cut off members and clients that trust the old one.
             world.reports(&cluster, "CertificatesReady", "CALost").await;
+        } else if kind == "PersistentVolumeClaim" {
+            // The member may have run with the claim that is gone.
+            world.reports(&cluster, "Degraded", "ClaimLost").await;
         } else {
             world.bootstrapped(&cluster).await;
             check_complete(&world, &cluster).await;

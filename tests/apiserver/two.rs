@@ -40,8 +40,10 @@ async fn two_operators_do_no_harm() {
         // At worst both have issued all certificates, and half of them were never used.
         assert!(written.client <= 2 * 8 && written.peer <= 2 * 3, "{written:?}");
         for operator in operators {
-            let conflicts = operator.tap.answered(409);
-            assert!(conflicts.len() < 20, "{conflicts:#?}");
+            // Each of the 18 objects may have been created by the other one first. The status is written again and again.
+            let (statuses, objects): (Vec<_>, Vec<_>) =
+                operator.tap.answered(409).into_iter().partition(|seen| seen.path.ends_with("/status"));
+            assert!(objects.len() <= 18 && statuses.len() < 10, "{objects:#?} {statuses:#?}");
             let writes = operator.tap.writes().len();
             assert!(writes < 80, "{writes} writes");
             operator.stop().await;
