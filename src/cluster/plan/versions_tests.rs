@@ -193,6 +193,38 @@ fn no_version_is_changed_while_there_is_an_unknown_member_or_a_rotation() {
     }
 }
 
+/// Its storage has the cluster version, with which the lower version does not start.
+#[test]
+fn a_member_that_has_never_served_goes_back_at_once_unless_the_cluster_version_has_followed_it() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.7.3");
+    until(&mut world, |world| running(world).iter().any(|version| version == "3.7.3"));
+    let runs = |(_, member): &(_, &ObservedMember)| member.version().is_some_and(|version| version.minor == 7);
+    let name = world.observed.members.iter().find(runs).map(|(name, _)| name.clone()).unwrap();
+    change(&mut world, "3.6.16");
+    for (cluster, goes_back) in [(6, true), (7, false)] {
+        let mut observed = world.observed.clone();
+        for member in observed.members.values_mut() {
+            member.versions = Some(Ok(VersionMetrics { cluster: Some(cluster), has_snapshot: true }));
+        }
+        let member = observed.members.get_mut(&name).unwrap();
+        member.etcd = Probe::Unreachable("connection refused".into());
+        let pod = member.pod.as_mut().unwrap();
+        pod.metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
+        for condition in pod.status.as_mut().unwrap().conditions.iter_mut().flatten() {
+            condition.status = "False".into();
+        }
+        let plan = world.plan_on(&observed);
+        let changes = plan.changes().unwrap();
+        assert_eq!(
+            changes.stateful_sets.contains_key(&name),
+            goes_back,
+            "the cluster version is 3.{cluster}: {:?}",
+            changes.progress
+        );
+    }
+}
+
 #[test]
 fn an_upgrade_is_taken_back_half_way_without_the_downgrade_api() {
     let mut world = bootstrapped(3);
