@@ -7,7 +7,7 @@ use std::{
 };
 
 use etcd_warden::{
-    api::{EtcdCluster, EtcdClusterSpec, FEATURE_GATES},
+    api::{EtcdCluster, EtcdClusterSpec, FEATURE_GATES, FLAGS_OF_3_6},
     cluster::{objects::stateful_set, validate::validate},
     etcd::{Client, Dialer},
 };
@@ -145,4 +145,29 @@ fn the_table_of_feature_gates_is_that_of_each_release() {
             FEATURE_GATES.iter().filter(|gate| gate.since <= minor).map(|gate| gate.name.to_owned()).collect();
         assert_eq!(found, known, "etcd {version}");
     }
+}
+
+/// Whether a release of etcd has a flag. It ends at once, because the value is none of the flag's, or because it has no data directory.
+fn has_flag(version: &str, flag: &str) -> bool {
+    let output = Command::new(program(version, "etcd"))
+        .arg(format!("--{flag}="))
+        .args(["--data-dir=/proc/none", "--name=none", "--config-file=/proc/none"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    !text.contains(&format!("flag provided but not defined: -{flag}"))
+}
+
+#[test]
+fn flags_that_were_renamed_exist_in_the_releases_for_which_they_are_accepted() {
+    for flag in FLAGS_OF_3_6 {
+        let has: Vec<_> = VERSIONS.iter().map(|(version, _)| has_flag(version, flag)).collect();
+        assert_eq!(has, [false, true, true], "{flag}");
+    }
+    for flag in ["experimental-corrupt-check-time", "experimental-initial-corrupt-check"] {
+        let has: Vec<_> = VERSIONS.iter().map(|(version, _)| has_flag(version, flag)).collect();
+        assert_eq!(has, [true, true, false], "{flag}");
+    }
+    assert!(VERSIONS.iter().all(|(version, _)| has_flag(version, "max-txn-ops")));
 }
