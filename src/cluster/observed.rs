@@ -146,7 +146,7 @@ pub struct ObservedMember {
     pub stateful_set: Option<Cached<StatefulSet>>,
     /// Its pod.
     pub pod: Option<Cached<Pod>>,
-    /// For how long this operator has seen etcd's container run in its pod, by a clock that nobody sets.
+    /// For how long this operator has seen etcd's container run in its pod, by the monotonic clock of this process.
     pub seen_running: SignedDuration,
     /// The Secret with its certificates.
     pub secret: Option<CachedSecret>,

@@ -25,7 +25,7 @@ use crate::{
         release::Release,
         requests::Requests,
         settings::Settings,
-        validated::{Repair, ValidatedCluster, WAL},
+        validated::{Repair, ValidatedCluster, needed_in_pod},
     },
     etcd::{Version, supported},
     ids::Uid,
@@ -245,7 +245,7 @@ fn check_storage(spec: &EtcdClusterSpec, quota: Option<i64>, problems: &mut Prob
         problems.add(format!("spec.storage.emptyDir.sizeLimit {limit:?} is not a size: write it like 4Gi"));
         return;
     };
-    if quota.is_some_and(|quota| bytes < quota.saturating_add(WAL)) {
+    if quota.is_some_and(|quota| bytes < needed_in_pod(quota)) {
         problems.add(format!(
             "spec.storage.emptyDir.sizeLimit is {limit}: it must be at least spec.etcd.quotaBackendSize ({}) and 448Mi for the \
              write-ahead log, because a pod that takes more is evicted, and its data is lost",

@@ -97,6 +97,11 @@ impl ValidatedCluster {
 /// (etcd `--max-wals`, `server/storage/wal`).
 pub const WAL: i64 = 7 * (64 << 20);
 
+/// How many bytes a volume in a pod needs for a quota.
+pub fn needed_in_pod(quota: i64) -> i64 {
+    quota.saturating_add(WAL)
+}
+
 /// How long a member must have been down before it is replaced because of evidence that it cannot recover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repair {

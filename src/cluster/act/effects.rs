@@ -1,12 +1,14 @@
 //! Executes the effects of steps. Each returns the number of changes that it made.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Debug};
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PersistentVolumeClaim, Pod, Secret},
     policy::v1::PodDisruptionBudget,
 };
+use kube::{Resource, core::NamespaceResourceScope};
+use serde::de::DeserializeOwned;
 
 use super::{Actor, step::StepError};
 use crate::{
@@ -31,18 +33,18 @@ impl Actor<'_> {
     pub async fn execute(&self, effect: &Effect, fresh: &Fresh) -> Result<usize, StepError> {
         match effect {
             Effect::ChangeMembers(change) => self.change_members(change, fresh).await,
-            Effect::AnnotateClaim { name, uid, annotations } => self.annotate_claim(name, uid, annotations).await,
+            Effect::AnnotateClaim { name, uid, annotations } => {
+                let written = self.annotate::<PersistentVolumeClaim>(name, uid, annotations).await;
+                Ok(written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {name}"), e))?)
+            }
             Effect::AnnotateStatefulSet { member, uid, annotations } => {
-                let no_labels: BTreeMap<&str, &str> = BTreeMap::new();
-                let written = annotate(&self.api::<StatefulSet>(), member.as_str(), uid, &no_labels, annotations).await;
-                written.map_err(|e| WriteError::of(format!("StatefulSet {member}"), e))?;
-                Ok(1)
+                let written = self.annotate::<StatefulSet>(member.as_str(), uid, annotations).await;
+                Ok(written.map_err(|e| WriteError::of(format!("StatefulSet {member}"), e))?)
             }
             Effect::AnnotatePod { member, uid, annotations } => {
-                let (pod, no_labels) = (self.cluster.names.pod(member), BTreeMap::<&str, &str>::new());
-                let written = annotate(&self.api::<Pod>(), &pod, uid, &no_labels, annotations).await;
-                written.map_err(|e| WriteError::of_change(format!("Pod {pod}"), e))?;
-                Ok(1)
+                let pod = self.cluster.names.pod(member);
+                let written = self.annotate::<Pod>(&pod, uid, annotations).await;
+                Ok(written.map_err(|e| WriteError::of_change(format!("Pod {pod}"), e))?)
             }
             Effect::Resize { member, uid, resources } => self.resize(member, uid, resources).await,
             Effect::AdoptSecret { name, uid } => self.adopt_secret(name, uid).await,
@@ -66,15 +68,12 @@ impl Actor<'_> {
         Ok(1)
     }
 
-    async fn annotate_claim(
-        &self,
-        name: &str,
-        uid: &Uid,
-        annotations: &BTreeMap<&'static str, String>,
-    ) -> Result<usize, StepError> {
+    async fn annotate<K>(&self, name: &str, uid: &Uid, annotations: &BTreeMap<&'static str, String>) -> Result<usize, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+    {
         let no_labels: BTreeMap<&str, &str> = BTreeMap::new();
-        let written = annotate(&self.api::<PersistentVolumeClaim>(), name, uid, &no_labels, annotations).await;
-        written.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {name}"), e))?;
+        annotate(&self.api::<K>(), name, uid, &no_labels, annotations).await?;
         Ok(1)
     }
 

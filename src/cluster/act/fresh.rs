@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{PersistentVolumeClaim, Pod, Secret},
 };
-use kube::{Resource, api::ListParams, core::ObjectMeta};
+use kube::api::ListParams;
 
 use super::Actor;
 use crate::{
@@ -33,13 +33,9 @@ impl Actor<'_> {
                 Read::Members => self.read_members(&mut fresh).await?,
                 Read::EachVotersList => self.read_lists(&mut fresh).await,
                 Read::ByName(member) => self.read_by_name(member, &mut fresh).await?,
-                Read::Claim(member) => {
-                    let name = self.cluster.names.claim(member);
-                    let claim = self.api::<PersistentVolumeClaim>().get_opt(&name).await;
-                    fresh.claim = claim.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {name}"), e))?;
-                }
+                Read::Claim(member) => fresh.claim = self.claim(&self.cluster.names.claim(member)).await?,
                 Read::Leftover(leftover) => fresh.leftovers.extend(match leftover.kind {
-                    LeftoverKind::Claim => self.claim(&leftover.name).await?,
+                    LeftoverKind::Claim => self.claim(&leftover.name).await?.map(|claim| claim.metadata),
                     LeftoverKind::Secret => {
                         let secret = self.api::<Secret>().get_metadata_opt(&leftover.name).await;
                         secret.map_err(|e| WriteError::of(leftover.describe(), e))?.map(|secret| secret.metadata)
@@ -98,9 +94,8 @@ impl Actor<'_> {
         Ok(())
     }
 
-    async fn claim(&self, name: &str) -> Result<Option<ObjectMeta>, WriteError> {
-        let claim = self.api::<PersistentVolumeClaim>().get_metadata_opt(name).await;
-        let claim = claim.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {name}"), e))?;
-        Ok(claim.map(|claim| claim.meta().clone()))
+    async fn claim(&self, name: &str) -> Result<Option<PersistentVolumeClaim>, WriteError> {
+        let claim = self.api::<PersistentVolumeClaim>().get_opt(name).await;
+        claim.map_err(|e| WriteError::of(format!("PersistentVolumeClaim {name}"), e))
     }
 }

@@ -95,9 +95,9 @@ pub fn describe(names: &Names, observed: &Observed, recovering: bool) -> String 
     // Of equally recent members, the first.
     let best = holders.iter().rev().max_by_key(|(_, member)| progress(member).map(|progress| progress.revision));
     let Some((best, member)) = best else {
-        let anew =
+        let remedy =
             if members.values().all(ObservedMember::is_in_pod) { ": delete the EtcdCluster, and create it again" } else { "" };
-        return format!("{described}. No data is left to recover from{anew}");
+        return format!("{described}. No data is left to recover from{remedy}");
     };
     let quorum = voters.len() / 2 + 1;
     let running = holders.iter().filter(|(_, member)| progress(member).is_some()).count();

@@ -18,7 +18,7 @@ pub use pod_metadata::{MetadataChanges, PodMetadata};
 pub use pod_template::{parse as parse_template, reads_resources};
 pub use services::{client_service, peer_service};
 pub use stateful_set::{
-    empty_dir, forced, grace_period, is_forced, runs_like, stateful_set, stopped, template_problems, with_data,
+    empty_dir, forced, grace_period, is_forced, runs_like, stateful_set, stateful_set_with, stopped, template_problems,
 };
 
 #[cfg(test)]

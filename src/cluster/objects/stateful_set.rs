@@ -66,6 +66,22 @@ pub fn grace_period(etcd: &EtcdSettings) -> SignedDuration {
 /// one with the highest ordinal. It is a StatefulSet rather than a pod, so that Kubernetes recreates the pod while the operator
 /// is down.
 pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &Release, bundles: &str) -> StatefulSet {
+    stateful_set_with(cluster, member, release, bundles, empty_dir(&cluster.storage))
+}
+
+/// The same with the data in this volume of the pod, or in that of the member's claim.
+pub fn stateful_set_with(
+    cluster: &ValidatedCluster,
+    member: &MemberName,
+    release: &Release,
+    bundles: &str,
+    in_pod: Option<EmptyDirVolumeSource>,
+) -> StatefulSet {
+    let mut template = pod_template::merged(template(cluster, member, release, bundles), &cluster.template);
+    let volumes = template.spec.iter_mut().flat_map(|spec| spec.volumes.iter_mut().flatten());
+    if let Some(volume) = volumes.into_iter().find(|volume| volume.name == DATA) {
+        *volume = data_volume(cluster, member, in_pod);
+    }
     let labels = member_labels(cluster.names.cluster(), member);
     let mut metadata = owned(cluster, member.to_string());
     metadata.labels = Some(labels.clone());
@@ -79,7 +95,7 @@ pub fn stateful_set(cluster: &ValidatedCluster, member: &MemberName, release: &R
             pod_management_policy: Some("Parallel".into()),
             revision_history_limit: Some(1),
             selector: LabelSelector { match_labels: Some(labels), ..LabelSelector::default() },
-            template: with_digest(pod_template::merged(template(cluster, member, release, bundles), &cluster.template)),
+            template: with_digest(template),
             ..StatefulSetSpec::default()
         },
         status: None,
@@ -156,22 +172,6 @@ pub fn empty_dir(storage: &StorageSpec) -> Option<EmptyDirVolumeSource> {
         Medium::Memory => Some("Memory".to_owned()),
     };
     Some(EmptyDirVolumeSource { medium, size_limit: Some(spec.size_limit.clone()), ..EmptyDirVolumeSource::default() })
-}
-
-/// The same StatefulSet with its data in this volume of its pod, or in that of its claim.
-#[must_use]
-pub fn with_data(
-    mut set: StatefulSet,
-    cluster: &ValidatedCluster,
-    member: &MemberName,
-    in_pod: Option<EmptyDirVolumeSource>,
-) -> StatefulSet {
-    let volumes = set.spec.template.spec.iter_mut().flat_map(|spec| spec.volumes.iter_mut().flatten());
-    if let Some(volume) = volumes.into_iter().find(|volume| volume.name == DATA) {
-        *volume = data_volume(cluster, member, in_pod);
-    }
-    set.spec.template = with_digest(set.spec.template);
-    set
 }
 
 fn data_volume(cluster: &ValidatedCluster, member: &MemberName, in_pod: Option<EmptyDirVolumeSource>) -> Volume {

@@ -21,7 +21,6 @@ use crate::{
     api::Reason,
     cluster::{
         facts::{
-            claims::other_storage,
             ongoing::ongoing_since,
             roster::{Roster, RosterEntry},
         },
@@ -97,8 +96,8 @@ impl Moves {
         }
         let Some((name, why)) = self.due.iter().next() else { return changes };
         let (left, desired) = (self.due.len(), input.cluster.replicas as usize);
-        let edits = roster.voters.get(name).map(|voter| other_storage(voter.member, &input.cluster.storage)).unwrap_or_default();
-        let change = (!edits.is_empty()).then(|| format!("{} ({}/{desired})", edits.join(", "), desired.saturating_sub(left)));
+        let edits = roster.voters.get(name).and_then(|voter| why_moved(input, voter.member));
+        let change = edits.map(|edits| format!("{edits} ({}/{desired})", desired.saturating_sub(left)));
         let changes = Changes { change, ..changes };
         let (all, since) = (roster.voters.len(), ongoing_since(input.observed, Reason::ReplacingMember));
         let message = format!("{left} of {all} members have yet to be replaced ({why}), each by one that is added before{since}");

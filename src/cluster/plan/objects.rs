@@ -109,8 +109,7 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery, versions:
     }
     let (in_pod, held) = (storage::in_pod(input, Some(member)), versions.held(name, Some(member)));
     let build = || {
-        let set = objects::stateful_set(cluster, name, held.unwrap_or(&cluster.release), bundles);
-        let set = objects::with_data(set, cluster, name, in_pod.clone());
+        let set = objects::stateful_set_with(cluster, name, held.unwrap_or(&cluster.release), bundles, in_pod.clone());
         let set = if forced { objects::forced(set) } else { set };
         if stopped { objects::stopped(set) } else { set }
     };

@@ -25,7 +25,7 @@ use crate::{
         },
         objects::{self, ClaimSource, Claimed, MetadataChanges, StartState},
         observed::ObservedMember,
-        validated::WAL,
+        validated::needed_in_pod,
     },
     ids::Uid,
     kubernetes::{
@@ -102,7 +102,7 @@ fn made_in_pod(input: &Input) -> Option<EmptyDirVolumeSource> {
 /// How many bytes a volume in a pod needs for the quota that members keep, if the spec asks for less.
 fn too_small_in_pod(input: &Input) -> Option<i64> {
     let volume = input.cluster.storage.empty_dir.as_ref()?;
-    let needed = input.cluster.etcd.quota.saturating_add(WAL);
+    let needed = needed_in_pod(input.cluster.etcd.quota);
     quantity::bytes(&volume.size_limit).is_some_and(|bytes| bytes < needed).then_some(needed)
 }
 

@@ -107,11 +107,14 @@ impl Placed<'_> {
         self.running() != self.release.version.minor || !self.member.is_healthy()
     }
 
-    /// The version that it runs, if the image of its release contains another one. A pod that is being deleted may have been created from
-    /// an older template.
+    /// The version that is in the image of its release. A pod that is being deleted may have been created from an older template.
+    fn in_image(&self) -> Option<Version> {
+        self.member.pod.as_deref().filter(|pod| !is_terminating(pod)).and(self.member.version())
+    }
+
+    /// That version, if its minor is another one than that of the release.
     fn other_version(&self) -> Option<Version> {
-        let runs = self.member.pod.as_deref().is_some_and(|pod| !is_terminating(pod));
-        self.member.version().filter(|version| runs && version.minor != self.release.version.minor)
+        self.in_image().filter(|version| version.minor != self.release.version.minor)
     }
 
     /// Whether its pod was never ready.
@@ -205,13 +208,9 @@ pub fn plan(input: &Input) -> Versions {
 
 /// Reports a member that runs another version than its image should contain.
 fn wrong_image(members: &[Placed], to: Version) -> Changes {
-    let is_wrong = |placed: &&Placed| {
-        let runs = placed.member.pod.as_deref().is_some_and(|pod| !is_terminating(pod));
-        runs && placed.release.version == to && placed.member.version().is_some_and(|version| version != to)
-    };
-    let Some((wrong, version)) = members.iter().find(is_wrong).and_then(|placed| Some((placed, placed.member.version()?))) else {
-        return Changes::default();
-    };
+    let given = members.iter().filter(|placed| placed.release.version == to);
+    let mut versions = given.filter_map(|placed| Some((placed, placed.in_image()?)));
+    let Some((wrong, version)) = versions.find(|(_, version)| *version != to) else { return Changes::default() };
     let message =
         format!("spec.version is {to}, but image {} contains etcd {version}, which {} runs", wrong.release.image, wrong.name);
     Changes::default().problem(Reason::CannotChangeVersion, message)
