@@ -158,6 +158,8 @@ pub struct ObservedMember {
     pub active_peers: Option<Result<BTreeSet<MemberId>, String>>,
     /// What its metrics say about versions. They are read only while the minor version is being changed.
     pub versions: Option<Result<etcd::VersionMetrics, String>>,
+    /// The member list in its own data. It is read only while the minor version is being changed.
+    pub own_list: Option<Result<etcd::MemberList, String>>,
     /// The leaf certificate that it presents on port 2380 (DER). It is read only until its pod is confirmed.
     pub peer_leaf: Option<Result<Vec<u8>, String>>,
     /// The node of its volume. It is looked up only while no node accepts its pod, and once the member has been down for

@@ -61,7 +61,15 @@ impl Dialer for Client {
     fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
         async move {
             let (_, stream) = self.handshake(target, tls).await?;
-            self.within(members(stream, target).boxed()).await
+            self.within(members(stream, target, true).boxed()).await
+        }
+        .boxed()
+    }
+
+    fn own_members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
+        async move {
+            let (_, stream) = self.handshake(target, tls).await?;
+            self.within(members(stream, target, false).boxed()).await
         }
         .boxed()
     }
@@ -193,8 +201,8 @@ async fn status(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberS
 
 /// Requests the member list with an own message: the call of the client library is never linearizable, so a partitioned member
 /// would answer with an outdated list.
-async fn members(stream: TlsStream<TcpStream>, target: &Target) -> Result<MemberList, EtcdError> {
-    let request = wire::MemberListRequest { linearizable: true };
+async fn members(stream: TlsStream<TcpStream>, target: &Target, linearizable: bool) -> Result<MemberList, EtcdError> {
+    let request = wire::MemberListRequest { linearizable };
     let response: wire::MemberListResponse = call(stream, target, "/etcdserverpb.Cluster/MemberList", request).await?;
     Ok(MemberList {
         cluster_id: ClusterId(response.header.ok_or_else(no_header)?.cluster_id),

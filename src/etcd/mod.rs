@@ -121,7 +121,7 @@ pub struct Member {
     pub is_learner: bool,
 }
 
-/// The members of a cluster, as agreed by a quorum.
+/// The members of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberList {
     /// The cluster.
@@ -134,6 +134,14 @@ impl MemberList {
     /// The members with a vote.
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| !member.is_learner)
+    }
+
+    /// A member that only one of two lists has, or that is a learner in only one, as it is in this list and in the other one.
+    pub fn difference<'a>(&'a self, other: &'a Self) -> Option<[Option<&'a Member>; 2]> {
+        let find = |list: &'a Self, id| list.members.iter().find(|member| member.id == id);
+        let ids = self.members.iter().chain(&other.members).map(|member| member.id);
+        let is_other = |[one, other]: &[Option<&Member>; 2]| one.map(|m| m.is_learner) != other.map(|m| m.is_learner);
+        ids.map(|id| [find(self, id), find(other, id)]).find(is_other)
     }
 }
 
@@ -211,6 +219,9 @@ pub trait Dialer: Send + Sync + 'static {
 
     /// The linearizable member list: what a quorum agreed to, or an error. A learner does not serve it.
     fn members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>>;
+
+    /// The member list that this member has in its own data, which nobody confirmed. A learner does not serve it.
+    fn own_members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>>;
 
     /// Changes the members or the leader. If the call fails, the change may have been made nevertheless.
     fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>>;

@@ -61,6 +61,10 @@ impl Dialer for Faulty {
         self.client.members(target, tls)
     }
 
+    fn own_members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
+        self.client.own_members(target, tls)
+    }
+
     fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>> {
         self.client.change(target, tls, change)
     }

@@ -68,6 +68,10 @@ impl Dialer for Healthy {
         Box::pin(async { Ok(MemberList { cluster_id: CLUSTER, members: vec![member] }) })
     }
 
+    fn own_members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
+        self.members(target, tls)
+    }
+
     fn change<'a>(&'a self, _: &'a Target, _: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>> {
         panic!("the member is not to be changed: {change:?}")
     }

@@ -258,6 +258,10 @@ impl Dialer for Run {
         Box::pin(async { etcd::Client::default().members(target, tls).await })
     }
 
+    fn own_members<'a>(&'a self, target: &'a Target, tls: &'a Tls) -> BoxFuture<'a, Result<MemberList, EtcdError>> {
+        Box::pin(async { etcd::Client::default().own_members(target, tls).await })
+    }
+
     fn change<'a>(&'a self, target: &'a Target, tls: &'a Tls, change: &'a Change) -> BoxFuture<'a, Result<(), EtcdError>> {
         Box::pin(async move {
             let point = Point::of_change(change);

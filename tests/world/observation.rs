@@ -88,6 +88,8 @@ pub fn observe(world: &World, operator: &Operator, cluster: &EtcdCluster) -> Obs
         for (name, member) in &mut observed.members {
             let pod = member.pod.as_ref().filter(|pod| running_since(pod).is_some());
             member.versions = pod.map(|pod| versions(world, place(name), pod.metadata.uid.as_deref().unwrap_or_default()));
+            // Without a leader it may be any.
+            member.own_list = member.etcd.status().map(|status| list(world, std::iter::once(status)));
         }
     }
     // A member may be listed before anything else of it exists.

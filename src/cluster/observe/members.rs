@@ -1,6 +1,6 @@
 //! Queries to the members.
 
-use futures::future::{join_all, join3};
+use futures::future::{join, join_all, join3};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
@@ -127,11 +127,20 @@ pub async fn ask_peers(context: &Context, names: &Names, observed: &mut Observed
     observed.members.values_mut().zip(answers).for_each(|(member, peers)| member.active_peers = peers);
 }
 
-/// Asks every running member what its metrics say about versions.
-pub async fn ask_versions(context: &Context, names: &Names, observed: &mut Observed) {
+/// Asks every running member what its metrics say about versions, and each that answers for the member list in its own data.
+pub async fn ask_versions(context: &Context, names: &Names, observed: &mut Observed, identity: &Identity) {
     let ask = |target| async move { context.dialer.versions(&target).await };
-    let answers = ask_metrics(names, observed, ask).await;
-    observed.members.values_mut().zip(answers).for_each(|(member, versions)| member.versions = versions);
+    let versions = ask_metrics(names, observed, ask);
+    let lists = observed.members.iter().map(|(name, member)| async move {
+        let pod = member.pod.as_deref().filter(|_| member.etcd.status().is_some())?;
+        let target = dial::target(names, name, pod, CLIENT_PORT);
+        Some(context.dialer.own_members(&target, &identity.tls).await.map_err(|e| e.to_string()))
+    });
+    let (versions, lists) = join(versions, join_all(lists)).await;
+    for (member, (versions, list)) in observed.members.values_mut().zip(versions.into_iter().zip(lists)) {
+        member.versions = versions;
+        member.own_list = list;
+    }
 }
 
 /// The members that answer, with their pods.

@@ -50,7 +50,7 @@ pub async fn observe(context: &Context, cluster: &EtcdCluster, names: &Names, no
         Ok(identity) => {
             ask(context, names, &mut observed, identity, now).await;
             if observed.changes_minor(Version::parse(&cluster.spec.version)) {
-                members::ask_versions(context, names, &mut observed).await;
+                members::ask_versions(context, names, &mut observed, identity).await;
             }
             // A duration that is invalid is reported, and nothing follows from it.
             let lost_node = cluster.spec.repair.lost_node.length().unwrap_or_default();

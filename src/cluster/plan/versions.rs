@@ -273,8 +273,13 @@ impl<'a> Change<'a> {
         }
         if voter.member.version().is_some_and(|version| version.minor > self.to.minor) || !self.is_up() {
             self.ready_for_lower(voter, name, has_begun)?;
-        } else if !has_begun {
+            return Ok(name);
+        }
+        if !has_begun {
             self.settled()?;
+        }
+        self.list_the_same()?;
+        if !has_begun {
             self.ready_for_higher()?;
         } else if self.to.release().is_some_and(|release| release.needs_snapshot)
             && matches!(&voter.member.versions, Some(Ok(metrics)) if !metrics.has_snapshot)
@@ -327,6 +332,33 @@ impl<'a> Change<'a> {
             return Err(Wait::For("the CA rotation to be complete".into()));
         }
         Ok(())
+    }
+
+    /// All members list the same members in their own data. etcd 3.6 takes its list from another store than 3.5, and releases of 3.5 before
+    /// 3.5.26 could leave members in that store which were removed long ago, or learners that were promoted. So it is checked before the
+    /// first member and after each one.
+    fn list_the_same(&self) -> Result<(), Wait> {
+        let mut lists = vec![];
+        for (name, voter) in self.roster.voters.iter().filter(|(_, voter)| voter.answers()) {
+            match &voter.member.own_list {
+                Some(Ok(list)) => lists.push((name, list)),
+                Some(Err(problem)) => return Err(Wait::For(format!("the member list of {name}: {problem}"))),
+                None => return Err(Wait::For(format!("the member list of {name}"))),
+            }
+        }
+        let Some(((one, first), others)) = lists.split_first() else { return Ok(()) };
+        let Some((other, difference)) = others.iter().find_map(|(name, list)| Some((name, first.difference(list)?))) else {
+            return Ok(());
+        };
+        let [of_one, of_other] = difference.map(|entry| match entry {
+            None => "does not list",
+            Some(member) if member.is_learner => "lists as a learner",
+            Some(_) => "lists as a voter",
+        });
+        let id = difference.into_iter().flatten().map(|member| member.id).next().unwrap_or_default();
+        Err(Wait::Refused(format!(
+            "the members do not list the same members: {one} {of_one} member {id}, and {other} {of_other} it"
+        )))
     }
 
     /// Before the first member runs a higher version.

@@ -193,6 +193,50 @@ fn no_version_is_changed_while_there_is_an_unknown_member_or_a_rotation() {
     }
 }
 
+/// A member that was removed long ago, in the store from which etcd 3.6 takes its list.
+fn stray(is_learner: bool) -> Member {
+    Member { id: MemberId(0x99), name: "gone".into(), peer_urls: vec!["https://gone:2380".into()], is_learner }
+}
+
+#[test]
+fn no_version_rises_while_members_list_other_members() {
+    for is_learner in [false, true] {
+        let mut world = World::bootstrapped(r#"{"version": "3.5.35"}"#);
+        let taken = world.taken.len();
+        world.strays.insert(names().member(1), stray(is_learner));
+        change(&mut world, "3.6.16");
+        for _ in 0..20 {
+            world.pass();
+        }
+        assert_eq!(running(&world), ["3.5.35"; 3]);
+        assert_eq!(world.taken[taken..], [] as [&str; 0]);
+        let problems = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+        let role = if is_learner { "lists as a learner" } else { "lists as a voter" };
+        let expected = format!("demo-0 does not list member 99, and demo-1 {role} it");
+        assert!(problems.ends_with(&expected), "{problems}");
+        world.strays.clear();
+        settle(&mut world, "3.6.16");
+    }
+}
+
+#[test]
+fn an_upgrade_stops_at_a_member_that_lists_other_members_and_is_taken_back() {
+    let mut world = World::bootstrapped(r#"{"version": "3.5.35"}"#);
+    change(&mut world, "3.6.16");
+    until(&mut world, |world| running(world).iter().any(|version| version == "3.6.16"));
+    let runs = |(_, member): &(_, &ObservedMember)| member.version().is_some_and(|version| version.minor == 6);
+    let first = world.observed.members.iter().find(runs).unwrap().0.clone();
+    world.strays.insert(first, stray(false));
+    for _ in 0..20 {
+        world.pass();
+    }
+    assert_eq!(running(&world).iter().filter(|version| *version == "3.6.16").count(), 1);
+    let problems = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+    assert!(problems.contains("the members do not list the same members"), "{problems}");
+    change(&mut world, "3.5.35");
+    settle(&mut world, "3.5.35");
+}
+
 /// Its storage has the cluster version, with which the lower version does not start.
 #[test]
 fn a_member_that_has_never_served_goes_back_at_once_unless_the_cluster_version_has_followed_it() {
