@@ -57,6 +57,18 @@ pub enum CipherSuite {
 }
 
 impl CipherSuite {
+    /// The name that IANA gave it, which etcd's flag takes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+            Self::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+            Self::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+            Self::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+            Self::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+            Self::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        }
+    }
+
     /// Whether HTTP/2 requires this one or the other one.
     pub fn is_for_http2(self) -> bool {
         matches!(self, Self::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 | Self::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256)

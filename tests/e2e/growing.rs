@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use etcd_warden::api::EtcdCluster;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::{ResourceExt, api::ListParams};
 use serde_json::{Value, json};
 
@@ -117,6 +117,22 @@ async fn refused(world: &World) -> String {
     // The claim still asks for 2Gi.
     grow(world, "limited", "1200Mi").await;
     until_grown(world, "data-limited-0", "1200Mi").await;
+    world.until_ready("limited").await;
+    // The namespace may not have more.
+    let hard = json!({ format!("{class}.storageclass.storage.k8s.io/requests.storage"): "1300Mi" });
+    world.try_create::<ResourceQuota>("volumes", json!({ "hard": hard })).await.unwrap();
+    until("the quota is in force", TIMEOUT, || async {
+        let status = world.get::<ResourceQuota>("volumes").await.unwrap().status.unwrap_or_default();
+        status.used.filter(|used| !used.is_empty()).map(drop).ok_or_else(|| "it has no status".to_owned())
+    })
+    .await;
+    grow(world, "limited", "1400Mi").await;
+    let message = world.until_condition("limited", "Degraded", "True", "CannotExpandVolume", TIMEOUT).await;
+    world.measure(format!("a quota of the namespace: {message}"));
+    assert!(message.contains("exceeded quota: volumes"), "{message}");
+    world.delete::<ResourceQuota>("volumes").await;
+    grow(world, "limited", "1300Mi").await;
+    until_grown(world, "data-limited-0", "1300Mi").await;
     world.until_ready("limited").await;
     class
 }

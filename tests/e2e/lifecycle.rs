@@ -8,7 +8,7 @@ use etcd_warden::{
 };
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
-    core::v1::{PersistentVolumeClaim, Secret, Service},
+    core::v1::{PersistentVolumeClaim, Pod, Secret, Service},
 };
 use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
@@ -208,6 +208,12 @@ async fn paused(world: Arc<World>) {
     assert!(world.get::<Service>("demo-peers").await.is_none());
     assert_eq!(world.secret("demo-0-tls").await, secret);
     assert!(world.get::<StatefulSet>("demo-0").await.is_some());
+    // Health is reported too. Kubernetes does not create this pod again, and neither does the operator.
+    world.kubectl(["delete", "statefulset", "demo-0", "--cascade=orphan"]).await.success();
+    world.delete::<Pod>("demo-0-0").await;
+    world.until_condition("demo", "Available", "False", "QuorumLost", TIMEOUT).await;
+    assert_eq!(world.status("demo").await.ready.as_deref(), Some("0/1"));
+    assert!(world.get::<StatefulSet>("demo-0").await.is_none());
 
     world.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": false } })).await;
     world.until_ready("demo").await;

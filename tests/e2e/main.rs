@@ -39,6 +39,7 @@ mod lifecycle;
 mod manual_changes;
 mod members;
 mod operator;
+mod pods;
 mod recovery;
 mod refused;
 mod resources;
@@ -65,6 +66,7 @@ fn main() -> std::process::ExitCode {
         growing::scenarios(),
         storage::scenarios(),
         resources::scenarios(),
+        pods::scenarios(),
         evidence::scenarios(),
         manual_changes::scenarios(),
         certificates::scenarios(),

@@ -112,7 +112,8 @@ async fn changed_in_place(world: Arc<World>) {
     world.has_no_event("demo", "QuorumLost").await;
 }
 
-/// A quota that is smaller than the database waits for room, while other edits take effect.
+/// A quota that is smaller than the database waits for room, while other edits take effect. A full database is written to again after the
+/// quota was raised.
 async fn quota_in_use(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 1, json!({ "etcd": { "autoCompaction": { "retention": "0" } } })).await;
     let channel = etcd_client::Channel::Tonic(connect(&user));
@@ -148,4 +149,26 @@ async fn quota_in_use(world: Arc<World>) {
     .await;
     world.until_ready("demo").await;
     client.put("small", "", None).await.unwrap();
+
+    // A full database refuses every write, until a larger quota gives it room.
+    let mut written = 0;
+    let refused = loop {
+        match client.put(format!("large{written}"), vec![0; 1 << 20], None).await {
+            Ok(_) => written += 1,
+            Err(error) => break error.to_string(),
+        }
+        assert!(written < 32, "the quota of 16 MiB is not kept");
+    };
+    assert!(refused.contains("database space exceeded"), "{refused}");
+    let message = world.until_condition("demo", "Degraded", "True", "EtcdReportsErrors", TIMEOUT).await;
+    assert!(message.starts_with("demo-0 has raised the alarm NOSPACE"), "{message}");
+    assert!(client.put("small", "", None).await.unwrap_err().to_string().contains("database space exceeded"));
+    world.patch::<EtcdCluster>("demo", json!({ "spec": { "etcd": { "quotaBackendSize": "64Mi" } } })).await;
+    world.until_ready("demo").await;
+    until("writes are accepted", TIMEOUT, || async {
+        client.clone().put("small", "", None).await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert!(user.etcdctl(["alarm", "list"]).await.success().trim().is_empty());
+    assert_eq!(world.events("demo").await.iter().filter(|(reason, _)| reason == "AlarmDisarmed").count(), 1);
 }

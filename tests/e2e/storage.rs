@@ -131,6 +131,7 @@ async fn data_in_pods(world: Arc<World>) {
     let figures = writers.stop().await.checked(&user).await;
     world.measure(format!("data in pods: {figures}"));
     figures.assert_nothing_lost();
+    assert_eq!(figures.failed, 0, "{figures}");
     let refused = world.kubectl(["scale", "etcd", "demo", "--replicas=1"]).await.failure();
     assert!(refused.contains("acceptDataLoss"), "{refused}");
 }

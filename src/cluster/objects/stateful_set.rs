@@ -377,7 +377,7 @@ fn options(cluster: &ValidatedCluster, version: Version) -> Vec<(&'static str, S
         flags.push(("tls-min-version", "TLS1.3".into()));
     }
     if !cluster.cipher_suites.is_empty() {
-        let suites: Vec<_> = cluster.cipher_suites.iter().map(|suite| format!("{suite:?}")).collect();
+        let suites: Vec<_> = cluster.cipher_suites.iter().map(|suite| suite.as_str()).collect();
         flags.push(("cipher-suites", suites.join(",")));
     }
     if cluster.etcd.log_level != LogLevel::default() {

@@ -136,6 +136,8 @@ fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
 }
 
 #[cfg(test)]
+mod fields_tests;
+#[cfg(test)]
 mod in_pod_tests;
 #[cfg(test)]
 mod maintain_tests;
