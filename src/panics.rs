@@ -61,7 +61,7 @@ fn last() -> Panic {
     Panic { location: LOCATION.take().unwrap_or_else(|| "an unknown place".into()) }
 }
 
-/// From now on all panics are logged, by the hook of before if there is no log.
+/// From now on all panics are logged, by the previous hook if there is no log.
 pub fn observe() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -176,14 +176,14 @@ fn at_least(number: u32) -> String {
     }
 }
 
-/// etcd skips no minor version, neither up nor down.
+/// One minor version at a time, up or down.
 fn one_minor_at_a_time() -> Rule {
     let far = RELEASES.iter().flat_map(|one| RELEASES.iter().map(move |other| (one.minor, other.minor)));
     let pairs = far.filter(|(one, other)| one.abs_diff(*other) > 1);
     let refused =
         pairs.map(|(one, other)| format!("(self.version.startsWith('3.{one}.') && oldSelf.version.startsWith('3.{other}.'))"));
     Rule::new(format!("!({})", refused.collect::<Vec<_>>().join(" || ")))
-        .message("spec.version: etcd skips no minor version: change to a version of the minor between first, and wait until status.version shows it")
+        .message("spec.version: upgrade or downgrade one minor version at a time: change to a version of the minor between first, and wait until status.version shows it")
 }
 
 /// The new minor would reach members whose data is in their pods only by replacing each of them.

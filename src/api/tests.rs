@@ -286,8 +286,8 @@ fn the_minor_version_is_not_changed_while_data_is_in_the_pods() {
 #[test]
 fn no_minor_version_is_skipped() {
     let (old, new) = (json!({ "version": "3.5.35" }), json!({ "version": "3.7.3" }));
-    refused(&cluster("demo", &new, Some(&old)), "etcd skips no minor version", &new);
-    refused(&cluster("demo", &old, Some(&new)), "etcd skips no minor version", &old);
+    refused(&cluster("demo", &new, Some(&old)), "one minor version at a time", &new);
+    refused(&cluster("demo", &old, Some(&new)), "one minor version at a time", &old);
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub enum Change {
         /// Whether it does not wait for members to trust it, because the active authority has expired.
         immediately: bool,
     },
-    /// The next authority becomes the active one, and none of before is trusted: members refuse what the active one signs. They are
+    /// The next authority becomes the active one, and no previous one is trusted: members refuse what the active one signs. They are
     /// restarted.
     Replace {
         /// The one after it, if it is built in.

@@ -52,7 +52,7 @@ struct Fight {
     /// The paths of the fields.
     paths: Vec<Vec<Segment>>,
     manager: Option<String>,
-    /// How often they were applied in vain.
+    /// How often they were applied without effect.
     lost: u32,
     /// When they were applied last.
     at: Timestamp,
@@ -130,7 +130,7 @@ impl Desired {
             return None;
         }
         let seen = existing.and_then(|existing| ObjectVersion::of(existing.meta()));
-        // Whoever drops the annotation changes what was applied as well.
+        // A change that drops the annotation changes what was applied as well.
         let was_applied =
             |existing: &&Cached<K>| annotation(existing.meta(), APPLIED).is_none_or(|applied| applied == &*digest.0);
         let drift = existing.filter(was_applied).map(|existing| differences(&**existing, &object().body)).unwrap_or_default();

@@ -126,7 +126,7 @@ impl ExternalAuthority {
         [&self.authority].into_iter().chain(&self.ancestors)
     }
 
-    /// Checks that all who verify will accept what the authority signs for the names of this leaf.
+    /// Checks that all programs that verify certificates accept what the authority signs for the names of this leaf.
     ///
     /// # Errors
     /// [`PkiError::Refused`].

@@ -70,7 +70,7 @@ pub fn bug(user: &EtcdUser, note: Note, now: Timestamp) -> Report<EtcdUserStatus
     Report { status, events: finding.event(before.as_ref()).into_iter().collect(), done: vec![] }
 }
 
-/// Whether the members refuse the operator's certificate, so that a certificate of the same authority is none to get in with.
+/// Whether the members refuse the operator's certificate, so that a certificate of the same authority does not get in either.
 fn is_refused(observed: &ObservedUser) -> bool {
     let status = observed.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
     let available = status.and_then(|status| condition(&status.conditions, ConditionType::Available));

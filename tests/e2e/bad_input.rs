@@ -118,7 +118,7 @@ async fn cannot_be_changed(world: Arc<World>) {
     world.create_cluster("demo", 1, json!({ "paused": true, "version": "3.5.35" })).await;
     let in_pods = json!({ "emptyDir": { "sizeLimit": "8Gi", "acceptDataLoss": true } });
     for (complaint, change) in [
-        ("etcd skips no minor version", json!({ "version": "3.7.3" })),
+        ("one minor version at a time", json!({ "version": "3.7.3" })),
         ("the minor version cannot be changed with spec.storage.emptyDir", json!({ "version": "3.6.16", "storage": in_pods })),
     ] {
         let patch = json!({ "spec": change }).to_string();

@@ -64,7 +64,7 @@ async fn file_system(world: &World, pod: &str) -> u64 {
 }
 
 /// Three volumes are expanded one after the other, while clients write and every process goes on. Then a driver refuses, which is reported
-/// until the change is taken back, wholly or in part; and one expands a file system only when a pod starts.
+/// until the change is reverted, wholly or in part; and one expands a file system only when a pod starts.
 async fn grown(world: Arc<World>) {
     run(root().join("hack/cluster/csi"), [] as [&str; 0]).await.success();
     let user = world.cluster_and_user("demo", 3, json!({ "storage": { "storageClassName": "csi" } })).await;

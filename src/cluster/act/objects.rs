@@ -54,7 +54,7 @@ impl Actor<'_> {
         match apply(&self.context.client, self.cluster.names.namespace(), object, &self.cluster.uid).await {
             Ok(result) => {
                 self.desired.record(object, &result, self.now);
-                let message = format!("{} is to be expanded to {}", object.describe(), self.cluster.storage.size.0);
+                let message = format!("{} will be expanded to {}", object.describe(), self.cluster.storage.size.0);
                 outcome.done.push(Note::new(Reason::ExpandingVolume, message));
             }
             Err(error) => match error.refusal() {

@@ -46,7 +46,7 @@ pub fn is_growing(claim: &PersistentVolumeClaim, desired: &Quantity) -> bool {
 }
 
 /// The fields of `spec.storage` for which a claim cannot be changed, and that have changed since it was made, with their old and new
-/// values. A volume that has no more than the desired size is none that would have to shrink: it was to be expanded, and was not.
+/// values. A volume that has no more than the desired size does not have to shrink: its expansion was requested and not made.
 pub fn changed_storage(claim: &PersistentVolumeClaim, desired: &StorageSpec) -> Vec<String> {
     let Some(made_from) = ClaimSource::recorded(claim) else { return vec![] };
     let size = capacity(claim).or_else(|| objects::requested_size(claim)).unwrap_or(&made_from.size);

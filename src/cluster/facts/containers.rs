@@ -15,7 +15,7 @@ const ENDED: [&str; 2] = ["Error", "Completed"];
 /// How long after its start a container is taken for one that may end again.
 pub const STARTED: SignedDuration = SignedDuration::from_mins(1);
 
-/// How many restarts of a container are not taken for a sign that it ends again and again: a new member may have to wait for others.
+/// How many restarts of a container are not taken for a sign that it keeps exiting: a new member may have to wait for others.
 const USUAL_RESTARTS: i32 = 1;
 
 /// Why etcd does not run in a pod: because of its container, or because of one that others added.
@@ -89,7 +89,7 @@ pub fn out_of_memory(pod: &Pod) -> Option<String> {
     Some(describe_last_end(pod, container, ended))
 }
 
-/// Whether etcd ends again and again: it has been restarted more than once in its pod, and does not run for long. The pod of a member
+/// Whether etcd keeps exiting: it has been restarted more than once in its pod, and does not run for long. The pod of a member
 /// that starts within the usual time never shows that.
 pub fn is_crashing(pod: &Pod, now: Timestamp) -> bool {
     let is_restarted = etcd_status(pod).is_some_and(|container| container.restart_count > USUAL_RESTARTS);

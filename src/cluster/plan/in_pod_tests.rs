@@ -323,7 +323,7 @@ fn data_moves_between_claims_and_pods_by_replacing_members() {
     world.cluster.spec.storage.empty_dir = None;
     assert_eq!(settle(&mut world), 3);
     assert_eq!(are_in_pods(&world), [false; 3]);
-    // It is taken back halfway.
+    // It is reverted halfway.
     for passes in (1..40).step_by(6) {
         let mut world = bootstrapped("{}");
         world.cluster.spec.storage.empty_dir = Some(empty_dir());

@@ -304,7 +304,7 @@ fn scale_down(input: &Input, roster: &Roster, moves: &Moves, rollout: &Rollout, 
         }
         let message = format!(
             "{restarted} was restarted and is not healthy. It is not removed, because the other members could fail in the same way when \
-             they are restarted. Fix what keeps it from starting, or take back the change of the spec for which it was restarted"
+             they are restarted. Fix what keeps it from starting, or revert the change of the spec for which it was restarted"
         );
         return changes.problem(Reason::CannotScaleDown, message);
     }

@@ -5,7 +5,7 @@
 //! then one of the old ones is removed. So there are never fewer healthy voters than the desired number, and a fault during the change is
 //! tolerated as before. If the old one was removed first, as a member is that cannot come back, two of two would remain, and none of them
 //! could be spared until the new one has caught up. A cluster of one can be changed only in this way. The new member takes the lowest
-//! free name, so the names change: `demo-0` becomes `demo-3`. All is decided from what exists. If the change is taken back halfway, the
+//! free name, so the names change: `demo-0` becomes `demo-3`. All is decided from what exists. If the change is reverted halfway, the
 //! members that are already new are replaced instead, and a learner is removed.
 
 use std::collections::BTreeMap;

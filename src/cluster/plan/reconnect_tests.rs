@@ -14,7 +14,7 @@ use crate::{
     pki::{Authority, Domain},
 };
 
-/// The authority of before, of the issuer to which a domain is changed in this phase, is refused from now on.
+/// The previous authority, of the issuer to which a domain is changed in this phase, is refused from now on.
 fn refused_in(of: Domain, phase: &str, before: IssuerSpec) -> (World, Option<Authority>) {
     let mut world = World::bootstrapped("{}");
     let mut previous = None;

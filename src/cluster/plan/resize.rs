@@ -59,7 +59,7 @@ pub fn plan(input: &Input, roster: &Roster, rollout: &Rollout, pending: &Pending
         && voter.is_healthy()
         && let Some(until) = wait_for(input, roster, pending)
     {
-        return changes.progress(Reason::Resizing, format!("those of {name} will be changed once {until}"));
+        return changes.progress(Reason::Resizing, format!("the resources of {name} will be changed once {until}"));
     }
     let uid = voter.member.pod.as_ref().and_then(|pod| Uid::of(&pod.metadata));
     Changes { step: uid.map(|pod_uid| ResizeMember { member: name.clone(), pod_uid }.into()), ..changes }
@@ -91,7 +91,7 @@ fn describe(changes: Changes, name: &MemberName, resize: &Resize) -> Changes {
             changes.problem(Reason::CannotResize, message)
         }
         Resize::Due | Resize::InProgress | Resize::Infeasible(_) | Resize::Done => {
-            changes.progress(Reason::Resizing, format!("{name} is being given them"))
+            changes.progress(Reason::Resizing, format!("the resources of {name} are being changed"))
         }
     }
 }

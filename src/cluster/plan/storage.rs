@@ -132,7 +132,7 @@ fn made_now(input: &Input) -> Claimed {
     Claimed { size: largest.clone(), source: ClaimSource { size: largest, ..claimed.source }, ..claimed }
 }
 
-/// What an existing claim goes on asking for. A claim that records no source was made by an earlier version, for which the fields could
+/// What an existing claim still requests. A claim that records no source was made by an earlier version, for which the fields could
 /// not be changed.
 fn kept(input: &Input, existing: &PersistentVolumeClaim) -> Claimed {
     let desired = ClaimSource::of(&input.cluster.storage);
@@ -188,12 +188,12 @@ fn expand(input: &Input, members: &StartStates) -> Changes {
         if !asks_more || !has_expansion_failed(claim) {
             return changes;
         }
-        // What a driver has failed to do can be taken back in part: a claim may ask for less again, as long as that is more than its volume
+        // What a driver has failed to do can be reverted in part: a claim may ask for less again, as long as that is more than its volume
         // has (Kubernetes, `RecoverVolumeExpansionFailure`).
         return match refusal(claim) {
             Some(words) => changes.problem(
                 Reason::CannotExpandVolume,
-                format!("PersistentVolumeClaim {} goes on asking for the size of before: {words}", facts.names.claim(name)),
+                format!("PersistentVolumeClaim {} still requests the larger size: {words}", facts.names.claim(name)),
             ),
             None => Changes { expansion: resized(input, name, claim), ..changes },
         };
@@ -258,7 +258,7 @@ fn describe_refused(input: &Input, refused: &[Owned], words: impl Fn(&Persistent
         let remedy = if words.contains("must support resize") {
             format!(
                 "Set allowVolumeExpansion to true in StorageClass {class}, if its driver can expand volumes; or have one member after the \
-                 other replaced by one with a larger volume, beginning with annotation {}={first}; or take back the change of \
+                 other replaced by one with a larger volume, beginning with annotation {}={first}; or revert the change of \
                  spec.storage.size. ",
                 key::REPLACE
             )

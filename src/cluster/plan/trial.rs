@@ -65,7 +65,7 @@ pub fn is_refused(input: &Input, domain: Domain, authorities: &Authorities) -> b
     matches!(verdict(input, domain, authorities), Verdict::Refused(_) | Verdict::NotStarting(_))
 }
 
-/// The member that ends again and again since it trusts the next authority, while none runs that trusts it. Go refuses certificates
+/// The member that keeps exiting since it trusts the next authority, while none runs that trusts it. Go refuses certificates
 /// that other programs read, and etcd does not start with a trust bundle that has one. No verifier refuses the form of a built-in
 /// authority, a container that was out of memory has ended for that reason, and a member presents a leaf of the next authority only
 /// after others have started with it.
@@ -83,7 +83,7 @@ fn not_starting(input: &Input, domain: Domain, authorities: &Authorities) -> Opt
     let (name, _) = trusting().find(|(_, member)| member.pod.as_deref().is_some_and(ends))?;
     let names = input.facts.names;
     let message = format!(
-        "{name} ends again and again since its trust bundle has CA {:?} of {issuer}, which may be why; kubectl -n {} logs {} --previous \
+        "{name} keeps exiting since its trust bundle has CA {:?} of {issuer}, which may be why; kubectl -n {} logs {} --previous \
          shows the reason. {}",
         authorities.next.common_name(),
         names.namespace(),
@@ -347,7 +347,7 @@ fn apart_from<'r, 'o>(
 /// How long a restarted member may take to connect to the others.
 const REJOINING: SignedDuration = SignedDuration::from_secs(20);
 
-/// How a change to the next authority is taken back. The active one has never stopped signing.
+/// How a change to the next authority is reverted. The active one has never stopped signing.
 fn take_back(input: &Input, domain: Domain, authorities: &Authorities) -> String {
     let (active, next) = (&authorities.issuers.active, &authorities.issuers.next);
     if !is_due(authorities) {

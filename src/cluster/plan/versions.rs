@@ -11,7 +11,7 @@
 //!
 //! A new minor reaches members by restarts, and a member whose data is in its pod is never restarted. So the data is in volumes first.
 //!
-//! A change that is taken back half way is a change in the other direction: etcd cannot tell them apart either. A downgrade that is
+//! A change that is reverted half way is a change in the other direction: etcd cannot tell them apart either. A downgrade that is
 //! enabled and no longer desired is canceled first. The cluster version is the lowest that a member runs, so members that run the higher
 //! one can go back without the API as long as one runs the lower one.
 
@@ -225,7 +225,7 @@ fn before_the_next(input: &Input, members: &[Placed]) -> Versions {
     let lowest =
         settled.min_by_key(|placed| placed.release.version).or_else(|| waiting().min_by_key(|placed| placed.release.version));
     let lowest = lowest.map(|placed| placed.release.clone());
-    // A member with which a change began in vain goes back at once to what all ran before. If none has ever answered, the spec of a
+    // A member with which a change began without success goes back at once to what all ran before. If none has ever answered, the spec of a
     // cluster that was created on the data of another one may have had a version that does not fit the data: then members end at once.
     let before = input.observed.status.version.as_deref().and_then(Version::parse);
     let none_answers = members.iter().all(|placed| placed.member.etcd.status().is_none());
@@ -249,8 +249,9 @@ impl<'a> Change<'a> {
         if let Some(far) = self.members.iter().find(|placed| placed.running().abs_diff(self.to.minor) > 1) {
             let (name, minor) = (far.name, far.running());
             let between = if minor < self.to.minor { minor + 1 } else { minor - 1 };
-            let why =
-                format!("{name} runs 3.{minor}, and etcd skips no minor version: set spec.version to one of 3.{between} first");
+            let why = format!(
+                "{name} runs 3.{minor}, and a minor version cannot be skipped: set spec.version to one of 3.{between} first"
+            );
             return Err(Wait::Refused(why));
         }
         if let Some((wrong, version)) = self.given().find_map(|placed| Some((placed, placed.other_version()?))) {

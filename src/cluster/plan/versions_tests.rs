@@ -285,8 +285,8 @@ fn an_upgrade_is_taken_back_half_way_without_the_downgrade_api() {
 #[test]
 fn a_minor_is_not_skipped_and_an_old_patch_is_not_upgraded() {
     for (from, to, part) in [
-        ("3.5.35", "3.7.3", "demo-0 runs 3.5, and etcd skips no minor version: set spec.version to one of 3.6 first"),
-        ("3.7.3", "3.5.35", "demo-0 runs 3.7, and etcd skips no minor version: set spec.version to one of 3.6 first"),
+        ("3.5.35", "3.7.3", "demo-0 runs 3.5, and a minor version cannot be skipped: set spec.version to one of 3.6 first"),
+        ("3.7.3", "3.5.35", "demo-0 runs 3.7, and a minor version cannot be skipped: set spec.version to one of 3.6 first"),
         ("3.6.4", "3.7.3", "demo-0 runs 3.6.4, from which etcd cannot be upgraded: set spec.version to 3.6.11 or newer first"),
     ] {
         let mut world = World::bootstrapped(&format!("{{\"version\": \"{from}\"}}"));

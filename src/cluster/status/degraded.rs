@@ -73,7 +73,7 @@ fn problems(input: &Input) -> Vec<Note> {
 
 /// The members that are down. A member that has never started, is about to be ready or is being restarted is not down:
 /// `Progressing` reports it. A member that was down before counts as down until it is healthy, and so does one that cannot start:
-/// it ends again and again, has too little memory, or Kubernetes refuses its pod.
+/// it keeps exiting, has too little memory, or Kubernetes refuses its pod.
 fn down_members(input: &Input) -> Vec<Note> {
     let Input { observed, facts, decision, now, .. } = input;
     if decision.blocked().is_some() {
@@ -102,7 +102,7 @@ fn down_members(input: &Input) -> Vec<Note> {
     observed.members.iter().filter_map(|(name, member)| note(name, member)).collect()
 }
 
-/// Whether a member that has never started ends again and again, or its container has not even been started for long: its volume is not
+/// Whether a member that has never started keeps exiting, or its container has not even been started for long: its volume is not
 /// provided, no node has room for it, or its image cannot be pulled.
 fn cannot_start(member: &ObservedMember, now: Timestamp) -> bool {
     let waits = |pod: &Pod| {

@@ -7,7 +7,7 @@ use crate::{api::CompletedRequestStatus, cluster::requests::Request, reporting::
 
 /// How long a request without a unique value is remembered after it was completed and its annotation has been removed. A tool that
 /// applies a manifest again and again sets the annotation again within this time, and then it is remembered as long as it exists.
-/// Whoever makes the same request later means it.
+/// The same request made later is a new one.
 const REPEATED_WITHIN: SignedDuration = SignedDuration::from_hours(2);
 
 /// The completed requests that are remembered.

@@ -96,7 +96,7 @@ impl Definition for ResizeMember {
         })
     }
 
-    /// The pod shows from now on that its resources are being changed: if the change of the spec is taken back, it is undone.
+    /// The pod shows from now on that its resources are being changed: if the change of the spec is reverted, it is undone.
     fn effects(&self, check: &Check) -> Vec<Effect> {
         let Some((desired, resources)) = self.resources(check) else { return vec![] };
         let (member, uid) = (self.member.clone(), self.pod_uid.clone());
@@ -109,7 +109,7 @@ impl Definition for ResizeMember {
 
     fn describe_done(&self, check: &Check, _: usize) -> String {
         let changes = self.pod(check).map(|(pod, template)| changes(pod, template)).unwrap_or_default();
-        let why = if changes.is_empty() { "the change is taken back".to_owned() } else { describe_changes(&changes) };
+        let why = if changes.is_empty() { "the change is reverted".to_owned() } else { describe_changes(&changes) };
         format!("changing the resources of {} while it runs ({why})", self.member)
     }
 }

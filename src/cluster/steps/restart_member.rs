@@ -94,11 +94,11 @@ impl RestartMember {
             return Some(format!("its settings have changed ({})", describe_changes(&changed)));
         }
         if has_begun(pod) {
-            return Some("the change of its resources was taken back".into());
+            return Some("the change of its resources was reverted".into());
         }
         let prepares = recorded(key::PREPARED_FOR);
         let why = prepares.map_or(
-            "the upgrade for which it writes snapshots of raft's log was taken back",
+            "the upgrade for which it writes snapshots of raft's log was reverted",
             |_| "it has to write the snapshot of raft's log that the next version needs",
         );
         (annotation(&pod.metadata, key::PREPARED_FOR) != prepares).then(|| why.into())

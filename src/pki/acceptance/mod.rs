@@ -1,4 +1,4 @@
-//! Whether those who verify will accept an authority: the rules of Go (members, and clients such as etcdctl), of OpenSSL (other
+//! Whether the programs that verify certificates accept an authority: the rules of Go (members, and clients such as etcdctl), of OpenSSL (other
 //! clients) and of rustls (the operator).
 //!
 //! An external authority is judged by them before anything is changed for it. They are one table. `tests/authorities.rs` compares
@@ -95,11 +95,11 @@ impl By {
     }
 }
 
-/// Checks that those who verify will accept the leaves of an authority that have the names of this one. `path` is the authority and those
+/// Checks that the programs that verify certificates accept the leaves of an authority that have the names of this one. `path` is the authority and those
 /// above it, each signed by the next one; it may end before the root.
 ///
 /// # Errors
-/// [`PkiError::Refused`] with the first rule that refuses it: which certificate, who refuses it, why, and what mends it.
+/// [`PkiError::Refused`] with the first rule that refuses it: which certificate, which program refuses it, why, and what mends it.
 pub(super) fn judge<'a>(
     path: impl IntoIterator<Item = &'a Certificate>,
     domain: Domain,
