@@ -164,7 +164,7 @@ pub struct IssuerSpec {
 }
 
 /// A CA in a Secret. `tls.crt` is its certificate, which the certificates of its ancestors may follow. `tls.key` is its private
-/// key in PKCS#8: ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits. If it is an intermediate CA, `ca.crt` holds its
+/// key in PKCS#8, PKCS#1 or SEC1: ECDSA P-256 or P-384, Ed25519, or RSA of at least 2048 bits. If it is an intermediate CA, `ca.crt` holds its
 /// ancestors up to the root. Members trust only this CA, not others that the same root has signed. The operator keeps a copy of
 /// the key while the CA is in use. If the Secret is changed to another CA, a rotation to that CA starts.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

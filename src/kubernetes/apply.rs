@@ -242,20 +242,26 @@ pub async fn evict(pods: &Api<Pod>, name: &str, uid: &Uid) -> Result<Eviction, W
     }
 }
 
-/// The names of the disruption budgets that select a pod with these labels.
+/// The disruption budgets that select a pod with these labels.
 ///
 /// # Errors
 /// If the budgets cannot be listed.
 pub async fn budgets_of(
     budgets: &Api<PodDisruptionBudget>,
     labels: &BTreeMap<String, String>,
-) -> Result<Vec<String>, WriteError> {
+) -> Result<Vec<PodDisruptionBudget>, WriteError> {
     let all = budgets.list(&ListParams::default()).await.map_err(|e| WriteError::of("the PodDisruptionBudgets", e))?;
     let selects = |budget: &PodDisruptionBudget| {
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone());
         selector.is_some_and(|selector| Selector::try_from(selector).is_ok_and(|selector| selector.matches(labels)))
     };
-    Ok(all.items.into_iter().filter(selects).filter_map(|budget| budget.metadata.name).collect())
+    Ok(all.items.into_iter().filter(selects).collect())
+}
+
+/// Whether a disruption budget does not allow a disruption even while all of its pods are healthy.
+pub fn never_allows(budget: &PodDisruptionBudget) -> bool {
+    let counts = budget.status.as_ref().and_then(|status| status.expected_pods.zip(status.desired_healthy));
+    counts.is_some_and(|(expected, desired)| expected > 0 && desired >= expected)
 }
 
 fn deleting(uid: &Uid) -> DeleteParams {

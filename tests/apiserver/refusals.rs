@@ -2,7 +2,7 @@
 
 use etcd_warden::{
     ids::Uid,
-    kubernetes::apply::{Eviction, budgets_of, evict},
+    kubernetes::apply::{Eviction, budgets_of, evict, never_allows},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -92,7 +92,10 @@ async fn a_pod_with_two_disruption_budgets_is_not_evicted() {
         world.create::<PodDisruptionBudget>(name, json!({ "spec": spec })).await.unwrap();
     }
     let budgets: Api<PodDisruptionBudget> = world.api();
-    let selecting = async || budgets_of(&budgets, pod.metadata.labels.as_ref().unwrap()).await.unwrap();
+    let selecting = async || {
+        let selecting = budgets_of(&budgets, pod.metadata.labels.as_ref().unwrap()).await.unwrap();
+        selecting.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+    };
     assert_eq!(evict(&pods, "demo-0-0", &uid).await.unwrap(), Eviction::SeveralBudgets);
     assert_eq!(selecting().await, ["demo", "everything", "expression"]);
     world.delete::<PodDisruptionBudget>("everything").await;
@@ -100,4 +103,14 @@ async fn a_pod_with_two_disruption_budgets_is_not_evicted() {
     world.delete::<PodDisruptionBudget>("expression").await;
     // The controller of budgets, which would allow it, does not run here.
     assert_eq!(evict(&pods, "demo-0-0", &uid).await.unwrap(), Eviction::Disallowed);
+    // What the controller writes for one pod and `minAvailable: 1`, and for a pod that is down at the moment.
+    for (expected, desired, healthy, never) in [(1, 1, 1, true), (3, 2, 2, false)] {
+        let status = json!({ "status": {
+            "observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": healthy, "desiredHealthy": desired,
+            "expectedPods": expected,
+        } });
+        let written = budgets.patch_status("demo", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        assert_eq!(evict(&pods, "demo-0-0", &uid).await.unwrap(), Eviction::Disallowed);
+        assert_eq!(never_allows(&written), never);
+    }
 }

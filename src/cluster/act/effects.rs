@@ -7,10 +7,13 @@ use k8s_openapi::api::{
     core::v1::{PersistentVolumeClaim, Pod, Secret},
     policy::v1::PodDisruptionBudget,
 };
-use kube::{Resource, core::NamespaceResourceScope};
+use kube::{Resource, ResourceExt, core::NamespaceResourceScope};
 use serde::de::DeserializeOwned;
 
-use super::{Actor, step::StepError};
+use super::{
+    Actor,
+    step::{Hindrance, StepError},
+};
 use crate::{
     cluster::{
         dial, objects,
@@ -20,7 +23,7 @@ use crate::{
     ids::Uid,
     issuing,
     kubernetes::{
-        apply::{Eviction, Resized, annotate, budgets_of, delete, evict, resize},
+        apply::{Eviction, Resized, annotate, budgets_of, delete, evict, never_allows, resize},
         error::WriteError,
         resources::Resources,
         secret::KeySecret,
@@ -115,18 +118,36 @@ impl Actor<'_> {
         match evict(&self.api::<Pod>(), &pod, uid).await? {
             Eviction::Accepted => Ok(1),
             Eviction::Disallowed => {
-                Err(StepError::Pending(format!("the disruption budget does not allow a disruption of {member}")))
+                let others = self.other_budgets(member, fresh).await?;
+                if others.iter().any(never_allows) {
+                    return Err(self.hindered(member, Hindrance::Never, &others));
+                }
+                let named: Vec<_> = others.iter().map(|budget| format!(" {}", budget.name_any())).collect();
+                let message = format!("the disruption budget{} does not allow a disruption of {member}", named.concat());
+                Err(StepError::Pending(message))
             }
             Eviction::SeveralBudgets => {
-                let labels = fresh.pods.get(member).and_then(|pod| pod.metadata.labels.as_ref());
-                let mut budgets = budgets_of(&self.api(), labels.unwrap_or(&BTreeMap::new())).await?;
-                budgets.retain(|budget| *budget != self.cluster.names.disruption_budget());
-                Err(StepError::SeveralBudgets {
-                    member: member.clone(),
-                    namespace: self.cluster.names.namespace().into(),
-                    others: budgets.join(" "),
-                })
+                let others = self.other_budgets(member, fresh).await?;
+                Err(self.hindered(member, Hindrance::Several, &others))
             }
+        }
+    }
+
+    /// The disruption budgets that select the pod of a member, but for the cluster's own.
+    async fn other_budgets(&self, member: &MemberName, fresh: &Fresh) -> Result<Vec<PodDisruptionBudget>, StepError> {
+        let labels = fresh.pods.get(member).and_then(|pod| pod.metadata.labels.as_ref());
+        let mut budgets = budgets_of(&self.api(), labels.unwrap_or(&BTreeMap::new())).await?;
+        budgets.retain(|budget| budget.name_any() != self.cluster.names.disruption_budget());
+        Ok(budgets)
+    }
+
+    fn hindered(&self, member: &MemberName, by: Hindrance, others: &[PodDisruptionBudget]) -> StepError {
+        let others: Vec<_> = others.iter().map(ResourceExt::name_any).collect();
+        StepError::Budgets {
+            member: member.clone(),
+            by,
+            namespace: self.cluster.names.namespace().into(),
+            others: others.join(" "),
         }
     }
 }

@@ -26,14 +26,13 @@ pub enum StepError {
     /// An authority was not changed.
     #[error(transparent)]
     Issue(#[from] IssueError),
-    /// Kubernetes evicts no pod that more than one disruption budget selects.
-    #[error(
-        "{member} cannot be restarted: Kubernetes evicts no pod that more than one PodDisruptionBudget selects. Delete the others, or \
-         change their selectors: `kubectl -n {namespace} delete pdb {others}`"
-    )]
-    SeveralBudgets {
+    /// Disruption budgets that are not the cluster's own keep Kubernetes from evicting a pod.
+    #[error("{member} cannot be restarted: {by}: `kubectl -n {namespace} delete pdb {others}`")]
+    Budgets {
         /// The member.
         member: MemberName,
+        /// Why they do.
+        by: Hindrance,
         /// Its namespace.
         namespace: String,
         /// The names of the budgets that are not the cluster's own, separated by spaces.
@@ -42,6 +41,19 @@ pub enum StepError {
     /// etcd refused it.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
+}
+
+/// Why disruption budgets that are not the cluster's own keep Kubernetes from evicting a pod.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum Hindrance {
+    /// More than one selects the pod.
+    #[error(
+        "Kubernetes evicts no pod that more than one PodDisruptionBudget selects. Delete the others, or change their selectors"
+    )]
+    Several,
+    /// One requires that none of its pods is ever disrupted.
+    #[error("a PodDisruptionBudget that the operator did not create allows no disruption. Delete it, or have it allow one")]
+    Never,
 }
 
 impl From<RecheckError> for StepError {
@@ -79,7 +91,7 @@ impl Actor<'_> {
                 outcome.again = true;
                 outcome.pending.push(pending(why));
             }
-            Err(error @ StepError::SeveralBudgets { .. }) => {
+            Err(error @ StepError::Budgets { .. }) => {
                 outcome.failed.push(Note::new(Reason::CannotRestart, error.to_string()));
             }
             Err(StepError::Write(error)) => outcome.write_failed(&error),

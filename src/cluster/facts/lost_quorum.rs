@@ -52,11 +52,16 @@ pub fn quorum_evidence(observed: &Observed) -> Option<String> {
     if let Some(name) = follower(observed) {
         return Some(format!("{name} sees a leader"));
     }
-    // What a member says is newer than what the kubelet has written.
-    if observed.members.values().any(|member| sees_leader(member) == Some(false)) {
-        return None;
+    let sees_none = |member: &ObservedMember| sees_leader(member) == Some(false);
+    if !observed.members.values().any(sees_none) {
+        return ready_pod(observed).map(|name| format!("the pod of {name} is ready, which requires a quorum"));
     }
-    ready_pod(observed).map(|name| format!("the pod of {name} is ready, which requires a quorum"))
+    // What a member says is newer than what the kubelet has written about its own pod. The others may be a quorum without it.
+    let voters = voters(observed);
+    let ready: Vec<_> =
+        voters.iter().filter(|(_, member)| member.pod_ready() && !sees_none(member)).map(|(name, _)| *name).collect();
+    (ready.len() > voters.len() / 2)
+        .then(|| format!("the pods of {} are ready, which requires a quorum", join_names(ready.iter().copied())))
 }
 
 /// A member with a ready pod. The kubelet's readiness probe is a read that a quorum confirms.

@@ -64,7 +64,14 @@ fn pod_problem(pod: &Pod) -> Option<String> {
         let message = scheduled.message.as_deref().unwrap_or("no reason given");
         return Some(format!("its pod is not scheduled: {}", message.trim_end_matches(" not found").trim_end_matches('.')));
     }
-    containers::problem(pod)
+    rejection(pod).or_else(|| containers::problem(pod))
+}
+
+/// Why a kubelet does not run a pod, or has ended it: it found too little memory for it, or evicted it. Such a pod never runs again.
+fn rejection(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Failed"))?;
+    let words: Vec<_> = [&status.reason, &status.message].into_iter().flatten().map(|text| text.trim_end_matches('.')).collect();
+    Some(format!("its pod has failed: {}", if words.is_empty() { "no reason given".to_owned() } else { words.join(": ") }))
 }
 
 /// Since when a member is not healthy, as a suffix for a message about it.

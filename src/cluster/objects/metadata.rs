@@ -54,10 +54,14 @@ pub fn retained(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     meta
 }
 
-/// Whether an existing object stays when its cluster is deleted, other than desired.
+/// Whether an existing object stays when its cluster is deleted, other than desired, or lacks the annotations that keep it from being
+/// pruned, as one of an earlier version of the operator does.
 pub fn is_retention_outdated(cluster: &ValidatedCluster, meta: &ObjectMeta) -> bool {
     let is_owned = meta.owner_references.iter().flatten().any(|owner| owner.uid == cluster.owner.uid);
-    is_owned == cluster.retains()
+    let is_kept = [annotation::KEEP, annotation::EXTRANEOUS]
+        .iter()
+        .all(|key| meta.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(*key)));
+    is_owned == cluster.retains() || cluster.retains() && !is_kept
 }
 
 /// Makes an existing object stay when its cluster is deleted, or not stay any more.

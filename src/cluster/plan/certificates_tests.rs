@@ -12,7 +12,7 @@ use crate::{
         plan::tests::{Change, Leaves, ONE, days, leaves},
     },
     kubernetes::secret::SecretView,
-    names::{authority_key, member_key},
+    names::{annotation, authority_key, member_key},
     pki::{Authority, Domain, Holder, Ledger, ReissueReason},
 };
 
@@ -175,6 +175,17 @@ fn cas_stay_or_go_with_the_cluster_as_the_spec_says_now() {
         world.settle();
         assert_eq!(are_owned(&world), owned);
         assert!(world.is_idle());
+    }
+    // An earlier version of the operator did not keep others from pruning them.
+    world.cluster.spec.storage.retention = Retention::Retain;
+    world.settle();
+    for domain in Domain::ALL {
+        let secret = world.authority_secret(domain).as_mut().unwrap();
+        secret.meta.annotations.as_mut().unwrap().remove(annotation::KEEP);
+    }
+    world.settle();
+    for (_, secret) in world.observed.authorities.iter() {
+        assert_eq!(secret.as_ref().unwrap().meta.annotations.as_ref().unwrap()[annotation::KEEP], annotation::KEEP_VALUE);
     }
     // With the data in the pods nothing is left that they could be used for.
     world.cluster.spec.storage.retention = Retention::Retain;

@@ -66,9 +66,14 @@ fn problems(input: &Input) -> Vec<Note> {
     }
     problems.extend(down_members(input));
     problems.extend(etcd_errors(input));
-    // What is going to happen comes after what has happened: the first problem decides the reason, and so alerts and events.
-    problems.sort_by_key(|problem| problem.reason == Reason::CAExpiresSoon);
+    // The first problem decides the reason, and so alerts and events.
+    problems.sort_by_key(|problem| is_advice(problem.reason));
     problems
+}
+
+/// Whether a problem only needs attention some time, while the cluster is as its spec says. It comes after all others.
+pub fn is_advice(reason: Reason) -> bool {
+    matches!(reason, Reason::CAExpiresSoon | Reason::FieldOverwritten)
 }
 
 /// The members that are down. A member that has never started, is about to be ready or is being restarted is not down:

@@ -2,7 +2,7 @@
 //! everything else that uses kstatus (sigs.k8s.io/cli-utils, `pkg/kstatus`): True with the current generation is finished, False is
 //! in progress.
 
-use super::{Input, progressing};
+use super::{Input, degraded, progressing};
 use crate::{
     api::{ConditionType, Reason, condition},
     cluster::outcome::Decision,
@@ -12,9 +12,10 @@ use crate::{
     },
 };
 
-/// The condition `Ready`, given `Available` and `Degraded`.
+/// The condition `Ready`, given `Available` and `Degraded`. Advice for later, such as `CAExpiresSoon`, keeps no tool waiting.
 pub fn finding(input: &Input, available: &Finding, degraded: &Finding) -> Finding {
-    let faults = [(!available.is_true).then_some(&available.note), degraded.is_true.then_some(&degraded.note)];
+    let is_fault = degraded.is_true && !degraded::is_advice(degraded.note.reason);
+    let faults = [(!available.is_true).then_some(&available.note), is_fault.then_some(&degraded.note)];
     let fault = faults.into_iter().flatten().next().cloned();
     let unmet =
         fault.or_else(|| progressing::unfinished(input).filter(|_| !is_upkeep(input)).map(|note| unless_paused(input, note)));

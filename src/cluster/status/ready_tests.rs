@@ -2,10 +2,14 @@ use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
-    api::{ConditionType, EtcdClusterSpec, condition},
-    cluster::fixtures::{World, names},
+    api::{ConditionType, EtcdClusterSpec, Reason, condition},
+    cluster::{
+        fixtures::{World, names},
+        outcome::Outcome,
+        plan::changes::Plan,
+    },
     names::annotation as key,
-    reporting::publish::Report,
+    reporting::{note::Note, publish::Report},
 };
 
 const THREE: &str = "{}";
@@ -108,6 +112,20 @@ fn a_degraded_cluster_is_not_ready() {
     world.silent.insert(names().member(1));
     let down = ready(&world.pass().report);
     assert_eq!((down.status.as_str(), down.reason.as_str()), ("False", "MemberDown"));
+}
+
+/// Otherwise a tool that waits for it would wait until someone else has acted.
+#[test]
+fn advice_for_later_leaves_a_cluster_ready() {
+    let mut world = World::bootstrapped(THREE);
+    for (reason, is_ready) in [(Reason::CAExpiresSoon, true), (Reason::FieldOverwritten, true), (Reason::QuotaTooSmall, false)] {
+        let mut changes = world.changes();
+        changes.problems.push(Note::new(reason, "a problem"));
+        let report = world.report_on(&Plan::Change(Box::new(changes)), &Outcome::default());
+        let degraded = condition(&report.status.conditions, ConditionType::Degraded).unwrap();
+        assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", reason.as_str()));
+        assert_eq!(ready(&report).status == "True", is_ready, "{reason:?}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::{
         status::metrics,
         validate::Invalid,
     },
+    etcd::Progress,
     ids::{ClusterId, MemberId, Uid},
     kubernetes::pod::running_since,
     metrics::ClusterState,
@@ -331,6 +332,47 @@ fn a_refused_pod_is_reported_with_the_words_of_the_api_server() {
         assert_eq!(condition(&report, ConditionType::Degraded).message, format!("demo-0: its pod is refused: {words}"));
         assert_eq!(report.status.members[0].message, Some(format!("its pod is refused: {words}")));
     }
+}
+
+/// The network separates the operator and one member from the others, which go on.
+#[test]
+fn quorum_is_not_lost_while_the_pods_of_a_majority_are_ready() {
+    let no_leader = Some(Ok(Progress { revision: 7, has_leader: false, is_learner: false }));
+    for (ready, reason) in [(2, "MembersUnreachable"), (1, "QuorumLost")] {
+        let mut world = World::bootstrapped(THREE);
+        let plan = world.plan();
+        world.observed.list = Err("demo-0: sees no leader".into());
+        for ordinal in 1..3 {
+            world.member(ordinal).etcd = Probe::Unreachable("timed out".into());
+        }
+        let member = world.member(0);
+        member.progress = no_leader.clone();
+        let Probe::Reached(_, Ok(status)) = &mut member.etcd else { panic!() };
+        status.leader = None;
+        (0..3).filter(|ordinal| *ordinal == 0 || *ordinal > ready).for_each(|ordinal| set_not_ready(&mut world, ordinal));
+        let report = world.report_on(&plan, &Outcome::default());
+        assert_eq!(conditions(&report)[0], ("False", reason), "{ready} pods are ready");
+        let message = &condition(&report, ConditionType::Available).message;
+        let says = message.contains("etcd has a quorum, because the pods of demo-1, demo-2 are ready");
+        assert_eq!(says, ready == 2, "{message}");
+    }
+}
+
+#[test]
+fn a_pod_that_its_kubelet_rejects_is_described() {
+    let mut world = World::bootstrapped(THREE);
+    let plan = world.plan();
+    set_not_ready(&mut world, 1);
+    world.member(1).etcd = Probe::Unreachable("its container does not run".into());
+    let status = world.pod(1).status.as_mut().unwrap();
+    status.phase = Some("Failed".into());
+    status.reason = Some("OutOfmemory".into());
+    status.message = Some("Pod was rejected: Node didn't have enough resource: memory.".into());
+    status.container_statuses = None;
+    let report = world.report_on(&plan, &Outcome::default());
+    let message = &condition(&report, ConditionType::Degraded).message;
+    let words = "OutOfmemory: Pod was rejected: Node didn't have enough resource: memory";
+    assert_eq!(*message, format!("demo-1: its pod has failed: {words}"));
 }
 
 #[test]
