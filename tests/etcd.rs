@@ -22,6 +22,8 @@ use std::{
 use time::OffsetDateTime;
 
 mod clients;
+#[path = "etcd/downgrade.rs"]
+mod downgrade;
 #[path = "etcd/flags.rs"]
 mod flags;
 #[path = "etcd/linearizable.rs"]
@@ -215,6 +217,8 @@ async fn without_quorum_a_member_reports_its_status_and_no_list() {
         leaders.push(status.leader);
         let mut list = client.members(&member.client(), &tls).await.unwrap();
         assert_eq!(list.members.iter().find(|m| m.id == status.member_id).unwrap().name, member.name);
+        let own = client.own_members(&member.client(), &tls).await.unwrap();
+        assert_eq!(own.difference(&list), None);
         list.members.sort_by_key(|m| m.id);
         lists.push(list);
     }

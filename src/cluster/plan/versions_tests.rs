@@ -305,6 +305,37 @@ fn a_minor_is_not_skipped_and_an_old_patch_is_not_upgraded() {
     }
 }
 
+/// For example with an image of one's own, on the data of a cluster that was made by hand.
+#[test]
+fn a_release_that_is_not_known_is_reported_and_not_touched() {
+    let mut world = bootstrapped(3);
+    world.versions = (0..3).map(|ordinal| (names().member(ordinal), "3.9.1".to_owned())).collect();
+    let taken = world.taken.len();
+    for (version, words) in [
+        ("3.6.16", "contains etcd 3.9.1, which demo-0 runs"),
+        ("3.7.3", "demo-0 runs 3.9, and a minor version cannot be skipped: set spec.version to one of 3.8 first"),
+    ] {
+        change(&mut world, version);
+        for _ in 0..20 {
+            world.pass();
+        }
+        assert_eq!(world.taken[taken..], [] as [&str; 0], "{version}");
+        let problems = notes(&world.changes().problems, Reason::CannotChangeVersion).join("; ");
+        assert!(problems.contains(words), "{version}: {problems}");
+    }
+}
+
+#[test]
+fn the_version_changes_once_a_requested_replacement_is_complete() {
+    let mut world = bootstrapped(3);
+    annotate(&mut world, key::REPLACE, "demo-1");
+    until(&mut world, |world| world.taken.iter().any(|step| step.starts_with("AddLearner")));
+    change(&mut world, "3.5.35");
+    settle(&mut world, "3.5.35");
+    let at = |kind: &str| world.taken.iter().position(|step| step.starts_with(kind)).unwrap();
+    assert!(at("RemoveMember demo-1") < at("EnableDowngrade"), "{:?}", world.taken);
+}
+
 #[test]
 fn a_minor_with_which_no_member_starts_stops_at_the_first_and_is_taken_back() {
     let mut world = bootstrapped(3);
