@@ -307,10 +307,11 @@ fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release)
             failure_threshold: Some(6),
             ..probe("/livez")
         }),
+        // A restarted member is waited for, so it is asked often; an election of a leader must not make it unready.
         readiness_probe: Some(Probe {
-            period_seconds: Some(2),
+            period_seconds: Some(1),
             timeout_seconds: Some(3),
-            failure_threshold: Some(3),
+            failure_threshold: Some(4),
             ..probe("/readyz")
         }),
         lifecycle: Some(Lifecycle {
