@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Duration, EtcdClusterStatus, EtcdSpec, TlsSpec, duration::duration_rule, etcd::gates_of_3_6, quantity::positive_quantity,
+    Duration, EtcdClusterStatus, EtcdSpec, TlsSpec,
+    duration::duration_rule,
+    etcd::gates_of_3_6,
+    quantity::{fits, positive_quantity},
 };
 use crate::etcd::{RELEASES, supported};
 
@@ -53,7 +56,9 @@ pub const MAX_NAME_LENGTH: usize = 49;
     validation = Rule::new("!self.version.startsWith('3.5.') || !has(self.etcd.featureGates) || self.etcd.featureGates.size() == 0").message("spec.etcd.featureGates: etcd 3.5 has no feature gates"),
     validation = gates_of_3_6(),
     validation = Rule::new("!has(self.image.tag) || !self.image.tag.matches('^v[0-9]+[.][0-9]+[.][0-9]+$') || self.image.tag == 'v' + self.version").message("spec.image.tag names another version of etcd than spec.version: set both, or leave the tag out"),
-    validation = Rule::new("!has(self.storage.emptyDir) || self.replicas >= 3 || self.storage.emptyDir.acceptDataLoss").message("with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set spec.storage.emptyDir.acceptDataLoss to true if it may be lost")
+    validation = Rule::new("!has(self.storage.emptyDir) || self.replicas >= 3 || self.storage.emptyDir.acceptDataLoss").message("with spec.storage.emptyDir and fewer than 3 replicas all data is lost with one pod: set spec.storage.emptyDir.acceptDataLoss to true if it may be lost"),
+    validation = room_in_pods(),
+    validation = room_in_memory()
 )]
 pub struct EtcdClusterSpec {
     /// The number of members, 1 to 9. A cluster of 3 members tolerates the failure of one, of 5 the failure of two, of 7 of
@@ -184,6 +189,25 @@ fn one_minor_at_a_time() -> Rule {
         pairs.map(|(one, other)| format!("(self.version.startsWith('3.{one}.') && oldSelf.version.startsWith('3.{other}.'))"));
     Rule::new(format!("!({})", refused.collect::<Vec<_>>().join(" || ")))
         .message("spec.version: upgrade or downgrade one minor version at a time: change to a version of the minor between first, and wait until status.version shows it")
+}
+
+/// A volume in a pod has room for the database and for the write-ahead log. What is no quantity above 0 is reported by other rules.
+fn room_in_pods() -> Rule {
+    Rule::new(fits("self.storage.emptyDir.sizeLimit", "self.etcd.quotaBackendSize", "448Mi", "has(self.storage.emptyDir)"))
+        .message(
+            "spec.storage.emptyDir.sizeLimit must be at least spec.etcd.quotaBackendSize and 448Mi for the write-ahead log, because a pod \
+             that takes more is evicted, and its data is lost",
+        )
+}
+
+/// A volume in memory counts against the memory limit of its pod.
+fn room_in_memory() -> Rule {
+    let applies = "has(self.storage.emptyDir) && self.storage.emptyDir.medium == 'Memory' && has(self.pod.resources.limits) && \
+                   'memory' in self.pod.resources.limits";
+    Rule::new(fits("self.pod.resources.limits['memory']", "self.storage.emptyDir.sizeLimit", "256Mi", applies)).message(
+        "spec.pod.resources.limits.memory must be at least spec.storage.emptyDir.sizeLimit and 256Mi for etcd, because a volume in memory \
+         counts against it",
+    )
 }
 
 /// The new minor would reach members whose data is in their pods only by replacing each of them.

@@ -146,6 +146,18 @@ fn invalid_specs_are_refused_with_a_reason() {
         (json!({ "etcd": { "autoCompaction": { "retention": "5x" } } }), "retention must be"),
         (json!({ "storage": { "emptyDir": { "sizeLimit": "4Gi" }, "storageClassName": "fast" } }), "exclude each other"),
         (json!({ "replicas": 2, "storage": { "emptyDir": { "sizeLimit": "4Gi" } } }), "acceptDataLoss"),
+        (json!({ "storage": { "emptyDir": { "sizeLimit": "2400Mi" } } }), "448Mi for the write-ahead log"),
+        (
+            json!({ "storage": { "emptyDir": { "sizeLimit": "2Gi" } }, "etcd": { "quotaBackendSize": "1700M" } }),
+            "448Mi for the write-ahead log",
+        ),
+        (
+            json!({
+                "storage": { "emptyDir": { "sizeLimit": "4Gi", "medium": "Memory" } },
+                "pod": { "resources": { "limits": { "memory": "4300Mi" } } },
+            }),
+            "256Mi for etcd",
+        ),
         (json!({ "etcd": { "autoCompaction": { "mode": "Revision" } } }), "retention must be"),
         (json!({ "etcd": { "extraArgs": { "--max-txn-ops": "1" } } }), "without the dashes"),
     ] {
@@ -176,6 +188,11 @@ fn valid_specs_pass() {
         json!({ "storage": { "size": 8_589_934_592_u64, "storageClassName": "fast" } }),
         json!({ "storage": { "size": "1.5Gi" } }),
         json!({ "storage": { "emptyDir": { "sizeLimit": "4Gi", "medium": "Memory" } } }),
+        json!({ "storage": { "emptyDir": { "sizeLimit": "2496Mi" } }, "pod": { "resources": { "limits": { "memory": "1Gi" } } } }),
+        json!({
+            "storage": { "emptyDir": { "sizeLimit": "4Gi", "medium": "Memory" } },
+            "pod": { "resources": { "limits": { "memory": "4352Mi", "cpu": 1 } } },
+        }),
         json!({ "replicas": 1, "storage": { "emptyDir": { "sizeLimit": "4Gi", "acceptDataLoss": true } } }),
         json!({ "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } }),
         json!({ "storage": { "size": "1E9" }, "etcd": { "quotaBackendSize": "256E6" } }),

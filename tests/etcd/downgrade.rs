@@ -14,8 +14,10 @@ async fn an_enabled_downgrade_comes_with_a_snapshot_and_is_canceled() {
         cluster.healthy().await;
         let (member, tls) = (cluster.members[0].client(), cluster.tls());
         let target = Some(Version { major: 3, minor: lower, patch: 0 });
-        until("the downgrade is enabled", async || client.change(&member, &tls, &Change::EnableDowngrade { to: lower }).await.ok())
-            .await;
+        until("the downgrade is enabled", async || {
+            client.change(&member, &tls, &Change::EnableDowngrade { to: lower }).await.ok()
+        })
+        .await;
         assert_eq!(ask(&cluster.members[0], &tls).await.status.unwrap().downgrade, target, "{version}");
         let snapshot = cluster.dir.path().join("snapshot.db");
         let saved = cluster.etcdctl(&["snapshot", "save", snapshot.to_str().unwrap()]);

@@ -266,7 +266,8 @@ impl Etcd {
             removed_at: None,
         };
         if self.processes.values().any(|other| other.version.minor.abs_diff(start.version.minor) > 1) {
-            self.broken.push(format!("{place} starts with 3.{} while another member runs a version two away", start.version.minor));
+            self.broken
+                .push(format!("{place} starts with 3.{} while another member runs a version two away", start.version.minor));
         }
         if self.abandoned.contains(&volume) {
             self.broken.push(format!("{place} starts with the data of the cluster before its recovery"));
