@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use etcd_warden::names::label;
 use kube::{
     Api, ResourceExt,
-    api::{DynamicObject, ObjectMeta, PostParams},
+    api::{DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
     core::ApiResource,
 };
 use serde_json::{Value, json};
@@ -187,4 +187,22 @@ async fn replaced_objects_without_the_operators_labels() {
 #[tokio::test]
 async fn replaced_objects_with_the_operators_labels() {
     after_the_cluster(true).await;
+}
+
+/// A new object is applied with a resourceVersion that none has. Each version of Kubernetes has to refuse that for an object that exists.
+#[tokio::test]
+async fn an_apply_of_a_new_object_never_changes_an_existing_one() {
+    let world = World::new("absent").await;
+    let existing = make(&world, "ConfigMap", "existing", None).await;
+    let configs = api(&world, "ConfigMap");
+    let apply = async |name: &str| {
+        let body = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "resourceVersion": "1" }, "data": { "mine": "ours" },
+        });
+        configs.patch(name, &PatchParams::apply("etcd-warden").force(), &Patch::Apply(&body)).await
+    };
+    let Err(kube::Error::Api(refused)) = apply("existing").await else { panic!("it is applied") };
+    assert_eq!(refused.code, 409, "{refused:?}");
+    assert_eq!(configs.get("existing").await.unwrap(), existing);
+    assert_eq!(apply("new").await.unwrap().data["data"]["mine"], "ours");
 }

@@ -305,6 +305,24 @@ fn a_minor_is_not_skipped_and_an_old_patch_is_not_upgraded() {
     }
 }
 
+#[test]
+fn the_status_says_how_far_a_change_of_the_version_is() {
+    let mut world = bootstrapped(3);
+    change(&mut world, "3.5.35");
+    let mut seen = vec![];
+    until(&mut world, |world| {
+        let status = &world.observed.status;
+        let upgrade = status.upgrade.as_ref();
+        let shown = upgrade.map(|it| format!("{} -> {} ({}/{})", it.from, it.to, it.updated, it.members));
+        let shown = (status.version.clone().unwrap(), shown);
+        seen.extend(Some(shown.clone()).filter(|shown| seen.last() != Some(shown)));
+        world.changes().is_empty() && shown.1.is_none() && seen.len() > 1
+    });
+    let going = |updated: u32| ("3.6.16".to_owned(), Some(format!("3.6.16 -> 3.5.35 ({updated}/3)")));
+    let (before, after) = (("3.6.16".to_owned(), None), ("3.5.35".to_owned(), None));
+    assert_eq!(seen, [before, going(0), going(1), going(2), after]);
+}
+
 /// For example with an image of one's own, on the data of a cluster that was made by hand.
 #[test]
 fn a_release_that_is_not_known_is_reported_and_not_touched() {
