@@ -19,11 +19,11 @@ pub const CONTAINER: &str = "etcd";
 pub const DATA_VOLUME: &str = "data";
 
 /// The port for clients.
-pub const CLIENT_PORT: i32 = 2379;
+pub const CLIENT_PORT: u16 = 2379;
 /// The port for peers.
-pub const PEER_PORT: i32 = 2380;
+pub const PEER_PORT: u16 = 2380;
 /// The port for probes and metrics, without TLS: kubelets have no client certificate.
-pub const METRICS_PORT: i32 = 2381;
+pub const METRICS_PORT: u16 = 2381;
 
 /// The name of a member's own host.
 pub const LOCALHOST: &str = "localhost";

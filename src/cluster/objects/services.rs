@@ -17,7 +17,8 @@ fn client_port() -> ServicePort {
     port("etcd-client-ssl", CLIENT_PORT)
 }
 
-fn port(name: &str, number: i32) -> ServicePort {
+fn port(name: &str, number: u16) -> ServicePort {
+    let number = i32::from(number);
     ServicePort {
         name: Some(name.into()),
         port: number,

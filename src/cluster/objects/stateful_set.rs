@@ -272,9 +272,9 @@ fn spread(cluster: &ValidatedCluster) -> Affinity {
 }
 
 fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release) -> Container {
-    let port = |name: &str, number| ContainerPort {
+    let port = |name: &str, number: u16| ContainerPort {
         name: Some(name.into()),
-        container_port: number,
+        container_port: number.into(),
         protocol: Some("TCP".into()),
         ..ContainerPort::default()
     };
@@ -339,7 +339,7 @@ fn probe(path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.into()),
-            port: IntOrString::Int(METRICS_PORT),
+            port: IntOrString::Int(METRICS_PORT.into()),
             ..HTTPGetAction::default()
         }),
         ..Probe::default()
