@@ -29,6 +29,7 @@ mod context;
 pub mod controllers;
 mod digest;
 pub mod etcd;
+pub mod host;
 pub mod http;
 mod identity;
 pub mod ids;

@@ -17,7 +17,7 @@ use syn::{
 /// The layers from the lowest to the highest. A module belongs to the longest prefix of its path; modules of one layer do not use each
 /// other unless they share that prefix.
 const LAYERS: &[&[&str]] = &[
-    &["digest", "ids", "backoff", "panics", "slots", "telemetry"],
+    &["digest", "ids", "backoff", "panics", "slots", "telemetry", "host"],
     &["pki", "etcd"],
     &["api"],
     &["names"],
