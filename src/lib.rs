@@ -36,6 +36,7 @@ pub mod ids;
 pub mod issuing;
 pub mod kubernetes;
 pub mod leader;
+pub mod member_pod;
 pub mod metrics;
 pub mod names;
 pub mod panics;

@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["api"],
     &["names"],
     &["kubernetes"],
+    &["member_pod"],
     &["certificates"],
     &["reporting::note"],
     &["reporting::event"],

@@ -33,7 +33,7 @@ use crate::{
     },
     digest::fingerprint,
     etcd::Version,
-    kubernetes::pod::etcd_container,
+    member_pod::etcd_container,
     names::{
         CLIENT_PORT, CONTAINER, DATA_VOLUME as DATA, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key,
     },

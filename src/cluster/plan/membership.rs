@@ -40,7 +40,8 @@ use crate::{
     },
     etcd,
     ids::Uid,
-    kubernetes::{ownership::belongs, pod::running_since},
+    kubernetes::ownership::belongs,
+    member_pod::running_since,
     names::{MemberName, annotation as key},
 };
 

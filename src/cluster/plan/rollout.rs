@@ -36,11 +36,8 @@ use crate::{
         validated::ValidatedCluster,
     },
     ids::Uid,
-    kubernetes::{
-        desired::Desired,
-        ownership::annotation,
-        pod::{etcd_container, etcd_status, is_terminating, running_since},
-    },
+    kubernetes::{desired::Desired, ownership::annotation, pod::is_terminating},
+    member_pod::{etcd_container, etcd_status, running_since},
     names::{MemberName, annotation as key},
     pki::{Domain, Phase, rotation},
 };

@@ -23,7 +23,7 @@ use crate::{
         validate::Invalid,
     },
     ids::{ClusterId, MemberId, Uid},
-    kubernetes::pod::running_since,
+    member_pod::running_since,
     metrics::ClusterState,
     names::{annotation as key, member_key},
     pki::{Domain, Phase},
