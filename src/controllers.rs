@@ -30,6 +30,7 @@ use crate::{
     cluster::{self, specs::Specs},
     context::Context,
     etcd::Dialer,
+    host,
     http::{Gate, Readiness},
     identity::Identities,
     kubernetes::error::WriteError,
@@ -209,7 +210,7 @@ impl Controllers {
         let (to_users, users) = mpsc::unbounded_channel();
         let triggers = Triggers { clusters: to_clusters, users: to_users };
         let scope = cache::start(&options.client, namespace, &triggers, &options.stop).await;
-        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: std::env::var("HOSTNAME").ok() };
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: host::name() };
         let context = Context {
             client: options.client.clone(),
             scope,

@@ -11,7 +11,7 @@ use std::{
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use etcd_warden::{
-    api, controllers, etcd,
+    api, controllers, etcd, host,
     http::{self, Readiness},
     kubernetes::error::chain,
     leader::{Elector, Leadership},
@@ -252,9 +252,8 @@ fn stop_on_signals() -> io::Result<CancellationToken> {
 
 /// The host name, which is the pod's name, and random digits, which differ after a restart of the container.
 fn identity() -> String {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let random = ring::rand::generate(&ring::rand::SystemRandom::new()).map_or(0, |random| u32::from_be_bytes(random.expose()));
-    format!("{}_{random:08x}", host.trim())
+    format!("{}_{random:08x}", host::name().unwrap_or_default())
 }
 
 fn cluster_domain() -> String {

@@ -19,17 +19,21 @@ pub const CONTAINER: &str = "etcd";
 pub const DATA_VOLUME: &str = "data";
 
 /// The port for clients.
-pub const CLIENT_PORT: i32 = 2379;
+pub const CLIENT_PORT: u16 = 2379;
 /// The port for peers.
-pub const PEER_PORT: i32 = 2380;
+pub const PEER_PORT: u16 = 2380;
 /// The port for probes and metrics, without TLS: kubelets have no client certificate.
-pub const METRICS_PORT: i32 = 2381;
+pub const METRICS_PORT: u16 = 2381;
 
 /// The name of a member's own host.
 pub const LOCALHOST: &str = "localhost";
 
 /// Labels.
 pub mod label {
+    use std::collections::BTreeMap;
+
+    use super::MemberName;
+
     /// Always [`NAME_VALUE`].
     pub const NAME: &str = "app.kubernetes.io/name";
     /// The cluster's name.
@@ -46,6 +50,26 @@ pub mod label {
     pub const MANAGED_BY_VALUE: &str = "etcd-warden";
     /// The selector of all objects that the operator created.
     pub const MANAGED: &str = "app.kubernetes.io/managed-by=etcd-warden";
+
+    /// The labels of all objects of a cluster. They select its pods.
+    pub fn of_cluster(cluster: &str) -> BTreeMap<String, String> {
+        [(NAME, NAME_VALUE), (INSTANCE, cluster), (MANAGED_BY, MANAGED_BY_VALUE)]
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    /// The same labels as a selector in text form.
+    pub fn selector_text(cluster: &str) -> String {
+        of_cluster(cluster).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+    }
+
+    /// The labels of an object that belongs to one member.
+    pub fn of_member(cluster: &str, member: &MemberName) -> BTreeMap<String, String> {
+        let mut labels = of_cluster(cluster);
+        labels.insert(MEMBER.into(), member.to_string());
+        labels
+    }
 }
 
 /// Annotations.

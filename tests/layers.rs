@@ -1,5 +1,5 @@
-//! Imports go down: a file uses only layers below its own, and there are no import cycles, neither between files nor between folders
-//! that are beside each other.
+//! Imports go down: a file uses only layers below its own, there are no import cycles, neither between files nor between folders
+//! that are beside each other, and the kinds of objects do not import each other.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,17 +11,19 @@ use std::{
 
 use syn::{
     Attribute, Item, UseTree,
+    buffer::{Cursor, TokenBuffer},
     visit::{self, Visit},
 };
 
 /// The layers from the lowest to the highest. A module belongs to the longest prefix of its path; modules of one layer do not use each
 /// other unless they share that prefix.
 const LAYERS: &[&[&str]] = &[
-    &["digest", "ids", "backoff", "panics", "slots", "telemetry"],
+    &["digest", "ids", "backoff", "panics", "slots", "telemetry", "host"],
     &["pki", "etcd"],
     &["api"],
     &["names"],
     &["kubernetes"],
+    &["member_pod"],
     &["certificates"],
     &["reporting::note"],
     &["reporting::event"],
@@ -45,6 +47,10 @@ const LAYERS: &[&[&str]] = &[
     &["controllers"],
 ];
 
+/// The kinds of objects, each in its folder. Whatever the layers are, no kind uses another one, not even in tests: what several need
+/// is in the layers below all of them.
+const KINDS: &[&str] = &["cluster", "user"];
+
 type Module = String;
 
 #[derive(Default)]
@@ -56,13 +62,23 @@ struct File {
     uses: BTreeSet<Vec<String>>,
 }
 
-/// Collects the paths that one file uses. Code that is compiled only for tests does not count.
+/// Which files, and which code in them, are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// What is compiled into the program.
+    Code,
+    /// The same and the tests beside it.
+    CodeAndTests,
+}
+
+/// Collects the paths that one file uses.
 struct Paths<'a> {
     module: &'a [String],
+    scope: Scope,
     file: File,
 }
 
-fn is_test(attributes: &[Attribute]) -> bool {
+fn has_cfg_test(attributes: &[Attribute]) -> bool {
     let is_cfg_test = |attribute: &Attribute| {
         attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Ident>().is_ok_and(|argument| argument == "test")
     };
@@ -110,20 +126,58 @@ impl Paths<'_> {
         let own: Vec<_> = ["self".to_owned()].into_iter().chain(path.iter().cloned()).collect();
         let begins_here = !["crate", "self", "super"].contains(&path[0].as_str());
         let Some(path) = self.absolute(if is_public && begins_here { &own } else { &path }) else { return };
+        // What is exported is used as well, unless it is a part of the module itself.
+        if !is_public || !path.starts_with(self.module) {
+            self.file.uses.insert(path.clone());
+        }
         if is_public {
             self.file.exports.insert(alias.to_owned(), path);
-        } else {
-            self.file.uses.insert(path);
         }
     }
+
+    fn is_skipped(&self, attributes: &[Attribute]) -> bool {
+        self.scope == Scope::Code && has_cfg_test(attributes)
+    }
+}
+
+/// The paths from the crate's root in the tokens of a macro.
+fn paths_in(mut tokens: Cursor) -> Vec<Vec<String>> {
+    let mut found = vec![];
+    while !tokens.eof() {
+        if let Some((inside, .., rest)) = tokens.any_group() {
+            found.extend(paths_in(inside));
+            tokens = rest;
+        } else if let Some((ident, rest)) = tokens.ident() {
+            tokens = rest;
+            if ident == "crate" {
+                let mut path = vec![ident.to_string()];
+                while let Some((part, rest)) = part_after(tokens) {
+                    path.push(part);
+                    tokens = rest;
+                }
+                found.push(path);
+            }
+        } else {
+            tokens = tokens.token_tree().map_or(Cursor::empty(), |(_, rest)| rest);
+        }
+    }
+    found
+}
+
+/// The next part of a path: two colons and a name.
+fn part_after(tokens: Cursor) -> Option<(String, Cursor)> {
+    let (first, rest) = tokens.punct()?;
+    let (second, rest) = rest.punct()?;
+    let (name, rest) = rest.ident()?;
+    (first.as_char() == ':' && second.as_char() == ':').then(|| (name.to_string(), rest))
 }
 
 impl<'ast> Visit<'ast> for Paths<'_> {
     fn visit_item(&mut self, item: &'ast Item) {
         match item {
-            Item::Mod(module) if is_test(&module.attrs) => {}
-            Item::Fn(function) if is_test(&function.attrs) => {}
-            Item::Use(import) if is_test(&import.attrs) => {}
+            Item::Mod(module) if self.is_skipped(&module.attrs) => {}
+            Item::Fn(function) if self.is_skipped(&function.attrs) => {}
+            Item::Use(import) if self.is_skipped(&import.attrs) => {}
             Item::Use(import) => {
                 let is_public = !matches!(import.vis, syn::Visibility::Inherited);
                 self.add_tree(&[], &import.tree, is_public);
@@ -141,6 +195,14 @@ impl<'ast> Visit<'ast> for Paths<'_> {
             self.file.uses.insert(path);
         }
         visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        let tokens = TokenBuffer::new2(call.tokens.clone());
+        let paths = paths_in(tokens.begin()).into_iter().filter(|path| path.len() > 1);
+        let paths: Vec<_> = paths.filter_map(|path| self.absolute(&path)).collect();
+        self.file.uses.extend(paths);
+        visit::visit_macro(self, call);
     }
 }
 
@@ -161,20 +223,26 @@ fn module_of(path: &Path) -> Vec<String> {
     module
 }
 
-fn read() -> BTreeMap<Module, File> {
+/// What the text of a module's file uses and exports.
+fn read_text(module: &[String], text: &str, scope: Scope) -> File {
+    let mut paths = Paths { module, scope, file: File::default() };
+    paths.visit_file(&syn::parse_file(text).unwrap());
+    paths.file
+}
+
+fn read(scope: Scope) -> BTreeMap<Module, File> {
     let is_code = |path: &PathBuf| {
         let name = path.file_stem().unwrap().to_str().unwrap();
-        let is_fixture = path.iter().any(|part| part == "fixtures");
-        !(name == "main" || name == "tests" || is_fixture || name.ends_with("_tests"))
+        let is_fixture = name == "fixtures" || path.iter().any(|part| part == "fixtures");
+        !(name == "tests" || is_fixture || name.ends_with("_tests"))
     };
     let read = |path: PathBuf| {
         let module = module_of(&path);
-        let syntax = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
-        let mut paths = Paths { module: &module, file: File { path, ..File::default() } };
-        paths.visit_file(&syntax);
-        (module.join("::"), paths.file)
+        let file = read_text(&module, &fs::read_to_string(&path).unwrap(), scope);
+        (module.join("::"), File { path, ..file })
     };
-    sources(Path::new("src")).into_iter().filter(is_code).map(read).collect()
+    let files = sources(Path::new("src")).into_iter().filter(|path| path != Path::new("src/main.rs"));
+    files.filter(|path| scope == Scope::CodeAndTests || is_code(path)).map(read).collect()
 }
 
 /// The module in whose file a path is defined.
@@ -210,7 +278,7 @@ fn layer_of(module: &str) -> Option<(usize, &'static str)> {
 
 #[test]
 fn every_module_has_a_layer() {
-    let files = read();
+    let files = read(Scope::Code);
     assert!(files.len() > 100, "only {} files were found", files.len());
     let without: Vec<_> = files.keys().filter(|module| !module.is_empty() && layer_of(module).is_none()).collect();
     assert!(without.is_empty(), "add these to the table of layers: {without:?}");
@@ -221,7 +289,7 @@ fn every_module_has_a_layer() {
 
 #[test]
 fn imports_go_down() {
-    let files = read();
+    let files = read(Scope::Code);
     let mut wrong = vec![];
     for (module, needed) in needs(&files) {
         let Some((layer, prefix)) = layer_of(module) else { continue };
@@ -233,6 +301,29 @@ fn imports_go_down() {
         }
     }
     assert!(wrong.is_empty(), "these imports do not go down:\n{}", wrong.join("\n"));
+}
+
+/// The kind that a module is a part of.
+fn kind_of(module: &str) -> Option<&str> {
+    module.split("::").next().filter(|first| KINDS.contains(first))
+}
+
+/// The imports of one kind by another.
+fn between_kinds(needs: &BTreeMap<&Module, BTreeSet<Module>>) -> Vec<String> {
+    let is_other = |module: &str, other: &str| kind_of(module).zip(kind_of(other)).is_some_and(|(own, other)| own != other);
+    let others = |(module, needed): (&&Module, &BTreeSet<Module>)| {
+        needed.iter().filter(|other| is_other(module, other)).map(|other| format!("{module} uses {other}")).collect::<Vec<_>>()
+    };
+    needs.iter().flat_map(others).collect()
+}
+
+#[test]
+fn kinds_do_not_import_each_other() {
+    let files = read(Scope::CodeAndTests);
+    let missing: Vec<_> = KINDS.iter().filter(|kind| !files.contains_key(**kind)).collect();
+    assert!(missing.is_empty(), "these no longer exist: {missing:?}");
+    let wrong = between_kinds(&needs(&files));
+    assert!(wrong.is_empty(), "move what several kinds need to a lower layer:\n{}", wrong.join("\n"));
 }
 
 /// What is left of these dependencies when everything that is in no cycle is removed: a module that uses no other one, or that no
@@ -296,7 +387,7 @@ fn describe(cycles: &BTreeMap<Module, BTreeSet<Module>>) -> String {
 
 #[test]
 fn there_are_no_import_cycles() {
-    let files = read();
+    let files = read(Scope::Code);
     let needs = needs(&files);
     let between_files = cycles(needs.iter().map(|(module, needed)| ((*module).clone(), needed.clone())).collect());
     assert!(between_files.is_empty(), "these files import each other:\n{}", describe(&between_files));
@@ -347,4 +438,54 @@ fn cycles_and_upward_imports_are_found() {
     assert_eq!(needs[&"cluster::plan".to_owned()], BTreeSet::from(["pki::key".to_owned()]));
     assert_eq!(needs[&"pki::key".to_owned()], BTreeSet::from(["cluster::plan".to_owned()]));
     assert!(layer_of("pki::key").unwrap().0 < layer_of("cluster::plan::rollout").unwrap().0);
+}
+
+/// The modules with these texts.
+fn modules(texts: &[(&str, &str)]) -> BTreeMap<Module, File> {
+    let module = |(module, text): &(&str, &str)| {
+        let parts: Vec<_> = module.split("::").map(str::to_owned).collect();
+        ((*module).to_owned(), read_text(&parts, text, Scope::CodeAndTests))
+    };
+    texts.iter().map(module).collect()
+}
+
+#[test]
+fn imports_between_kinds_are_found() {
+    let files = modules(&[
+        ("cluster", ""),
+        ("cluster::validate", "use crate::names::Names; pub fn validate() {}"),
+        ("cluster::plan", "use super::validate::validate;"),
+        ("user::act", "use crate::{cluster::validate::validate, names::Names};"),
+        ("user::plan", "#[cfg(test)] mod tests { use crate::cluster::fixtures::World; }"),
+        ("names", "pub struct Names;"),
+    ]);
+    assert_eq!(between_kinds(&needs(&files)), ["user::act uses cluster::validate", "user::plan uses cluster"]);
+}
+
+#[test]
+fn exports_are_imports() {
+    let files = modules(&[
+        ("pki", "pub use key::Key; pub(crate) use crate::cluster::plan::Plan;"),
+        ("pki::key", "pub struct Key;"),
+        ("api", "use crate::pki::{Key, Plan};"),
+        ("cluster::plan", "pub struct Plan;"),
+    ]);
+    let needs = needs(&files);
+    let of = |module: &str| needs[&module.to_owned()].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(of("pki"), ["cluster::plan"]);
+    assert_eq!(of("api"), ["cluster::plan", "pki::key"]);
+}
+
+#[test]
+fn paths_in_macros_are_imports() {
+    let files = modules(&[
+        ("pki", "fn limit() { assert!([1, crate::cluster::plan::limit()].len() > 1, \"crate::user is only a text\"); }"),
+        ("api", "macro_rules! define { ($name:ident) => { impl $crate::names::Named for $name {} } }"),
+        ("names", "pub trait Named {}"),
+        ("cluster::plan", "pub fn limit() -> u8 { 2 }"),
+        ("user", ""),
+    ]);
+    let needs = needs(&files);
+    let of = |module: &str| needs[&module.to_owned()].iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!((of("pki"), of("api")), (vec!["cluster::plan"], vec!["names"]));
 }

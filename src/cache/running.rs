@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, runtime::reflector::Store};
 
 use super::watch::Watched;
-use crate::{ids::Uid, kubernetes::pod::running_since};
+use crate::{ids::Uid, member_pod::running_since};
 
 /// Since when the operator has seen the container of etcd run in each pod. It is measured by the monotonic clock of this process: the
 /// operator's time of day may be wrong, and so may be that of a node, which says when a container started.

@@ -1,8 +1,30 @@
-//! External issuers: what is known about the certificate authorities that they sign with.
+//! The issuers in a spec, and what is known about the certificate authorities that external ones sign with.
 
 use jiff::Timestamp;
 
-use crate::pki::{Domain, ExternalAuthority};
+use crate::{
+    api::{ONE_FOR_BOTH, TlsSpec},
+    pki::{Domain, ExternalAuthority, Issuer, PerDomain},
+};
+
+/// The issuers in a spec.
+///
+/// # Errors
+/// All problems of them.
+pub fn issuers(tls: &TlsSpec) -> Result<PerDomain<Issuer>, Vec<String>> {
+    let mut problems = vec![];
+    let issuers = PerDomain::from_fn(|domain| {
+        let spec = tls.issuer(domain);
+        if spec.ca_secret.is_some() && spec.cert_manager.is_some() {
+            problems.push(format!("spec.tls.{domain}.issuer must be either caSecret or certManager"));
+        }
+        spec.issuer()
+    });
+    if issuers.client != Issuer::BuiltIn && issuers.client == issuers.peer {
+        problems.push(ONE_FOR_BOTH.to_owned());
+    }
+    if problems.is_empty() { Ok(issuers) } else { Err(problems) }
+}
 
 /// A request to an external issuer that reveals its authority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

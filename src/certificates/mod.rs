@@ -3,9 +3,13 @@
 
 pub(crate) mod authorities;
 pub mod authority_secret;
+pub(crate) mod contents;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod issuers;
 pub mod leaf;
 pub(crate) mod lifetimes;
+pub(crate) mod probes;
 pub mod requests;
 pub mod secret;
 pub(crate) mod state;

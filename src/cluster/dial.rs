@@ -10,8 +10,8 @@ use crate::{
 };
 
 /// A port of a member, at the address that Kubernetes reports for its pod, because DNS may lag.
-pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: i32) -> Target {
-    let target = Target::new(names.member_host(name), u16::try_from(port).unwrap_or_default());
+pub fn target(names: &Names, name: &MemberName, pod: &Pod, port: u16) -> Target {
+    let target = Target::new(names.member_host(name), port);
     match pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok()) {
         Some(address) => target.at(address),
         None => target,

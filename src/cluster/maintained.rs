@@ -7,15 +7,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use kube::core::ObjectMeta;
 
-use super::{
-    facts::Facts,
-    leaves,
-    observed::Observed,
-    validate::{lifetimes, validated},
-    validated::ValidatedCluster,
-};
+use super::{facts::Facts, observed::Observed, validate::validated, validated::ValidatedCluster};
 use crate::{
     api::{EtcdCluster, EtcdClusterSpec, StorageSpec},
+    certificates::{contents::LOOPBACK, lifetimes::lifetimes},
     names::member_key,
     pki::{Certificate, Domain},
 };
@@ -66,5 +61,5 @@ impl Maintained {
 }
 
 fn additional_addresses(leaf: &Certificate) -> impl Iterator<Item = std::net::IpAddr> {
-    leaf.ip_addresses().iter().filter(|address| !leaves::LOOPBACK.contains(address)).copied()
+    leaf.ip_addresses().iter().filter(|address| !LOOPBACK.contains(address)).copied()
 }

@@ -51,7 +51,8 @@ use crate::{
 pub async fn pass(context: &Context, specs: &Specs, object: &EtcdCluster) -> Result<Duration, WriteError> {
     let now = (context.clock)();
     let names = Names::new(&object.name_any(), &object.namespace().unwrap_or_default(), &context.domain);
-    let uid = Uid::of(&object.metadata).unwrap_or_default();
+    // Every object that the API server returns has a uid.
+    let Some(uid) = Uid::of(&object.metadata) else { return Ok(changes::IDLE) };
     let (observed, identity) = tokio::select! {
         // Nothing has been changed yet.
         () = context.stop.cancelled() => return Ok(Duration::ZERO),

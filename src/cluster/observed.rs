@@ -21,8 +21,9 @@ use crate::{
     kubernetes::{
         cached::Cached,
         ownership::{annotation, belongs},
-        pod::{data_in_pod, pod_ready},
+        pod::pod_ready,
     },
+    member_pod::data_in_pod,
     names::{MemberName, Names, annotation as key, authority_key},
     pki::{Domain, PerDomain},
 };

@@ -16,10 +16,10 @@ use problems::{Problems, check_duration};
 
 use crate::{
     api::{
-        Duration, ECDSA_SUITE, EtcdCluster, EtcdClusterSpec, HTTP2_SUITE, MAX_NAME_LENGTH, Medium, ONE_FOR_BOTH, RepairSpec,
-        TLS_1_3_SUITES, TlsSpec, TlsVersion,
+        Duration, ECDSA_SUITE, EtcdCluster, EtcdClusterSpec, HTTP2_SUITE, MAX_NAME_LENGTH, Medium, RepairSpec, TLS_1_3_SUITES,
+        TlsSpec, TlsVersion,
     },
-    certificates::lifetimes::{Lifetimes, leaf_lifetime},
+    certificates::{issuers::issuers, lifetimes::lifetimes},
     cluster::{
         objects,
         release::Release,
@@ -31,7 +31,7 @@ use crate::{
     ids::Uid,
     kubernetes::quantity,
     names::Names,
-    pki::{Domain, Issuer, PerDomain},
+    pki::PerDomain,
 };
 
 /// Validates the spec of a cluster. `domain` is the DNS domain of the Kubernetes cluster.
@@ -73,10 +73,10 @@ fn checked(cluster: &EtcdCluster, domain: &str, problems: &mut Problems) -> Opti
         problems.add(format!("spec.replicas is {}: it must be 1 to 9", spec.replicas));
     }
     let version = check_version(&spec.version, problems);
-    let lifetimes = PerDomain::from_fn(|domain| check_lifetimes(domain, &spec.tls, problems));
+    let lifetimes = PerDomain::from_fn(|domain| problems.of(lifetimes(domain, &spec.tls)));
     let extra_names = check_names(&spec.tls.client.extra_sans.dns_names, problems);
     let extra_addresses = check_addresses(&spec.tls.client.extra_sans.ip_addresses, problems);
-    let issuers = check_issuers(&spec.tls, problems);
+    let issuers = problems.of(issuers(&spec.tls));
     check_suites(&spec.tls, problems);
     let etcd = etcd::check(&spec.etcd, version, problems);
     let repair = check_repair(&spec.repair, problems);
@@ -97,7 +97,7 @@ fn checked(cluster: &EtcdCluster, domain: &str, problems: &mut Problems) -> Opti
         cipher_suites: spec.tls.cipher_suites.clone(),
         client_auth: spec.tls.client.client_auth,
         lifetimes: lifetimes.both()?,
-        issuers,
+        issuers: issuers?,
         extra_names,
         extra_addresses,
         etcd: etcd?,
@@ -137,55 +137,6 @@ fn check_version(text: &str, problems: &mut Problems) -> Option<Version> {
         }
     }
     version
-}
-
-/// A certificate cannot expire after the year 9999 (RFC 5280, 4.1.2.5).
-const LONGEST_AUTHORITY: SignedDuration = SignedDuration::from_hours(24 * 365 * 100);
-
-/// The lifetimes of a domain's certificates.
-///
-/// # Errors
-/// All problems of them.
-pub fn lifetimes(domain: Domain, tls: &TlsSpec) -> Result<Lifetimes, Invalid> {
-    let mut problems = Problems(vec![]);
-    match check_lifetimes(domain, tls, &mut problems) {
-        Some(lifetimes) if problems.0.is_empty() => Ok(lifetimes),
-        _ => Err(Invalid(problems.0)),
-    }
-}
-
-fn check_lifetimes(domain: Domain, tls: &TlsSpec, problems: &mut Problems) -> Option<Lifetimes> {
-    let (authority, leaf) = match domain {
-        Domain::Client => (&tls.client.authority.duration, &tls.client.certificate.duration),
-        Domain::Peer => (&tls.peer.authority.duration, &tls.peer.certificate.duration),
-    };
-    let field = format!("spec.tls.{domain}.authority.duration");
-    let authority_lifetime = check_duration(&field, authority, problems);
-    let leaf_lifetime =
-        leaf_lifetime(&format!("spec.tls.{domain}.certificate.duration"), leaf).map_err(|problem| problems.add(problem)).ok();
-    let lifetimes = Lifetimes { authority: authority_lifetime?, leaf: leaf_lifetime? };
-    // An authority is trusted for half of its lifetime before it signs, so that half must be longer than leaves are in use.
-    if lifetimes.leaf.checked_mul(4).is_none_or(|four| lifetimes.authority < four) {
-        problems.add(format!("{field} is {authority}: it must be at least four times certificate.duration ({leaf})"));
-    }
-    if lifetimes.authority > LONGEST_AUTHORITY {
-        problems.add(format!("{field} is {authority}: it must be at most a hundred years"));
-    }
-    Some(lifetimes)
-}
-
-fn check_issuers(tls: &TlsSpec, problems: &mut Problems) -> PerDomain<Issuer> {
-    let issuers = PerDomain::from_fn(|domain| {
-        let spec = tls.issuer(domain);
-        if spec.ca_secret.is_some() && spec.cert_manager.is_some() {
-            problems.add(format!("spec.tls.{domain}.issuer must be either caSecret or certManager"));
-        }
-        spec.issuer()
-    });
-    if issuers.client != Issuer::BuiltIn && issuers.client == issuers.peer {
-        problems.add(ONE_FOR_BOTH);
-    }
-    issuers
 }
 
 /// What etcd checks when it starts, or finds out at the first connection.

@@ -12,12 +12,12 @@ use kube::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    error::IssueError,
-    recipient::{ProbeSpec, Recipient},
-};
+use super::{error::IssueError, recipient::Recipient};
 use crate::{
-    certificates::issuers::{IssuerAnswer, IssuerProblem},
+    certificates::{
+        issuers::{IssuerAnswer, IssuerProblem},
+        probes::ProbeSpec,
+    },
     digest::fingerprint,
     kubernetes::{
         apply::post,

@@ -40,7 +40,7 @@ use crate::{
 pub use authorities::{change_authorities, check_clock, create_authorities};
 pub use cert_manager::issuer_answer;
 pub use error::IssueError;
-pub use recipient::{ProbeSpec, Recipient};
+pub use recipient::Recipient;
 
 /// The outcome of [`issue`].
 #[derive(Debug, Default)]

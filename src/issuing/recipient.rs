@@ -10,7 +10,7 @@ use kube::{Api, Client};
 
 use super::error::IssueError;
 use crate::{
-    certificates::secret::CachedSecret,
+    certificates::{probes::ProbeSpec, secret::CachedSecret},
     ids::Uid,
     kubernetes::{
         error::WriteError,
@@ -18,7 +18,7 @@ use crate::{
         secret::KeySecret,
     },
     names::Names,
-    pki::{Domain, Issuer, LeafSpec, PerDomain},
+    pki::{Domain, PerDomain},
 };
 
 /// The object for which certificates are issued, and what is known about its cluster.
@@ -31,21 +31,10 @@ pub struct Recipient<'a> {
     pub owner: &'a OwnerReference,
     /// The labels of `CertificateRequest`s.
     pub labels: BTreeMap<String, String>,
-    /// How to probe the issuers in the cluster's spec; `None` if the spec is invalid, in which case no issuer is probed.
+    /// How to probe the issuers in the cluster's spec; `None` if they or the lifetimes are invalid: then no issuer is probed.
     pub probes: Option<PerDomain<ProbeSpec>>,
     /// The authorities' Secrets as they were observed.
     pub authorities: PerDomain<Option<&'a CachedSecret>>,
-}
-
-/// A request that reveals the authority of an issuer.
-#[derive(Clone, Debug)]
-pub struct ProbeSpec {
-    /// The issuer.
-    pub issuer: Issuer,
-    /// The cluster, which owns the request.
-    pub owner: OwnerReference,
-    /// The certificate, which will not be used.
-    pub leaf: LeafSpec,
 }
 
 impl Recipient<'_> {
@@ -54,7 +43,7 @@ impl Recipient<'_> {
         Api::namespaced(client.clone(), self.names.namespace())
     }
 
-    /// The probe of a domain's issuer, if the cluster's spec is valid.
+    /// The probe of a domain's issuer, if that part of the cluster's spec is valid.
     pub fn probe(&self, domain: Domain) -> Option<&ProbeSpec> {
         self.probes.as_ref().map(|probes| &probes[domain])
     }

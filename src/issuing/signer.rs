@@ -16,11 +16,12 @@ use super::{
     cert_manager::{CertManager, Invalid, RequestId, RequestState, check_leaf, request_name},
     error::IssueError,
     open_authority::OpenAuthority,
-    recipient::{ProbeSpec, Recipient},
+    recipient::Recipient,
 };
 use crate::{
     certificates::{
         leaf::SignedBy,
+        probes::ProbeSpec,
         requests::{IssuedLeaf, LeafRequest},
     },
     kubernetes::error::WriteError,

@@ -4,17 +4,16 @@ use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt};
 
 use super::{
-    plan::{ObservedUser, Obstacle},
+    plan::{ObservedUser, Obstacle, UserChange},
     status::UserOutcome,
 };
 use crate::{
     api::{EtcdUser, Reason},
-    certificates::requests::SecretChange,
-    cluster::{leaves::issuer_probes, objects, validate::validate},
     context::Context,
     ids::Uid,
-    issuing::{self, Issuance, IssueError, ProbeSpec, Recipient},
+    issuing::{self, Issuance, IssueError, Recipient},
     kubernetes::error::WriteError,
+    names::label,
     pki::PerDomain,
     reporting::note::Note,
 };
@@ -24,7 +23,7 @@ pub async fn issue(
     context: &Context,
     user: &EtcdUser,
     observed: &ObservedUser,
-    change: SecretChange,
+    change: UserChange,
     now: Timestamp,
 ) -> UserOutcome {
     let Some(owner) = user.controller_owner_ref(&()) else { return UserOutcome::Conflict };
@@ -38,11 +37,11 @@ pub async fn issue(
         names: &observed.names,
         uid: &observed.uid,
         owner: &owner,
-        labels: objects::selector(observed.names.cluster()),
-        probes: probes(context, observed),
+        labels: label::of_cluster(observed.names.cluster()),
+        probes: change.probes,
         authorities: PerDomain { client: observed.authority.as_ref(), peer: None },
     };
-    outcome(&issuing::issue(context, &recipient, &[change], now).await)
+    outcome(&issuing::issue(context, &recipient, &[change.secret], now).await)
 }
 
 /// Whether the user still exists.
@@ -51,13 +50,6 @@ async fn exists(context: &Context, user: &EtcdUser, observed: &ObservedUser) -> 
     let users: Api<EtcdUser> = Api::namespaced(context.client.clone(), observed.names.namespace());
     let existing = users.get_metadata_opt(&name).await.map_err(|e| WriteError::of(format!("EtcdUser {name}"), e))?;
     Ok(existing.and_then(|existing| Uid::of(&existing.metadata)).as_ref() == Some(&observed.uid))
-}
-
-/// How to learn the authorities of the issuers in the cluster's spec, if the spec is valid.
-fn probes(context: &Context, observed: &ObservedUser) -> Option<PerDomain<ProbeSpec>> {
-    let cluster = observed.cluster.as_ref()?;
-    let valid = validate(cluster, &context.domain).ok()?;
-    Some(issuer_probes(&valid, &cluster.spec))
 }
 
 fn outcome(issuance: &Issuance) -> UserOutcome {

@@ -1,6 +1,8 @@
 //! One pass over an `EtcdUser`: observe -> plan -> act -> report, as for a cluster. Plan and report are pure.
 
 mod act;
+#[cfg(test)]
+mod fixtures;
 mod observe;
 pub mod plan;
 pub mod status;
@@ -38,7 +40,7 @@ pub async fn pass(context: &Context, user: &EtcdUser) -> Result<Duration, WriteE
         UserPlan::Blocked(obstacle) => (UserOutcome::Blocked(obstacle), IDLE),
         UserPlan::Nothing => (UserOutcome::Ready, IDLE),
         UserPlan::Issue(change) => {
-            let outcome = issue(context, user, &observed, change, now).await;
+            let outcome = issue(context, user, &observed, *change, now).await;
             let next = after_issuing(&outcome);
             (outcome, next)
         }

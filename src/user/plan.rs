@@ -1,25 +1,27 @@
 //! Whether a user may have a certificate, and whether the existing one is up to date. Pure.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use crate::{
     api::{CertificateSpec, EtcdCluster, EtcdUser, Reason},
     certificates::{
         authorities::Authorities,
+        contents,
+        issuers::issuers,
         leaf::{DesiredLeaf, LeafKeys, SignedBy},
-        lifetimes::leaf_lifetime,
+        lifetimes::{leaf_lifetime, lifetimes},
+        probes::{ProbeSpec, issuer_probes},
         requests::{SecretChange, changed_files, request_leaf},
         secret::CachedSecret,
         state::{AuthorityState, authority_state},
     },
-    cluster::objects,
     ids::Uid,
     kubernetes::ownership::{belongs, describe_owner},
     names::{Names, annotation as key, common_name, label, tls_key, user_common_name, user_secret},
-    pki::{Domain, Holder, Issued, LeafSpec, Usage},
+    pki::{Domain, Holder, Issued, PerDomain},
     reporting::note::Note,
 };
 
@@ -41,14 +43,23 @@ pub struct ObservedUser {
 }
 
 /// What is to be done for a user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum UserPlan {
     /// No certificate is issued.
     Blocked(Obstacle),
     /// The Secret is created or changed.
-    Issue(SecretChange),
+    Issue(Box<UserChange>),
     /// The Secret is up to date.
     Nothing,
+}
+
+/// A change of a user's Secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserChange {
+    /// The Secret, with the certificate to issue, if one is due.
+    pub secret: SecretChange,
+    /// How to learn the authorities of the issuers in the cluster's spec, if that part of it is valid.
+    pub probes: Option<PerDomain<ProbeSpec>>,
 }
 
 /// Why no certificate is issued.
@@ -65,7 +76,7 @@ pub enum Obstacle {
 /// Plans what is to be done for a user.
 pub fn plan(user: &EtcdUser, observed: &ObservedUser, now: Timestamp) -> UserPlan {
     match try_plan(user, observed, now) {
-        Ok(Some(change)) => UserPlan::Issue(change),
+        Ok(Some(secret)) => UserPlan::Issue(Box::new(UserChange { secret, probes: probes(observed) })),
         Ok(None) => UserPlan::Nothing,
         Err(obstacle) => UserPlan::Blocked(obstacle),
     }
@@ -244,20 +255,13 @@ fn secret_change(
     now: Timestamp,
 ) -> SecretChange {
     let secret = observed.secret.as_ref();
-    let spec = LeafSpec {
-        common_name: user_common_name(user),
-        dns_names: BTreeSet::new(),
-        ip_addresses: BTreeSet::new(),
-        optional: BTreeSet::new(),
-        usage: Usage::Client,
-        duration,
-    };
+    let spec = contents::client(user_common_name(user), duration);
     let keys = LeafKeys { certificate: tls_key::CRT, private_key: tls_key::KEY };
     let leaf = DesiredLeaf { domain: Domain::Client, signed_by: SignedBy::Active, spec, keys };
     let holder = Holder::User { name: user.name_any(), uid: observed.uid.clone() };
     let endpoint = observed.names.endpoint();
     let files = [(tls_key::CA, authorities.roots.as_bytes()), (tls_key::ENDPOINTS, endpoint.as_bytes())];
-    let mut labels = objects::selector(observed.names.cluster());
+    let mut labels = label::of_cluster(observed.names.cluster());
     labels.insert(label::USER.into(), user.name_any());
     SecretChange {
         name: user_secret(user),
@@ -268,6 +272,15 @@ fn secret_change(
         files: changed_files(secret, files),
         obsolete: vec![],
     }
+}
+
+/// How to learn the authorities of the issuers in the cluster's spec; `None` if the issuers or the lifetimes in it are invalid.
+fn probes(observed: &ObservedUser) -> Option<PerDomain<ProbeSpec>> {
+    let cluster = observed.cluster.as_ref()?;
+    let (spec, owner) = (&cluster.spec, cluster.controller_owner_ref(&())?);
+    let issuers = issuers(&spec.tls).ok()?;
+    let lifetimes = PerDomain::from_fn(|domain| lifetimes(domain, &spec.tls).ok()).both()?;
+    Some(issuer_probes(&observed.names, &owner, spec, &issuers, &lifetimes))
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ use kube::runtime::events::EventType;
 use super::*;
 use crate::{
     api::{ConditionType, EtcdUserStatus, condition},
-    cluster::fixtures::{World, names},
     kubernetes::secret::SecretView,
-    pki::ReissueReason,
+    pki::{Issuer, ReissueReason, Usage},
     reporting::publish::Report,
-    user::status::{UserOutcome, bug, expiry, report},
+    user::{
+        fixtures::{World, names},
+        status::{UserOutcome, bug, expiry, report},
+    },
 };
 
 fn user(name: &str, spec: &str) -> EtcdUser {
@@ -31,7 +33,7 @@ fn around(user: &EtcdUser, world: &World) -> ObservedUser {
         uid: Uid::of(&user.metadata).unwrap(),
         names: names(),
         cluster: Some(world.cluster.clone()),
-        authority: world.observed.authorities.client.clone(),
+        authority: Some(world.authority.clone()),
         secret: None,
         others: vec![],
     }
@@ -39,7 +41,7 @@ fn around(user: &EtcdUser, world: &World) -> ObservedUser {
 
 /// A user with a certificate: the world, the user and its observed state.
 fn served() -> (World, EtcdUser, ObservedUser) {
-    let mut world = World::bootstrapped("replicas: 1");
+    let mut world = World::new();
     let user = app();
     let mut observed = around(&user, &world);
     let UserPlan::Issue(change) = plan(&user, &observed, world.now) else { panic!("no Secret exists yet") };
@@ -51,15 +53,16 @@ fn served() -> (World, EtcdUser, ObservedUser) {
         uid: "uid-of-app".into(),
         ..OwnerReference::default()
     }]);
-    world.issue(&mut secret, &change);
+    world.issue(&mut secret, &change.secret);
     observed.secret = Some(secret.into());
-    observed.authority = world.observed.authorities.client.clone();
+    observed.authority = Some(world.authority.clone());
     (world, user, observed)
 }
 
 fn issued(plan: &UserPlan) -> (Vec<&ReissueReason>, Vec<&str>) {
     let UserPlan::Issue(change) = plan else { panic!("{plan:?}") };
-    (change.leaves.iter().map(|leaf| &leaf.why).collect(), change.files.keys().map(String::as_str).collect())
+    let SecretChange { leaves, files, .. } = &change.secret;
+    (leaves.iter().map(|leaf| &leaf.why).collect(), files.keys().map(String::as_str).collect())
 }
 
 fn refused(plan: &UserPlan) -> (Reason, &str) {
@@ -79,8 +82,9 @@ fn suspended(plan: &UserPlan) -> Reason {
 
 #[test]
 fn a_new_user_is_issued_a_client_certificate() {
-    let world = World::bootstrapped("replicas: 1");
+    let world = World::new();
     let UserPlan::Issue(change) = plan(&app(), &around(&app(), &world), world.now) else { panic!() };
+    let change = change.secret;
     assert_eq!((change.name.as_str(), change.type_, &change.version), ("app-etcd-tls", "kubernetes.io/tls", &None));
     assert_eq!(change.labels[label::USER], "app");
     assert_eq!(change.files.keys().collect::<Vec<_>>(), ["ca.crt", "endpoints"]);
@@ -89,6 +93,33 @@ fn a_new_user_is_issued_a_client_certificate() {
     assert_eq!((leaf.spec.common_name.as_str(), leaf.spec.usage, leaf.domain), ("app", Usage::Client, Domain::Client));
     assert!(leaf.spec.dns_names.is_empty() && leaf.spec.ip_addresses.is_empty());
     assert_eq!(leaf.holder, Holder::User { name: "app".into(), uid: "uid-of-app".into() });
+}
+
+/// The issuer may sign with another authority than before, whatever else is wrong with the cluster's spec.
+#[test]
+fn the_issuers_of_a_spec_are_probed_if_they_and_the_lifetimes_are_valid() {
+    let world = World::new();
+    let probes = |spec: &str| {
+        let mut observed = around(&app(), &world);
+        observed.cluster.as_mut().unwrap().spec = serde_saphyr::from_str(spec).unwrap();
+        let UserPlan::Issue(change) = plan(&app(), &observed, world.now) else { panic!("{spec}") };
+        change.probes
+    };
+    let manager = "certManager: {name: ca}";
+    let client = format!("client: {{issuer: {{{manager}}}, certificate: {{duration: 24h}}}}");
+    let found = probes(&format!("{{replicas: 0, tls: {{{client}}}}}")).unwrap();
+    assert_eq!(found.client.issuer.to_string(), "Issuer ca");
+    assert_eq!((found.client.owner.kind.as_str(), found.client.owner.name.as_str()), ("EtcdCluster", "demo"));
+    assert_eq!(found.client.leaf.common_name, common_name::ISSUER_PROBE);
+    assert_eq!(found.client.leaf.duration, SignedDuration::from_hours(24));
+    assert_eq!(found.peer.issuer, Issuer::BuiltIn);
+    for invalid in [
+        format!("client: {{issuer: {{{manager}, caSecret: {{name: ca}}}}}}"),
+        format!("client: {{issuer: {{{manager}}}}}, peer: {{issuer: {{{manager}}}}}"),
+        "peer: {certificate: {duration: 5m}}".into(),
+    ] {
+        assert_eq!(probes(&format!("{{tls: {{{invalid}}}}}")), None, "{invalid}");
+    }
 }
 
 #[test]
@@ -131,7 +162,7 @@ fn what_is_missing_from_the_secret_is_restored() {
 
 #[test]
 fn reserved_and_impossible_names_are_refused() {
-    let world = World::bootstrapped("replicas: 1");
+    let world = World::new();
     for (user, about) in [
         (user("root", "clusterRef: {name: demo}"), "root is the operator's own"),
         (user("app", "{clusterRef: {name: demo}, commonName: root}"), "root is the operator's own"),
@@ -151,7 +182,7 @@ fn reserved_and_impossible_names_are_refused() {
 
 #[test]
 fn a_common_name_may_have_64_characters_of_several_octets() {
-    let world = World::bootstrapped("replicas: 1");
+    let world = World::new();
     let user = user("app", &format!("{{clusterRef: {{name: demo}}, commonName: {}}}", "ä".repeat(64)));
     let plan = plan(&user, &around(&user, &world), world.now);
     assert_eq!(issued(&plan).0, [&ReissueReason::Missing]);

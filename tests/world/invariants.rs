@@ -10,7 +10,7 @@ use etcd_warden::{
         },
         validated::ValidatedCluster,
     },
-    kubernetes::pod::etcd_container,
+    member_pod::etcd_container,
     names::{MemberName, annotation as key, member_key, tls_key},
     pki::Certificate,
 };

@@ -17,10 +17,10 @@ use etcd_warden::{
         cached::Cached,
         object::{Object, ObjectVersion},
         ownership::annotation,
-        pod::{data_in_pod, etcd_container},
         resources::Resources,
         secret::SecretView,
     },
+    member_pod::{data_in_pod, etcd_container},
     names::{MemberName, Names, annotation as key, bootstrap_key},
     pki::Domain,
 };

@@ -14,11 +14,8 @@ use etcd_warden::{
     },
     etcd::{Member, MemberList, MemberStatus, Progress, Version, VersionMetrics},
     ids::{ClusterId, MemberId},
-    kubernetes::{
-        cached::Cached,
-        ownership::annotation,
-        pod::{pod_ready, running_since},
-    },
+    kubernetes::{cached::Cached, ownership::annotation, pod::pod_ready},
+    member_pod::running_since,
     names::{MemberName, annotation as key, bootstrap_key, member_key, tls_key},
     pki::{Domain, PerDomain},
 };

@@ -23,7 +23,8 @@ use etcd_warden::{
         validated::ValidatedCluster,
     },
     ids::ClusterId,
-    kubernetes::{cached::Cached, desired::Desired, object::Object, pod::running_since},
+    kubernetes::{cached::Cached, desired::Desired, object::Object},
+    member_pod::running_since,
 };
 use jiff::{SignedDuration, Timestamp};
 

@@ -13,7 +13,7 @@ use super::Actor;
 use crate::{
     api::EtcdUser,
     cluster::{
-        dial, objects,
+        dial,
         steps::{Fresh, LeftoverKind, Read},
     },
     ids::Uid,
@@ -54,7 +54,7 @@ impl Actor<'_> {
 
     async fn read_members(&self, fresh: &mut Fresh) -> Result<(), WriteError> {
         let names = &self.cluster.names;
-        let own = ListParams::default().labels(&objects::selector_text(names.cluster()));
+        let own = ListParams::default().labels(&label::selector_text(names.cluster()));
         let pods = self.api::<Pod>().list(&own).await.map_err(|e| WriteError::of("the pods", e))?;
         let member = |pod: &Pod| names.parse_member(pod.metadata.labels.as_ref()?.get(label::MEMBER)?);
         fresh.pods.extend(pods.items.into_iter().filter_map(|pod| Some((member(&pod)?, pod.into()))));

@@ -5,10 +5,11 @@ use k8s_openapi::api::core::v1::Secret;
 use super::Actor;
 use crate::{
     api::Reason,
-    certificates::{issuers::IssuerProbe, requests::SecretChange, transition::AuthorityRequest},
-    cluster::{leaves, objects, outcome::Outcome},
+    certificates::{issuers::IssuerProbe, probes::issuer_probes, requests::SecretChange, transition::AuthorityRequest},
+    cluster::{objects, outcome::Outcome},
     issuing::{self, Recipient},
     kubernetes::{error::WriteError, ownership::belongs, secret::KeySecret},
+    names::label,
     pki::Domain,
     reporting::note::Note,
 };
@@ -21,8 +22,8 @@ impl Actor<'_> {
             names: &cluster.names,
             uid: &cluster.uid,
             owner: &cluster.owner,
-            labels: objects::selector(cluster.names.cluster()),
-            probes: Some(leaves::issuer_probes(cluster, &object.spec)),
+            labels: label::of_cluster(cluster.names.cluster()),
+            probes: Some(issuer_probes(&cluster.names, &cluster.owner, &object.spec, &cluster.issuers, &cluster.lifetimes)),
             authorities: observed.authorities.as_ref().map(Option::as_ref),
         }
     }

@@ -13,7 +13,8 @@ use crate::{
         observed::{Observed, ObservedMember},
         validated::WAL,
     },
-    kubernetes::{pod::running_since, quantity},
+    kubernetes::quantity,
+    member_pod::running_since,
     names::MemberName,
 };
 

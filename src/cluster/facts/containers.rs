@@ -4,7 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
 use super::last_words::last_words;
-use crate::kubernetes::pod::{added_statuses, etcd_status, is_terminating, running_since, waiting_reason};
+use crate::{
+    kubernetes::pod::{is_terminating, waiting_reason},
+    member_pod::{added_statuses, etcd_status, running_since},
+};
 
 /// The kubelet's reason for a container that exceeded its memory limit, or that was killed because its node had no memory left.
 const OOM_KILLED: &str = "OOMKilled";

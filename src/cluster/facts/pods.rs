@@ -13,8 +13,9 @@ use crate::{
     },
     kubernetes::{
         ownership::annotation,
-        pod::{added_statuses, etcd_status, is_unscheduled, pod_ready, waiting_reason},
+        pod::{is_unscheduled, pod_ready, waiting_reason},
     },
+    member_pod::{added_statuses, etcd_status},
     names::annotation as key,
 };
 

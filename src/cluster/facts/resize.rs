@@ -9,11 +9,8 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, ResourceRequirements};
 
 use crate::{
     cluster::settings::Settings,
-    kubernetes::{
-        ownership::annotation,
-        pod::{etcd_container, etcd_status, pod_condition},
-        resources::Resources,
-    },
+    kubernetes::{ownership::annotation, pod::pod_condition, resources::Resources},
+    member_pod::{etcd_container, etcd_status},
     names::annotation as key,
 };
 

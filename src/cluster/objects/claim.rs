@@ -6,12 +6,12 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::metadata::{member_labels, retained};
+use super::metadata::retained;
 use crate::{
     api::StorageSpec,
     cluster::validated::ValidatedCluster,
     kubernetes::ownership::annotation,
-    names::{MemberName, annotation as key},
+    names::{MemberName, annotation as key, label},
 };
 
 /// What a claim asks for.
@@ -65,7 +65,7 @@ impl ClaimSource {
 /// The claim of a member.
 pub fn claim(cluster: &ValidatedCluster, member: &MemberName, claimed: &Claimed) -> PersistentVolumeClaim {
     let mut metadata = retained(cluster, cluster.names.claim(member));
-    metadata.labels = Some(member_labels(cluster.names.cluster(), member));
+    metadata.labels = Some(label::of_member(cluster.names.cluster(), member));
     metadata.annotations.get_or_insert_default().insert(key::STORAGE.into(), claimed.source.text());
     PersistentVolumeClaim {
         metadata,

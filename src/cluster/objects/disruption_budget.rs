@@ -5,8 +5,8 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::metadata::{owned, selector};
-use crate::cluster::validated::ValidatedCluster;
+use super::metadata::owned;
+use crate::{cluster::validated::ValidatedCluster, names::label};
 
 /// Whether a cluster with this many voters has redundancy that a disruption budget can protect. A single member, or two if no
 /// more are desired, are all needed: a budget would only prevent nodes from being drained.
@@ -21,7 +21,10 @@ pub fn disruption_budget(cluster: &ValidatedCluster, voters: usize) -> PodDisrup
         metadata: owned(cluster, cluster.names.disruption_budget()),
         spec: Some(PodDisruptionBudgetSpec {
             min_available: Some(IntOrString::Int(quorum)),
-            selector: Some(LabelSelector { match_labels: Some(selector(cluster.names.cluster())), ..LabelSelector::default() }),
+            selector: Some(LabelSelector {
+                match_labels: Some(label::of_cluster(cluster.names.cluster())),
+                ..LabelSelector::default()
+            }),
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".into()),
             ..PodDisruptionBudgetSpec::default()
         }),

@@ -1,4 +1,4 @@
-//! Labels and metadata that all objects of a cluster have.
+//! The metadata that all objects of a cluster have.
 
 use std::collections::BTreeMap;
 
@@ -6,35 +6,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     cluster::validated::ValidatedCluster,
-    names::{MemberName, annotation, label},
+    names::{annotation, label},
 };
-
-/// The labels that select the pods of a cluster.
-pub fn selector(cluster: &str) -> BTreeMap<String, String> {
-    [(label::NAME, label::NAME_VALUE), (label::INSTANCE, cluster), (label::MANAGED_BY, label::MANAGED_BY_VALUE)]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect()
-}
-
-/// The same labels as a selector in text form.
-pub fn selector_text(cluster: &str) -> String {
-    selector(cluster).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
-}
-
-/// The labels of an object that belongs to one member.
-pub fn member_labels(cluster: &str, member: &MemberName) -> BTreeMap<String, String> {
-    let mut labels = selector(cluster);
-    labels.insert(label::MEMBER.into(), member.to_string());
-    labels
-}
 
 /// The metadata of an object that is deleted with its cluster.
 pub fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(cluster.names.namespace().into()),
-        labels: Some(selector(cluster.names.cluster())),
+        labels: Some(label::of_cluster(cluster.names.cluster())),
         owner_references: Some(vec![cluster.owner.clone()]),
         ..ObjectMeta::default()
     }

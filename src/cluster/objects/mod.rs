@@ -13,7 +13,7 @@ mod stateful_set;
 pub use claim::{ClaimSource, Claimed, claim, class_of, requested_size};
 pub use config_maps::{StartState, bootstrap, ca_config, start_state};
 pub use disruption_budget::{disruption_budget, is_redundant};
-pub use metadata::{is_retention_outdated, member_labels, owned, retained, selector, selector_text, set_retention};
+pub use metadata::{is_retention_outdated, owned, retained, set_retention};
 pub use pod_metadata::{MetadataChanges, PodMetadata};
 pub use pod_template::{parse as parse_template, reads_resources};
 pub use services::{client_service, peer_service};

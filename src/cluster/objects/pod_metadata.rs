@@ -6,7 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::metadata::{member_labels, selector};
 use crate::{
     api::GROUP,
     cluster::validated::ValidatedCluster,
@@ -15,7 +14,7 @@ use crate::{
         covers::{Difference, Segment},
         ownership::annotation,
     },
-    names::{CONTAINER, MemberName, annotation as key},
+    names::{CONTAINER, MemberName, annotation as key, label},
 };
 
 /// The labels of the pod of a member, and the annotations that come from the spec.
@@ -61,7 +60,7 @@ pub(super) fn is_own_annotation(key: &str) -> bool {
 
 /// Whether the operator or the controller of StatefulSets sets a label. The spec does not set it.
 pub(super) fn is_own_label(key: &str) -> bool {
-    is_own_annotation(key) || OF_CONTROLLER.contains(&key) || selector("").contains_key(key)
+    is_own_annotation(key) || OF_CONTROLLER.contains(&key) || label::of_cluster("").contains_key(key)
 }
 
 fn without(map: &BTreeMap<String, String>, is_own: fn(&str) -> bool) -> BTreeMap<String, String> {
@@ -90,7 +89,7 @@ impl PodMetadata {
         let mut labels = without(&cluster.pod.labels, is_own_label);
         let annotations = without(&cluster.pod.annotations, is_own_annotation);
         let record = Record::text(&labels, &annotations);
-        labels.extend(member_labels(cluster.names.cluster(), member));
+        labels.extend(label::of_member(cluster.names.cluster(), member));
         Self { labels, annotations, record }
     }
 

@@ -5,11 +5,11 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::metadata::{owned, selector};
+use super::metadata::owned;
 use crate::{
     api::ServiceType,
     cluster::validated::ValidatedCluster,
-    names::{CLIENT_PORT, PEER_PORT},
+    names::{CLIENT_PORT, PEER_PORT, label},
 };
 
 // The names are those that etcd's SRV discovery looks up: _etcd-client-ssl._tcp and _etcd-server-ssl._tcp.
@@ -17,7 +17,8 @@ fn client_port() -> ServicePort {
     port("etcd-client-ssl", CLIENT_PORT)
 }
 
-fn port(name: &str, number: i32) -> ServicePort {
+fn port(name: &str, number: u16) -> ServicePort {
+    let number = i32::from(number);
     ServicePort {
         name: Some(name.into()),
         port: number,
@@ -32,7 +33,7 @@ fn spec(cluster: &ValidatedCluster, ports: Vec<ServicePort>) -> ServiceSpec {
         // Both IP families in a dual-stack cluster, the only one in any other.
         ip_family_policy: Some("PreferDualStack".into()),
         ports: Some(ports),
-        selector: Some(selector(cluster.names.cluster())),
+        selector: Some(label::of_cluster(cluster.names.cluster())),
         ..ServiceSpec::default()
     }
 }

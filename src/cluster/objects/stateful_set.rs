@@ -20,7 +20,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    metadata::{member_labels, owned, selector},
+    metadata::owned,
     paths::{DATA_DIR, PROGRAM, TLS_DIR},
     pod_metadata::{PodMetadata, is_own_annotation},
     pod_template,
@@ -33,9 +33,10 @@ use crate::{
     },
     digest::fingerprint,
     etcd::Version,
-    kubernetes::pod::etcd_container,
+    member_pod::etcd_container,
     names::{
-        CLIENT_PORT, CONTAINER, DATA_VOLUME as DATA, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, member_key,
+        CLIENT_PORT, CONTAINER, DATA_VOLUME as DATA, METRICS_PORT, MemberName, PEER_PORT, annotation, bootstrap_key, label,
+        member_key,
     },
 };
 
@@ -82,7 +83,7 @@ pub fn stateful_set_with(
     if let Some(volume) = volumes.into_iter().find(|volume| volume.name == DATA) {
         *volume = data_volume(cluster, member, in_pod);
     }
-    let labels = member_labels(cluster.names.cluster(), member);
+    let labels = label::of_member(cluster.names.cluster(), member);
     let mut metadata = owned(cluster, member.to_string());
     metadata.labels = Some(labels.clone());
     StatefulSet {
@@ -252,7 +253,7 @@ fn spread(cluster: &ValidatedCluster) -> Affinity {
         weight,
         pod_affinity_term: PodAffinityTerm {
             label_selector: Some(LabelSelector {
-                match_labels: Some(selector(cluster.names.cluster())),
+                match_labels: Some(label::of_cluster(cluster.names.cluster())),
                 ..LabelSelector::default()
             }),
             topology_key: key.into(),
@@ -272,9 +273,9 @@ fn spread(cluster: &ValidatedCluster) -> Affinity {
 }
 
 fn container(cluster: &ValidatedCluster, member: &MemberName, release: &Release) -> Container {
-    let port = |name: &str, number| ContainerPort {
+    let port = |name: &str, number: u16| ContainerPort {
         name: Some(name.into()),
-        container_port: number,
+        container_port: number.into(),
         protocol: Some("TCP".into()),
         ..ContainerPort::default()
     };
@@ -340,7 +341,7 @@ fn probe(path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.into()),
-            port: IntOrString::Int(METRICS_PORT),
+            port: IntOrString::Int(METRICS_PORT.into()),
             ..HTTPGetAction::default()
         }),
         ..Probe::default()

@@ -7,10 +7,12 @@ use kube::{Api, Resource};
 
 use crate::{
     api::EtcdCluster,
-    certificates::issuers::{IssuerAnswer, IssuerProblem},
-    cluster::leaves,
+    certificates::{
+        issuers::{IssuerAnswer, IssuerProblem},
+        probes::{ProbeSpec, issuer_probe},
+    },
     context::Context,
-    issuing::{ProbeSpec, issuer_answer},
+    issuing::issuer_answer,
     kubernetes::secret::KeySecret,
     names::{Names, tls_key},
     pki::{Authority, Domain, ExternalAuthority, Issuer, LeafSpec, PerDomain, PrivateKey},
@@ -19,7 +21,7 @@ use crate::{
 /// What the issuers answer about their authorities. The issuers are asked even if the spec is invalid.
 pub async fn answers(context: &Context, cluster: &EtcdCluster, names: &Names, now: Timestamp) -> PerDomain<Option<IssuerAnswer>> {
     let answer = async |domain: Domain| {
-        let leaf = leaves::issuer_probe(names, &cluster.spec, domain, TRIAL);
+        let leaf = issuer_probe(names, &cluster.spec, domain, TRIAL);
         match cluster.spec.tls.issuer(domain).issuer() {
             Issuer::BuiltIn => None,
             Issuer::CaSecret { name } => {

@@ -12,10 +12,8 @@ use crate::{
     context::Context,
     etcd::{Class, DialError, EtcdError, MemberStatus, StatusAnswer, Target, Tls, TlsFault},
     identity::Identity,
-    kubernetes::{
-        ownership::annotation,
-        pod::{pod_ready, running_since},
-    },
+    kubernetes::{ownership::annotation, pod::pod_ready},
+    member_pod::running_since,
     names::{CLIENT_PORT, METRICS_PORT, MemberName, Names, PEER_PORT, annotation as key, member_key},
 };
 

@@ -17,7 +17,7 @@ use crate::{
     },
     cluster::{leaves, objects},
     kubernetes::ownership::belongs,
-    names::{MemberName, annotation as key, member_key, tls_key},
+    names::{MemberName, annotation as key, label, member_key, tls_key},
     pki::{self, Domain, Holder, Issuer, PerDomain},
 };
 
@@ -118,7 +118,7 @@ fn member_secret(input: &Input, name: &MemberName, peer: SignedBy, ready: Ready<
         Template {
             name: names.member_secret(name),
             type_: "Opaque",
-            labels: objects::member_labels(names.cluster(), name),
+            labels: label::of_member(names.cluster(), name),
             holder: Holder::Member { name: name.to_string() },
             files: client.into_iter().chain(peer).flatten().collect(),
             obsolete: &[],
@@ -135,7 +135,7 @@ fn operator_secret(input: &Input, ready: Ready<'_>) -> Option<Changes> {
     let template = || Template {
         name: names.operator_secret(),
         type_: "kubernetes.io/tls",
-        labels: objects::selector(names.cluster()),
+        labels: label::of_cluster(names.cluster()),
         holder: Holder::Operator,
         files: ready.client.map(|client| (tls_key::CA, client.roots.as_bytes())).into_iter().collect(),
         obsolete: if trial { &[] } else { &[tls_key::NEXT_CRT, tls_key::NEXT_KEY] },

@@ -261,6 +261,18 @@ impl Extend<Self> for Changes {
     }
 }
 
+/// What the planners up to the first one with a step contribute.
+pub fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
+    let mut changes = Changes::default();
+    for plan in planners {
+        changes.merge(plan());
+        if changes.step.is_some() {
+            break;
+        }
+    }
+    changes
+}
+
 /// A request of the user, an annotation of the `EtcdCluster`, that is completely or partly fulfilled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompletedRequest {

@@ -18,10 +18,8 @@ use crate::{
         observed::{ObservedMember, Probe},
     },
     ids::Uid,
-    kubernetes::{
-        ownership::annotation,
-        pod::{is_terminating, running_since},
-    },
+    kubernetes::{ownership::annotation, pod::is_terminating},
+    member_pod::running_since,
     names::{MemberName, annotation as key, member_key},
 };
 

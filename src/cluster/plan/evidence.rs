@@ -16,10 +16,8 @@ use crate::{
         },
         observed::VolumeNode,
     },
-    kubernetes::{
-        ownership::annotation,
-        pod::{etcd_container, etcd_status, is_terminating},
-    },
+    kubernetes::{ownership::annotation, pod::is_terminating},
+    member_pod::{etcd_container, etcd_status},
     names::{MemberName, annotation as key},
 };
 

@@ -41,18 +41,28 @@ fn how_to_remove(input: &Input, orphans: &[&ForeignObject]) -> String {
     )
 }
 
-/// Removes every change of an object that does not belong to the cluster, and reports it.
-pub fn exclude(input: &Input, changes: &mut Changes) {
+/// The changes without those of objects that do not belong to the cluster, which are reported.
+pub fn exclude(input: &Input, changes: Changes) -> Changes {
     let foreign = &input.facts.foreign;
     if foreign.is_empty() {
-        return;
+        return changes;
     }
-    let is_foreign = |kind: &str, name: &str| foreign.iter().any(|object| object.kind == kind && object.name == name);
-    changes.objects.retain(|object| !is_foreign(&object.resource.kind, &object.name));
-    changes.expansion.take_if(|object| is_foreign("PersistentVolumeClaim", &object.name));
-    changes.bootstrap.take_if(|object| is_foreign("ConfigMap", &object.name));
-    changes.stateful_sets.retain(|_, object| !is_foreign("StatefulSet", &object.name));
-    let (stripped, others): (Vec<&ForeignObject>, Vec<_>) = foreign.iter().partition(|object| object.is_stripped_claim);
+    let is_own = |kind: &str, name: &str| !foreign.iter().any(|object| object.kind == kind && object.name == name);
+    let mut rest = Changes {
+        objects: changes.objects.into_iter().filter(|object| is_own(&object.resource.kind, &object.name)).collect(),
+        expansion: changes.expansion.filter(|object| is_own("PersistentVolumeClaim", &object.name)),
+        bootstrap: changes.bootstrap.filter(|object| is_own("ConfigMap", &object.name)),
+        stateful_sets: changes.stateful_sets.into_iter().filter(|(_, object)| is_own("StatefulSet", &object.name)).collect(),
+        ..changes
+    };
+    rest.merge(report(input));
+    rest
+}
+
+/// What is reported about objects that do not belong to the cluster.
+fn report(input: &Input) -> Changes {
+    let (stripped, others): (Vec<&ForeignObject>, Vec<_>) =
+        input.facts.foreign.iter().partition(|object| object.is_stripped_claim);
     let mut report = Changes::default();
     if !others.is_empty() {
         report = report.problem(Reason::NameTaken, format!("{}. It was not changed: remove it", describe(others)));
@@ -63,7 +73,7 @@ pub fn exclude(input: &Input, changes: &mut Changes) {
             report = report.problem(Reason::AnnotationsLost, how_to_restore(input, member, &claim));
         }
     }
-    changes.merge(report);
+    report
 }
 
 /// How the user can restore the annotations of a claim.

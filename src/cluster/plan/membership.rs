@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use jiff::SignedDuration;
 
 use super::{
-    changes::{AT_ONCE, Changes, CompletedRequest, SOON},
+    changes::{AT_ONCE, Changes, CompletedRequest, SOON, first_step},
     evidence,
     input::{Input, Pending},
     leadership::move_leader,
@@ -40,7 +40,8 @@ use crate::{
     },
     etcd,
     ids::Uid,
-    kubernetes::{ownership::belongs, pod::running_since},
+    kubernetes::ownership::belongs,
+    member_pod::running_since,
     names::{MemberName, annotation as key},
 };
 
@@ -65,7 +66,7 @@ pub fn plan(
     changes.merge(complete_replacement(input, roster));
     let moves = Moves::of(input, roster, rollout);
     changes.merge(moves.describe(input, roster));
-    let planners: [&dyn Fn() -> Changes; 10] = [
+    changes.merge(first_step(&[
         &|| delete_objects(input, roster),
         &|| space::disarm(input, roster, rollout),
         &|| remove_unstarted(input, roster),
@@ -76,13 +77,7 @@ pub fn plan(
         &|| rollout.versions.changes.clone(),
         &|| rollout::restart(input, roster, rollout, pending),
         &|| resize::plan(input, roster, rollout, pending),
-    ];
-    for plan in planners {
-        changes.merge(plan());
-        if changes.step.is_some() {
-            break;
-        }
-    }
+    ]));
     changes
 }
 

@@ -37,7 +37,7 @@ use std::collections::BTreeSet;
 
 use self::{
     adoption::Adoption,
-    changes::{Changes, Plan},
+    changes::{Changes, Plan, first_step},
     input::{Input, Pending},
     recovery::Recovery,
     rollout::Rollout,
@@ -71,8 +71,7 @@ pub fn plan(input: &Input) -> Plan {
     changes.merge(certificates::plan(input, &members));
     let sets = objects::stateful_sets(input, &members, &recovery, &versions, &changes.secrets);
     changes.merge(sets);
-    foreign::exclude(input, &mut changes);
-    overwritten::exclude(input, &mut changes);
+    changes = overwritten::exclude(input, foreign::exclude(input, changes));
     let confirmation = confirmation::plan(input, &changes.secrets);
     let is_signed_now = |change: &SecretChange| change.leaves.iter().any(|leaf: &LeafRequest| leaf.signed_now);
     let certificates = changes.secrets.iter().any(is_signed_now) || !confirmation.certificates.is_empty();
@@ -101,7 +100,7 @@ pub fn maintain(input: &Input) -> Plan {
     let mut changes = certificates::plan(input, &members);
     // Those of a new cluster.
     changes.authorities.clear();
-    foreign::exclude(input, &mut changes);
+    changes = foreign::exclude(input, changes);
     changes.merge(confirmation::plan(input, &changes.secrets));
     changes.merge(first_step(&[&|| bootstrap::record_members(input), &|| revocation::plan(input), &|| rotation::plan(input)]));
     Plan::Change(Box::new(changes))
@@ -121,18 +120,6 @@ fn step(input: &Input, recovery: &Recovery, rollout: &Rollout, pending: &Pending
         &|| rotation::plan(input),
         &|| membership::plan(input, recovery, rollout, pending, restarting),
     ])
-}
-
-/// What the planners up to the first one with a step contribute.
-fn first_step(planners: &[&dyn Fn() -> Changes]) -> Changes {
-    let mut changes = Changes::default();
-    for plan in planners {
-        changes.merge(plan());
-        if changes.step.is_some() {
-            break;
-        }
-    }
-    changes
 }
 
 #[cfg(test)]

@@ -6,20 +6,24 @@ use crate::{
     kubernetes::{covers::Difference, desired::Overwritten, object::Object},
 };
 
-/// Removes every object that it is useless to apply now, and reports it.
-pub fn exclude(input: &Input, changes: &mut Changes) {
-    let mut messages = vec![];
-    let mut is_overwritten = |object: &Object| {
-        let message = message(input, object);
-        messages.extend(message.clone());
-        message.is_some()
+/// The changes without the objects that it is useless to apply now, which are reported.
+pub fn exclude(input: &Input, changes: Changes) -> Changes {
+    let report = report(input, changes.objects.iter().chain(&changes.bootstrap).chain(changes.stateful_sets.values()));
+    let is_useful = |object: &Object| input.desired.overwritten(object, input.now).is_none();
+    let mut rest = Changes {
+        objects: changes.objects.into_iter().filter(is_useful).collect(),
+        bootstrap: changes.bootstrap.filter(is_useful),
+        stateful_sets: changes.stateful_sets.into_iter().filter(|(_, object)| is_useful(object)).collect(),
+        ..changes
     };
-    changes.objects.retain(|object| !is_overwritten(object));
-    changes.bootstrap.take_if(|object| is_overwritten(object));
-    changes.stateful_sets.retain(|_, object| !is_overwritten(object));
-    let report =
-        messages.into_iter().fold(Changes::default(), |report, message| report.problem(Reason::FieldOverwritten, message));
-    changes.merge(report);
+    rest.merge(report);
+    rest
+}
+
+/// What is reported about those of these objects that others overwrite.
+fn report<'a>(input: &Input, objects: impl Iterator<Item = &'a Object>) -> Changes {
+    let messages = objects.filter_map(|object| message(input, object));
+    messages.fold(Changes::default(), |report, message| report.problem(Reason::FieldOverwritten, message))
 }
 
 fn message(input: &Input, object: &Object) -> Option<String> {

@@ -11,7 +11,8 @@ use crate::{
         facts::roster::RosterEntry,
         observed::{ObservedMember, Probe},
     },
-    kubernetes::pod::{pod_ready, running_since},
+    kubernetes::pod::pod_ready,
+    member_pod::running_since,
 };
 
 /// Asks the leader for such an entry while a listed member runs and does not answer.

@@ -17,7 +17,8 @@ use crate::{
         facts::trust::{peer_leaf_of, trusted_by},
         observed::ObservedMember,
     },
-    kubernetes::pod::{is_terminating, running_since},
+    kubernetes::pod::is_terminating,
+    member_pod::running_since,
     names::tls_key,
     pki::{Domain, Issuer, Phase},
 };

@@ -64,64 +64,68 @@ fn election(etcd: &EtcdSettings) -> SignedDuration {
     SignedDuration::from_secs(8) + SignedDuration::from_millis_i128(etcd.election_timeout) * 2
 }
 
-/// What is in progress, if anything, or why the request is refused.
-type Progress = Result<Option<String>, String>;
-
 /// Plans a recovery, or reports why it is refused.
 pub fn plan(input: &Input) -> Recovery {
-    let stopped = input.observed.members.iter().filter(|(_, member)| discarded_for(member).is_some());
-    let mut recovery = Recovery { stopped: stopped.map(|(name, _)| name.clone()).collect(), ..Recovery::default() };
-    let progress = match &input.observed.list {
-        Ok(_) => Ok(finish(input, &mut recovery)),
-        Err(_) => start(input, &mut recovery),
-    };
-    let changes = std::mem::take(&mut recovery.changes);
-    recovery.changes = match progress {
-        Ok(Some(message)) => changes.progress(Reason::Recovering, message),
-        Ok(None) => changes,
-        Err(why) => {
-            let request = input.cluster.requests.recover_from.as_deref().unwrap_or_default();
-            let message = format!("annotation {}={request} is refused, and nothing was changed: {why}", key::RECOVER_FROM);
-            changes.problem(Reason::RecoveryRefused, message)
-        }
-    };
-    recovery
+    if input.observed.list.is_ok() {
+        return finish(input);
+    }
+    start(input).unwrap_or_else(|why| {
+        let request = input.cluster.requests.recover_from.as_deref().unwrap_or_default();
+        let message = format!("annotation {}={request} is refused, and nothing was changed: {why}", key::RECOVER_FROM);
+        Recovery { changes: Changes::default().problem(Reason::RecoveryRefused, message), ..Recovery::without_progress(input) }
+    })
+}
+
+impl Recovery {
+    /// A recovery that does nothing now. Members whose data was discarded stay stopped.
+    fn without_progress(input: &Input) -> Self {
+        let stopped = input.observed.members.iter().filter(|(_, member)| discarded_for(member).is_some());
+        Self { stopped: stopped.map(|(name, _)| name.clone()).collect(), ..Self::default() }
+    }
+
+    /// The same one, with what is reported as being in progress.
+    fn progress(self, message: impl Into<String>) -> Self {
+        Self { changes: self.changes.progress(Reason::Recovering, message), ..self }
+    }
 }
 
 /// With a member list there is a quorum: either there is nothing to recover, or the survivor has started and must be restarted
 /// without the flag.
-fn finish(input: &Input, recovery: &mut Recovery) -> Option<String> {
+fn finish(input: &Input) -> Recovery {
+    let none = Recovery::without_progress(input);
     let request = input.cluster.requests.recover_from.as_deref();
+    let refused =
+        Changes { completed: request.map(|request| refuse(input, request)).into_iter().collect(), ..Changes::default() };
     let Some((name, member)) = input.observed.members.iter().find(|(_, member)| is_forced(member)) else {
-        recovery.changes.completed.extend(request.map(|request| refuse(input, request)));
-        return None;
+        return Recovery { changes: refused, ..none };
     };
-    recovery.is_exclusive = true;
-    match request.map(Request::read) {
+    let (step, completed) = match request.map(Request::read) {
         // The request is removed first: without it no member is forced again.
-        Some(Request { survivor, .. }) if survivor == name.as_str() => {
-            let message =
-                format!("{name} is a cluster of one, with the data that it had; writes that only other members had are lost");
-            let event = RequestEvent::Accepted(Note::new(Reason::Recovered, message));
-            let request = input.cluster.requests.recovery();
-            recovery.changes.completed.push(CompletedRequest::removed(key::RECOVER_FROM, Some(event), request));
-        }
-        Some(_) => {
-            recovery.changes.completed.extend(request.map(|request| refuse(input, request)));
-            return None;
-        }
-        None => recovery.step = restart(name, member, false),
-    }
-    if member.loses_claim_with_pod() {
+        Some(Request { survivor, .. }) if survivor == name.as_str() => (None, Some(accept(input, name))),
+        Some(_) => return Recovery { is_exclusive: true, changes: refused, ..none },
+        None => (restart(name, member, false), None),
+    };
+    let changes = Changes { completed: completed.into_iter().collect(), ..Changes::default() };
+    let changes = if member.loses_claim_with_pod() {
         let message = format!(
             "{name} has the only data, and its PersistentVolumeClaim is being deleted: the data is lost when its pod ends. So it is not \
              restarted without --force-new-cluster, and no members are added. Save its data first: forward port 2379 of its pod, and run `etcdctl snapshot save` on your machine"
         );
-        recovery.changes = std::mem::take(&mut recovery.changes).problem(Reason::CannotRestart, message);
-    }
-    Some(format!(
+        changes.problem(Reason::CannotRestart, message)
+    } else {
+        changes
+    };
+    Recovery { is_exclusive: true, step, changes, ..none }.progress(format!(
         "{name} is a cluster of one; it is restarted without --force-new-cluster before clients can reach it and members are added"
     ))
+}
+
+/// Removes a request that was fulfilled: the member that it names is a cluster of one.
+fn accept(input: &Input, survivor: &MemberName) -> CompletedRequest {
+    let message =
+        format!("{survivor} is a cluster of one, with the data that it had; writes that only other members had are lost");
+    let event = RequestEvent::Accepted(Note::new(Reason::Recovered, message));
+    CompletedRequest::removed(key::RECOVER_FROM, Some(event), input.cluster.requests.recovery())
 }
 
 /// Refuses a request while there is a quorum, and removes it: it must not take effect when the quorum is lost later.
@@ -133,61 +137,74 @@ fn refuse(input: &Input, request: &str) -> CompletedRequest {
 }
 
 /// Without a member list: from the request to the forced start.
-fn start(input: &Input, recovery: &mut Recovery) -> Progress {
-    let Input { cluster, observed, facts, .. } = input;
+///
+/// # Errors
+/// Why the request is refused.
+fn start(input: &Input) -> Result<Recovery, String> {
+    let Input { cluster, observed, .. } = input;
+    let none = Recovery::without_progress(input);
     let Some(request) = cluster.requests.recover_from.as_deref().map(Request::read) else {
-        let survivor = observed.members.values().find_map(discarded_for);
-        return Ok(survivor.map(|survivor| {
-            format!(
-                "waiting for {survivor} to start; the data of {} was discarded. If it does not start, set annotation {}={survivor} again",
-                join_names(&recovery.stopped),
-                key::RECOVER_FROM,
-            )
-        }));
+        let Some(survivor) = observed.members.values().find_map(discarded_for) else { return Ok(none) };
+        let message = format!(
+            "waiting for {survivor} to start; the data of {} was discarded. If it does not start, set annotation {}={survivor} again",
+            join_names(&none.stopped),
+            key::RECOVER_FROM,
+        );
+        return Ok(none.progress(message));
     };
-    let found = facts.names.parse_member(request.survivor).and_then(|name| observed.members.get_key_value(&name));
+    let found = input.facts.names.parse_member(request.survivor).and_then(|name| observed.members.get_key_value(&name));
     let Some((survivor, member)) = found.filter(|(_, member)| holds_data(member)) else {
         return Err(format!("{} is not a member with data", request.survivor));
     };
     let others: BTreeMap<_, _> = observed.members.iter().filter(|(name, _)| *name != survivor).collect();
-    let is_discarded = |member: &ObservedMember| discarded_for(member) == Some(request.survivor);
-    if !is_forced(member) && !others.values().any(|other| is_discarded(other)) {
+    if !is_forced(member) && !others.values().any(|other| discarded_for(other) == Some(request.survivor)) {
         check_allowed(input, &request, member, &others)?;
         if !is_lost_for_long(input) {
-            return Ok(Some(format!(
+            return Ok(none.progress(format!(
                 "{survivor} becomes a cluster of one if the quorum stays lost for {} s",
                 election(&cluster.etcd).as_secs()
             )));
         }
     }
-    recovery.stopped = others.keys().map(|name| (*name).clone()).collect();
+    Ok(force(input, survivor, member, &others))
+}
+
+/// Stops the other members, discards their data, and starts the survivor alone.
+fn force(
+    input: &Input,
+    survivor: &MemberName,
+    member: &ObservedMember,
+    others: &BTreeMap<&MemberName, &ObservedMember>,
+) -> Recovery {
+    let stopping = Recovery { stopped: others.keys().map(|name| (*name).clone()).collect(), ..Recovery::default() };
     let running: Vec<_> = others.iter().filter_map(|(name, other)| may_run(input, name, other)).collect();
     if !running.is_empty() {
-        return Ok(Some(format!(
+        return stopping.progress(format!(
             "stopping all members but {survivor}, from whose data the cluster is recovered: {}",
             running.join("; ")
-        )));
+        ));
     }
     let unread: Vec<_> = others.iter().filter(|(_, other)| other.claim_unread).map(|(name, _)| *name).collect();
     if !unread.is_empty() {
-        return Ok(Some(format!(
+        return stopping.progress(format!(
             "the PersistentVolumeClaims of {} cannot be read, and their data must be discarded first",
             join_names(unread)
-        )));
+        ));
     }
+    let is_discarded = |member: &ObservedMember| discarded_for(member) == Some(survivor.as_str());
     let to_discard = others.iter().filter(|(_, other)| !is_discarded(other)).filter_map(|(name, other)| {
-        let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, facts.uid))?.metadata;
+        let claim = &other.claim.as_ref().filter(|claim| belongs(&claim.metadata, input.facts.uid))?.metadata;
         // A claim that is being deleted may stay for long, but no new pod can use it.
         Some(((*name).clone(), Uid::of(claim)?)).filter(|_| claim.deletion_timestamp.is_none())
     });
     let claims: Vec<_> = to_discard.collect();
     if !claims.is_empty() {
-        recovery.step = Some(DiscardData { survivor: survivor.clone(), claims }.into());
-        return Ok(Some(format!("discarding the data of all members but {survivor}")));
+        let step = Some(DiscardData { survivor: survivor.clone(), claims }.into());
+        return Recovery { step, ..stopping }.progress(format!("discarding the data of all members but {survivor}"));
     }
-    recovery.forced = Some(survivor.clone());
-    recovery.step = restart(survivor, member, true);
-    Ok(Some(format!("starting {survivor} alone, with its data")))
+    let forced = Some(survivor.clone());
+    Recovery { forced, step: restart(survivor, member, true), ..stopping }
+        .progress(format!("starting {survivor} alone, with its data"))
 }
 
 fn is_lost_for_long(input: &Input) -> bool {

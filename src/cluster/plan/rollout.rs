@@ -1,6 +1,6 @@
 //! Restarts members, one after the other, each confirmed before the next.
 
-use std::{collections::BTreeSet, ptr};
+use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -36,11 +36,8 @@ use crate::{
         validated::ValidatedCluster,
     },
     ids::Uid,
-    kubernetes::{
-        desired::Desired,
-        ownership::annotation,
-        pod::{etcd_container, etcd_status, is_terminating, running_since},
-    },
+    kubernetes::{desired::Desired, ownership::annotation, pod::is_terminating},
+    member_pod::{etcd_container, etcd_status, running_since},
     names::{MemberName, annotation as key},
     pki::{Domain, Phase, rotation},
 };
@@ -54,7 +51,7 @@ pub struct Rollout<'a> {
     pub versions: &'a Versions,
     trust: Vec<TrustRequirement>,
     /// The member that is restarted to try its peer leaf.
-    tried: Option<&'a ObservedMember>,
+    tried: Option<&'a MemberName>,
     /// What the API server refuses.
     desired: &'a Desired,
     now: Timestamp,
@@ -132,7 +129,7 @@ impl<'a> Rollout<'a> {
 
     /// Whether a member has to be restarted whatever its settings are.
     fn is_due_anyway(&self, pod: &Pod, name: &MemberName, member: &ObservedMember) -> bool {
-        let is_tried = self.tried.is_some_and(|tried| ptr::eq(tried, member));
+        let is_tried = self.tried == Some(name);
         is_tried || self.is_required(pod, name, member) || self.waits_for_expansion(pod, member)
     }
 

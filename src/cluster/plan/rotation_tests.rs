@@ -11,7 +11,8 @@ use crate::{
         fixtures::{Pass, World, names, reasons},
         plan::changes::RequestEvent,
     },
-    kubernetes::{cached::Cached, pod::etcd_container, secret::SecretView},
+    kubernetes::{cached::Cached, secret::SecretView},
+    member_pod::etcd_container,
     names::{annotation as key, authority_key, member_key, tls_key},
     pki::{Authority, Certificate, Domain, Serial, crl_serials},
 };

@@ -17,7 +17,8 @@ use crate::{
         },
         observed::{ObservedMember, Trial},
     },
-    kubernetes::{cached::Cached, pod::running_since},
+    kubernetes::cached::Cached,
+    member_pod::running_since,
     names::{METRICS_PORT, MemberName, annotation as key, member_key, tls_key},
     pki::{Certificate, Domain, Issuer, Phase},
     reporting::note::Note,
@@ -226,19 +227,19 @@ fn trusts_next(member: &ObservedMember, authorities: &Authorities, domain: Domai
 
 /// The member that has to be restarted with a peer leaf of the authority that is tried, because connections that stand show nothing.
 /// That of a rotation which an earlier version has begun is the active one already: any member will do once all have such a leaf.
-pub fn to_be_restarted<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a ObservedMember> {
+pub fn to_be_restarted<'a>(input: &Input<'a>, authorities: &Authorities) -> Option<&'a MemberName> {
     let roster = input.facts.roster.as_ref()?;
-    let mut voters = roster.voters.values().rev();
+    let mut voters = roster.voters.iter().rev();
     if is_due(authorities) {
         let is_tried =
-            |voter: &&RosterEntry| has_next(voter.member, authorities) && !has_started_with(voter.member, &authorities.next);
-        return voters.find(is_tried).map(|voter| voter.member);
+            |voter: &RosterEntry| has_next(voter.member, authorities) && !has_started_with(voter.member, &authorities.next);
+        return voters.find(|(_, voter)| is_tried(voter)).map(|(name, _)| name);
     }
     let is_new = |voter: &RosterEntry| {
         has_leaf_of(voter.member, &authorities.active) && !has_started_with(voter.member, &authorities.active)
     };
     let is_unproven = is_reissuing(authorities) && roster.votes() > 1 && roster.voters.values().all(is_new);
-    voters.find(|voter| is_unproven && !voter.leads()).map(|voter| voter.member)
+    voters.find(|(_, voter)| is_unproven && !voter.leads()).map(|(name, _)| name)
 }
 
 /// Whether the authority that is tried is the active one already.

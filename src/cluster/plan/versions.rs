@@ -33,10 +33,8 @@ use crate::{
         steps::{CancelDowngrade, EnableDowngrade, Step},
     },
     etcd::Version,
-    kubernetes::{
-        ownership::annotation,
-        pod::{etcd_container, is_terminating},
-    },
+    kubernetes::{ownership::annotation, pod::is_terminating},
+    member_pod::etcd_container,
     names::{MemberName, annotation as key},
     pki::Domain,
 };

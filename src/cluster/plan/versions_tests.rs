@@ -11,7 +11,7 @@ use crate::{
     },
     etcd::{Member, Version, VersionMetrics},
     ids::MemberId,
-    kubernetes::pod::etcd_container,
+    member_pod::etcd_container,
     names::annotation as key,
     pki::Domain,
 };

@@ -20,7 +20,8 @@ use crate::{
         outcome::Decision,
     },
     etcd,
-    kubernetes::pod::{is_terminating, running_since},
+    kubernetes::pod::is_terminating,
+    member_pod::running_since,
     names::{MemberName, annotation as key},
     reporting::{
         condition::{Announced, Finding},

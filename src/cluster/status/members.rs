@@ -13,9 +13,10 @@ use crate::{
     etcd,
     kubernetes::{
         ownership::belongs,
-        pod::{is_terminating, pod_condition, running_since},
+        pod::{is_terminating, pod_condition},
         quantity::rounded,
     },
+    member_pod::running_since,
     names::{MemberName, Names},
     reporting::{
         condition::{seconds, since},

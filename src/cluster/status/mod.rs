@@ -16,7 +16,6 @@ use kube::{ResourceExt, runtime::events::EventType};
 
 pub use input::Input;
 
-use super::objects::selector_text;
 use crate::{
     api::{ConditionType, EtcdCluster, EtcdClusterStatus, condition},
     cluster::{
@@ -25,7 +24,7 @@ use crate::{
     },
     ids::{ClusterId, Uid},
     kubernetes::ownership::{annotation, belongs},
-    names::annotation as key,
+    names::{annotation as key, label},
     reporting::{
         condition::{Announced, Finding, since},
         event::{event, joined},
@@ -53,7 +52,7 @@ pub fn report(input: &Input) -> Report {
         ready: Some(format!("{ready}/{desired}")),
         ready_replicas: i32::try_from(ready).unwrap_or_default(),
         replicas: i32::try_from(members.len()).unwrap_or_default(),
-        selector: Some(selector_text(&cluster.name_any())),
+        selector: Some(label::selector_text(&cluster.name_any())),
         version,
         upgrade,
         change: decision.changes().and_then(|changes| changes.change.clone()),

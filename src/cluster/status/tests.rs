@@ -24,7 +24,7 @@ use crate::{
     },
     etcd::Progress,
     ids::{ClusterId, MemberId, Uid},
-    kubernetes::pod::running_since,
+    member_pod::running_since,
     metrics::ClusterState,
     names::{annotation as key, member_key},
     pki::{Domain, Phase},

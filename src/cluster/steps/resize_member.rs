@@ -18,11 +18,8 @@ use crate::{
         settings::Change,
     },
     ids::Uid,
-    kubernetes::{
-        ownership::annotation,
-        pod::{etcd_container, is_terminating},
-        resources::Resources,
-    },
+    kubernetes::{ownership::annotation, pod::is_terminating, resources::Resources},
+    member_pod::etcd_container,
     names::{MemberName, annotation as key},
 };
 

@@ -25,8 +25,9 @@ use crate::{
     ids::Uid,
     kubernetes::{
         ownership::annotation,
-        pod::{data_in_pod, is_terminating, pod_ready},
+        pod::{is_terminating, pod_ready},
     },
+    member_pod::data_in_pod,
     names::{MemberName, annotation as key},
     reporting::note::Note,
 };

@@ -265,8 +265,8 @@ fn leadership_moves_from_the_leader_to_a_healthy_voter() {
 #[test]
 fn objects_are_deleted_only_if_etcd_does_not_list_their_member() {
     let mut world = World::bootstrapped("replicas: 3");
-    let claim = |ordinal| Step::from(DeleteClaim { member: names().member(ordinal), uid: Uid::default() });
-    let set = |ordinal| Step::from(DeleteStatefulSet { member: names().member(ordinal), uid: Uid::default() });
+    let claim = |ordinal| Step::from(DeleteClaim { member: names().member(ordinal), uid: "uid".into() });
+    let set = |ordinal| Step::from(DeleteStatefulSet { member: names().member(ordinal), uid: "uid".into() });
     assert_eq!(recheck(&claim(2), &fresh(&mut world)), "demo-2 is a member");
     assert_eq!(recheck(&set(2), &fresh(&mut world)), "demo-2 is a member");
     assert_eq!(recheck(&claim(3), &fresh(&mut world)), "right");
@@ -275,7 +275,7 @@ fn objects_are_deleted_only_if_etcd_does_not_list_their_member() {
     assert_eq!(recheck(&claim(3), &(cluster.clone(), read.clone())), "demo-3 has a pod, which may write to it");
     read.list.as_mut().unwrap().cluster_id = ClusterId(0xbad);
     assert_eq!(recheck(&set(3), &(cluster, read)), "no quorum confirms a member list");
-    assert_eq!(recheck(&Step::from(DeleteBudget { uid: Uid::default() }), &fresh(&mut world)), "there are 3 voters now");
+    assert_eq!(recheck(&Step::from(DeleteBudget { uid: "uid".into() }), &fresh(&mut world)), "there are 3 voters now");
 }
 
 #[test]

@@ -24,6 +24,11 @@ impl Problems {
     pub fn add(&mut self, problem: impl Into<String>) {
         self.0.push(problem.into());
     }
+
+    /// Adds those of a part of the spec, or returns that part.
+    pub fn of<T>(&mut self, part: Result<T, Vec<String>>) -> Option<T> {
+        part.map_err(|mut problems| self.0.append(&mut problems)).ok()
+    }
 }
 
 /// The length of a duration, unless it is none.
