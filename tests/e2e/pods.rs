@@ -86,8 +86,12 @@ async fn settings(world: Arc<World>) {
         // A merge patch would take `null` as "remove this field".
         let patch = json!([{ "op": "replace", "path": "/spec/pod/template", "value": template }]).to_string();
         world.kubectl(["patch", "etcd", "demo", "--type=json", "-p", &patch]).await.success();
-        let message = world.until_condition("demo", "Degraded", "True", "InvalidSpec", TIMEOUT).await;
-        assert!(message.contains("spec.pod.template") && message.contains(path), "{path}: {message}");
+        // The one before is reported until the next pass.
+        let message = until("the path of what is refused", TIMEOUT, || async {
+            let message = world.until_condition("demo", "Degraded", "True", "InvalidSpec", TIMEOUT).await;
+            if message.contains("spec.pod.template") && message.contains(path) { Ok(message) } else { Err(message) }
+        })
+        .await;
         world.measure(format!("refused: {message}"));
     }
     assert_eq!(incarnations(&world).await, after);
