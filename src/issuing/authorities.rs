@@ -139,7 +139,8 @@ async fn external_secret(
     let Some((name, external)) = external else { return Ok(None) };
     let changed = || IssueError::AuthorityChanged(name.clone());
     let secret = KeySecret::get(secrets, name).await?.ok_or_else(changed)?;
-    let existing = ExternalAuthority::of_secret(secret.bytes(tls_key::CRT), secret.bytes(tls_key::CA), now);
+    let existing =
+        ExternalAuthority::of_secret(secret.bytes(tls_key::CRT), secret.bytes(tls_key::KEY), secret.bytes(tls_key::CA), now);
     let existing = existing.map_err(|source| IssueError::Pki { name: name.clone(), source })?;
     if existing.authority != external.authority {
         return Err(changed());

@@ -23,10 +23,6 @@ use super::{
 /// How long before its creation a certificate begins to be valid, for peers whose clocks are behind.
 pub const BACKDATING: SignedDuration = SignedDuration::from_mins(5);
 
-/// Authorities are told apart by their key identifiers.
-pub(super) const NO_KEY_ID: &str =
-    "its certificate has no subject key identifier: create it again with the extension subjectKeyIdentifier=hash";
-
 /// What a leaf may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Usage {
@@ -148,8 +144,7 @@ impl Authority {
     /// ([`PrivateKey::of_certificate`]).
     ///
     /// # Errors
-    /// If the certificate or the key is unreadable, they do not belong together, or the certificate may not sign others or has no
-    /// key identifier.
+    /// If the certificate or the key is unreadable, they do not belong together, or the certificate may not sign others.
     pub fn load(certificate: &[u8], key: &[u8]) -> Result<Self, PkiError> {
         let certificate = Certificate::from_pem(certificate)?;
         let key = PrivateKey::of_certificate(key, &certificate)?;
@@ -159,16 +154,13 @@ impl Authority {
     /// The authority with this certificate and its private key.
     ///
     /// # Errors
-    /// If the certificate may not sign others or has no key identifier.
+    /// If the certificate may not sign others.
     pub fn of(certificate: Certificate, key: PrivateKey) -> Result<Self, PkiError> {
         if !certificate.is_ca() {
             return Err(PkiError::NotAuthority("its certificate is not a CA certificate (basicConstraints)"));
         }
         if !certificate.signs_certificates() {
             return Err(PkiError::NotAuthority("its certificate may not sign certificates (keyUsage)"));
-        }
-        if certificate.subject_key_id().is_none() {
-            return Err(PkiError::NotAuthority(NO_KEY_ID));
         }
         let pair = key_pair(key.pem())?;
         Ok(Self { certificate, key, pair })

@@ -7,6 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use x509_parser::{
     asn1_rs::{Any, Tag},
     certificate::X509Certificate,
@@ -47,6 +48,7 @@ pub(super) struct Content {
     server_auth: bool,
     client_auth: bool,
     subject_key_id: Option<Box<[u8]>>,
+    derived_key_id: Box<[u8]>,
     authority_key_id: Option<Box<[u8]>>,
     has_name_constraints: bool,
     key_digest: KeyDigest,
@@ -95,6 +97,7 @@ impl Certificate {
             server_auth: extended.is_none_or(|usage| usage.any || usage.server_auth),
             client_auth: extended.is_none_or(|usage| usage.any || usage.client_auth),
             subject_key_id,
+            derived_key_id: derived_key_id(&read),
             authority_key_id,
             has_name_constraints: read.extensions().iter().any(|extension| extension.oid == OID_X509_EXT_NAME_CONSTRAINTS),
             key_digest: KeyDigest::of(read.public_key().raw),
@@ -192,8 +195,13 @@ impl Certificate {
     pub fn client_auth(&self) -> bool {
         self.0.client_auth
     }
-    /// The identifier of its key.
+    /// The identifier of its key: the one that it contains, otherwise the one that RFC 5280 (4.2.1.2) derives from the key. The
+    /// operator's authorities write it into the certificates that they sign.
     pub fn subject_key_id(&self) -> Option<&[u8]> {
+        self.written_key_id().or(Some(&self.0.derived_key_id))
+    }
+    /// The identifier of its key, if it contains one. Verifiers know no other.
+    pub(super) fn written_key_id(&self) -> Option<&[u8]> {
         self.0.subject_key_id.as_deref()
     }
     /// The identifier of the key that signed it.
@@ -225,19 +233,6 @@ pub fn read_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
     pem::blocks(text, pem::CERTIFICATE)?.iter().map(|der| Certificate::from_der(der)).collect()
 }
 
-/// The certificates of a text of another program, which may have text around the blocks.
-///
-/// # Errors
-/// Why it cannot be read, and what mends it.
-pub(super) fn read_foreign_bundle(text: &[u8]) -> Result<Vec<Certificate>, PkiError> {
-    let read = |block: pem::Block| match block.label.as_str() {
-        pem::CERTIFICATE => Certificate::from_der(&block.der),
-        "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => Err(PkiError::OldLabel(block.label)),
-        _ => Err(PkiError::Label(pem::CERTIFICATE)),
-    };
-    pem::foreign_blocks(text)?.into_iter().map(read).collect()
-}
-
 /// Reads a certificate's DER.
 pub(super) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PkiError> {
     match X509Certificate::from_der(der) {
@@ -267,6 +262,11 @@ fn alternative_names(read: &X509Certificate) -> Result<(BTreeSet<String>, BTreeS
 
 /// The identifier of a key.
 type KeyId = Option<Box<[u8]>>;
+
+/// The SHA-1 of a certificate's public key (RFC 5280, 4.2.1.2, method 1).
+fn derived_key_id(read: &X509Certificate) -> Box<[u8]> {
+    digest(&SHA1_FOR_LEGACY_USE_ONLY, &read.public_key().subject_public_key.data).as_ref().into()
+}
 
 /// The identifiers of a certificate's key and of the key that signed it. Every extension must be readable.
 fn key_ids(read: &X509Certificate) -> Result<(KeyId, KeyId), PkiError> {

@@ -9,11 +9,13 @@ pub enum PkiError {
     #[error("not readable as PEM: {0}")]
     Pem(&'static str),
     /// A PEM block of another kind than expected.
-    #[error("holds a block of another kind than {0}")]
-    Label(&'static str),
-    /// A PEM block with a certificate whose label Go does not read.
-    #[error("holds a block {0}: convert it with openssl x509 -in tls.crt -out converted.crt")]
-    OldLabel(String),
+    #[error("holds a block of another kind than {expected}: {found}")]
+    Label {
+        /// The kind of block.
+        expected: &'static str,
+        /// What it holds, and what mends it if that is known.
+        found: String,
+    },
     /// Not exactly one block.
     #[error("holds {found} {expected} blocks where one is expected")]
     Count {

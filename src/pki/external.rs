@@ -5,12 +5,13 @@ use std::{cmp::Reverse, collections::VecDeque, slice};
 use jiff::Timestamp;
 
 use super::{
-    acceptance::judge,
-    authority::{LeafSpec, NO_KEY_ID},
-    certificate::{Certificate, read_foreign_bundle},
-    domain::Domain,
-    error::PkiError,
+    acceptance::judge, authority::LeafSpec, certificate::Certificate, domain::Domain, error::PkiError,
+    foreign_bundle::ForeignBundle, key::PrivateKey,
 };
+
+/// What is refused of an issuer whose authority has no key identifier, so that the certificates that it signs name none.
+const NO_KEY_ID: &str = "its certificate has no subject key identifier, and the certificates that it signs do not name its key: create it \
+                         again with the extension subjectKeyIdentifier=hash";
 
 /// The certificates of an external authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,24 +24,25 @@ pub struct ExternalAuthority {
 }
 
 impl ExternalAuthority {
-    /// The authority in a Secret. `certificates` holds its certificate and optionally those of ancestors, `roots` (`ca.crt`)
-    /// further ancestors, in any order. If its certificate was renewed and `certificates` holds it several times, the one that
-    /// expires last is taken.
+    /// The authority in a Secret. `certificates` (`tls.crt`) holds its certificate and optionally those of ancestors, `roots`
+    /// (`ca.crt`) further ancestors, in any order. Its certificate is the one that belongs to `key` (`tls.key`), or the first one if none
+    /// does. If it was renewed and `certificates` holds it several times, the one that expires last is taken.
     ///
     /// # Errors
-    /// If a certificate is unreadable or has expired, or the authority may not sign, or its root is missing.
-    pub fn of_secret(certificates: &[u8], roots: &[u8], now: Timestamp) -> Result<Self, PkiError> {
-        let read =
-            |file: &str, text: &[u8]| read_foreign_bundle(text).map_err(|problem| PkiError::Chain(format!("{file}: {problem}")));
-        let mut candidates = read("tls.crt", certificates)?;
-        let first = candidates.first().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
-        let renewed = candidates.iter().filter(|other| other.is_same_authority(first));
-        let authority = latest(renewed, now).unwrap_or(first).clone();
-        candidates.extend(read("ca.crt", roots)?);
+    /// If a certificate that is needed is unreadable or has expired, or the authority may not sign, or its root is missing.
+    pub fn of_secret(certificates: &[u8], key: &[u8], roots: &[u8], now: Timestamp) -> Result<Self, PkiError> {
+        let read = |file: &str, text: &[u8]| {
+            ForeignBundle::read(file, text).map_err(|problem| PkiError::Chain(format!("{file}: {problem}")))
+        };
+        let own = read("tls.crt", certificates)?;
+        let authority = own.authority(key, now)?;
+        let roots = read("ca.crt", roots)?;
+        let (candidates, unreadable) =
+            ([own.certificates, roots.certificates].concat(), [own.unreadable, roots.unreadable].concat());
         let external = Self::with_ancestors(authority, &candidates, now)?;
-        let top = external.ancestors.last().unwrap_or(&external.authority);
+        let top = external.top();
         if !top.is_self_signed() {
-            return Err(missing(top, &candidates));
+            return Err(missing(top, &candidates, &unreadable));
         }
         Ok(external)
     }
@@ -49,22 +51,33 @@ impl ExternalAuthority {
     /// and further certificates; one of those or of `roots` has signed the leaf.
     ///
     /// # Errors
-    /// Those of [`ExternalAuthority::of_secret`], except that the root may be missing.
+    /// Those of [`ExternalAuthority::of_secret`], except that the root may be missing: [`ExternalAuthority::check`] decides about that.
     pub fn of_answer(certificates: &[u8], roots: &[u8], now: Timestamp) -> Result<(Certificate, Self), PkiError> {
-        let mut certificates = read_foreign_bundle(certificates)?.into_iter();
-        let leaf = certificates.next().ok_or_else(|| PkiError::Chain("there is no certificate".into()))?;
-        let candidates: Vec<_> = certificates.chain(read_foreign_bundle(roots)?).collect();
+        let certificates = ForeignBundle::read("tls.crt", certificates)?;
+        let nothing = certificates.is_without();
+        let mut certificates = certificates.all()?.into_iter();
+        let leaf = certificates.next().ok_or(nothing)?;
+        let ForeignBundle { certificates: roots, unreadable, .. } = ForeignBundle::read("ca.crt", roots)?;
+        let candidates: Vec<_> = certificates.chain(roots).collect();
+        let complete = |external: &Self| external.top().is_self_signed();
         if let Some(authority) = latest(candidates.iter().filter(|candidate| leaf.is_below(candidate)), now) {
-            return Ok((leaf, Self::with_ancestors(authority.clone(), &candidates, now)?));
+            check_key_id(&leaf, authority)?;
+            let external = Self::with_ancestors(authority.clone(), &candidates, now)?;
+            // What cannot be read may be the certificate that is missing.
+            return match unreadable.into_iter().next().filter(|_| !complete(&external)) {
+                None => Ok((leaf, external)),
+                Some(why) => Err(PkiError::Chain(why)),
+            };
         }
         let named: Vec<_> = candidates.iter().filter(|candidate| leaf.names_as_issuer(candidate)).collect();
         named.iter().try_for_each(|candidate| check_key(candidate))?;
-        Err(PkiError::Chain(match named.first() {
-            Some(authority) if !leaf.is_verifiable(authority) => {
+        Err(PkiError::Chain(match (named.first(), unreadable.into_iter().next()) {
+            (Some(authority), _) if !leaf.is_verifiable(authority) => {
                 format!("it signs with {}, which is not supported: it must sign with {SIGNATURES}", leaf.signature_algorithm())
             }
-            Some(authority) => format!("CA {:?} came with the answer, but another key signed", authority.common_name()),
-            None => "the certificate of the CA that signed did not come with the answer".into(),
+            (Some(authority), _) => format!("CA {:?} came with the answer, but another key signed", authority.common_name()),
+            (None, Some(why)) => why,
+            (None, None) => "the certificate of the CA that signed did not come with the answer".into(),
         }))
     }
 
@@ -72,9 +85,6 @@ impl ExternalAuthority {
     fn with_ancestors(authority: Certificate, candidates: &[Certificate], now: Timestamp) -> Result<Self, PkiError> {
         check_authority(&authority, 0, now)?;
         check_key(&authority)?;
-        if authority.subject_key_id().is_none() {
-            return Err(PkiError::NotAuthority(NO_KEY_ID));
-        }
         // The paths that end with each certificate that was found, the shortest first.
         let (mut paths, mut problem) = (VecDeque::from([vec![authority.clone()]]), None);
         let (mut seen, mut longest) = (vec![authority.clone()], vec![]);
@@ -110,13 +120,26 @@ fn latest<'a>(certificates: impl Iterator<Item = &'a Certificate>, now: Timestam
     certificates.max_by_key(|certificate| (certificate.check_valid_authority(now).is_ok(), certificate.not_after()))
 }
 
+impl ForeignBundle {
+    /// The authority whose certificate belongs to a private key, or the first one if none does.
+    fn authority(&self, key: &[u8], now: Timestamp) -> Result<Certificate, PkiError> {
+        let belongs = |certificate: &&Certificate| PrivateKey::of_certificate(key, certificate).is_ok();
+        let chosen = self.certificates.iter().find(belongs);
+        // The certificate of the key may be one that cannot be read.
+        let first = self.certificates.first().filter(|_| self.unreadable.is_empty());
+        let chosen = chosen.or(first).ok_or_else(|| self.is_without())?;
+        Ok(latest(self.certificates.iter().filter(|other| other.is_same_authority(chosen)), now).unwrap_or(chosen).clone())
+    }
+}
+
 /// Why no certificate above this one is known.
-fn missing(top: &Certificate, candidates: &[Certificate]) -> PkiError {
+fn missing(top: &Certificate, candidates: &[Certificate], unreadable: &[String]) -> PkiError {
     let (name, issuer) = (top.common_name(), top.issuer_name());
     let same_name = candidates.iter().any(|candidate| candidate != top && top.names_as_issuer(candidate));
     let why = if same_name { "; the certificate of that name there has another key" } else { "" };
     PkiError::Chain(format!(
-        "ca.crt does not hold the certificate of the CA that signed {name:?}: add the one whose subject is {issuer}{why}"
+        "ca.crt does not hold the certificate of the CA that signed {name:?}: add the one whose subject is {issuer}{why}{}",
+        unreadable.iter().map(|why| format!("; {why}")).collect::<String>()
     ))
 }
 
@@ -124,6 +147,11 @@ impl ExternalAuthority {
     /// The authority and its ancestors, each signed by the next one.
     pub fn path(&self) -> impl Iterator<Item = &Certificate> {
         [&self.authority].into_iter().chain(&self.ancestors)
+    }
+
+    /// The highest of them that is known: the root, unless that is missing.
+    fn top(&self) -> &Certificate {
+        self.ancestors.last().unwrap_or(&self.authority)
     }
 
     /// Checks that all programs that verify certificates accept what the authority signs for the names of this leaf.
@@ -164,6 +192,12 @@ fn check_root(root: &Certificate) -> Result<(), PkiError> {
         ))
     };
     (!root.has_signature_unknown_to_openssl()).then_some(()).ok_or_else(refused)
+}
+
+/// Checks that a leaf can be told to be one of an authority: that it names the identifier of its key.
+fn check_key_id(leaf: &Certificate, authority: &Certificate) -> Result<(), PkiError> {
+    let is_named = authority.written_key_id().is_some() || leaf.authority_key_id() == authority.subject_key_id();
+    is_named.then_some(()).ok_or(PkiError::NotAuthority(NO_KEY_ID))
 }
 
 /// Checks that the operator can sign with the key of an authority, and verify what it signed.

@@ -74,7 +74,11 @@ fn private_block(text: &[u8]) -> Result<Block, PkiError> {
         (None, _) => Err(PkiError::Count { expected: pem::PRIVATE_KEY, found: 0 }),
         (Some(block), 0) if ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"].contains(&block.label.as_str()) => Ok(block),
         (Some(block), 0) => Err(PkiError::ForeignKey(mend(&block.label))),
-        (_, others) => Err(PkiError::Count { expected: pem::PRIVATE_KEY, found: others + 1 }),
+        (_, others) => Err(PkiError::ForeignKey(format!(
+            "holds {} PRIVATE KEY blocks where one is expected: leave only that of the CA in tls.key (openssl pkey -in tls.key -out first.key \
+             writes the first one)",
+            others + 1
+        ))),
     }
 }
 

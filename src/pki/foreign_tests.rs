@@ -62,7 +62,7 @@ impl Folder {
 
     /// The authority in a Secret with these files.
     fn secret(&self, certificates: &str, roots: &str) -> Result<ExternalAuthority, PkiError> {
-        ExternalAuthority::of_secret(&self.bundle(certificates), &self.bundle(roots), moment())
+        ExternalAuthority::of_secret(&self.bundle(certificates), b"", &self.bundle(roots), moment())
     }
 
     /// Checks that the authority in a Secret is taken, and that OpenSSL verifies its leaf and its revocation list up to the root.
@@ -236,13 +236,14 @@ fn what_cannot_be_read_says_why_and_what_mends_it() {
         ("ec", folder.read("x25519.key"), "its kind is not supported"),
         ("ec", folder.read("ec.crt"), "holds 0 PRIVATE KEY blocks"),
         ("ec", [ec.clone(), folder.read("other.key")].concat(), "holds 2 PRIVATE KEY blocks"),
+        ("ec", [ec.clone(), folder.read("other.key")].concat(), "openssl pkey -in tls.key -out first.key"),
         ("ec", String::from_utf8(ec).unwrap().replace("PRIVATE KEY", "OPENSSH PRIVATE KEY").into_bytes(), "ssh-keygen -p"),
     ] {
         let problem = PrivateKey::of_certificate(&key, &certificate(name)).err().unwrap_or_else(|| panic!("{why}")).to_string();
         assert!(problem.contains(why), "{why}: {problem}");
     }
     for (file, why) in [("der.crt", "it is DER"), ("trusted.crt", "openssl x509 -in tls.crt"), ("ec.key", "another kind than")] {
-        let problem = ExternalAuthority::of_secret(&folder.read(file), b"", moment()).unwrap_err().to_string();
+        let problem = ExternalAuthority::of_secret(&folder.read(file), b"", b"", moment()).unwrap_err().to_string();
         assert!(problem.starts_with("tls.crt: ") && problem.contains(why), "{file}: {problem}");
     }
     fs::write(path.join("cut.key"), &folder.read("ec.key")[..60]).unwrap();
@@ -348,5 +349,177 @@ fn an_answer_says_what_is_wrong_with_its_signature() {
         let answered = ExternalAuthority::of_answer(&folder.read("leaf.crt"), &folder.read("ca.crt"), moment());
         let problem = answered.unwrap_err().to_string();
         assert!(problem.contains(why), "{problem}");
+    }
+}
+
+#[test]
+fn the_certificate_of_the_key_is_the_authority_in_any_order() {
+    let folder = Folder::new();
+    for name in ["root", "issuing", "other"] {
+        folder.key(name, P256);
+    }
+    folder.root("root", "-subj /CN=root");
+    folder.below("issuing", "root", "");
+    for (certificates, key, roots, expected) in [
+        ("issuing root", "issuing", "", "issuing"),
+        ("root issuing", "issuing", "", "issuing"),
+        ("root issuing", "root", "", "root"),
+        ("root issuing", "other", "", "root"),
+        ("issuing", "issuing", "root", "issuing"),
+    ] {
+        let key = folder.read(&format!("{key}.key"));
+        let external = ExternalAuthority::of_secret(&folder.bundle(certificates), &key, &folder.bundle(roots), moment()).unwrap();
+        assert_eq!(external.authority.common_name(), expected, "{certificates}");
+    }
+}
+
+#[test]
+fn other_blocks_are_ignored_or_named_with_the_command_that_mends_them() {
+    let folder = Folder::new();
+    let path = folder.path();
+    for name in ["root", "issuing"] {
+        folder.key(name, P256);
+    }
+    folder.root("root", "-subj /CN=root");
+    folder.below("issuing", "root", "");
+    folder.run("req -new -key issuing.key -subj /CN=issuing -out request.pem");
+    folder.run("pkey -in root.key -pubout -out public.pem");
+    folder.run("ecparam -name prime256v1 -out parameters.pem");
+    folder.run("crl2pkcs7 -nocrl -certfile issuing.crt -certfile root.crt -out chain.p7b");
+    folder.run("crl2pkcs7 -nocrl -certfile issuing.crt -outform DER -out der.p7b");
+    folder.run("pkcs12 -export -in issuing.crt -inkey issuing.key -passout pass:x -out chain.p12");
+    let (issuing, root, key) = (folder.read("issuing.crt"), folder.read("root.crt"), folder.read("issuing.key"));
+    let secret = |certificates: &[u8], roots: &[u8]| ExternalAuthority::of_secret(certificates, &key, roots, moment());
+    for other in ["request.pem", "public.pem", "parameters.pem"] {
+        let other = folder.read(other);
+        let external = secret(&[other.clone(), issuing.clone()].concat(), &[root.clone(), other].concat()).unwrap();
+        assert_eq!(external.ancestors.len(), 1);
+    }
+    // The blocks of a file that does not end with a newline.
+    let glued = [issuing.trim_ascii_end(), &root].concat();
+    assert_eq!(secret(&glued, b"").unwrap().ancestors.len(), 1);
+    let combined = [key.as_slice(), &issuing, &root].concat();
+    fs::write(path.join("tls.crt"), &combined).unwrap();
+    let keep = "openssl crl2pkcs7 -nocrl -certfile tls.crt | openssl pkcs7 -print_certs -out converted.crt";
+    let convert = "openssl pkcs7 -print_certs -in tls.crt -out converted.crt";
+    for (certificates, roots, why) in [
+        (
+            combined.clone(),
+            vec![],
+            format!(
+                "tls.crt: holds a block of another kind than CERTIFICATE: a private key (PRIVATE KEY). This leaves it out: {keep}"
+            ),
+        ),
+        ([issuing.clone(), key.clone()].concat(), root.clone(), keep.to_owned()),
+        (issuing.clone(), [root.clone(), key.clone()].concat(), keep.replace("tls.crt", "ca.crt")),
+        (folder.read("chain.p7b"), vec![], format!("PKCS7, as in a file .p7b. This converts it: {convert}")),
+        (issuing.clone(), folder.read("chain.p7b"), convert.replace("tls.crt", "ca.crt")),
+        (folder.read("der.p7b"), vec![], "openssl pkcs7 -inform DER -print_certs".into()),
+        (folder.read("chain.p12"), vec![], "it is PKCS#12: convert it with openssl pkcs12 -nokeys".into()),
+        (folder.read("request.pem"), root.clone(), "there is no certificate, but CERTIFICATE REQUEST".into()),
+    ] {
+        let problem = secret(&certificates, &roots).unwrap_err().to_string();
+        assert!(problem.contains(&why), "{why}: {problem}");
+    }
+    // The commands do what the messages say.
+    folder.run("crl2pkcs7 -nocrl -certfile tls.crt -out between.p7b");
+    for collection in ["between.p7b", "chain.p7b"] {
+        folder.run(&format!("pkcs7 -print_certs -in {collection} -out converted.crt"));
+        assert_eq!(secret(&folder.read("converted.crt"), b"").unwrap().ancestors.len(), 1, "{collection}");
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_matters_only_if_it_is_needed() {
+    let folder = Folder::new();
+    for name in ["root", "issuing", "other"] {
+        folder.key(name, P256);
+    }
+    folder.root("root", "-subj /CN=root");
+    folder.root("other", "-subj /CN=other");
+    folder.below("issuing", "root", "");
+    let broken = |name: &str| {
+        let der = Certificate::from_pem(&folder.bundle(name)).unwrap().der().to_vec();
+        // Without its last octet.
+        pem::encode(&der[..der.len() - 1], pem::CERTIFICATE).unwrap().as_bytes().to_vec()
+    };
+    let secret = |certificates: &[u8], roots: &[u8]| {
+        ExternalAuthority::of_secret(certificates, &folder.read("issuing.key"), roots, moment())
+    };
+    let (issuing, root) = (folder.bundle("issuing"), folder.bundle("root"));
+    for (certificates, roots) in [
+        (issuing.clone(), [root.clone(), broken("other")].concat()),
+        (issuing.clone(), [broken("other"), root.clone()].concat()),
+        ([issuing.clone(), broken("other")].concat(), root.clone()),
+    ] {
+        assert_eq!(secret(&certificates, &roots).unwrap().ancestors.len(), 1);
+    }
+    for (certificates, roots, why) in [
+        (issuing.clone(), [folder.bundle("other"), broken("root")].concat(), "; certificate 2 of ca.crt "),
+        (broken("issuing"), root.clone(), "certificate 1 of tls.crt "),
+    ] {
+        let problem = secret(&certificates, &roots).unwrap_err().to_string();
+        assert!(problem.contains(why), "{why}: {problem}");
+    }
+    let leaf = folder.check_taken("issuing", &folder.read("issuing.key"), "root", "issuing");
+    let answer = [leaf.certificate.pem().as_bytes(), &issuing].concat();
+    let answered =
+        |roots: &[u8]| ExternalAuthority::of_answer(&answer, roots, moment()).map(|(_, external)| external.ancestors.len());
+    assert_eq!((answered(&root), answered(&[broken("other"), root.clone()].concat()), answered(b"")), (Ok(1), Ok(1), Ok(0)));
+    let problem = answered(&broken("root")).unwrap_err().to_string();
+    assert!(problem.starts_with("certificate 1 of ca.crt "), "{problem}");
+}
+
+#[test]
+fn an_answer_without_the_root_is_for_members_only() {
+    let folder = Folder::new();
+    for name in ["root", "issuing"] {
+        folder.key(name, P256);
+    }
+    folder.root("root", "-subj /CN=root");
+    folder.below("issuing", "root", "");
+    let leaf = folder.check_taken("issuing", &folder.read("issuing.key"), "root", "issuing").certificate;
+    let answer = [leaf.pem().as_bytes(), &folder.bundle("issuing")].concat();
+    let check = |roots: &str, domain| {
+        let (_, external) = ExternalAuthority::of_answer(&answer, &folder.bundle(roots), moment()).unwrap();
+        external.check(domain, &spec()).err().map(|why| why.to_string()).unwrap_or_default()
+    };
+    assert_eq!((check("root", Domain::Client), check("root", Domain::Peer), check("", Domain::Peer)), <_>::default());
+    for roots in ["", "issuing"] {
+        let why = check(roots, Domain::Client);
+        let expected =
+            "clients that use OpenSSL would refuse it: \"issuing\" is signed by \"CN=root\", whose certificate did not come";
+        assert!(why.starts_with(expected) && why.contains("or use caSecret"), "{why}");
+    }
+}
+
+#[test]
+fn an_authority_without_key_identifier_is_taken() {
+    let folder = Folder::new();
+    for name in ["ca", "issuing"] {
+        folder.key(name, P256);
+    }
+    let none = "-addext subjectKeyIdentifier=none -addext authorityKeyIdentifier=none";
+    folder.root("ca", &format!("-subj /CN=ca {none}"));
+    folder.below("issuing", "ca", none);
+    for (certificate, roots) in [("ca", ""), ("issuing", "ca")] {
+        let key = folder.read(&format!("{certificate}.key"));
+        let leaf = folder.check_taken(certificate, &key, roots, certificate).certificate;
+        let authority = Certificate::from_pem(&folder.bundle(certificate)).unwrap();
+        let id = authority.subject_key_id().unwrap();
+        assert!(id.len() == 20 && leaf.authority_key_id() == Some(id) && leaf.is_signed_by(&authority), "{certificate}");
+        // It is the one that openssl writes.
+        folder.run(&format!("req -x509 -key {certificate}.key -subj /CN=ca -out written.crt"));
+        assert_eq!(Certificate::from_pem(&folder.bundle("written")).unwrap().subject_key_id(), Some(id));
+        let answered =
+            |leaf: &Certificate| ExternalAuthority::of_answer(leaf.pem().as_bytes(), &folder.bundle("issuing ca"), moment());
+        assert!(answered(&leaf).is_ok(), "{certificate}");
+        // Leaves that do not name the key of their authority cannot be told to be its own.
+        let options = "-addext basicConstraints=CA:FALSE -addext authorityKeyIdentifier=none";
+        folder.run(&format!(
+            "req -x509 -key issuing.key -CA {certificate}.crt -CAkey {certificate}.key -subj /CN=leaf {options} -out leaf.crt"
+        ));
+        let why = answered(&Certificate::from_pem(&folder.bundle("leaf")).unwrap()).unwrap_err().to_string();
+        assert!(why.contains("subjectKeyIdentifier=hash"), "{why}");
     }
 }

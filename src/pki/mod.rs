@@ -6,7 +6,8 @@
 //! keeps parsed contents together with their Secret.
 //!
 //! Each file uses only the preceding ones: error, domain, der, pem, tlv, serial, key, request, issuer, certificate, signature, chain,
-//! constraints, verify, ledger, `foreign_key`, sign, authority, acceptance, revocation, external, rotation, reissue.
+//! constraints, verify, ledger, `foreign_key`, sign, authority, acceptance,
+//! revocation, `foreign_bundle`, external, rotation, reissue.
 
 mod acceptance;
 mod authority;
@@ -17,6 +18,7 @@ mod der;
 mod domain;
 mod error;
 mod external;
+mod foreign_bundle;
 mod foreign_key;
 #[cfg(test)]
 mod foreign_tests;

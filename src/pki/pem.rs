@@ -8,7 +8,7 @@ use std::str;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-use super::error::PkiError;
+use super::{der::element, error::PkiError};
 
 /// The label of a certificate.
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
@@ -20,6 +20,16 @@ pub(super) const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
 
 /// What Windows writes in front of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// The end of a block and the beginning of the next one on one line, as `cat` leaves them if a file does not end with a newline.
+const GLUED: &[u8] = b"----------BEGIN ";
+/// How many dashes are on each side of a block's first and last line.
+const DASHES: usize = 5;
+
+/// How the content of a PKCS#7 `SignedData` begins in DER: with its object identifier.
+const PKCS7: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
+/// How the content of PKCS#12 begins in DER: with the version 3.
+const PKCS12: &[u8] = &[0x02, 0x01, 0x03];
 
 /// The number of characters in a line (RFC 7468), which encode 48 octets.
 const LINE: usize = 64;
@@ -35,7 +45,9 @@ pub(super) struct Block {
 /// The contents of all blocks of a text. The text may contain only blocks with this label and blank lines.
 pub(super) fn blocks(text: &[u8], label: &'static str) -> Result<Vec<Zeroizing<Vec<u8>>>, PkiError> {
     str::from_utf8(text).map_err(|_| PkiError::Pem("it is not text"))?;
-    let content = |block: Block| if block.label == label { Ok(block.der) } else { Err(PkiError::Label(label)) };
+    let content = |block: Block| {
+        if block.label == label { Ok(block.der) } else { Err(PkiError::Label { expected: label, found: block.label }) }
+    };
     scan(text, false)?.into_iter().map(content).collect()
 }
 
@@ -48,11 +60,30 @@ pub(super) fn foreign_blocks(text: &[u8]) -> Result<Vec<Block>, PkiError> {
     let blocks = scan(text, true)?;
     match text {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err(PkiError::Pem("it is UTF-16: convert it with iconv -f UTF-16 -t UTF-8")),
-        [0x30, ..] if blocks.is_empty() => {
-            Err(PkiError::Pem("it is DER: convert it with openssl x509 -inform DER, or openssl pkey -inform DER for a key"))
-        }
+        [0x30, ..] if blocks.is_empty() => Err(PkiError::Pem(binary(text))),
         _ => Ok(blocks),
     }
+}
+
+/// What a text in DER is, and what mends it.
+fn binary(text: &[u8]) -> &'static str {
+    let begins_with = |octets: &[u8]| element(text).is_some_and(|((_, content), _)| content.starts_with(octets));
+    if begins_with(PKCS7) {
+        "it is PKCS#7 in DER: convert it with openssl pkcs7 -inform DER -print_certs"
+    } else if begins_with(PKCS12) {
+        "it is PKCS#12: convert it with openssl pkcs12 -nokeys for the certificates, and openssl pkcs12 -nocerts -nodes for the key"
+    } else {
+        "it is DER: convert it with openssl x509 -inform DER, or openssl pkey -inform DER for a key"
+    }
+}
+
+/// The lines of a text. Where another program has put the end of a block and the beginning of the next one on one line, they are two.
+fn lines(text: &[u8], foreign: bool) -> impl Iterator<Item = &[u8]> {
+    text.split(|octet| *octet == b'\n').flat_map(move |line| {
+        let glued = line.windows(GLUED.len()).position(|octets| foreign && octets == GLUED);
+        let (first, second) = line.split_at(glued.map_or(line.len(), |at| at + DASHES));
+        [first, second]
+    })
 }
 
 /// The blocks of a text that may be a foreign one.
@@ -62,7 +93,7 @@ fn scan(text: &[u8], foreign: bool) -> Result<Vec<Block>, PkiError> {
         None if foreign => line.trim_ascii(),
         None => line.trim_ascii_end(),
     };
-    let mut lines = text.split(|octet| *octet == b'\n').map(trim).filter(|line| !line.is_empty());
+    let mut lines = lines(text, foreign).map(trim).filter(|line| !line.is_empty());
     let mut blocks = Vec::new();
     while let Some(line) = lines.next() {
         let Some(label) = line.strip_prefix(b"-----BEGIN ").and_then(|rest| rest.strip_suffix(b"-----")) else {
@@ -71,6 +102,9 @@ fn scan(text: &[u8], foreign: bool) -> Result<Vec<Block>, PkiError> {
             }
             return Err(PkiError::Pem("there is text outside of the blocks"));
         };
+        if label.windows(DASHES).any(|octets| octets == b"-----") {
+            return Err(PkiError::Pem("a block is on one line: put its first and its last line on lines of their own"));
+        }
         // The capacity is sufficient from the start, so that no reallocation leaves a copy behind.
         let mut body = Zeroizing::new(Vec::with_capacity(text.len()));
         let mut is_encrypted = false;
@@ -155,14 +189,39 @@ mod tests {
     }
 
     #[test]
+    fn glued_blocks_of_other_programs_are_read() -> Result<(), PkiError> {
+        let block = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----";
+        let all = foreign_blocks(format!("{block}{block}{block}").as_bytes())?;
+        assert!(all.len() == 3 && all.iter().all(|block| block.label == CERTIFICATE && *block.der == [0, 1, 2]));
+        Ok(())
+    }
+
+    #[test]
+    fn binary_files_are_told_apart() {
+        let why = |octets: &[u8]| foreign_blocks(octets).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(why(&[&[0x30, 13][..], PKCS7, &[0xa0, 0]].concat()).contains("openssl pkcs7 -inform DER"));
+        assert!(why(&[&[0x30, 5][..], PKCS12, &[0x30, 0]].concat()).contains("openssl pkcs12 -nokeys"));
+        assert!(why(&[0x30, 0]).contains("openssl x509 -inform DER"));
+    }
+
+    #[test]
     fn other_texts_are_refused() {
         let block = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
+        let label = |found: &str| PkiError::Label { expected: CERTIFICATE, found: found.into() };
         for (text, why) in [
             (String::new(), PkiError::Count { expected: CERTIFICATE, found: 0 }),
             (format!("{block}{block}"), PkiError::Count { expected: CERTIFICATE, found: 2 }),
-            (block.replace("CERTIFICATE", "PRIVATE KEY"), PkiError::Label(CERTIFICATE)),
-            (format!("{block}{}", block.replace("CERTIFICATE", "PRIVATE KEY")), PkiError::Label(CERTIFICATE)),
-            (block.replace("CERTIFICATE", "CERTIFICATE "), PkiError::Label(CERTIFICATE)),
+            (block.replace("CERTIFICATE", "PRIVATE KEY"), label(PRIVATE_KEY)),
+            (format!("{block}{}", block.replace("CERTIFICATE", "PRIVATE KEY")), label(PRIVATE_KEY)),
+            (block.replace("CERTIFICATE", "CERTIFICATE "), label("CERTIFICATE ")),
+            (
+                format!("{block}{block}").replace("-----\n-----BEGIN", "----------BEGIN"),
+                PkiError::Pem("a block ends as another kind than it begins"),
+            ),
+            (
+                block.replace("-----\nAAEC\n", "-----AAEC"),
+                PkiError::Pem("a block is on one line: put its first and its last line on lines of their own"),
+            ),
             (format!("subject: me\n{block}"), PkiError::Pem("there is text outside of the blocks")),
             (format!("{block}x"), PkiError::Pem("there is text outside of the blocks")),
             (block.replace("AAEC", "AAE"), PkiError::Pem("a block is not base64")),

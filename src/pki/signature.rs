@@ -51,7 +51,7 @@ impl Certificate {
     /// signature of a certificate that is trusted itself is not verified, so it may be of any kind if the identifiers are the same.
     pub fn is_self_signed(&self) -> bool {
         let by_own_key = || parse(self.der()).map_or(Signature::Wrong, |read| signature(&read, read.public_key()));
-        let is_own = || match (self.authority_key_id(), self.subject_key_id()) {
+        let is_own = || match (self.authority_key_id(), self.written_key_id()) {
             (Some(authority), Some(own)) => authority == own || by_own_key() == Signature::Good,
             _ => by_own_key() != Signature::Wrong,
         };
@@ -86,7 +86,7 @@ impl Certificate {
     /// Whether an authority is the one above this authority. If its signature cannot be verified here, the names and the key
     /// identifiers decide: only clients with OpenSSL go on to the authority above the one that signs, and OpenSSL verifies it itself.
     pub(super) fn may_be_below(&self, authority: &Certificate) -> bool {
-        let named = match (self.authority_key_id(), authority.subject_key_id()) {
+        let named = match (self.authority_key_id(), authority.written_key_id()) {
             (Some(id), Some(other)) => id == other,
             _ => true,
         };
@@ -173,8 +173,12 @@ fn is_supported(key: &SubjectPublicKeyInfo) -> bool {
     }
 }
 
-/// What is known about the signature of a certificate, if this key made it.
+/// What is known about the signature of a certificate, if this key made it. If it names two algorithms, no verifier says that it is
+/// good.
 fn signature(read: &X509Certificate, key: &SubjectPublicKeyInfo) -> Signature {
+    if read.tbs_certificate.signature != read.signature_algorithm {
+        return Signature::Unknown;
+    }
     match read.verify_signature(Some(key)) {
         Ok(()) => Signature::Good,
         Err(X509Error::SignatureUnsupportedAlgorithm) => Signature::Unknown,

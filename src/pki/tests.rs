@@ -139,7 +139,7 @@ fn authorities_have_the_expected_extensions_and_can_be_loaded() {
     let other = authority("other");
     assert_eq!(Authority::load(pem, other.key_pem()).err(), Some(PkiError::KeyDoesNotFit));
     assert_eq!(Authority::load(pem, b"").err(), Some(PkiError::Count { expected: "PRIVATE KEY", found: 0 }));
-    assert_eq!(Authority::load(created.key_pem(), pem).err(), Some(PkiError::Label("CERTIFICATE")));
+    assert_eq!(Authority::load(created.key_pem(), pem).err(), Some(label("PRIVATE KEY")));
     let leaf = created.issue(&spec(), now()).unwrap();
     let refused = Authority::load(leaf.certificate.pem().as_bytes(), leaf.key.pem()).err();
     assert!(matches!(refused, Some(PkiError::NotAuthority(_))), "{refused:?}");
@@ -350,6 +350,11 @@ fn leaves_shorter_than_the_backdating_are_not_due_at_once() {
     }
 }
 
+/// The error of a block with this label in place of a certificate.
+fn label(found: &str) -> PkiError {
+    PkiError::Label { expected: "CERTIFICATE", found: found.into() }
+}
+
 #[test]
 fn texts_with_other_content_are_refused() {
     let issuer = authority("demo peer 1");
@@ -360,8 +365,8 @@ fn texts_with_other_content_are_refused() {
     assert_eq!(read_bundle(both.as_bytes()), Ok(vec![leaf.certificate.clone(), issuer.certificate().clone()]));
     assert_eq!(bundle([&leaf.certificate, issuer.certificate()]), both);
     for text in [format!("{key}{pem}"), format!("{pem}{key}")] {
-        assert_eq!(Certificate::from_pem(text.as_bytes()), Err(PkiError::Label("CERTIFICATE")));
-        assert_eq!(read_bundle(text.as_bytes()), Err(PkiError::Label("CERTIFICATE")));
+        assert_eq!(Certificate::from_pem(text.as_bytes()), Err(label("PRIVATE KEY")));
+        assert_eq!(read_bundle(text.as_bytes()), Err(label("PRIVATE KEY")));
     }
     let mut longer = leaf.certificate.der().to_vec();
     longer.push(0);
@@ -603,7 +608,7 @@ fn the_ancestors_of_an_intermediate_authority_are_found() {
     for (certificates, roots) in
         [("issuing", "root middle"), ("issuing middle", "root"), ("issuing middle root", ""), ("issuing", "unknown middle root")]
     {
-        let external = ExternalAuthority::of_secret(&read(certificates), &read(roots), moment).unwrap();
+        let external = ExternalAuthority::of_secret(&read(certificates), b"", &read(roots), moment).unwrap();
         assert_eq!(external.authority.common_name(), "issuing");
         let ancestors: Vec<_> = external.ancestors.iter().map(Certificate::common_name).collect();
         assert_eq!(ancestors, ["middle", "root"], "{certificates}, {roots}");
@@ -620,17 +625,17 @@ fn the_ancestors_of_an_intermediate_authority_are_found() {
         ("toolow", "issuing middle root", moment, "\"issuing\" allows fewer CAs below it than the 1 of the chain"),
         ("issuing", "middle root", moment + SignedDuration::from_hours(24 * 3651), "is valid from"),
     ] {
-        let problem = ExternalAuthority::of_secret(&read(certificates), &read(roots), at).unwrap_err().to_string();
+        let problem = ExternalAuthority::of_secret(&read(certificates), b"", &read(roots), at).unwrap_err().to_string();
         assert!(problem.contains(why), "{certificates}, {roots}: {problem}");
     }
     let key = fs::read(dir.join("issuing.key")).unwrap();
     let with_key = [read("issuing"), key.clone()].concat();
-    let problem = ExternalAuthority::of_secret(&with_key, &read("middle root"), moment).unwrap_err().to_string();
+    let problem = ExternalAuthority::of_secret(&with_key, b"", &read("middle root"), moment).unwrap_err().to_string();
     assert!(problem.starts_with("tls.crt: holds a block of another kind than CERTIFICATE"), "{problem}");
 
     // Its leaves are accepted by peers that trust only it, and by peers that trust only the root and receive the intermediate
     // certificates.
-    let external = ExternalAuthority::of_secret(&read("issuing"), &read("middle root"), moment).unwrap();
+    let external = ExternalAuthority::of_secret(&read("issuing"), b"", &read("middle root"), moment).unwrap();
     let authority = Authority::load(&read("issuing"), &key).unwrap();
     let leaf = authority.issue(&spec(), moment).unwrap();
     assert_eq!(super::verify(&leaf.certificate, &external.authority, moment), Ok(()));
@@ -729,7 +734,7 @@ fn a_refusal_names_the_certificate_and_what_mends_it() {
     let read = |name: &str| fs::read(dir.join(format!("{name}.crt"))).unwrap();
     let moment = Certificate::from_pem(&read("issuing")).unwrap().not_before() + SECOND;
     let check = |name: &str, roots: &[u8], domain| {
-        let external = ExternalAuthority::of_secret(&read(name), roots, moment).unwrap();
+        let external = ExternalAuthority::of_secret(&read(name), b"", roots, moment).unwrap();
         external.check(domain, &spec()).err().map(|problem| problem.to_string())
     };
     for domain in Domain::ALL {

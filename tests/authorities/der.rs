@@ -28,7 +28,7 @@ pub fn seq(parts: &[Vec<u8>]) -> Vec<u8> {
 
 /// An object identifier in dotted form.
 pub fn oid(dotted: &str) -> Vec<u8> {
-    let arcs: Vec<u64> = dotted.split('.').map(|arc| arc.parse().unwrap()).collect();
+    let arcs: Vec<u128> = dotted.split('.').map(|arc| arc.parse().unwrap()).collect();
     let mut content = vec![];
     for arc in [&[arcs[0] * 40 + arcs[1]][..], &arcs[2..]].concat() {
         let mut octets = vec![u8::try_from(arc & 0x7f).unwrap()];
@@ -189,6 +189,23 @@ pub struct Recipe {
     pub spki: Option<Vec<u8>>,
     /// The name of its key.
     pub key: &'static str,
+    /// In what it is not written as others are.
+    pub odd: Odd,
+}
+
+/// In what a certificate is not DER, or contradicts itself.
+#[derive(Clone, Default)]
+pub struct Odd {
+    /// The algorithm that is named in what is signed.
+    pub inner: Option<&'static str>,
+    /// The algorithm that is named beside the signature.
+    pub outer: Option<&'static str>,
+    /// The octet by which extensions say that they are critical.
+    pub truth: Option<u8>,
+    /// Whether the version has a superfluous zero.
+    pub long_version: bool,
+    /// How many bits of the signature are said to be unused.
+    pub unused: u8,
 }
 
 impl Recipe {
@@ -196,13 +213,14 @@ impl Recipe {
     pub fn sign(&self, spki: &[u8], issuer: &[u8], by: &Key) -> Vec<u8> {
         let name = self.algorithm.unwrap_or_else(|| by.algorithm());
         let time = |(tag, text): (u8, &str)| tlv(tag, text.as_bytes());
-        let mut parts = vec![int(&self.serial), algorithm(name), issuer.to_vec()];
+        let mut parts = vec![int(&self.serial), algorithm(self.odd.inner.unwrap_or(name)), issuer.to_vec()];
         parts.extend([seq(&[time(self.not_before), time(self.not_after)]), self.subject.clone()]);
         parts.push(self.spki.clone().unwrap_or_else(|| spki.to_vec()));
         if self.version > 0 {
-            parts.insert(0, tlv(0xa0, &int(&[self.version])));
+            let version = [0, self.version];
+            parts.insert(0, tlv(0xa0, &int(&version[usize::from(!self.odd.long_version)..])));
             let extension = |one: &Extension| {
-                let critical = if one.critical { tlv(1, &[0xff]) } else { vec![] };
+                let critical = if one.critical { tlv(1, &[self.odd.truth.unwrap_or(0xff)]) } else { vec![] };
                 seq(&[oid(&one.id), critical, tlv(4, &one.value)])
             };
             let all: Vec<_> = self.extensions.iter().map(extension).collect();
@@ -210,7 +228,8 @@ impl Recipe {
         }
         let tbs = seq(&parts);
         let signature = by.sign(name, &tbs);
-        seq(&[tbs, algorithm(name), bits(&signature)])
+        let signature = tlv(3, &[&[self.odd.unused], signature.as_slice()].concat());
+        seq(&[tbs, algorithm(self.odd.outer.unwrap_or(name)), signature])
     }
 }
 

@@ -1,6 +1,6 @@
 //! The ways in which the certificate of an authority may differ from a plain one.
 
-use crate::der::{Extension, Part, Recipe, extension, int, key_usage, name, oid, seq, tlv};
+use crate::der::{Extension, Odd, Part, Recipe, extension, int, key_usage, name, oid, seq, tlv};
 
 /// A way to differ, with its name.
 pub struct Feature {
@@ -263,7 +263,67 @@ fn others() -> Vec<Feature> {
     all.push(puts("AKI of another issuer", extension(AKI, false, seq(&[directory(name(&[cn("x")]))]))));
     all.push(puts("AKI empty", extension(AKI, false, seq(&[]))));
     all.push(feature("no AKI", |recipe| remove(recipe, AKI)));
+    all.push(feature("no SKI", |recipe| remove(recipe, SKI)));
     all
+}
+
+/// An object identifier below 2.25, which are made of UUIDs.
+const UUID: &str = "2.25.329800735698586629295641978511506172918";
+/// One whose last number is the least that is too large, and the greatest that is not.
+const LARGE: &str = "1.2.2147483648";
+const SMALL: &str = "1.2.2147483647";
+
+/// Object identifiers at all places where there is one.
+fn identifiers() -> Vec<Feature> {
+    let mut all = vec![];
+    for id in [UUID, LARGE, SMALL] {
+        let access = seq(&[seq(&[oid(id), general_name("uri:http://pki.example/ca.crt")])]);
+        let subject = name(&[cn("Corp"), vec![(id, 12, b"x".to_vec())]]);
+        let policy = seq(&[seq(&[oid(id)])]);
+        for (place, one) in [
+            ("an extension", extension(id, false, tlv(5, &[]))),
+            ("extendedKeyUsage", extension(EXTENDED, false, seq(&[oid("2.5.29.37.0"), oid("1.3.6.1.5.5.7.3.1"), oid(id)]))),
+            ("authorityInfoAccess", extension(AIA, false, access.clone())),
+            ("subjectInfoAccess", extension("1.3.6.1.5.5.7.1.11", false, access)),
+            ("certificatePolicies", extension("2.5.29.32", false, policy.clone())),
+            ("policyMappings", extension("2.5.29.33", false, seq(&[seq(&[oid(id), oid("1.2.3.4")])]))),
+            ("a registeredID", extension(SAN, false, seq(&[general_name("dns:pki.example"), tlv(0x88, &oid(id)[2..])]))),
+        ] {
+            all.push(puts(format!("{id} in {place}"), one));
+        }
+        all.push(feature(format!("{id} in the subject"), move |recipe| recipe.subject.clone_from(&subject)));
+    }
+    all
+}
+
+/// What is not DER, or not of the form that RFC 5280 has.
+fn encodings() -> Vec<Feature> {
+    let odd = |name: &str, odd: Odd| feature(name, move |recipe| recipe.odd = odd.clone());
+    let relative = tlv(0xa1, &seq(&[oid("2.5.4.3"), tlv(12, b"x")]));
+    let full = tlv(0xa0, &general_name("uri:http://pki.example/ca.crl"));
+    let point = |name: &[u8]| seq(&[tlv(0xa0, name)]);
+    let issuer = tlv(0xa2, &general_name("dir:Corp"));
+    vec![
+        odd("another algorithm in what is signed", Odd { inner: Some("ecdsa-sha384"), ..Odd::default() }),
+        odd("another algorithm beside the signature", Odd { outer: Some("ecdsa-sha384"), ..Odd::default() }),
+        odd("an algorithm of RSA beside the signature", Odd { outer: Some("rsa-sha256"), ..Odd::default() }),
+        odd("critical by another octet", Odd { truth: Some(1), ..Odd::default() }),
+        odd("explicitly not critical", Odd { truth: Some(0), ..Odd::default() }),
+        odd("a version with a zero", Odd { long_version: true, ..Odd::default() }),
+        odd("a signature with unused bits", Odd { unused: 3, ..Odd::default() }),
+        odd("a signature with more unused bits than there are", Odd { unused: 9, ..Odd::default() }),
+        feature("padded serial", |recipe| recipe.serial.insert(0, 0)),
+        puts("padded keyUsage", extension(KEY_USAGE, true, tlv(3, &[1, 0x07]))),
+        puts("keyUsage with all bits", extension(KEY_USAGE, true, tlv(3, &[0, 0x06]))),
+        puts("padded pathlen", extension(BASIC, true, seq(&[tlv(1, &[0xff]), int(&[0, 1])]))),
+        puts("CA by the boolean 0x80", extension(BASIC, true, seq(&[tlv(1, &[0x80]), int(&[1])]))),
+        puts("padded policyConstraints", extension("2.5.29.36", false, seq(&[tlv(0x80, &[0, 1])]))),
+        puts("padded inhibitAnyPolicy", extension("2.5.29.54", false, int(&[0, 1]))),
+        puts("a point relative to its issuer", extension("2.5.29.31", false, seq(&[point(&relative)]))),
+        puts("a second point relative to its issuer", extension("2.5.29.31", false, seq(&[point(&full), point(&relative)]))),
+        puts("a point with an issuer only", extension("2.5.29.31", false, seq(&[seq(&[issuer])]))),
+        puts("a point in a directory", extension("2.5.29.31", false, seq(&[point(&tlv(0xa0, &general_name("dir:Corp")))]))),
+    ]
 }
 
 fn names() -> Vec<Feature> {
@@ -345,12 +405,22 @@ pub fn subjects() -> Vec<Feature> {
 
 fn fields() -> Vec<Feature> {
     type Time = (u8, &'static str);
-    let times: [(&str, Time, Time); 5] = [
+    let times: [(&str, Time, Time); 15] = [
         ("expired", (23, "250101000000Z"), (23, "260201000000Z")),
         ("not valid yet", (23, "260401000000Z"), (23, "360101000000Z")),
         ("until 9999", (23, "260101000000Z"), (24, "99991231235959Z")),
         ("GeneralizedTime", (24, "20260101000000Z"), (24, "20490101000000Z")),
         ("from 1950", (23, "500101000000Z"), (23, "490101000000Z")),
+        ("a fraction of a second", (23, "260101000000Z"), (24, "20490101000000.5Z")),
+        ("GeneralizedTime without seconds", (24, "202601010000Z"), (23, "360101000000Z")),
+        ("GeneralizedTime in another zone", (24, "20260101000000+0100"), (23, "360101000000Z")),
+        ("GeneralizedTime in zone +0000", (23, "260101000000Z"), (24, "20490101000000+0000")),
+        ("UTCTime in zone +0000", (23, "260101000000+0000"), (23, "360101000000Z")),
+        ("UTCTime in zone -0000", (23, "260101000000Z"), (23, "360101000000-0000")),
+        ("UTCTime in another zone", (23, "260101000000+0100"), (23, "360101000000Z")),
+        ("UTCTime in a zone in the west", (23, "260101000000Z"), (23, "360101000000-0130")),
+        ("UTCTime without seconds", (23, "2601010000Z"), (23, "360101000000Z")),
+        ("UTCTime without seconds in another zone", (23, "260101000000Z"), (23, "3601010000+0100")),
     ];
     let mut all: Vec<_> = times
         .into_iter()
@@ -376,6 +446,7 @@ fn fields() -> Vec<Feature> {
 /// Other keys, by their names.
 pub fn keys() -> Vec<Feature> {
     let names = [
+        "RSA 8200",
         "P-384",
         "P-521",
         "P-224",
@@ -408,7 +479,7 @@ pub fn signatures(algorithms: &[&'static str]) -> Vec<Feature> {
 
 /// All that differ in one respect and are found in any place of a chain.
 pub fn single() -> Vec<Feature> {
-    [uses(), constraints(), basics(), others(), names(), fields()].into_iter().flatten().collect()
+    [uses(), constraints(), basics(), others(), names(), fields(), identifiers(), encodings()].into_iter().flatten().collect()
 }
 
 /// Every combination of uses, constraints, path lengths, key usages and an unknown critical extension.

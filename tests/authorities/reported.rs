@@ -25,7 +25,7 @@ fn said(dir: &Path, name: &str, roots: &[&str], domain: Domain) -> String {
     let roots: Vec<_> = roots.iter().flat_map(|root| read(format!("{root}.crt"))).collect();
     let now = Timestamp::now();
     let judge = || -> Result<(), PkiError> {
-        let external = ExternalAuthority::of_secret(&read(format!("{name}.crt")), &roots, now)?;
+        let external = ExternalAuthority::of_secret(&read(format!("{name}.crt")), &read(format!("{name}.key")), &roots, now)?;
         let authority = Authority::load(external.authority.pem().as_bytes(), &read(format!("{name}.key")))?;
         let trial = spec(domain, if domain == Domain::Peer { Usage::Both } else { Usage::Server }).within(external.path());
         external.check(domain, &trial)?;
@@ -51,6 +51,7 @@ fn a_ca_that_go_would_refuse_is_refused_in_both_domains() {
         ),
         ("subjectAltName=URI:http://[pki", "has \"http://[pki\" in subjectAltName"),
         ("1.2.3.4=critical,DER:05:00", "has the critical extension 1.2.3.4"),
+        ("2.25.329800735698586629295641978511506172918=DER:05:00", "has the object identifier 2.25.3298"),
     ] {
         let id = if extension.starts_with("subjectKeyIdentifier") { "" } else { "\nsubjectKeyIdentifier=hash" };
         make(dir, "odd", None, "sha256", &format!("{extension}{id}"));

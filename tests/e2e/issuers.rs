@@ -233,7 +233,7 @@ async fn unusable_authorities(world: Arc<World>) {
         (with_ca("good", "other", root.clone()), "the private key does not belong to the certificate"),
         (with_ca("leaf", "leaf", root.clone()), "is not a CA certificate"),
         (with_ca("below", "below", [company.read("good.crt"), root.clone()].concat()), "allows fewer CAs below it"),
-        (with_ca("good", "good", [root.clone(), key].concat()), "holds a block of another kind than CERTIFICATE"),
+        (with_ca("good", "good", [root.clone(), key].concat()), "holds a block of another kind than CERTIFICATE: a private key"),
         (
             BTreeMap::from([pair("good", "good")[0].clone(), (tls_key::KEY, encrypted), (tls_key::CA, root.clone())]),
             "decrypt it with openssl pkey -in tls.key",

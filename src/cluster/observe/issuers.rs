@@ -59,7 +59,8 @@ async fn ca_secret(
         }
     }
     let external =
-        ExternalAuthority::of_secret(secret.bytes(tls_key::CRT), secret.bytes(tls_key::CA), now).map_err(|e| e.to_string())?;
+        ExternalAuthority::of_secret(secret.bytes(tls_key::CRT), secret.bytes(tls_key::KEY), secret.bytes(tls_key::CA), now)
+            .map_err(|e| e.to_string())?;
     let key = PrivateKey::of_certificate(secret.bytes(tls_key::KEY), &external.authority);
     let key = key.map_err(|e| format!("{}: {e}", tls_key::KEY))?;
     let authority = Authority::of(external.authority.clone(), key).map_err(|e| e.to_string())?;

@@ -41,7 +41,7 @@ impl<'a> Case<'a> {
         Ok(Self { links, domain, names: leaf.names().collect(), subject: Name::common(&leaf.common_name) })
     }
 
-    /// Whether the last certificate is a root. Only then verifiers that walk up to the root can be served at all.
+    /// Whether the last certificate is a root. Verifiers that walk up to the root accept nothing else.
     pub(super) fn is_complete(&self) -> bool {
         self.links.last().is_some_and(|top| top.certificate.is_self_signed())
     }

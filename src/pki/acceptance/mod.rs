@@ -10,10 +10,13 @@
 //! reads nothing of a trusted certificate but its name, its key and its name constraints.
 
 mod case;
+mod encoding;
 mod path;
 mod readable;
 mod trust;
 mod uri;
+
+pub(super) use self::encoding::why_unreadable;
 
 use self::case::Case;
 use super::{authority::LeafSpec, certificate::Certificate, domain::Domain, error::PkiError};
@@ -23,6 +26,8 @@ use super::{authority::LeafSpec, certificate::Certificate, domain::Domain, error
 enum By {
     /// Go, when it parses a trust bundle or the certificates of a peer.
     GoParsing,
+    /// Go, when it is presented with the certificates of a peer in a TLS handshake.
+    GoHandshake,
     /// Go, when it verifies a certificate that the authority signed.
     GoVerifying,
     /// The operator, which uses rustls, when it verifies a certificate that the authority signed.
@@ -44,7 +49,7 @@ const fn rule(name: &'static str, by: By, refuses: fn(&Case<'_>, usize) -> Optio
 
 /// All rules. That each certificate of the chain is one of a CA, is valid now, permits the CAs below it and has an RSA or EC key that
 /// OpenSSL accepts is not among them: without that there is no path to a root ([`ExternalAuthority`](super::ExternalAuthority)).
-const RULES: [Rule; 19] = [
+const RULES: [Rule; 27] = [
     rule("strings", By::GoParsing, readable::strings),
     rule("never-critical", By::GoParsing, readable::never_critical),
     rule("version", By::GoParsing, readable::version),
@@ -53,11 +58,19 @@ const RULES: [Rule; 19] = [
     rule("alternative-names", By::GoParsing, readable::alternative_names),
     rule("constraints", By::GoParsing, readable::constraints),
     rule("forms", By::GoParsing, readable::forms),
+    rule("times", By::GoParsing, encoding::times),
+    rule("identifiers", By::GoParsing, encoding::identifiers),
+    rule("algorithms", By::GoParsing, encoding::algorithms),
+    rule("distribution-points", By::GoParsing, encoding::distribution_points),
+    rule("encoding", By::GoParsing, encoding::forms),
+    rule("presented-key", By::GoHandshake, trust::presented_key),
     rule("extended-key-usage", By::GoVerifying, trust::extended_key_usage),
     rule("critical-extensions", By::GoVerifying, trust::critical_extensions),
     rule("names", By::GoVerifying, trust::names),
     rule("directory-names", By::Operator, trust::directory_names),
     rule("limits", By::Operator, trust::limits),
+    rule("openssl-root", By::OpenSsl, path::root),
+    rule("openssl-times", By::OpenSsl, path::times),
     rule("openssl-extended-key-usage", By::OpenSsl, path::extended_key_usage),
     rule("openssl-critical-extensions", By::OpenSsl, path::critical_extensions),
     rule("openssl-names", By::OpenSsl, path::names),
@@ -79,8 +92,10 @@ impl By {
             // A root is not presented, and is in the bundle of clients only.
             Self::GoParsing if case.domain == Domain::Peer && case.is_complete() => 0..all.saturating_sub(1).max(1),
             Self::GoParsing => 0..all,
+            // Members present all but the root.
+            Self::GoHandshake => 0..all - usize::from(case.is_complete()),
             Self::GoVerifying | Self::Operator => 0..1,
-            Self::OpenSsl if case.domain == Domain::Client && case.is_complete() => 0..all,
+            Self::OpenSsl if case.domain == Domain::Client => 0..all,
             Self::OpenSsl => 0..0,
         }
     }
@@ -88,7 +103,7 @@ impl By {
     /// Who refuses.
     fn name(self) -> &'static str {
         match self {
-            Self::GoParsing | Self::GoVerifying => "etcd and clients in Go",
+            Self::GoParsing | Self::GoHandshake | Self::GoVerifying => "etcd and clients in Go",
             Self::Operator => "the operator",
             Self::OpenSsl => "clients that use OpenSSL",
         }

@@ -10,6 +10,7 @@ use x509_parser::{
 
 use super::{
     case::{Case, Link},
+    encoding::time_in_another_form,
     trust::{unknown_critical, uses},
 };
 use crate::pki::{
@@ -34,6 +35,24 @@ const KNOWN: [&str; 14] = [
     "2.5.29.33",
     "2.5.29.54",
 ];
+
+/// A path that ends before its root.
+pub(super) fn root(case: &Case<'_>, at: usize) -> Option<String> {
+    let is_last = at + 1 == case.links.len() && !case.is_complete();
+    is_last.then(|| {
+        let issuer = case.links[at].certificate.issuer_name();
+        format!(
+            "is signed by {issuer:?}, whose certificate did not come with the answer, and they verify up to a root; have the issuer return \
+             the certificates up to the root (in ca.crt of its Secret for an Issuer of the kind ca), or use caSecret with the root in \
+             ca.crt"
+        )
+    })
+}
+
+/// Times that are not of the form that DER and RFC 5280 prescribe.
+pub(super) fn times(case: &Case<'_>, at: usize) -> Option<String> {
+    time_in_another_form(case.links[at].certificate.der()).map(|time| time.to_string())
+}
 
 /// Critical extensions that OpenSSL does not know.
 pub(super) fn critical_extensions(case: &Case<'_>, at: usize) -> Option<String> {
@@ -118,7 +137,7 @@ pub(super) fn authority_key(case: &Case<'_>, at: usize) -> Option<String> {
     let above = case.links.get(at + 1).unwrap_or(link);
     let extension = link.extension(&OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER)?;
     let ParsedExtension::AuthorityKeyIdentifier(id) = extension.parsed_extension() else { return None };
-    let key = id.key_identifier.as_ref().zip(above.certificate.subject_key_id());
+    let key = id.key_identifier.as_ref().zip(above.certificate.written_key_id());
     let serial = id.authority_cert_serial.is_some_and(|serial| serial != above.read.raw_serial());
     let directory = |name: &GeneralName<'_>| match name {
         GeneralName::DirectoryName(name) => canonical(name.as_raw()),

@@ -3,6 +3,7 @@
 use x509_parser::{
     extensions::{ExtendedKeyUsage, ParsedExtension, X509Extension},
     oid_registry::{OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME},
+    public_key::PublicKey,
 };
 
 use super::{
@@ -10,6 +11,27 @@ use super::{
     readable::has_unknown_constraints,
 };
 use crate::pki::{constraints::tag, der::sequence};
+
+/// The longest RSA key in bits that Go takes in a TLS handshake.
+const LONGEST_RSA: usize = 8192;
+
+/// RSA keys that are too long for a TLS handshake.
+pub(super) fn presented_key(case: &Case<'_>, at: usize) -> Option<String> {
+    let PublicKey::RSA(key) = case.links[at].read.public_key().parsed().ok()? else { return None };
+    let bits = bits(key.modulus);
+    (bits > LONGEST_RSA).then(|| {
+        format!(
+            "has an RSA key of {bits} bits, members present its certificate with theirs, and a TLS handshake takes {LONGEST_RSA} bits at \
+             most; use a CA below another one with a shorter key (openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096)"
+        )
+    })
+}
+
+/// How many bits a number has.
+fn bits(number: &[u8]) -> usize {
+    let digits = &number[number.iter().take_while(|octet| **octet == 0).count()..];
+    digits.first().map_or(0, |first| digits.len() * 8 - first.leading_zeros() as usize)
+}
 
 /// Critical extensions that Go does not know.
 pub(super) fn critical_extensions(case: &Case<'_>, at: usize) -> Option<String> {

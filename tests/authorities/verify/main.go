@@ -1,22 +1,31 @@
-// Command verify is asked by main.rs which certificates Go's crypto/x509 accepts. It reads one question a line from standard input
-// and prints one answer a line: nothing if the certificate is accepted, otherwise the error.
+// Command verify is asked by main.rs which certificates Go's crypto/x509 and crypto/tls accept. It reads one question a line from
+// standard input and prints one answer a line: nothing if the certificate is accepted, otherwise the error.
 package main
 
 import (
 	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
+	"net"
 	"os"
 	"strings"
 	"time"
 )
 
 // question is what a program in Go is given: the certificates of its trust bundle and those that its peer presents, the leaf
-// first. It is a client if it has a host to connect to, otherwise a server.
+// first, with the leaf's private key in PEM. It is a client if it has a host to connect to, otherwise a server.
 type question struct {
 	Bundle    [][]byte
 	Presented [][]byte
+	Key       string
 	Host      string
 	Now       time.Time
 }
@@ -47,22 +56,85 @@ func (q question) answer() error {
 	if err != nil {
 		return fmt.Errorf("bundle: %w", err)
 	}
-	presented, err := parse(q.Presented)
+	block, _ := pem.Decode([]byte(q.Key))
+	if block == nil {
+		return errors.New("no private key")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return fmt.Errorf("presented: %w", err)
+		return fmt.Errorf("key: %w", err)
 	}
-	options := x509.VerifyOptions{
-		Roots:         pool(bundle),
-		Intermediates: pool(presented[1:]),
-		CurrentTime:   q.Now,
-		DNSName:       q.Host,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	now := func() time.Time { return q.Now }
+	presented := tls.Certificate{Certificate: q.Presented, PrivateKey: key}
+	own, err := plain()
+	if err != nil {
+		return err
 	}
+	client := &tls.Config{RootCAs: pool(bundle), ServerName: q.Host, Time: now}
+	server := &tls.Config{Certificates: []tls.Certificate{presented}}
 	if q.Host == "" {
-		options.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		client = &tls.Config{
+			InsecureSkipVerify: true,
+			// As etcd's clients and members do, it presents its certificate whatever authorities the server names.
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &presented, nil },
+		}
+		server = &tls.Config{
+			Certificates: []tls.Certificate{*own},
+			ClientAuth:   tls.RequireAndVerifyClientCert,
+			ClientCAs:    pool(bundle),
+			Time:         now,
+		}
 	}
-	_, err = presented[0].Verify(options)
-	return err
+	ofClient, ofServer := handshake(client, server)
+	if q.Host == "" {
+		return ofServer
+	}
+	return ofClient
+}
+
+// handshake returns the errors of both sides.
+func handshake(client, server *tls.Config) (error, error) {
+	here, there := net.Pipe()
+	deadline := time.Now().Add(time.Minute)
+	_, _ = here.SetDeadline(deadline), there.SetDeadline(deadline)
+	done := make(chan error, 1)
+	go func() {
+		connection := tls.Server(there, server)
+		err := connection.Handshake()
+		if err == nil {
+			// A client of TLS 1.3 is done before the server has verified its certificate.
+			_, err = connection.Write([]byte{0})
+		}
+		there.Close()
+		done <- err
+	}()
+	connection := tls.Client(here, client)
+	err := connection.Handshake()
+	if err == nil {
+		_, _ = connection.Read([]byte{0})
+	}
+	here.Close()
+	return err, <-done
+}
+
+var plainCertificate *tls.Certificate
+
+// plain is the certificate of a server that is not verified.
+func plain() (*tls.Certificate, error) {
+	if plainCertificate != nil {
+		return plainCertificate, nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, err
+	}
+	plainCertificate = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return plainCertificate, nil
 }
 
 func main() {
