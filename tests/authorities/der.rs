@@ -227,7 +227,11 @@ impl Recipe {
             parts.extend((!all.is_empty()).then(|| tlv(0xa3, &seq(&all))));
         }
         let tbs = seq(&parts);
-        let signature = by.sign(name, &tbs);
+        let mut signature = by.sign(name, &tbs);
+        if self.odd.unused > 0 {
+            // It may end with zeros by chance, and then the bits could be unused.
+            *signature.last_mut().unwrap() |= 1;
+        }
         let signature = tlv(3, &[&[self.odd.unused], signature.as_slice()].concat());
         seq(&[tbs, algorithm(self.odd.outer.unwrap_or(name)), signature])
     }

@@ -65,7 +65,7 @@ const STRICTER_ABOVE: [&str; 18] = [
     "twice",
     "GeneralizedTime in zone +0000",
     "a version with a zero",
-    "more unused bits than there are",
+    "unused bits",
     "padded",
 ];
 
