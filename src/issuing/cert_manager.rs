@@ -235,7 +235,7 @@ pub fn check_leaf(
 ) -> Result<(Certificate, Certificate), Invalid> {
     let unusable = |why: PkiError| Invalid::Leaf(format!("its certificate cannot be used: {why}"));
     let (leaf, external) = ExternalAuthority::of_answer(&answer.certificates, &answer.ca, now).map_err(unusable)?;
-    match reissue_reason(Some(Ok(&leaf)), Some(key.public_digest()), spec, active, RenewalJitter::default(), now) {
+    match reissue_reason(Some(Ok(&leaf)), Some(key.public_digest()), spec, active, true, RenewalJitter::default(), now) {
         None => {}
         Some(ReissueReason::WrongIssuer) => return Err(Invalid::Authority(external.authority.common_name().to_owned())),
         Some(why) => return Err(Invalid::Leaf(format!("the certificate that it signed {why}"))),
@@ -249,7 +249,7 @@ fn check_probe(answer: &SignedAnswer, domain: Domain, spec: &LeafSpec, now: Time
     let answered = ExternalAuthority::of_answer(&answer.certificates, &answer.ca, now);
     let (leaf, external) = answered.map_err(|e| format!("its answer cannot be used: {e}"))?;
     let (key, jitter) = (Some(leaf.key_digest()), RenewalJitter::default());
-    match reissue_reason(Some(Ok(&leaf)), key, spec, &external.authority, jitter, now) {
+    match reissue_reason(Some(Ok(&leaf)), key, spec, &external.authority, true, jitter, now) {
         // The answer is kept as long as its request exists.
         None | Some(ReissueReason::Due) => {}
         Some(ReissueReason::WrongIssuer) if leaf.authority_key_id().is_none() => {
