@@ -246,6 +246,12 @@ fn a_request_is_ours_only_if_owner_issuer_usages_and_key_are() {
 
     let ours = own_request(&key);
     assert_eq!((text(for_leaf(&ours, &key)), text(for_probe(&ours))), (Ok(()), Ok(())));
+    // A request that the operator has created with this key is replaced if it is for another issuer or other usages.
+    let outdated = |request: &CertificateRequest, key: &PrivateKey| {
+        let why = request.why_outdated(&owner("ours"), &company("pki"), Usage::Both, key.public_digest());
+        why.map_err(|error| error.to_string())
+    };
+    assert_eq!(outdated(&ours, &key), Ok(None));
 
     let change = |change: fn(&mut CertificateRequest)| {
         let mut request = ours.clone();
@@ -279,10 +285,14 @@ fn a_request_is_ours_only_if_owner_issuer_usages_and_key_are() {
     ] {
         assert_eq!(text(for_leaf(&request, &key)), foreign(why));
         assert_eq!(text(for_probe(&request)), foreign(why));
+        let is_ours = why.starts_with("it requests");
+        assert_eq!(outdated(&request, &key), if is_ours { Ok(Some(why.to_owned())) } else { foreign(why).map(|()| None) });
+        assert!(outdated(&request, &other).is_err(), "it is for another private key");
     }
 
     let for_another_key = "it requests a certificate for another private key";
     assert_eq!(text(for_leaf(&ours, &other)), foreign(for_another_key));
+    assert_eq!(outdated(&ours, &other), foreign(for_another_key).map(|()| None));
     for unreadable in [b"".to_vec(), b"no request".to_vec()] {
         let mut request = ours.clone();
         request.spec.request = ByteString(unreadable);
