@@ -156,7 +156,7 @@ pub fn request_leaf(
             let jitter = secret.map(CachedSecret::jitter).unwrap_or_default();
             let read = certificate.as_ref().map(Result::as_ref);
             let has_chain = || secret.is_some_and(|secret| secret.is_presented_with(keys.certificate, signing.chain));
-            pki::reissue_reason(read, key, &spec, signing.authority, jitter, now)
+            pki::reissue_reason(read, key, &spec, signing.authority, !signing.issuer.has_key(), jitter, now)
                 .or_else(|| (!has_chain()).then_some(ReissueReason::Chain))?
         }
     };

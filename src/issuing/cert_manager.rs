@@ -174,25 +174,60 @@ impl CertificateRequest {
         }
     }
 
-    /// Checks that this owner controls the request, and that it requests what the owner would request: from this issuer, for these
-    /// usages and, if it is known, this private key. Every user that may create requests in the namespace can create one of this name.
+    /// What is different if this owner does not control the request, or it does not request what the owner would request: from this
+    /// issuer, for these usages and, if it is known, this private key.
+    fn difference(&self, owner: &OwnerReference, issuer: &Issuer, usage: Usage, key: Option<KeyDigest>) -> Option<String> {
+        let IssuerRef { name, kind, group } = &self.spec.issuer_ref;
+        if !is_controlled_by(&self.metadata, &owner.uid) {
+            Some(describe_owner(&self.metadata))
+        } else if IssuerRef::of(issuer).as_ref() != Some(&self.spec.issuer_ref) {
+            Some(format!("it requests a certificate from {kind}.{group} {name} instead of {issuer}"))
+        } else if self.spec.usages != usages(usage) {
+            Some(format!("it requests the usages {}", self.spec.usages.join(", ")))
+        } else if key.is_some_and(|key| !self.is_for(key)) {
+            Some("it requests a certificate for another private key".to_owned())
+        } else {
+            None
+        }
+    }
+
+    fn is_for(&self, key: KeyDigest) -> bool {
+        digest_of_request(&self.spec.request.0) == Some(key)
+    }
+
+    /// Checks that nothing is different. Every user that may create requests in the namespace can create one of this name.
     ///
     /// # Errors
     /// [`WriteError::Foreign`] with what is different.
     fn check_own(&self, owner: &OwnerReference, issuer: &Issuer, usage: Usage, key: Option<KeyDigest>) -> Result<(), WriteError> {
-        let IssuerRef { name, kind, group } = &self.spec.issuer_ref;
-        let different = if !is_controlled_by(&self.metadata, &owner.uid) {
-            describe_owner(&self.metadata)
-        } else if IssuerRef::of(issuer).as_ref() != Some(&self.spec.issuer_ref) {
-            format!("it requests a certificate from {kind}.{group} {name} instead of {issuer}")
-        } else if self.spec.usages != usages(usage) {
-            format!("it requests the usages {}", self.spec.usages.join(", "))
-        } else if key.is_some_and(|key| digest_of_request(&self.spec.request.0) != Some(key)) {
-            "it requests a certificate for another private key".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(WriteError::Foreign { object: describe(&self.name_any()), owner: format!("{different}. Delete it") })
+        let foreign = |why| WriteError::Foreign { object: describe(&self.name_any()), owner: format!("{why}. Delete it") };
+        self.difference(owner, issuer, usage, key).map_or(Ok(()), |why| Err(foreign(why)))
+    }
+
+    /// What is different in a request that this owner has created with this private key. It is outdated then: the issuer has been changed
+    /// since.
+    ///
+    /// # Errors
+    /// [`WriteError::Foreign`] if someone else has created it.
+    fn why_outdated(
+        &self,
+        owner: &OwnerReference,
+        issuer: &Issuer,
+        usage: Usage,
+        key: KeyDigest,
+    ) -> Result<Option<String>, WriteError> {
+        if is_controlled_by(&self.metadata, &owner.uid) && self.is_for(key) {
+            return Ok(self.difference(owner, issuer, usage, Some(key)));
+        }
+        self.check_own(owner, issuer, usage, Some(key)).map(|()| None)
+    }
+
+    /// The state of a request that is outdated for this reason: whatever its answer is, another request takes its place.
+    pub fn replaced_state(&self, why: &str) -> RequestState {
+        let (name, minutes) = (describe(&self.name_any()), RETRY.as_mins());
+        RequestState::Pending(format!(
+            "{name} is outdated: {why}. It is replaced {minutes} minutes after its creation, or at once if it is deleted"
+        ))
     }
 
     /// What identifies it.
@@ -210,6 +245,14 @@ impl CertificateRequest {
     pub fn is_old(&self, now: Timestamp) -> bool {
         self.creation_timestamp().is_none_or(|created| now.duration_since(created.0) >= RETRY)
     }
+}
+
+/// The request for a leaf.
+pub struct Requested {
+    /// The request.
+    pub request: CertificateRequest,
+    /// Why it is not the one that would be created now, if it is outdated.
+    pub outdated: Option<String>,
 }
 
 /// What is wrong with a certificate that an issuer signed.
@@ -235,7 +278,7 @@ pub fn check_leaf(
 ) -> Result<(Certificate, Certificate), Invalid> {
     let unusable = |why: PkiError| Invalid::Leaf(format!("its certificate cannot be used: {why}"));
     let (leaf, external) = ExternalAuthority::of_answer(&answer.certificates, &answer.ca, now).map_err(unusable)?;
-    match reissue_reason(Some(Ok(&leaf)), Some(key.public_digest()), spec, active, RenewalJitter::default(), now) {
+    match reissue_reason(Some(Ok(&leaf)), Some(key.public_digest()), spec, active, true, RenewalJitter::default(), now) {
         None => {}
         Some(ReissueReason::WrongIssuer) => return Err(Invalid::Authority(external.authority.common_name().to_owned())),
         Some(why) => return Err(Invalid::Leaf(format!("the certificate that it signed {why}"))),
@@ -249,7 +292,7 @@ fn check_probe(answer: &SignedAnswer, domain: Domain, spec: &LeafSpec, now: Time
     let answered = ExternalAuthority::of_answer(&answer.certificates, &answer.ca, now);
     let (leaf, external) = answered.map_err(|e| format!("its answer cannot be used: {e}"))?;
     let (key, jitter) = (Some(leaf.key_digest()), RenewalJitter::default());
-    match reissue_reason(Some(Ok(&leaf)), key, spec, &external.authority, jitter, now) {
+    match reissue_reason(Some(Ok(&leaf)), key, spec, &external.authority, true, jitter, now) {
         // The answer is kept as long as its request exists.
         None | Some(ReissueReason::Due) => {}
         Some(ReissueReason::WrongIssuer) if leaf.authority_key_id().is_none() => {
@@ -278,21 +321,17 @@ impl<'a> CertManager<'a> {
         Self { requests: Api::namespaced(client.clone(), recipient.names.namespace()), recipient }
     }
 
-    /// The request for a leaf with this private key, which is created if it does not exist.
+    /// The request for a leaf with this private key, which is created if it does not exist. One of a previous issuer is outdated.
     ///
     /// # Errors
     /// [`IssueError::NoCertManager`] if cert-manager is not installed, [`WriteError::Foreign`] if there is another request of this name.
-    pub async fn request(
-        &self,
-        name: &str,
-        issuer: &Issuer,
-        spec: &LeafSpec,
-        key: &PrivateKey,
-    ) -> Result<CertificateRequest, IssueError> {
+    pub async fn request(&self, name: &str, issuer: &Issuer, spec: &LeafSpec, key: &PrivateKey) -> Result<Requested, IssueError> {
         let owner = self.recipient.owner;
-        let Some(existing) = self.find(name).await? else { return self.create(name, owner, issuer, spec, key).await };
-        existing.check_own(owner, issuer, spec.usage, Some(key.public_digest()))?;
-        Ok(existing)
+        let Some(request) = self.find(name).await? else {
+            return Ok(Requested { request: self.create(name, owner, issuer, spec, key).await?, outdated: None });
+        };
+        let outdated = request.why_outdated(owner, issuer, spec.usage, key.public_digest())?;
+        Ok(Requested { request, outdated })
     }
 
     async fn find(&self, name: &str) -> Result<Option<CertificateRequest>, WriteError> {
@@ -360,8 +399,8 @@ impl<'a> CertManager<'a> {
     /// Removes the request for a leaf with this private key, if there is one. Its owner may be another than the recipient: a user's pass
     /// creates it, and a cluster's pass removes it once the user does not exist. A failure is harmless and only logged.
     pub async fn discard(&self, domain: Domain, key: &PrivateKey) {
-        let is_for_key = |request: &CertificateRequest| digest_of_request(&request.spec.request.0) == Some(key.public_digest());
-        self.discard_if(&request_name(self.recipient.names, domain, key), is_for_key).await;
+        let is_own = |request: &CertificateRequest| request.is_for(key.public_digest());
+        self.discard_if(&request_name(self.recipient.names, domain, key), is_own).await;
     }
 
     async fn discard_if(&self, name: &str, is_own: impl Fn(&CertificateRequest) -> bool) {

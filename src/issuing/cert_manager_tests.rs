@@ -1,7 +1,8 @@
 //! Answers of issuers, and the names of requests.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 use time::OffsetDateTime;
 
@@ -74,6 +75,53 @@ fn certificates_that_differ_from_the_request_are_refused() {
     assert!(problem.contains(&ReissueReason::KeyDoesNotFit.to_string()), "{problem}");
     let nothing = check_leaf(&SignedAnswer::default(), &leaf.key, &spec(), active.certificate(), now());
     let Err(Invalid::Leaf(_)) = nothing else { panic!() };
+}
+
+/// What an authority signs if it is asked for [`spec`] with this key, and lets it begin and end at these times.
+fn dated(by: &Authority, key: &PrivateKey, begin: Timestamp, end: Timestamp) -> Certificate {
+    let mut asked = CertificateSigningRequestParams::from_pem(&spec().request(key).unwrap()).unwrap();
+    let date = |at: Timestamp| OffsetDateTime::from_unix_timestamp(at.as_second()).unwrap();
+    let params = &mut asked.params;
+    (params.not_before, params.not_after) = (date(begin), date(end));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let own = KeyPair::from_pem(std::str::from_utf8(by.key_pem()).unwrap()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(&by.certificate().der().into(), own).unwrap();
+    Certificate::from_der(asked.signed_by(&issuer).unwrap().der()).unwrap()
+}
+
+#[test]
+fn a_certificate_may_begin_before_it_was_requested_but_not_end_later_than_was_desired() {
+    let (issuer, key, desired) = (authority("pki"), PrivateKey::generate().unwrap(), spec().duration);
+    let too_long = format!("the certificate that it signed {}", ReissueReason::TooLong);
+    // AWS Private CA lets certificates begin an hour earlier, others at midnight.
+    for back in
+        [SignedDuration::ZERO, SignedDuration::from_mins(60), SignedDuration::from_hours(24), SignedDuration::from_hours(72)]
+    {
+        for (longer, is_accepted) in [(SignedDuration::ZERO, true), (SignedDuration::from_mins(7), false)] {
+            let leaf = dated(&issuer, &key, now() - back, now() + desired + longer);
+            let answer = answer(&leaf, issuer.certificate());
+            let checked = check_leaf(&answer, &key, &spec(), issuer.certificate(), now()).map(drop);
+            let expected = if is_accepted { Ok(()) } else { Err(Invalid::Leaf(too_long.clone())) };
+            assert_eq!(checked, expected, "{back} {longer}");
+            // It is renewed as if it began when it was signed, and never issued again before.
+            let due = now() + desired * 2 / 3;
+            for (at, reason) in [
+                (now() + SignedDuration::from_hours(1), None),
+                (due - SignedDuration::from_mins(5), None),
+                (due, Some(ReissueReason::Due)),
+            ] {
+                let digest = Some(key.public_digest());
+                let why =
+                    reissue_reason(Some(Ok(&leaf)), digest, &spec(), issuer.certificate(), true, RenewalJitter::default(), at);
+                assert!(!is_accepted || why == reason, "{back}: {why:?} at {at}");
+            }
+            let probed = check_probe(&answer, Domain::Client, &spec(), now()).map(drop);
+            assert_eq!(probed, if is_accepted { Ok(()) } else { Err(too_long.clone()) }, "{back} {longer}");
+        }
+    }
 }
 
 #[test]
@@ -198,6 +246,12 @@ fn a_request_is_ours_only_if_owner_issuer_usages_and_key_are() {
 
     let ours = own_request(&key);
     assert_eq!((text(for_leaf(&ours, &key)), text(for_probe(&ours))), (Ok(()), Ok(())));
+    // A request that the operator has created with this key is replaced if it is for another issuer or other usages.
+    let outdated = |request: &CertificateRequest, key: &PrivateKey| {
+        let why = request.why_outdated(&owner("ours"), &company("pki"), Usage::Both, key.public_digest());
+        why.map_err(|error| error.to_string())
+    };
+    assert_eq!(outdated(&ours, &key), Ok(None));
 
     let change = |change: fn(&mut CertificateRequest)| {
         let mut request = ours.clone();
@@ -231,10 +285,14 @@ fn a_request_is_ours_only_if_owner_issuer_usages_and_key_are() {
     ] {
         assert_eq!(text(for_leaf(&request, &key)), foreign(why));
         assert_eq!(text(for_probe(&request)), foreign(why));
+        let is_ours = why.starts_with("it requests");
+        assert_eq!(outdated(&request, &key), if is_ours { Ok(Some(why.to_owned())) } else { foreign(why).map(|()| None) });
+        assert!(outdated(&request, &other).is_err(), "it is for another private key");
     }
 
     let for_another_key = "it requests a certificate for another private key";
     assert_eq!(text(for_leaf(&ours, &other)), foreign(for_another_key));
+    assert_eq!(outdated(&ours, &other), foreign(for_another_key).map(|()| None));
     for unreadable in [b"".to_vec(), b"no request".to_vec()] {
         let mut request = ours.clone();
         request.spec.request = ByteString(unreadable);

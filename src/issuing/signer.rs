@@ -13,7 +13,7 @@ use kube::{Api, Client};
 
 use super::{
     batch::{LeafId, Requests},
-    cert_manager::{CertManager, Invalid, RequestId, RequestState, check_leaf, request_name},
+    cert_manager::{CertManager, Invalid, RequestId, RequestState, Requested, check_leaf, request_name},
     error::IssueError,
     open_authority::OpenAuthority,
     recipient::Recipient,
@@ -65,6 +65,8 @@ struct Answer {
     request: RequestId,
     /// Whether the request has existed for so long that another one may be answered differently.
     is_old: bool,
+    /// Whether the request is for another issuer or other usages.
+    is_outdated: bool,
     /// Whether the certificate of the issuer's authority differs from the trusted one.
     is_renewed: bool,
     leaf: Result<Certificate, IssueError>,
@@ -73,7 +75,8 @@ struct Answer {
 impl Answer {
     /// Whether the request was not fulfilled and has to be replaced by another one.
     fn is_useless(&self) -> bool {
-        self.is_old && matches!(self.leaf, Err(IssueError::Issuer { .. } | IssueError::OtherAuthority { .. }))
+        let is_refused = matches!(self.leaf, Err(IssueError::Issuer { .. } | IssueError::OtherAuthority { .. }));
+        self.is_old && (self.is_outdated || is_refused)
     }
 
     /// Whether it shows that the issuer's authority is not the one that is trusted.
@@ -179,10 +182,12 @@ impl<'a> Signer<'a> {
     async fn ask_for(&self, authority: &OpenAuthority, domain: Domain, request: &LeafRequest) -> Result<Answer, IssueError> {
         let key = authority.pending(request).ok_or_else(|| authority.changed())?;
         let name = request_name(self.recipient.names, domain, &key);
-        let existing = self.cert_manager.request(&name, &authority.issuer, &request.spec, &key).await?;
+        let Requested { request: existing, outdated } =
+            self.cert_manager.request(&name, &authority.issuer, &request.spec, &key).await?;
         let issuer = authority.issuer.clone();
-        let mut is_renewed = false;
-        let leaf = match existing.state() {
+        let (mut is_renewed, is_outdated) = (false, outdated.is_some());
+        let state = outdated.map_or_else(|| existing.state(), |why| existing.replaced_state(&why));
+        let leaf = match state {
             RequestState::Pending(why) => Err(IssueError::Pending { issuer, why }),
             RequestState::Refused(why) => Err(IssueError::Issuer { issuer, why }),
             RequestState::Signed(answer) => match check_leaf(&answer, &key, &request.spec, &authority.signing, self.now) {
@@ -194,7 +199,7 @@ impl<'a> Signer<'a> {
                 Err(Invalid::Authority(name)) => Err(IssueError::OtherAuthority { issuer, name }),
             },
         };
-        Ok(Answer { is_old: existing.is_old(self.now), key, request: existing.id(), is_renewed, leaf })
+        Ok(Answer { is_old: existing.is_old(self.now), is_outdated, key, request: existing.id(), is_renewed, leaf })
     }
 
     /// Removes requests that were not fulfilled. The next pass requests the leaves again, with other private keys.

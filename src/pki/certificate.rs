@@ -218,9 +218,14 @@ impl Certificate {
     }
     /// When two thirds of its lifetime are over. Its actual lifetime counts, not the requested one.
     pub fn renew_at(&self) -> Timestamp {
-        let (begin, end) = (self.0.not_before.as_second(), self.0.not_after.as_second());
-        Timestamp::from_second(begin + (end - begin) * 2 / 3).unwrap_or(self.0.not_after)
+        two_thirds(self.0.not_before, self.0.not_after)
     }
+}
+
+/// When two thirds of the time between these moments are over.
+pub(super) fn two_thirds(begin: Timestamp, end: Timestamp) -> Timestamp {
+    let seconds = end.as_second() - begin.as_second();
+    Timestamp::from_second(begin.as_second() + seconds * 2 / 3).unwrap_or(end)
 }
 
 /// Certificates in PEM, one after the other: the form of a trust bundle.

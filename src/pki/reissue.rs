@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 
 use super::{
     authority::{BACKDATING, LeafSpec},
-    certificate::Certificate,
+    certificate::{Certificate, two_thirds},
     error::PkiError,
     key::KeyDigest,
 };
@@ -72,12 +72,14 @@ impl fmt::Display for ReissueReason {
 /// is still accepted if it is otherwise valid.
 ///
 /// `leaf` is the certificate as it was read, `None` if there is none; `key` is the digest of the private key stored beside it,
-/// `None` if there is none or it is unreadable.
+/// `None` if there is none or it is unreadable. `is_external`: another program has signed it, which decides when it begins. Some let it
+/// begin an hour earlier or at midnight, so only what is left of its lifetime counts.
 pub fn reissue_reason(
     leaf: Option<Result<&Certificate, &PkiError>>,
     key: Option<KeyDigest>,
     spec: &LeafSpec,
     issuer: &Certificate,
+    is_external: bool,
     jitter: RenewalJitter,
     now: Timestamp,
 ) -> Option<ReissueReason> {
@@ -86,7 +88,7 @@ pub fn reissue_reason(
         Some(Err(why)) => return Some(ReissueReason::Unreadable(why.to_string())),
         Some(Ok(leaf)) => leaf,
     };
-    let life = leaf.not_after().duration_since(leaf.not_before());
+    let life = leaf.not_after().duration_since(if is_external { now } else { leaf.not_before() });
     let longest = spec.duration.saturating_add(BACKDATING).saturating_add(SLACK);
     let uses = other_uses(leaf, spec);
     [
@@ -151,10 +153,13 @@ impl RenewalJitter {
 /// When a leaf becomes [`ReissueReason::Due`]: at two thirds of its actual lifetime or slightly before, but only once a new leaf
 /// would outlive it by a sixth of its lifetime. `None` if a new leaf never would, because the issuing authority expires too soon:
 /// until another authority signs, the leaf would be issued again in every pass. If the lifetime is shorter than desired, a new
-/// leaf is not expected to live longer.
+/// leaf is not expected to live longer. If it is longer, the leaf began before it was signed, and the time before does not count.
 pub fn renewal(leaf: &Certificate, desired: SignedDuration, issuer: &Certificate, jitter: RenewalJitter) -> Option<Timestamp> {
-    let life = leaf.not_after().duration_since(leaf.not_before());
-    let renew_at = leaf.renew_at().checked_sub(jitter.lead(life)).unwrap_or(leaf.renew_at());
+    let signed_at = leaf.not_after().checked_sub(desired.saturating_add(BACKDATING)).unwrap_or(leaf.not_before());
+    let begin = signed_at.max(leaf.not_before());
+    let life = leaf.not_after().duration_since(begin);
+    let renew_at = two_thirds(begin, leaf.not_after());
+    let renew_at = renew_at.checked_sub(jitter.lead(life)).unwrap_or(renew_at);
     let expected = desired.min(life);
     let worthwhile = leaf.not_after().checked_add(expected / 6).ok().filter(|end| *end <= issuer.not_after())?;
     Some(worthwhile.checked_sub(expected).map_or(renew_at, |at| at.max(renew_at)))

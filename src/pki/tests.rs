@@ -45,6 +45,7 @@ fn why(leaf: &Leaf, spec: &LeafSpec, issuer: &Authority, now: Timestamp) -> Opti
         Some(leaf.key.public_digest()),
         spec,
         issuer.certificate(),
+        false,
         RenewalJitter::default(),
         now,
     )
@@ -206,16 +207,16 @@ fn reissue_reasons_are_found() {
     let (certificate, key) = (&leaf.certificate, Some(leaf.key.public_digest()));
     let ca = issuer.certificate();
     assert_eq!(why(&leaf, &desired, &issuer, now()), None);
-    assert_eq!(reissue_reason(None, key, &desired, ca, RenewalJitter::default(), now()), Some(ReissueReason::Missing));
+    assert_eq!(reissue_reason(None, key, &desired, ca, false, RenewalJitter::default(), now()), Some(ReissueReason::Missing));
     let error = PkiError::Pem("it is not text");
     assert_eq!(
-        reissue_reason(Some(Err(&error)), key, &desired, ca, RenewalJitter::default(), now()),
+        reissue_reason(Some(Err(&error)), key, &desired, ca, false, RenewalJitter::default(), now()),
         Some(ReissueReason::Unreadable(error.to_string()))
     );
     let other = PrivateKey::generate().unwrap().public_digest();
     for key in [None, Some(other)] {
         assert_eq!(
-            reissue_reason(Some(Ok(certificate)), key, &desired, ca, RenewalJitter::default(), now()),
+            reissue_reason(Some(Ok(certificate)), key, &desired, ca, false, RenewalJitter::default(), now()),
             Some(ReissueReason::KeyDoesNotFit)
         );
     }
@@ -253,7 +254,8 @@ fn reissue_reasons_are_found() {
         let changed = LeafSpec { duration: QUARTER - SignedDuration::from_secs(shorter), ..spec() };
         assert_eq!(why(&leaf, &changed, &issuer, now()), reason, "{shorter}");
     }
-    let authority_as_leaf = reissue_reason(Some(Ok(ca)), Some(ca.key_digest()), &desired, ca, RenewalJitter::default(), now());
+    let authority_as_leaf =
+        reissue_reason(Some(Ok(ca)), Some(ca.key_digest()), &desired, ca, false, RenewalJitter::default(), now());
     assert_eq!(authority_as_leaf, Some(ReissueReason::Names));
     assert_eq!(format!("the certificate {}", ReissueReason::Due), "the certificate is due for renewal");
 }

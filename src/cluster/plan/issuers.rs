@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 use super::{
     changes::{Changes, PENDING},
     input::Input,
+    reconnect, trial,
 };
 use crate::{
     api::Reason,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// How long an answer that cannot be used is kept before the issuer is asked again.
-const RETRY: SignedDuration = SignedDuration::from_mins(1);
+pub(super) const RETRY: SignedDuration = SignedDuration::from_mins(1);
 /// An authority's lifetime divided by this is the interval at which its issuer is asked for a new one, once two thirds of the
 /// lifetime are over.
 const REQUESTS_PER_LIFETIME: i32 = 50;
@@ -52,14 +53,15 @@ pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, 
         return ((required || !is_same_issuer).then_some(Source::BuiltIn), Changes::default());
     }
     let is_ageing = existing.is_some_and(|existing| *now >= existing.active.renew_at());
+    let is_refused = existing.is_some_and(|existing| is_same_issuer && is_refused(input, domain, existing));
     let request = Changes { issuer_probes: vec![IssuerProbe::Request(domain)], ..Changes::default() };
     let Some(IssuerAnswer { requested_at, authority }) = &observed.issuer_answers[domain] else {
         return if required || !is_same_issuer {
             let message = format!("asking {issuer} which CA it signs with for the {domain} domain");
             (None, request.certificate(Reason::WaitingForIssuer, message))
-        } else if is_ageing {
-            // Nothing else may have to be signed before it expires, and so nothing else would reveal that the issuer has a new
-            // authority.
+        } else if is_ageing || is_refused {
+            // Nothing else may have to be signed before it expires, or while members refuse what it signs, and so nothing else would
+            // reveal that the issuer has a new authority.
             (None, request)
         } else {
             (None, Changes::default())
@@ -76,10 +78,13 @@ pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, 
     match authority {
         Ok(external) if existing.is_some_and(|existing| is_same_issuer && is_next(existing, external)) => {
             if !required {
-                // As the authority ages, its issuer is asked again at intervals.
+                // As the authority ages, its issuer is asked again at intervals; at short ones if members refuse it.
                 let lifetime = external.authority.not_after().duration_since(external.authority.not_before());
-                let is_outdated =
-                    if is_ageing { !is_younger_than((lifetime / REQUESTS_PER_LIFETIME).max(RETRY)) } else { is_old };
+                let is_outdated = if is_ageing && !is_refused {
+                    !is_younger_than((lifetime / REQUESTS_PER_LIFETIME).max(RETRY))
+                } else {
+                    is_old
+                };
                 return (None, discard_if(is_outdated));
             }
             let name = external.authority.common_name();
@@ -106,6 +111,11 @@ pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, 
             (None, discard_if(is_old).certificate(Reason::IssuerUnusable, message))
         }
     }
+}
+
+/// Whether members refuse what the next or the active authority signs. Another one that the issuer is given replaces it.
+fn is_refused(input: &Input, domain: Domain, existing: &Authorities) -> bool {
+    trial::is_refused(input, domain, existing) || reconnect::is_refused(input, domain, existing)
 }
 
 /// Whether an external authority is already the next one, with all of its ancestors.

@@ -24,7 +24,7 @@ pub fn ca_secret(name: &str) -> IssuerSpec {
     IssuerSpec { ca_secret: Some(CaSecret { name: name.into() }), cert_manager: None }
 }
 
-fn cert_manager(name: &str) -> IssuerSpec {
+pub fn cert_manager(name: &str) -> IssuerSpec {
     let issuer = CertManagerIssuer { name: name.into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
     IssuerSpec { ca_secret: None, cert_manager: Some(issuer) }
 }

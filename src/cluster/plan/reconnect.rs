@@ -27,13 +27,16 @@ use crate::{
 const ISOLATED: SignedDuration = SignedDuration::from_mins(1);
 
 /// Whether the active authority has to be replaced at once. Another one was requested: a refusal alone is only reported,
-/// because a wrong clock causes it too. No verifier refuses the form of a built-in authority.
+/// because a wrong clock causes it too.
 pub fn is_due(input: &Input, domain: Domain, authorities: &Authorities) -> bool {
     let is_distributing = authorities.rotation.is_some_and(|rotation| rotation.phase == Phase::Distributing);
     let has_other = authorities.next != authorities.active && authorities.can_sign_as(SignedBy::Next, input.now);
-    is_distributing
-        && has_other
-        && authorities.issuers.active != Issuer::BuiltIn
+    is_distributing && has_other && is_refused(input, domain, authorities)
+}
+
+/// Whether members refuse what the active authority signs. No verifier refuses the form of a built-in authority.
+pub fn is_refused(input: &Input, domain: Domain, authorities: &Authorities) -> bool {
+    authorities.issuers.active != Issuer::BuiltIn
         && match domain {
             Domain::Client => is_locked_out(input, authorities),
             // A member that tries the next authority explains why no members are connected, as in a cluster of two.

@@ -6,7 +6,10 @@ use crate::{
     cluster::{
         fixtures::World,
         plan::{
-            issuers::tests::{authority, ca_secret, set_issuer},
+            issuers::{
+                RETRY,
+                tests::{authority, ca_secret, cert_manager, set_issuer},
+            },
             rotation::tests::{domain, settle, transitions},
         },
     },
@@ -16,6 +19,11 @@ use crate::{
 
 /// The previous authority, of the issuer to which a domain is changed in this phase, is refused from now on.
 fn refused_in(of: Domain, phase: &str, before: IssuerSpec) -> (World, Option<Authority>) {
+    refused_from(of, phase, before, ca_secret("company"))
+}
+
+/// The same with this issuer of the authority that is refused.
+fn refused_from(of: Domain, phase: &str, before: IssuerSpec, issuer: IssuerSpec) -> (World, Option<Authority>) {
     let mut world = World::bootstrapped("{}");
     let mut previous = None;
     if before != IssuerSpec::default() {
@@ -25,7 +33,7 @@ fn refused_in(of: Domain, phase: &str, before: IssuerSpec) -> (World, Option<Aut
         world.set_external(of, good, vec![]);
         settle(&mut world, &[], &[]);
     }
-    set_issuer(&mut world, of, ca_secret("company"));
+    set_issuer(&mut world, of, issuer);
     let refused = authority("servers only", &world);
     world.set_external(of, refused, vec![]);
     for _ in 0..300 {
@@ -112,6 +120,21 @@ fn members_that_refuse_each_other_connect_again_with_the_next_good_authority() {
         world.now += ISOLATED;
         heal(&mut world, of);
         assert_eq!((domain(&world, of).active.name.as_str(), world.healthy_members()), ("good", 3));
+    }
+}
+
+#[test]
+fn an_issuer_of_cert_manager_is_asked_until_it_has_another_authority() {
+    for (of, phase) in [(Domain::Client, "Reissuing"), (Domain::Peer, "Reissuing"), (Domain::Peer, "Dropping")] {
+        let (mut world, previous) = refused_from(of, phase, ca_secret("before"), cert_manager("pki"));
+        wait(&mut world, 200);
+        let taken = world.taken.len();
+        wait(&mut world, 200);
+        assert_eq!(transitions(&world, taken), [] as [&str; 0], "{of} in {phase}");
+        world.set_external(of, previous.unwrap(), vec![]);
+        world.now += ISOLATED.max(RETRY);
+        heal(&mut world, of);
+        assert_eq!((domain(&world, of).active.name.as_str(), world.healthy_members()), ("good", 3), "{of} in {phase}");
     }
 }
 

@@ -5,11 +5,15 @@ use std::collections::BTreeSet;
 use crate::{
     certificates::requests::pending_key,
     cluster::{
-        plan::tests::{annotations, leaves, with_user},
+        fixtures::World,
+        plan::{
+            rotation::tests::{domain, request, settle},
+            tests::{annotations, leaves, with_user},
+        },
         steps::{Revoke, Step},
     },
     names::{annotation as key, authority_key, member_key, tls_key},
-    pki::{Domain, Holder, Ledger, crl_serials},
+    pki::{Domain, Holder, Ledger, PrivateKey, crl_serials},
 };
 
 #[test]
@@ -65,7 +69,9 @@ fn private_keys_that_nobody_waits_for_are_removed() {
         member("demo-0", member_key::SERVER_CRT),
         member("demo-0", member_key::CLIENT_CRT),
     ];
-    let unused = [user("u0"), member("demo-1", member_key::SERVER_CRT)];
+    // No authority is tried.
+    let next = pending_key(&Holder::Operator, tls_key::NEXT_CRT);
+    let unused = [user("u0"), member("demo-1", member_key::SERVER_CRT), next];
     let data = &mut world.authority_secret(Domain::Client).as_mut().unwrap().data;
     data.extend(needed.iter().chain(&unused).map(|key| (key.clone(), b"digest".to_vec())));
     let Some(Step::Revoke(step)) = world.pass().changes().step else { panic!("nothing is removed") };
@@ -77,4 +83,24 @@ fn private_keys_that_nobody_waits_for_are_removed() {
     world.authority_secret(Domain::Client).as_mut().unwrap().data.extend(unused.map(|key| (key, vec![])));
     world.silent.insert(crate::cluster::fixtures::names().member(0));
     assert_eq!(world.changes().step, None);
+}
+
+#[test]
+fn the_operator_waits_for_a_certificate_of_the_next_authority_while_it_is_tried() {
+    let mut world = World::bootstrapped("{}");
+    let next = pending_key(&Holder::Operator, tls_key::NEXT_CRT);
+    request(&mut world, "client");
+    let is_tried = |world: &World| domain(world, Domain::Client).phase.as_deref() == Some("Distributing");
+    while !is_tried(&world) {
+        world.pass();
+    }
+    let key = PrivateKey::generate().unwrap().pem().to_vec();
+    world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(next.clone(), key);
+    let has_key = |world: &mut World| world.authority_secret(Domain::Client).as_ref().unwrap().data.contains_key(&next);
+    while is_tried(&world) {
+        assert!(has_key(&mut world), "an issuer may take any time to sign");
+        world.pass();
+    }
+    settle(&mut world, &[], &[]);
+    assert!(!has_key(&mut world), "nothing waits for the certificate any more");
 }

@@ -2,14 +2,18 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::{
     api::{ConditionType, IssuerSpec, Reason, condition},
+    certificates::issuers::IssuerProbe,
     cluster::{
         facts::trust::peer_leaf_of,
-        fixtures::{World, names},
+        fixtures::{Pass, World, names},
         observed::Trial,
         plan::{
             changes::Plan,
-            issuers::tests::{authority, ca_secret, set_issuer},
-            rotation::tests::{ROTATION, domain, request, settle, transitions},
+            issuers::{
+                RETRY,
+                tests::{authority, ca_secret, cert_manager, set_issuer},
+            },
+            rotation::tests::{DAY, ROTATION, domain, request, settle, transitions},
         },
     },
     names::{annotation as key, member_key, tls_key},
@@ -120,6 +124,75 @@ fn a_refused_authority_is_replaced_by_the_next_good_one() {
         world.set_external(of, good, vec![]);
         settle(&mut world, &[], &[]);
         assert_eq!(domain(&world, of).active.name, "good");
+    }
+}
+
+/// A domain whose authority an issuer of cert-manager has, and then another one that members refuse. It is as far as it gets. The first one is
+/// returned.
+fn refused_by_cert_manager(of: Domain) -> (World, Authority) {
+    let mut world = World::bootstrapped("{}");
+    set_issuer(&mut world, of, cert_manager("pki"));
+    let good = authority("good", &world);
+    let previous = Authority::load(good.certificate().pem().as_bytes(), good.key_pem()).unwrap();
+    world.set_external(of, good, vec![]);
+    settle(&mut world, &[], &[]);
+    world.unacceptable.insert("servers only".into());
+    let refused = authority("servers only", &world);
+    world.set_external(of, refused, vec![]);
+    // The next renewal shows that the issuer has another authority.
+    world.now += DAY * 61;
+    for _ in 0..300 {
+        world.pass();
+        world.check_trust(&[], &[]);
+    }
+    assert!(refusal(&mut world).contains("Give Issuer pki a CA whose certificates are accepted, such as the previous one"));
+    (world, previous)
+}
+
+#[test]
+fn the_issuer_of_a_refused_authority_is_asked_until_it_has_another_one() {
+    for (of, is_previous) in Domain::ALL.into_iter().flat_map(|of| [(of, true), (of, false)]) {
+        let (mut world, previous) = refused_by_cert_manager(of);
+        // The passes are a second apart.
+        let passes: Vec<_> = (0..300).map(|_| world.pass()).collect();
+        let is_asked = |pass: &&Pass| {
+            pass.plan
+                .changes()
+                .is_some_and(|changes| changes.issuer_probes.iter().any(|probe| matches!(probe, IssuerProbe::Request(_))))
+        };
+        let asked = passes.iter().filter(is_asked).count();
+        assert!((3..=5).contains(&asked), "{of}: {asked} times");
+        let is_blamed =
+            |pass: &Pass| pass.plan.changes().unwrap().problems.iter().any(|note| note.reason == Reason::CannotRotate);
+        assert!(!passes.iter().any(is_blamed), "nobody has asked for a rotation");
+        let other = authority("another", &world);
+        world.set_external(of, if is_previous { previous } else { other }, vec![]);
+        world.now += RETRY;
+        settle(&mut world, &[], &[]);
+        assert_eq!(domain(&world, of).active.name, if is_previous { "good" } else { "another" });
+        world.now += RETRY;
+        settle(&mut world, &[], &[]);
+        assert!(world.is_idle(), "the issuer is not asked any more: {:#?}", world.plan());
+    }
+}
+
+#[test]
+fn the_issuer_of_an_authority_with_which_a_member_does_not_start_is_asked_until_it_has_another_one() {
+    for of in Domain::ALL {
+        let mut world = World::bootstrapped("{}");
+        world.unreadable.insert("odd".into());
+        set_issuer(&mut world, of, cert_manager("pki"));
+        let odd = authority("odd", &world);
+        world.set_external(of, odd, vec![]);
+        for _ in 0..300 {
+            world.pass();
+        }
+        assert!(suspicion(&mut world).unwrap().contains("CA \"odd\" of Issuer pki"));
+        let good = authority("good", &world);
+        world.set_external(of, good, vec![]);
+        world.now += RETRY;
+        settle(&mut world, &[], &[]);
+        assert_eq!((domain(&world, of).active.name.as_str(), world.healthy_members()), ("good", 3));
     }
 }
 
