@@ -262,7 +262,7 @@ fn begin(world: &mut World, operator: &mut Operator) {
     let Some(cluster) = operator.cache.things.cluster(Slot::Cluster).cloned() else { return };
     let known = operator.job.as_ref().filter(|job| is_validated_as(&job.cluster, &cluster));
     // What an operator learns of pods is not for other worlds.
-    let own = |desired| if world.kubernetes.resizes { desired } else { Arc::new(Desired::keeping_bodies()) };
+    let own = |desired| if world.kubernetes.resizes { desired } else { Arc::default() };
     let (valid, mut desired) = if let Some(job) = known {
         (job.valid.clone(), job.desired.clone())
     } else {
@@ -338,7 +338,7 @@ fn validated(cluster: &EtcdCluster) -> Validated {
         if known.len() >= 500 {
             known.clear();
         }
-        let make = || (valid(), Arc::new(Desired::keeping_bodies()));
+        let make = || (valid(), Arc::default());
         known.entry((cluster.metadata.uid.clone(), spec, cluster.metadata.annotations.clone())).or_insert_with(make).clone()
     })
 }

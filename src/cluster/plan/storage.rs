@@ -112,8 +112,9 @@ fn unless_applied(
     claimed: &Claimed,
     existing: Option<&Cached<PersistentVolumeClaim>>,
 ) -> Option<Object> {
-    let class = claimed.class.as_deref().unwrap_or_default();
-    let inputs = [name.as_str(), " ", &claimed.size.0, " of ", class, " from ", &claimed.source.text()].concat();
+    let ClaimSource { size, storage_class_name } = &claimed.source;
+    let source = (size.0.clone(), storage_class_name.clone());
+    let inputs = (name.clone(), claimed.size.0.clone(), claimed.class.clone(), source);
     input.desired.unless_applied(&inputs, || objects::claim(input.cluster, name, claimed), existing)
 }
 
