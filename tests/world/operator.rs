@@ -281,7 +281,8 @@ fn begin(world: &mut World, operator: &mut Operator) {
     world.note(|| describe(&plan));
     operator.next = world.now + Millis::try_from(plan.next_check().as_millis()).unwrap_or_default();
     let is_quiet = |changes: &Changes| {
-        changes.is_empty() && changes.progress.is_empty() && changes.problems.is_empty() && changes.certificates.is_empty()
+        let Changes { progress, problems, upcoming, lost, certificates, .. } = changes;
+        changes.is_empty() && [progress, problems, upcoming, lost, certificates].into_iter().all(Vec::is_empty)
     };
     operator.rests = plan.changes().is_some_and(is_quiet).then(|| sight(world, operator));
     let mut queue: VecDeque<Action> = match &plan {
@@ -316,7 +317,13 @@ fn describe(plan: &Plan) -> String {
                 .map(Object::describe)
                 .collect();
             let step = changes.step.as_ref().map(Step::describe);
-            let notes: Vec<_> = changes.progress.iter().chain(&changes.problems).map(|note| note.message.as_str()).collect();
+            let notes: Vec<_> = changes
+                .progress
+                .iter()
+                .chain(&changes.problems)
+                .chain(&changes.upcoming)
+                .map(|note| note.message.as_str())
+                .collect();
             format!("pass: {objects:?} {} secrets {} pods; {step:?}; {notes:?}", changes.secrets.len(), changes.pods.len())
         }
     }

@@ -56,19 +56,15 @@ fn authorities(input: &Input, domain: Domain) -> Changes {
             }
             changes
         }
-        AuthorityState::Lost(problem) => Changes::default().certificate(
-            Reason::CALost,
-            format!(
-                "{problem}. No certificate of the {domain} domain can be issued; existing ones are valid until they expire. Restore the \
-                 Secret from a backup, or set annotation {}={domain} to replace the CA",
-                key::ROTATE_CA
-            ),
-        ),
+        AuthorityState::Lost(problem) => Changes::lost(format!(
+            "{problem}. No certificate of the {domain} domain can be issued; existing ones are valid until they expire. Restore the \
+             Secret from a backup, or set annotation {}={domain} to replace the CA",
+            key::ROTATE_CA
+        )),
         AuthorityState::Ready(authorities) if authorities.active.not_after() <= input.now => expired(domain, authorities),
-        AuthorityState::Ready(authorities) if !authorities.has_key() => {
-            let message = format!("the {domain} CA is lost, and no certificates are issued until it has been replaced; see Progressing");
-            Changes::default().certificate(Reason::CALost, message)
-        }
+        AuthorityState::Ready(authorities) if !authorities.has_key() => Changes::lost(format!(
+            "the {domain} CA is lost, and no certificates are issued until it has been replaced; see Progressing"
+        )),
         AuthorityState::Ready(authorities) => expiry::plan(input, domain, authorities),
     }
 }

@@ -77,7 +77,7 @@ pub fn plan(input: &Input) -> Recovery {
     };
     let changes = std::mem::take(&mut recovery.changes);
     recovery.changes = match progress {
-        Ok(Some(message)) => changes.progress(Reason::Recovering, message),
+        Ok(Some(message)) => Changes { is_recovering: true, ..changes }.progress(Reason::Recovering, message),
         Ok(None) => changes,
         Err(why) => {
             let request = input.cluster.requests.recover_from.as_deref().unwrap_or_default();
