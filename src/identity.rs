@@ -39,7 +39,13 @@ pub struct Identity {
 
 /// The identities by namespace and cluster. Each is kept until its Secret changes, because it is expensive to create.
 #[derive(Default)]
-pub struct Identities(Mutex<HashMap<(String, String), (String, Identity)>>);
+pub struct Identities(Mutex<Kept>);
+
+/// The identities with the versions of the Secrets that they are from, by namespace and cluster.
+type Kept = HashMap<(String, String), (Version, Identity)>;
+
+/// The name and the resource version of a Secret.
+type Version = (Option<String>, Option<String>);
 
 impl Identities {
     /// Removes the identity for a cluster that no longer exists.
@@ -47,7 +53,7 @@ impl Identities {
         self.kept().remove(&(namespace.to_owned(), cluster.to_owned()));
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<(String, String), (String, Identity)>> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -57,7 +63,7 @@ impl Identities {
     /// Why it cannot be used.
     pub async fn of(&self, client: &Client, names: &Names, secret: &SecretView, keys: &IdentityKeys) -> Result<Identity, String> {
         let id = (names.namespace().to_owned(), names.cluster().to_owned());
-        let version_of = |meta: &ObjectMeta| format!("{:?} {:?}", meta.name, meta.resource_version);
+        let version_of = |meta: &ObjectMeta| -> Version { (meta.name.clone(), meta.resource_version.clone()) };
         let version = version_of(&secret.meta);
         if let Some((of, identity)) = self.kept().get(&id)
             && *of == version

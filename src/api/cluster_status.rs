@@ -1,9 +1,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ClusterId, MemberId};
-use crate::pki::Domain;
+use crate::pki::{Domain, Phase};
 
 /// The state of the cluster as the operator last observed it.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,25 @@ pub struct UnknownMemberStatus {
     pub since: Time,
 }
 
+/// What a member does in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRole {
+    /// It has a vote, and all writes go through it.
+    Leader,
+    /// It has a vote.
+    Follower,
+    /// It has no vote yet.
+    Learner,
+}
+
+fn role(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": [MemberRole::Leader, MemberRole::Follower, MemberRole::Learner] })
+}
+
+fn phase(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": Phase::ALL })
+}
+
 /// A member.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -120,7 +140,8 @@ pub struct MemberStatus {
     pub id: Option<MemberId>,
     /// `Leader`, `Follower` or `Learner`; absent if the member does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub role: Option<String>,
+    #[schemars(schema_with = "role")]
+    pub role: Option<MemberRole>,
     /// Whether it is healthy: its pod is ready and it answers the operator over TLS.
     #[serde(default)]
     pub ready: bool,
@@ -173,7 +194,8 @@ pub struct DomainStatus {
     /// restarted to trust the new CA before it signs), `Reissuing` (the new CA issues new certificates to replace those of the
     /// previous CA), `Dropping` (members are restarted to no longer trust the previous CA). Absent while there is no rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<String>,
+    #[schemars(schema_with = "phase")]
+    pub phase: Option<Phase>,
     /// Since when the rotation has been in this phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase_since: Option<Time>,

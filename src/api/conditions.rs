@@ -330,6 +330,17 @@ pub fn condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condi
     conditions.iter().find(|condition| condition.type_ == kind.as_str())
 }
 
+/// Whether a condition that was reported is True.
+pub fn is_true(condition: &Condition) -> bool {
+    condition.status == "True"
+}
+
+/// The reason of a condition that was reported; `None` if this version of the operator has no such reason. The last status is all that a
+/// pass knows of the one before, so what has to outlast a pass and follows from no object is read here.
+pub fn reason_of(condition: &Condition) -> Option<Reason> {
+    Reason::parse(&condition.reason)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use kube::{
 };
 
 use super::watch::{Guarded, Watched};
-use crate::api::{ConditionType, DomainStatus, EtcdCluster, condition};
+use crate::api::{ConditionType, DomainStatus, EtcdCluster, Reason, condition, reason_of};
 
 /// A namespace and a name.
 type Id = (String, String);
@@ -24,7 +24,7 @@ struct ForUsers {
     paused: bool,
     authorities: Option<DomainStatus>,
     /// The reason of `Available`, which says whether members refuse certificates.
-    available: Option<String>,
+    available: Option<Reason>,
 }
 
 impl ForUsers {
@@ -36,7 +36,7 @@ impl ForUsers {
             uid: cluster.uid(),
             paused: cluster.spec.paused,
             authorities: status.and_then(|status| status.certificates.as_ref()?.client.clone()),
-            available: available.map(|available| available.reason.clone()),
+            available: available.and_then(reason_of),
         })
     }
 }

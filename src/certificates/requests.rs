@@ -111,12 +111,13 @@ pub fn pending_key(holder: &Holder, certificate: &str) -> String {
     authority_key::pending(&fingerprint([(certificate, holder_text(holder).as_bytes())].into_iter()))
 }
 
-/// The text of a holder. Names of pending keys are its digest and are persisted, so the text must never change.
+/// The text of a holder. Names of pending keys are digests of it and are persisted, so the text must never change. No name and no uid has
+/// a character that would have to be escaped.
 fn holder_text(holder: &Holder) -> String {
     match holder {
         Holder::Operator => "Operator".to_owned(),
-        Holder::Member { name } => format!("Member {{ name: {name:?} }}"),
-        Holder::User { name, uid } => format!("User {{ name: {name:?}, uid: {:?} }}", uid.as_str()),
+        Holder::Member { name } => format!("Member {{ name: \"{name}\" }}"),
+        Holder::User { name, uid } => format!("User {{ name: \"{name}\", uid: \"{uid}\" }}"),
     }
 }
 

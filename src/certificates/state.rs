@@ -81,5 +81,5 @@ fn follows(authorities: &Authorities, reported: &DomainStatus) -> bool {
 pub fn matches_status(authorities: &Authorities, reported: &DomainStatus) -> bool {
     is_reported(&authorities.active, &reported.active)
         && is_reported(&authorities.next, &reported.next)
-        && authorities.rotation.map(|rotation| rotation.phase.as_str()) == reported.phase.as_deref()
+        && authorities.rotation.map(|rotation| rotation.phase) == reported.phase
 }

@@ -120,6 +120,8 @@ pub struct Outcome {
     pub pending: Vec<Note>,
     /// What failed.
     pub failed: Vec<Note>,
+    /// The first failure because another object has a name of the cluster.
+    pub name_taken: Option<String>,
     /// Which requests external issuers have not signed yet, or refuse to sign.
     pub issuers: Vec<Note>,
     /// The requests that were completed.
@@ -133,11 +135,12 @@ pub struct Outcome {
 impl Outcome {
     /// Adds the result of another part of the plan.
     pub fn merge(&mut self, other: Self) {
-        let Self { done, disruptions, pending, failed, issuers, completed, version, again } = other;
+        let Self { done, disruptions, pending, failed, name_taken, issuers, completed, version, again } = other;
         self.done.extend(done);
         self.disruptions.extend(disruptions);
         self.pending.extend(pending);
         self.failed.extend(failed);
+        self.name_taken = self.name_taken.take().or(name_taken);
         self.issuers.extend(issuers.into_iter().filter(|note| !self.issuers.contains(note)).collect::<Vec<_>>());
         self.completed.extend(completed);
         self.version = version.or(self.version.take());
@@ -148,7 +151,10 @@ impl Outcome {
     pub fn write_failed(&mut self, error: &WriteError) {
         match error {
             WriteError::Conflict(_) => self.again = true,
-            WriteError::Foreign { .. } => self.failed.push(Note::new(Reason::NameTaken, error.to_string())),
+            WriteError::Foreign { .. } => {
+                self.failed.push(Note::new(Reason::NameTaken, error.to_string()));
+                self.name_taken.get_or_insert_with(|| error.to_string());
+            }
             WriteError::Refused { .. } => self.failed.push(Note::new(Reason::KubernetesRefused, error.to_string())),
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug};
 
 /// A version of etcd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
     /// Always 3 for now.
     pub major: u32,

@@ -432,13 +432,14 @@ fn probe_name(names: &Names, domain: Domain, issuer: &Issuer) -> String {
     format!("{}-authority-{}", names.authority(domain), &digest[..8])
 }
 
-/// The text of an issuer. Names of probes contain its digest and are persisted, so the text must never change.
+/// The text of an issuer. Names of probes contain a digest of it and are persisted, so the text must never change. No name of an object,
+/// kind or group has a character that would have to be escaped.
 fn issuer_text(issuer: &Issuer) -> String {
     match issuer {
         Issuer::BuiltIn => "BuiltIn".to_owned(),
-        Issuer::CaSecret { name } => format!("CaSecret {{ name: {name:?} }}"),
+        Issuer::CaSecret { name } => format!("CaSecret {{ name: \"{name}\" }}"),
         Issuer::CertManager { name, kind, group } => {
-            format!("CertManager {{ name: {name:?}, kind: {kind:?}, group: {group:?} }}")
+            format!("CertManager {{ name: \"{name}\", kind: \"{kind}\", group: \"{group}\" }}")
         }
     }
 }

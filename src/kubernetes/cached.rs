@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    ops::{Deref, DerefMut},
+    ops::Deref,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -23,11 +23,6 @@ impl<K, D> Cached<K, D> {
     /// The results so far. They may be reused with another version that leads to the same results.
     pub fn derived(&self) -> &Arc<D> {
         &self.derived
-    }
-
-    /// Whether both are the same version of the same object in memory, and not only equal.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.object, &other.object)
     }
 }
 
@@ -63,7 +58,9 @@ impl<K, D> Deref for Cached<K, D> {
     }
 }
 
-impl<K: Clone, D: Default> DerefMut for Cached<K, D> {
+/// Tests change objects in place.
+#[cfg(test)]
+impl<K: Clone, D: Default> std::ops::DerefMut for Cached<K, D> {
     fn deref_mut(&mut self) -> &mut K {
         self.derived = Arc::default();
         Arc::make_mut(&mut self.object)

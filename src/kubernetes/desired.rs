@@ -5,6 +5,7 @@ use std::{
     any::{Any, TypeId},
     cell::OnceCell,
     collections::HashMap,
+    hash::Hash,
     marker::PhantomData,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -27,12 +28,12 @@ use crate::{
     names::{FIELD_MANAGER, annotation::APPLIED},
 };
 
-/// What is derived from one spec, computed once for each version of the spec, and what became of it. Only the digests of objects are
-/// kept, unless [`Desired::keeping_bodies`] is used.
+/// What is derived from one spec, computed once for each version of the spec, and what became of it. Of objects only the digests are
+/// kept.
 #[derive(Debug, Default)]
 pub struct Desired {
-    known: Mutex<HashMap<TypeId, Known>>,
-    keeps_bodies: bool,
+    /// [`Results`] by their types.
+    known: Mutex<HashMap<TypeId, Box<dyn Any + Send>>>,
     /// What others overwrite, by the uids of the objects.
     fights: Mutex<HashMap<Uid, Fight>>,
     /// What the API server has refused to change, by the uids of the objects: its words, and when.
@@ -85,46 +86,36 @@ fn manages(fields: &serde_json::Value, path: &[Segment]) -> bool {
     fields.as_object().into_iter().flatten().any(|(key, inner)| is_first(key) && manages(inner, rest))
 }
 
-/// Results of one type, by their inputs besides the spec.
-type Known = HashMap<String, Arc<dyn Any + Send + Sync>>;
+/// Results of one type, by inputs of one type.
+type Results<I, T> = HashMap<I, Arc<T>>;
 
 /// The digest of the desired fields of a `K`.
 struct Digest<K>(Arc<str>, PhantomData<fn() -> K>);
 
-/// The desired fields of a `K`.
-struct Body<K>(Object, PhantomData<fn() -> K>);
-
 impl Desired {
-    /// Keeps whole objects, for a process with few specs that are applied often.
-    pub fn keeping_bodies() -> Self {
-        Self { keeps_bodies: true, ..Self::default() }
-    }
-
-    /// The result of `make`, computed once for the spec and `inputs`.
-    pub fn get<T: Send + Sync + 'static>(&self, inputs: &str, make: impl FnOnce() -> T) -> Arc<T> {
-        if let Some(known) = self.known().get(&TypeId::of::<T>()).and_then(|known| known.get(inputs)) {
-            return known.clone().downcast().unwrap_or_else(|_| unreachable!("results are kept by their types"));
+    /// The result of `make`, computed once for the spec and `inputs`. The results are kept apart by the types of both.
+    pub fn get<I, T>(&self, inputs: &I, make: impl FnOnce() -> T) -> Arc<T>
+    where
+        I: ToOwned<Owned: Eq + Hash + Send + 'static> + Eq + Hash + ?Sized,
+        T: Send + Sync + 'static,
+    {
+        if let Some(known) = self.results(|known: &mut Results<I::Owned, T>| known.get(inputs).cloned()) {
+            return known;
         }
         let result = Arc::new(make());
-        self.known().entry(TypeId::of::<T>()).or_default().insert(inputs.to_owned(), result.clone());
+        self.results(|known| known.insert(inputs.to_owned(), result.clone()));
         result
     }
 
     /// The desired object, if it has to be applied: it does not exist, a desired field has another value, or other fields were
     /// applied last, so that a field may remain that is no longer desired. `inputs` are its inputs besides the spec.
-    pub fn unless_applied<K: Resource<DynamicType = ()> + Serialize + 'static>(
-        &self,
-        inputs: &str,
-        build: impl Fn() -> K,
-        existing: Option<&Cached<K>>,
-    ) -> Option<Object> {
+    pub fn unless_applied<I, K>(&self, inputs: &I, build: impl Fn() -> K, existing: Option<&Cached<K>>) -> Option<Object>
+    where
+        I: ToOwned<Owned: Eq + Hash + Send + 'static> + Eq + Hash + ?Sized,
+        K: Resource<DynamicType = ()> + Serialize + 'static,
+    {
         let body = OnceCell::new();
-        let object = || {
-            body.get_or_init(|| {
-                let new = || Object::new(&build());
-                if self.keeps_bodies { self.get(inputs, || Body::<K>(new(), PhantomData)).0.clone() } else { new() }
-            })
-        };
+        let object = || body.get_or_init(|| Object::new(&build()));
         let digest = self.get(inputs, || Digest::<K>(object().digest().into(), PhantomData));
         if existing.is_some_and(|existing| existing.covers(&digest.0, |existing| covers(existing, &object().body))) {
             return None;
@@ -183,8 +174,11 @@ impl Desired {
         refusals.get(uid).filter(|(_, at)| now.duration_since(*at) < RETRY).map(|(words, _)| words.clone())
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<TypeId, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What `act` makes of the results of one type.
+    fn results<I: Send + 'static, T: Send + Sync + 'static, R>(&self, act: impl FnOnce(&mut Results<I, T>) -> R) -> R {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let results = known.entry(TypeId::of::<Results<I, T>>()).or_insert_with(|| Box::new(Results::<I, T>::new()));
+        act(results.downcast_mut().unwrap_or_else(|| unreachable!("results are kept by their types")))
     }
 }
 

@@ -36,11 +36,6 @@ impl Phase {
     /// All phases in their order.
     pub const ALL: [Self; 3] = [Self::Distributing, Self::Reissuing, Self::Dropping];
 
-    /// Reads what [`Phase::as_str`] wrote.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == text)
-    }
-
     /// Its name, as in a status.
     pub fn as_str(self) -> &'static str {
         match self {

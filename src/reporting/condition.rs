@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::runtime::events::{Event, EventType};
 
 use super::{event::event, note::Note};
-use crate::api::ConditionType;
+use crate::api::{ConditionType, is_true, reason_of};
 
 /// What a condition says.
 pub struct Finding {
@@ -31,16 +31,12 @@ pub enum Announced {
 }
 
 impl Finding {
-    fn status(&self) -> &'static str {
-        if self.is_true { "True" } else { "False" }
-    }
-
     /// The condition. It keeps the time of the last transition unless its status changes.
     pub fn condition(&self, before: Option<&Condition>, generation: Option<i64>, now: Timestamp) -> Condition {
-        let unchanged = before.filter(|before| before.status == self.status());
+        let unchanged = before.filter(|before| is_true(before) == self.is_true);
         Condition {
             type_: self.kind.as_str().into(),
-            status: self.status().into(),
+            status: if self.is_true { "True" } else { "False" }.into(),
             reason: self.note.reason.as_str().into(),
             message: self.note.message.clone(),
             observed_generation: generation,
@@ -50,7 +46,7 @@ impl Finding {
 
     /// The event, if status or reason have changed. For a new condition that is False there is none unless it is a warning.
     pub fn event(&self, before: Option<&Condition>) -> Option<Event> {
-        let changed = before.is_none_or(|before| before.status != self.status() || before.reason != self.note.reason.as_str());
+        let changed = before.is_none_or(|before| is_true(before) != self.is_true || reason_of(before) != Some(self.note.reason));
         let type_ = match self.announced {
             Announced::Normally if before.is_some() || self.is_true => EventType::Normal,
             Announced::AsWarning => EventType::Warning,

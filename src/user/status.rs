@@ -5,7 +5,7 @@ use kube::{ResourceExt, runtime::events::EventType};
 
 use super::plan::{ObservedUser, Obstacle};
 use crate::{
-    api::{ConditionType, EtcdUser, EtcdUserStatus, Reason, condition},
+    api::{ConditionType, EtcdUser, EtcdUserStatus, Reason, condition, is_true, reason_of},
     digest::is_hex,
     kubernetes::ownership::belongs,
     names::{annotation as key, tls_key, user_common_name, user_secret},
@@ -64,7 +64,7 @@ pub fn report(user: &EtcdUser, observed: &ObservedUser, outcome: &UserOutcome, n
 pub fn bug(user: &EtcdUser, note: Note, now: Timestamp) -> Report<EtcdUserStatus> {
     let mut status = user.status.clone().unwrap_or_default();
     let before = condition(&status.conditions, ConditionType::Ready).cloned();
-    let is_true = before.as_ref().is_some_and(|before| before.status == "True");
+    let is_true = before.as_ref().is_some_and(is_true);
     let finding = Finding { kind: ConditionType::Ready, is_true, note, announced: Announced::AsWarning };
     status.conditions = vec![finding.condition(before.as_ref(), user.metadata.generation, now)];
     Report { status, events: finding.event(before.as_ref()).into_iter().collect(), done: vec![] }
@@ -74,7 +74,7 @@ pub fn bug(user: &EtcdUser, note: Note, now: Timestamp) -> Report<EtcdUserStatus
 fn is_refused(observed: &ObservedUser) -> bool {
     let status = observed.cluster.as_ref().and_then(|cluster| cluster.status.as_ref());
     let available = status.and_then(|status| condition(&status.conditions, ConditionType::Available));
-    available.is_some_and(|available| available.reason == Reason::CertificateRefused.as_str())
+    available.and_then(reason_of) == Some(Reason::CertificateRefused)
 }
 
 /// The condition `Ready`. `is_accepted` says whether the Secret holds a certificate that the members should accept, and `is_refused`

@@ -38,7 +38,7 @@ async fn a_request_that_is_applied_again_and_again_is_done_once() {
     until("it is remembered and its annotation is removed", async || {
         let cluster = clusters.get("demo").await.unwrap();
         let is_set = cluster.annotations().contains_key(annotation::ROTATE_CA);
-        let phase = cluster.status.as_ref()?.certificates.as_ref()?.peer.as_ref()?.phase.clone();
+        let phase = cluster.status.as_ref()?.certificates.as_ref()?.peer.as_ref()?.phase;
         let is_done = completed(cluster.status) == [("rotate-ca/peer".to_owned(), "peer".to_owned())];
         (is_done && !is_set && phase.is_some()).then_some(())
     })

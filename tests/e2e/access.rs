@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use etcd_warden::{
-    api::{EtcdCluster, EtcdUser},
+    api::{EtcdCluster, EtcdUser, MemberRole},
     etcd::Class,
     names::{label, member_key},
     pki::{Authority, Certificate, LeafSpec, Usage},
@@ -76,7 +76,7 @@ async fn has_status(world: &World, replicas: usize) {
         assert!(member.ready && member.id.is_some() && member.certificate_expires.is_some(), "{member:?}");
         assert_eq!(member.version.as_deref(), Some("3.6.16"));
     }
-    let leaders = status.members.iter().filter(|member| member.role.as_deref() == Some("Leader")).count();
+    let leaders = status.members.iter().filter(|member| member.role == Some(MemberRole::Leader)).count();
     assert_eq!(leaders, 1);
     let certificates = status.certificates.expect("certificates are in the status");
     let [client, peer] = [certificates.client.unwrap(), certificates.peer.unwrap()];

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use etcd_warden::api::MemberStatus;
+use etcd_warden::api::{MemberRole, MemberStatus};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, ResourceExt, api::ListParams};
@@ -25,7 +25,7 @@ pub fn scenarios() -> Vec<Scenario> {
 
 async fn follower(world: &World) -> MemberStatus {
     let members = world.status("demo").await.members;
-    members.into_iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap()
+    members.into_iter().find(|member| member.role == Some(MemberRole::Follower)).unwrap()
 }
 
 /// Waits until a new member has its name, and the cluster is ready.

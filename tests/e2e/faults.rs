@@ -2,7 +2,7 @@
 
 use std::{process::Command, sync::Arc, time::Instant};
 
-use etcd_warden::api::{EtcdClusterStatus, MemberStatus};
+use etcd_warden::api::{EtcdClusterStatus, MemberRole, MemberStatus};
 use k8s_openapi::api::{
     core::v1::{PersistentVolumeClaim, Pod},
     policy::v1::PodDisruptionBudget,
@@ -63,7 +63,7 @@ async fn processes_killed(world: Arc<World>) {
     let writers = Writers::start(&user).await;
     for count in [1, 3] {
         let mut members = world.until_ready("demo").await.members;
-        members.sort_by_key(|member| member.role.as_deref() != Some("Leader"));
+        members.sort_by_key(|member| member.role != Some(MemberRole::Leader));
         let killed: Vec<_> = members.iter().take(count).map(|member| member.name.as_str()).collect();
         let began = Instant::now();
         kill_processes(&world, &killed).await;
@@ -157,7 +157,7 @@ async fn member_that_hangs(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     // A follower is chosen, so that no election interferes.
     let status = world.status("demo").await;
-    let follower = status.members.iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap().name.clone();
+    let follower = status.members.iter().find(|member| member.role == Some(MemberRole::Follower)).unwrap().name.clone();
     let uid = world.get::<Pod>(&format!("{follower}-0")).await.unwrap().uid().unwrap();
     let process = process("etcd", &uid);
     let began = Instant::now();

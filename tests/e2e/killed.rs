@@ -8,7 +8,7 @@ use std::{
 };
 
 use etcd_warden::{
-    api::{EtcdCluster, EtcdClusterStatus},
+    api::{EtcdCluster, EtcdClusterStatus, MemberRole},
     ids::MemberId,
     names::{authority_key, bootstrap_key, member_key},
     pki::{Certificate, Holder, Ledger, Serial, crl_serials},
@@ -142,7 +142,7 @@ async fn killed_during(change: Change, world: Arc<World>) -> String {
     let (from, to) = change.members();
     let user = operate_until(&world.namespace, world.cluster_and_user("demo", from, json!({}))).await;
     let before = world.status("demo").await;
-    let leader = before.members.iter().find(|member| member.role.as_deref() == Some("Leader")).unwrap().name.clone();
+    let leader = before.members.iter().find(|member| member.role == Some(MemberRole::Leader)).unwrap().name.clone();
     let pods = incarnations(&world).await;
     let certificates = certificates(&world, &before).await;
     let annotate = async |key: &str, value: &str| {

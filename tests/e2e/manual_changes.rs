@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use etcd_warden::api::{ConditionType, EtcdCluster, condition};
+use etcd_warden::api::{ConditionType, EtcdCluster, MemberRole, condition};
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::PersistentVolumeClaim, policy::v1::PodDisruptionBudget};
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ async fn members_changed_manually(world: Arc<World>) {
     assert_eq!(events.iter().filter(|(reason, _)| reason == "UnstartedMemberRemoved").count(), 1, "{events:?}");
 
     let before = world.status("demo").await;
-    let removed = before.members.iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap();
+    let removed = before.members.iter().find(|member| member.role == Some(MemberRole::Follower)).unwrap();
     user.etcdctl(["member", "remove", &removed.id.unwrap().to_string()]).await.success();
     until("another member has its name", TIMEOUT, || async {
         let status = world.ready("demo").await?;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use etcd_warden::api::{ConditionType, EtcdCluster, EtcdClusterStatus, MemberStatus, condition};
+use etcd_warden::api::{ConditionType, EtcdCluster, EtcdClusterStatus, MemberRole, MemberStatus, condition};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::{ResourceExt, api::ListParams};
@@ -192,13 +192,13 @@ async fn claims_lost(world: Arc<World>) {
     let user = world.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&user).await;
     let histories = Histories::start(&user).await;
-    for role in ["Follower", "Leader"] {
+    for role in [MemberRole::Follower, MemberRole::Leader] {
         let status = world.status("demo").await;
-        let member = status.members.into_iter().find(|member| member.role.as_deref() == Some(role)).unwrap();
+        let member = status.members.into_iter().find(|member| member.role == Some(role)).unwrap();
         let began = Instant::now();
         lose(&world, &member.name).await;
         until_replaced(&world, &[member]).await;
-        world.measure(format!("the claim of the {role} lost: ready after {:.1} s", began.elapsed().as_secs_f32()));
+        world.measure(format!("the claim of the {role:?} lost: ready after {:.1} s", began.elapsed().as_secs_f32()));
         voters(&user, 3).await;
     }
     let history = histories.stop(&world).await;
@@ -214,7 +214,7 @@ async fn two_of_five_lost(world: Arc<World>) {
     let writers = Writers::start(&user).await;
     let status = world.status("demo").await;
     let (leaders, others): (Vec<_>, Vec<_>) =
-        status.members.into_iter().partition(|member| member.role.as_deref() == Some("Leader"));
+        status.members.into_iter().partition(|member| member.role == Some(MemberRole::Leader));
     let two: Vec<_> = leaders.into_iter().chain(others).take(2).collect();
     let names: Vec<_> = two.iter().map(|member| member.name.as_str()).collect();
     kill_processes(&world, &names).await;

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use etcd_warden::api::EtcdCluster;
+use etcd_warden::api::{EtcdCluster, MemberRole};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{ResourceExt, api::ListParams};
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ async fn data_in_pods(world: Arc<World>) {
     assert!(claims(&world).await.is_empty());
     let writers = Writers::start(&user).await;
     let before = world.status("demo").await;
-    let follower = before.members.iter().find(|member| member.role.as_deref() == Some("Follower")).unwrap();
+    let follower = before.members.iter().find(|member| member.role == Some(MemberRole::Follower)).unwrap();
     world.delete::<Pod>(&format!("{}-0", follower.name)).await;
     until("another member has its name", TIMEOUT, || async {
         let status = world.ready("demo").await?;

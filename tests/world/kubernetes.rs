@@ -483,7 +483,7 @@ impl Kubernetes {
             None if object.seen.is_some() => return Err(Refused::Conflict),
             None => match slot {
                 Slot::Set(_) => Thing::Set(made(object, &version)),
-                Slot::Claim(_) => Thing::Claim(bound(made(object, &version))),
+                Slot::Claim(_) => Thing::Claim(bound(&made(object, &version))),
                 Slot::Budget => Thing::Budget(made(object, &version)),
                 Slot::PeerService | Slot::ClientService => Thing::Service(made(object, &version)),
                 _ => Thing::Config(made(object, &version)),
@@ -675,7 +675,7 @@ impl Kubernetes {
             self.volumes.insert(uid.to_owned(), self.next_volume);
         } else if is_small(claim) && rng.one_in(12) {
             let mut claim = PersistentVolumeClaim::clone(claim);
-            claim.status.clone_from(&bound(claim.clone().into()).status);
+            claim.status.clone_from(&bound(&claim.clone().into()).status);
             self.put_claim(place, claim);
         }
     }
@@ -975,22 +975,30 @@ fn check(meta: &ObjectMeta, uid: &Uid) -> Result<(), Refused> {
     if meta.uid.as_deref() == Some(uid.as_str()) { Ok(()) } else { Err(Refused::Conflict) }
 }
 
-fn made<K: Resource<DynamicType = ()> + DeserializeOwned>(object: &Object, version: &str) -> Cached<K> {
+fn made<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned>(object: &Object, version: &str) -> Cached<K> {
     let mut new: K = K::deserialize(&*object.body).expect("it is what it says");
     let meta = new.meta_mut();
     (meta.uid, meta.resource_version, meta.generation) = (Some(format!("uid-{version}")), Some(version.into()), Some(1));
-    new.into()
+    compared(new, object)
+}
+
+/// An object as it was applied. It is compared with the desired fields here, where they are at hand: an operator would build them again.
+fn compared<K: Serialize>(new: K, object: &Object) -> Cached<K> {
+    let new = Cached::from(new);
+    new.covers(&object.digest().into(), |new| object.is_covered_by(new));
+    new
 }
 
 /// A claim with a volume.
-fn bound(mut claim: Cached<PersistentVolumeClaim>) -> Cached<PersistentVolumeClaim> {
-    let size = requested_size(&claim).expect("it asks for a size").clone();
+fn bound(claim: &Cached<PersistentVolumeClaim>) -> Cached<PersistentVolumeClaim> {
+    let (size, derived) = (requested_size(claim).expect("it asks for a size").clone(), claim.derived().clone());
+    let mut claim = PersistentVolumeClaim::clone(claim);
     claim.status = Some(PersistentVolumeClaimStatus {
         phase: Some("Bound".into()),
         capacity: Some([("storage".to_owned(), size)].into()),
         ..PersistentVolumeClaimStatus::default()
     });
-    claim
+    Cached::new(Arc::new(claim), derived)
 }
 
 /// The size of a claim's volume.
@@ -1028,7 +1036,7 @@ fn changed<K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Applie
     for (key, value) in was.annotations.iter().flatten() {
         meta.annotations.get_or_insert_default().entry(key.clone()).or_insert_with(|| value.clone());
     }
-    Ok(new.into())
+    Ok(compared(new, object))
 }
 
 /// What an object keeps when it is applied again.

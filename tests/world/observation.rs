@@ -152,8 +152,7 @@ fn find(operator: &Operator, place: Place) -> ObservedMember {
 /// Leaves of what was observed only the objects, and not what was derived from them.
 pub fn forget(observed: &mut Observed) {
     fn all<K: Clone, D: Default>(cached: &mut Option<Cached<K, D>>) {
-        // What may have changed is derived again.
-        let _: Option<&mut K> = cached.as_deref_mut();
+        *cached = cached.as_deref().map(|object| object.clone().into());
     }
     all(&mut observed.bootstrap);
     all(&mut observed.client_service);

@@ -263,7 +263,7 @@ fn begin(world: &mut World, operator: &mut Operator) {
     let Some(cluster) = operator.cache.things.cluster(Slot::Cluster).cloned() else { return };
     let known = operator.job.as_ref().filter(|job| is_validated_as(&job.cluster, &cluster));
     // What an operator learns of pods is not for other worlds.
-    let own = |desired| if world.kubernetes.resizes { desired } else { Arc::new(Desired::keeping_bodies()) };
+    let own = |desired| if world.kubernetes.resizes { desired } else { Arc::default() };
     let (valid, mut desired) = if let Some(job) = known {
         (job.valid.clone(), job.desired.clone())
     } else {
@@ -282,7 +282,8 @@ fn begin(world: &mut World, operator: &mut Operator) {
     world.note(|| describe(&plan));
     operator.next = world.now + Millis::try_from(plan.next_check().as_millis()).unwrap_or_default();
     let is_quiet = |changes: &Changes| {
-        changes.is_empty() && changes.progress.is_empty() && changes.problems.is_empty() && changes.certificates.is_empty()
+        let Changes { progress, problems, upcoming, lost, certificates, .. } = changes;
+        changes.is_empty() && [progress, problems, upcoming, lost, certificates].into_iter().all(Vec::is_empty)
     };
     operator.rests = plan.changes().is_some_and(is_quiet).then(|| sight(world, operator));
     let mut queue: VecDeque<Action> = match &plan {
@@ -317,7 +318,13 @@ fn describe(plan: &Plan) -> String {
                 .map(Object::describe)
                 .collect();
             let step = changes.step.as_ref().map(Step::describe);
-            let notes: Vec<_> = changes.progress.iter().chain(&changes.problems).map(|note| note.message.as_str()).collect();
+            let notes: Vec<_> = changes
+                .progress
+                .iter()
+                .chain(&changes.problems)
+                .chain(&changes.upcoming)
+                .map(|note| note.message.as_str())
+                .collect();
             format!("pass: {objects:?} {} secrets {} pods; {step:?}; {notes:?}", changes.secrets.len(), changes.pods.len())
         }
     }
@@ -339,7 +346,7 @@ fn validated(cluster: &EtcdCluster) -> Validated {
         if known.len() >= 500 {
             known.clear();
         }
-        let make = || (valid(), Arc::new(Desired::keeping_bodies()));
+        let make = || (valid(), Arc::default());
         known.entry((cluster.metadata.uid.clone(), spec, cluster.metadata.annotations.clone())).or_insert_with(make).clone()
     })
 }

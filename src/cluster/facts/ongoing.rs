@@ -1,7 +1,7 @@
 //! What is in progress according to the last status, and since when.
 
 use crate::{
-    api::{ConditionType, EtcdClusterStatus, Reason, condition},
+    api::{ConditionType, EtcdClusterStatus, Reason, condition, is_true, reason_of},
     cluster::observed::Observed,
 };
 
@@ -13,8 +13,8 @@ pub fn ongoing_since(observed: &Observed, reason: Reason) -> String {
 
 /// Whether the operation with this reason is in progress according to a status.
 pub fn is_ongoing(status: &EtcdClusterStatus, reason: Reason) -> bool {
-    let progressing = condition(&status.conditions, ConditionType::Progressing).filter(|it| it.status == "True");
-    let current = progressing.and_then(|it| Reason::parse(&it.reason));
+    let progressing = condition(&status.conditions, ConditionType::Progressing).filter(|progressing| is_true(progressing));
+    let current = progressing.and_then(reason_of);
     current.is_some_and(|current| current == reason || SCALING.contains(&current) && SCALING.contains(&reason))
 }
 

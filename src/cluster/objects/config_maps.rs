@@ -20,7 +20,7 @@ pub fn ca_config(cluster: &ValidatedCluster, bundle: String) -> ConfigMap {
 }
 
 /// How a member starts if it finds no data: an entry of the bootstrap ConfigMap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum StartState {
     /// It bootstraps the cluster, together with all other new members.
     New,

@@ -17,20 +17,14 @@ use crate::{
 /// The bootstrap ConfigMap, if it has to be applied.
 pub fn config_map(input: &Input, members: &StartStates) -> Option<Object> {
     let new = members.iter().filter(|(_, state)| **state == StartState::New);
-    let kept: Vec<_> = new.filter_map(|(name, _)| Some((name, kept_list(input, name)?))).collect();
-    let starts = members.iter().flat_map(|(name, state)| match state {
-        StartState::New => [name.as_str(), " is new", "", "\n"],
-        StartState::Joining(list) => [name.as_str(), " joins ", list, "\n"],
-        StartState::Existing => [name.as_str(), " exists", "", "\n"],
-    });
-    let inputs: String = starts.chain(kept.iter().flat_map(|(name, list)| [name.as_str(), " keeps ", list, "\n"])).collect();
+    let kept: Vec<_> = new.filter_map(|(name, _)| Some((name.clone(), kept_list(input, name)?.clone()))).collect();
     let build = || -> ConfigMap {
         let mut config = objects::bootstrap(input.cluster, members);
-        let kept = kept.iter().map(|(name, list)| (bootstrap_key::cluster(name), (*list).clone()));
+        let kept = kept.iter().map(|(name, list)| (bootstrap_key::cluster(name), list.clone()));
         config.data.get_or_insert_default().extend(kept);
         config
     };
-    input.desired.unless_applied(&inputs, build, input.observed.bootstrap.as_ref())
+    input.desired.unless_applied(&(members.clone(), kept.clone()), build, input.observed.bootstrap.as_ref())
 }
 
 /// The member list that was recorded for a member that bootstraps the cluster and has not started yet. The list is kept even if

@@ -33,7 +33,7 @@ pub fn plan(input: &Input, members: &StartStates) -> Changes {
     let ready = input.facts.authorities.state.as_ref().map(AuthorityState::ready);
     if let Some(client) = ready.client {
         let build = || objects::ca_config(input.cluster, client.roots.clone());
-        changes.objects.extend(input.desired.unless_applied(&client.roots, build, input.observed.ca_config.as_ref()));
+        changes.objects.extend(input.desired.unless_applied(client.roots.as_str(), build, input.observed.ca_config.as_ref()));
         changes.extend(operator_secret(input, ready));
     }
     changes.remarks = issuers::remarks(input);
@@ -56,19 +56,15 @@ fn authorities(input: &Input, domain: Domain) -> Changes {
             }
             changes
         }
-        AuthorityState::Lost(problem) => Changes::default().certificate(
-            Reason::CALost,
-            format!(
-                "{problem}. No certificate of the {domain} domain can be issued; existing ones are valid until they expire. Restore the \
-                 Secret from a backup, or set annotation {}={domain} to replace the CA",
-                key::ROTATE_CA
-            ),
-        ),
+        AuthorityState::Lost(problem) => Changes::lost(format!(
+            "{problem}. No certificate of the {domain} domain can be issued; existing ones are valid until they expire. Restore the \
+             Secret from a backup, or set annotation {}={domain} to replace the CA",
+            key::ROTATE_CA
+        )),
         AuthorityState::Ready(authorities) if authorities.active.not_after() <= input.now => expired(domain, authorities),
-        AuthorityState::Ready(authorities) if !authorities.has_key() => {
-            let message = format!("the {domain} CA is lost, and no certificates are issued until it has been replaced; see Progressing");
-            Changes::default().certificate(Reason::CALost, message)
-        }
+        AuthorityState::Ready(authorities) if !authorities.has_key() => Changes::lost(format!(
+            "the {domain} CA is lost, and no certificates are issued until it has been replaced; see Progressing"
+        )),
         AuthorityState::Ready(authorities) => expiry::plan(input, domain, authorities),
     }
 }
@@ -107,8 +103,7 @@ struct Template<'a> {
 fn member_secret(input: &Input, name: &MemberName, peer: SignedBy, ready: Ready<'_>) -> Option<Changes> {
     let names = input.facts.names;
     let secret = input.observed.members.get(name).and_then(|member| member.secret.as_ref());
-    let key = if peer == SignedBy::Next { format!("{name} trial") } else { name.to_string() };
-    let leaves = input.desired.get(&key, || leaves::of_member(input.cluster, name, peer));
+    let leaves = input.desired.get(&(name.clone(), peer), || leaves::of_member(input.cluster, name, peer));
     let template = || {
         let client = ready
             .client
@@ -130,8 +125,7 @@ fn member_secret(input: &Input, name: &MemberName, peer: SignedBy, ready: Ready<
 fn operator_secret(input: &Input, ready: Ready<'_>) -> Option<Changes> {
     let names = input.facts.names;
     let trial = ready.client.is_some_and(|client| trial::is_due(client));
-    // The keys cannot be those of a member.
-    let leaves = input.desired.get(if trial { "trial" } else { "" }, || leaves::of_operator(input.cluster, trial));
+    let leaves = input.desired.get(&trial, || leaves::of_operator(input.cluster, trial));
     let template = || Template {
         name: names.operator_secret(),
         type_: "kubernetes.io/tls",

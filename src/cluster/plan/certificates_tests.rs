@@ -42,7 +42,7 @@ fn a_lost_authority_is_never_recreated() {
             world.now += days(61);
             let plan = world.changes();
             assert!(plan.authorities.is_empty());
-            let lost: Vec<_> = plan.certificates.iter().filter(|note| note.reason == Reason::CALost).collect();
+            let lost: Vec<_> = plan.lost.iter().filter(|note| note.reason == Reason::CALost).collect();
             assert_eq!(lost.len(), 1, "{problem}");
             assert!(lost[0].message.contains(problem), "{problem}: {}", lost[0].message);
             let domains: BTreeSet<_> = plan.secrets.iter().flat_map(|change| &change.leaves).map(|leaf| leaf.domain).collect();
@@ -59,7 +59,7 @@ fn no_authority_is_created_while_members_may_trust_another() {
     world.cluster.status = None;
     let plan = world.changes();
     assert!(plan.authorities.is_empty(), "the members' Secrets exist");
-    assert!(reasons(&plan.certificates).contains(&Reason::CALost));
+    assert!(reasons(&plan.lost).contains(&Reason::CALost));
 }
 
 // Leaves.

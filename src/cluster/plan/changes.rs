@@ -96,13 +96,21 @@ pub struct Changes {
     pub step: Option<Step>,
     /// The members that are down because they are being restarted.
     pub restarting: BTreeSet<MemberName>,
+    /// Whether the cluster is being recovered from the data of one member.
+    pub is_recovering: bool,
+    /// Why names of the cluster are taken, if other objects have some.
+    pub name_taken: Option<String>,
     /// From what to what the running members are being changed, in a few words.
     pub change: Option<String>,
     /// What is in progress or pending.
     pub progress: Vec<Note>,
     /// What needs attention.
     pub problems: Vec<Note>,
-    /// What keeps certificates from being ready.
+    /// What is going to need attention.
+    pub upcoming: Vec<Note>,
+    /// The authorities that are lost: nothing of their domains can be signed.
+    pub lost: Vec<Note>,
+    /// What else keeps certificates from being ready.
     pub certificates: Vec<Note>,
     /// Additional notes about valid certificates.
     pub remarks: Vec<String>,
@@ -190,9 +198,13 @@ impl Changes {
             completed,
             step,
             restarting,
+            is_recovering,
+            name_taken,
             change,
             progress,
             problems,
+            upcoming,
+            lost,
             certificates,
             remarks,
             check_within,
@@ -211,9 +223,13 @@ impl Changes {
         self.completed.append(completed);
         self.step = self.step.take().or(step.take());
         self.restarting.append(restarting);
+        self.is_recovering |= *is_recovering;
+        self.name_taken = self.name_taken.take().or(name_taken.take());
         self.change = self.change.take().or(change.take());
         self.progress.append(progress);
         self.problems.append(problems);
+        self.upcoming.append(upcoming);
+        self.lost.append(lost);
         self.certificates.append(certificates);
         self.remarks.append(remarks);
         self.check_within = self.check_within.into_iter().chain(*check_within).min();
@@ -238,7 +254,12 @@ impl Changes {
         self
     }
 
-    /// Reports something that keeps certificates from being ready.
+    /// Reports that authorities are lost.
+    pub fn lost(message: impl Into<String>) -> Self {
+        Self { lost: vec![Note::new(Reason::CALost, message)], ..Self::default() }
+    }
+
+    /// Reports something else that keeps certificates from being ready.
     #[must_use]
     pub fn certificate(mut self, reason: Reason, message: impl Into<String>) -> Self {
         self.certificates.push(Note::new(reason, message));

@@ -7,6 +7,7 @@ use crate::{
     api::Reason,
     certificates::{authorities::Authorities, secret::leaf_keys},
     pki::{self, Certificate, Domain, Issuer},
+    reporting::note::Note,
 };
 
 /// The part of a CA's lifetime, in tenths, that is left when the first warning comes. cert-manager renews a CA when a third is left by
@@ -27,9 +28,8 @@ pub fn plan(input: &Input, domain: Domain, authorities: &Authorities) -> Changes
     }
     let ending = path(active, &authorities.ancestors).into_iter().filter(|ca| input.now >= warn_at(ca));
     let ending = ending.min_by_key(|ca| ca.not_after()).or_else(|| is_cut_short(input, domain, authorities).then_some(active));
-    ending.map_or_else(Changes::default, |ca| {
-        Changes::default().problem(Reason::CAExpiresSoon, message(input, domain, authorities, ca))
-    })
+    let note = |ca| Note::new(Reason::CAExpiresSoon, message(input, domain, authorities, ca));
+    Changes { upcoming: ending.map(note).into_iter().collect(), ..Changes::default() }
 }
 
 /// When the first warning comes that a CA expires.

@@ -33,8 +33,8 @@ fn later(world: &mut World, days: i32) -> Vec<String> {
 }
 
 fn warnings(world: &mut World) -> Vec<String> {
-    let problems = world.changes().problems;
-    let soon = problems.iter().filter(|note| note.reason == Reason::CAExpiresSoon);
+    let upcoming = world.changes().upcoming;
+    let soon = upcoming.iter().filter(|note| note.reason == Reason::CAExpiresSoon);
     soon.map(|note| note.message.clone()).collect()
 }
 

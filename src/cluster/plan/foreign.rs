@@ -65,7 +65,8 @@ fn report(input: &Input) -> Changes {
         input.facts.foreign.iter().partition(|object| object.is_stripped_claim);
     let mut report = Changes::default();
     if !others.is_empty() {
-        report = report.problem(Reason::NameTaken, format!("{}. It was not changed: remove it", describe(others)));
+        let message = format!("{}. It was not changed: remove it", describe(others));
+        report = Changes { name_taken: Some(message.clone()), ..report }.problem(Reason::NameTaken, message);
     }
     for member in input.observed.members.keys() {
         let claim = input.facts.names.claim(member);

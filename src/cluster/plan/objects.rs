@@ -23,19 +23,42 @@ use crate::{
         steps::DeleteBudget,
         validated::ValidatedCluster,
     },
+    etcd::Version,
     ids::Uid,
     kubernetes::{object::Object, ownership::belongs, pod::is_terminating},
     names::MemberName,
     reporting::note::Note,
 };
 
+/// Which of the two Services an object is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum For {
+    Peers,
+    Clients,
+}
+
+/// What a StatefulSet follows from besides the spec.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SetInputs {
+    member: MemberName,
+    bundles: String,
+    /// The medium and the size of the volume in its pod.
+    in_pod: Option<(Option<String>, Option<String>)>,
+    /// Members may keep another quota than that of the spec.
+    quota: i64,
+    is_forced: bool,
+    is_stopped: bool,
+    /// Version, image and [`prepares`](crate::cluster::release::Release::prepares), if it is not the release of the spec.
+    held: Option<(Version, String, Option<u32>)>,
+}
+
 /// Plans all objects except StatefulSets and those that depend on authorities.
 pub fn plan(input: &Input, members: &StartStates) -> Changes {
     let Input { cluster, desired, observed, facts, .. } = input;
     let mut changes = Changes { bootstrap: bootstrap::config_map(input, members), ..Changes::default() };
     let services = [
-        desired.unless_applied("peers", || objects::peer_service(cluster), observed.peer_service.as_ref()),
-        desired.unless_applied("clients", || objects::client_service(cluster), observed.client_service.as_ref()),
+        desired.unless_applied(&For::Peers, || objects::peer_service(cluster), observed.peer_service.as_ref()),
+        desired.unless_applied(&For::Clients, || objects::client_service(cluster), observed.client_service.as_ref()),
     ];
     changes.objects.extend(services.into_iter().flatten());
     changes.objects.extend(disruption_budget(input, members));
@@ -68,7 +91,7 @@ fn disruption_budget(input: &Input, members: &StartStates) -> Option<Object> {
     };
     let voters = voters.filter(|voters| objects::is_redundant(cluster, *voters))?;
     let build = || objects::disruption_budget(cluster, voters);
-    desired.unless_applied(&voters.to_string(), build, observed.disruption_budget.as_ref())
+    desired.unless_applied(&voters, build, observed.disruption_budget.as_ref())
 }
 
 /// The StatefulSets of members whose certificates exist.
@@ -113,12 +136,16 @@ fn stateful_set(input: &Input, name: &MemberName, recovery: &Recovery, versions:
         let set = if forced { objects::forced(set) } else { set };
         if stopped { objects::stopped(set) } else { set }
     };
-    let data = in_pod.as_ref().map(|volume| format!(" {volume:?}")).unwrap_or_default();
-    let release = held.map(|release| format!(" {} {:?}", release.image, release.prepares)).unwrap_or_default();
-    let quota = format!(" {}", cluster.etcd.quota);
-    let flags =
-        [data.as_str(), &quota, if forced { " forced" } else { "" }, if stopped { " stopped" } else { "" }, &release].concat();
-    desired.unless_applied(&[name.as_str(), " ", bundles, &flags].concat(), build, member.stateful_set.as_ref())
+    let inputs = SetInputs {
+        member: name.clone(),
+        bundles: bundles.to_owned(),
+        in_pod: in_pod.as_ref().map(|volume| (volume.medium.clone(), volume.size_limit.clone().map(|size| size.0))),
+        quota: cluster.etcd.quota,
+        is_forced: forced,
+        is_stopped: stopped,
+        held: held.map(|release| (release.version, release.image.clone(), release.prepares)),
+    };
+    desired.unless_applied(&inputs, build, member.stateful_set.as_ref())
 }
 
 /// Changes labels and annotations of running pods: those of the spec follow it, and the operator's own labels are restored. Without
@@ -128,7 +155,7 @@ pub fn pod_metadata(input: &Input) -> Changes {
     let mut changes = Changes::default();
     for (name, member) in &observed.members {
         let Some(pod) = member.pod.as_ref().filter(|pod| !is_terminating(pod)) else { continue };
-        let metadata = desired.get(name.as_str(), || PodMetadata::of(cluster, name));
+        let metadata = desired.get(name, || PodMetadata::of(cluster, name));
         let written = metadata.changes_of(&pod.metadata);
         let Some(uid) = Uid::of(&pod.metadata).filter(|_| !written.is_empty()) else { continue };
         let pod = facts.names.pod(name);

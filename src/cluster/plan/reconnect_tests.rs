@@ -14,7 +14,7 @@ use crate::{
         },
     },
     names::{annotation as key, member_key},
-    pki::{Authority, Domain},
+    pki::{Authority, Domain, Phase},
 };
 
 /// The previous authority, of the issuer to which a domain is changed in this phase, is refused from now on.
@@ -38,11 +38,11 @@ fn refused_from(of: Domain, phase: &str, before: IssuerSpec, issuer: IssuerSpec)
     world.set_external(of, refused, vec![]);
     for _ in 0..300 {
         world.pass();
-        if domain(&world, of).phase.as_deref() == Some(phase) {
+        if domain(&world, of).phase.map(Phase::as_str) == Some(phase) {
             break;
         }
     }
-    assert_eq!(domain(&world, of).phase.as_deref(), Some(phase));
+    assert_eq!(domain(&world, of).phase.map(Phase::as_str), Some(phase));
     // An earlier version did not record which authority signed the peer leaf that a pod has started with.
     for member in world.observed.members.values_mut() {
         let annotations = member.pod.as_mut().unwrap().metadata.annotations.as_mut().unwrap();

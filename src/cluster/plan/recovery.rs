@@ -85,7 +85,8 @@ impl Recovery {
 
     /// The same one, with what is reported as being in progress.
     fn progress(self, message: impl Into<String>) -> Self {
-        Self { changes: self.changes.progress(Reason::Recovering, message), ..self }
+        let changes = Changes { is_recovering: true, ..self.changes }.progress(Reason::Recovering, message);
+        Self { changes, ..self }
     }
 }
 

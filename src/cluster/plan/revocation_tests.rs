@@ -13,7 +13,7 @@ use crate::{
         steps::{Revoke, Step},
     },
     names::{annotation as key, authority_key, member_key, tls_key},
-    pki::{Domain, Holder, Ledger, PrivateKey, crl_serials},
+    pki::{Domain, Holder, Ledger, Phase, PrivateKey, crl_serials},
 };
 
 #[test]
@@ -90,7 +90,7 @@ fn the_operator_waits_for_a_certificate_of_the_next_authority_while_it_is_tried(
     let mut world = World::bootstrapped("{}");
     let next = pending_key(&Holder::Operator, tls_key::NEXT_CRT);
     request(&mut world, "client");
-    let is_tried = |world: &World| domain(world, Domain::Client).phase.as_deref() == Some("Distributing");
+    let is_tried = |world: &World| domain(world, Domain::Client).phase == Some(Phase::Distributing);
     while !is_tried(&world) {
         world.pass();
     }

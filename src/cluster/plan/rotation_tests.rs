@@ -14,7 +14,7 @@ use crate::{
     kubernetes::{cached::Cached, secret::SecretView},
     member_pod::etcd_container,
     names::{annotation as key, authority_key, member_key, tls_key},
-    pki::{Authority, Certificate, Domain, Serial, crl_serials},
+    pki::{Authority, Certificate, Domain, Phase, Serial, crl_serials},
 };
 
 /// A day.
@@ -246,12 +246,12 @@ fn after_a_requested_rotation_the_previous_authorities_are_no_longer_trusted() {
             .iter()
             .filter_map(|pass| {
                 let status = pass.report.status.certificates.clone().unwrap();
-                status.domain(of).unwrap().phase.clone()
+                status.domain(of).unwrap().phase
             })
             .collect();
         let mut in_order = phases.clone();
         in_order.dedup();
-        assert_eq!(in_order, ["Distributing", "Reissuing", "Dropping"]);
+        assert_eq!(in_order, [Phase::Distributing, Phase::Reissuing, Phase::Dropping]);
         assert_eq!(generations(&domain(&world, of.other())), ["1", "2"], "the other domain is unchanged");
     }
 }
@@ -261,14 +261,14 @@ fn a_rotation_waits_for_a_member_that_cannot_be_confirmed_and_reports_it() {
     for phase in ["Distributing", "Reissuing", "Dropping"] {
         let mut world = World::bootstrapped("{}");
         request(&mut world, "peer");
-        while domain(&world, Domain::Peer).phase.as_deref() != Some(phase) {
+        while domain(&world, Domain::Peer).phase.map(Phase::as_str) != Some(phase) {
             world.pass();
         }
         world.silent.insert(names().member(1));
         for _ in 0..60 {
             world.pass();
         }
-        assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some(phase));
+        assert_eq!(domain(&world, Domain::Peer).phase.map(Phase::as_str), Some(phase));
         let report = world.report();
         let progressing = condition(&report.status.conditions, ConditionType::Progressing).unwrap();
         let missing = progressing.message.split_once("waiting for: ").map(|(_, missing)| missing).unwrap_or_default();
@@ -306,7 +306,7 @@ fn a_rotation_makes_only_one_transition_while_the_status_cannot_be_written() {
         let mut world = World::bootstrapped("{}");
         let begin = world.taken.len();
         request(&mut world, "peer");
-        while domain(&world, Domain::Peer).phase.as_deref() != phase {
+        while domain(&world, Domain::Peer).phase.map(Phase::as_str) != phase {
             world.pass();
         }
         let (taken, status) = (world.taken.len(), world.observed.status.clone());
@@ -327,7 +327,7 @@ fn clients_are_given_time_and_a_rotation_waits_for_users() {
     let mut world = World::bootstrapped("{}");
     request(&mut world, "client");
     let started = world.now;
-    while domain(&world, Domain::Client).phase.as_deref() != Some("Reissuing") {
+    while domain(&world, Domain::Client).phase.map(Phase::as_str) != Some("Reissuing") {
         world.pass();
     }
     assert!(world.now.duration_since(started) >= CLIENT_REFRESH, "kubelets need time to give clients the new ca.crt");
@@ -336,7 +336,7 @@ fn clients_are_given_time_and_a_rotation_waits_for_users() {
     for _ in 0..200 {
         world.pass();
     }
-    assert_eq!(domain(&world, Domain::Client).phase.as_deref(), Some("Reissuing"));
+    assert_eq!(domain(&world, Domain::Client).phase.map(Phase::as_str), Some("Reissuing"));
     let progress: Vec<_> = world.changes().progress.into_iter().map(|note| note.message).collect();
     assert!(progress.iter().any(|message| message.contains("EtcdUser app")), "{progress:?}");
     world.observed.user_secrets.clear();
@@ -359,7 +359,7 @@ fn clients_are_given_time_from_the_moment_their_secret_was_written() {
     secret.meta.annotations = Some([(key::WRITTEN_AT.to_owned(), world.now.to_string())].into());
     world.observed.user_secrets.insert("app".into(), secret.into());
     let written = world.now;
-    while domain(&world, Domain::Client).phase.as_deref() == Some("Distributing") {
+    while domain(&world, Domain::Client).phase.map(Phase::as_str) == Some("Distributing") {
         world.pass();
     }
     assert!(world.now.duration_since(written) >= CLIENT_REFRESH, "{}", world.now);
@@ -417,7 +417,7 @@ fn members_are_removed_and_replaced_in_every_phase() {
         for replicas in [3, 5] {
             let mut world = World::bootstrapped("{replicas: 5}");
             request(&mut world, "peer");
-            while domain(&world, Domain::Peer).phase.as_deref() != Some(phase) {
+            while domain(&world, Domain::Peer).phase.map(Phase::as_str) != Some(phase) {
                 world.pass();
             }
             if replicas == 5 {

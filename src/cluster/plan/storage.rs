@@ -112,8 +112,9 @@ fn unless_applied(
     claimed: &Claimed,
     existing: Option<&Cached<PersistentVolumeClaim>>,
 ) -> Option<Object> {
-    let class = claimed.class.as_deref().unwrap_or_default();
-    let inputs = [name.as_str(), " ", &claimed.size.0, " of ", class, " from ", &claimed.source.text()].concat();
+    let ClaimSource { size, storage_class_name } = &claimed.source;
+    let source = (size.0.clone(), storage_class_name.clone());
+    let inputs = (name.clone(), claimed.size.0.clone(), claimed.class.clone(), source);
     input.desired.unless_applied(&inputs, || objects::claim(input.cluster, name, claimed), existing)
 }
 
@@ -245,6 +246,11 @@ fn describe_growing(input: &Input, claim: &PersistentVolumeClaim, changes: Chang
     changes.problem(Reason::CannotExpandVolume, message)
 }
 
+/// What the API server says if the StorageClass of a claim does not allow expansion (Kubernetes,
+/// `plugin/pkg/admission/storage/persistentvolume/resize/admission.go`). The reason is `Forbidden`, as for an exceeded quota, for which the
+/// remedy is another one; so only the words tell the two apart.
+const NOT_EXPANDABLE: &str = "must support resize";
+
 /// Reports the claims to which the API server refuses to write a larger size: their StorageClass does not allow it, or a quota does not.
 fn describe_refused(input: &Input, refused: &[Owned], words: impl Fn(&PersistentVolumeClaim) -> Option<String>) -> Changes {
     let mut classes: BTreeMap<&str, Vec<&Owned>> = BTreeMap::new();
@@ -255,7 +261,7 @@ fn describe_refused(input: &Input, refused: &[Owned], words: impl Fn(&Persistent
         let names: Vec<_> = claims.iter().map(|(name, ..)| input.facts.names.claim(name)).collect();
         let (first, _, claim) = claims.first()?;
         let words = words(claim)?;
-        let remedy = if words.contains("must support resize") {
+        let remedy = if words.contains(NOT_EXPANDABLE) {
             format!(
                 "Set allowVolumeExpansion to true in StorageClass {class}, if its driver can expand volumes; or have one member after the \
                  other replaced by one with a larger volume, beginning with annotation {}={first}; or revert the change of \

@@ -17,7 +17,7 @@ use crate::{
         },
     },
     names::{annotation as key, member_key, tls_key},
-    pki::{Authority, Domain},
+    pki::{Authority, Domain, Phase},
     reporting::note::Note,
 };
 
@@ -58,7 +58,7 @@ fn an_authority_whose_certificates_are_refused_never_signs() {
     {
         let mut world = changed_to_a_refused_authority(of);
         assert_eq!(domain(&world, of).active.issuer, None, "the previous authority still signs");
-        assert_eq!(domain(&world, of).phase.as_deref(), Some("Distributing"));
+        assert_eq!(domain(&world, of).phase.map(Phase::as_str), Some("Distributing"));
         assert!(world.observed.list.is_ok(), "the operator keeps its identity, and there is a quorum");
         let message = refusal(&mut world);
         let patch = format!(r#"--type merge -p '{{"spec":{{"tls":{{"{of}":{{"issuer":null}}}}}}}}'"#);
@@ -288,7 +288,7 @@ fn a_port_that_the_operator_cannot_reach_is_named() {
     for _ in 0..100 {
         world.pass();
     }
-    assert_eq!(domain(&world, Domain::Peer).phase.as_deref(), Some("Distributing"));
+    assert_eq!(domain(&world, Domain::Peer).phase.map(Phase::as_str), Some("Distributing"));
     let changes = world.changes();
     let missing = &changes.progress.iter().find(|note| note.reason == Reason::RotatingCA).unwrap().message;
     assert!(missing.contains("demo-0 cannot be reached on port 2381: no connection within 2 s;"), "{missing}");
@@ -321,7 +321,7 @@ fn suspicion(world: &mut World) -> Option<String> {
 fn an_authority_with_which_a_member_does_not_start_is_named() {
     for of in Domain::ALL {
         let mut world = changed_to_an_unreadable_authority(of, "{}");
-        assert_eq!((world.healthy_members(), domain(&world, of).phase.as_deref()), (2, Some("Distributing")));
+        assert_eq!((world.healthy_members(), domain(&world, of).phase.map(Phase::as_str)), (2, Some("Distributing")));
         let restarted: Vec<_> = world.taken.iter().filter(|step| step.starts_with("RestartMember")).collect();
         assert_eq!(restarted.len(), 1, "no other is restarted, and this one only once: {restarted:?}");
         let member = restarted[0].strip_prefix("RestartMember ").unwrap().to_owned();

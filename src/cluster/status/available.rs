@@ -8,7 +8,7 @@ use super::{
     members::{describe_down, is_about_to_be_ready},
 };
 use crate::{
-    api::{ConditionType, Reason, condition},
+    api::{ConditionType, Reason, condition, is_true, reason_of},
     cluster::{
         facts::{lost_quorum, readiness::refusing},
         observed::{ObservedMember, name_of},
@@ -58,9 +58,8 @@ pub fn finding(input: &Input) -> Finding {
         let message = format!("no client may be accepted: {refusing}");
         return available(false, Note::new(Reason::CertificateRefused, message), Announced::AsWarning);
     }
-    let problems = decision.changes().map(|changes| changes.problems.as_slice()).unwrap_or_default();
-    let taken = problems.iter().chain(&outcome.failed).find(|note| note.reason == Reason::NameTaken);
-    let why = taken.map_or_else(|| down.join("; "), |taken| taken.message.clone());
+    let taken = decision.changes().and_then(|changes| changes.name_taken.as_ref()).or(outcome.name_taken.as_ref());
+    let why = taken.cloned().unwrap_or_else(|| down.join("; "));
     if !observed.has_come_up() || is_starting_adopted_data(input) {
         let message = format!("the cluster has not come up yet: {why}");
         return available(false, Note::new(Reason::Bootstrapping, message), Announced::Silently);
@@ -82,7 +81,7 @@ pub fn finding(input: &Input) -> Finding {
 fn is_starting_adopted_data(input: &Input) -> bool {
     let before = condition(&input.observed.status.conditions, ConditionType::Available);
     before.is_some_and(|before| {
-        let is_bootstrapping = Reason::parse(&before.reason) == Some(Reason::Bootstrapping);
+        let is_bootstrapping = reason_of(before) == Some(Reason::Bootstrapping);
         is_bootstrapping && input.now.duration_since(before.last_transition_time.0) < ADOPTED_START
     })
 }
@@ -93,7 +92,7 @@ const ADOPTED_START: SignedDuration = SignedDuration::from_mins(2);
 
 /// Since when the cluster has not been available. The time is in messages, because tables have no column for the time of a transition.
 fn unavailable_since(input: &Input) -> Time {
-    let before = condition(&input.observed.status.conditions, ConditionType::Available).filter(|before| before.status == "False");
+    let before = condition(&input.observed.status.conditions, ConditionType::Available).filter(|before| !is_true(before));
     since(before.map(|before| &before.last_transition_time), input.now)
 }
 
@@ -110,7 +109,7 @@ fn unreachable(input: &Input, evidence: &str, why: &str) -> Note {
 }
 
 fn is_recovering(decision: &Decision) -> bool {
-    decision.changes().is_some_and(|changes| changes.progress.iter().any(|note| note.reason == Reason::Recovering))
+    decision.changes().is_some_and(|changes| changes.is_recovering)
 }
 
 /// The message while no quorum confirms a member list.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::Input;
 use crate::{
-    api::{AuthorityStatus, CertificatesStatus, ConditionType, DomainStatus, MemberStatus, Reason, condition},
+    api::{AuthorityStatus, CertificatesStatus, ConditionType, DomainStatus, MemberStatus, Reason, condition, reason_of},
     certificates::{secret::CachedSecret, state::AuthorityState},
     cluster::{
         facts::readiness::refusing,
@@ -36,10 +36,10 @@ pub fn finding(input: &Input) -> Finding {
         let note = Note::new(Reason::Blocked, "no certificates are issued; see Available");
         return certificates_ready(false, note, Announced::Silently);
     }
-    let planned = decision.changes().map(|changes| changes.certificates.as_slice()).unwrap_or_default();
-    if let Some(lost) = planned.iter().find(|note| note.reason == Reason::CALost) {
+    if let Some(lost) = decision.changes().and_then(|changes| changes.lost.first()) {
         return certificates_ready(false, lost.clone(), Announced::AsWarning);
     }
+    let planned = decision.changes().map(|changes| changes.certificates.as_slice()).unwrap_or_default();
     let refused = refusing(observed).map(|message| Note::new(Reason::CertificateRefused, message));
     // The notes about what issuers have not signed say more than the planned requests.
     let notes: Vec<_> = refused.iter().chain(&outcome.issuers).chain(planned).collect();
@@ -61,7 +61,7 @@ pub fn finding(input: &Input) -> Finding {
     let note = Note::new(Reason::CertificatesServed, with_remarks("every member presents the certificates of its Secret".into()));
     // Every renewal ends like this, so only the end of a fault gets an event.
     let before = condition(&observed.status.conditions, ConditionType::CertificatesReady);
-    let was_fault = before.and_then(|before| Reason::parse(&before.reason)).is_some_and(is_fault);
+    let was_fault = before.and_then(reason_of).is_some_and(is_fault);
     certificates_ready(true, note, if was_fault { Announced::Normally } else { Announced::Silently })
 }
 
@@ -74,11 +74,13 @@ fn is_confirmed(member: &ObservedMember) -> bool {
 
 /// What the user has to correct before certificates can be issued.
 pub fn faults<'a>(input: &'a Input) -> impl Iterator<Item = &'a Note> {
-    let planned = input.decision.changes().map(|changes| changes.certificates.as_slice()).unwrap_or_default();
-    input.outcome.issuers.iter().chain(planned).filter(|note| is_fault(note.reason))
+    let changes = input.decision.changes();
+    let lost = changes.into_iter().flat_map(|changes| &changes.lost);
+    let planned = changes.into_iter().flat_map(|changes| &changes.certificates);
+    input.outcome.issuers.iter().chain(lost).chain(planned).filter(|note| is_fault(note.reason))
 }
 
-/// Whether a reason is a fault that the user has to correct.
+/// Whether a reason is a fault that the user has to correct. It follows from the reason, because the last status has nothing else.
 fn is_fault(reason: Reason) -> bool {
     matches!(
         reason,
@@ -112,7 +114,7 @@ pub fn status(input: &Input, members: &[MemberStatus]) -> Option<CertificatesSta
                 active: authority(&authorities.active, &authorities.issuers.active),
                 next: authority(&authorities.next, &authorities.issuers.next),
                 retiring: authorities.retiring.iter().map(|retiring| authority(retiring, &Issuer::BuiltIn)).collect(),
-                phase: authorities.rotation.map(|rotation| rotation.phase.as_str().to_owned()),
+                phase: authorities.rotation.map(|rotation| rotation.phase),
                 phase_since: authorities.rotation.map(|rotation| seconds(rotation.since)),
                 expires,
             }),

@@ -10,7 +10,7 @@ use super::{
     members::{describe_down, is_about_to_be_ready, is_removed},
 };
 use crate::{
-    api::{ConditionType, Reason, condition},
+    api::{ConditionType, Reason, condition, reason_of},
     cluster::{
         facts::{
             containers::{STARTED, is_crashing, out_of_memory},
@@ -67,6 +67,7 @@ fn problems(input: &Input) -> Vec<Note> {
     }
     problems.extend(down_members(input));
     problems.extend(etcd_errors(input));
+    problems.extend(decision.changes().into_iter().flat_map(|changes| changes.upcoming.iter().cloned()));
     // The first problem decides the reason, and so alerts and events.
     problems.sort_by_key(|problem| is_advice(problem.reason));
     problems
@@ -85,25 +86,23 @@ fn down_members(input: &Input) -> Vec<Note> {
     if decision.blocked().is_some() {
         return vec![];
     }
-    let degraded = condition(&observed.status.conditions, ConditionType::Degraded);
-    let was_down = [Reason::MemberDown, Reason::OOMKilled]
-        .into_iter()
-        .any(|reason| degraded.is_some_and(|before| before.reason == reason.as_str()));
+    let before = condition(&observed.status.conditions, ConditionType::Degraded).and_then(reason_of);
+    let was_down = matches!(before, Some(Reason::MemberDown | Reason::OOMKilled));
     let is_excused = |name: &MemberName, member: &ObservedMember| {
         is_about_to_be_ready(input, name, member) || !was_down && decision.is_restarting(name)
     };
     let note = |name: &MemberName, member: &ObservedMember| {
-        let reason = match &member.pod {
-            Some(pod) if has_no_memory(pod, *now) => Reason::OOMKilled,
-            None if member.refusal.is_some() => Reason::KubernetesRefused,
-            _ => Reason::MemberDown,
+        let known = match &member.pod {
+            Some(pod) if has_no_memory(pod, *now) => Some(Reason::OOMKilled),
+            None if member.refusal.is_some() => Some(Reason::KubernetesRefused),
+            _ => None,
         };
         // One that refuses the operator is reported as that.
         let is_refusing = member.etcd.refusal().is_some();
         let needs_attention = || if member.has_started() { !is_excused(name, member) } else { cannot_start(member, *now) };
-        let is_reported = reason != Reason::MemberDown || !is_refusing && needs_attention();
+        let is_reported = known.is_some() || !is_refusing && needs_attention();
         let is_down = is_reported && !is_removed(facts.names, observed, name);
-        describe_down(name, member).filter(|_| is_down).map(|message| Note::new(reason, message))
+        describe_down(name, member).filter(|_| is_down).map(|message| Note::new(known.unwrap_or(Reason::MemberDown), message))
     };
     observed.members.iter().filter_map(|(name, member)| note(name, member)).collect()
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{Input, certificates::expiry};
 use crate::{
-    api::{MemberStatus, Reason, UnknownMemberStatus},
+    api::{MemberRole, MemberStatus, Reason, UnknownMemberStatus},
     cluster::{
         facts::{lost_quorum::describe_progress, ongoing::is_ongoing, pods::pod_is_forced, readiness::why_not_ready},
         observed::{Observed, ObservedMember, name_of},
@@ -61,16 +61,13 @@ pub fn unknown(input: &Input) -> Vec<UnknownMemberStatus> {
     all
 }
 
-/// The role of a member without a vote.
-const LEARNER: &str = "Learner";
-
 fn status(input: &Input, name: &MemberName, member: &ObservedMember) -> MemberStatus {
     let Input { observed, facts, now, .. } = input;
     let etcd = member.etcd.status();
     let role = etcd.map(|status| match status {
-        status if status.is_learner => LEARNER,
-        status if status.leads() => "Leader",
-        _ => "Follower",
+        status if status.is_learner => MemberRole::Learner,
+        status if status.leads() => MemberRole::Leader,
+        _ => MemberRole::Follower,
     });
     let before = observed.reported(name);
     // Without a member list, a member that lost all objects keeps its last ID.
@@ -78,13 +75,13 @@ fn status(input: &Input, name: &MemberName, member: &ObservedMember) -> MemberSt
     let answered = etcd.map(|status| status.member_id);
     let id = listed.or(answered).or_else(|| member.recorded_ids().1).or_else(|| before?.id);
     // The last status of a previous member of this name is ignored.
-    let was_promoted = |before: &MemberStatus| is_learner(before) && role.is_some_and(|role| role != LEARNER);
+    let was_promoted = |before: &MemberStatus| is_learner(before) && role.is_some_and(|role| role != MemberRole::Learner);
     let healthy = member.is_healthy();
     let unchanged = before.filter(|before| before.ready == healthy && before.id == id && !was_promoted(before));
     MemberStatus {
         name: name.to_string(),
         id,
-        role: role.map(str::to_owned),
+        role,
         ready: healthy,
         since: Some(since(unchanged.and_then(|before| before.since.as_ref()), *now)),
         message: (!healthy).then(|| why_not_ready(member)),
@@ -129,7 +126,7 @@ fn was_ready(pod: &Pod, started: Timestamp) -> bool {
 }
 
 fn is_learner(reported: &MemberStatus) -> bool {
-    reported.role.as_deref() == Some(LEARNER)
+    reported.role == Some(MemberRole::Learner)
 }
 
 /// Describes a member that is not healthy.

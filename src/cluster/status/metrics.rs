@@ -2,16 +2,16 @@
 
 use super::certificates::first_expiry;
 use crate::{
-    api::{ConditionType, EtcdClusterStatus, condition},
+    api::{ConditionType, EtcdClusterStatus, condition, is_true},
     cluster::{observed::Observed, outcome::Decision},
     metrics::{ClusterState, DomainState},
     names::tls_key,
-    pki::{PerDomain, Phase},
+    pki::PerDomain,
 };
 
 /// The state of a cluster for the metrics, derived from its status.
 pub fn state(status: &EtcdClusterStatus, observed: &Observed, decision: &Decision) -> ClusterState {
-    let is_true = |kind| condition(&status.conditions, kind).is_some_and(|condition| condition.status == "True");
+    let is_true = |kind| condition(&status.conditions, kind).is_some_and(is_true);
     let desired = decision.cluster().map_or(status.replicas, |cluster| i32::try_from(cluster.replicas).unwrap_or_default());
     ClusterState {
         ready: status.ready_replicas,
@@ -24,7 +24,7 @@ pub fn state(status: &EtcdClusterStatus, observed: &Observed, decision: &Decisio
             DomainState {
                 expiry: first_expiry(observed, domain),
                 authorities: reported.map(|reported| [reported.active.expires.0, reported.next.expires.0]),
-                phase: reported.and_then(|reported| Phase::parse(reported.phase.as_deref()?)),
+                phase: reported.and_then(|reported| reported.phase),
             }
         }),
     }

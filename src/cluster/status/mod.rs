@@ -65,18 +65,16 @@ pub fn report(input: &Input) -> Report {
         progressing_since: None,
     };
     let (available, degraded) = (available::finding(input), degraded::finding(input));
-    let ready = ready::finding(input, &available, &degraded);
-    let findings = [available, progressing::finding(input), degraded, certificates::finding(input), ready];
+    let (ready, progressing) = (ready::finding(input, &available, &degraded), progressing::finding(input));
+    let before = old.progressing_since.as_ref().filter(|_| is_ongoing(old, progressing.note.reason));
+    status.progressing_since = progressing.is_true.then(|| since(before, now));
+    let findings = [available, progressing, degraded, certificates::finding(input), ready];
     let mut events = vec![];
     for finding in findings {
         let before = condition(&old.conditions, finding.kind);
         events.extend(finding.event(before));
         status.conditions.push(finding.condition(before, cluster.metadata.generation, now));
     }
-    let progressing = condition(&status.conditions, ConditionType::Progressing).filter(|condition| condition.status == "True");
-    status.progressing_since = progressing
-        .and_then(|condition| crate::api::Reason::parse(&condition.reason))
-        .map(|reason| since(old.progressing_since.as_ref().filter(|_| is_ongoing(old, reason)), now));
     events.extend(members::restarted(input).map(|note| event(EventType::Normal, &note)));
     let disruptions = outcome.disruptions.iter().map(|note| event(EventType::Warning, note));
     let done = disruptions.chain(outcome.done.iter().map(|note| event(EventType::Normal, note))).collect();

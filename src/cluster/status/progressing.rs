@@ -78,9 +78,8 @@ fn in_progress(changes: &Changes, outcome: &Outcome) -> Option<Note> {
     if let Some(step) = &changes.step {
         return Some(Note::new(step.definition().progressing(), step.describe()));
     }
-    let certificates: Vec<_> = changes.certificates.iter().filter(|note| note.reason != Reason::CALost).collect();
-    if let Some(first) = certificates.first() {
-        return Some(Note::new(first.reason, messages(certificates.iter().copied())));
+    if let Some(first) = changes.certificates.first() {
+        return Some(Note::new(first.reason, messages(&changes.certificates)));
     }
     let objects = changes
         .bootstrap

@@ -4,7 +4,7 @@
 
 use super::{Input, degraded, progressing};
 use crate::{
-    api::{ConditionType, Reason, condition},
+    api::{ConditionType, Reason, condition, is_true},
     cluster::outcome::Decision,
     reporting::{
         condition::{Announced, Finding},
@@ -30,7 +30,7 @@ fn is_upkeep(input: &Input) -> bool {
     let is_requested = input.decision.cluster().is_some_and(|cluster| cluster.requests.is_pending());
     let before = condition(&input.observed.status.conditions, ConditionType::Ready);
     let was_ready =
-        before.is_some_and(|before| before.status == "True" && before.observed_generation == input.cluster.metadata.generation);
+        before.is_some_and(|before| is_true(before) && before.observed_generation == input.cluster.metadata.generation);
     let changes = input.decision.changes();
     was_ready && !is_requested && input.outcome.pending.is_empty() && changes.is_some_and(|changes| changes.progress.is_empty())
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::{Input, report};
 use crate::{
-    api::{self, ClientAuth, ConditionType, EtcdClusterStatus, MemberStatus, Reason},
+    api::{self, ClientAuth, ConditionType, EtcdClusterStatus, MemberRole, MemberStatus, Reason},
     cluster::{
         facts::Facts,
         fixtures::{CLUSTER_ID, SECOND, World, names},
@@ -117,10 +117,10 @@ fn a_healthy_cluster_is_announced_once() {
         Some("app.kubernetes.io/instance=demo,app.kubernetes.io/managed-by=etcd-warden,app.kubernetes.io/name=etcd")
     );
     let member = &status.members[1];
-    assert_eq!((member.name.as_str(), member.id, member.role.as_deref()), ("demo-1", Some(MemberId(0xa1)), Some("Follower")));
+    assert_eq!((member.name.as_str(), member.id, member.role), ("demo-1", Some(MemberId(0xa1)), Some(MemberRole::Follower)));
     assert_eq!((member.db_size.as_deref(), member.version.as_deref()), (Some("1Mi"), Some("3.6.16")));
     assert_eq!(member.certificate_expires, Some(Time("2026-05-30T12:00:01Z".parse().unwrap())));
-    assert_eq!(status.members[0].role.as_deref(), Some("Leader"));
+    assert_eq!(status.members[0].role, Some(MemberRole::Leader));
     let certificates = status.certificates.as_ref().unwrap();
     assert_eq!(certificates.client.as_ref().unwrap().active.name, "demo client 0a1b2c3d 1");
     assert_eq!(certificates.peer.as_ref().unwrap().next.name, "demo peer 0a1b2c3d 2");
@@ -154,7 +154,7 @@ fn a_member_that_is_down_is_announced_once() {
     assert!(matches!(down.events[0].type_, EventType::Warning));
     assert_eq!(down.status.ready.as_deref(), Some("2/3"));
     let member = &down.status.members[2];
-    assert_eq!((member.ready, member.role.as_deref(), member.id), (false, None, Some(MemberId(0xa2))));
+    assert_eq!((member.ready, member.role, member.id), (false, None, Some(MemberId(0xa2))));
     assert_eq!(member.message.as_deref(), Some("connection refused"));
     assert_eq!(reasons(&world.pass().report.events), Vec::<&str>::new());
 
@@ -430,7 +430,7 @@ fn a_voter_that_was_just_promoted_counts_for_the_quorum() {
     set_not_ready(&mut world, 1);
     let promoted = world.now;
     world.observed.status.members[1] =
-        MemberStatus { ready: false, role: Some("Learner".into()), ..world.observed.status.members[1].clone() };
+        MemberStatus { ready: false, role: Some(MemberRole::Learner), ..world.observed.status.members[1].clone() };
     for (seconds, available) in
         [(0, ("True", "QuorumHealthy")), (14, ("True", "QuorumHealthy")), (15, ("False", "MembersUnreachable"))]
     {
