@@ -10,8 +10,8 @@ use super::{
 };
 
 /// What is refused of an issuer whose authority has no key identifier, so that the certificates that it signs name none.
-const NO_KEY_ID: &str = "its certificate has no subject key identifier, and the certificates that it signs do not name its key: create it \
-                         again with the extension subjectKeyIdentifier=hash";
+const NO_KEY_ID: &str = "its certificate has no subject key identifier, and the certificates that it signs do not name its key: create \
+                         it again with the extension subjectKeyIdentifier=hash";
 
 /// The certificates of an external authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct ExternalAuthority {
 
 impl ExternalAuthority {
     /// The authority in a Secret. `certificates` (`tls.crt`) holds its certificate and optionally those of ancestors, `roots`
-    /// (`ca.crt`) further ancestors, in any order. Its certificate is the one that belongs to `key` (`tls.key`), or the first one if none
-    /// does. If it was renewed and `certificates` holds it several times, the one that expires last is taken.
+    /// (`ca.crt`) further ancestors, in any order. Its certificate is the one that belongs to `key` (`tls.key`), or the first one if
+    /// none does. If it was renewed and `certificates` holds it several times, the one that expires last is taken.
     ///
     /// # Errors
     /// If a certificate that is needed is unreadable or has expired, or the authority may not sign, or its root is missing.
@@ -51,7 +51,8 @@ impl ExternalAuthority {
     /// and further certificates; one of those or of `roots` has signed the leaf.
     ///
     /// # Errors
-    /// Those of [`ExternalAuthority::of_secret`], except that the root may be missing: [`ExternalAuthority::check`] decides about that.
+    /// Those of [`ExternalAuthority::of_secret`], except that the root may be missing, which [`ExternalAuthority::check`] refuses for
+    /// clients.
     pub fn of_answer(certificates: &[u8], roots: &[u8], now: Timestamp) -> Result<(Certificate, Self), PkiError> {
         let certificates = ForeignBundle::read("tls.crt", certificates)?;
         let nothing = certificates.is_without();
@@ -137,10 +138,10 @@ fn missing(top: &Certificate, candidates: &[Certificate], unreadable: &[String])
     let (name, issuer) = (top.common_name(), top.issuer_name());
     let same_name = candidates.iter().any(|candidate| candidate != top && top.names_as_issuer(candidate));
     let why = if same_name { "; the certificate of that name there has another key" } else { "" };
-    PkiError::Chain(format!(
-        "ca.crt does not hold the certificate of the CA that signed {name:?}: add the one whose subject is {issuer}{why}{}",
-        unreadable.iter().map(|why| format!("; {why}")).collect::<String>()
-    ))
+    let missing = format!(
+        "ca.crt does not hold the certificate of the CA that signed {name:?}: add the one whose subject is {issuer}{why}"
+    );
+    PkiError::Chain([slice::from_ref(&missing), unreadable].concat().join("; "))
 }
 
 impl ExternalAuthority {

@@ -496,13 +496,16 @@ fn an_answer_without_the_root_is_for_members_only() {
 #[test]
 fn an_authority_without_key_identifier_is_taken() {
     let folder = Folder::new();
-    for name in ["ca", "issuing"] {
+    for name in ["ca", "root", "issuing"] {
         folder.key(name, P256);
     }
+    folder.root("root", "-subj /CN=root");
     let none = "-addext subjectKeyIdentifier=none -addext authorityKeyIdentifier=none";
     folder.root("ca", &format!("-subj /CN=ca {none}"));
-    folder.below("issuing", "ca", none);
-    for (certificate, roots) in [("ca", ""), ("issuing", "ca")] {
+    folder.below("issuing", "root", none);
+    folder.run("req -new -key issuing.key -subj /CN=leaf -out leaf.csr");
+    fs::write(folder.path().join("extensions"), "basicConstraints=CA:FALSE\nauthorityKeyIdentifier=none\n").unwrap();
+    for (certificate, roots) in [("ca", ""), ("issuing", "root")] {
         let key = folder.read(&format!("{certificate}.key"));
         let leaf = folder.check_taken(certificate, &key, roots, certificate).certificate;
         let authority = Certificate::from_pem(&folder.bundle(certificate)).unwrap();
@@ -512,13 +515,11 @@ fn an_authority_without_key_identifier_is_taken() {
         folder.run(&format!("req -x509 -key {certificate}.key -subj /CN=ca -out written.crt"));
         assert_eq!(Certificate::from_pem(&folder.bundle("written")).unwrap().subject_key_id(), Some(id));
         let answered =
-            |leaf: &Certificate| ExternalAuthority::of_answer(leaf.pem().as_bytes(), &folder.bundle("issuing ca"), moment());
+            |leaf: &Certificate| ExternalAuthority::of_answer(leaf.pem().as_bytes(), &folder.bundle("issuing root ca"), moment());
         assert!(answered(&leaf).is_ok(), "{certificate}");
         // Leaves that do not name the key of their authority cannot be told to be its own.
-        let options = "-addext basicConstraints=CA:FALSE -addext authorityKeyIdentifier=none";
-        folder.run(&format!(
-            "req -x509 -key issuing.key -CA {certificate}.crt -CAkey {certificate}.key -subj /CN=leaf {options} -out leaf.crt"
-        ));
+        let by = format!("-CA {certificate}.crt -CAkey {certificate}.key");
+        folder.run(&format!("x509 -req -in leaf.csr {by} -days 30 -extfile extensions -out leaf.crt"));
         let why = answered(&Certificate::from_pem(&folder.bundle("leaf")).unwrap()).unwrap_err().to_string();
         assert!(why.contains("subjectKeyIdentifier=hash"), "{why}");
     }

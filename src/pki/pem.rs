@@ -77,7 +77,7 @@ fn binary(text: &[u8]) -> &'static str {
     }
 }
 
-/// The lines of a text. Where another program has put the end of a block and the beginning of the next one on one line, they are two.
+/// The lines of a text. Where a foreign text has the end of a block and the beginning of the next one on one line, they are two.
 fn lines(text: &[u8], foreign: bool) -> impl Iterator<Item = &[u8]> {
     text.split(|octet| *octet == b'\n').flat_map(move |line| {
         let glued = line.windows(GLUED.len()).position(|octets| foreign && octets == GLUED);

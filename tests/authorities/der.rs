@@ -204,8 +204,8 @@ pub struct Odd {
     pub truth: Option<u8>,
     /// Whether the version has a superfluous zero.
     pub long_version: bool,
-    /// How many bits of the signature are said to be unused.
-    pub unused: u8,
+    /// How many bits of the signature are said to be unused, and whether all of them are zero.
+    pub unused: (u8, bool),
 }
 
 impl Recipe {
@@ -227,8 +227,14 @@ impl Recipe {
             parts.extend((!all.is_empty()).then(|| tlv(0xa3, &seq(&all))));
         }
         let tbs = seq(&parts);
-        let signature = by.sign(name, &tbs);
-        let signature = tlv(3, &[&[self.odd.unused], signature.as_slice()].concat());
+        let (unused, zero) = self.odd.unused;
+        let is_meant = |signature: &Vec<u8>| {
+            let zeros = signature.last().unwrap().trailing_zeros();
+            unused == 0 || (zeros >= u32::from(unused)) == zero
+        };
+        // Signatures of EC keys are random.
+        let signature = std::iter::repeat_with(|| by.sign(name, &tbs)).find(is_meant).unwrap();
+        let signature = tlv(3, &[&[unused], signature.as_slice()].concat());
         seq(&[tbs, algorithm(self.odd.outer.unwrap_or(name)), signature])
     }
 }

@@ -48,7 +48,7 @@ const STRICTER: [&str; 6] = [
 
 /// It reads and verifies the whole chain in both domains, of which peers look at the CA only: it is the same chain for clients. In the
 /// peer domain it refuses these features in what is above the CA, though nobody else looks at them. They have these words.
-const STRICTER_ABOVE: [&str; 18] = [
+const STRICTER_ABOVE: [&str; 19] = [
     "expired",
     "not valid yet",
     "pathlen Some(0)",
@@ -65,12 +65,13 @@ const STRICTER_ABOVE: [&str; 18] = [
     "twice",
     "GeneralizedTime in zone +0000",
     "a version with a zero",
+    "unused bits that are set",
     "more unused bits than there are",
     "padded",
 ];
 
 /// What is said of features that programs refuse, by words in their names.
-const REASONS: [(&str, &str); 18] = [
+const REASONS: [(&str, &str); 19] = [
     ("fraction", "which is not a time as certificates have it"),
     ("Time in zone", "which is not a time as certificates have it"),
     ("Time in another zone", "which is not a time as certificates have it"),
@@ -84,6 +85,7 @@ const REASONS: [(&str, &str); 18] = [
     ("beside the signature", "names another algorithm beside its signature"),
     ("critical by another octet", "has critical in a form that is not DER"),
     ("a version with a zero", "has its version in a form that is not DER"),
+    ("unused bits that are zero", "has a signature with 3 unused bits"),
     ("unused bits", "has its signature in a form that is not DER"),
     ("padded serial", "has its serial number in a form that is not DER"),
     ("padded keyUsage", "has keyUsage in a form that is not DER"),

@@ -1,5 +1,5 @@
-//! What Go reads of a certificate octet by octet: it takes DER only, where other programs take other forms of BER too. The order is that of
-//! `parseCertificate` in `crypto/x509` of Go 1.26.
+//! What Go reads of a certificate octet by octet: it takes DER only, where other programs take other forms of BER too. The order is
+//! that of `parseCertificate` in `crypto/x509` of Go 1.26.
 
 use std::fmt;
 
@@ -62,14 +62,16 @@ impl fmt::Display for Fault {
             Self::Time(time) => time.fmt(f),
             Self::Identifier { oid, place } => write!(
                 f,
-                "has the object identifier {oid} in {place}, and they read no number of 2147483648 or more in one; have it issued with \
-                 another object identifier there, or without"
+                "has the object identifier {oid} in {place}, and they read no number of 2147483648 or more in one; have it issued \
+                 with another object identifier there, or without"
             ),
             Self::Algorithms => f.write_str(
-                "names another algorithm beside its signature (signatureAlgorithm) than in what is signed (signature); have it issued again",
+                "names another algorithm beside its signature (signatureAlgorithm) than in what is signed (signature); have it issued \
+                 again",
             ),
             Self::DistributionPoint => f.write_str(
-                "has nameRelativeToCRLIssuer in crlDistributionPoints, which they do not read; have it issued with fullName there, or without",
+                "has nameRelativeToCRLIssuer in crlDistributionPoints, which they do not read; have it issued with fullName there, or \
+                 without",
             ),
             Self::Form(what) => {
                 write!(f, "has {what} in a form that is not DER, or not that of RFC 5280; have it issued again with {what} in that form")

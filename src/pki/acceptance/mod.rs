@@ -49,7 +49,7 @@ const fn rule(name: &'static str, by: By, refuses: fn(&Case<'_>, usize) -> Optio
 
 /// All rules. That each certificate of the chain is one of a CA, is valid now, permits the CAs below it and has an RSA or EC key that
 /// OpenSSL accepts is not among them: without that there is no path to a root ([`ExternalAuthority`](super::ExternalAuthority)).
-const RULES: [Rule; 27] = [
+const RULES: [Rule; 28] = [
     rule("strings", By::GoParsing, readable::strings),
     rule("never-critical", By::GoParsing, readable::never_critical),
     rule("version", By::GoParsing, readable::version),
@@ -69,6 +69,7 @@ const RULES: [Rule; 27] = [
     rule("names", By::GoVerifying, trust::names),
     rule("directory-names", By::Operator, trust::directory_names),
     rule("limits", By::Operator, trust::limits),
+    rule("unused-bits", By::Operator, trust::unused_bits),
     rule("openssl-root", By::OpenSsl, path::root),
     rule("openssl-times", By::OpenSsl, path::times),
     rule("openssl-extended-key-usage", By::OpenSsl, path::extended_key_usage),

@@ -11,7 +11,7 @@ use x509_parser::{
 use super::{
     case::{Case, Link},
     encoding::time_in_another_form,
-    trust::{unknown_critical, uses},
+    trust::{unknown_critical, unused_bits, uses},
 };
 use crate::pki::{
     constraints::{Name, canonical, tag},
@@ -42,8 +42,8 @@ pub(super) fn root(case: &Case<'_>, at: usize) -> Option<String> {
     is_last.then(|| {
         let issuer = case.links[at].certificate.issuer_name();
         format!(
-            "is signed by {issuer:?}, whose certificate did not come with the answer, and they verify up to a root; have the issuer return \
-             the certificates up to the root (in ca.crt of its Secret for an Issuer of the kind ca), or use caSecret with the root in \
+            "is signed by {issuer:?}, whose certificate did not come with the answer, and they verify up to a root; have the issuer \
+             return the certificates up to the root (in ca.crt of its Secret for an Issuer of the kind ca), or use caSecret with the root in \
              ca.crt"
         )
     })
@@ -107,10 +107,13 @@ pub(super) fn key(case: &Case<'_>, at: usize) -> Option<String> {
     (used < 2048 / 8).then(|| "has a DSA key of less than 2048 bits; use a CA with an EC key".into())
 }
 
-/// Signatures by MD5 or SHA-1. That of the root is not verified.
+/// Signatures by MD5 or SHA-1, or with unused bits. That of the root is not verified.
 pub(super) fn signature(case: &Case<'_>, at: usize) -> Option<String> {
     if at + 1 == case.links.len() {
         return None;
+    }
+    if let Some(why) = unused_bits(case, at) {
+        return Some(why);
     }
     let hash = weak_hash(&case.links[at].read.signature_algorithm)?;
     Some(format!("is signed with {hash}; have it issued with SHA-256 (openssl x509 -req -sha256)"))

@@ -21,10 +21,16 @@ pub(super) fn presented_key(case: &Case<'_>, at: usize) -> Option<String> {
     let bits = bits(key.modulus);
     (bits > LONGEST_RSA).then(|| {
         format!(
-            "has an RSA key of {bits} bits, members present its certificate with theirs, and a TLS handshake takes {LONGEST_RSA} bits at \
-             most; use a CA below another one with a shorter key (openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096)"
+            "has an RSA key of {bits} bits, members present its certificate with theirs, and a TLS handshake takes {LONGEST_RSA} bits \
+             at most; use a CA below another one with a shorter key (openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:4096)"
         )
     })
+}
+
+/// Signatures of which some bits are said to be unused. rustls reads no such certificate.
+pub(super) fn unused_bits(case: &Case<'_>, at: usize) -> Option<String> {
+    let unused = case.links[at].read.signature_value.unused_bits;
+    (unused > 0).then(|| format!("has a signature with {unused} unused bits, which none has; have it issued again"))
 }
 
 /// How many bits a number has.
