@@ -103,7 +103,9 @@ fn transition(input: &Input, domain: Domain) -> (Option<Transition>, Changes) {
         let is_required = is_requested && may_begin(input, domain, authorities);
         let (source, mut changes) = issuers::successor(input, domain, Some(authorities), is_required);
         let change = if let Some(source) = source {
-            let keeps = !trial::is_refused(input, domain, authorities) && trial::is_presented(input, authorities);
+            // A member that tried a refused authority gets a leaf of the active one, unless its issuer signs with another by now.
+            let is_taken_back = trial::is_refused(input, domain, authorities) && authorities.can_sign(input.now);
+            let keeps = !is_taken_back && trial::is_presented(input, authorities);
             Some(Change::Prepare { next: source.authority(input, domain, next(1)), keeps, salvage: None })
         } else if reconnect::is_due(input, domain, authorities) {
             Some(Change::Replace { next: input.cluster.built_in_authority(domain, next(1)) })
