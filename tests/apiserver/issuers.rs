@@ -50,11 +50,13 @@ pub enum Behavior {
     AllUsages,
     /// Its certificates are valid for one day.
     ShortLifetime,
+    /// Its certificates begin an hour before they are requested, as those of AWS Private CA.
+    Backdated,
     /// It signs, probes too, with an authority that is for servers only.
     ServersOnly,
 }
 
-/// An issuer, and cert-manager, for one namespace.
+/// The issuers, and cert-manager, for one namespace. The issuer `other` has another authority than the rest.
 pub struct Issuer<'a> {
     world: &'a World<'a>,
     authority: Authority,
@@ -64,9 +66,17 @@ pub struct Issuer<'a> {
     wrong: Mutex<Vec<String>>,
 }
 
-/// The spec of a cluster whose client certificates this issuer signs.
+/// The name of an issuer with another authority.
+pub const OTHER: &str = "other";
+
+/// The spec of a cluster whose client certificates the issuer `company` signs.
 pub fn spec() -> Value {
-    json!({ "replicas": 1, "tls": { "client": { "issuer": { "certManager": { "name": "company" } } } } })
+    spec_with("company")
+}
+
+/// The spec of a cluster whose client certificates an issuer signs.
+pub fn spec_with(issuer: &str) -> Value {
+    json!({ "replicas": 1, "tls": { "client": { "issuer": { "certManager": { "name": issuer } } } } })
 }
 
 impl<'a> Issuer<'a> {
@@ -145,6 +155,7 @@ impl<'a> Issuer<'a> {
         let by = match behavior {
             Behavior::OtherAuthority => &self.other,
             Behavior::ServersOnly => &self.servers_only,
+            _ if request.spec.issuer_ref.name == OTHER => &self.other,
             _ => &self.authority,
         };
         let mut asked = CertificateSigningRequestParams::from_pem(std::str::from_utf8(&request.spec.request.0).unwrap()).unwrap();
@@ -152,7 +163,8 @@ impl<'a> Issuer<'a> {
         let life = request.spec.duration.as_deref().and_then(|text| text.strip_suffix('s')).unwrap().parse().unwrap();
         let life = if behavior == Behavior::ShortLifetime { 86_400 } else { life };
         let now = OffsetDateTime::from_unix_timestamp(Timestamp::now().as_second()).unwrap();
-        (params.not_before, params.not_after) = (now - time::Duration::minutes(5), now + time::Duration::seconds(life));
+        let back = time::Duration::minutes(if behavior == Behavior::Backdated { 60 } else { 5 });
+        (params.not_before, params.not_after) = (now - back, now + time::Duration::seconds(life));
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -207,7 +219,8 @@ fn is_probe(request: &str) -> bool {
     request.contains("-authority-")
 }
 
-fn later() -> Timestamp {
+/// A clock by which requests of now are old.
+pub fn later() -> Timestamp {
     Timestamp::now() + SignedDuration::from_mins(10)
 }
 
@@ -415,6 +428,23 @@ async fn a_shorter_lifetime_than_requested_is_accepted() {
     assert!(message.contains("certificates of Issuer company are valid for 24 hours instead of the desired 2160"), "{message}");
     let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
     issuer.during(Behavior::ShortLifetime, operator.quiet(3)).await;
+    let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not requested again");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_begin_before_they_are_requested_are_accepted() {
+    let world = World::new("backdated").await;
+    let issuer = Issuer::new(&world).await;
+    let operator = world.operator();
+    world.cluster("demo", spec()).await;
+    issuer.during(Behavior::Backdated, world.bootstrapped("demo")).await;
+    let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let leaf = certificate(&secret, member_key::SERVER_CRT);
+    assert!(leaf.not_before() < Timestamp::now() - SignedDuration::from_mins(59));
+    let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
+    issuer.during(Behavior::Backdated, operator.quiet(3)).await;
     let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
     assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not requested again");
     operator.stop().await;

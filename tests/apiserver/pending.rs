@@ -1,6 +1,6 @@
 //! Private keys whose certificates an issuer was asked for and nobody waits for any more.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use etcd_warden::{
     api::{EtcdCluster, EtcdUser},
@@ -19,13 +19,13 @@ use k8s_openapi::api::{
     core::v1::{Pod, Secret},
 };
 use kube::{
-    Api,
-    api::{Patch, PatchParams, PostParams},
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 
 use crate::{
-    issuers::{Behavior, Issuer, spec},
+    issuers::{Behavior, Issuer, OTHER, later, spec, spec_with},
     state::{certificate, names},
     world::{World, until, until_ok},
 };
@@ -33,7 +33,8 @@ use crate::{
 const CLUSTER: ClusterId = ClusterId(7);
 const MEMBER: MemberId = MemberId(1);
 
-/// Connections to the only member of a cluster. It is healthy and presents what its Secret holds.
+/// Connections to the only member of a cluster. It is healthy, presents what its Secret holds, and accepts every certificate.
+#[derive(Clone)]
 struct Healthy {
     secrets: Api<Secret>,
     peer_url: String,
@@ -115,6 +116,42 @@ async fn run_pod(world: &World<'_>) {
     pods.patch_status("demo-0-0", &PatchParams::default(), &Patch::Merge(json!({ "status": status }))).await.unwrap();
 }
 
+/// Restarts the pod of the only member, as its StatefulSet and the kubelet would, until `other` is done.
+async fn restarting<T>(world: &World<'_>, other: impl Future<Output = T>) -> T {
+    let (pods, sets) = (world.api::<Pod>(), world.api::<StatefulSet>());
+    let keep_running = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            tick.tick().await;
+            let generation = sets.get("demo-0").await.unwrap().metadata.generation;
+            let observed = Patch::Merge(json!({ "status": { "observedGeneration": generation, "replicas": 1 } }));
+            sets.patch_status("demo-0", &PatchParams::default(), &observed).await.unwrap();
+            match pods.get_opt("demo-0-0").await.unwrap() {
+                None => run_pod(world).await,
+                Some(pod) if pod.metadata.deletion_timestamp.is_some() => {
+                    drop(pods.delete("demo-0-0", &DeleteParams::default().grace_period(0)).await);
+                }
+                Some(_) => {}
+            }
+        }
+    };
+    tokio::select! {
+        result = other => result,
+        () = keep_running => unreachable!("it runs forever"),
+    }
+}
+
+/// Waits until a cluster of one member is known to run.
+async fn runs(world: &World<'_>) {
+    world.bootstrapped("demo").await;
+    run_pod(world).await;
+    until_ok(async || {
+        let status = world.api::<EtcdCluster>().get("demo").await.unwrap().status.unwrap_or_default();
+        (status.cluster_id == Some(CLUSTER)).then_some(()).ok_or_else(|| format!("the member is recorded: {status:#?}"))
+    })
+    .await;
+}
+
 /// The keys of the CA's Secret with private keys that wait for certificates, and the requests for these.
 async fn waiting(world: &World<'_>, issuer: &Issuer<'_>) -> (BTreeSet<String>, BTreeSet<String>) {
     let authority = world.api::<Secret>().get("demo-client-ca").await.unwrap();
@@ -130,17 +167,8 @@ async fn what_a_deleted_user_waited_for_is_removed() {
     let operator = world.operator_with_dialer(Arc::new(member));
     let clusters = world.api::<EtcdCluster>();
     world.cluster("demo", spec()).await;
-    let bootstraps = async {
-        world.bootstrapped("demo").await;
-        run_pod(&world).await;
-        // What is unused is known only once the members are.
-        until_ok(async || {
-            let status = clusters.get("demo").await.unwrap().status.unwrap_or_default();
-            (status.cluster_id == Some(CLUSTER)).then_some(()).ok_or_else(|| format!("the member is recorded: {status:#?}"))
-        })
-        .await;
-    };
-    Box::pin(issuer.during(Behavior::Correct, bootstraps)).await;
+    // What is unused is known only once the members are.
+    Box::pin(issuer.during(Behavior::Correct, runs(&world))).await;
 
     let deleted = issuer.during(Behavior::Silent, async {
         let names = json!({ "spec": { "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } } });
@@ -176,5 +204,99 @@ async fn what_a_deleted_user_waited_for_is_removed() {
     });
     issuer.during(Behavior::Correct, served).await;
     until("nothing is left", async || (waiting(&world, &issuer).await == Default::default()).then_some(())).await;
+    operator.stop().await;
+}
+
+/// The phase of the rotation of the client CA.
+async fn phase(world: &World<'_>) -> Option<String> {
+    let status = world.api::<EtcdCluster>().get("demo").await.unwrap().status.unwrap_or_default();
+    status.certificates?.client?.phase
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_authority_of_an_issuer_is_tried_however_long_it_takes_to_sign() {
+    let world = World::new("trial").await;
+    let (issuer, names) = (Issuer::new(&world).await, names(&world, "demo"));
+    let member = Healthy { secrets: world.api(), peer_url: names.peer_url(&names.member(0)) };
+    let operator = world.operator_with_dialer(Arc::new(member.clone()));
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    runs(&world).await;
+
+    let clusters = world.api::<EtcdCluster>();
+    clusters.patch("demo", &PatchParams::default(), &Patch::Merge(json!({ "spec": spec() }))).await.unwrap();
+    let uids = async || issuer.requests().await.into_values().map(|request| request.uid()).collect::<Vec<_>>();
+    let silent = issuer.during(Behavior::Silent, async {
+        let asked = until("a certificate for the trial is requested", async || {
+            let asked = uids().await;
+            (asked.len() == 1 && phase(&world).await.as_deref() == Some("Distributing")).then_some(asked)
+        })
+        .await;
+        let waits = waiting(&world, &issuer).await;
+        assert_eq!(waits.0, BTreeSet::from([pending_key(&Holder::Operator, tls_key::NEXT_CRT)]));
+        operator.wait_for_passes(5).await;
+        assert_eq!((uids().await, waiting(&world, &issuer).await), (asked, waits), "it is not requested again");
+    });
+    Box::pin(restarting(&world, silent)).await;
+    operator.stop().await;
+
+    // Clients had the time to reload their Secrets.
+    let operator = world.operator_by(Arc::new(member), later);
+    let moves = until_ok(async || match phase(&world).await {
+        Some(phase) if phase == "Distributing" => {
+            let status = clusters.get("demo").await.unwrap().status;
+            Err(format!("the new CA signs: {:#?}", status.map(|status| status.conditions)))
+        }
+        _ => Ok(()),
+    });
+    Box::pin(restarting(&world, issuer.during(Behavior::Correct, moves))).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_to_the_previous_issuer_is_replaced() {
+    let world = World::new("previous").await;
+    let (issuer, names) = (Issuer::new(&world).await, names(&world, "demo"));
+    let member = Healthy { secrets: world.api(), peer_url: names.peer_url(&names.member(0)) };
+    let operator = world.operator_with_dialer(Arc::new(member.clone()));
+    world.cluster("demo", json!({ "replicas": 1 })).await;
+    runs(&world).await;
+
+    let clusters = world.api::<EtcdCluster>();
+    let change_to = async |name: &str| {
+        let spec = Patch::Merge(json!({ "spec": spec_with(name) }));
+        clusters.patch("demo", &PatchParams::default(), &spec).await.unwrap();
+    };
+    // The only request, if it is for this issuer.
+    let asked = async |name: &str| {
+        until_ok(async || {
+            let requests: Vec<_> = issuer.requests().await.into_values().collect();
+            match requests.as_slice() {
+                [request] if request.spec.issuer_ref.name == name => Ok(request.name_any()),
+                others => Err(format!("a certificate is requested from {name}: {others:?}")),
+            }
+        })
+        .await
+    };
+    change_to("company").await;
+    let previous = Box::pin(restarting(&world, issuer.during(Behavior::Silent, asked("company")))).await;
+    operator.stop().await;
+
+    // The request is old.
+    let operator = world.operator_by(Arc::new(member), later);
+    change_to(OTHER).await;
+    let replaced = issuer.during(Behavior::Silent, async {
+        let replaced = asked(OTHER).await;
+        operator.wait_for_passes(3).await;
+        let conditions = clusters.get("demo").await.unwrap().status.unwrap().conditions;
+        assert!(conditions.iter().all(|condition| condition.reason != "NameTaken"), "{conditions:#?}");
+        replaced
+    });
+    let replaced = Box::pin(restarting(&world, replaced)).await;
+    assert_ne!(replaced, previous, "its private key is new");
+    let answered = until("the certificate of the new issuer is used", async || {
+        let secret = world.api::<Secret>().get("demo-operator-tls").await.unwrap();
+        secret.data.unwrap().contains_key(tls_key::NEXT_CRT).then_some(())
+    });
+    Box::pin(restarting(&world, issuer.during(Behavior::Correct, answered))).await;
     operator.stop().await;
 }

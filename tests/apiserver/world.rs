@@ -195,20 +195,18 @@ impl<'a> World<'a> {
 
     /// An operator for this namespace with another clock than the machine's.
     pub fn operator_with_clock(&self, clock: fn() -> Timestamp) -> Operator {
-        let tap = Tap::default();
-        Operator::start_with(
-            self.server.tapped(&tap),
-            tap,
-            vec![self.namespace.clone()],
-            Arc::new(etcd::Client::default()),
-            clock,
-        )
+        self.operator_by(Arc::new(etcd::Client::default()), clock)
     }
 
     /// An operator for this namespace that connects to members by `dialer`.
     pub fn operator_with_dialer(&self, dialer: Arc<dyn Dialer>) -> Operator {
+        self.operator_by(dialer, Timestamp::now)
+    }
+
+    /// The same with another clock than the machine's.
+    pub fn operator_by(&self, dialer: Arc<dyn Dialer>, clock: fn() -> Timestamp) -> Operator {
         let tap = Tap::default();
-        Operator::start_with(self.server.tapped(&tap), tap, vec![self.namespace.clone()], dialer, Timestamp::now)
+        Operator::start_with(self.server.tapped(&tap), tap, vec![self.namespace.clone()], dialer, clock)
     }
 }
 
