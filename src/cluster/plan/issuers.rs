@@ -101,6 +101,14 @@ pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, 
             );
             (None, discard_if(is_old).certificate(Reason::SharedCA, message))
         }
+        Ok(external) if is_refused && existing.is_some_and(|existing| strands(input, existing, external)) => {
+            let name = external.authority.common_name();
+            let message = format!(
+                "{issuer} signs with CA {name:?} now, which cannot take the place of the one that is refused: the member that tries that \
+                 one needs a {domain} certificate of the previous CA. Give {issuer} the previous CA first"
+            );
+            (None, discard_if(is_old).certificate(Reason::IssuerUnusable, message))
+        }
         Ok(external) => (Some(Source::External(issuer.clone(), Box::new(external.clone()))), Changes::default()),
         Err(IssuerProblem::Pending(why)) => {
             let message = format!("waiting for {issuer} to sign for the {domain} domain: {why}");
@@ -116,6 +124,12 @@ pub fn successor(input: &Input, domain: Domain, existing: Option<&Authorities>, 
 /// Whether members refuse what the next or the active authority signs. Another one that the issuer is given replaces it.
 fn is_refused(input: &Input, domain: Domain, existing: &Authorities) -> bool {
     trial::is_refused(input, domain, existing) || reconnect::is_refused(input, domain, existing)
+}
+
+/// Whether the member that tries a refused authority would get no certificate that the others accept if this authority came next: the
+/// issuer no longer signs with the active one, and none trusts this one yet.
+fn strands(input: &Input, existing: &Authorities, external: &ExternalAuthority) -> bool {
+    trial::is_presented(input, existing) && !existing.can_sign(input.now) && external.authority != existing.active
 }
 
 /// Whether an external authority is already the next one, with all of its ancestors.
