@@ -32,7 +32,7 @@ pub fn names() -> Names {
 }
 
 /// A cluster that is available.
-pub struct World {
+pub struct Fixture {
     /// The `EtcdCluster`, with its status.
     pub cluster: EtcdCluster,
     /// The Secret with its client authorities.
@@ -43,7 +43,7 @@ pub struct World {
     signer: Authority,
 }
 
-impl World {
+impl Fixture {
     /// The cluster `demo` in the namespace `ns`, with the defaults of a spec.
     pub fn new() -> Self {
         let now = "2026-03-01T12:00:00Z".parse().unwrap();

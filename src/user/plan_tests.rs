@@ -9,7 +9,7 @@ use crate::{
     pki::{Issuer, ReissueReason, Usage},
     reporting::publish::Report,
     user::{
-        fixtures::{World, names},
+        fixtures::{Fixture, names},
         status::{UserOutcome, bug, expiry, report},
     },
 };
@@ -28,23 +28,23 @@ fn app() -> EtcdUser {
 }
 
 /// The observed state for a new user of a healthy cluster.
-fn around(user: &EtcdUser, world: &World) -> ObservedUser {
+fn around(user: &EtcdUser, fixture: &Fixture) -> ObservedUser {
     ObservedUser {
         uid: Uid::of(&user.metadata).unwrap(),
         names: names(),
-        cluster: Some(world.cluster.clone()),
-        authority: Some(world.authority.clone()),
+        cluster: Some(fixture.cluster.clone()),
+        authority: Some(fixture.authority.clone()),
         secret: None,
         others: vec![],
     }
 }
 
-/// A user with a certificate: the world, the user and its observed state.
-fn served() -> (World, EtcdUser, ObservedUser) {
-    let mut world = World::new();
+/// A user with a certificate: the fixture, the user and its observed state.
+fn served() -> (Fixture, EtcdUser, ObservedUser) {
+    let mut fixture = Fixture::new();
     let user = app();
-    let mut observed = around(&user, &world);
-    let UserPlan::Issue(change) = plan(&user, &observed, world.now) else { panic!("no Secret exists yet") };
+    let mut observed = around(&user, &fixture);
+    let UserPlan::Issue(change) = plan(&user, &observed, fixture.now) else { panic!("no Secret exists yet") };
     let mut secret = SecretView::default();
     secret.meta.owner_references = Some(vec![OwnerReference {
         controller: Some(true),
@@ -53,10 +53,10 @@ fn served() -> (World, EtcdUser, ObservedUser) {
         uid: "uid-of-app".into(),
         ..OwnerReference::default()
     }]);
-    world.issue(&mut secret, &change.secret);
+    fixture.issue(&mut secret, &change.secret);
     observed.secret = Some(secret.into());
-    observed.authority = Some(world.authority.clone());
-    (world, user, observed)
+    observed.authority = Some(fixture.authority.clone());
+    (fixture, user, observed)
 }
 
 fn issued(plan: &UserPlan) -> (Vec<&ReissueReason>, Vec<&str>) {
@@ -82,8 +82,8 @@ fn suspended(plan: &UserPlan) -> Reason {
 
 #[test]
 fn a_new_user_is_issued_a_client_certificate() {
-    let world = World::new();
-    let UserPlan::Issue(change) = plan(&app(), &around(&app(), &world), world.now) else { panic!() };
+    let fixture = Fixture::new();
+    let UserPlan::Issue(change) = plan(&app(), &around(&app(), &fixture), fixture.now) else { panic!() };
     let change = change.secret;
     assert_eq!((change.name.as_str(), change.type_, &change.version), ("app-etcd-tls", "kubernetes.io/tls", &None));
     assert_eq!(change.labels[label::USER], "app");
@@ -98,11 +98,11 @@ fn a_new_user_is_issued_a_client_certificate() {
 /// The issuer may sign with another authority than before, whatever else is wrong with the cluster's spec.
 #[test]
 fn the_issuers_of_a_spec_are_probed_if_they_and_the_lifetimes_are_valid() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let probes = |spec: &str| {
-        let mut observed = around(&app(), &world);
+        let mut observed = around(&app(), &fixture);
         observed.cluster.as_mut().unwrap().spec = serde_saphyr::from_str(spec).unwrap();
-        let UserPlan::Issue(change) = plan(&app(), &observed, world.now) else { panic!("{spec}") };
+        let UserPlan::Issue(change) = plan(&app(), &observed, fixture.now) else { panic!("{spec}") };
         change.probes
     };
     let manager = "certManager: {name: ca}";
@@ -124,8 +124,8 @@ fn the_issuers_of_a_spec_are_probed_if_they_and_the_lifetimes_are_valid() {
 
 #[test]
 fn nothing_is_done_until_the_renewal() {
-    let (world, user, observed) = served();
-    let at = |hours| plan(&user, &observed, world.now + SignedDuration::from_hours(hours));
+    let (fixture, user, observed) = served();
+    let at = |hours| plan(&user, &observed, fixture.now + SignedDuration::from_hours(hours));
     assert_eq!(at(0), UserPlan::Nothing);
     // Renewals are spread over the twentieth of the lifetime before that.
     assert_eq!(at(1440 - 108 - 1), UserPlan::Nothing);
@@ -135,9 +135,9 @@ fn nothing_is_done_until_the_renewal() {
 
 #[test]
 fn what_was_issued_is_renewed_although_the_lifetime_is_invalid() {
-    let (world, mut user, observed) = served();
+    let (fixture, mut user, observed) = served();
     user.spec.certificate.duration = crate::api::Duration("5m".into());
-    let at = |hours| plan(&user, &observed, world.now + SignedDuration::from_hours(hours));
+    let at = |hours| plan(&user, &observed, fixture.now + SignedDuration::from_hours(hours));
     let UserPlan::Blocked(Obstacle::Suspended(note)) = at(0) else { panic!("{:?}", at(0)) };
     assert_eq!((note.reason, note.message.contains("at least 1h")), (Reason::InvalidSpec, true));
     assert_eq!(issued(&at(1440)), (vec![&ReissueReason::Due], vec![]));
@@ -145,11 +145,11 @@ fn what_was_issued_is_renewed_although_the_lifetime_is_invalid() {
 
 #[test]
 fn what_is_missing_from_the_secret_is_restored() {
-    let (world, user, observed) = served();
+    let (fixture, user, observed) = served();
     let without = |key: &str| {
         let mut observed = observed.clone();
         observed.secret.as_mut().unwrap().data.remove(key);
-        plan(&user, &observed, world.now)
+        plan(&user, &observed, fixture.now)
     };
     assert_eq!(issued(&without("tls.crt")), (vec![&ReissueReason::Missing], vec![]));
     assert_eq!(issued(&without("tls.key")), (vec![&ReissueReason::KeyDoesNotFit], vec![]));
@@ -157,12 +157,12 @@ fn what_is_missing_from_the_secret_is_restored() {
     assert_eq!(issued(&without("endpoints")), (vec![], vec!["endpoints"]));
     let mut shorter = user.clone();
     shorter.spec.certificate.duration = crate::api::Duration("24h".into());
-    assert_eq!(issued(&plan(&shorter, &observed, world.now)), (vec![&ReissueReason::TooLong], vec![]));
+    assert_eq!(issued(&plan(&shorter, &observed, fixture.now)), (vec![&ReissueReason::TooLong], vec![]));
 }
 
 #[test]
 fn reserved_and_impossible_names_are_refused() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for (user, about) in [
         (user("root", "clusterRef: {name: demo}"), "root is the operator's own"),
         (user("app", "{clusterRef: {name: demo}, commonName: root}"), "root is the operator's own"),
@@ -173,7 +173,7 @@ fn reserved_and_impossible_names_are_refused() {
         (user("app", "{clusterRef: {name: demo}, certificate: {duration: 59m}}"), "spec.certificate.duration is 59m"),
         (user("app", "{clusterRef: {name: demo}, certificate: {duration: 90d}}"), "is not a duration"),
     ] {
-        let plan = plan(&user, &around(&user, &world), world.now);
+        let plan = plan(&user, &around(&user, &fixture), fixture.now);
         let (reason, message) = refused(&plan);
         assert_eq!(reason, Reason::InvalidSpec);
         assert!(message.contains(about), "{message}");
@@ -182,44 +182,44 @@ fn reserved_and_impossible_names_are_refused() {
 
 #[test]
 fn a_common_name_may_have_64_characters_of_several_octets() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let user = user("app", &format!("{{clusterRef: {{name: demo}}, commonName: {}}}", "ä".repeat(64)));
-    let plan = plan(&user, &around(&user, &world), world.now);
+    let plan = plan(&user, &around(&user, &fixture), fixture.now);
     assert_eq!(issued(&plan).0, [&ReissueReason::Missing]);
 }
 
 #[test]
 fn of_two_users_with_one_common_name_the_older_has_precedence() {
-    let (world, app, mut observed) = served();
+    let (fixture, app, mut observed) = served();
     let mut twin = user("twin", "{clusterRef: {name: demo}, commonName: app}");
     observed.others = vec![twin.clone()];
     assert_eq!(
-        plan(&app, &observed, world.now),
+        plan(&app, &observed, fixture.now),
         UserPlan::Nothing,
         "of two of one age, the one with the lesser uid counts as older"
     );
-    let around_twin = |twin: &EtcdUser| ObservedUser { others: vec![app.clone()], ..around(twin, &world) };
-    let plan_of_twin = plan(&twin, &around_twin(&twin), world.now);
+    let around_twin = |twin: &EtcdUser| ObservedUser { others: vec![app.clone()], ..around(twin, &fixture) };
+    let plan_of_twin = plan(&twin, &around_twin(&twin), fixture.now);
     let (reason, message) = refused(&plan_of_twin);
     assert_eq!(reason, Reason::CommonNameTaken);
     assert!(message.contains("EtcdUser app has the common name app already"), "{message}");
 
     twin.metadata.creation_timestamp = Some(Time("2026-02-01T00:00:00Z".parse().unwrap()));
-    assert!(matches!(plan(&twin, &around_twin(&twin), world.now), UserPlan::Issue(_)));
+    assert!(matches!(plan(&twin, &around_twin(&twin), fixture.now), UserPlan::Issue(_)));
     observed.others = vec![twin.clone()];
-    assert_eq!(refused(&plan(&app, &observed, world.now)).0, Reason::CommonNameTaken);
+    assert_eq!(refused(&plan(&app, &observed, fixture.now)).0, Reason::CommonNameTaken);
 
     twin.spec.cluster_ref.name = "other".into();
     observed.others = vec![twin];
-    assert_eq!(plan(&app, &observed, world.now), UserPlan::Nothing, "each cluster has common names of its own");
+    assert_eq!(plan(&app, &observed, fixture.now), UserPlan::Nothing, "each cluster has common names of its own");
 }
 
 #[test]
 fn of_two_users_with_one_secret_the_older_has_precedence() {
-    let (world, app, observed) = served();
+    let (fixture, app, observed) = served();
     let twin = user("twin", "{clusterRef: {name: other}, secretName: app-etcd-tls}");
     let uid = Uid::of(&twin.metadata).unwrap();
-    let plan = plan(&twin, &ObservedUser { uid, others: vec![app], ..observed }, world.now);
+    let plan = plan(&twin, &ObservedUser { uid, others: vec![app], ..observed }, fixture.now);
     let (reason, message) = refused(&plan);
     assert_eq!(reason, Reason::SecretNameTaken);
     assert!(message.contains("EtcdUser app has the Secret app-etcd-tls already"), "{message}");
@@ -227,9 +227,9 @@ fn of_two_users_with_one_secret_the_older_has_precedence() {
 
 #[test]
 fn a_secret_of_someone_else_is_never_written() {
-    let (world, user, mut observed) = served();
+    let (fixture, user, mut observed) = served();
     observed.secret.as_mut().unwrap().meta.owner_references = None;
-    let plan = plan(&user, &observed, world.now);
+    let plan = plan(&user, &observed, fixture.now);
     let (reason, message) = refused(&plan);
     assert_eq!(reason, Reason::NameTaken);
     assert!(message.contains("Secret app-etcd-tls cannot be used: it was not created by etcd-warden"), "{message}");
@@ -237,32 +237,32 @@ fn a_secret_of_someone_else_is_never_written() {
 
 #[test]
 fn a_user_waits_for_what_does_not_exist_yet() {
-    let (world, user, observed) = served();
+    let (fixture, user, observed) = served();
     let none = ObservedUser { cluster: None, ..observed.clone() };
     assert_eq!(
-        waiting(&plan(&user, &none, world.now)),
+        waiting(&plan(&user, &none, fixture.now)),
         (Reason::ClusterNotFound, "there is no EtcdCluster demo in this namespace; waiting for it")
     );
     let mut starting = ObservedUser { authority: None, ..observed.clone() };
     starting.cluster.as_mut().unwrap().status = None;
-    assert_eq!(waiting(&plan(&user, &starting, world.now)).0, Reason::ClusterNotReady);
+    assert_eq!(waiting(&plan(&user, &starting, fixture.now)).0, Reason::ClusterNotReady);
     let lost = ObservedUser { authority: None, ..observed.clone() };
-    assert_eq!(suspended(&plan(&user, &lost, world.now)), Reason::CALost);
+    assert_eq!(suspended(&plan(&user, &lost, fixture.now)), Reason::CALost);
     let mut other = observed.clone();
     other.authority.as_mut().unwrap().meta.annotations = None;
     other.authority.as_mut().unwrap().meta.owner_references = None;
-    assert_eq!(suspended(&plan(&user, &other, world.now)), Reason::CALost);
+    assert_eq!(suspended(&plan(&user, &other, fixture.now)), Reason::CALost);
     let mut paused = observed;
     paused.cluster.as_mut().unwrap().spec.paused = true;
-    assert_eq!(suspended(&plan(&user, &paused, world.now)), Reason::ClusterPaused);
+    assert_eq!(suspended(&plan(&user, &paused, fixture.now)), Reason::ClusterPaused);
 }
 
 #[test]
 fn a_revoked_user_gets_no_certificate() {
-    let (world, mut user, observed) = served();
+    let (fixture, mut user, observed) = served();
     user.metadata.annotations = Some([(key::REVOKE.to_owned(), String::new())].into());
     let revoked = |observed: &ObservedUser| {
-        let plan = plan(&user, observed, world.now);
+        let plan = plan(&user, observed, fixture.now);
         let (reason, message) = refused(&plan);
         assert_eq!(reason, Reason::Revoked);
         message.to_owned()
@@ -287,9 +287,9 @@ fn reported(
 
 #[test]
 fn a_user_is_ready_once_the_secret_holds_a_certificate() {
-    let (world, mut user, observed) = served();
+    let (fixture, mut user, observed) = served();
     let new = ObservedUser { secret: None, ..observed.clone() };
-    let (status, reason, report) = reported(&user, &new, &UserOutcome::Written(Some(ReissueReason::Missing)), world.now);
+    let (status, reason, report) = reported(&user, &new, &UserOutcome::Written(Some(ReissueReason::Missing)), fixture.now);
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Issuing"));
     assert!(report.events.is_empty());
     let [done] = report.done.as_slice() else { panic!("one thing was done") };
@@ -300,41 +300,41 @@ fn a_user_is_ready_once_the_secret_holds_a_certificate() {
     );
 
     user.status = Some(report.status);
-    let (status, reason, report) = reported(&user, &observed, &UserOutcome::Ready, world.now);
+    let (status, reason, report) = reported(&user, &observed, &UserOutcome::Ready, fixture.now);
     assert_eq!((status.as_str(), reason.as_str()), ("True", "Issued"));
     assert_eq!(report.status.secret_name.as_deref(), Some("app-etcd-tls"));
     assert_eq!(report.status.common_name.as_deref(), Some("app"));
     assert!(report.status.serial.is_some() && report.status.certificate_expires.is_some());
     user.status = Some(report.status.clone());
-    let (.., again) = reported(&user, &observed, &UserOutcome::Ready, world.now + SignedDuration::from_hours(100));
+    let (.., again) = reported(&user, &observed, &UserOutcome::Ready, fixture.now + SignedDuration::from_hours(100));
     assert_eq!(again.status, report.status, "an idle pass writes nothing");
     assert!(again.events.is_empty() && again.done.is_empty());
 }
 
 #[test]
 fn a_user_with_a_good_certificate_stays_ready_while_nothing_can_be_issued() {
-    let (world, user, observed) = served();
+    let (fixture, user, observed) = served();
     let paused = UserOutcome::Blocked(Obstacle::Suspended(Note::new(Reason::ClusterPaused, "paused")));
     let ready = |observed: &ObservedUser, now| reported(&user, observed, &paused, now).0;
-    assert_eq!(ready(&observed, world.now), "True");
-    assert_eq!(ready(&observed, world.now + SignedDuration::from_hours(2161)), "False", "it has expired");
-    assert_eq!(ready(&ObservedUser { secret: None, ..observed.clone() }, world.now), "False");
-    assert_eq!(ready(&ObservedUser { cluster: None, ..observed.clone() }, world.now), "False", "no member accepts it");
+    assert_eq!(ready(&observed, fixture.now), "True");
+    assert_eq!(ready(&observed, fixture.now + SignedDuration::from_hours(2161)), "False", "it has expired");
+    assert_eq!(ready(&ObservedUser { secret: None, ..observed.clone() }, fixture.now), "False");
+    assert_eq!(ready(&ObservedUser { cluster: None, ..observed.clone() }, fixture.now), "False", "no member accepts it");
     let mut other = observed;
     let certificates = other.cluster.as_mut().unwrap().status.as_mut().unwrap().certificates.as_mut().unwrap();
     certificates.client.as_mut().unwrap().active.key_id = "00".into();
-    assert_eq!(ready(&other, world.now), "False", "the members trust another authority");
+    assert_eq!(ready(&other, fixture.now), "False", "the members trust another authority");
 }
 
 #[test]
 fn a_user_is_not_ready_while_no_member_lets_the_operator_in() {
-    let (world, user, mut observed) = served();
-    assert_eq!(reported(&user, &observed, &UserOutcome::Ready, world.now).0, "True");
+    let (fixture, user, mut observed) = served();
+    assert_eq!(reported(&user, &observed, &UserOutcome::Ready, fixture.now).0, "True");
     let conditions = &mut observed.cluster.as_mut().unwrap().status.as_mut().unwrap().conditions;
     let available = conditions.iter_mut().find(|condition| condition.type_ == "Available").unwrap();
     (available.status, available.reason) = ("False".into(), "CertificateRefused".into());
     for outcome in [UserOutcome::Ready, UserOutcome::Written(None), UserOutcome::Conflict] {
-        let (status, reason, report) = reported(&user, &observed, &outcome, world.now);
+        let (status, reason, report) = reported(&user, &observed, &outcome, fixture.now);
         assert_eq!((status.as_str(), reason.as_str()), ("False", "CertificateRefused"), "{outcome:?}");
         let message = &condition(&report.status.conditions, ConditionType::Ready).unwrap().message;
         assert!(message.ends_with("see condition Available of EtcdCluster demo"), "{message}");
@@ -343,28 +343,28 @@ fn a_user_is_not_ready_while_no_member_lets_the_operator_in() {
 
 #[test]
 fn a_refusal_is_reported_once_by_a_warning() {
-    let (world, mut user, observed) = served();
+    let (fixture, mut user, observed) = served();
     let outcome = UserOutcome::Blocked(Obstacle::Refused(Note::new(Reason::CommonNameTaken, "taken")));
-    let (status, reason, report) = reported(&user, &observed, &outcome, world.now);
+    let (status, reason, report) = reported(&user, &observed, &outcome, fixture.now);
     assert_eq!((status.as_str(), reason.as_str()), ("False", "CommonNameTaken"));
     assert_eq!(report.events.len(), 1);
     assert!(matches!(report.events[0].type_, EventType::Warning));
     user.status = Some(report.status);
-    assert!(reported(&user, &observed, &outcome, world.now).2.events.is_empty());
+    assert!(reported(&user, &observed, &outcome, fixture.now).2.events.is_empty());
 }
 
 /// The certificate is as good as before.
 #[test]
 fn a_panic_is_reported_once_and_changes_nothing_else() {
-    let (world, mut user, observed) = served();
+    let (fixture, mut user, observed) = served();
     let note = || Note::new(Reason::InternalError, "panicked at src/user/plan.rs:1");
     for (outcome, status) in [
         (UserOutcome::Ready, "True"),
         (UserOutcome::Blocked(Obstacle::Refused(Note::new(Reason::CommonNameTaken, "taken"))), "False"),
     ] {
-        let before = report(&user, &observed, &outcome, world.now).status;
+        let before = report(&user, &observed, &outcome, fixture.now).status;
         user.status = Some(before.clone());
-        let found = bug(&user, note(), world.now + SignedDuration::from_hours(1));
+        let found = bug(&user, note(), fixture.now + SignedDuration::from_hours(1));
         let ready = condition(&found.status.conditions, ConditionType::Ready).unwrap();
         assert_eq!((ready.status.as_str(), ready.reason.as_str()), (status, "InternalError"));
         assert_eq!(ready.message, "panicked at src/user/plan.rs:1");
@@ -374,18 +374,18 @@ fn a_panic_is_reported_once_and_changes_nothing_else() {
         assert_eq!((events, found.done.len()), (vec!["InternalError"], 0));
         assert!(matches!(found.events[0].type_, EventType::Warning));
         user.status = Some(found.status);
-        assert!(bug(&user, note(), world.now).events.is_empty(), "once");
+        assert!(bug(&user, note(), fixture.now).events.is_empty(), "once");
         user.status = None;
     }
-    let new = bug(&user, note(), world.now).status;
+    let new = bug(&user, note(), fixture.now).status;
     assert_eq!(condition(&new.conditions, ConditionType::Ready).unwrap().status, "False", "it was never ready");
 }
 
 #[test]
 fn the_expiry_of_a_certificate_is_reported_if_it_will_be_renewed() {
-    let (world, mut user, observed) = served();
+    let (fixture, mut user, observed) = served();
     let reported = |user: &EtcdUser, observed: &ObservedUser| {
-        let status = report(user, observed, &UserOutcome::Ready, world.now).status;
+        let status = report(user, observed, &UserOutcome::Ready, fixture.now).status;
         expiry(user, observed, &status)
     };
     let leaf = observed.secret.as_ref().unwrap().certificate(tls_key::CRT).unwrap().unwrap();

@@ -4,11 +4,11 @@ use axum::http::{Method, Request};
 use etcd_warden::api::EtcdClusterSpec;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::namespace::TestNamespace;
 
 /// Creates or changes an object in a dry run.
-async fn ask(world: &World<'_>, method: Method, plural: &str, name: &str, spec: &Value) -> Result<Value, String> {
-    let collection = format!("/apis/etcd-warden.dev/v1alpha1/namespaces/{}/{plural}", world.namespace);
+async fn ask(ns: &TestNamespace<'_>, method: Method, plural: &str, name: &str, spec: &Value) -> Result<Value, String> {
+    let collection = format!("/apis/etcd-warden.dev/v1alpha1/namespaces/{}/{plural}", ns.name);
     let (path, media) = match method {
         Method::POST => (collection, "application/json"),
         _ => (format!("{collection}/{name}"), "application/merge-patch+json"),
@@ -21,18 +21,18 @@ async fn ask(world: &World<'_>, method: Method, plural: &str, name: &str, spec: 
         .header("content-type", media)
         .body(body.to_string().into_bytes())
         .unwrap();
-    world.client.request(request).await.map_err(|error| match error {
+    ns.client.request(request).await.map_err(|error| match error {
         kube::Error::Api(status) => status.message.clone(),
         other => panic!("{other}"),
     })
 }
 
-async fn create_cluster(world: &World<'_>, name: &str, spec: &Value) -> Result<Value, String> {
-    ask(world, Method::POST, "etcdclusters", name, spec).await
+async fn create_cluster(ns: &TestNamespace<'_>, name: &str, spec: &Value) -> Result<Value, String> {
+    ask(ns, Method::POST, "etcdclusters", name, spec).await
 }
 
-async fn create_user(world: &World<'_>, name: &str, spec: &Value) -> Result<Value, String> {
-    ask(world, Method::POST, "etcdusers", name, spec).await
+async fn create_user(ns: &TestNamespace<'_>, name: &str, spec: &Value) -> Result<Value, String> {
+    ask(ns, Method::POST, "etcdusers", name, spec).await
 }
 
 #[track_caller]
@@ -52,20 +52,20 @@ fn client(field: &str, value: &Value) -> Value {
 
 #[tokio::test]
 async fn an_empty_spec_is_filled_in() {
-    let world = World::new("defaults").await;
-    let made = create_cluster(&world, "demo", &json!({})).await.unwrap();
+    let ns = TestNamespace::new("defaults").await;
+    let made = create_cluster(&ns, "demo", &json!({})).await.unwrap();
     assert_eq!(made["spec"], serde_json::to_value(EtcdClusterSpec::default()).unwrap());
     let nulls = json!({ "replicas": null, "tls": null, "storage": { "size": null }, "pod": null });
-    assert_eq!(create_cluster(&world, "demo", &nulls).await.unwrap()["spec"], made["spec"]);
-    let user = create_user(&world, "app", &json!({ "clusterRef": { "name": "demo" } })).await.unwrap();
+    assert_eq!(create_cluster(&ns, "demo", &nulls).await.unwrap()["spec"], made["spec"]);
+    let user = create_user(&ns, "app", &json!({ "clusterRef": { "name": "demo" } })).await.unwrap();
     assert_eq!(user["spec"], json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "2160h" } }));
-    refused(create_user(&world, "app", &json!({})).await, "spec.clusterRef: Required value", &json!({}));
-    refused(create_cluster(&world, "demo", &Value::Null).await, "spec: Required value", &Value::Null);
+    refused(create_user(&ns, "app", &json!({})).await, "spec.clusterRef: Required value", &json!({}));
+    refused(create_cluster(&ns, "demo", &Value::Null).await, "spec: Required value", &Value::Null);
 }
 
 #[tokio::test]
 async fn invalid_clusters_are_refused_with_a_reason() {
-    let world = World::new("bad").await;
+    let ns = TestNamespace::new("bad").await;
     let lives =
         |authority: &str, leaf: &str| json!({ "authority": { "duration": authority }, "certificate": { "duration": leaf } });
     let arg = |flag: &str| json!({ "etcd": { "extraArgs": { "metrics": "basic", flag: "x" } } });
@@ -138,7 +138,7 @@ async fn invalid_clusters_are_refused_with_a_reason() {
         (arg("force-new-cluster"), "a flag is reserved"),
         (arg("data-dir"), "a flag is reserved"),
     ] {
-        refused(create_cluster(&world, "demo", &spec).await, part, &spec);
+        refused(create_cluster(&ns, "demo", &spec).await, part, &spec);
     }
     let long = "a".repeat(50);
     for (name, part) in [
@@ -147,14 +147,14 @@ async fn invalid_clusters_are_refused_with_a_reason() {
         ("a.b", "it must begin with a letter"),
         ("Demo", "lowercase RFC 1123 subdomain"),
     ] {
-        refused(create_cluster(&world, name, &json!({})).await, part, &json!(name));
+        refused(create_cluster(&ns, name, &json!({})).await, part, &json!(name));
     }
-    accepted(create_cluster(&world, &long[1..], &json!({})).await, &json!(long));
+    accepted(create_cluster(&ns, &long[1..], &json!({})).await, &json!(long));
 }
 
 #[tokio::test]
 async fn valid_clusters_are_accepted() {
-    let world = World::new("good").await;
+    let ns = TestNamespace::new("good").await;
     for spec in [
         json!({ "replicas": 1, "version": "3.5.32" }),
         json!({ "replicas": 9, "version": "3.7.0" }),
@@ -169,15 +169,15 @@ async fn valid_clusters_are_accepted() {
         json!({ "pod": { "template": { "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "a", "image": "b" }] } } } }),
         json!({ "pod": { "tolerations": [{ "operator": "Exists" }], "resources": { "limits": { "memory": "1Gi" } } } }),
     ] {
-        accepted(create_cluster(&world, "demo", &spec).await, &spec);
+        accepted(create_cluster(&ns, "demo", &spec).await, &spec);
     }
 }
 
 #[tokio::test]
 async fn every_field_can_be_changed() {
-    let world = World::new("change").await;
-    world.cluster("demo", json!({})).await;
-    let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdclusters", "demo", spec).await;
+    let ns = TestNamespace::new("change").await;
+    ns.cluster("demo", json!({})).await;
+    let change = async |spec: &Value| ask(&ns, Method::PATCH, "etcdclusters", "demo", spec).await;
     for spec in [
         client("certificate", &json!({ "duration": "24h" })),
         json!({ "tls": { "peer": { "certificate": { "duration": "24h" } } } }),
@@ -205,15 +205,15 @@ async fn every_field_can_be_changed() {
         &json!("emptyDir"),
     );
     let minor = json!({ "version": "3.7.3" });
-    world.cluster("pods", json!({ "storage": { "emptyDir": { "sizeLimit": "8Gi" } } })).await;
-    let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdclusters", "pods", spec).await;
+    ns.cluster("pods", json!({ "storage": { "emptyDir": { "sizeLimit": "8Gi" } } })).await;
+    let change = async |spec: &Value| ask(&ns, Method::PATCH, "etcdclusters", "pods", spec).await;
     accepted(change(&json!({ "version": "3.6.15" })).await, &json!("another patch"));
     refused(change(&minor).await, "the minor version cannot be changed with spec.storage.emptyDir", &minor);
 }
 
 #[tokio::test]
 async fn invalid_users_are_refused_with_a_reason() {
-    let world = World::new("users").await;
+    let ns = TestNamespace::new("users").await;
     let of = |field: &str, value: Value| json!({ "clusterRef": { "name": "demo" }, field: value });
     let long = "a".repeat(64);
     for (name, spec, part) in [
@@ -230,7 +230,7 @@ async fn invalid_users_are_refused_with_a_reason() {
         ("app", of("permissions", json!([])), "unknown field \"spec.permissions\""),
         (&long, of("certificate", json!({})), "63 characters at most"),
     ] {
-        refused(create_user(&world, name, &spec).await, part, &spec);
+        refused(create_user(&ns, name, &spec).await, part, &spec);
     }
     for (name, spec) in [
         (&long[1..], of("certificate", json!({ "duration": "1h" }))),
@@ -238,10 +238,10 @@ async fn invalid_users_are_refused_with_a_reason() {
         ("app", of("commonName", json!("ä".repeat(64)))),
         ("0.a", of("secretName", json!("a.b-c"))),
     ] {
-        accepted(create_user(&world, name, &spec).await, &spec);
+        accepted(create_user(&ns, name, &spec).await, &spec);
     }
-    world.user("app", of("certificate", json!({}))).await;
-    let change = async |spec: &Value| ask(&world, Method::PATCH, "etcdusers", "app", spec).await;
+    ns.user("app", of("certificate", json!({}))).await;
+    let change = async |spec: &Value| ask(&ns, Method::PATCH, "etcdusers", "app", spec).await;
     for (spec, field) in [
         (json!({ "commonName": "other" }), "spec.commonName"),
         (json!({ "secretName": "other" }), "spec.secretName"),
@@ -255,17 +255,17 @@ async fn invalid_users_are_refused_with_a_reason() {
 
 #[tokio::test]
 async fn tables_have_the_expected_columns() {
-    let world = World::new("tables").await;
-    world.cluster("demo", json!({})).await;
-    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-    let operator = world.operator();
-    world.user_reports("app", "Issued").await;
+    let ns = TestNamespace::new("tables").await;
+    ns.cluster("demo", json!({})).await;
+    ns.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    let operator = ns.operator();
+    ns.user_reports("app", "Issued").await;
     // All certificates are issued, but no pod serves them.
-    world.reports("demo", "CertificatesReady", "Confirming").await;
+    ns.reports("demo", "CertificatesReady", "Confirming").await;
     operator.stop().await;
     // The kinds are given by their short names.
     let rows = |kind: &str, more: &[&str]| {
-        let table = world.server.kubectl(&[&["-n", &world.namespace, "get", kind], more].concat());
+        let table = ns.server.kubectl(&[&["-n", &ns.name, "get", kind], more].concat());
         let rows: Vec<Vec<_>> = table
             .lines()
             .map(|line| line.split("  ").map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect())
@@ -286,8 +286,8 @@ async fn tables_have_the_expected_columns() {
     assert_eq!(users[1][..4], ["app", "demo", "True", "app-etcd-tls"]);
     assert!(users[1][4].ends_with('Z'), "{users:?}");
     // The categories contain the custom resources.
-    assert!(world.server.kubectl(&["-n", &world.namespace, "get", "etcd-warden"]).contains("etcduser"));
-    assert!(world.server.kubectl(&["-n", &world.namespace, "get", "all"]).contains("etcdcluster.etcd-warden.dev/demo"));
-    let explained = world.server.kubectl(&["explain", "etcdcluster.spec.storage.retention"]);
+    assert!(ns.server.kubectl(&["-n", &ns.name, "get", "etcd-warden"]).contains("etcduser"));
+    assert!(ns.server.kubectl(&["-n", &ns.name, "get", "all"]).contains("etcdcluster.etcd-warden.dev/demo"));
+    let explained = ns.server.kubectl(&["explain", "etcdcluster.spec.storage.retention"]);
     assert!(explained.contains("Whether the PersistentVolumeClaims"), "{explained}");
 }

@@ -11,14 +11,14 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
+    namespace::{TestNamespace, until},
     state::check_complete,
-    world::{World, until},
 };
 
 #[tokio::test]
 async fn a_lost_authority_is_reported_and_can_be_restored_from_a_backup() {
-    let world = World::new("authority").await;
-    let operator = world.operator();
+    let ns = TestNamespace::new("authority").await;
+    let operator = ns.operator();
     let data = |key: &str, value: Value| json!({ "data": { key: value } });
     let cases: [(&str, &str, Option<Value>, &str); 7] = [
         ("deleted", "client-ca", None, "is missing, or has lost its labels"),
@@ -30,21 +30,21 @@ async fn a_lost_authority_is_reported_and_can_be_restored_from_a_backup() {
         ("other", "peer-ca", Some(json!("the client domain's")), "other CAs than the members trust"),
     ];
     for (name, ..) in &cases {
-        world.cluster(name, json!({ "replicas": 1 })).await;
+        ns.cluster(name, json!({ "replicas": 1 })).await;
     }
     for (name, ..) in &cases {
-        world.bootstrapped(name).await;
+        ns.bootstrapped(name).await;
     }
     operator.quiet(7).await;
     join_all(cases.map(|(name, authority, change, problem)| {
-        let world = &world;
+        let ns = &ns;
         async move {
-            let secrets = world.api::<Secret>();
+            let secrets = ns.api::<Secret>();
             let authority = format!("{name}-{authority}");
             let mut backup = secrets.get(&authority).await.unwrap();
             let member = secrets.get(&format!("{name}-0-tls")).await.unwrap();
             match &change {
-                None => world.delete::<Secret>(&authority).await,
+                None => ns.delete::<Secret>(&authority).await,
                 Some(Value::String(_)) => {
                     let other = secrets.get(&format!("{name}-client-ca")).await.unwrap();
                     let patch = Patch::Merge(json!({ "data": other.data }));
@@ -54,9 +54,9 @@ async fn a_lost_authority_is_reported_and_can_be_restored_from_a_backup() {
                     secrets.patch(&authority, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ()).unwrap();
                 }
             }
-            let lost = world.reports(name, "CertificatesReady", "CALost").await;
+            let lost = ns.reports(name, "CertificatesReady", "CALost").await;
             assert!(lost.message.contains(&format!("Secret {authority}")) && lost.message.contains(problem), "{}", lost.message);
-            world.reports(name, "Degraded", "CALost").await;
+            ns.reports(name, "Degraded", "CALost").await;
             let now = secrets.get(&format!("{name}-0-tls")).await.unwrap();
             assert_eq!(now.resource_version(), member.resource_version(), "{name}");
             assert_eq!(secrets.get_opt(&authority).await.unwrap().is_none(), change.is_none(), "{name}");
@@ -69,8 +69,8 @@ async fn a_lost_authority_is_reported_and_can_be_restored_from_a_backup() {
                 until("the backup is restored", async || secrets.replace(&authority, &PostParams::default(), &backup).await.ok())
                     .await;
             }
-            world.bootstrapped(name).await;
-            check_complete(world, name).await;
+            ns.bootstrapped(name).await;
+            check_complete(ns, name).await;
             let now = secrets.get(&format!("{name}-0-tls")).await.unwrap();
             assert_eq!(now.resource_version(), member.resource_version(), "{name}");
         }
@@ -85,24 +85,24 @@ fn years_later() -> Timestamp {
 
 #[tokio::test]
 async fn authorities_that_have_expired_only_by_the_operators_clock_are_kept() {
-    let world = World::new("clock").await;
-    let operator = world.operator();
-    world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.bootstrapped("demo").await;
+    let ns = TestNamespace::new("clock").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(2).await;
     operator.stop().await;
-    let version = async |name: &str| world.api::<Secret>().get(name).await.unwrap().resource_version();
+    let version = async |name: &str| ns.api::<Secret>().get(name).await.unwrap().resource_version();
     let names = ["demo-client-ca", "demo-peer-ca", "demo-0-tls"];
     let before = join_all(names.map(version)).await;
-    let operator = world.operator_with_clock(years_later);
-    let condition = world.reports("demo", "Degraded", "ClockSkew").await;
+    let operator = ns.operator_with_clock(years_later);
+    let condition = ns.reports("demo", "Degraded", "ClockSkew").await;
     assert!(condition.message.contains("has expired by the operator's clock"), "{}", condition.message);
     operator.wait_for_passes(3).await;
     assert_eq!(join_all(names.map(version)).await, before);
     operator.stop().await;
     // With the right clock the operator continues.
-    let operator = world.operator();
-    world.bootstrapped("demo").await;
+    let operator = ns.operator();
+    ns.bootstrapped("demo").await;
     assert_eq!(join_all(names.map(version)).await, before);
     operator.stop().await;
 }

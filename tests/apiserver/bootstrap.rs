@@ -14,24 +14,24 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
+    namespace::{TestNamespace, until, until_ok},
     state::{Recorded, certificate, check_complete, everything},
-    world::{World, until, until_ok},
 };
 
 #[tokio::test]
 async fn objects_that_are_up_to_date_are_not_written_again() {
-    let world = World::new("twice").await;
-    let operator = world.operator();
-    world.cluster("demo", json!({})).await;
-    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.bootstrapped("demo").await;
-    world.user_reports("app", "Issued").await;
+    let ns = TestNamespace::new("twice").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({})).await;
+    ns.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    ns.bootstrapped("demo").await;
+    ns.user_reports("app", "Issued").await;
     operator.quiet(2).await;
     // Two for each member, one for the operator and one for the user; each certificate was issued once.
-    assert_eq!(check_complete(&world, "demo").await, Recorded { client: 8, peer: 3 });
+    assert_eq!(check_complete(&ns, "demo").await, Recorded { client: 8, peer: 3 });
     operator.stop().await;
 
-    let restarted = world.operator();
+    let restarted = ns.operator();
     restarted.quiet(4).await;
     assert!(restarted.tap.writes().is_empty(), "{:#?}", restarted.tap.writes());
     restarted.stop().await;
@@ -40,8 +40,8 @@ async fn objects_that_are_up_to_date_are_not_written_again() {
 /// Every field is set; the API server stores some of them in another form.
 #[tokio::test]
 async fn fields_that_the_api_server_rewrites_are_not_written_again() {
-    let world = World::new("otherwise").await;
-    let operator = world.operator();
+    let ns = TestNamespace::new("otherwise").await;
+    let operator = ns.operator();
     let spec = json!({
         "replicas": 5,
         "version": "3.5.35",
@@ -73,12 +73,12 @@ async fn fields_that_the_api_server_rewrites_are_not_written_again() {
         },
         "service": { "type": "LoadBalancer", "loadBalancerClass": "example.com/a", "labels": { "a": "" }, "annotations": { "a": "" } },
     });
-    world.cluster("demo", spec).await;
-    world.bootstrapped("demo").await;
+    ns.cluster("demo", spec).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    check_complete(&world, "demo").await;
+    check_complete(&ns, "demo").await;
     operator.stop().await;
-    let restarted = world.operator();
+    let restarted = ns.operator();
     restarted.quiet(2).await;
     assert!(restarted.tap.writes().is_empty(), "{:#?}", restarted.tap.writes());
     restarted.stop().await;
@@ -87,20 +87,20 @@ async fn fields_that_the_api_server_rewrites_are_not_written_again() {
 /// The API server keeps a quantity of a custom resource as it is written, and `1e9` is one.
 #[tokio::test]
 async fn quantities_with_an_exponent_are_accepted() {
-    let world = World::new("exponent").await;
-    let operator = world.operator();
+    let ns = TestNamespace::new("exponent").await;
+    let operator = ns.operator();
     let spec = json!({ "replicas": 1, "storage": { "size": "1e9" }, "etcd": { "quotaBackendSize": "256e6" } });
-    world.cluster("demo", spec).await;
-    world.bootstrapped("demo").await;
+    ns.cluster("demo", spec).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    check_complete(&world, "demo").await;
-    let claim = world.api::<PersistentVolumeClaim>().get("data-demo-0").await.unwrap();
+    check_complete(&ns, "demo").await;
+    let claim = ns.api::<PersistentVolumeClaim>().get("data-demo-0").await.unwrap();
     assert_eq!(claim.spec.unwrap().resources.unwrap().requests.unwrap()["storage"].0, "1e9");
-    let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    let set = ns.api::<StatefulSet>().get("demo-0").await.unwrap();
     let set = serde_json::to_string(&set.spec.template).unwrap();
     assert!(set.contains("--quota-backend-bytes=256000000"), "{set}");
     operator.stop().await;
-    let restarted = world.operator();
+    let restarted = ns.operator();
     restarted.quiet(2).await;
     assert!(restarted.tap.writes().is_empty(), "{:#?}", restarted.tap.writes());
     restarted.stop().await;
@@ -108,34 +108,34 @@ async fn quantities_with_an_exponent_are_accepted() {
 
 #[tokio::test]
 async fn changes_and_deletions_by_others_are_reverted() {
-    let world = World::new("drift").await;
-    let operator = world.operator();
-    world.cluster("demo", json!({})).await;
-    world.bootstrapped("demo").await;
+    let ns = TestNamespace::new("drift").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({})).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    let before = everything(&world).await;
+    let before = everything(&ns).await;
 
-    change::<Service>(&world, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
-    change::<Service>(&world, "demo-peers", json!({ "spec": { "publishNotReadyAddresses": false } })).await;
+    change::<Service>(&ns, "demo", json!({ "spec": { "selector": { "app.kubernetes.io/instance": "other" } } })).await;
+    change::<Service>(&ns, "demo-peers", json!({ "spec": { "publishNotReadyAddresses": false } })).await;
     change::<ConfigMap>(
-        &world,
+        &ns,
         "demo-bootstrap",
         json!({ "metadata": { "labels": null }, "data": { "demo-0.cluster": null, "token": "x" } }),
     )
     .await;
-    change::<PodDisruptionBudget>(&world, "demo", json!({ "spec": { "minAvailable": 0 } })).await;
-    change::<StatefulSet>(&world, "demo-0", json!({ "spec": { "replicas": 0 } })).await;
+    change::<PodDisruptionBudget>(&ns, "demo", json!({ "spec": { "minAvailable": 0 } })).await;
+    change::<StatefulSet>(&ns, "demo-0", json!({ "spec": { "replicas": 0 } })).await;
     // Without its labels the operator no longer watches it.
-    change::<StatefulSet>(&world, "demo-1", json!({ "metadata": { "labels": null } })).await;
-    change::<PersistentVolumeClaim>(&world, "data-demo-1", json!({ "metadata": { "labels": null } })).await;
-    change::<Secret>(&world, "demo-1-tls", json!({ "metadata": { "labels": null }, "data": { "server.key": null } })).await;
-    change::<Secret>(&world, "demo-operator-tls", json!({ "data": { "tls.crt": "AAAA", "ca.crt": null } })).await;
-    world.delete::<ConfigMap>("demo-ca").await;
-    world.delete::<StatefulSet>("demo-2").await;
-    world.delete::<Secret>("demo-2-tls").await;
+    change::<StatefulSet>(&ns, "demo-1", json!({ "metadata": { "labels": null } })).await;
+    change::<PersistentVolumeClaim>(&ns, "data-demo-1", json!({ "metadata": { "labels": null } })).await;
+    change::<Secret>(&ns, "demo-1-tls", json!({ "metadata": { "labels": null }, "data": { "server.key": null } })).await;
+    change::<Secret>(&ns, "demo-operator-tls", json!({ "data": { "tls.crt": "AAAA", "ca.crt": null } })).await;
+    ns.delete::<ConfigMap>("demo-ca").await;
+    ns.delete::<StatefulSet>("demo-2").await;
+    ns.delete::<Secret>("demo-2-tls").await;
 
     until_ok(async || {
-        let now = everything(&world).await;
+        let now = everything(&ns).await;
         let differs = before.iter().find(|(id, object)| now.get(id).map(essence) != Some(essence(object)));
         match differs {
             Some((id, object)) => Err(format!("{id:?} is as before: {:#?}, {:#?}", now.get(id).map(essence), essence(object))),
@@ -145,44 +145,43 @@ async fn changes_and_deletions_by_others_are_reverted() {
     .await;
     operator.quiet(1).await;
     // One for the operator, three for member 2, and three for member 1, because a Secret without labels is not in the cache.
-    assert_eq!(check_complete(&world, "demo").await, Recorded { client: 12, peer: 5 });
+    assert_eq!(check_complete(&ns, "demo").await, Recorded { client: 12, peer: 5 });
     operator.stop().await;
 }
 
 /// A webhook or another controller may add elements to lists. Removing them would lead to an endless conflict.
 #[tokio::test]
 async fn additions_by_others_are_kept() {
-    let world = World::new("added").await;
-    let operator = world.operator();
-    world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.bootstrapped("demo").await;
+    let ns = TestNamespace::new("added").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
     let port = json!({ "name": "etcd-client-ssl", "port": 2379 });
     let added = json!({ "name": "added", "port": 1 });
-    change::<Service>(&world, "demo", json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "ports": [port, added] } }))
-        .await;
-    let mut set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    change::<Service>(&ns, "demo", json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "ports": [port, added] } })).await;
+    let mut set = ns.api::<StatefulSet>().get("demo-0").await.unwrap();
     let mut sidecar = set.spec.template.spec.as_ref().unwrap().containers[0].clone();
     sidecar.name = "sidecar".into();
     set.spec.template.spec.as_mut().unwrap().containers.insert(0, sidecar);
-    world.api().replace("demo-0", &PostParams::default(), &set).await.unwrap();
+    ns.api().replace("demo-0", &PostParams::default(), &set).await.unwrap();
     operator.quiet(2).await;
     let writes = operator.tap.writes().len();
     operator.quiet(2).await;
     assert_eq!(operator.tap.writes().len(), writes);
-    assert_eq!(world.api::<Service>().get("demo").await.unwrap().spec.unwrap().ports.unwrap().len(), 2);
-    let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    assert_eq!(ns.api::<Service>().get("demo").await.unwrap().spec.unwrap().ports.unwrap().len(), 2);
+    let set = ns.api::<StatefulSet>().get("demo-0").await.unwrap();
     assert_eq!(set.spec.template.spec.unwrap().containers.len(), 2);
     operator.stop().await;
 }
 
 /// Changes a part of an object, as a user would.
 /// Changes an object as its user does.
-pub async fn change<K>(world: &World<'_>, name: &str, patch: Value)
+pub async fn change<K>(ns: &TestNamespace<'_>, name: &str, patch: Value)
 where
     K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
 {
-    let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &ApiResource::erase::<K>(&()));
+    let api: Api<DynamicObject> = Api::namespaced_with(ns.client.clone(), &ns.name, &ApiResource::erase::<K>(&()));
     api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
 }
 
@@ -200,13 +199,13 @@ fn essence(object: &DynamicObject) -> Value {
 
 #[tokio::test]
 async fn changes_of_the_spec_take_effect() {
-    let world = World::new("change").await;
-    let operator = world.operator();
-    world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.bootstrapped("demo").await;
+    let ns = TestNamespace::new("change").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    let names = async || certificate(&world.api::<Secret>().get("demo-0-tls").await.unwrap(), "server.crt").dns_names().clone();
-    let before = check_complete(&world, "demo").await;
+    let names = async || certificate(&ns.api::<Secret>().get("demo-0-tls").await.unwrap(), "server.crt").dns_names().clone();
+    let before = check_complete(&ns, "demo").await;
     assert!(!names().await.contains("etcd.example.com"));
 
     // A paused cluster is not changed.
@@ -215,22 +214,22 @@ async fn changes_of_the_spec_take_effect() {
         "image": { "repository": "example.com/etcd" },
         "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } }, "peer": { "certificate": { "duration": "24h" } } },
     } });
-    change::<EtcdCluster>(&world, "demo", patch).await;
-    world.reports("demo", "Progressing", "Paused").await;
-    assert_eq!(check_complete(&world, "demo").await, before);
-    change::<EtcdCluster>(&world, "demo", json!({ "spec": { "paused": false } })).await;
+    change::<EtcdCluster>(&ns, "demo", patch).await;
+    ns.reports("demo", "Progressing", "Paused").await;
+    assert_eq!(check_complete(&ns, "demo").await, before);
+    change::<EtcdCluster>(&ns, "demo", json!({ "spec": { "paused": false } })).await;
 
     until("the certificate has the new name", async || names().await.contains("etcd.example.com").then_some(())).await;
     until("the image is the new one", async || {
-        let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+        let set = ns.api::<StatefulSet>().get("demo-0").await.unwrap();
         let image = set.spec.template.spec?.containers.first()?.image.clone()?;
         (image == "example.com/etcd:v3.6.16").then_some(())
     })
     .await;
     operator.quiet(1).await;
     // One server certificate and one peer certificate; the in-pod client's and the operator's are unchanged.
-    assert_eq!(check_complete(&world, "demo").await, Recorded { client: before.client + 1, peer: before.peer + 1 });
-    let peer = certificate(&world.api::<Secret>().get("demo-0-tls").await.unwrap(), "peer.crt");
+    assert_eq!(check_complete(&ns, "demo").await, Recorded { client: before.client + 1, peer: before.peer + 1 });
+    let peer = certificate(&ns.api::<Secret>().get("demo-0-tls").await.unwrap(), "peer.crt");
     assert!(peer.not_after() < jiff::Timestamp::now() + jiff::SignedDuration::from_hours(25));
     operator.stop().await;
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bootstrap::change,
-    world::{World, until_ok},
+    namespace::{TestNamespace, until_ok},
 };
 
 fn values<const N: usize>(map: Option<BTreeMap<String, String>>, keys: [&str; N]) -> [Option<String>; N] {
@@ -42,24 +42,24 @@ async fn becomes<const N: usize>(
 
 #[tokio::test]
 async fn what_is_removed_from_the_spec_is_removed_from_the_service() {
-    let world = World::new("service").await;
-    let operator = world.operator();
+    let ns = TestNamespace::new("service").await;
+    let operator = ns.operator();
     let both = json!({ "ours": "1", "kept": "1" });
     let service = json!({ "type": "LoadBalancer", "loadBalancerClass": "example.com/a", "labels": both, "annotations": both });
-    world.cluster("demo", json!({ "replicas": 1, "service": service })).await;
-    world.bootstrapped("demo").await;
-    let services = world.api::<Service>();
+    ns.cluster("demo", json!({ "replicas": 1, "service": service })).await;
+    ns.bootstrapped("demo").await;
+    let services = ns.api::<Service>();
     let read = async || services.get("demo").await.unwrap().metadata;
     let keys = ["ours", "kept", "theirs"];
     becomes(read, keys, [Some("1"), Some("1"), None], [Some("1"), Some("1"), None]).await;
     let theirs = json!({ "metadata": { "labels": { "theirs": "1" }, "annotations": { "theirs": "1" } } });
-    change::<Service>(&world, "demo", theirs).await;
+    change::<Service>(&ns, "demo", theirs).await;
 
     let edited = json!({ "ours": null, "kept": "2" });
-    change::<EtcdCluster>(&world, "demo", json!({ "spec": { "service": { "labels": edited, "annotations": edited } } })).await;
+    change::<EtcdCluster>(&ns, "demo", json!({ "spec": { "service": { "labels": edited, "annotations": edited } } })).await;
     becomes(read, keys, [None, Some("2"), Some("1")], [None, Some("2"), Some("1")]).await;
     let plain = json!({ "type": "ClusterIP", "loadBalancerClass": null });
-    change::<EtcdCluster>(&world, "demo", json!({ "spec": { "service": plain } })).await;
+    change::<EtcdCluster>(&ns, "demo", json!({ "spec": { "service": plain } })).await;
     until_ok(async || {
         let spec = services.get("demo").await.unwrap().spec.unwrap();
         let is_plain = spec.type_.as_deref() == Some("ClusterIP") && spec.load_balancer_class.is_none();
@@ -72,27 +72,27 @@ async fn what_is_removed_from_the_spec_is_removed_from_the_service() {
 
 #[tokio::test]
 async fn labels_and_annotations_reach_a_running_pod() {
-    let world = World::new("live").await;
-    let operator = world.operator();
+    let ns = TestNamespace::new("live").await;
+    let operator = ns.operator();
     let both = json!({ "ours": "1", "kept": "1" });
-    world.cluster("demo", json!({ "replicas": 1, "pod": { "labels": both, "annotations": both } })).await;
-    world.bootstrapped("demo").await;
+    ns.cluster("demo", json!({ "replicas": 1, "pod": { "labels": both, "annotations": both } })).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    let set = world.api::<StatefulSet>().get("demo-0").await.unwrap();
+    let set = ns.api::<StatefulSet>().get("demo-0").await.unwrap();
     let template = set.spec.template;
     let mut pod = Pod { metadata: template.metadata.unwrap(), spec: template.spec, status: None };
     pod.metadata.name = Some("demo-0-0".into());
     pod.metadata.labels.as_mut().unwrap().insert("theirs".into(), "1".into());
-    let pods = world.api::<Pod>();
+    let pods = ns.api::<Pod>();
     let uid = pods.create(&PostParams::default(), &pod).await.unwrap().metadata.uid;
 
     let edited = json!({ "ours": null, "kept": "2", "new": "1" });
-    change::<EtcdCluster>(&world, "demo", json!({ "spec": { "pod": { "labels": edited, "annotations": edited } } })).await;
+    change::<EtcdCluster>(&ns, "demo", json!({ "spec": { "pod": { "labels": edited, "annotations": edited } } })).await;
     let read = async || pods.get("demo-0-0").await.unwrap().metadata;
     let keys = ["ours", "kept", "new", "theirs"];
     becomes(read, keys, [None, Some("2"), Some("1"), Some("1")], [None, Some("2"), Some("1"), None]).await;
     let none: Value = json!({ "ours": null, "kept": null, "new": null });
-    change::<EtcdCluster>(&world, "demo", json!({ "spec": { "pod": { "labels": none, "annotations": none } } })).await;
+    change::<EtcdCluster>(&ns, "demo", json!({ "spec": { "pod": { "labels": none, "annotations": none } } })).await;
     let keys = ["kept", "new", "theirs", annotation::FROM_SPEC];
     becomes(read, keys, [None, None, Some("1"), None], [None; 4]).await;
     assert_eq!(read().await.uid, uid, "it was not restarted");

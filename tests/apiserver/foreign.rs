@@ -11,8 +11,8 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
+    namespace::{TestNamespace, until},
     state::{check_complete, everything, kinds},
-    world::{World, until},
 };
 
 /// The kind of every object that the operator creates, and its name in a cluster `x`.
@@ -39,13 +39,13 @@ fn clusters() -> impl Iterator<Item = (String, &'static str, String)> {
     })
 }
 
-fn api(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
+fn api(ns: &TestNamespace<'_>, kind: &str) -> Api<DynamicObject> {
     let resource = kinds().into_iter().find(|resource| resource.kind == kind).unwrap();
-    Api::namespaced_with(world.client.clone(), &world.namespace, &resource)
+    Api::namespaced_with(ns.client.clone(), &ns.name, &resource)
 }
 
 /// Creates an object that belongs to others. With the operator's labels for `cluster` it is in the operator's watches.
-async fn make(world: &World<'_>, kind: &str, name: &str, cluster: Option<&str>) -> DynamicObject {
+async fn make(ns: &TestNamespace<'_>, kind: &str, name: &str, cluster: Option<&str>) -> DynamicObject {
     let selector = json!({ "matchLabels": { "a": "b" } });
     let data: Value = match kind {
         "ConfigMap" => json!({ "data": { "mine": "mine" } }),
@@ -66,12 +66,12 @@ async fn make(world: &World<'_>, kind: &str, name: &str, cluster: Option<&str>) 
     let resource: ApiResource = kinds().into_iter().find(|resource| resource.kind == kind).unwrap();
     let mut object = DynamicObject::new(name, &resource).data(data);
     object.metadata = metadata;
-    api(world, kind).create(&PostParams::default(), &object).await.unwrap()
+    api(ns, kind).create(&PostParams::default(), &object).await.unwrap()
 }
 
 /// Deletes an object at once, without waiting for finalizers, whose controllers do not run here.
-async fn remove(world: &World<'_>, kind: &str, name: &str) {
-    let api = api(world, kind);
+async fn remove(ns: &TestNamespace<'_>, kind: &str, name: &str) {
+    let api = api(ns, kind);
     let patch = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": null } }));
     let uid = api.patch(name, &kube::api::PatchParams::default(), &patch).await.unwrap().uid();
     api.delete(name, &kube::api::DeleteParams::default()).await.unwrap();
@@ -88,36 +88,36 @@ fn versions(objects: &BTreeMap<(String, String), DynamicObject>) -> BTreeMap<&(S
 }
 
 async fn before_the_cluster(labelled: bool) {
-    let world = World::new("foreign").await;
+    let ns = TestNamespace::new("foreign").await;
     for (cluster, kind, object) in clusters() {
-        make(&world, kind, &object, labelled.then_some(&cluster)).await;
+        make(&ns, kind, &object, labelled.then_some(&cluster)).await;
     }
-    let before = everything(&world).await;
+    let before = everything(&ns).await;
     for (cluster, kind, _) in clusters() {
         // A single member has no PodDisruptionBudget.
         let replicas = if kind == "PodDisruptionBudget" { 3 } else { 1 };
-        world.cluster(&cluster, json!({ "replicas": replicas })).await;
+        ns.cluster(&cluster, json!({ "replicas": replicas })).await;
     }
-    let operator = world.operator();
+    let operator = ns.operator();
     for (cluster, kind, object) in clusters() {
         let data =
             labelled && (kind == "PersistentVolumeClaim" || object.ends_with("-client-ca") || object.ends_with("-peer-ca"));
         let reason = if data { "LeftoverData" } else { "NameTaken" };
-        let message = world.reports(&cluster, "Degraded", reason).await.message;
+        let message = ns.reports(&cluster, "Degraded", reason).await.message;
         assert!(message.contains(&format!("{kind} {object}")), "{message}");
         assert!(data || message.contains("it was not created by etcd-warden"), "{message}");
     }
     operator.quiet(11).await;
-    let now = everything(&world).await;
+    let now = everything(&ns).await;
     assert_eq!(versions(&now), versions(&before), "nothing was created");
 
     // Once they are deleted, the clusters are bootstrapped.
     for (_, kind, object) in clusters() {
-        remove(&world, kind, &object).await;
+        remove(&ns, kind, &object).await;
     }
     for (cluster, ..) in clusters() {
-        world.bootstrapped(&cluster).await;
-        check_complete(&world, &cluster).await;
+        ns.bootstrapped(&cluster).await;
+        check_complete(&ns, &cluster).await;
     }
     operator.stop().await;
 }
@@ -133,47 +133,47 @@ async fn existing_objects_with_the_operators_labels() {
 }
 
 async fn after_the_cluster(labelled: bool) {
-    let world = World::new("usurped").await;
-    let operator = world.operator();
+    let ns = TestNamespace::new("usurped").await;
+    let operator = ns.operator();
     for (cluster, kind, _) in clusters() {
         // A single member has no PodDisruptionBudget.
         let replicas = if kind == "PodDisruptionBudget" { 3 } else { 1 };
-        world.cluster(&cluster, json!({ "replicas": replicas })).await;
+        ns.cluster(&cluster, json!({ "replicas": replicas })).await;
     }
     for (cluster, ..) in clusters() {
-        world.bootstrapped(&cluster).await;
+        ns.bootstrapped(&cluster).await;
     }
     operator.quiet(1).await;
     operator.stop().await;
     for (cluster, kind, object) in clusters() {
-        remove(&world, kind, &object).await;
-        make(&world, kind, &object, labelled.then_some(&cluster)).await;
+        remove(&ns, kind, &object).await;
+        make(&ns, kind, &object, labelled.then_some(&cluster)).await;
     }
-    let before = everything(&world).await;
+    let before = everything(&ns).await;
 
-    let operator = world.operator();
+    let operator = ns.operator();
     for (cluster, kind, object) in clusters() {
         let authority = object.ends_with("-client-ca") || object.ends_with("-peer-ca");
         let reason = if authority { "CALost" } else { "NameTaken" };
-        let message = world.reports(&cluster, "Degraded", reason).await.message;
+        let message = ns.reports(&cluster, "Degraded", reason).await.message;
         let there = if authority { format!("Secret {object}") } else { format!("{kind} {object} cannot be used") };
         assert!(message.contains(&there), "{message}");
     }
     operator.quiet(11).await;
-    let now = everything(&world).await;
+    let now = everything(&ns).await;
     assert_eq!(versions(&now), versions(&before));
 
     for (cluster, kind, object) in clusters() {
-        remove(&world, kind, &object).await;
+        remove(&ns, kind, &object).await;
         if object.ends_with("-client-ca") || object.ends_with("-peer-ca") {
             // A new authority would cut off members and clients that trust the old one.
-            world.reports(&cluster, "CertificatesReady", "CALost").await;
+            ns.reports(&cluster, "CertificatesReady", "CALost").await;
         } else if kind == "PersistentVolumeClaim" {
             // The member may have run with the claim that is gone.
-            world.reports(&cluster, "Degraded", "ClaimLost").await;
+            ns.reports(&cluster, "Degraded", "ClaimLost").await;
         } else {
-            world.bootstrapped(&cluster).await;
-            check_complete(&world, &cluster).await;
+            ns.bootstrapped(&cluster).await;
+            check_complete(&ns, &cluster).await;
         }
     }
     operator.stop().await;
@@ -192,9 +192,9 @@ async fn replaced_objects_with_the_operators_labels() {
 /// A new object is applied with a resourceVersion that none has. Each version of Kubernetes has to refuse that for an object that exists.
 #[tokio::test]
 async fn an_apply_of_a_new_object_never_changes_an_existing_one() {
-    let world = World::new("absent").await;
-    let existing = make(&world, "ConfigMap", "existing", None).await;
-    let configs = api(&world, "ConfigMap");
+    let ns = TestNamespace::new("absent").await;
+    let existing = make(&ns, "ConfigMap", "existing", None).await;
+    let configs = api(&ns, "ConfigMap");
     let apply = async |name: &str| {
         let body = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "resourceVersion": "1" }, "data": { "mine": "ours" },

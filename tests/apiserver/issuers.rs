@@ -27,8 +27,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use crate::{
+    namespace::{TestNamespace, until_ok},
     state::{bytes, certificate},
-    world::{World, until_ok},
 };
 
 /// How an issuer treats requests.
@@ -58,7 +58,7 @@ pub enum Behavior {
 
 /// The issuers, and cert-manager, for one namespace. The issuer `other` has another authority than the rest.
 pub struct Issuer<'a> {
-    world: &'a World<'a>,
+    ns: &'a TestNamespace<'a>,
     authority: Authority,
     other: Authority,
     servers_only: Authority,
@@ -80,8 +80,8 @@ pub fn spec_with(issuer: &str) -> Value {
 }
 
 impl<'a> Issuer<'a> {
-    /// An issuer for a world. The API server serves CertificateRequests from now on.
-    pub async fn new(world: &'a World<'a>) -> Self {
+    /// An issuer for a ns. The API server serves CertificateRequests from now on.
+    pub async fn new(ns: &'a TestNamespace<'a>) -> Self {
         let schema = json!({ "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } });
         let version = json!({
             "name": "v1", "served": true, "storage": true, "schema": schema, "subresources": { "status": {} },
@@ -97,19 +97,19 @@ impl<'a> Issuer<'a> {
             },
             "spec": { "group": "cert-manager.io", "scope": "Namespaced", "names": names, "versions": [version] },
         });
-        world.server.apply_crd(&serde_json::from_value(crd).unwrap()).await;
+        ns.server.apply_crd(&serde_json::from_value(crd).unwrap()).await;
         let authority = |name| Authority::create(name, SignedDuration::from_hours(50_000), Timestamp::now()).unwrap();
         let (servers_only, key) = foreign_authority(|params| {
             params.distinguished_name.push(DnType::CommonName, "servers only");
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         });
         let servers_only = Authority::load(servers_only.as_bytes(), key.as_bytes()).unwrap();
-        Self { world, authority: authority("company"), other: authority("other"), servers_only, wrong: Mutex::default() }
+        Self { ns, authority: authority("company"), other: authority("other"), servers_only, wrong: Mutex::default() }
     }
 
     /// The existing requests, without probes.
     pub async fn requests(&self) -> BTreeMap<String, CertificateRequest> {
-        let all = self.world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap();
+        let all = self.ns.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap();
         all.into_iter().map(|request| (request.name_any(), request)).filter(|(name, _)| !is_probe(name)).collect()
     }
 
@@ -119,7 +119,7 @@ impl<'a> Issuer<'a> {
             let mut tick = tokio::time::interval(Duration::from_millis(100));
             loop {
                 tick.tick().await;
-                for request in self.world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap() {
+                for request in self.ns.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap() {
                     let is_correct = is_probe(&request.name_any()) && behavior != Behavior::ServersOnly;
                     let behavior = if is_correct { Behavior::Correct } else { behavior };
                     if request.status.is_none() && behavior != Behavior::Silent {
@@ -145,7 +145,7 @@ impl<'a> Issuer<'a> {
                 "certificate": ByteString(leaf.into_bytes()), "ca": ByteString(authority.pem().into()),
             })
         };
-        let (requests, patch) = (self.world.api::<CertificateRequest>(), Patch::Merge(json!({ "status": status })));
+        let (requests, patch) = (self.ns.api::<CertificateRequest>(), Patch::Merge(json!({ "status": status })));
         let answered = requests.patch_status(&request.name_any(), &PatchParams::default(), &patch).await;
         // The operator may have deleted the request.
         drop(answered);
@@ -201,7 +201,7 @@ impl<'a> Issuer<'a> {
     /// Checks that no wrong certificate is in a Secret. Returns how many were signed.
     async fn check_no_wrong_certificate_is_used(&self) -> usize {
         let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for secret in self.world.api::<Secret>().list(&ListParams::default()).await.unwrap() {
+        for secret in self.ns.api::<Secret>().list(&ListParams::default()).await.unwrap() {
             for (key, ByteString(value)) in secret.data.iter().flatten() {
                 let text = String::from_utf8_lossy(value);
                 assert!(!wrong.iter().any(|pem| text.contains(pem)), "{}: {key}", secret.name_any());
@@ -211,8 +211,8 @@ impl<'a> Issuer<'a> {
     }
 }
 
-async fn no_member_has_an_incomplete_secret(world: &World<'_>) {
-    assert!(world.api::<Secret>().get_opt("demo-0-tls").await.unwrap().is_none());
+async fn no_member_has_an_incomplete_secret(ns: &TestNamespace<'_>) {
+    assert!(ns.api::<Secret>().get_opt("demo-0-tls").await.unwrap().is_none());
 }
 
 fn is_probe(request: &str) -> bool {
@@ -233,14 +233,14 @@ async fn wrong_certificates_of_an_issuer_are_never_used() {
         (Behavior::OtherUsages, "IssuerFailed", "the certificate that it signed is for other uses: ", 3),
     ];
     join_all(cases.map(|(behavior, reason, message, wrong)| async move {
-        let world = World::new("behavior").await;
-        let issuer = Issuer::new(&world).await;
-        let operator = world.operator();
-        world.cluster("demo", spec()).await;
+        let ns = TestNamespace::new("behavior").await;
+        let issuer = Issuer::new(&ns).await;
+        let operator = ns.operator();
+        ns.cluster("demo", spec()).await;
         let names = async || issuer.requests().await.into_keys().collect::<BTreeSet<_>>();
         let asked = issuer
             .during(behavior, async {
-                let condition = world.reports("demo", "CertificatesReady", reason).await;
+                let condition = ns.reports("demo", "CertificatesReady", reason).await;
                 assert!(condition.message.contains(message), "{behavior:?}: {}", condition.message);
                 let asked = names().await;
                 operator.wait_for_passes(3).await;
@@ -248,17 +248,17 @@ async fn wrong_certificates_of_an_issuer_are_never_used() {
             })
             .await;
         assert!(issuer.check_no_wrong_certificate_is_used().await >= wrong, "{behavior:?}");
-        no_member_has_an_incomplete_secret(&world).await;
+        no_member_has_an_incomplete_secret(&ns).await;
         let before = names().await;
         assert!(!before.is_empty() && before.is_subset(&asked), "{behavior:?}: no other requests are created");
         operator.stop().await;
 
         // After five minutes certificates are requested again with other keys, and the issuer has been repaired.
-        let operator = world.operator_with_clock(later);
-        issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+        let operator = ns.operator_with_clock(later);
+        issuer.during(Behavior::Correct, ns.bootstrapped("demo")).await;
         assert!(names().await.is_disjoint(&before), "{behavior:?}");
         issuer.check_no_wrong_certificate_is_used().await;
-        let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+        let secret = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
         for key in [member_key::SERVER_CRT, member_key::CLIENT_CRT] {
             assert!(certificate(&secret, key).is_signed_by(issuer.authority.certificate()), "{behavior:?}: {key}");
         }
@@ -269,11 +269,11 @@ async fn wrong_certificates_of_an_issuer_are_never_used() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_someone_else_created_is_never_used() {
-    let world = World::new("foreign").await;
-    let issuer = Issuer::new(&world).await;
-    let requests = world.api::<CertificateRequest>();
-    let operator = world.operator();
-    world.cluster("demo", spec()).await;
+    let ns = TestNamespace::new("foreign").await;
+    let issuer = Issuer::new(&ns).await;
+    let requests = ns.api::<CertificateRequest>();
+    let operator = ns.operator();
+    ns.cluster("demo", spec()).await;
     let probe = until_ok(async || {
         let all = requests.list(&ListParams::default()).await.unwrap();
         all.into_iter().find(|request| is_probe(&request.name_any())).ok_or("the issuer is not probed yet".to_owned())
@@ -289,43 +289,43 @@ async fn a_request_that_someone_else_created_is_never_used() {
     foreign.status = None;
     let created = requests.create(&PostParams::default(), &foreign).await.unwrap();
     issuer.answer(&created, Behavior::OtherAuthority).await;
-    let operator = world.operator();
-    let condition = world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+    let operator = ns.operator();
+    let condition = ns.reports("demo", "CertificatesReady", "IssuerUnusable").await;
     let expected = format!("CertificateRequest {name} cannot be used: it was not created by etcd-warden. Delete it");
     assert!(condition.message.contains(&expected), "{}", condition.message);
     operator.wait_for_passes(3).await;
-    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
+    assert!(ns.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
     let unchanged = requests.get(&name).await.unwrap();
     assert_eq!((unchanged.uid(), unchanged.metadata.deletion_timestamp), (created.uid(), None), "it is not deleted either");
 
     // The same with the uid of the cluster as its owner: only the issuer tells it apart.
     operator.kill().await;
     requests.delete(&name, &DeleteParams::default()).await.unwrap();
-    let cluster = world.api::<EtcdCluster>().get("demo").await.unwrap();
+    let cluster = ns.api::<EtcdCluster>().get("demo").await.unwrap();
     foreign.metadata.owner_references = Some(vec![cluster.controller_owner_ref(&()).unwrap()]);
     let created = requests.create(&PostParams::default(), &foreign).await.unwrap();
     issuer.answer(&created, Behavior::OtherAuthority).await;
-    let operator = world.operator();
+    let operator = ns.operator();
     let expected =
         format!("CertificateRequest {name} cannot be used: it requests a certificate from Issuer.cert-manager.io theirs");
     until_ok(async || {
-        let condition = world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+        let condition = ns.reports("demo", "CertificatesReady", "IssuerUnusable").await;
         if condition.message.contains(&expected) { Ok(()) } else { Err(condition.message) }
     })
     .await;
-    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
+    assert!(ns.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
     requests.delete(&name, &DeleteParams::default()).await.ok();
-    issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+    issuer.during(Behavior::Correct, ns.bootstrapped("demo")).await;
     operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_for_another_private_key_is_never_used() {
-    let world = World::new("key").await;
-    let issuer = Issuer::new(&world).await;
-    let requests = world.api::<CertificateRequest>();
-    let operator = world.operator();
-    world.cluster("demo", spec()).await;
+    let ns = TestNamespace::new("key").await;
+    let issuer = Issuer::new(&ns).await;
+    let requests = ns.api::<CertificateRequest>();
+    let operator = ns.operator();
+    ns.cluster("demo", spec()).await;
     let asked = until_ok(async || {
         let requests = issuer.requests().await;
         (requests.len() == 3).then_some(requests).ok_or_else(|| "three are requested".to_owned())
@@ -354,37 +354,37 @@ async fn a_request_for_another_private_key_is_never_used() {
     let answered = requests.get(&name).await.unwrap();
     issuer.must_not_be_used(&answered.status.unwrap().certificate.unwrap().0);
 
-    let operator = world.operator();
+    let operator = ns.operator();
     let expected =
         format!("CertificateRequest {name} cannot be used: it requests a certificate for another private key. Delete it");
     issuer
         .during(Behavior::Correct, async {
-            let condition = world.reports("demo", "Degraded", "NameTaken").await;
+            let condition = ns.reports("demo", "Degraded", "NameTaken").await;
             assert!(condition.message.contains(&expected), "{}", condition.message);
             operator.wait_for_passes(3).await;
         })
         .await;
     assert_eq!(issuer.check_no_wrong_certificate_is_used().await, 1);
-    no_member_has_an_incomplete_secret(&world).await;
+    no_member_has_an_incomplete_secret(&ns).await;
     let unchanged = requests.get(&name).await.unwrap();
     assert_eq!((unchanged.uid(), unchanged.metadata.deletion_timestamp), (created.uid(), None), "it is not deleted");
 
     requests.delete(&name, &DeleteParams::default()).await.unwrap();
-    issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+    issuer.during(Behavior::Correct, ns.bootstrapped("demo")).await;
     assert_eq!(issuer.check_no_wrong_certificate_is_used().await, 1);
     operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_answer_to_a_request_of_a_killed_operator_is_used() {
-    let world = World::new("asked").await;
-    let issuer = Issuer::new(&world).await;
-    let operator = world.operator();
-    world.cluster("demo", spec()).await;
+    let ns = TestNamespace::new("asked").await;
+    let issuer = Issuer::new(&ns).await;
+    let operator = ns.operator();
+    ns.cluster("demo", spec()).await;
     let asked = issuer
         .during(Behavior::Silent, async {
             until_ok(async || {
-                let message = world.reports("demo", "CertificatesReady", "WaitingForIssuer").await.message;
+                let message = ns.reports("demo", "CertificatesReady", "WaitingForIssuer").await.message;
                 let is_it = message.contains("waiting for Issuer company: no controller has processed CertificateRequest");
                 let requests = issuer.requests().await;
                 (is_it && requests.len() == 3).then_some(requests).ok_or_else(|| format!("three are requested: {message}"))
@@ -392,79 +392,79 @@ async fn the_answer_to_a_request_of_a_killed_operator_is_used() {
             .await
         })
         .await;
-    no_member_has_an_incomplete_secret(&world).await;
+    no_member_has_an_incomplete_secret(&ns).await;
     operator.kill().await;
     for request in asked.values() {
         issuer.answer(request, Behavior::Correct).await;
     }
     let answers: Vec<_> =
         issuer.requests().await.into_values().map(|request| request.status.unwrap().certificate.unwrap().0).collect();
-    let operator = world.operator();
-    world.bootstrapped("demo").await;
-    let member = world.api::<Secret>().get("demo-0-tls").await.unwrap();
-    let own = world.api::<Secret>().get("demo-operator-tls").await.unwrap();
+    let operator = ns.operator();
+    ns.bootstrapped("demo").await;
+    let member = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let own = ns.api::<Secret>().get("demo-operator-tls").await.unwrap();
     for (secret, key) in [(&member, member_key::SERVER_CRT), (&member, member_key::CLIENT_CRT), (&own, tls_key::CRT)] {
         let leaf = certificate(secret, key);
         let is_it = |answer: &Vec<u8>| Certificate::from_pem(answer).unwrap() == leaf;
         assert!(answers.iter().any(is_it), "{key}");
     }
     assert!(issuer.requests().await.is_empty(), "answered requests are deleted");
-    let authority = world.api::<Secret>().get("demo-client-ca").await.unwrap();
+    let authority = ns.api::<Secret>().get("demo-client-ca").await.unwrap();
     assert!(!authority.data.unwrap().keys().any(|key| key.starts_with("pending")), "their keys are deleted");
     operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shorter_lifetime_than_requested_is_accepted() {
-    let world = World::new("short").await;
-    let issuer = Issuer::new(&world).await;
-    let operator = world.operator();
-    world.cluster("demo", spec()).await;
-    issuer.during(Behavior::ShortLifetime, world.bootstrapped("demo")).await;
-    let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let ns = TestNamespace::new("short").await;
+    let issuer = Issuer::new(&ns).await;
+    let operator = ns.operator();
+    ns.cluster("demo", spec()).await;
+    issuer.during(Behavior::ShortLifetime, ns.bootstrapped("demo")).await;
+    let secret = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
     let leaf = certificate(&secret, member_key::SERVER_CRT);
     assert!(leaf.not_after() < Timestamp::now() + SignedDuration::from_hours(25));
-    let message = world.reports("demo", "CertificatesReady", "Confirming").await.message;
+    let message = ns.reports("demo", "CertificatesReady", "Confirming").await.message;
     assert!(message.contains("certificates of Issuer company are valid for 24 hours instead of the desired 2160"), "{message}");
     let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
     issuer.during(Behavior::ShortLifetime, operator.quiet(3)).await;
-    let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let now = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
     assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not requested again");
     operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_that_begin_before_they_are_requested_are_accepted() {
-    let world = World::new("backdated").await;
-    let issuer = Issuer::new(&world).await;
-    let operator = world.operator();
-    world.cluster("demo", spec()).await;
-    issuer.during(Behavior::Backdated, world.bootstrapped("demo")).await;
-    let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let ns = TestNamespace::new("backdated").await;
+    let issuer = Issuer::new(&ns).await;
+    let operator = ns.operator();
+    ns.cluster("demo", spec()).await;
+    issuer.during(Behavior::Backdated, ns.bootstrapped("demo")).await;
+    let secret = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
     let leaf = certificate(&secret, member_key::SERVER_CRT);
     assert!(leaf.not_before() < Timestamp::now() - SignedDuration::from_mins(59));
     let taken = bytes(&secret, member_key::SERVER_CRT).to_vec();
     issuer.during(Behavior::Backdated, operator.quiet(3)).await;
-    let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let now = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
     assert_eq!(bytes(&now, member_key::SERVER_CRT), taken, "it is not requested again");
     operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_usages_than_requested_are_accepted() {
-    let world = World::new("usages").await;
-    let issuer = Issuer::new(&world).await;
-    let operator = world.operator();
-    world.cluster("demo", spec()).await;
-    issuer.during(Behavior::AllUsages, world.bootstrapped("demo")).await;
-    let secret = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let ns = TestNamespace::new("usages").await;
+    let issuer = Issuer::new(&ns).await;
+    let operator = ns.operator();
+    ns.cluster("demo", spec()).await;
+    issuer.during(Behavior::AllUsages, ns.bootstrapped("demo")).await;
+    let secret = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
     for key in [member_key::SERVER_CRT, member_key::CLIENT_CRT] {
         let leaf = certificate(&secret, key);
         assert!(leaf.server_auth() && leaf.client_auth(), "{key}");
     }
     let taken = bytes(&secret, member_key::CLIENT_CRT).to_vec();
     issuer.during(Behavior::AllUsages, operator.quiet(3)).await;
-    let now = world.api::<Secret>().get("demo-0-tls").await.unwrap();
+    let now = ns.api::<Secret>().get("demo-0-tls").await.unwrap();
     assert_eq!(bytes(&now, member_key::CLIENT_CRT), taken, "it is not requested again");
     operator.stop().await;
 }
@@ -491,60 +491,60 @@ fn authority_for(names: &[&str]) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_authority_that_etcd_would_refuse_is_never_trusted() {
-    let world = World::new("refused").await;
-    let issuer = Issuer::new(&world).await;
-    let operator = world.operator();
-    world.cluster("demo", spec()).await;
+    let ns = TestNamespace::new("refused").await;
+    let issuer = Issuer::new(&ns).await;
+    let operator = ns.operator();
+    ns.cluster("demo", spec()).await;
     let refused = issuer.during(Behavior::ServersOnly, async {
-        let condition = world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+        let condition = ns.reports("demo", "CertificatesReady", "IssuerUnusable").await;
         operator.wait_for_passes(3).await;
         condition
     });
     let message = refused.await.message;
     let expected = "etcd and clients in Go would refuse it: \"servers only\" has an extendedKeyUsage without clientAuth";
     assert!(message.contains(expected), "{message}");
-    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
+    assert!(ns.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none(), "no CA is created");
     assert!(issuer.requests().await.is_empty(), "no certificate is requested");
-    no_member_has_an_incomplete_secret(&world).await;
+    no_member_has_an_incomplete_secret(&ns).await;
 
     // The issuer has another authority now. It is probed again at once if the request is deleted.
-    let requests = world.api::<CertificateRequest>();
+    let requests = ns.api::<CertificateRequest>();
     for request in requests.list(&ListParams::default()).await.unwrap() {
         requests.delete(&request.name_any(), &DeleteParams::default()).await.unwrap();
     }
-    issuer.during(Behavior::Correct, world.bootstrapped("demo")).await;
+    issuer.during(Behavior::Correct, ns.bootstrapped("demo")).await;
     operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_authority_that_may_not_sign_for_all_names_is_refused() {
-    let world = World::new("names").await;
-    let operator = world.operator();
-    world.create::<Secret>("company", authority_for(&["svc"])).await.unwrap();
+    let ns = TestNamespace::new("names").await;
+    let operator = ns.operator();
+    ns.create::<Secret>("company", authority_for(&["svc"])).await.unwrap();
     let spec = json!({ "replicas": 1, "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
-    world.cluster("demo", spec).await;
-    let message = world.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
+    ns.cluster("demo", spec).await;
+    let message = ns.reports("demo", "CertificatesReady", "IssuerUnusable").await.message;
     assert!(message.contains("may sign for DNS:svc only, and so not for DNS:demo"), "{message}");
-    assert!(world.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none());
+    assert!(ns.api::<Secret>().get_opt("demo-client-ca").await.unwrap().is_none());
 
-    world.delete::<Secret>("company").await;
+    ns.delete::<Secret>("company").await;
     // It may not sign for `localhost`, which is left out.
-    world.create::<Secret>("company", authority_for(&["svc", "cluster.local"])).await.unwrap();
-    world.bootstrapped("demo").await;
-    let secret = async |name| world.api::<Secret>().get(name).await.unwrap().data;
+    ns.create::<Secret>("company", authority_for(&["svc", "cluster.local"])).await.unwrap();
+    ns.bootstrapped("demo").await;
+    let secret = async |name| ns.api::<Secret>().get(name).await.unwrap().data;
     let secrets = async || (secret("demo-client-ca").await, secret("demo-0-tls").await);
     let before = secrets().await;
-    let clusters = world.api::<EtcdCluster>();
+    let clusters = ns.api::<EtcdCluster>();
     let ask = async |names: &[&str]| {
         let patch = json!({ "spec": { "tls": { "client": { "extraSANs": { "dnsNames": names } } } } });
         clusters.patch("demo", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     };
     ask(&["etcd.example.com"]).await;
-    let message = world.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
+    let message = ns.reports("demo", "CertificatesReady", "IssuerFailed").await.message;
     assert!(message.contains("may sign for DNS:svc, DNS:cluster.local only, and so not for DNS:etcd.example.com"), "{message}");
     operator.wait_for_passes(3).await;
     assert_eq!(secrets().await, before, "no certificate is signed that would not be accepted");
     ask(&[]).await;
-    world.bootstrapped("demo").await;
+    ns.bootstrapped("demo").await;
     operator.stop().await;
 }

@@ -15,8 +15,8 @@ use kube::{Api, Client, api::PostParams};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    namespace::{TestNamespace, until},
     server,
-    world::{World, until},
 };
 
 /// The lease's name.
@@ -29,53 +29,53 @@ async fn lead(client: Client, namespace: &str, identity: &str) -> Leadership {
     elector.acquire(&CancellationToken::new(), &readiness.gate("lease")).await.unwrap()
 }
 
-fn leases(world: &World<'_>) -> Api<Lease> {
-    world.api()
+fn leases(ns: &TestNamespace<'_>) -> Api<Lease> {
+    ns.api()
 }
 
-async fn holder(world: &World<'_>) -> Option<String> {
-    leases(world).get(NAME).await.unwrap().spec?.holder_identity
+async fn holder(ns: &TestNamespace<'_>) -> Option<String> {
+    leases(ns).get(NAME).await.unwrap().spec?.holder_identity
 }
 
 /// Takes the lease in the name of another process.
-async fn steal(world: &World<'_>) {
+async fn steal(ns: &TestNamespace<'_>) {
     until("the lease is stolen", async || {
-        let mut lease = leases(world).get(NAME).await.unwrap();
+        let mut lease = leases(ns).get(NAME).await.unwrap();
         lease.spec.as_mut().unwrap().holder_identity = Some("thief".into());
-        leases(world).replace(NAME, &PostParams::default(), &lease).await.ok()
+        leases(ns).replace(NAME, &PostParams::default(), &lease).await.ok()
     })
     .await;
 }
 
 #[tokio::test]
 async fn there_is_one_leader_at_a_time() {
-    let world = World::new("election").await;
+    let ns = TestNamespace::new("election").await;
     let leading = AtomicU32::new(0);
     // Each leads twice and releases the lease.
     join_all(["a", "b", "c"].map(|name| {
-        let (world, leading) = (&world, &leading);
+        let (ns, leading) = (&ns, &leading);
         async move {
             for _ in 0..2 {
-                let leadership = lead(world.server.client(), &world.namespace, name).await;
+                let leadership = lead(ns.server.client(), &ns.name, name).await;
                 assert_eq!(leading.fetch_add(1, Ordering::SeqCst), 0, "two lead");
-                assert_eq!(holder(world).await.as_deref(), Some(name));
+                assert_eq!(holder(ns).await.as_deref(), Some(name));
                 assert_eq!(leading.fetch_sub(1, Ordering::SeqCst), 1, "two lead");
                 leadership.release().await;
             }
         }
     }))
     .await;
-    let lease = leases(&world).get(NAME).await.unwrap().spec.unwrap();
+    let lease = leases(&ns).get(NAME).await.unwrap().spec.unwrap();
     assert_eq!((lease.holder_identity, lease.lease_transitions), (None, Some(5)));
 }
 
 #[tokio::test]
 async fn a_candidate_leads_within_seconds_after_a_release() {
-    let world = World::new("release").await;
-    let first = lead(world.client.clone(), &world.namespace, "first").await;
+    let ns = TestNamespace::new("release").await;
+    let first = lead(ns.client.clone(), &ns.name, "first").await;
     let readiness = Readiness::default();
     let standby = readiness.gate("lease");
-    let second = Elector::new(world.server.client(), &world.namespace, NAME, "second");
+    let second = Elector::new(ns.server.client(), &ns.name, NAME, "second");
     let stop = CancellationToken::new();
     let waiting = second.acquire(&stop, &standby);
     tokio::pin!(waiting);
@@ -87,36 +87,36 @@ async fn a_candidate_leads_within_seconds_after_a_release() {
     let released = Instant::now();
     let second = waiting.await.unwrap();
     assert!(released.elapsed() < Duration::from_secs(5), "{:?}", released.elapsed());
-    assert_eq!(holder(&world).await.as_deref(), Some("second"));
+    assert_eq!(holder(&ns).await.as_deref(), Some("second"));
     second.release().await;
 }
 
 #[tokio::test]
 async fn a_stolen_lease_is_lost_and_not_released() {
-    let world = World::new("stolen").await;
-    let leadership = lead(world.client.clone(), &world.namespace, "robbed").await;
-    steal(&world).await;
+    let ns = TestNamespace::new("stolen").await;
+    let leadership = lead(ns.client.clone(), &ns.name, "robbed").await;
+    steal(&ns).await;
     let stolen = Instant::now();
     leadership.lost().await;
     assert!(stolen.elapsed() < DEADLINE, "{:?}", stolen.elapsed());
     leadership.release().await;
-    assert_eq!(holder(&world).await.as_deref(), Some("thief"));
+    assert_eq!(holder(&ns).await.as_deref(), Some("thief"));
 }
 
 #[tokio::test]
 async fn a_deleted_lease_is_lost() {
-    let world = World::new("deleted").await;
-    let leadership = lead(world.client.clone(), &world.namespace, "robbed").await;
-    world.delete::<Lease>(NAME).await;
+    let ns = TestNamespace::new("deleted").await;
+    let leadership = lead(ns.client.clone(), &ns.name, "robbed").await;
+    ns.delete::<Lease>(NAME).await;
     leadership.lost().await;
-    assert!(leases(&world).get_opt(NAME).await.unwrap().is_none());
+    assert!(leases(&ns).get_opt(NAME).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn leadership_is_lost_without_the_api_server_before_another_leads() {
     let server = server::isolated().await;
-    let world = World::on(&server, "silence").await;
-    let first = lead(world.client.clone(), &world.namespace, "first").await;
+    let ns = TestNamespace::on(&server, "silence").await;
+    let first = lead(ns.client.clone(), &ns.name, "first").await;
     let began = Instant::now();
     server.signal("STOP");
     first.lost().await;
@@ -126,7 +126,7 @@ async fn leadership_is_lost_without_the_api_server_before_another_leads() {
     assert!(lost - began > DEADLINE / 2, "a short outage is tolerated: {:?}", lost - began);
     // A new candidate does not know how old the lease is.
     let came = Instant::now();
-    let second = lead(server.client(), &world.namespace, "second").await;
+    let second = lead(server.client(), &ns.name, "second").await;
     assert!(came.elapsed() >= LEASE, "{:?}", came.elapsed());
     second.release().await;
 }

@@ -8,16 +8,16 @@ use kube::{
 use serde_json::json;
 
 use crate::{
+    namespace::{TestNamespace, until},
     state::{check_complete, everything, kinds},
-    world::{World, until},
 };
 
 /// Deletes the objects of a deleted owner, as the garbage collector does.
-async fn collect(world: &World<'_>, owner: &str) {
-    for ((kind, name), object) in everything(world).await {
+async fn collect(ns: &TestNamespace<'_>, owner: &str) {
+    for ((kind, name), object) in everything(ns).await {
         if object.owner_references().iter().any(|reference| reference.uid == owner) {
             let resource = kinds().into_iter().find(|resource| resource.kind == kind).unwrap();
-            let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+            let api: Api<DynamicObject> = Api::namespaced_with(ns.client.clone(), &ns.name, &resource);
             let patch = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
             api.patch(&name, &PatchParams::default(), &patch).await.unwrap();
             api.delete(&name, &DeleteParams::default()).await.unwrap();
@@ -28,19 +28,19 @@ async fn collect(world: &World<'_>, owner: &str) {
 
 #[tokio::test]
 async fn claims_and_authorities_are_retained_and_not_taken_over() {
-    let world = World::new("retain").await;
-    let operator = world.operator();
-    let old = world.cluster("demo", json!({})).await.uid().unwrap();
-    world.bootstrapped("demo").await;
+    let ns = TestNamespace::new("retain").await;
+    let operator = ns.operator();
+    let old = ns.cluster("demo", json!({})).await.uid().unwrap();
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    world.delete::<EtcdCluster>("demo").await;
-    collect(&world, &old).await;
-    let left = everything(&world).await;
+    ns.delete::<EtcdCluster>("demo").await;
+    collect(&ns, &old).await;
+    let left = everything(&ns).await;
     let names: Vec<_> = left.keys().map(|(_, name)| name.as_str()).collect();
     assert_eq!(names, ["data-demo-0", "data-demo-1", "data-demo-2", "demo-client-ca", "demo-peer-ca"]);
 
-    world.cluster("demo", json!({})).await;
-    let refused = world.reports("demo", "Available", "LeftoverData").await.message;
+    ns.cluster("demo", json!({})).await;
+    let refused = ns.reports("demo", "Available", "LeftoverData").await.message;
     for (_, name) in left.keys() {
         assert!(refused.contains(name), "{refused}");
     }
@@ -48,27 +48,27 @@ async fn claims_and_authorities_are_retained_and_not_taken_over() {
     let (_, command) = refused.split_once("kubectl ").unwrap();
     let (command, _) = command.split_once('`').unwrap();
     operator.quiet(1).await;
-    let now = everything(&world).await;
+    let now = everything(&ns).await;
     assert!(left.iter().all(|(id, object)| now[id].resource_version() == object.resource_version()));
     assert_eq!(now.len(), left.len());
     let arguments: Vec<_> = command.split(' ').chain(["--wait=false"]).collect();
-    world.server.kubectl(&arguments);
+    ns.server.kubectl(&arguments);
     // The controller that removes the finalizer of claims does not run here.
     for id in left.keys().filter(|(kind, _)| kind == "PersistentVolumeClaim") {
         let patch = r#"{"metadata":{"finalizers":null}}"#;
-        world.server.kubectl(&["-n", &world.namespace, "patch", "pvc", &id.1, "-p", patch]);
+        ns.server.kubectl(&["-n", &ns.name, "patch", "pvc", &id.1, "-p", patch]);
     }
-    world.bootstrapped("demo").await;
-    check_complete(&world, "demo").await;
+    ns.bootstrapped("demo").await;
+    check_complete(&ns, "demo").await;
     operator.stop().await;
 }
 
 /// Removes the references to a deleted owner, as the garbage collector does after `kubectl delete --cascade=orphan`.
-async fn orphan(world: &World<'_>, owner: &str) {
-    for ((kind, name), object) in everything(world).await {
+async fn orphan(ns: &TestNamespace<'_>, owner: &str) {
+    for ((kind, name), object) in everything(ns).await {
         if object.owner_references().iter().any(|reference| reference.uid == owner) {
             let resource = kinds().into_iter().find(|resource| resource.kind == kind).unwrap();
-            let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+            let api: Api<DynamicObject> = Api::namespaced_with(ns.client.clone(), &ns.name, &resource);
             let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": null } }));
             api.patch(&name, &PatchParams::default(), &patch).await.unwrap();
         }
@@ -79,33 +79,33 @@ async fn orphan(world: &World<'_>, owner: &str) {
 #[tokio::test]
 async fn a_cluster_that_was_deleted_without_its_objects_can_be_created_again() {
     for retention in ["Retain", "Delete"] {
-        let world = World::new("orphan").await;
-        let operator = world.operator();
+        let ns = TestNamespace::new("orphan").await;
+        let operator = ns.operator();
         let spec = json!({ "storage": { "retention": retention } });
-        let old = world.cluster("demo", spec.clone()).await.uid().unwrap();
-        world.bootstrapped("demo").await;
+        let old = ns.cluster("demo", spec.clone()).await.uid().unwrap();
+        ns.bootstrapped("demo").await;
         operator.quiet(1).await;
         operator.stop().await;
-        world.delete::<EtcdCluster>("demo").await;
-        orphan(&world, &old).await;
-        let left = everything(&world).await;
+        ns.delete::<EtcdCluster>("demo").await;
+        orphan(&ns, &old).await;
+        let left = everything(&ns).await;
 
-        let operator = world.operator();
-        world.cluster("demo", spec).await;
-        let refused = world.reports("demo", "Available", "LeftoverObjects").await.message;
+        let operator = ns.operator();
+        ns.cluster("demo", spec).await;
+        let refused = ns.reports("demo", "Available", "LeftoverObjects").await.message;
         operator.quiet(1).await;
-        let now = everything(&world).await;
+        let now = everything(&ns).await;
         assert!(left.iter().all(|(id, object)| now[id].resource_version() == object.resource_version()));
         assert_eq!(now.len(), left.len());
         // The command in the message is sufficient, and keeps data and authorities.
         let (_, command) = refused.split_once("kubectl ").unwrap();
         let (command, _) = command.split_once('`').unwrap();
-        world.server.kubectl(&command.split(' ').chain(["--wait=false"]).collect::<Vec<_>>());
+        ns.server.kubectl(&command.split(' ').chain(["--wait=false"]).collect::<Vec<_>>());
         // Members that have never started have no data that could be adopted, and that is said next.
-        let refused = world.reports("demo", "Available", "LeftoverData").await.message;
+        let refused = ns.reports("demo", "Available", "LeftoverData").await.message;
         let kept = ["data-demo-0", "data-demo-1", "data-demo-2", "demo-client-ca", "demo-peer-ca"];
         assert!(kept.iter().all(|name| refused.contains(name)), "{refused}");
-        let names: Vec<_> = everything(&world).await.into_keys().map(|(_, name)| name).collect();
+        let names: Vec<_> = everything(&ns).await.into_keys().map(|(_, name)| name).collect();
         assert_eq!(names, kept);
         operator.stop().await;
     }
@@ -113,27 +113,27 @@ async fn a_cluster_that_was_deleted_without_its_objects_can_be_created_again() {
 
 #[tokio::test]
 async fn without_retention_everything_is_deleted() {
-    let world = World::new("delete").await;
-    let operator = world.operator();
+    let ns = TestNamespace::new("delete").await;
+    let operator = ns.operator();
     let spec = json!({ "storage": { "retention": "Delete" } });
-    let old = world.cluster("demo", spec.clone()).await.uid().unwrap();
-    world.bootstrapped("demo").await;
+    let old = ns.cluster("demo", spec.clone()).await.uid().unwrap();
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    world.delete::<EtcdCluster>("demo").await;
+    ns.delete::<EtcdCluster>("demo").await;
 
     // The next cluster is created before the garbage collector has run: it waits and uses none of the old objects.
-    let before = everything(&world).await;
-    let new = world.cluster("demo", spec).await.uid().unwrap();
-    world.reports("demo", "Progressing", "Blocked").await;
+    let before = everything(&ns).await;
+    let new = ns.cluster("demo", spec).await.uid().unwrap();
+    ns.reports("demo", "Progressing", "Blocked").await;
     operator.quiet(1).await;
-    let now = everything(&world).await;
+    let now = everything(&ns).await;
     assert!(before.iter().all(|(id, object)| now[id].resource_version() == object.resource_version()));
     assert_eq!(now.len(), before.len());
-    collect(&world, &old).await;
-    world.bootstrapped("demo").await;
+    collect(&ns, &old).await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
-    check_complete(&world, "demo").await;
-    let all = everything(&world).await;
+    check_complete(&ns, "demo").await;
+    let all = everything(&ns).await;
     assert!(all.values().all(|object| object.owner_references().iter().any(|owner| owner.uid == new)));
     operator.stop().await;
 }

@@ -12,6 +12,7 @@ mod issuers;
 mod killed;
 mod leader;
 mod leftovers;
+mod namespace;
 mod neighbors;
 mod overwritten;
 mod pending;
@@ -28,4 +29,3 @@ mod unreadable;
 mod users;
 #[path = "../webhook/mod.rs"]
 mod webhook;
-mod world;

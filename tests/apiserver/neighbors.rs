@@ -19,9 +19,9 @@ use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::{
+    namespace::{Operator, TestNamespace, until},
     rights,
     tap::Tap,
-    world::{Operator, World, until},
 };
 
 /// What happens when a member is asked for its status, as long as it is wrong.
@@ -91,16 +91,12 @@ impl Dialer for Faulty {
 }
 
 /// Makes a pod of the only member of a cluster appear to run, so that the operator asks it.
-async fn run_pod(world: &World<'_>, cluster: &str) {
+async fn run_pod(ns: &TestNamespace<'_>, cluster: &str) {
     let labels =
         json!({ "app.kubernetes.io/managed-by": "etcd-warden", label::INSTANCE: cluster, label::MEMBER: format!("{cluster}-0") });
     let pod = format!("{cluster}-0-0");
     let containers = json!([{ "name": "etcd", "image": "etcd" }]);
-    world
-        .create::<Pod>(
-            &pod,
-            json!({ "metadata": { "labels": labels }, "spec": { "nodeName": "none", "containers": containers } }),
-        )
+    ns.create::<Pod>(&pod, json!({ "metadata": { "labels": labels }, "spec": { "nodeName": "none", "containers": containers } }))
         .await
         .unwrap();
     let status = json!({
@@ -111,32 +107,32 @@ async fn run_pod(world: &World<'_>, cluster: &str) {
         }],
     });
     let patch = Patch::Merge(json!({ "status": status }));
-    world.api::<Pod>().patch_status(&pod, &PatchParams::default(), &patch).await.unwrap();
+    ns.api::<Pod>().patch_status(&pod, &PatchParams::default(), &patch).await.unwrap();
 }
 
 /// An operator that reconciles a cluster and a user that are new.
-async fn check_others(world: &World<'_>, name: &str) {
-    world.cluster(name, json!({ "replicas": 1 })).await;
-    world.user(name, json!({ "clusterRef": { "name": name } })).await;
-    world.bootstrapped(name).await;
-    world.user_reports(name, "Issued").await;
+async fn check_others(ns: &TestNamespace<'_>, name: &str) {
+    ns.cluster(name, json!({ "replicas": 1 })).await;
+    ns.user(name, json!({ "clusterRef": { "name": name } })).await;
+    ns.bootstrapped(name).await;
+    ns.user_reports(name, "Issued").await;
 }
 
 #[tokio::test]
 async fn a_bug_that_one_object_reveals_is_reported_and_stops_no_other() {
-    let world = World::new("bug").await;
+    let ns = TestNamespace::new("bug").await;
     let faulty = Faulty::new(Fault::Bug);
-    let operator = world.operator_with_dialer(faulty.clone());
-    check_others(&world, "demo").await;
-    run_pod(&world, "demo").await;
-    let degraded = world.reports("demo", "Degraded", "InternalError").await.message;
+    let operator = ns.operator_with_dialer(faulty.clone());
+    check_others(&ns, "demo").await;
+    run_pod(&ns, "demo").await;
+    let degraded = ns.reports("demo", "Degraded", "InternalError").await.message;
     for words in ["bug in etcd-warden", "panicked at tests/apiserver/neighbors.rs", "https://github.com/", "kubectl logs"] {
         assert!(degraded.contains(words), "{words} is not in {degraded}");
     }
     // Everybody may read it.
     assert!(!degraded.contains("reveals"), "{degraded}");
     until("there is an event", async || {
-        let events = world.api::<Event>().list(&ListParams::default()).await.unwrap();
+        let events = ns.api::<Event>().list(&ListParams::default()).await.unwrap();
         let is_about = |event: &Event| event.regarding.as_ref().and_then(|it| it.name.as_deref()) == Some("demo");
         events.into_iter().find(|event| is_about(event) && event.reason.as_deref() == Some("InternalError"))
     })
@@ -145,46 +141,46 @@ async fn a_bug_that_one_object_reveals_is_reported_and_stops_no_other() {
         operator.has_series(r#"etcd_warden_reconciles_total{kind="EtcdCluster",outcome="panic"}"#).then_some(())
     })
     .await;
-    check_others(&world, "other").await;
+    check_others(&ns, "other").await;
 
     // It goes on as soon as the bug does not show.
     faulty.is_wrong.store(false, Ordering::Relaxed);
-    world.reports("demo", "Degraded", "Healthy").await;
+    ns.reports("demo", "Degraded", "Healthy").await;
     operator.stop().await;
 }
 
 #[tokio::test]
 async fn clusters_whose_members_hang_take_no_time_from_others() {
-    let world = World::new("hang").await;
-    let operator = world.operator_with_dialer(Faulty::new(Fault::Hang));
+    let ns = TestNamespace::new("hang").await;
+    let operator = ns.operator_with_dialer(Faulty::new(Fault::Hang));
     // More than passes begin at the same time.
     let hanging: Vec<_> = (0..20).map(|n| format!("hang-{n}")).collect();
     for name in &hanging {
-        world.cluster(name, json!({ "replicas": 1 })).await;
+        ns.cluster(name, json!({ "replicas": 1 })).await;
     }
     for name in &hanging {
-        world.bootstrapped(name).await;
-        run_pod(&world, name).await;
+        ns.bootstrapped(name).await;
+        run_pod(&ns, name).await;
     }
-    check_others(&world, "other").await;
+    check_others(&ns, "other").await;
     operator.stop().await;
 }
 
 #[tokio::test]
 async fn a_namespace_that_cannot_be_read_stops_no_other() {
-    let (here, there) = (World::new("readable").await, World::new("unreadable").await);
-    let watched = [here.namespace.clone(), there.namespace.clone(), "does-not-exist".to_owned()];
+    let (here, there) = (TestNamespace::new("readable").await, TestNamespace::new("unreadable").await);
+    let watched = [here.name.clone(), there.name.clone(), "does-not-exist".to_owned()];
     let tap = Tap::default();
-    let client = rights::install(&here, &tap, &["--set", &format!("watchNamespaces={{{}}}", here.namespace)]).await;
+    let client = rights::install(&here, &tap, &["--set", &format!("watchNamespaces={{{}}}", here.name)]).await;
     let operator = Operator::start(client, tap, watched.to_vec());
     check_others(&here, "demo").await;
     assert!(operator.readiness.awaited().is_empty(), "{:?}", operator.readiness.awaited());
-    assert_eq!(operator.readiness.unread(), ["does-not-exist", &there.namespace]);
+    assert_eq!(operator.readiness.unread(), ["does-not-exist", &there.name]);
     let unread = |namespace: &str| format!(r#"etcd_warden_namespace_read{{namespace="{namespace}"}} 0"#);
-    assert!(operator.has_series(&unread(&there.namespace)) && !operator.has_series(&unread(&here.namespace)));
+    assert!(operator.has_series(&unread(&there.name)) && !operator.has_series(&unread(&here.name)));
 
     // It is reconciled as soon as it can be read.
-    let both = format!("watchNamespaces={{{},{}}}", here.namespace, there.namespace);
+    let both = format!("watchNamespaces={{{},{}}}", here.name, there.name);
     rights::install(&here, &Tap::default(), &["--set", &both]).await;
     check_others(&there, "demo").await;
     assert_eq!(operator.readiness.unread(), ["does-not-exist"]);

@@ -5,8 +5,8 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::{
+    namespace::{TestNamespace, until},
     webhook::Webhook,
-    world::{World, until},
 };
 
 /// Rewrites the registry of a StatefulSet's image, as Kyverno and registry mirrors do, and adds a toleration.
@@ -28,12 +28,12 @@ fn use_mirror(set: &Value) -> Vec<Value> {
 /// A field that a webhook rewrites is applied once and then reported. Other fields are still reverted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_field_that_a_webhook_rewrites_is_not_fought() {
-    let world = World::new("webhook").await;
-    let webhook = Webhook::install(world.client.clone(), &world.namespace, "apps/statefulsets", use_mirror).await;
-    let sets = world.api::<StatefulSet>();
-    world.cluster("demo", json!({ "replicas": 1 })).await;
-    let operator = world.operator();
-    let message = world.reports("demo", "Degraded", "FieldOverwritten").await.message;
+    let ns = TestNamespace::new("webhook").await;
+    let webhook = Webhook::install(ns.client.clone(), &ns.name, "apps/statefulsets", use_mirror).await;
+    let sets = ns.api::<StatefulSet>();
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
+    let operator = ns.operator();
+    let message = ns.reports("demo", "Degraded", "FieldOverwritten").await.message;
     let image = |set: &StatefulSet| set.spec.template.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
     let mirrored = image(&sets.get("demo-0").await.unwrap());
     let original = mirrored.strip_prefix("mirror.example.com/").unwrap();

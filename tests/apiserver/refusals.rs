@@ -16,16 +16,16 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::namespace::TestNamespace;
 
 const WORDS: &str = "pods \"demo-0-0\" is forbidden: failed quota: team: must specify limits.memory for: etcd";
 
 /// Creates an event about a StatefulSet, as the StatefulSet controller does.
-async fn event(world: &World<'_>, name: &str, uid: &str, reason: &str, words: &str, at: Timestamp) {
+async fn event(ns: &TestNamespace<'_>, name: &str, uid: &str, reason: &str, words: &str, at: Timestamp) {
     let message = format!("create Pod demo-0-0 in StatefulSet demo-0 failed error: {words}");
     let object: Event = serde_json::from_value(json!({
         "metadata": { "name": name },
-        "involvedObject": { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo-0", "namespace": world.namespace, "uid": uid },
+        "involvedObject": { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "demo-0", "namespace": ns.name, "uid": uid },
         "reason": reason,
         "message": message,
         "type": "Warning",
@@ -35,49 +35,48 @@ async fn event(world: &World<'_>, name: &str, uid: &str, reason: &str, words: &s
         "source": { "component": "statefulset-controller" },
     }))
     .unwrap();
-    let events: Api<Event> = world.api();
+    let events: Api<Event> = ns.api();
     events.create(&PostParams::default(), &object).await.unwrap();
 }
 
 /// Only the StatefulSet controller's own event about this StatefulSet and its present pod says why there is none.
 #[tokio::test]
 async fn a_pod_that_kubernetes_refuses_is_reported() {
-    let world = World::new("refused").await;
-    world.cluster("demo", json!({ "replicas": 1 })).await;
-    let operator = world.operator();
-    world.bootstrapped("demo").await;
-    let set: StatefulSet = world.api().get("demo-0").await.unwrap();
+    let ns = TestNamespace::new("refused").await;
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
+    let operator = ns.operator();
+    ns.bootstrapped("demo").await;
+    let set: StatefulSet = ns.api().get("demo-0").await.unwrap();
     let (uid, now) = (set.uid().unwrap(), Timestamp::now());
-    event(&world, "other", "00000000-0000-0000-0000-000000000000", "FailedCreate", "another set", now).await;
-    event(&world, "success", &uid, "SuccessfulCreate", "another reason", now).await;
-    event(&world, "before", &uid, "FailedCreate", "an earlier pod", now - SignedDuration::from_hours(1)).await;
+    event(&ns, "other", "00000000-0000-0000-0000-000000000000", "FailedCreate", "another set", now).await;
+    event(&ns, "success", &uid, "SuccessfulCreate", "another reason", now).await;
+    event(&ns, "before", &uid, "FailedCreate", "an earlier pod", now - SignedDuration::from_hours(1)).await;
     operator.wait_for_passes(3).await;
-    world.bootstrapped("demo").await;
+    ns.bootstrapped("demo").await;
 
-    event(&world, "refused", &uid, "FailedCreate", WORDS, now).await;
-    let message = world.reports("demo", "Degraded", "KubernetesRefused").await.message;
+    event(&ns, "refused", &uid, "FailedCreate", WORDS, now).await;
+    let message = ns.reports("demo", "Degraded", "KubernetesRefused").await.message;
     assert_eq!(message, format!("demo-0: its pod is refused: {WORDS}"));
 
     // Once there is a pod, its own state counts.
     let template: Value = serde_json::to_value(&set.spec.template).unwrap();
     let pod = json!({ "metadata": { "labels": template["metadata"]["labels"] }, "spec": template["spec"] });
-    world.create::<Pod>("demo-0-0", pod).await.unwrap();
-    world.bootstrapped("demo").await;
+    ns.create::<Pod>("demo-0-0", pod).await.unwrap();
+    ns.bootstrapped("demo").await;
     operator.stop().await;
 }
 
 /// Kubernetes answers with an internal error, and evicts the pod once only one budget is left.
 #[tokio::test]
 async fn a_pod_with_two_disruption_budgets_is_not_evicted() {
-    let world = World::new("budgets").await;
+    let ns = TestNamespace::new("budgets").await;
     let labels = json!({ "app": "etcd" });
     let container = json!({ "name": "etcd", "image": "etcd" });
-    world
-        .create::<Pod>("demo-0-0", json!({ "metadata": { "labels": labels }, "spec": { "containers": [container] } }))
+    ns.create::<Pod>("demo-0-0", json!({ "metadata": { "labels": labels }, "spec": { "containers": [container] } }))
         .await
         .unwrap();
     // Budgets do not apply to a pod that is Pending.
-    let pods: Api<Pod> = world.api();
+    let pods: Api<Pod> = ns.api();
     let running = json!({ "status": { "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] } });
     let pod = pods.patch_status("demo-0-0", &PatchParams::default(), &Patch::Merge(running)).await.unwrap();
     let uid = Uid::from(pod.uid().unwrap().as_str());
@@ -89,18 +88,18 @@ async fn a_pod_with_two_disruption_budgets_is_not_evicted() {
         ("other", json!({ "matchLabels": { "app": "other" } })),
     ] {
         let spec = json!({ "minAvailable": 0, "selector": selector });
-        world.create::<PodDisruptionBudget>(name, json!({ "spec": spec })).await.unwrap();
+        ns.create::<PodDisruptionBudget>(name, json!({ "spec": spec })).await.unwrap();
     }
-    let budgets: Api<PodDisruptionBudget> = world.api();
+    let budgets: Api<PodDisruptionBudget> = ns.api();
     let selecting = async || {
         let selecting = budgets_of(&budgets, pod.metadata.labels.as_ref().unwrap()).await.unwrap();
         selecting.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
     };
     assert_eq!(evict(&pods, "demo-0-0", &uid).await.unwrap(), Eviction::SeveralBudgets);
     assert_eq!(selecting().await, ["demo", "everything", "expression"]);
-    world.delete::<PodDisruptionBudget>("everything").await;
+    ns.delete::<PodDisruptionBudget>("everything").await;
     assert_eq!(evict(&pods, "demo-0-0", &uid).await.unwrap(), Eviction::SeveralBudgets);
-    world.delete::<PodDisruptionBudget>("expression").await;
+    ns.delete::<PodDisruptionBudget>("expression").await;
     // The controller of budgets, which would allow it, does not run here.
     assert_eq!(evict(&pods, "demo-0-0", &uid).await.unwrap(), Eviction::Disallowed);
     // What the controller writes for one pod and `minAvailable: 1`, and for a pod that is down at the moment.

@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::world::{World, until};
+use crate::namespace::{TestNamespace, until};
 
 async fn request(clusters: &Api<EtcdCluster>, value: &str) {
     let patch = json!({ "metadata": { "annotations": { annotation::ROTATE_CA: value } } });
@@ -25,13 +25,13 @@ fn completed(status: Option<EtcdClusterStatus>) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn a_request_that_is_applied_again_and_again_is_done_once() {
-    let world = World::new("requests").await;
-    let clusters = world.api::<EtcdCluster>();
-    world.cluster("demo", json!({ "replicas": 1 })).await;
-    let operator = world.operator();
-    world.bootstrapped("demo").await;
+    let ns = TestNamespace::new("requests").await;
+    let clusters = ns.api::<EtcdCluster>();
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
+    let operator = ns.operator();
+    ns.bootstrapped("demo").await;
     let started = async || {
-        let events = world.api::<Event>().list(&ListParams::default()).await.unwrap().items;
+        let events = ns.api::<Event>().list(&ListParams::default()).await.unwrap().items;
         events.iter().filter(|event| event.reason.as_deref() == Some("RotationStarted")).count()
     };
     request(&clusters, "peer").await;

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{LimitRange, Pod, ResourceRequirements, ServiceA
 use kube::{Api, api::PostParams, client::ClientBuilder, config::AuthInfo};
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::namespace::TestNamespace;
 
 fn requirements(value: &Value) -> ResourceRequirements {
     serde_json::from_value(value.clone()).unwrap()
@@ -19,7 +19,7 @@ fn requirements(value: &Value) -> ResourceRequirements {
 
 #[tokio::test]
 async fn resources_of_a_pod_are_changed_unless_it_has_to_be_created_with_them() {
-    let world = World::new("resize").await;
+    let ns = TestNamespace::new("resize").await;
     let small = json!({ "requests": { "cpu": "100m" }, "limits": { "memory": "256Mi" } });
     let containers = json!([
         { "name": "proxy", "image": "proxy", "resources": { "requests": { "cpu": "10m" } } },
@@ -27,8 +27,8 @@ async fn resources_of_a_pod_are_changed_unless_it_has_to_be_created_with_them() 
     ]);
     let pod = json!({ "metadata": { "name": "demo-0-0" }, "spec": { "containers": containers, "automountServiceAccountToken": false } });
     let account: ServiceAccount = serde_json::from_value(json!({ "metadata": { "name": "default" } })).unwrap();
-    world.api::<ServiceAccount>().create(&PostParams::default(), &account).await.ok();
-    let pods = world.api::<Pod>();
+    ns.api::<ServiceAccount>().create(&PostParams::default(), &account).await.ok();
+    let pods = ns.api::<Pod>();
     let created = pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     let uid = Uid::of(&created.metadata).unwrap();
     let change = async |pods: &Api<Pod>, uid: &Uid, from: &Value, to: &Value| {
@@ -41,7 +41,7 @@ async fn resources_of_a_pod_are_changed_unless_it_has_to_be_created_with_them() 
     };
 
     let large = json!({ "requests": { "cpu": "200m" }, "limits": { "memory": "512Mi", "cpu": "1" } });
-    if world.minor().await < 33 {
+    if ns.minor().await < 33 {
         let words = impossible(change(&pods, &uid, &small, &large).await);
         assert_eq!(words, "the server could not find the requested resource");
         return;
@@ -68,7 +68,7 @@ async fn resources_of_a_pod_are_changed_unless_it_has_to_be_created_with_them() 
     let range =
         json!({ "metadata": { "name": "max" }, "spec": { "limits": [{ "type": "Container", "max": { "memory": "1Gi" } }] } });
     let range: LimitRange = serde_json::from_value(range).unwrap();
-    world.api::<LimitRange>().create(&PostParams::default(), &range).await.unwrap();
+    ns.api::<LimitRange>().create(&PostParams::default(), &range).await.unwrap();
     let huge = json!({ "requests": { "cpu": "200m" }, "limits": { "memory": "2Gi", "cpu": "1" } });
     let mut refused = change(&pods, &uid, &large, &huge).await;
     // The plugin learns of the range by a watch.
@@ -78,10 +78,10 @@ async fn resources_of_a_pod_are_changed_unless_it_has_to_be_created_with_them() 
     }
     assert!(refused.as_ref().is_err_and(|words| words.contains("maximum memory usage per Container is 1Gi")), "{refused:?}");
 
-    let token = world.server.kubectl(&["-n", &world.namespace, "create", "token", "default"]);
-    let mut config = world.server.config();
+    let token = ns.server.kubectl(&["-n", &ns.name, "create", "token", "default"]);
+    let mut config = ns.server.config();
     config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };
-    let powerless = Api::namespaced(ClientBuilder::try_from(config).unwrap().build(), &world.namespace);
+    let powerless = Api::namespaced(ClientBuilder::try_from(config).unwrap().build(), &ns.name);
     let words = impossible(change(&powerless, &uid, &large, &small).await);
     assert!(words.contains("cannot patch resource \"pods/resize\""), "{words}");
 }

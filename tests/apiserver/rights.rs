@@ -9,18 +9,18 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    namespace::{Operator, TestNamespace, until},
     server::{self, program},
     state::check_complete,
     tap::Tap,
-    world::{Operator, World, until},
 };
 
 /// Installs the chart's service account and roles in this namespace, and returns a client with the operator's token.
-pub async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
+pub async fn install(ns: &TestNamespace<'_>, tap: &Tap, values: &[&str]) -> Client {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/etcd-warden");
-    let version = world.client.apiserver_version().await.unwrap().git_version;
+    let version = ns.client.apiserver_version().await.unwrap().git_version;
     let rendered = Command::new(program("helm"))
-        .args(["template", "etcd-warden", &chart.display().to_string(), "--namespace", &world.namespace])
+        .args(["template", "etcd-warden", &chart.display().to_string(), "--namespace", &ns.name])
         .args(["--show-only=templates/rbac.yaml", "--show-only=templates/serviceaccount.yaml"])
         .args(["--kube-version", &version])
         .args(values)
@@ -29,26 +29,26 @@ pub async fn install(world: &World<'_>, tap: &Tap, values: &[&str]) -> Client {
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), rendered.stdout).unwrap();
-    world.server.kubectl(&["apply", "-f", &file.path().display().to_string()]);
-    let token = world.server.kubectl(&["-n", &world.namespace, "create", "token", "etcd-warden"]);
-    let mut config = world.server.config();
+    ns.server.kubectl(&["apply", "-f", &file.path().display().to_string()]);
+    let token = ns.server.kubectl(&["-n", &ns.name, "create", "token", "etcd-warden"]);
+    let mut config = ns.server.config();
     config.auth_info = AuthInfo { token: Some(token.trim().to_owned().into()), ..AuthInfo::default() };
     ClientBuilder::try_from(config).unwrap().with_layer(tap).build()
 }
 
 /// Lets the operator become the leader, bootstrap a cluster, issue a user's certificate and revoke it.
-async fn check_rights(world: &World<'_>, client: Client, tap: Tap, namespaces: Vec<String>) {
-    let elector = Elector::new(client.clone(), &world.namespace, "etcd-warden", "test");
+async fn check_rights(ns: &TestNamespace<'_>, client: Client, tap: Tap, namespaces: Vec<String>) {
+    let elector = Elector::new(client.clone(), &ns.name, "etcd-warden", "test");
     let leadership = elector.acquire(&CancellationToken::new(), &Readiness::default().gate("lease")).await.unwrap();
     let operator = Operator::start(client, tap, namespaces);
-    world.cluster("demo", json!({})).await;
-    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.bootstrapped("demo").await;
-    world.user_reports("app", "Issued").await;
-    check_complete(world, "demo").await;
-    world.delete::<EtcdUser>("app").await;
+    ns.cluster("demo", json!({})).await;
+    ns.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    ns.bootstrapped("demo").await;
+    ns.user_reports("app", "Issued").await;
+    check_complete(ns, "demo").await;
+    ns.delete::<EtcdUser>("app").await;
     until("it is revoked", async || {
-        let revoked = crate::state::Issuing::read(world, "demo", etcd_warden::pki::Domain::Client).await.revoked;
+        let revoked = crate::state::Issuing::read(ns, "demo", etcd_warden::pki::Domain::Client).await.revoked;
         (revoked.len() == 1).then_some(())
     })
     .await;
@@ -62,18 +62,18 @@ async fn check_rights(world: &World<'_>, client: Client, tap: Tap, namespaces: V
 #[tokio::test]
 async fn all_namespaces_can_be_watched() {
     let server = server::isolated().await;
-    let world = World::on(&server, "everywhere").await;
+    let ns = TestNamespace::on(&server, "everywhere").await;
     let tap = Tap::default();
-    let client = install(&world, &tap, &[]).await;
-    check_rights(&world, client, tap, vec![]).await;
+    let client = install(&ns, &tap, &[]).await;
+    check_rights(&ns, client, tap, vec![]).await;
 }
 
 #[tokio::test]
 async fn one_namespace_can_be_watched_without_access_to_others() {
-    let world = World::new("here").await;
+    let ns = TestNamespace::new("here").await;
     let tap = Tap::default();
-    let client = install(&world, &tap, &["--set", &format!("watchNamespaces={{{}}}", world.namespace)]).await;
-    check_rights(&world, client.clone(), tap, vec![world.namespace.clone()]).await;
+    let client = install(&ns, &tap, &["--set", &format!("watchNamespaces={{{}}}", ns.name)]).await;
+    check_rights(&ns, client.clone(), tap, vec![ns.name.clone()]).await;
     for secrets in [Api::<Secret>::namespaced(client.clone(), "kube-system"), Api::all(client)] {
         let answer = secrets.list(&ListParams::default()).await.err();
         assert!(matches!(&answer, Some(kube::Error::Api(status)) if status.code == 403), "{answer:?}");

@@ -29,41 +29,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     issuers::{self, Behavior, Issuer},
+    namespace::{TestNamespace, until},
     state::everything,
-    world::{World, until},
 };
 
 /// Every private key of the namespace, as PEM.
-async fn keys(world: &World<'_>) -> Vec<Vec<u8>> {
-    let secrets = world.api::<Secret>().list(&ListParams::default()).await.unwrap();
+async fn keys(ns: &TestNamespace<'_>) -> Vec<Vec<u8>> {
+    let secrets = ns.api::<Secret>().list(&ListParams::default()).await.unwrap();
     let keys = secrets.into_iter().flat_map(|secret| secret.data.unwrap_or_default());
     keys.filter(|(name, _)| is_private(name)).map(|(_, ByteString(value))| value).collect()
 }
 
 #[tokio::test]
 async fn the_cache_contains_no_private_keys() {
-    let world = World::new("kept").await;
-    let operator = world.operator();
-    world.cluster("demo", json!({ "replicas": 1 })).await;
-    world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.bootstrapped("demo").await;
-    world.user_reports("app", "Issued").await;
+    let ns = TestNamespace::new("kept").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
+    ns.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+    ns.bootstrapped("demo").await;
+    ns.user_reports("app", "Issued").await;
     operator.stop().await;
 
     let ((clusters, _clusters), (users, _users)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
     let stop = CancellationToken::new();
-    let scope = cache::start(&world.client, Some(&world.namespace), &cache::Triggers { clusters, users }, &stop).await;
+    let scope = cache::start(&ns.client, Some(&ns.name), &cache::Triggers { clusters, users }, &stop).await;
     // The Secrets are listed once, and then a change is watched.
     let patch = Patch::Merge(json!({ "metadata": { "annotations": { "a": "b" } } }));
     for secret in ["demo-0-tls", "demo-client-ca"] {
-        world.api::<Secret>().patch(secret, &PatchParams::default(), &patch).await.map(|_| ()).unwrap();
+        ns.api::<Secret>().patch(secret, &PatchParams::default(), &patch).await.map(|_| ()).unwrap();
     }
     until("the changes are in the cache", async || {
         let changed = scope.secrets.state().iter().filter(|secret| secret.annotations().contains_key("a")).count();
         (changed == 2).then_some(())
     })
     .await;
-    let digests: Vec<_> = keys(&world).await.iter().map(|key| digest_of_private_pem(key).unwrap().to_hex()).collect();
+    let digests: Vec<_> = keys(&ns).await.iter().map(|key| digest_of_private_pem(key).unwrap().to_hex()).collect();
     // Two for each domain's authorities, three for the member, one for the operator and one for the user.
     assert_eq!(digests.len(), 9);
     let mut kept = 0;
@@ -83,22 +83,22 @@ async fn the_cache_contains_no_private_keys() {
 
 /// Rotates the authorities of the cluster `demo`, at first to one with a wrong key, and lets another cluster wait for an issuer.
 /// Returns every key that existed at any time.
-async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
-    let clusters = world.api::<EtcdCluster>();
-    let mut all = keys(world).await;
+async fn with_issuers(ns: &TestNamespace<'_>) -> Vec<Vec<u8>> {
+    let clusters = ns.api::<EtcdCluster>();
+    let mut all = keys(ns).await;
     let authority = |name| Authority::create(name, SignedDuration::from_hours(50_000), Timestamp::now()).unwrap();
     let (company, other) = (authority("company"), authority("other"));
     let data = |key: &Authority| {
         let certificate = ByteString(company.certificate().pem().into());
         json!({ "data": { tls_key::CRT: certificate, tls_key::KEY: ByteString(key.key_pem().into()) } })
     };
-    world.create::<Secret>("company", data(&other)).await.unwrap();
+    ns.create::<Secret>("company", data(&other)).await.unwrap();
     let choose = json!({ "spec": { "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } } });
     clusters.patch("demo", &PatchParams::default(), &Patch::Merge(choose)).await.map(drop).unwrap();
-    world.reports("demo", "CertificatesReady", "IssuerUnusable").await;
-    all.extend(keys(world).await);
+    ns.reports("demo", "CertificatesReady", "IssuerUnusable").await;
+    all.extend(keys(ns).await);
     let patch = Patch::Merge(data(&company));
-    world.api::<Secret>().patch("company", &PatchParams::default(), &patch).await.map(drop).unwrap();
+    ns.api::<Secret>().patch("company", &PatchParams::default(), &patch).await.map(drop).unwrap();
     let request = Patch::Merge(json!({ "metadata": { "annotations": { annotation::ROTATE_CA: "peer" } } }));
     clusters.patch("demo", &PatchParams::default(), &request).await.map(drop).unwrap();
     until("both domains rotate", async || {
@@ -107,16 +107,16 @@ async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
     })
     .await;
 
-    let issuer = Issuer::new(world).await;
-    world.cluster("theirs", issuers::spec()).await;
+    let issuer = Issuer::new(ns).await;
+    ns.cluster("theirs", issuers::spec()).await;
     let pending = until("keys wait for their certificates", async || {
-        let authority = world.api::<Secret>().get_opt("theirs-client-ca").await.unwrap()?;
+        let authority = ns.api::<Secret>().get_opt("theirs-client-ca").await.unwrap()?;
         authority.data?.keys().any(|key| key.starts_with(authority_key::PENDING)).then_some(())
     });
     issuer.during(Behavior::Silent, pending).await;
-    all.extend(keys(world).await);
-    issuer.during(Behavior::Correct, world.bootstrapped("theirs")).await;
-    all.extend(keys(world).await);
+    all.extend(keys(ns).await);
+    issuer.during(Behavior::Correct, ns.bootstrapped("theirs")).await;
+    all.extend(keys(ns).await);
     all
 }
 
@@ -124,23 +124,23 @@ async fn with_issuers(world: &World<'_>) -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn no_key_is_in_a_log_or_in_an_object() {
     for format in ["json", "text"] {
-        let world = World::new("log").await;
+        let ns = TestNamespace::new("log").await;
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut program = Command::new(env!("CARGO_BIN_EXE_etcd-warden"))
             .args(["run", "--leader-elect=false", "--http-address=127.0.0.1:0", "--log-filter=trace"])
-            .args(["--log-format", format, "--watch-namespaces", &world.namespace])
-            .env("KUBECONFIG", world.server.kubeconfig())
+            .args(["--log-format", format, "--watch-namespaces", &ns.name])
+            .env("KUBECONFIG", ns.server.kubeconfig())
             .stdin(Stdio::null())
             .stderr(File::create(log.path()).unwrap())
             .spawn()
             .unwrap();
-        world.cluster("demo", json!({ "replicas": 1 })).await;
-        world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-        world.bootstrapped("demo").await;
-        world.user_reports("app", "Issued").await;
-        world.delete::<Secret>("app-etcd-tls").await;
-        world.reports("demo", "Progressing", "WaitingForMembers").await;
-        let keys = Box::pin(with_issuers(&world)).await;
+        ns.cluster("demo", json!({ "replicas": 1 })).await;
+        ns.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+        ns.bootstrapped("demo").await;
+        ns.user_reports("app", "Issued").await;
+        ns.delete::<Secret>("app-etcd-tls").await;
+        ns.reports("demo", "Progressing", "WaitingForMembers").await;
+        let keys = Box::pin(with_issuers(&ns)).await;
         assert!(Command::new("kill").arg(program.id().to_string()).status().unwrap().success());
         let ended = until("the program ends", async || program.try_wait().unwrap()).await;
         assert!(ended.success(), "{ended}");
@@ -149,18 +149,18 @@ async fn no_key_is_in_a_log_or_in_an_object() {
         assert!(log.contains("leading") || log.contains("all objects have been read once"), "{log}");
         assert!(log.contains("TRACE"), "trace messages are logged");
         let mut texts = vec![log];
-        for ((kind, _), object) in everything(&world).await {
+        for ((kind, _), object) in everything(&ns).await {
             if kind != "Secret" {
                 texts.push(serde_json::to_string(&object).unwrap());
             }
         }
-        for cluster in world.api::<EtcdCluster>().list(&ListParams::default()).await.unwrap() {
+        for cluster in ns.api::<EtcdCluster>().list(&ListParams::default()).await.unwrap() {
             texts.push(serde_json::to_string(&cluster).unwrap());
         }
-        for request in world.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap() {
+        for request in ns.api::<CertificateRequest>().list(&ListParams::default()).await.unwrap() {
             texts.push(serde_json::to_string(&request).unwrap());
         }
-        for event in world.api::<Event>().list(&ListParams::default()).await.unwrap() {
+        for event in ns.api::<Event>().list(&ListParams::default()).await.unwrap() {
             texts.push(serde_json::to_string(&event).unwrap());
         }
         let mut traces = vec!["PRIVATE KEY".to_owned(), BASE64.encode("-----BEGIN PRIVATE")];

@@ -25,7 +25,7 @@ use rcgen::{
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use crate::{tap::Tap, world::until};
+use crate::{namespace::until, tap::Tap};
 
 /// The server that all tests share. Each test has a namespace of its own.
 pub async fn shared() -> &'static Server {

@@ -24,7 +24,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::world::World;
+use crate::namespace::TestNamespace;
 
 /// The authorities of one domain and the certificates that they issued.
 pub struct Issuing {
@@ -37,10 +37,10 @@ pub struct Issuing {
 
 impl Issuing {
     /// Reads them from their Secret.
-    pub async fn read(world: &World<'_>, cluster: &str, domain: Domain) -> Self {
-        let names = names(world, cluster);
+    pub async fn read(ns: &TestNamespace<'_>, cluster: &str, domain: Domain) -> Self {
+        let names = names(ns, cluster);
         let name = if domain == Domain::Client { names.client_authority() } else { names.peer_authority() };
-        let secret: Secret = world.api().get(&name).await.unwrap();
+        let secret: Secret = ns.api().get(&name).await.unwrap();
         let authority = |crt, key| Authority::load(bytes(&secret, crt), bytes(&secret, key)).unwrap();
         let crl = bytes(&secret, authority_key::CRL).to_vec();
         Self {
@@ -76,8 +76,8 @@ impl Issuing {
 }
 
 /// The names of a cluster's objects.
-pub fn names(world: &World<'_>, cluster: &str) -> Names {
-    Names::new(cluster, &world.namespace, "cluster.local")
+pub fn names(ns: &TestNamespace<'_>, cluster: &str) -> Names {
+    Names::new(cluster, &ns.name, "cluster.local")
 }
 
 /// The contents of a Secret under a key.
@@ -100,33 +100,33 @@ pub struct Recorded {
 
 /// Checks that a cluster and its users have all objects and certificates, that the certificates are signed by the right
 /// authorities and recorded, and that every object has its owner. Returns how many certificates are recorded.
-pub async fn check_complete(world: &World<'_>, cluster: &str) -> Recorded {
-    let names = names(world, cluster);
-    let object: EtcdCluster = world.api().get(cluster).await.unwrap();
+pub async fn check_complete(ns: &TestNamespace<'_>, cluster: &str) -> Recorded {
+    let names = names(ns, cluster);
+    let object: EtcdCluster = ns.api().get(cluster).await.unwrap();
     let uid = object.uid().unwrap();
     let members: Vec<MemberName> = (0..u32::try_from(object.spec.replicas).unwrap()).map(|n| names.member(n)).collect();
-    let client = Issuing::read(world, cluster, Domain::Client).await;
-    let peer = Issuing::read(world, cluster, Domain::Peer).await;
+    let client = Issuing::read(ns, cluster, Domain::Client).await;
+    let peer = Issuing::read(ns, cluster, Domain::Peer).await;
     let initial_cluster: Vec<_> = members.iter().map(|member| format!("{member}={}", names.peer_url(member))).collect();
 
-    let bootstrap: ConfigMap = owned(world, &names.bootstrap_config(), &uid).await;
+    let bootstrap: ConfigMap = owned(ns, &names.bootstrap_config(), &uid).await;
     let bootstrap = bootstrap.data.unwrap();
     assert_eq!(bootstrap[bootstrap_key::TOKEN], uid);
     assert_eq!(bootstrap.len(), 1 + 2 * members.len());
-    let ca: ConfigMap = owned(world, &names.ca_config(), &uid).await;
+    let ca: ConfigMap = owned(ns, &names.ca_config(), &uid).await;
     assert_eq!(read_bundle(ca.data.unwrap()[tls_key::CA].as_bytes()).unwrap(), client.bundle());
-    owned::<Service>(world, &names.client_service(), &uid).await;
-    owned::<Service>(world, &names.peer_service(), &uid).await;
-    let budget = world.api::<PodDisruptionBudget>().get_opt(&names.disruption_budget()).await.unwrap();
+    owned::<Service>(ns, &names.client_service(), &uid).await;
+    owned::<Service>(ns, &names.peer_service(), &uid).await;
+    let budget = ns.api::<PodDisruptionBudget>().get_opt(&names.disruption_budget()).await.unwrap();
     assert_eq!(budget.is_some(), members.len() > 1);
 
     for member in &members {
         assert_eq!(bootstrap[&bootstrap_key::cluster(member)], initial_cluster.join(","));
         assert_eq!(bootstrap[&bootstrap_key::state(member)], "new");
-        let claim: PersistentVolumeClaim = world.api().get(&names.claim(member)).await.unwrap();
+        let claim: PersistentVolumeClaim = ns.api().get(&names.claim(member)).await.unwrap();
         assert_eq!(claim.metadata.annotations.unwrap()["etcd-warden.dev/cluster-uid"], uid);
-        owned::<StatefulSet>(world, &member.to_string(), &uid).await;
-        let secret: Secret = owned(world, &names.member_secret(member), &uid).await;
+        owned::<StatefulSet>(ns, &member.to_string(), &uid).await;
+        let secret: Secret = owned(ns, &names.member_secret(member), &uid).await;
         let holder = Holder::Member { name: member.to_string() };
         client.check(&secret, [member_key::SERVER_CRT, member_key::SERVER_KEY], &holder);
         client.check(&secret, [member_key::CLIENT_CRT, member_key::CLIENT_KEY], &holder);
@@ -140,13 +140,13 @@ pub async fn check_complete(world: &World<'_>, cluster: &str) -> Recorded {
             assert_eq!(domain.revoked, revoked);
         }
     }
-    let secret: Secret = owned(world, &names.operator_secret(), &uid).await;
+    let secret: Secret = owned(ns, &names.operator_secret(), &uid).await;
     client.check(&secret, [tls_key::CRT, tls_key::KEY], &Holder::Operator);
-    let users = world.api::<Guarded<EtcdUser>>().list(&ListParams::default()).await.unwrap();
+    let users = ns.api::<Guarded<EtcdUser>>().list(&ListParams::default()).await.unwrap();
     for user in users.into_iter().filter_map(|user| user.0.ok()) {
         if user.spec.cluster_ref.name == cluster {
             let uid = Uid::of(&user.metadata).unwrap();
-            let secret: Secret = owned(world, &user_secret(&user), uid.as_str()).await;
+            let secret: Secret = owned(ns, &user_secret(&user), uid.as_str()).await;
             assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/tls"));
             assert_eq!(bytes(&secret, tls_key::ENDPOINTS), names.endpoint().as_bytes());
             assert_eq!(read_bundle(bytes(&secret, tls_key::CA)).unwrap(), client.bundle());
@@ -157,11 +157,11 @@ pub async fn check_complete(world: &World<'_>, cluster: &str) -> Recorded {
 }
 
 /// An object that is controlled by the owner with this uid.
-async fn owned<K>(world: &World<'_>, name: &str, uid: &str) -> K
+async fn owned<K>(ns: &TestNamespace<'_>, name: &str, uid: &str) -> K
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Serialize + DeserializeOwned + Clone + std::fmt::Debug,
 {
-    let object: K = world.api().get(name).await.unwrap();
+    let object: K = ns.api().get(name).await.unwrap();
     assert!(object.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid), "{name}");
     object
 }
@@ -179,10 +179,10 @@ pub fn kinds() -> [ApiResource; 6] {
 }
 
 /// All objects of these kinds in the namespace, by kind and name.
-pub async fn everything(world: &World<'_>) -> BTreeMap<(String, String), DynamicObject> {
+pub async fn everything(ns: &TestNamespace<'_>) -> BTreeMap<(String, String), DynamicObject> {
     let mut all = BTreeMap::new();
     for resource in kinds() {
-        let api: kube::Api<DynamicObject> = kube::Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+        let api: kube::Api<DynamicObject> = kube::Api::namespaced_with(ns.client.clone(), &ns.name, &resource);
         for object in api.list(&ListParams::default()).await.unwrap() {
             all.insert((resource.kind.clone(), object.name_any()), object);
         }

@@ -15,25 +15,25 @@ use k8s_openapi::{
 use kube::api::{DeleteParams, ListParams, ObjectMeta};
 use serde_json::json;
 
-use crate::{state::check_complete, world::World};
+use crate::{namespace::TestNamespace, state::check_complete};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_operators_do_no_harm() {
     // It is repeated, because the order of writes is random.
     join_all((0..5).map(|_| async {
-        let world = World::new("two").await;
-        let operators = [world.operator(), world.operator()];
-        world.cluster("demo", json!({})).await;
-        world.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
-        world.bootstrapped("demo").await;
-        world.user_reports("app", "Issued").await;
+        let ns = TestNamespace::new("two").await;
+        let operators = [ns.operator(), ns.operator()];
+        ns.cluster("demo", json!({})).await;
+        ns.user("app", json!({ "clusterRef": { "name": "demo" } })).await;
+        ns.bootstrapped("demo").await;
+        ns.user_reports("app", "Issued").await;
         for operator in &operators {
             operator.quiet(1).await;
         }
-        let written = check_complete(&world, "demo").await;
+        let written = check_complete(&ns, "demo").await;
 
         // Every Secret was created once, so no authority was replaced.
-        let secrets = world.api::<Secret>().list(&ListParams::default()).await.unwrap().items.len();
+        let secrets = ns.api::<Secret>().list(&ListParams::default()).await.unwrap().items.len();
         let made = operators.iter().flat_map(|operator| operator.tap.answered(201));
         let made = made.filter(|seen| seen.writes() && seen.method == "POST" && seen.path.ends_with("/secrets")).count();
         assert_eq!((secrets, made), (7, 7));
@@ -55,8 +55,8 @@ async fn two_operators_do_no_harm() {
 /// A plan may be executed late, by an operator that was suspended and does not know about later changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_plan_does_not_overwrite_newer_versions() {
-    let world = World::new("late").await;
-    let (api, uid) = (world.api::<ConfigMap>(), Uid::from("uid-of-demo"));
+    let ns = TestNamespace::new("late").await;
+    let (api, uid) = (ns.api::<ConfigMap>(), Uid::from("uid-of-demo"));
     let config = |state: &str| ConfigMap {
         metadata: ObjectMeta {
             name: Some("demo-bootstrap".into()),
@@ -75,7 +75,7 @@ async fn a_late_plan_does_not_overwrite_newer_versions() {
     };
     let apply = async |seen: Option<&ConfigMap>, state: &str| {
         let object = Object { seen: seen.and_then(|seen| ObjectVersion::of(&seen.metadata)), ..Object::new(&config(state)) };
-        apply::apply(&world.client, &world.namespace, &object, &uid).await.map(drop).map_err(|error| error.to_string())
+        apply::apply(&ns.client, &ns.name, &object, &uid).await.map(drop).map_err(|error| error.to_string())
     };
     let there = async || api.get("demo-bootstrap").await.unwrap();
     let state = |config: &ConfigMap| config.data.as_ref().unwrap()["demo-0.state"].clone();

@@ -17,9 +17,9 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
+    namespace::{TestNamespace, until},
     server::{self, Server},
     state::{Issuing, certificate, check_complete, everything},
-    world::{World, until},
 };
 
 /// Replaces the CRDs by ones that accept everything, as those of another version might.
@@ -33,7 +33,7 @@ async fn accept_everything(server: &Server) {
 }
 
 /// The objects of a custom resource, which may be unreadable.
-fn any(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
+fn any(ns: &TestNamespace<'_>, kind: &str) -> Api<DynamicObject> {
     let plural = format!("{}s", kind.to_lowercase());
     let resource = ApiResource {
         group: api::GROUP.into(),
@@ -42,22 +42,22 @@ fn any(world: &World<'_>, kind: &str) -> Api<DynamicObject> {
         kind: kind.into(),
         plural,
     };
-    Api::namespaced_with(world.client.clone(), &world.namespace, &resource)
+    Api::namespaced_with(ns.client.clone(), &ns.name, &resource)
 }
 
 /// Creates an object as soon as the CRD accepts it.
-async fn create_unchecked(world: &World<'_>, kind: &str, name: &str, spec: Value) {
+async fn create_unchecked(ns: &TestNamespace<'_>, kind: &str, name: &str, spec: Value) {
     let object: DynamicObject = serde_json::from_value(json!({
         "apiVersion": format!("{}/v1alpha1", api::GROUP), "kind": kind, "metadata": { "name": name }, "spec": spec,
     }))
     .unwrap();
-    until("it is accepted", async || any(world, kind).create(&PostParams::default(), &object).await.ok()).await;
+    until("it is accepted", async || any(ns, kind).create(&PostParams::default(), &object).await.ok()).await;
 }
 
 /// Waits until there is an event with this reason about an object.
-async fn event_about(world: &World<'_>, name: &str, reason: &str) -> Event {
+async fn event_about(ns: &TestNamespace<'_>, name: &str, reason: &str) -> Event {
     until(&format!("there is the event {reason} about {name}"), async || {
-        let events = world.api::<Event>().list(&ListParams::default()).await.unwrap();
+        let events = ns.api::<Event>().list(&ListParams::default()).await.unwrap();
         let about = |event: &Event| event.regarding.as_ref().and_then(|it| it.name.as_deref()) == Some(name);
         events.into_iter().find(|event| about(event) && event.reason.as_deref() == Some(reason))
     })
@@ -65,132 +65,126 @@ async fn event_about(world: &World<'_>, name: &str, reason: &str) -> Event {
 }
 
 /// Whether the API server writes a status although a rule about the stored spec does not hold, which it does from 1.33 on.
-async fn writes_any_status(world: &World<'_>) -> bool {
-    world.minor().await >= 33
+async fn writes_any_status(ns: &TestNamespace<'_>) -> bool {
+    ns.minor().await >= 33
 }
 
 /// Why a stored spec is invalid: in the status, or in an event if that cannot be written.
-async fn why_invalid(world: &World<'_>, kind: &str, name: &str) -> String {
-    if !writes_any_status(world).await {
-        return event_about(world, name, "StatusNotAccepted").await.note.unwrap();
+async fn why_invalid(ns: &TestNamespace<'_>, kind: &str, name: &str) -> String {
+    if !writes_any_status(ns).await {
+        return event_about(ns, name, "StatusNotAccepted").await.note.unwrap();
     }
     match kind {
-        "EtcdUser" => world.user_reports(name, "InvalidSpec").await.message,
-        _ => world.reports(name, "Degraded", "InvalidSpec").await.message,
+        "EtcdUser" => ns.user_reports(name, "InvalidSpec").await.message,
+        _ => ns.reports(name, "Degraded", "InvalidSpec").await.message,
     }
 }
 
 #[tokio::test]
 async fn unreadable_objects_are_reported_and_do_not_affect_others() {
     let server = server::isolated().await;
-    let world = World::on(&server, "unreadable").await;
-    let operator = world.operator();
-    world.cluster("demo", json!({ "replicas": 1 })).await;
+    let ns = TestNamespace::on(&server, "unreadable").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({ "replicas": 1 })).await;
     for user in ["app", "other"] {
-        world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
-        world.user_reports(user, "Issued").await;
+        ns.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
+        ns.user_reports(user, "Issued").await;
     }
-    world.bootstrapped("demo").await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
     operator.stop().await;
 
     accept_everything(&server).await;
-    create_unchecked(&world, "EtcdCluster", "strange", json!({ "replicas": 1, "image": { "pullPolicy": "Sometimes" } })).await;
-    create_unchecked(&world, "EtcdUser", "odd", json!({ "clusterRef": "demo" })).await;
-    create_unchecked(&world, "EtcdUser", "admin", json!({ "clusterRef": { "name": "demo" }, "commonName": "root" })).await;
-    create_unchecked(
-        &world,
-        "EtcdUser",
-        "brief",
-        json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "5m" } }),
-    )
-    .await;
-    create_unchecked(&world, "EtcdCluster", "many", json!({ "replicas": 10, "version": "v3" })).await;
+    create_unchecked(&ns, "EtcdCluster", "strange", json!({ "replicas": 1, "image": { "pullPolicy": "Sometimes" } })).await;
+    create_unchecked(&ns, "EtcdUser", "odd", json!({ "clusterRef": "demo" })).await;
+    create_unchecked(&ns, "EtcdUser", "admin", json!({ "clusterRef": { "name": "demo" }, "commonName": "root" })).await;
+    create_unchecked(&ns, "EtcdUser", "brief", json!({ "clusterRef": { "name": "demo" }, "certificate": { "duration": "5m" } }))
+        .await;
+    create_unchecked(&ns, "EtcdCluster", "many", json!({ "replicas": 10, "version": "v3" })).await;
     // Rules about names are evaluated at each write of a status.
-    create_unchecked(&world, "EtcdCluster", "1st", json!({})).await;
+    create_unchecked(&ns, "EtcdCluster", "1st", json!({})).await;
     let patch = Patch::Merge(json!({ "spec": { "certificate": { "duration": 7 } } }));
-    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &patch).await.unwrap();
+    any(&ns, "EtcdUser").patch("app", &PatchParams::default(), &patch).await.unwrap();
     server.install().await;
 
-    let before = everything(&world).await;
-    let operator = world.operator();
+    let before = everything(&ns).await;
+    let operator = ns.operator();
     for name in ["strange", "odd", "app"] {
-        let event = event_about(&world, name, "Unreadable").await;
+        let event = event_about(&ns, name, "Unreadable").await;
         assert_eq!(event.type_.as_deref(), Some("Warning"));
         assert!(event.note.unwrap().contains("cannot read the object and does not change anything"));
     }
-    let invalid = why_invalid(&world, "EtcdCluster", "many").await;
+    let invalid = why_invalid(&ns, "EtcdCluster", "many").await;
     assert!(invalid.contains("spec.replicas is 10") && invalid.contains("without the v"), "{invalid}");
-    if writes_any_status(&world).await {
-        world.reports("many", "Available", "InvalidSpec").await;
+    if writes_any_status(&ns).await {
+        ns.reports("many", "Available", "InvalidSpec").await;
     }
-    let invalid = why_invalid(&world, "EtcdUser", "admin").await;
+    let invalid = why_invalid(&ns, "EtcdUser", "admin").await;
     assert!(invalid.contains("the operator's own"), "{invalid}");
-    let invalid = why_invalid(&world, "EtcdUser", "brief").await;
+    let invalid = why_invalid(&ns, "EtcdUser", "brief").await;
     assert!(invalid.contains("at least 1h"), "{invalid}");
-    let event = event_about(&world, "1st", "StatusNotAccepted").await;
+    let event = event_about(&ns, "1st", "StatusNotAccepted").await;
     assert!(event.note.unwrap().contains("InvalidSpec"));
 
     // Others are not affected.
-    world.cluster("next", json!({ "replicas": 1 })).await;
-    world.user("late", json!({ "clusterRef": { "name": "demo" } })).await;
-    world.bootstrapped("next").await;
-    world.user_reports("late", "Issued").await;
-    check_complete(&world, "next").await;
+    ns.cluster("next", json!({ "replicas": 1 })).await;
+    ns.user("late", json!({ "clusterRef": { "name": "demo" } })).await;
+    ns.bootstrapped("next").await;
+    ns.user_reports("late", "Issued").await;
+    check_complete(&ns, "next").await;
     operator.quiet(4).await;
-    let now = everything(&world).await;
+    let now = everything(&ns).await;
     let of =
         |name: &str| now.values().filter(|o| o.labels().get("app.kubernetes.io/instance").is_some_and(|i| i == name)).count();
     assert_eq!([of("strange"), of("many"), of("1st")], [0, 0, 0]);
     assert!(before.keys().all(|id| now.contains_key(id)));
     // An unreadable user still exists, and its certificate is not revoked.
-    let client = Issuing::read(&world, "demo", Domain::Client).await;
-    let leaf = certificate(&world.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
+    let client = Issuing::read(&ns, "demo", Domain::Client).await;
+    let leaf = certificate(&ns.api::<Secret>().get("app-etcd-tls").await.unwrap(), tls_key::CRT);
     let written = client.ledger.entries().find(|issued| issued.serial == leaf.serial()).unwrap();
     assert!(matches!(&written.holder, Holder::User { name, .. } if name == "app"));
     assert!(client.revoked.is_empty());
 
     // Once corrected, they are reconciled again.
     let corrected = Patch::Merge(json!({ "spec": { "image": { "pullPolicy": "Always" } } }));
-    any(&world, "EtcdCluster").patch("strange", &PatchParams::default(), &corrected).await.unwrap();
+    any(&ns, "EtcdCluster").patch("strange", &PatchParams::default(), &corrected).await.unwrap();
     let corrected = Patch::Merge(json!({ "spec": { "certificate": { "duration": "7h" } } }));
-    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &corrected).await.unwrap();
-    world.bootstrapped("strange").await;
-    world.user_reports("app", "Issued").await;
+    any(&ns, "EtcdUser").patch("app", &PatchParams::default(), &corrected).await.unwrap();
+    ns.bootstrapped("strange").await;
+    ns.user_reports("app", "Issued").await;
     operator.stop().await;
 }
 
 #[tokio::test]
 async fn certificates_are_renewed_and_revoked_although_a_newer_version_has_stricter_rules() {
     let server = server::isolated().await;
-    let world = World::on(&server, "stricter").await;
-    let operator = world.operator();
-    world
-        .cluster("demo", json!({ "replicas": 1, "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } }))
+    let ns = TestNamespace::on(&server, "stricter").await;
+    let operator = ns.operator();
+    ns.cluster("demo", json!({ "replicas": 1, "tls": { "client": { "extraSANs": { "dnsNames": ["etcd.example.com"] } } } }))
         .await;
     for user in ["app", "gone"] {
-        world.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
-        world.user_reports(user, "Issued").await;
+        ns.user(user, json!({ "clusterRef": { "name": "demo" } })).await;
+        ns.user_reports(user, "Issued").await;
     }
-    world.bootstrapped("demo").await;
+    ns.bootstrapped("demo").await;
     operator.quiet(1).await;
     operator.stop().await;
-    let leaf = async |secret: &str, key: &str| certificate(&world.api::<Secret>().get(secret).await.unwrap(), key);
+    let leaf = async |secret: &str, key: &str| certificate(&ns.api::<Secret>().get(secret).await.unwrap(), key);
     let (member, user) = (leaf("demo-0-tls", member_key::SERVER_CRT).await, leaf("app-etcd-tls", tls_key::CRT).await);
-    let set = async || world.api::<StatefulSet>().get("demo-0").await.unwrap().metadata.generation;
+    let set = async || ns.api::<StatefulSet>().get("demo-0").await.unwrap().metadata.generation;
     let before = set().await;
 
     accept_everything(&server).await;
     let names = json!({ "client": { "extraSANs": { "dnsNames": ["Not A Name"] } } });
     let stored = Patch::Merge(json!({ "spec": { "replicas": 12, "version": "v3", "tls": names } }));
-    any(&world, "EtcdCluster").patch("demo", &PatchParams::default(), &stored).await.unwrap();
+    any(&ns, "EtcdCluster").patch("demo", &PatchParams::default(), &stored).await.unwrap();
     let stored = Patch::Merge(json!({ "spec": { "certificate": { "duration": "5m" } } }));
-    any(&world, "EtcdUser").patch("app", &PatchParams::default(), &stored).await.unwrap();
+    any(&ns, "EtcdUser").patch("app", &PatchParams::default(), &stored).await.unwrap();
     server.install().await;
 
     // Certificates of 90 days are renewed after 60.
-    let operator = world.operator_with_clock(|| Timestamp::now() + SignedDuration::from_hours(24 * 61));
-    let degraded = why_invalid(&world, "EtcdCluster", "demo").await;
+    let operator = ns.operator_with_clock(|| Timestamp::now() + SignedDuration::from_hours(24 * 61));
+    let degraded = why_invalid(&ns, "EtcdCluster", "demo").await;
     assert!(degraded.contains("spec.replicas is 12") && degraded.contains("certificates are still issued"), "{degraded}");
     for (secret, key, old) in [("demo-0-tls", member_key::SERVER_CRT, &member), ("app-etcd-tls", tls_key::CRT, &user)] {
         until(&format!("{secret} is renewed"), async || (leaf(secret, key).await.not_after() > old.not_after()).then_some(()))
@@ -198,14 +192,13 @@ async fn certificates_are_renewed_and_revoked_although_a_newer_version_has_stric
     }
     let renewed = leaf("demo-0-tls", member_key::SERVER_CRT).await;
     assert_eq!(renewed.dns_names(), member.dns_names());
-    let invalid = why_invalid(&world, "EtcdUser", "app").await;
+    let invalid = why_invalid(&ns, "EtcdUser", "app").await;
     assert!(invalid.contains("at least 1h"), "{invalid}");
-    let user = world.api::<EtcdUser>().get("app").await.unwrap().status.unwrap();
+    let user = ns.api::<EtcdUser>().get("app").await.unwrap().status.unwrap();
     assert_eq!(user.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap().status, "True");
-    world.delete::<EtcdUser>("gone").await;
+    ns.delete::<EtcdUser>("gone").await;
     // Its first certificate, and the second one if it was renewed before.
-    until("it is revoked", async || (!Issuing::read(&world, "demo", Domain::Client).await.revoked.is_empty()).then_some(()))
-        .await;
+    until("it is revoked", async || (!Issuing::read(&ns, "demo", Domain::Client).await.revoked.is_empty()).then_some(())).await;
     assert_eq!(set().await, before);
     operator.stop().await;
 }

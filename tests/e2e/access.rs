@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
+    namespace::{Identity, TIMEOUT, TestNamespace, value},
     tools::{etcdctl, run, until},
-    world::{Identity, TIMEOUT, World, value},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -31,18 +31,18 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 /// Status, objects and client access of a cluster of three members.
-async fn three_members(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    has_status(&world, 3).await;
-    has_objects(&world, 3).await;
+async fn three_members(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    has_status(&ns, 3).await;
+    has_objects(&ns, 3).await;
     put_get_watch(&user).await;
 
     let exec = ["exec", "demo-0-0", "--", "etcdctl", "endpoint", "status", "--cluster", "-w", "json"];
-    let statuses: Value = serde_json::from_str(&world.kubectl(exec).await.success()).unwrap();
+    let statuses: Value = serde_json::from_str(&ns.kubectl(exec).await.success()).unwrap();
     assert_eq!(statuses.as_array().map(Vec::len), Some(3), "{statuses}");
 
-    json_gateway(&world, &user).await;
-    let namespace = &world.namespace;
+    json_gateway(&ns, &user).await;
+    let namespace = &ns.name;
     for service in ["demo", "demo-peers"] {
         let discovery = format!("--discovery-srv={service}.{namespace}.svc.cluster.local");
         let mut arguments = user.flags();
@@ -51,24 +51,24 @@ async fn three_members(world: Arc<World>) {
     }
 }
 
-async fn one_member(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 1, json!({})).await;
-    has_status(&world, 1).await;
-    has_objects(&world, 1).await;
+async fn one_member(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 1, json!({})).await;
+    has_status(&ns, 1).await;
+    has_objects(&ns, 1).await;
     put_get_watch(&user).await;
-    let listed = world.kubectl(["get", "etcd"]).await.success();
+    let listed = ns.kubectl(["get", "etcd"]).await.success();
     let row: Vec<_> = listed.lines().last().unwrap_or_default().split_whitespace().collect();
-    let leaves = world.secret("demo-0-tls").await;
+    let leaves = ns.secret("demo-0-tls").await;
     let end = |crt| Certificate::from_pem(&leaves[crt]).unwrap().not_after();
     let first = [member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT].map(end).into_iter().min().unwrap();
-    assert_eq!(world.status("demo").await.certificates.unwrap().expires, Some(Time(first)));
+    assert_eq!(ns.status("demo").await.certificates.unwrap().expires, Some(Time(first)));
     assert_eq!(row[..6], ["demo", "1/1", "True", "UpToDate", "3.6.16", &first.to_string()], "{listed}");
 }
 
-async fn has_status(world: &World, replicas: usize) {
-    let status = world.status("demo").await;
+async fn has_status(ns: &TestNamespace, replicas: usize) {
+    let status = ns.status("demo").await;
     assert_eq!(status.ready, Some(format!("{replicas}/{replicas}")));
-    assert_eq!(status.endpoints, [format!("https://demo.{}.svc:2379", world.namespace)]);
+    assert_eq!(status.endpoints, [format!("https://demo.{}.svc:2379", ns.name)]);
     assert!(status.cluster_id.is_some());
     let names: Vec<_> = status.members.iter().map(|member| member.name.clone()).collect();
     assert_eq!(names, (0..replicas).map(|ordinal| format!("demo-{ordinal}")).collect::<Vec<_>>());
@@ -85,20 +85,20 @@ async fn has_status(world: &World, replicas: usize) {
     assert_eq!(distinct.len(), 4, "two authorities in each domain");
 
     // A new cluster has the condition without an event; only the end of a fault is announced by one.
-    world.until_condition("demo", "CertificatesReady", "True", "CertificatesServed", TIMEOUT).await;
-    let events = world.events("demo").await;
+    ns.until_condition("demo", "CertificatesReady", "True", "CertificatesServed", TIMEOUT).await;
+    let events = ns.events("demo").await;
     for reason in ["CACreated", "CertificatesIssued", "MembersRecorded", "QuorumHealthy"] {
         assert!(events.iter().any(|(r, _)| r == reason), "no event {reason} among {events:?}");
     }
 }
 
 /// All expected objects exist, each with its labels and its owner, and no others.
-async fn has_objects(world: &World, replicas: usize) {
-    let uid = world.get::<EtcdCluster>("demo").await.unwrap().uid().unwrap();
+async fn has_objects(ns: &TestNamespace, replicas: usize) {
+    let uid = ns.get::<EtcdCluster>("demo").await.unwrap().uid().unwrap();
     let members: Vec<_> = (0..replicas).map(|ordinal| format!("demo-{ordinal}")).collect();
     let secrets = members.iter().map(|member| format!("{member}-tls")).collect::<Vec<_>>();
 
-    let services = managed::<Service>(world, &uid).await;
+    let services = managed::<Service>(ns, &uid).await;
     assert_eq!(names(&services), ["demo", "demo-peers"]);
     let ports = |service: &Service| -> BTreeMap<String, i32> {
         let ports = service.spec.as_ref().unwrap().ports.iter().flatten();
@@ -108,12 +108,12 @@ async fn has_objects(world: &World, replicas: usize) {
     assert_eq!(ports(&services[1]), [("etcd-client-ssl".into(), 2379), ("etcd-server-ssl".into(), 2380)].into());
     assert_eq!(services[1].spec.as_ref().unwrap().cluster_ip.as_deref(), Some("None"));
 
-    assert_eq!(names(&managed::<ConfigMap>(world, &uid).await), ["demo-bootstrap", "demo-ca"]);
+    assert_eq!(names(&managed::<ConfigMap>(ns, &uid).await), ["demo-bootstrap", "demo-ca"]);
     assert_eq!(
-        names(&managed::<PersistentVolumeClaim>(world, &uid).await),
+        names(&managed::<PersistentVolumeClaim>(ns, &uid).await),
         members.iter().map(|m| format!("data-{m}")).collect::<Vec<_>>()
     );
-    let sets = managed::<StatefulSet>(world, &uid).await;
+    let sets = managed::<StatefulSet>(ns, &uid).await;
     assert_eq!(names(&sets), members);
     for set in &sets {
         let spec = &set.spec;
@@ -121,14 +121,14 @@ async fn has_objects(world: &World, replicas: usize) {
         assert_eq!(spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()), Some("OnDelete"));
         assert_eq!(set.labels().get(label::MEMBER), Some(&set.name_any()));
     }
-    let budgets = managed::<PodDisruptionBudget>(world, &uid).await;
+    let budgets = managed::<PodDisruptionBudget>(ns, &uid).await;
     if replicas == 1 {
         assert_eq!(budgets.len(), 0, "a PodDisruptionBudget would only keep its node from being drained");
     } else {
         assert_eq!(names(&budgets), ["demo"]);
         assert_eq!(value(&budgets[0])["spec"]["minAvailable"], json!(replicas / 2 + 1));
     }
-    let all = managed::<Secret>(world, "").await;
+    let all = managed::<Secret>(ns, "").await;
     let mut expected: Vec<_> = ["app-etcd-tls", "demo-client-ca", "demo-operator-tls", "demo-peer-ca"].map(str::to_owned).into();
     expected.extend(secrets);
     expected.sort();
@@ -141,19 +141,19 @@ async fn has_objects(world: &World, replicas: usize) {
         let owner = if name == "app-etcd-tls" { "EtcdUser" } else { "EtcdCluster" };
         assert_eq!(secret.owner_references().first().map(|owner| owner.kind.as_str()), Some(owner), "{name}");
     }
-    let user = world.secret("app-etcd-tls").await;
+    let user = ns.secret("app-etcd-tls").await;
     assert_eq!(user.keys().collect::<Vec<_>>(), ["ca.crt", "endpoints", "tls.crt", "tls.key"]);
 }
 
 /// The operator's objects of a kind, sorted by name. If a uid is given, the cluster with this uid must own them.
-async fn managed<K>(world: &World, uid: &str) -> Vec<K>
+async fn managed<K>(ns: &TestNamespace, uid: &str) -> Vec<K>
 where
     K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
         + serde::de::DeserializeOwned
         + Clone
         + std::fmt::Debug,
 {
-    let api: Api<K> = world.api();
+    let api: Api<K> = ns.api();
     let mut all = api.list(&ListParams::default().labels(label::MANAGED)).await.unwrap().items;
     all.sort_by_key(ResourceExt::name_any);
     for object in &all {
@@ -182,7 +182,7 @@ async fn put_get_watch(user: &Identity) {
 }
 
 /// HTTP clients put and get through the JSON gateway, with the same certificate.
-async fn json_gateway(world: &World, user: &Identity) {
+async fn json_gateway(ns: &TestNamespace, user: &Identity) {
     let (crt, key) = user.pair.as_ref().unwrap();
     let ask = async |path: &str, body: Value| {
         let arguments = ["-sS", "--fail-with-body", "--cacert", user.ca.to_str().unwrap(), "--cert", crt.to_str().unwrap()];
@@ -193,20 +193,20 @@ async fn json_gateway(world: &World, user: &Identity) {
     // base64 of `gateway` and `hello`
     ask("put", json!({ "key": "Z2F0ZXdheQ==", "value": "aGVsbG8=" })).await;
     let answer: Value = serde_json::from_str(&ask("range", json!({ "key": "Z2F0ZXdheQ==" })).await).unwrap();
-    assert_eq!(answer["kvs"][0]["value"], "aGVsbG8=", "{answer} in {}", world.namespace);
+    assert_eq!(answer["kvs"][0]["value"], "aGVsbG8=", "{answer} in {}", ns.name);
 }
 
 /// Clients without a certificate of the client CA are refused, and a revoked client is refused by every member within seconds.
-async fn refused_connections(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    let names = world.names("demo");
+async fn refused_connections(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    let names = ns.names("demo");
     let member = names.member(0);
     let (host, client, peer) = (names.member_host(&member), names.client_url(&member), names.peer_url(&member));
     assert_eq!(user.accepted(&host).await, Ok(()));
     user.without_pair().at(&client).etcdctl(["get", "x", "--command-timeout=3s"]).await.failure();
 
-    let stranger = world.write("stranger", &stranger());
-    let tls = world.write("demo-0-tls", &world.secret("demo-0-tls").await);
+    let stranger = ns.write("stranger", &stranger());
+    let tls = ns.write("demo-0-tls", &ns.secret("demo-0-tls").await);
     for (who, identity) in [
         ("no certificate", user.without_pair()),
         ("a stranger", user.with_pair(&stranger, "tls.crt", "tls.key")),
@@ -233,7 +233,7 @@ async fn refused_connections(world: Arc<World>) {
         let ran = run("curl", arguments).await;
         assert!(!ran.ok, "{who} is answered on 2380: {ran:?}");
     }
-    let log = world.kubectl(["logs", "demo-0-0"]).await.success();
+    let log = ns.kubectl(["logs", "demo-0-0"]).await.success();
     let refused = |words: &str| log.lines().filter(|line| line.contains("on peer endpoint") && line.contains(words)).count();
     assert!(refused("didn't provide a certificate") >= 1 && refused("failed to verify certificate") == 3, "{log}");
 
@@ -242,14 +242,14 @@ async fn refused_connections(world: Arc<World>) {
         let ran = run("curl", ["-sS", "--fail", "--max-time", "5", &plain]).await;
         assert!(!ran.ok, "plaintext on {port} is answered: {}", ran.out);
     }
-    revoked(&world, &user).await;
+    revoked(&ns, &user).await;
 }
 
 /// Deletes the user, and measures how long each member still accepts its certificate.
-async fn revoked(world: &World, user: &Identity) {
-    let names = world.names("demo");
+async fn revoked(ns: &TestNamespace, user: &Identity) {
+    let names = ns.names("demo");
     let began = Instant::now();
-    world.delete::<EtcdUser>("app").await;
+    ns.delete::<EtcdUser>("app").await;
     let refused = (0..3).map(|ordinal| {
         let host = names.member_host(&names.member(ordinal));
         async move {
@@ -266,9 +266,9 @@ async fn revoked(world: &World, user: &Identity) {
         }
     });
     let slowest = futures::future::join_all(refused).await.into_iter().max().unwrap();
-    world.measure(format!("revoked: refused at every member {:.1} s after the EtcdUser was deleted", slowest.as_secs_f32()));
+    ns.measure(format!("revoked: refused at every member {:.1} s after the EtcdUser was deleted", slowest.as_secs_f32()));
     assert!(slowest.as_secs() < 15, "{slowest:?}");
-    assert!(world.events("demo").await.iter().any(|(reason, _)| reason == "CertificatesRevoked"));
+    assert!(ns.events("demo").await.iter().any(|(reason, _)| reason == "CertificatesRevoked"));
 }
 
 /// A client certificate of an untrusted authority, with the operator's common name.

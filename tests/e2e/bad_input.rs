@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
-    world::{TIMEOUT, World, merge},
+    namespace::{TIMEOUT, TestNamespace, merge},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -32,7 +32,7 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 /// `kubectl apply` of each spec fails with this message.
-async fn refused_at_apply(world: Arc<World>) {
+async fn refused_at_apply(ns: Arc<TestNamespace>) {
     let long = "a".repeat(50);
     let tls = |domain: &str, field: Value| json!({ "tls": { domain: field } });
     let sans = |field: &str, value: &str| json!({ "tls": { "client": { "extraSANs": { field: [value] } } } });
@@ -82,7 +82,7 @@ async fn refused_at_apply(world: Arc<World>) {
     ];
     for (name, spec, words) in cases {
         let manifest = manifest("EtcdCluster", name, &spec);
-        let complaint = world.apply(&manifest).await.failure();
+        let complaint = ns.apply(&manifest).await.failure();
         assert!(complaint.contains(words), "{name} {spec}: {complaint}");
     }
     for (name, spec, words) in [
@@ -95,34 +95,34 @@ async fn refused_at_apply(world: Arc<World>) {
     ] {
         let mut spec = spec;
         merge(&mut spec, json!({ "clusterRef": { "name": "demo" } }));
-        let complaint = world.apply(&manifest("EtcdUser", name, &spec)).await.failure();
+        let complaint = ns.apply(&manifest("EtcdUser", name, &spec)).await.failure();
         assert!(complaint.contains(words), "{name} {spec}: {complaint}");
     }
-    nothing_was_created(&world).await;
+    nothing_was_created(&ns).await;
 }
 
 fn manifest(kind: &str, name: &str, spec: &Value) -> String {
     json!({ "apiVersion": "etcd-warden.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec }).to_string()
 }
 
-async fn nothing_was_created(world: &World) {
-    let listed = world.kubectl(["get", "statefulset,pod,pvc,secret,service,pdb,etcd", "-o", "name"]).await.success();
+async fn nothing_was_created(ns: &TestNamespace) {
+    let listed = ns.kubectl(["get", "statefulset,pod,pvc,secret,service,pdb,etcd", "-o", "name"]).await.success();
     assert_eq!(listed, "");
-    let maps = world.kubectl(["get", "configmap", "-o", "name"]).await.success();
+    let maps = ns.kubectl(["get", "configmap", "-o", "name"]).await.success();
     assert_eq!(maps, "configmap/kube-root-ca.crt\n");
 }
 
 /// Changes that etcd or the operator cannot make are refused with a message; other changes are accepted.
-async fn cannot_be_changed(world: Arc<World>) {
+async fn cannot_be_changed(ns: Arc<TestNamespace>) {
     // The cluster is paused, so that nothing is created.
-    world.create_cluster("demo", 1, json!({ "paused": true, "version": "3.5.35" })).await;
+    ns.create_cluster("demo", 1, json!({ "paused": true, "version": "3.5.35" })).await;
     let in_pods = json!({ "emptyDir": { "sizeLimit": "8Gi", "acceptDataLoss": true } });
     for (complaint, change) in [
         ("one minor version at a time", json!({ "version": "3.7.3" })),
         ("the minor version cannot be changed with spec.storage.emptyDir", json!({ "version": "3.6.16", "storage": in_pods })),
     ] {
         let patch = json!({ "spec": change }).to_string();
-        let refused = world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.failure();
+        let refused = ns.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.failure();
         assert!(refused.contains(complaint), "{change}: {refused}");
     }
     for change in [
@@ -131,29 +131,29 @@ async fn cannot_be_changed(world: Arc<World>) {
         json!({ "paused": true }),
     ] {
         let patch = json!({ "spec": change }).to_string();
-        world.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.success();
+        ns.kubectl(["patch", "etcd", "demo", "--type=merge", "-p", &patch]).await.success();
     }
 }
 
 /// The status says that the image cannot be pulled. Once the spec is corrected, the cluster becomes ready without further help.
-async fn image_that_cannot_be_pulled(world: Arc<World>) {
-    world.create_cluster("demo", 1, json!({ "image": { "repository": "example.invalid/etcd" } })).await;
-    let message = world.until_condition("demo", "Progressing", "True", "WaitingForMembers", TIMEOUT).await;
+async fn image_that_cannot_be_pulled(ns: Arc<TestNamespace>) {
+    ns.create_cluster("demo", 1, json!({ "image": { "repository": "example.invalid/etcd" } })).await;
+    let message = ns.until_condition("demo", "Progressing", "True", "WaitingForMembers", TIMEOUT).await;
     assert!(message.contains("demo-0"), "{message}");
     crate::tools::until("the status names the image", TIMEOUT, || async {
-        let status = world.status("demo").await;
+        let status = ns.status("demo").await;
         let message = status.members.first().and_then(|member| member.message.clone()).unwrap_or_default();
         if message.contains("image example.invalid/etcd:v3.6.16 cannot be pulled") { Ok(()) } else { Err(message) }
     })
     .await;
-    world.patch::<EtcdCluster>("demo", json!({ "spec": { "image": { "repository": "gcr.io/etcd-development/etcd" } } })).await;
-    world.until_ready("demo").await;
+    ns.patch::<EtcdCluster>("demo", json!({ "spec": { "image": { "repository": "gcr.io/etcd-development/etcd" } } })).await;
+    ns.until_ready("demo").await;
 }
 
-async fn missing_storage_class(world: Arc<World>) {
-    world.create_cluster("demo", 1, json!({ "storage": { "storageClassName": "nowhere" } })).await;
+async fn missing_storage_class(ns: Arc<TestNamespace>) {
+    ns.create_cluster("demo", 1, json!({ "storage": { "storageClassName": "nowhere" } })).await;
     crate::tools::until("the status names the class", TIMEOUT, || async {
-        let status = world.status("demo").await;
+        let status = ns.status("demo").await;
         let message = status.members.first().and_then(|member| member.message.clone()).unwrap_or_default();
         if message.contains("PersistentVolumeClaim data-demo-0 is Pending (StorageClass nowhere)") {
             Ok(())
@@ -165,32 +165,32 @@ async fn missing_storage_class(world: Arc<World>) {
 }
 
 /// A memory limit that is too low, as the default of a `LimitRange` often is, is named.
-async fn too_little_memory(world: Arc<World>) {
+async fn too_little_memory(ns: Arc<TestNamespace>) {
     let spec = json!({ "etcd": { "quotaBackendSize": "256Mi" }, "pod": { "resources": { "limits": { "memory": "8Mi" } } } });
-    world.create_cluster("demo", 1, spec).await;
-    let message = world.until_condition("demo", "Degraded", "True", "OOMKilled", TIMEOUT).await;
+    ns.create_cluster("demo", 1, spec).await;
+    let message = ns.until_condition("demo", "Degraded", "True", "OOMKilled", TIMEOUT).await;
     assert!(message.contains("exit code 137 (OOMKilled: its memory limit is 8Mi)"), "{message}");
 }
 
 /// A quota that the pods do not fit is named in the API server's words. Once it is gone, the command in the documentation helps at once.
-async fn pods_refused_by_a_quota(world: Arc<World>) {
+async fn pods_refused_by_a_quota(ns: Arc<TestNamespace>) {
     let quota = json!({ "hard": { "requests.memory": "2Gi", "limits.memory": "4Gi" } });
-    world.try_create::<ResourceQuota>("team", quota).await.unwrap();
-    world.create_cluster("demo", 1, json!({})).await;
+    ns.try_create::<ResourceQuota>("team", quota).await.unwrap();
+    ns.create_cluster("demo", 1, json!({})).await;
     let started = Instant::now();
-    let message = world.until_condition("demo", "Degraded", "True", "KubernetesRefused", TIMEOUT).await;
+    let message = ns.until_condition("demo", "Degraded", "True", "KubernetesRefused", TIMEOUT).await;
     let after = started.elapsed().as_secs();
-    world.measure(format!("a pod that a quota refuses is reported {after} s after the cluster is created"));
+    ns.measure(format!("a pod that a quota refuses is reported {after} s after the cluster is created"));
     assert!(after < 30, "{after} s");
     assert!(message.contains("demo-0: its pod is refused: pods \"demo-0-0\" is forbidden: failed quota: team"), "{message}");
-    world.delete::<ResourceQuota>("team").await;
-    world.kubectl(["annotate", "statefulset", "demo-0", "retry=now"]).await.success();
-    world.until_ready("demo").await;
+    ns.delete::<ResourceQuota>("team").await;
+    ns.kubectl(["annotate", "statefulset", "demo-0", "retry=now"]).await.success();
+    ns.until_ready("demo").await;
 }
 
 /// An object under a cluster's name that belongs to others is never changed, and nothing else is created. Once it is deleted, the
 /// cluster is bootstrapped.
-async fn names_taken(world: Arc<World>) {
+async fn names_taken(ns: Arc<TestNamespace>) {
     let metadata = |name: &str| json!({ "name": name, "labels": { "mine": "yes" } });
     let service = json!({ "metadata": metadata("one"), "spec": { "ports": [{ "port": 80 }] } });
     let secret = json!({ "metadata": metadata("two-0-tls"), "stringData": { "server.crt": "mine" } });
@@ -214,31 +214,31 @@ async fn names_taken(world: Arc<World>) {
     authority["metadata"]["labels"] =
         json!({ "app.kubernetes.io/managed-by": "etcd-warden", "app.kubernetes.io/instance": "six" });
     let taken = [
-        ("one", "Service one", create::<Service>(&world, &service).await),
-        ("two", "Secret two-0-tls", create::<Secret>(&world, &secret).await),
-        ("three", "ConfigMap three-bootstrap", create::<ConfigMap>(&world, &config).await),
-        ("four", "StatefulSet four-0", create::<StatefulSet>(&world, &set).await),
-        ("five", "PersistentVolumeClaim data-five-0", create::<PersistentVolumeClaim>(&world, &claim).await),
-        ("six", "Secret six-client-ca", create::<Secret>(&world, &authority).await),
+        ("one", "Service one", create::<Service>(&ns, &service).await),
+        ("two", "Secret two-0-tls", create::<Secret>(&ns, &secret).await),
+        ("three", "ConfigMap three-bootstrap", create::<ConfigMap>(&ns, &config).await),
+        ("four", "StatefulSet four-0", create::<StatefulSet>(&ns, &set).await),
+        ("five", "PersistentVolumeClaim data-five-0", create::<PersistentVolumeClaim>(&ns, &claim).await),
+        ("six", "Secret six-client-ca", create::<Secret>(&ns, &authority).await),
     ];
     for (cluster, ..) in &taken {
-        world.create_cluster(cluster, 1, json!({})).await;
+        ns.create_cluster(cluster, 1, json!({})).await;
     }
     for (cluster, object, before) in &taken {
-        let message = world.until_condition(cluster, "Degraded", "True", "", TIMEOUT).await;
+        let message = ns.until_condition(cluster, "Degraded", "True", "", TIMEOUT).await;
         assert!(message.contains(object), "{cluster}: {message}");
-        world.until_condition(cluster, "Available", "False", "", TIMEOUT).await;
-        before.is_untouched(&world).await;
+        ns.until_condition(cluster, "Available", "False", "", TIMEOUT).await;
+        before.is_untouched(&ns).await;
         let of_cluster = ListParams::default().labels(&format!("app.kubernetes.io/instance={cluster},mine!=yes"));
-        assert_eq!(world.api::<Secret>().list(&of_cluster).await.unwrap().items.len(), usize::from(*cluster == "six"));
-        assert_eq!(world.api::<StatefulSet>().list(&of_cluster).await.unwrap().items.len(), 0);
-        assert_eq!(world.api::<PersistentVolumeClaim>().list(&of_cluster).await.unwrap().items.len(), 0);
-        assert_eq!(world.api::<Service>().list(&of_cluster).await.unwrap().items.len(), 0);
-        assert_eq!(world.api::<ConfigMap>().list(&of_cluster).await.unwrap().items.len(), 0);
+        assert_eq!(ns.api::<Secret>().list(&of_cluster).await.unwrap().items.len(), usize::from(*cluster == "six"));
+        assert_eq!(ns.api::<StatefulSet>().list(&of_cluster).await.unwrap().items.len(), 0);
+        assert_eq!(ns.api::<PersistentVolumeClaim>().list(&of_cluster).await.unwrap().items.len(), 0);
+        assert_eq!(ns.api::<Service>().list(&of_cluster).await.unwrap().items.len(), 0);
+        assert_eq!(ns.api::<ConfigMap>().list(&of_cluster).await.unwrap().items.len(), 0);
     }
     for (cluster, _, object) in taken.iter().take(2) {
-        object.remove(&world).await;
-        world.until_ready(cluster).await;
+        object.remove(&ns).await;
+        ns.until_ready(cluster).await;
     }
 }
 
@@ -249,9 +249,9 @@ struct Foreign {
     uid: Option<String>,
 }
 
-async fn create<K: kube::Resource<DynamicType = ()>>(world: &World, object: &Value) -> Foreign {
+async fn create<K: kube::Resource<DynamicType = ()>>(ns: &TestNamespace, object: &Value) -> Foreign {
     let resource = ApiResource::erase::<K>(&());
-    let api: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), &world.namespace, &resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(ns.client.clone(), &ns.name, &resource);
     let mut object = object.clone();
     merge(&mut object, json!({ "apiVersion": resource.api_version, "kind": resource.kind }));
     let made = api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
@@ -259,17 +259,17 @@ async fn create<K: kube::Resource<DynamicType = ()>>(world: &World, object: &Val
 }
 
 impl Foreign {
-    fn api(&self, world: &World) -> Api<DynamicObject> {
-        Api::namespaced_with(world.client.clone(), &world.namespace, &self.resource)
+    fn api(&self, ns: &TestNamespace) -> Api<DynamicObject> {
+        Api::namespaced_with(ns.client.clone(), &ns.name, &self.resource)
     }
     /// Checks that it is the same object and that the operator has written no field of it. Kubernetes' own controllers may have.
-    async fn is_untouched(&self, world: &World) {
-        let meta = self.api(world).get(&self.name).await.unwrap().metadata;
+    async fn is_untouched(&self, ns: &TestNamespace) {
+        let meta = self.api(ns).get(&self.name).await.unwrap().metadata;
         assert_eq!(meta.uid, self.uid, "{} is another object", self.name);
         let managers: Vec<_> = meta.managed_fields.into_iter().flatten().filter_map(|entry| entry.manager).collect();
         assert!(!managers.contains(&FIELD_MANAGER.to_owned()), "{} was written: {managers:?}", self.name);
     }
-    async fn remove(&self, world: &World) {
-        drop(self.api(world).delete(&self.name, &kube::api::DeleteParams::default()).await.unwrap());
+    async fn remove(&self, ns: &TestNamespace) {
+        drop(self.api(ns).delete(&self.name, &kube::api::DeleteParams::default()).await.unwrap());
     }
 }

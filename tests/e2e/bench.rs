@@ -14,11 +14,11 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     members::restart,
+    namespace::{Identity, TIMEOUT, TestNamespace},
     rotation::{refresh, rotate, served, status, try_status, until_renewed},
     tools::{Ran, kubectl, root, run, until},
     versions::{set_version, until_version},
     watcher::Watchers,
-    world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
 
@@ -39,8 +39,8 @@ struct Hand {
 }
 
 impl Hand {
-    async fn create(world: &World, version: &str) -> Self {
-        let hand = Self { namespace: format!("{}-hand", world.namespace), files: world.write("hand", &BTreeMap::new()) };
+    async fn create(ns: &TestNamespace, version: &str) -> Self {
+        let hand = Self { namespace: format!("{}-hand", ns.name), files: ns.write("hand", &BTreeMap::new()) };
         let folder = hand.files.display().to_string();
         run(root().join("hack/bench/pki"), [&folder, &hand.namespace]).await.success();
         run(root().join("hack/bench/baseline"), [&hand.namespace, "1Gi", &folder, version]).await.success();
@@ -93,26 +93,26 @@ impl Hand {
 
 /// New certificates of the same CA with a rolling restart, then of another CA with a restart of all members, which do not trust
 /// both CAs.
-async fn by_hand(world: Arc<World>) {
-    let hand = Hand::create(&world, "3.6.16").await;
+async fn by_hand(ns: Arc<TestNamespace>) {
+    let hand = Hand::create(&ns, "3.6.16").await;
     let user = hand.user();
 
     let writers = Writers::start(&user).await;
     let began = Instant::now();
-    let renewed = world.write("renewed", &read(&hand.files, &["ca.crt", "ca.key"]));
+    let renewed = ns.write("renewed", &read(&hand.files, &["ca.crt", "ca.key"]));
     hand.reissue(&renewed).await;
     hand.change(["rollout", "restart", "statefulset/demo"]).await;
     let took = began.elapsed().as_secs_f32();
-    world.measure(format!("new certificates by a rolling restart, {took:.0} s: {}", writers.stop().await.checked(&user).await));
+    ns.measure(format!("new certificates by a rolling restart, {took:.0} s: {}", writers.stop().await.checked(&user).await));
 
     let writers = Writers::start(&user).await;
     let began = Instant::now();
-    let other = world.write("other", &BTreeMap::new());
+    let other = ns.write("other", &BTreeMap::new());
     hand.reissue(&other).await;
-    world.write("hand", &read(&other, &["ca.crt", "demo-0.crt", "demo-0.key"]));
+    ns.write("hand", &read(&other, &["ca.crt", "demo-0.crt", "demo-0.key"]));
     hand.change(["delete", "pod", "-l", "app=demo", "--wait=true"]).await;
     let took = began.elapsed().as_secs_f32();
-    world.measure(format!("a new authority by restarting all, {took:.0} s: {}", writers.stop().await.checked(&user).await));
+    ns.measure(format!("a new authority by restarting all, {took:.0} s: {}", writers.stop().await.checked(&user).await));
     hand.remove().await;
 }
 
@@ -121,53 +121,53 @@ fn read(folder: &Path, files: &[&str]) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A renewal, then a CA rotation in both domains.
-async fn by_the_operator(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    let refreshing = refresh(Arc::clone(&world));
-    let before = served(&world, &user, 2).await;
+async fn by_the_operator(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    let refreshing = refresh(Arc::clone(&ns));
+    let before = served(&ns, &user, 2).await;
     let writers = Writers::start(&user).await;
     let began = Instant::now();
     let shorter = json!({ "certificate": { "duration": "2000h" } });
-    world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
-    until_renewed(&world, &user, 2, &before).await;
-    world.until_ready("demo").await;
-    world.measure(format!(
+    ns.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": shorter, "peer": shorter } } })).await;
+    until_renewed(&ns, &user, 2, &before).await;
+    ns.until_ready("demo").await;
+    ns.measure(format!(
         "new certificates, {:.0} s: {}",
         began.elapsed().as_secs_f32(),
         writers.stop().await.checked(&user).await
     ));
 
-    let before = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+    let before = [status(&ns, Domain::Client).await, status(&ns, Domain::Peer).await];
     let writers = Writers::start(&user).await;
     let began = Instant::now();
-    rotate(&world, "client,peer").await;
+    rotate(&ns, "client,peer").await;
     for (domain, before) in [Domain::Client, Domain::Peer].into_iter().zip(before) {
         until("the rotation is complete", TIMEOUT * 4, || async {
-            let now = try_status(&world, domain).await?;
+            let now = try_status(&ns, domain).await?;
             let over = now.phase.is_none() && now.active.key_id != before.active.key_id && now.retiring.is_empty();
             if over { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
     }
-    world.until_ready("demo").await;
+    ns.until_ready("demo").await;
     let took = began.elapsed().as_secs_f32();
-    world.measure(format!("new authorities in both domains, {took:.0} s: {}", writers.stop().await.checked(&user).await));
+    ns.measure(format!("new authorities in both domains, {took:.0} s: {}", writers.stop().await.checked(&user).await));
     refreshing.abort();
 }
 
 /// A rolling restart, first without and then with clients that watch at every member.
-async fn restarted_while_clients_watch(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
+async fn restarted_while_clients_watch(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&user).await;
-    restart(&world, "without").await;
-    world.measure(format!("a rolling restart: {}", writers.stop().await.checked(&user).await));
+    restart(&ns, "without").await;
+    ns.measure(format!("a rolling restart: {}", writers.stop().await.checked(&user).await));
 
-    let watchers = Watchers::start(&user, &world.member_endpoints(3)).await;
+    let watchers = Watchers::start(&user, &ns.member_endpoints(3)).await;
     let writers = Writers::start(&user).await;
-    restart(&world, "with").await;
+    restart(&ns, "with").await;
     let figures = writers.stop().await.checked(&user).await;
     let seen = watchers.stop(&figures).await;
-    world.measure(format!("a rolling restart while clients watch: {figures}; {seen}"));
+    ns.measure(format!("a rolling restart while clients watch: {figures}; {seen}"));
 }
 
 /// How often a restart and an upgrade are measured.
@@ -201,9 +201,9 @@ impl Rolled {
 }
 
 /// Prints both, and their ratio.
-fn compare(world: &World, what: &str, mut by_hand: Rolled, mut ours: Rolled) {
+fn compare(ns: &TestNamespace, what: &str, mut by_hand: Rolled, mut ours: Rolled) {
     let (manual, own) = (by_hand.median(), ours.median());
-    world.measure(format!(
+    ns.measure(format!(
         "{what}, median of {ROUNDS}: by hand {manual:.1} s, {} of {} writes failed; by the operator {own:.1} s, {} of {} writes failed; \
          operator / by hand {:.2}",
         by_hand.failed,
@@ -217,37 +217,37 @@ fn compare(world: &World, what: &str, mut by_hand: Rolled, mut ours: Rolled) {
 
 /// A rolling restart of three members: in turn by the StatefulSet of the manual manifests, which restarts a pod as soon as the one before
 /// is ready, and by the operator.
-async fn restarted_in_turn(world: Arc<World>) {
+async fn restarted_in_turn(ns: Arc<TestNamespace>) {
     let (mut by_hand, mut ours) = (Rolled::default(), Rolled::default());
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    let hand = Hand::create(&world, "3.6.16").await;
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    let hand = Hand::create(&ns, "3.6.16").await;
     for round in 0..ROUNDS {
         let change = hand.change(["rollout", "restart", "statefulset/demo"]);
         by_hand.measure(&hand.user(), change).await;
-        ours.measure(&user, restart(&world, &format!("round {round}"))).await;
+        ours.measure(&user, restart(&ns, &format!("round {round}"))).await;
     }
     hand.remove().await;
-    compare(&world, "a rolling restart", by_hand, ours);
+    compare(&ns, "a rolling restart", by_hand, ours);
 }
 
 /// An upgrade of three members, likewise.
-async fn upgraded_in_turn(world: Arc<World>) {
+async fn upgraded_in_turn(ns: Arc<TestNamespace>) {
     const FROM: &str = "3.5.35";
     const TO: &str = "3.6.16";
     let (mut by_hand, mut ours) = (Rolled::default(), Rolled::default());
-    let user = world.cluster_and_user("demo", 3, json!({ "version": FROM })).await;
+    let user = ns.cluster_and_user("demo", 3, json!({ "version": FROM })).await;
     for _ in 0..ROUNDS {
-        let hand = Hand::create(&world, FROM).await;
+        let hand = Hand::create(&ns, FROM).await;
         let image = format!("etcd=gcr.io/etcd-development/etcd:v{TO}");
         by_hand.measure(&hand.user(), hand.change(["set", "image", "statefulset/demo", &image])).await;
         hand.remove().await;
         let change = async {
-            set_version(&world, TO).await;
-            until_version(&world, TO).await;
+            set_version(&ns, TO).await;
+            until_version(&ns, TO).await;
         };
         ours.measure(&user, change).await;
-        set_version(&world, FROM).await;
-        until_version(&world, FROM).await;
+        set_version(&ns, FROM).await;
+        until_version(&ns, FROM).await;
     }
-    compare(&world, "an upgrade", by_hand, ours);
+    compare(&ns, "an upgrade", by_hand, ours);
 }

@@ -14,8 +14,8 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
+    namespace::{TIMEOUT, TestNamespace},
     tools::{kubectl, until},
-    world::{TIMEOUT, World},
     writer::Writers,
 };
 
@@ -23,66 +23,66 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![scenario!(data_corrupted), scenario!(node_lost).alone()]
 }
 
-async fn follower(world: &World) -> MemberStatus {
-    let members = world.status("demo").await.members;
+async fn follower(ns: &TestNamespace) -> MemberStatus {
+    let members = ns.status("demo").await.members;
     members.into_iter().find(|member| member.role == Some(MemberRole::Follower)).unwrap()
 }
 
 /// Waits until a new member has its name, and the cluster is ready.
-async fn until_replaced(world: &World, member: &MemberStatus) {
+async fn until_replaced(ns: &TestNamespace, member: &MemberStatus) {
     until("another member has its name", TIMEOUT * 2, || async {
-        let status = world.status("demo").await;
+        let status = ns.status("demo").await;
         let now = status.members.into_iter().find(|other| other.name == member.name).ok_or("it is gone")?;
         if now.id != member.id && now.ready { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
-    world.until_ready("demo").await;
+    ns.until_ready("demo").await;
 }
 
 /// The directory of a member's volume on the node.
-async fn directory(world: &World, member: &str) -> PathBuf {
-    let claim = world.get::<PersistentVolumeClaim>(&format!("data-{member}")).await.unwrap();
-    let volumes: Api<PersistentVolume> = Api::all(world.client.clone());
+async fn directory(ns: &TestNamespace, member: &str) -> PathBuf {
+    let claim = ns.get::<PersistentVolumeClaim>(&format!("data-{member}")).await.unwrap();
+    let volumes: Api<PersistentVolume> = Api::all(ns.client.clone());
     let volume = volumes.get(&claim.spec.unwrap().volume_name.unwrap()).await.unwrap().spec.unwrap();
     let local = volume.local.map(|local| local.path);
     local.or(volume.host_path.map(|host| host.path)).unwrap().into()
 }
 
 /// A member whose write-ahead log is corrupted is in a crash loop, and is replaced after the time in the spec.
-async fn data_corrupted(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({ "repair": { "crashLoop": "10s" } })).await;
+async fn data_corrupted(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({ "repair": { "crashLoop": "10s" } })).await;
     let writers = Writers::start(&user).await;
-    let member = follower(&world).await;
-    let wal = directory(&world, &member.name).await.join("member-data/member/wal");
+    let member = follower(&ns).await;
+    let wal = directory(&ns, &member.name).await.join("member-data/member/wal");
     for log in std::fs::read_dir(wal).unwrap() {
         let path = log.unwrap().path();
         let length = std::fs::metadata(&path).unwrap().len();
         std::fs::write(&path, vec![0x5a; usize::try_from(length).unwrap().min(1 << 20)]).unwrap();
     }
-    world.kill(&format!("{}-0", member.name)).await;
-    until_replaced(&world, &member).await;
+    ns.kill(&format!("{}-0", member.name)).await;
+    until_replaced(&ns, &member).await;
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("a member with a corrupted log replaced: {figures}"));
+    ns.measure(format!("a member with a corrupted log replaced: {figures}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
-    let events = world.events("demo").await;
+    let events = ns.events("demo").await;
     assert!(events.iter().any(|(reason, _)| reason == "MemberRemoved"), "{events:?}");
 }
 
 /// A member whose volume is on a lost node is replaced. There is only one node, so its label that the volume's node affinity
 /// refers to is changed.
-async fn node_lost(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({ "repair": { "lostNode": "10s" } })).await;
+async fn node_lost(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({ "repair": { "lostNode": "10s" } })).await;
     let writers = Writers::start(&user).await;
-    let nodes: Api<Node> = Api::all(world.client.clone());
+    let nodes: Api<Node> = Api::all(ns.client.clone());
     let node = nodes.list(&ListParams::default()).await.unwrap().items.remove(0);
     let host = node.labels()["kubernetes.io/hostname"].clone();
     let name = |host: &str| format!("kubernetes.io/hostname={host}");
-    let member = follower(&world).await;
+    let member = follower(&ns).await;
     kubectl(["label", "node", &node.name_any(), &name("another"), "--overwrite"]).await.success();
-    world.kill(&format!("{}-0", member.name)).await;
+    ns.kill(&format!("{}-0", member.name)).await;
     let removed = until("it is removed", TIMEOUT, || async {
-        let events = world.events("demo").await;
+        let events = ns.events("demo").await;
         let found = events.into_iter().find(|(reason, _)| reason == "MemberRemoved");
         found.ok_or_else(|| "it is a member".to_owned())
     });
@@ -91,9 +91,9 @@ async fn node_lost(world: Arc<World>) {
     kubectl(["label", "node", &node.name_any(), &name(&host), "--overwrite"]).await.success();
     let (_, message) = removed.unwrap_or_else(|panic| resume_unwind(panic));
     assert!(message.contains(&member.name), "{message}");
-    until_replaced(&world, &member).await;
+    until_replaced(&ns, &member).await;
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("a member whose node is gone replaced: {figures}"));
+    ns.measure(format!("a member whose node is gone replaced: {figures}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
 }

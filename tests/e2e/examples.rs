@@ -6,37 +6,37 @@ use serde_json::json;
 
 use crate::{
     harness::Scenario,
+    namespace::{TIMEOUT, TestNamespace},
     tools::{kubectl, root, run, until},
-    world::{TIMEOUT, World},
 };
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![scenario!(first_use), scenario!(every_field), scenario!(go_client).long(), scenario!(documents)]
 }
 
-async fn apply(world: &World, file: &str) {
+async fn apply(ns: &TestNamespace, file: &str) {
     let manifest = fs::read_to_string(root().join("examples").join(file)).unwrap();
-    world.apply(&manifest).await.success();
+    ns.apply(&manifest).await.success();
 }
 
 /// A cluster, a user, and a pod that writes and reads with the user's Secret, all applied at once. All pods comply with the
 /// profile `restricted`.
-async fn first_use(world: Arc<World>) {
-    apply(&world, "client-pod.yaml").await;
-    apply(&world, "user.yaml").await;
-    apply(&world, "cluster.yaml").await;
-    world.kubectl(["wait", "--for=condition=Available", "--timeout=140s", "etcdcluster/demo"]).await.success();
-    world.kubectl(["wait", "--for=condition=Ready", "--timeout=140s", "etcd/demo"]).await.success();
-    world.kubectl(["wait", "--for=condition=Ready", "--timeout=60s", "etcduser/app"]).await.success();
-    world.kubectl(["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=140s", "pod/etcdctl"]).await.success();
-    assert_eq!(world.kubectl(["logs", "etcdctl"]).await.success(), "greeting\nhello\n");
+async fn first_use(ns: Arc<TestNamespace>) {
+    apply(&ns, "client-pod.yaml").await;
+    apply(&ns, "user.yaml").await;
+    apply(&ns, "cluster.yaml").await;
+    ns.kubectl(["wait", "--for=condition=Available", "--timeout=140s", "etcdcluster/demo"]).await.success();
+    ns.kubectl(["wait", "--for=condition=Ready", "--timeout=140s", "etcd/demo"]).await.success();
+    ns.kubectl(["wait", "--for=condition=Ready", "--timeout=60s", "etcduser/app"]).await.success();
+    ns.kubectl(["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=140s", "pod/etcdctl"]).await.success();
+    assert_eq!(ns.kubectl(["logs", "etcdctl"]).await.success(), "greeting\nhello\n");
 }
 
-async fn every_field(world: Arc<World>) {
-    apply(&world, "cluster-full.yaml").await;
-    world.until_ready("full").await;
-    world.create_user("app", "full").await;
-    let user = world.user_identity("app").await;
+async fn every_field(ns: Arc<TestNamespace>) {
+    apply(&ns, "cluster-full.yaml").await;
+    ns.until_ready("full").await;
+    ns.create_user("app", "full").await;
+    let user = ns.user_identity("app").await;
     user.etcdctl(["put", "a", "b"]).await.success();
     // TLS 1.2 is refused because of `minVersion`.
     let (crt, key) = user.pair.as_ref().unwrap();
@@ -44,22 +44,22 @@ async fn every_field(world: Arc<World>) {
     let old = ["-sS", "--tls-max", "1.2", "--cacert", user.ca.to_str().unwrap(), "--cert", crt.to_str().unwrap()];
     let refusal = run("curl", old.into_iter().chain(["--key", key.to_str().unwrap(), &url])).await.failure();
     assert!(refusal.contains("protocol version"), "{refusal}");
-    let set = world.get::<k8s_openapi::api::apps::v1::StatefulSet>("full-0").await.unwrap();
+    let set = ns.get::<k8s_openapi::api::apps::v1::StatefulSet>("full-0").await.unwrap();
     let pod = set.spec.template;
     assert_eq!(pod.metadata.unwrap().labels.unwrap()["example.com/team"], "storage");
     let container = pod.spec.unwrap().containers.remove(0);
     let args = container.args.unwrap();
     assert!(args.contains(&"--max-txn-ops=512".to_owned()) && args.contains(&"--quota-backend-bytes=536870912".to_owned()));
-    let before = serde_json::to_string(&world.status("full").await).unwrap();
+    let before = serde_json::to_string(&ns.status("full").await).unwrap();
     // Applying it again changes nothing.
-    apply(&world, "cluster-full.yaml").await;
-    assert_eq!(serde_json::to_string(&world.until_ready("full").await).unwrap(), before);
+    apply(&ns, "cluster-full.yaml").await;
+    assert_eq!(serde_json::to_string(&ns.until_ready("full").await).unwrap(), before);
 }
 
 /// The example in Go can be built and works with the files of the Secret.
-async fn go_client(world: Arc<World>) {
-    world.cluster_and_user("demo", 1, json!({})).await;
-    let folder = world.write("app-etcd-tls", &world.secret("app-etcd-tls").await);
+async fn go_client(ns: Arc<TestNamespace>) {
+    ns.cluster_and_user("demo", 1, json!({})).await;
+    let folder = ns.write("app-etcd-tls", &ns.secret("app-etcd-tls").await);
     let program = folder.join("client");
     let source = root().join("examples/go-client");
     run("go", ["build", "-C", source.to_str().unwrap(), "-o", program.to_str().unwrap(), "."]).await.success();
@@ -67,8 +67,8 @@ async fn go_client(world: Arc<World>) {
 }
 
 /// The commands in the documents work unchanged, in a namespace of their own.
-async fn documents(world: Arc<World>) {
-    let kubeconfig = world.write("kubeconfig", &[("config".to_owned(), own_context(&world).await.into_bytes())].into());
+async fn documents(ns: Arc<TestNamespace>) {
+    let kubeconfig = ns.write("kubeconfig", &[("config".to_owned(), own_context(&ns).await.into_bytes())].into());
     let operations = "docs/operations.md";
     let clients = "Clients outside of Kubernetes";
     let sections =
@@ -83,19 +83,19 @@ async fn documents(world: Arc<World>) {
         script.extend(blocks.filter(|block| !block.starts_with("go -C")));
         assert!(script.contains("kubectl "), "{section}");
         let output = run("bash", ["-euo", "pipefail", "-c", &script]).await.success();
-        world.measure(format!("{file}, {section}: {} lines", output.lines().count()));
+        ns.measure(format!("{file}, {section}: {} lines", output.lines().count()));
         assert!(section != "First use" || output.contains("greeting\nhello\n"), "{output}");
         assert!(section != clients || output.contains("Z3JlZXRpbmc="), "{output}");
     }
-    assert_eq!(world.until_ready("demo").await.members.len(), 5);
+    assert_eq!(ns.until_ready("demo").await.members.len(), 5);
 }
 
 /// A kubeconfig with the scenario's namespace as the default.
-async fn own_context(world: &World) -> String {
+async fn own_context(ns: &TestNamespace) -> String {
     let config = kubectl(["config", "view", "--raw", "--flatten", "-o", "json"]).await.success();
     let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
     for context in config["contexts"].as_array_mut().unwrap() {
-        context["context"]["namespace"] = world.namespace.as_str().into();
+        context["context"]["namespace"] = ns.name.as_str().into();
     }
     config.to_string()
 }

@@ -26,7 +26,7 @@ use kube::{
 use tokio_util::sync::CancellationToken;
 use tower::{Layer, Service};
 
-use crate::world::Operator;
+use crate::namespace::Operator;
 
 /// The changes at which operators were killed.
 #[derive(Default)]

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::{
     harness::Scenario,
     members::voters,
+    namespace::{TIMEOUT, TestNamespace},
     tools::{process, root, run, until},
-    world::{TIMEOUT, World},
     writer::Writers,
 };
 
@@ -19,24 +19,24 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![scenario!(grown).long()]
 }
 
-async fn grow(world: &World, cluster: &str, size: &str) {
-    world.patch::<EtcdCluster>(cluster, json!({ "spec": { "storage": { "size": size } } })).await;
+async fn grow(ns: &TestNamespace, cluster: &str, size: &str) {
+    ns.patch::<EtcdCluster>(cluster, json!({ "spec": { "storage": { "size": size } } })).await;
 }
 
 /// A class of the driver with further parameters.
-async fn class(world: &World, kind: &str, parameters: Value) -> String {
-    let name = format!("{kind}-{}", world.namespace);
+async fn class(ns: &TestNamespace, kind: &str, parameters: Value) -> String {
+    let name = format!("{kind}-{}", ns.name);
     let class = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": { "name": name },
         "provisioner": "csi.etcd-warden.dev", "allowVolumeExpansion": true, "parameters": parameters,
     });
-    world.apply(&class.to_string()).await.success();
+    ns.apply(&class.to_string()).await.success();
     name
 }
 
 /// What each claim asks for, and what its volume has.
-async fn sizes(world: &World) -> BTreeMap<String, (String, String)> {
-    let claims = world.api::<PersistentVolumeClaim>().list(&ListParams::default()).await.unwrap();
+async fn sizes(ns: &TestNamespace) -> BTreeMap<String, (String, String)> {
+    let claims = ns.api::<PersistentVolumeClaim>().list(&ListParams::default()).await.unwrap();
     let sizes = claims.into_iter().map(|claim| {
         let requested = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage"));
         let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
@@ -47,17 +47,17 @@ async fn sizes(world: &World) -> BTreeMap<String, (String, String)> {
 }
 
 /// Waits until the volume of this claim has a size.
-async fn until_grown(world: &World, claim: &str, size: &str) {
+async fn until_grown(ns: &TestNamespace, claim: &str, size: &str) {
     until(&format!("{claim} has {size}"), TIMEOUT * 2, || async {
-        let sizes = sizes(world).await;
+        let sizes = sizes(ns).await;
         if sizes[claim].1 == size { Ok(()) } else { Err(format!("{sizes:?}")) }
     })
     .await;
 }
 
 /// The bytes of the file system that the etcd of a pod writes to.
-async fn file_system(world: &World, pod: &str) -> u64 {
-    let uid = world.get::<Pod>(pod).await.unwrap().uid().unwrap();
+async fn file_system(ns: &TestNamespace, pod: &str) -> u64 {
+    let uid = ns.get::<Pod>(pod).await.unwrap().uid().unwrap();
     let path = format!("/proc/{}/root/var/lib/etcd", process("etcd", &uid));
     let shown = run("stat", ["--file-system", "--format=%b %S", &path]).await.success();
     shown.split_whitespace().map(|number| number.parse::<u64>().unwrap()).product()
@@ -65,90 +65,90 @@ async fn file_system(world: &World, pod: &str) -> u64 {
 
 /// Three volumes are expanded one after the other, while clients write and every process goes on. Then a driver refuses, which is reported
 /// until the change is reverted, wholly or in part; and one expands a file system only when a pod starts.
-async fn grown(world: Arc<World>) {
+async fn grown(ns: Arc<TestNamespace>) {
     run(root().join("hack/cluster/csi"), [] as [&str; 0]).await.success();
-    let user = world.cluster_and_user("demo", 3, json!({ "storage": { "storageClassName": "csi" } })).await;
+    let user = ns.cluster_and_user("demo", 3, json!({ "storage": { "storageClassName": "csi" } })).await;
     let pods = ["demo-0-0", "demo-1-0", "demo-2-0"];
     let mut before = vec![];
     for pod in pods {
-        before.push(world.incarnation(pod).await);
-        assert!(file_system(&world, pod).await < 1 << 30);
+        before.push(ns.incarnation(pod).await);
+        assert!(file_system(&ns, pod).await < 1 << 30);
     }
     let writers = Writers::start(&user).await;
     let began = Instant::now();
-    grow(&world, "demo", "2Gi").await;
+    grow(&ns, "demo", "2Gi").await;
     until("all volumes are expanded", TIMEOUT * 2, || async {
-        let sizes = sizes(&world).await;
+        let sizes = sizes(&ns).await;
         let (grown, others): (Vec<_>, Vec<_>) = sizes.values().partition(|(_, capacity)| capacity == "2Gi");
         let growing = others.iter().filter(|(requested, _)| requested == "2Gi").count();
         assert!(growing <= 1, "more than one is expanded at the same time: {sizes:?}");
         if grown.len() == 3 { Ok(()) } else { Err(format!("{sizes:?}")) }
     })
     .await;
-    world.until_ready("demo").await;
-    world.measure(format!("three volumes expanded in {:.1} s", began.elapsed().as_secs_f32()));
+    ns.until_ready("demo").await;
+    ns.measure(format!("three volumes expanded in {:.1} s", began.elapsed().as_secs_f32()));
     for (pod, before) in pods.into_iter().zip(before) {
-        assert_eq!(world.incarnation(pod).await, before, "{pod} was restarted");
-        assert!(file_system(&world, pod).await > 19 << 26, "etcd sees the larger volume");
+        assert_eq!(ns.incarnation(pod).await, before, "{pod} was restarted");
+        assert!(file_system(&ns, pod).await > 19 << 26, "etcd sees the larger volume");
     }
     voters(&user, 3).await;
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("three volumes expanded: {figures}"));
+    ns.measure(format!("three volumes expanded: {figures}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
 
-    let (limited, restarted) = tokio::join!(refused(&world), grown_at_a_start(&world));
+    let (limited, restarted) = tokio::join!(refused(&ns), grown_at_a_start(&ns));
     for class in [limited, restarted] {
-        world.kubectl(["delete", "storageclass", &class]).await.success();
+        ns.kubectl(["delete", "storageclass", &class]).await.success();
     }
 }
 
 /// The driver cannot expand a volume as far as that.
-async fn refused(world: &World) -> String {
-    let class = class(world, "limited", json!({ "limit": "1500000000" })).await;
-    world.create_cluster("limited", 1, json!({ "storage": { "storageClassName": class } })).await;
-    world.until_ready("limited").await;
-    grow(world, "limited", "2Gi").await;
-    let message = world.until_condition("limited", "Degraded", "True", "CannotExpandVolume", TIMEOUT).await;
-    world.measure(format!("the driver refuses: {message}"));
+async fn refused(ns: &TestNamespace) -> String {
+    let class = class(ns, "limited", json!({ "limit": "1500000000" })).await;
+    ns.create_cluster("limited", 1, json!({ "storage": { "storageClassName": class } })).await;
+    ns.until_ready("limited").await;
+    grow(ns, "limited", "2Gi").await;
+    let message = ns.until_condition("limited", "Degraded", "True", "CannotExpandVolume", TIMEOUT).await;
+    ns.measure(format!("the driver refuses: {message}"));
     assert!(message.contains("data-limited-0") && message.contains("at most 1500000000 bytes"), "{message}");
-    grow(world, "limited", "1Gi").await;
-    world.until_ready("limited").await;
+    grow(ns, "limited", "1Gi").await;
+    ns.until_ready("limited").await;
     // The claim still asks for 2Gi.
-    grow(world, "limited", "1200Mi").await;
-    until_grown(world, "data-limited-0", "1200Mi").await;
-    world.until_ready("limited").await;
+    grow(ns, "limited", "1200Mi").await;
+    until_grown(ns, "data-limited-0", "1200Mi").await;
+    ns.until_ready("limited").await;
     // The namespace may not have more.
     let hard = json!({ format!("{class}.storageclass.storage.k8s.io/requests.storage"): "1300Mi" });
-    world.try_create::<ResourceQuota>("volumes", json!({ "hard": hard })).await.unwrap();
+    ns.try_create::<ResourceQuota>("volumes", json!({ "hard": hard })).await.unwrap();
     until("the quota is in force", TIMEOUT, || async {
-        let status = world.get::<ResourceQuota>("volumes").await.unwrap().status.unwrap_or_default();
+        let status = ns.get::<ResourceQuota>("volumes").await.unwrap().status.unwrap_or_default();
         status.used.filter(|used| !used.is_empty()).map(drop).ok_or_else(|| "it has no status".to_owned())
     })
     .await;
-    grow(world, "limited", "1400Mi").await;
-    let message = world.until_condition("limited", "Degraded", "True", "CannotExpandVolume", TIMEOUT).await;
-    world.measure(format!("a quota of the namespace: {message}"));
+    grow(ns, "limited", "1400Mi").await;
+    let message = ns.until_condition("limited", "Degraded", "True", "CannotExpandVolume", TIMEOUT).await;
+    ns.measure(format!("a quota of the namespace: {message}"));
     assert!(message.contains("exceeded quota: volumes"), "{message}");
-    world.delete::<ResourceQuota>("volumes").await;
-    grow(world, "limited", "1300Mi").await;
-    until_grown(world, "data-limited-0", "1300Mi").await;
-    world.until_ready("limited").await;
+    ns.delete::<ResourceQuota>("volumes").await;
+    grow(ns, "limited", "1300Mi").await;
+    until_grown(ns, "data-limited-0", "1300Mi").await;
+    ns.until_ready("limited").await;
     class
 }
 
 /// The driver does not expand a file system in use, so the member is restarted, and then it has the larger volume.
-async fn grown_at_a_start(world: &World) -> String {
-    let class = class(world, "at-a-start", json!({ "online": "false" })).await;
-    world.create_cluster("restarted", 1, json!({ "storage": { "storageClassName": class } })).await;
-    world.until_ready("restarted").await;
-    let before = world.incarnation("restarted-0-0").await;
+async fn grown_at_a_start(ns: &TestNamespace) -> String {
+    let class = class(ns, "at-a-start", json!({ "online": "false" })).await;
+    ns.create_cluster("restarted", 1, json!({ "storage": { "storageClassName": class } })).await;
+    ns.until_ready("restarted").await;
+    let before = ns.incarnation("restarted-0-0").await;
     let began = Instant::now();
-    grow(world, "restarted", "2Gi").await;
-    until_grown(world, "data-restarted-0", "2Gi").await;
-    world.until_ready("restarted").await;
-    world.measure(format!("a volume expanded by a restart in {:.1} s", began.elapsed().as_secs_f32()));
-    assert_ne!(world.incarnation("restarted-0-0").await, before, "only a restart expands it");
-    assert!(file_system(world, "restarted-0-0").await > 19 << 26);
+    grow(ns, "restarted", "2Gi").await;
+    until_grown(ns, "data-restarted-0", "2Gi").await;
+    ns.until_ready("restarted").await;
+    ns.measure(format!("a volume expanded by a restart in {:.1} s", began.elapsed().as_secs_f32()));
+    assert_ne!(ns.incarnation("restarted-0-0").await, before, "only a restart expands it");
+    assert!(file_system(ns, "restarted-0-0").await > 19 << 26);
     class
 }

@@ -12,7 +12,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture, stream};
 use kube::Client;
 
-use crate::world::{self, Operator, World};
+use crate::namespace::{self, Operator, TestNamespace};
 
 /// A scenario that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// A scenario.
 pub struct Scenario {
     name: String,
-    run: fn(Arc<World>) -> BoxFuture<'static, ()>,
+    run: fn(Arc<TestNamespace>) -> BoxFuture<'static, ()>,
     alone: bool,
     when: When,
 }
@@ -37,7 +37,7 @@ enum When {
 }
 
 impl Scenario {
-    pub fn new(module: &str, function: &str, run: fn(Arc<World>) -> BoxFuture<'static, ()>) -> Self {
+    pub fn new(module: &str, function: &str, run: fn(Arc<TestNamespace>) -> BoxFuture<'static, ()>) -> Self {
         let name = format!("{}::{function}", module.rsplit("::").next().unwrap_or(module));
         Self { name, run, alone: false, when: When::Always }
     }
@@ -96,7 +96,7 @@ fn report_panic(info: &PanicHookInfo<'_>) {
 
 async fn run_all(chosen: Vec<Scenario>, parallel: usize) -> Vec<Outcome> {
     let client = Client::try_default().await.expect("no cluster: run this by `make e2e`");
-    world::remove_namespaces(&client).await;
+    namespace::remove_namespaces(&client).await;
     Operator::install(&[]).await;
     let (alone, together): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|scenario| scenario.alone);
     let mut outcomes: Vec<_> =
@@ -113,8 +113,8 @@ async fn run_all(chosen: Vec<Scenario>, parallel: usize) -> Vec<Outcome> {
 
 async fn run_one(client: &Client, scenario: Scenario) -> Outcome {
     let began = Instant::now();
-    let world = Arc::new(World::create(client.clone(), &scenario.name).await);
-    let body = RUNNING.scope(scenario.name.clone(), tokio::time::timeout(LIMIT, (scenario.run)(Arc::clone(&world))));
+    let ns = Arc::new(TestNamespace::create(client.clone(), &scenario.name).await);
+    let body = RUNNING.scope(scenario.name.clone(), tokio::time::timeout(LIMIT, (scenario.run)(Arc::clone(&ns))));
     let problem = match tokio::spawn(body).await {
         Ok(Ok(())) => None,
         Ok(Err(_)) => Some(format!("not done within {LIMIT:?}")),
@@ -122,11 +122,11 @@ async fn run_one(client: &Client, scenario: Scenario) -> Outcome {
     };
     let took = began.elapsed();
     match &problem {
-        None => world.remove().await,
-        Some(_) => world.dump().await,
+        None => ns.remove().await,
+        Some(_) => ns.dump().await,
     }
     println!("{} {} ({:.1} s)", if problem.is_none() { "ok    " } else { "FAILED" }, scenario.name, took.as_secs_f32());
-    Outcome { name: scenario.name, took, problem, measured: world.measured() }
+    Outcome { name: scenario.name, took, problem, measured: ns.measured() }
 }
 
 fn panic_message(payload: &(dyn Any + Send)) -> String {

@@ -4,8 +4,8 @@ use std::{fs, sync::Arc};
 
 use crate::{
     clients::history::{Clients, Connect, PREFIX, check},
+    namespace::{Identity, TIMEOUT, TestNamespace},
     tools::until,
-    world::{Identity, TIMEOUT, World},
     writer::connect,
 };
 
@@ -28,8 +28,8 @@ impl Histories {
     }
 
     /// Stops the clients, and checks that their history is linearizable. Returns how many operations it has.
-    pub async fn stop(self, world: &World) -> String {
-        let folder = world.folder();
+    pub async fn stop(self, ns: &TestNamespace) -> String {
+        let folder = ns.folder();
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("history.jsonl");
         self.0.stop(&file).await;

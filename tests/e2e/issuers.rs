@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::Scenario,
+    namespace::{TIMEOUT, TestNamespace},
     rotation::{refresh, served, status, try_status, until_renewed},
     tools::{openssl, root, run, until},
-    world::{TIMEOUT, World},
     writer::Writers,
 };
 
@@ -40,8 +40,8 @@ pub struct Company {
 }
 
 impl Company {
-    pub fn new(world: &World) -> Self {
-        Self { folder: world.write("company", &BTreeMap::new()) }
+    pub fn new(ns: &TestNamespace) -> Self {
+        Self { folder: ns.write("company", &BTreeMap::new()) }
     }
 
     fn path(&self, file: &str) -> String {
@@ -70,7 +70,7 @@ impl Company {
     }
 
     /// Puts an authority into a Secret, which is created or replaced.
-    pub async fn publish(&self, world: &World, secret: &str, authority: &str, above: &[&str]) {
+    pub async fn publish(&self, ns: &TestNamespace, secret: &str, authority: &str, above: &[&str]) {
         let mut data = BTreeMap::from([
             (tls_key::CRT, self.read(&format!("{authority}.crt"))),
             (tls_key::KEY, self.read(&format!("{authority}.key"))),
@@ -78,7 +78,7 @@ impl Company {
         if !above.is_empty() {
             data.insert(tls_key::CA, above.iter().flat_map(|above| self.read(&format!("{above}.crt"))).collect());
         }
-        publish(&world.api(), secret, data).await;
+        publish(&ns.api(), secret, data).await;
     }
 }
 
@@ -104,41 +104,41 @@ pub const P256: [&str; 3] = ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
 const RSA: [&str; 3] = ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
 const ISSUING: [&str; 2] = ["basicConstraints=critical,CA:TRUE,pathlen:0", "keyUsage=critical,keyCertSign"];
 
-pub async fn issuer(world: &World, domain: Domain, issuer: Value) {
+pub async fn issuer(ns: &TestNamespace, domain: Domain, issuer: Value) {
     let patch = json!({ "spec": { "tls": { domain.to_string(): { "issuer": issuer } } } });
-    world.patch::<EtcdCluster>("demo", patch).await;
+    ns.patch::<EtcdCluster>("demo", patch).await;
 }
 
 /// Waits until a rotation to the authority of this name is complete.
-pub async fn until_signed_by(world: &World, domain: Domain, name: &str) -> DomainStatus {
+pub async fn until_signed_by(ns: &TestNamespace, domain: Domain, name: &str) -> DomainStatus {
     let now = until(&format!("{name} is the {domain} authority"), TIMEOUT * 4, || async {
-        let now = try_status(world, domain).await?;
+        let now = try_status(ns, domain).await?;
         let over = now.phase.is_none() && now.retiring.is_empty() && now.active.name.contains(name);
         if over { Ok(now) } else { Err(format!("{now:?}")) }
     })
     .await;
-    world.until_ready("demo").await;
+    ns.until_ready("demo").await;
     now
 }
 
 /// A cluster that is bootstrapped with an RSA authority below an offline root. Then its peer CA is changed to one in a Secret, to
 /// another one in that Secret, and back to the built-in one. No write fails.
-async fn ca_in_a_secret(world: Arc<World>) {
-    let company = Company::new(&world);
+async fn ca_in_a_secret(ns: Arc<TestNamespace>) {
+    let company = Company::new(&ns);
     company.authority("root", &RSA, None, &[]).await;
     company.authority("issuing", &RSA, Some("root"), &ISSUING).await;
     company.authority("neighbour", &P256, Some("root"), &ISSUING).await;
     let example = fs::read_to_string(root().join("examples/cluster-ca-secret.yaml")).unwrap();
-    world.apply(&example).await.success();
-    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
+    ns.apply(&example).await.success();
+    let message = ns.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
     assert!(message.contains("there is no such Secret"), "{message}");
-    company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
-    world.create_user("app", "demo").await;
-    world.until_ready("demo").await;
-    let user = world.user_identity("app").await;
+    company.publish(&ns, "etcd-clients", "issuing", &["root"]).await;
+    ns.create_user("app", "demo").await;
+    ns.until_ready("demo").await;
+    let user = ns.user_identity("app").await;
 
     // OpenSSL verifies with only the offline root, and with the user's `ca.crt`.
-    let names = world.names("demo");
+    let names = ns.names("demo");
     let (crt, key) = user.pair.clone().unwrap();
     let (crt, key, at) = (crt.display().to_string(), key.display().to_string(), format!("{}:2379", names.client_host()));
     for ca in [company.path("root.crt"), user.ca.display().to_string()] {
@@ -146,47 +146,47 @@ async fn ca_in_a_secret(world: Arc<World>) {
         openssl(flags).await.success();
     }
     // Members trust only this authority, and not others with the same root.
-    let files = world.secret("demo-0-tls").await;
+    let files = ns.secret("demo-0-tls").await;
     let trusted = read_bundle(&files[member_key::CLIENT_CA]).unwrap();
     assert_eq!(trusted.iter().map(Certificate::common_name).collect::<Vec<_>>(), ["issuing"]);
     company.authority("mallory", &P256, Some("neighbour"), &["basicConstraints=CA:FALSE", "extendedKeyUsage=clientAuth"]).await;
     let chain = [company.read("mallory.crt"), company.read("neighbour.crt")].concat();
     let mallory =
-        world.write("mallory", &[("tls.crt".to_owned(), chain), ("tls.key".to_owned(), company.read("mallory.key"))].into());
+        ns.write("mallory", &[("tls.crt".to_owned(), chain), ("tls.key".to_owned(), company.read("mallory.key"))].into());
     let mallory = user.with_pair(&mallory, tls_key::CRT, tls_key::KEY);
     assert!(mallory.accepted(&names.client_host()).await.is_err(), "a client of another CA with the same root is accepted");
 
     company.authority("peers", &P256, None, &[]).await;
     company.authority("peers-later", &P256, None, &[]).await;
-    company.publish(&world, "etcd-peers", "peers", &[]).await;
+    company.publish(&ns, "etcd-peers", "peers", &[]).await;
     let writers = Writers::start(&user).await;
     let began = Instant::now();
-    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "etcd-peers" } })).await;
-    let now = until_signed_by(&world, Domain::Peer, "peers").await;
+    issuer(&ns, Domain::Peer, json!({ "caSecret": { "name": "etcd-peers" } })).await;
+    let now = until_signed_by(&ns, Domain::Peer, "peers").await;
     assert_eq!(now.active.issuer.as_deref(), Some("the CA in Secret etcd-peers"));
-    world.measure(format!("from the built-in issuer to a Secret in {:.1} s", began.elapsed().as_secs_f32()));
+    ns.measure(format!("from the built-in issuer to a Secret in {:.1} s", began.elapsed().as_secs_f32()));
     let began = Instant::now();
-    company.publish(&world, "etcd-peers", "peers-later", &[]).await;
-    until_signed_by(&world, Domain::Peer, "peers-later").await;
-    world.measure(format!("to another authority in that Secret in {:.1} s", began.elapsed().as_secs_f32()));
-    issuer(&world, Domain::Peer, json!({ "caSecret": null })).await;
-    let now = until_signed_by(&world, Domain::Peer, "demo peer").await;
+    company.publish(&ns, "etcd-peers", "peers-later", &[]).await;
+    until_signed_by(&ns, Domain::Peer, "peers-later").await;
+    ns.measure(format!("to another authority in that Secret in {:.1} s", began.elapsed().as_secs_f32()));
+    issuer(&ns, Domain::Peer, json!({ "caSecret": null })).await;
+    let now = until_signed_by(&ns, Domain::Peer, "demo peer").await;
     assert_eq!(now.active.issuer, None);
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("three changes of the issuer: {figures}"));
+    ns.measure(format!("three changes of the issuer: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
-    let ledger = world.secret("demo-peer-ca").await;
+    let ledger = ns.secret("demo-peer-ca").await;
     assert!(!ledger.contains_key("above.crt") && !ledger.contains_key("issuers.json"), "its files are removed");
 
     // If its Secret is deleted, this is only reported.
-    world.delete::<Secret>("etcd-clients").await;
-    let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
+    ns.delete::<Secret>("etcd-clients").await;
+    let message = ns.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
     assert!(message.contains("certificates continue to be signed as before"), "{message}");
-    world.create_user("later", "demo").await;
-    world.user_identity("later").await.accepted(&names.client_host()).await.unwrap();
-    company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
-    world.until_ready("demo").await;
+    ns.create_user("later", "demo").await;
+    ns.user_identity("later").await.accepted(&names.client_host()).await.unwrap();
+    company.publish(&ns, "etcd-clients", "issuing", &["root"]).await;
+    ns.until_ready("demo").await;
 }
 
 /// Authorities that Go or the operator would refuse, with a part of the reason.
@@ -206,8 +206,8 @@ async fn refused_authorities(company: &Company) -> Vec<(&'static str, &'static s
 }
 
 /// Unusable authorities are refused with a reason, before anything is changed.
-async fn unusable_authorities(world: Arc<World>) {
-    let company = Company::new(&world);
+async fn unusable_authorities(ns: Arc<TestNamespace>) {
+    let company = Company::new(&ns);
     company.authority("root", &P256, None, &[]).await;
     company.authority("good", &P256, Some("root"), &ISSUING).await;
     company.authority("other", &P256, Some("root"), &ISSUING).await;
@@ -215,10 +215,10 @@ async fn unusable_authorities(world: Arc<World>) {
     company.authority("below", &P256, Some("good"), &ISSUING).await;
     let day = SignedDuration::from_hours(24);
     let old = Authority::create("old", day, Timestamp::now() - day * 2).unwrap();
-    let app = world.cluster_and_user("demo", 3, json!({})).await;
+    let app = ns.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&app).await;
-    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
-    let statuses = async || [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+    issuer(&ns, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
+    let statuses = async || [status(&ns, Domain::Client).await, status(&ns, Domain::Peer).await];
     let before = statuses().await;
     let encrypt = ["pkey", "-in", &company.path("good.key"), "-aes128", "-passout", "pass:secret"];
     let encrypted = openssl(encrypt).await.success().into_bytes();
@@ -242,9 +242,9 @@ async fn unusable_authorities(world: Arc<World>) {
         (in_secret(&old), "is valid from"),
     ];
     for (data, why) in cases {
-        publish(&world.api(), "company", data).await;
+        publish(&ns.api(), "company", data).await;
         until(why, TIMEOUT, || async {
-            let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
+            let message = ns.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
             if message.contains(why) { Ok(()) } else { Err(message) }
         })
         .await;
@@ -253,42 +253,42 @@ async fn unusable_authorities(world: Arc<World>) {
     for (name, why) in refused_authorities(&company).await {
         for domain in Domain::ALL {
             let secret = format!("{name}-{domain}");
-            company.publish(&world, &secret, name, &[]).await;
-            issuer(&world, domain, json!({ "caSecret": { "name": secret } })).await;
+            company.publish(&ns, &secret, name, &[]).await;
+            issuer(&ns, domain, json!({ "caSecret": { "name": secret } })).await;
         }
         until(why, TIMEOUT, || async {
-            let message = world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
+            let message = ns.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
             if message.matches(why).count() == 2 { Ok(()) } else { Err(message) }
         })
         .await;
     }
-    issuer(&world, Domain::Client, json!({ "caSecret": null })).await;
-    issuer(&world, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
+    issuer(&ns, Domain::Client, json!({ "caSecret": null })).await;
+    issuer(&ns, Domain::Peer, json!({ "caSecret": { "name": "company" } })).await;
     for (now, before) in statuses().await.into_iter().zip(before) {
         assert_eq!((now.active, now.phase), (before.active, None), "nothing has begun");
     }
     let figures = writers.stop().await.checked(&app).await;
-    world.measure(format!("refused beforehand: {figures}"));
+    ns.measure(format!("refused beforehand: {figures}"));
     figures.assert_nothing_lost();
     assert_eq!(figures.failed, 0, "{figures}");
     // The same authority for both domains.
-    publish(&world.api(), "company", with_ca("good", "good", root.clone())).await;
-    publish(&world.api(), "again", with_ca("good", "good", root)).await;
-    until_signed_by(&world, Domain::Peer, "good").await;
-    issuer(&world, Domain::Client, json!({ "caSecret": { "name": "again" } })).await;
-    let message = world.until_condition("demo", "CertificatesReady", "False", "SharedCA", TIMEOUT).await;
+    publish(&ns.api(), "company", with_ca("good", "good", root.clone())).await;
+    publish(&ns.api(), "again", with_ca("good", "good", root)).await;
+    until_signed_by(&ns, Domain::Peer, "good").await;
+    issuer(&ns, Domain::Client, json!({ "caSecret": { "name": "again" } })).await;
+    let message = ns.until_condition("demo", "CertificatesReady", "False", "SharedCA", TIMEOUT).await;
     assert!(message.contains("every client could act as a member"), "{message}");
     let both = json!({ "spec": { "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } } }).to_string();
-    let refusal = world.kubectl(["patch", "etcdcluster", "demo", "--type=merge", "-p", &both]).await.failure();
+    let refusal = ns.kubectl(["patch", "etcdcluster", "demo", "--type=merge", "-p", &both]).await.failure();
     assert!(refusal.contains("must have issuers of their own"), "{refusal}");
-    issuer(&world, Domain::Client, json!({ "caSecret": null })).await;
-    world.until_ready("demo").await;
+    issuer(&ns, Domain::Client, json!({ "caSecret": null })).await;
+    ns.until_ready("demo").await;
 }
 
 /// Authorities and keys in the forms of Active Directory, kubeadm and cert-manager: subjects with an attribute twice and with two
 /// attributes in one part, a self-signature with SHA-512, keys in SEC1 and PKCS#1.
-async fn authorities_of_other_programs(world: Arc<World>) {
-    let company = Company::new(&world);
+async fn authorities_of_other_programs(ns: Arc<TestNamespace>) {
+    let company = Company::new(&ns);
     for (name, algorithm, subject) in
         [("clients", P256, "/DC=com/DC=example/CN=clients"), ("peers", RSA, "/O=Example/OU=IT+CN=peers")]
     {
@@ -306,95 +306,95 @@ async fn authorities_of_other_programs(world: Arc<World>) {
             _ => openssl(["rsa", "-in", &key, "-traditional"]).await.success(),
         };
         fs::write(&key, traditional).unwrap();
-        company.publish(&world, name, name, &[]).await;
+        company.publish(&ns, name, name, &[]).await;
     }
     let issuer = |name: &str| json!({ "issuer": { "caSecret": { "name": name } } });
-    world.create_cluster("demo", 3, json!({ "tls": { "client": issuer("clients"), "peer": issuer("peers") } })).await;
-    world.create_user("app", "demo").await;
-    world.until_ready("demo").await;
-    let user = world.user_identity("app").await;
+    ns.create_cluster("demo", 3, json!({ "tls": { "client": issuer("clients"), "peer": issuer("peers") } })).await;
+    ns.create_user("app", "demo").await;
+    ns.until_ready("demo").await;
+    let user = ns.user_identity("app").await;
     user.etcdctl(["put", "a", "b"]).await.success();
     let (crt, key) = user.pair.clone().unwrap();
     let (crt, key, ca) = (crt.display().to_string(), key.display().to_string(), user.ca.display().to_string());
-    let at = format!("{}:2379", world.names("demo").client_host());
+    let at = format!("{}:2379", ns.names("demo").client_host());
     openssl(["s_client", "-connect", &at, "-verify_return_error", "-CAfile", &ca, "-cert", &crt, "-key", &key]).await.success();
 }
 
 /// An external authority that expires before its successor exists. No certificate is valid then, and members are restarted once
 /// there is a new authority.
-async fn authority_expired(world: Arc<World>) {
+async fn authority_expired(ns: Arc<TestNamespace>) {
     let publish_made = async |name: &str, life: SignedDuration| {
-        publish(&world.api(), "company", in_secret(&Authority::create(name, life, Timestamp::now()).unwrap())).await;
+        publish(&ns.api(), "company", in_secret(&Authority::create(name, life, Timestamp::now()).unwrap())).await;
     };
     publish_made("short", SignedDuration::from_secs(60)).await;
     let secret = json!({ "tls": { "client": { "issuer": { "caSecret": { "name": "company" } } } } });
-    world.create_cluster("demo", 1, secret).await;
-    world.until_condition("demo", "Available", "True", "QuorumHealthy", TIMEOUT).await;
-    let message = world.until_condition("demo", "Degraded", "True", "CAExpiresSoon", TIMEOUT).await;
+    ns.create_cluster("demo", 1, secret).await;
+    ns.until_condition("demo", "Available", "True", "QuorumHealthy", TIMEOUT).await;
+    let message = ns.until_condition("demo", "Degraded", "True", "CAExpiresSoon", TIMEOUT).await;
     assert!(message.contains("create secret generic company"), "{message}");
-    let message = world.until_condition("demo", "Degraded", "True", "CAExpired", TIMEOUT).await;
+    let message = ns.until_condition("demo", "Degraded", "True", "CAExpired", TIMEOUT).await;
     assert!(message.contains("Secret company"), "{message}");
     // No client is accepted, but raft runs.
-    let message = world.until_condition("demo", "Available", "False", "MembersUnreachable", TIMEOUT).await;
+    let message = ns.until_condition("demo", "Available", "False", "MembersUnreachable", TIMEOUT).await;
     assert!(message.contains("Do not recover"), "{message}");
-    world.has_no_event("demo", "QuorumLost").await;
+    ns.has_no_event("demo", "QuorumLost").await;
     publish_made("long", SignedDuration::from_hours(9999)).await;
-    until_signed_by(&world, Domain::Client, "long").await;
-    world.create_user("app", "demo").await;
-    let user = world.user_identity("app").await;
+    until_signed_by(&ns, Domain::Client, "long").await;
+    ns.create_user("app", "demo").await;
+    let user = ns.user_identity("app").await;
     user.etcdctl(["put", "a", "b"]).await.success();
 }
 
 /// cert-manager is installed after the cluster was created, and issuers after that, one of them unusable at first. Then an issuer
 /// changes its CA, a ClusterIssuer is used, and the built-in issuer again. No write fails.
-async fn cert_manager(world: Arc<World>) {
+async fn cert_manager(ns: Arc<TestNamespace>) {
     let program = root().join("hack/cluster/cert-manager");
     // It may be left from an earlier run.
     run(&program, ["remove"]).await.success();
     let example = fs::read_to_string(root().join("examples/cluster-cert-manager.yaml")).unwrap();
     let (issuers, cluster) = example.rsplit_once("---\n").unwrap();
-    world.apply(cluster).await.success();
-    let message = world.until_condition("demo", "CertificatesReady", "False", "CertManagerMissing", TIMEOUT).await;
+    ns.apply(cluster).await.success();
+    let message = ns.until_condition("demo", "CertificatesReady", "False", "CertManagerMissing", TIMEOUT).await;
     assert!(message.contains("install cert-manager"), "{message}");
     run(&program, [] as [&str; 0]).await.success();
-    world.until_condition("demo", "CertificatesReady", "False", "WaitingForIssuer", TIMEOUT).await;
+    ns.until_condition("demo", "CertificatesReady", "False", "WaitingForIssuer", TIMEOUT).await;
 
-    let company = Company::new(&world);
+    let company = Company::new(&ns);
     for name in ["clients", "peers", "peers-later", "everywhere"] {
         company.authority(name, &P256, None, &["keyUsage=critical,keyCertSign,cRLSign"]).await;
     }
-    company.publish(&world, "etcd-clients", "clients", &[]).await;
-    company.publish(&world, "etcd-peers", "peers", &[]).await;
+    company.publish(&ns, "etcd-clients", "clients", &[]).await;
+    company.publish(&ns, "etcd-peers", "peers", &[]).await;
     // A self-signed issuer has no CA.
     let alone = "apiVersion: cert-manager.io/v1\nkind: Issuer\nmetadata: {name: etcd-clients}\nspec: {selfSigned: {}}\n";
-    world.apply(alone).await.success();
-    world.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
-    world.kubectl(["delete", "issuers.cert-manager.io", "etcd-clients"]).await.success();
+    ns.apply(alone).await.success();
+    ns.until_condition("demo", "CertificatesReady", "False", "IssuerUnusable", TIMEOUT).await;
+    ns.kubectl(["delete", "issuers.cert-manager.io", "etcd-clients"]).await.success();
     let began = Instant::now();
-    world.apply(issuers).await.success();
-    world.create_user("app", "demo").await;
-    world.until_ready("demo").await;
-    world.measure(format!("ready {:.1} s after its issuers", began.elapsed().as_secs_f32()));
-    let user = world.user_identity("app").await;
-    let now = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+    ns.apply(issuers).await.success();
+    ns.create_user("app", "demo").await;
+    ns.until_ready("demo").await;
+    ns.measure(format!("ready {:.1} s after its issuers", began.elapsed().as_secs_f32()));
+    let user = ns.user_identity("app").await;
+    let now = [status(&ns, Domain::Client).await, status(&ns, Domain::Peer).await];
     assert_eq!(now.each_ref().map(|domain| domain.active.name.as_str()), ["clients", "peers"]);
     assert_eq!(now[0].active.issuer.as_deref(), Some("Issuer etcd-clients"));
     until("requests are deleted when they are no longer needed", TIMEOUT, || async {
-        let left = world.kubectl(["get", "certificaterequests.cert-manager.io", "-o", "name"]).await.success();
+        let left = ns.kubectl(["get", "certificaterequests.cert-manager.io", "-o", "name"]).await.success();
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
     for secret in ["demo-client-ca", "demo-peer-ca"] {
-        let keys: Vec<_> = world.secret(secret).await.into_keys().filter(|key| key.strip_suffix(".key").is_some()).collect();
+        let keys: Vec<_> = ns.secret(secret).await.into_keys().filter(|key| key.strip_suffix(".key").is_some()).collect();
         assert!(keys.is_empty(), "{secret} holds {keys:?}");
     }
 
     // A deleted user is revoked, although the operator has no CA key to sign the revocation list.
-    world.create_user("gone", "demo").await;
-    let gone = world.user_identity("gone").await;
-    let host = world.names("demo").client_host();
+    ns.create_user("gone", "demo").await;
+    let gone = ns.user_identity("gone").await;
+    let host = ns.names("demo").client_host();
     gone.accepted(&host).await.unwrap();
-    world.delete::<EtcdUser>("gone").await;
+    ns.delete::<EtcdUser>("gone").await;
     until("it is refused", TIMEOUT, || async {
         if gone.accepted(&host).await.is_ok() { Err("it is accepted".to_owned()) } else { Ok(()) }
     })
@@ -402,58 +402,54 @@ async fn cert_manager(world: Arc<World>) {
 
     let writers = Writers::start(&user).await;
     // A renewal without a change of the CA, then one that reveals that the issuer has changed its CA.
-    let before = served(&world, &user, 0).await;
-    world
-        .patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "certificate": { "duration": "2000h" } } } } }))
-        .await;
-    until_renewed(&world, &user, 0, &before).await;
-    world.until_ready("demo").await;
-    company.publish(&world, "etcd-peers", "peers-later", &[]).await;
+    let before = served(&ns, &user, 0).await;
+    ns.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "certificate": { "duration": "2000h" } } } } })).await;
+    until_renewed(&ns, &user, 0, &before).await;
+    ns.until_ready("demo").await;
+    company.publish(&ns, "etcd-peers", "peers-later", &[]).await;
     let began = Instant::now();
-    world
-        .patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "peer": { "certificate": { "duration": "2000h" } } } } }))
-        .await;
-    until_signed_by(&world, Domain::Peer, "peers-later").await;
-    world.measure(format!("to another authority of the issuer in {:.1} s", began.elapsed().as_secs_f32()));
+    ns.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "peer": { "certificate": { "duration": "2000h" } } } } })).await;
+    until_signed_by(&ns, Domain::Peer, "peers-later").await;
+    ns.measure(format!("to another authority of the issuer in {:.1} s", began.elapsed().as_secs_f32()));
     // A ClusterIssuer has no namespace, so its name is unique, and its Secret is in cert-manager's namespace.
-    let (everywhere, secrets) = (&world.namespace, Api::<Secret>::namespaced(world.client.clone(), "cert-manager"));
+    let (everywhere, secrets) = (&ns.name, Api::<Secret>::namespaced(ns.client.clone(), "cert-manager"));
     let pair = [(tls_key::CRT, company.read("everywhere.crt")), (tls_key::KEY, company.read("everywhere.key"))];
     publish(&secrets, everywhere, pair.into()).await;
     let of_all = json!({
         "apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer",
         "metadata": { "name": everywhere }, "spec": { "ca": { "secretName": everywhere } },
     });
-    world.apply(&of_all.to_string()).await.success();
+    ns.apply(&of_all.to_string()).await.success();
     let began = Instant::now();
-    issuer(&world, Domain::Peer, json!({ "certManager": { "name": everywhere, "kind": "ClusterIssuer" } })).await;
-    let now = until_signed_by(&world, Domain::Peer, "everywhere").await;
+    issuer(&ns, Domain::Peer, json!({ "certManager": { "name": everywhere, "kind": "ClusterIssuer" } })).await;
+    let now = until_signed_by(&ns, Domain::Peer, "everywhere").await;
     assert_eq!(now.active.issuer, Some(format!("ClusterIssuer {everywhere}")));
-    world.measure(format!("to a ClusterIssuer in {:.1} s", began.elapsed().as_secs_f32()));
-    issuer(&world, Domain::Peer, json!({ "certManager": null })).await;
-    until_signed_by(&world, Domain::Peer, "demo peer").await;
-    world.kubectl(["delete", "clusterissuers.cert-manager.io", everywhere]).await.success();
+    ns.measure(format!("to a ClusterIssuer in {:.1} s", began.elapsed().as_secs_f32()));
+    issuer(&ns, Domain::Peer, json!({ "certManager": null })).await;
+    until_signed_by(&ns, Domain::Peer, "demo peer").await;
+    ns.kubectl(["delete", "clusterissuers.cert-manager.io", everywhere]).await.success();
     secrets.delete(everywhere, &DeleteParams::default()).await.unwrap();
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("with cert-manager: {figures}"));
+    ns.measure(format!("with cert-manager: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
 }
 
 /// The issuer of client certificates is changed, while clients write and read their Secrets again, as from a mounted volume.
-async fn client_issuer_changed(world: Arc<World>) {
-    let company = Company::new(&world);
+async fn client_issuer_changed(ns: Arc<TestNamespace>) {
+    let company = Company::new(&ns);
     company.authority("root", &RSA, None, &[]).await;
     company.authority("issuing", &RSA, Some("root"), &ISSUING).await;
-    company.publish(&world, "etcd-clients", "issuing", &["root"]).await;
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
+    company.publish(&ns, "etcd-clients", "issuing", &["root"]).await;
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
     let writers = Writers::start(&user).await;
-    let refreshing = refresh(Arc::clone(&world));
-    issuer(&world, Domain::Client, json!({ "caSecret": { "name": "etcd-clients" } })).await;
-    until_signed_by(&world, Domain::Client, "issuing").await;
+    let refreshing = refresh(Arc::clone(&ns));
+    issuer(&ns, Domain::Client, json!({ "caSecret": { "name": "etcd-clients" } })).await;
+    until_signed_by(&ns, Domain::Client, "issuing").await;
     let figures = writers.stop().await;
     refreshing.abort();
-    let figures = figures.checked(&world.user_identity("app").await).await;
-    world.measure(format!("the clients' issuer changed: {figures}"));
+    let figures = figures.checked(&ns.user_identity("app").await).await;
+    ns.measure(format!("the clients' issuer changed: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
 }

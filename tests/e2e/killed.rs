@@ -29,9 +29,9 @@ use crate::{
     harness::Scenario,
     history::Histories,
     members::{incarnations, voters},
+    namespace::TestNamespace,
     operator,
     tools::until,
-    world::World,
     writer::Writers,
 };
 
@@ -114,17 +114,17 @@ impl Change {
 }
 
 /// Runs all changes concurrently, each with operators of its own.
-async fn before_and_after_each_change(world: Arc<World>) {
-    operator::stop(&world).await;
+async fn before_and_after_each_change(ns: Arc<TestNamespace>) {
+    operator::stop(&ns).await;
     let changes = [Change::Grow, Change::Shrink, Change::Restart, Change::Replace, Change::Rotate].map(|change| {
-        let world = Arc::clone(&world);
+        let ns = Arc::clone(&ns);
         async move {
             let name = format!("killed::{change:?}").to_lowercase();
-            let own = Arc::new(World::create(world.client.clone(), &name).await);
+            let own = Arc::new(TestNamespace::create(ns.client.clone(), &name).await);
             let ended = tokio::spawn(killed_during(change, Arc::clone(&own))).await;
             match &ended {
                 Ok(figures) => {
-                    world.measure(figures.clone());
+                    ns.measure(figures.clone());
                     own.remove().await;
                 }
                 Err(_) => own.dump().await,
@@ -138,32 +138,32 @@ async fn before_and_after_each_change(world: Arc<World>) {
 }
 
 /// Makes a change while the operator is killed at each step, and checks the result.
-async fn killed_during(change: Change, world: Arc<World>) -> String {
+async fn killed_during(change: Change, ns: Arc<TestNamespace>) -> String {
     let (from, to) = change.members();
-    let user = operate_until(&world.namespace, world.cluster_and_user("demo", from, json!({}))).await;
-    let before = world.status("demo").await;
+    let user = operate_until(&ns.name, ns.cluster_and_user("demo", from, json!({}))).await;
+    let before = ns.status("demo").await;
     let leader = before.members.iter().find(|member| member.role == Some(MemberRole::Leader)).unwrap().name.clone();
-    let pods = incarnations(&world).await;
-    let certificates = certificates(&world, &before).await;
+    let pods = incarnations(&ns).await;
+    let certificates = certificates(&ns, &before).await;
     let annotate = async |key: &str, value: &str| {
         let patch = json!({ "metadata": { "annotations": { format!("etcd-warden.dev/{key}"): value } } });
-        world.patch::<EtcdCluster>("demo", patch).await;
+        ns.patch::<EtcdCluster>("demo", patch).await;
     };
     let writers = Writers::start(&user).await;
     // One of the clusters that run side by side has these clients, too.
     let histories = if matches!(change, Change::Replace) { Some(Histories::start(&user).await) } else { None };
     match change {
-        Change::Grow | Change::Shrink => world.patch::<EtcdCluster>("demo", json!({ "spec": { "replicas": to } })).await,
+        Change::Grow | Change::Shrink => ns.patch::<EtcdCluster>("demo", json!({ "spec": { "replicas": to } })).await,
         Change::Restart => annotate("restarted-at", "now").await,
         Change::Replace => annotate("replace", &leader).await,
         Change::Rotate => annotate("rotate-ca", "peer").await,
     }
     let began = Instant::now();
     let done = async || {
-        let status = world.ready("demo").await?;
+        let status = ns.ready("demo").await?;
         let other = match change {
             Change::Grow | Change::Shrink => true,
-            Change::Restart => incarnations(&world).await.is_disjoint(&pods),
+            Change::Restart => incarnations(&ns).await.is_disjoint(&pods),
             Change::Replace => ids(&before).get(&leader) != ids(&status).get(&leader),
             Change::Rotate => {
                 let [before, now] = [&before, &status].map(|of| of.certificates.as_ref().unwrap().peer.as_ref().unwrap());
@@ -172,12 +172,12 @@ async fn killed_during(change: Change, world: Arc<World>) -> String {
         };
         if other { Ok(()) } else { Err("nothing has been done yet".to_owned()) }
     };
-    let kills = kill_at_each_change(&world.namespace, until(&format!("{change:?}"), TIMEOUT, done)).await;
+    let kills = kill_at_each_change(&ns.name, until(&format!("{change:?}"), TIMEOUT, done)).await;
     let took = began.elapsed();
-    let history = if let Some(histories) = histories { format!("; {}", histories.stop(&world).await) } else { String::new() };
+    let history = if let Some(histories) = histories { format!("; {}", histories.stop(&ns).await) } else { String::new() };
     let figures = writers.stop().await.checked(&user).await;
 
-    let after = world.status("demo").await;
+    let after = ns.status("demo").await;
     let expected: BTreeSet<String> = (0..to).map(|ordinal| format!("demo-{ordinal}")).collect();
     assert_eq!(after.members.iter().map(|member| member.name.clone()).collect::<BTreeSet<_>>(), expected);
     assert_eq!(after.cluster_id, before.cluster_id);
@@ -186,10 +186,10 @@ async fn killed_during(change: Change, world: Arc<World>) -> String {
     assert_eq!(figures.failed, 0, "{figures}");
 
     // Nothing remains of removed members, and their certificates are revoked.
-    assert_eq!(names::<StatefulSet>(&world).await, expected);
-    assert_eq!(names::<PersistentVolumeClaim>(&world).await, expected.iter().map(|name| format!("data-{name}")).collect());
-    assert_eq!(names::<Pod>(&world).await, expected.iter().map(|name| format!("{name}-0")).collect());
-    let bootstrap = world.get::<ConfigMap>("demo-bootstrap").await.unwrap().data.unwrap();
+    assert_eq!(names::<StatefulSet>(&ns).await, expected);
+    assert_eq!(names::<PersistentVolumeClaim>(&ns).await, expected.iter().map(|name| format!("data-{name}")).collect());
+    assert_eq!(names::<Pod>(&ns).await, expected.iter().map(|name| format!("{name}-0")).collect());
+    let bootstrap = ns.get::<ConfigMap>("demo-bootstrap").await.unwrap().data.unwrap();
     let written = bootstrap.keys().filter_map(|key| key.strip_suffix(bootstrap_key::STATE_SUFFIX)).map(str::to_owned);
     assert_eq!(written.collect::<BTreeSet<_>>(), expected);
     let gone: BTreeSet<_> = match change {
@@ -197,9 +197,9 @@ async fn killed_during(change: Change, world: Arc<World>) -> String {
         _ => certificates.keys().filter(|name| !expected.contains(*name)).cloned().collect(),
     };
     for (authority, list) in [("demo-client-ca", member_key::CLIENT_CRL), ("demo-peer-ca", member_key::PEER_CRL)] {
-        let secret = world.secret(authority).await;
+        let secret = ns.secret(authority).await;
         let ledger = Ledger::from_json(&secret[authority_key::LEDGER]).unwrap();
-        let read = crl_serials(&world.secret("demo-0-tls").await[list]).unwrap();
+        let read = crl_serials(&ns.secret("demo-0-tls").await[list]).unwrap();
         for issued in ledger.entries() {
             let Holder::Member { name } = &issued.holder else { continue };
             let is_gone = !expected.contains(name)
@@ -224,10 +224,10 @@ fn ids(status: &EtcdClusterStatus) -> BTreeMap<String, Option<MemberId>> {
 }
 
 /// The serials of each member's certificates.
-async fn certificates(world: &World, status: &EtcdClusterStatus) -> BTreeMap<String, BTreeSet<Serial>> {
+async fn certificates(ns: &TestNamespace, status: &EtcdClusterStatus) -> BTreeMap<String, BTreeSet<Serial>> {
     let mut all = BTreeMap::new();
     for member in &status.members {
-        let secret = world.secret(&format!("{}-tls", member.name)).await;
+        let secret = ns.secret(&format!("{}-tls", member.name)).await;
         let leaves = [member_key::SERVER_CRT, member_key::CLIENT_CRT, member_key::PEER_CRT];
         let serials = leaves.map(|key| Certificate::from_pem(&secret[key]).unwrap().serial());
         all.insert(member.name.clone(), serials.into());
@@ -235,9 +235,9 @@ async fn certificates(world: &World, status: &EtcdClusterStatus) -> BTreeMap<Str
     all
 }
 
-async fn names<K>(world: &World) -> BTreeSet<String>
+async fn names<K>(ns: &TestNamespace) -> BTreeSet<String>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {
-    world.api::<K>().list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect()
+    ns.api::<K>().list(&ListParams::default()).await.unwrap().iter().map(ResourceExt::name_any).collect()
 }

@@ -12,10 +12,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "it prints its progress")]
 
-/// A [`harness::Scenario`] of an async function that takes its [`World`].
+/// A [`harness::Scenario`] of an async function that takes its [`TestNamespace`].
 macro_rules! scenario {
     ($function:path) => {
-        $crate::harness::Scenario::new(module_path!(), stringify!($function), |world| Box::pin($function(world)))
+        $crate::harness::Scenario::new(module_path!(), stringify!($function), |ns| Box::pin($function(ns)))
     };
 }
 
@@ -38,6 +38,7 @@ mod killed;
 mod lifecycle;
 mod manual_changes;
 mod members;
+mod namespace;
 mod operator;
 mod pods;
 mod recovery;
@@ -51,7 +52,6 @@ mod versions;
 mod watcher;
 #[path = "../webhook/mod.rs"]
 mod webhook;
-mod world;
 mod writer;
 
 use harness::Scenario;

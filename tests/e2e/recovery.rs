@@ -10,9 +10,9 @@ use serde_json::json;
 use crate::{
     harness::Scenario,
     members::kill_processes,
+    namespace::{Identity, TIMEOUT, TestNamespace},
     operator,
     tools::{process, until},
-    world::{Identity, TIMEOUT, World},
     writer::{Writers, key},
 };
 
@@ -25,26 +25,26 @@ const RECOVER: &str = "etcd-warden.dev/recover-from";
 
 /// Two of three volumes are lost permanently. Nothing happens until the user names the survivor. Then the cluster is recovered
 /// from it and scaled up to three members, with the same IDs and data.
-async fn quorum_lost_and_recovered(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    let before = world.status("demo").await;
+async fn quorum_lost_and_recovered(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    let before = ns.status("demo").await;
     let writers = Writers::start(&user).await;
     until_much_is_written(&user).await;
 
     // While there is a quorum, a recovery is refused.
-    request(&world, Some("demo-0")).await;
-    until_request_removed(&world).await;
-    request(&world, None).await;
-    world.until_condition("demo", "Degraded", "False", "Healthy", TIMEOUT).await;
+    request(&ns, Some("demo-0")).await;
+    until_request_removed(&ns).await;
+    request(&ns, None).await;
+    ns.until_condition("demo", "Degraded", "False", "Healthy", TIMEOUT).await;
 
     // The PersistentVolumeClaims of two members are lost.
     let began = Instant::now();
     for claim in ["data-demo-1", "data-demo-2"] {
-        world.delete::<PersistentVolumeClaim>(claim).await;
+        ns.delete::<PersistentVolumeClaim>(claim).await;
     }
-    futures::future::join_all(["demo-1-0", "demo-2-0"].map(|pod| world.kill(pod))).await;
+    futures::future::join_all(["demo-1-0", "demo-2-0"].map(|pod| ns.kill(pod))).await;
     let lost = until("the status says what is lost", TIMEOUT, || async {
-        let message = world.until_condition("demo", "Available", "False", "QuorumLost", TIMEOUT).await;
+        let message = ns.until_condition("demo", "Available", "False", "QuorumLost", TIMEOUT).await;
         let all = [
             "demo-1 has no data (PersistentVolumeClaim data-demo-1 is missing)",
             "data-demo-2 is missing",
@@ -53,14 +53,14 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
         if all.iter().all(|words| message.contains(words)) { Ok(message) } else { Err(message) }
     })
     .await;
-    world.measure(format!("a lost quorum is fully reported after {:.1} s: {lost}", began.elapsed().as_secs_f32()));
+    ns.measure(format!("a lost quorum is fully reported after {:.1} s: {lost}", began.elapsed().as_secs_f32()));
     assert!(lost.starts_with("quorum has been lost since 20"), "{lost}");
     assert!(lost.contains("1 of 3 members have data: that is no quorum"), "{lost}");
     assert!(
-        lost.contains(&format!("`kubectl -n {} annotate etcd demo {RECOVER}=demo-0`", world.namespace)),
+        lost.contains(&format!("`kubectl -n {} annotate etcd demo {RECOVER}=demo-0`", ns.name)),
         "the message contains the command: {lost}"
     );
-    let status = world.status("demo").await;
+    let status = ns.status("demo").await;
     assert!(status.members[0].progress.as_ref().is_some_and(|progress| progress.starts_with("revision ")), "{status:?}");
     let figures = writers.stop().await;
 
@@ -69,107 +69,107 @@ async fn quorum_lost_and_recovered(world: Arc<World>) {
         ("demo-1", "demo-1 is not a member with data"),
         ("everyone", "everyone is not a member with data"),
     ] {
-        request(&world, Some(value)).await;
-        refused(&world, why).await;
+        request(&ns, Some(value)).await;
+        refused(&ns, why).await;
     }
-    let pods = world.api::<Pod>().list(&ListParams::default()).await.unwrap();
+    let pods = ns.api::<Pod>().list(&ListParams::default()).await.unwrap();
     assert!(pods.iter().any(|pod| pod.name_any() == "demo-1-0"), "no member was stopped");
 
     let began = Instant::now();
-    request(&world, None).await;
-    world.kubectl(["annotate", "etcd", "demo", &format!("{RECOVER}=demo-0")]).await.success();
+    request(&ns, None).await;
+    ns.kubectl(["annotate", "etcd", "demo", &format!("{RECOVER}=demo-0")]).await.success();
     // The operator is killed while the survivor starts alone, and the survivor is restarted.
     until("the survivor starts alone", TIMEOUT, || async {
-        let pod = world.kubectl(["get", "pod", "demo-0-0", "-o", "yaml"]).await.result()?;
+        let pod = ns.kubectl(["get", "pod", "demo-0-0", "-o", "yaml"]).await.result()?;
         if pod.contains("force-new-cluster") && pod.contains("startedAt") { Ok(()) } else { Err(pod) }
     })
     .await;
-    operator::kill(&world).await;
+    operator::kill(&ns).await;
     // The operator may already have ended this phase.
     let is_forced =
         |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && format!("{:?}", pod.spec).contains("--force-new-cluster");
-    if world.get::<Pod>("demo-0-0").await.as_ref().is_some_and(is_forced) {
-        kill_processes(&world, &["demo-0"]).await;
+    if ns.get::<Pod>("demo-0-0").await.as_ref().is_some_and(is_forced) {
+        kill_processes(&ns, &["demo-0"]).await;
         until("it has started alone again", TIMEOUT, || async {
-            let pod = world.get::<Pod>("demo-0-0").await.unwrap().status.unwrap_or_default();
+            let pod = ns.get::<Pod>("demo-0-0").await.unwrap().status.unwrap_or_default();
             let restarts: i32 = pod.container_statuses.iter().flatten().map(|status| status.restart_count).sum();
             let is = |kind: &str| pod.conditions.iter().flatten().any(|it| it.type_ == kind && it.status == "True");
             assert!(!is("Ready"), "the Service would route clients to it, whose writes could be lost");
             if restarts > 0 && is("ContainersReady") { Ok(()) } else { Err(format!("{pod:?}")) }
         })
         .await;
-        world.measure("the survivor was started with the flag twice, and no client was routed to it".to_owned());
+        ns.measure("the survivor was started with the flag twice, and no client was routed to it".to_owned());
     }
     operator::scale(2).await;
-    let status = world.until_ready("demo").await;
-    world.measure(format!("recovered and scaled up to 3 in {:.1} s", began.elapsed().as_secs_f32()));
+    let status = ns.until_ready("demo").await;
+    ns.measure(format!("recovered and scaled up to 3 in {:.1} s", began.elapsed().as_secs_f32()));
     assert_eq!(status.cluster_id, before.cluster_id);
     assert_eq!(status.members[0].id, before.members[0].id, "it is the survivor");
     assert!(status.members[1..].iter().all(|member| before.members.iter().all(|old| old.id != member.id)), "{status:?}");
-    let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
+    let cluster = ns.get::<EtcdCluster>("demo").await.unwrap();
     assert!(!cluster.annotations().contains_key(RECOVER), "the request is removed");
-    let pods = world.kubectl(["get", "pods", "-o", "yaml"]).await.success();
+    let pods = ns.kubectl(["get", "pods", "-o", "yaml"]).await.success();
     assert!(!pods.contains("force-new-cluster"), "no pod has the flag any more");
     until("events are published", TIMEOUT, || async {
-        let events = world.events("demo").await;
+        let events = ns.events("demo").await;
         let has = |reason: &str| events.iter().any(|(of, _)| of == reason);
         if ["RecoveryRefused", "PodRestarted", "QuorumLost"].into_iter().all(has) { Ok(()) } else { Err(format!("{events:?}")) }
     })
     .await;
 
     let figures = figures.checked(&user).await;
-    world.measure(format!("quorum lost: {figures}"));
+    ns.measure(format!("quorum lost: {figures}"));
     user.etcdctl(["put", "after", "it"]).await.success();
 
     // With a healthy cluster a forced request changes nothing.
-    request(&world, Some("demo-0,force")).await;
-    until_request_removed(&world).await;
-    let again = world.until_ready("demo").await;
+    request(&ns, Some("demo-0,force")).await;
+    until_request_removed(&ns).await;
+    let again = ns.until_ready("demo").await;
     assert_eq!(again.members, status.members);
 }
 
 /// One of three volumes is lost and another member hangs: it has data, but its progress is unknown. The user forces a recovery
 /// without it, and its data is never served again.
-async fn hanging_member_is_discarded(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    let before = world.status("demo").await;
+async fn hanging_member_is_discarded(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    let before = ns.status("demo").await;
     let writers = Writers::start(&user).await;
     until_much_is_written(&user).await;
-    world.delete::<PersistentVolumeClaim>("data-demo-2").await;
-    let uid = world.get::<Pod>("demo-1-0").await.unwrap().uid().unwrap();
+    ns.delete::<PersistentVolumeClaim>("data-demo-2").await;
+    let uid = ns.get::<Pod>("demo-1-0").await.unwrap().uid().unwrap();
     let hangs = Command::new("kill").args(["-STOP", &process("etcd", &uid)]).status().unwrap();
     assert!(hangs.success());
-    world.kill("demo-2-0").await;
+    ns.kill("demo-2-0").await;
     let lost = until("the status says what is lost", TIMEOUT, || async {
-        let message = world.until_condition("demo", "Available", "False", "QuorumLost", TIMEOUT).await;
+        let message = ns.until_condition("demo", "Available", "False", "QuorumLost", TIMEOUT).await;
         let all = ["demo-0 has data up to revision", "demo-1 has data, but its revision is unknown", "demo-2 has no data"];
         if all.iter().all(|words| message.contains(words)) { Ok(message) } else { Err(message) }
     })
     .await;
     assert!(lost.contains("becomes available again without loss as soon as 2 of them run"), "{lost}");
     let figures = writers.stop().await;
-    request(&world, Some("demo-0")).await;
-    refused(&world, "2 of 3 members run, and are a quorum as soon as they reach each other").await;
+    request(&ns, Some("demo-0")).await;
+    refused(&ns, "2 of 3 members run, and are a quorum as soon as they reach each other").await;
 
     let began = Instant::now();
-    request(&world, Some("demo-0,force")).await;
+    request(&ns, Some("demo-0,force")).await;
     let message = until("the hanging member is stopped", TIMEOUT, || async {
-        let message = world.until_condition("demo", "Progressing", "True", "Recovering", TIMEOUT).await;
+        let message = ns.until_condition("demo", "Progressing", "True", "Recovering", TIMEOUT).await;
         if message.contains("pod demo-1-0") { Ok(message) } else { Err(message) }
     })
     .await;
     assert!(message.contains("stopping all members but demo-0"), "{message}");
-    let status = world.until_ready("demo").await;
-    world.measure(format!(
+    let status = ns.until_ready("demo").await;
+    ns.measure(format!(
         "recovered without a hanging member in {:.1} s, of which 30 s are its grace period",
         began.elapsed().as_secs_f32()
     ));
     assert_eq!((&status.cluster_id, &status.members[0].id), (&before.cluster_id, &before.members[0].id));
     assert_ne!(status.members[1].id, before.members[1].id, "it is another member");
-    let events = world.events("demo").await;
+    let events = ns.events("demo").await;
     assert!(events.iter().any(|(reason, note)| reason == "DataDiscarded" && note.contains("the data of demo-1 ")), "{events:?}");
     let figures = figures.checked(&user).await;
-    world.measure(format!("recovered without a hanging member: {figures}"));
+    ns.measure(format!("recovered without a hanging member: {figures}"));
 }
 
 async fn until_much_is_written(user: &Identity) {
@@ -180,23 +180,23 @@ async fn until_much_is_written(user: &Identity) {
     .await;
 }
 
-async fn request(world: &World, value: Option<&str>) {
-    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { RECOVER: value } } })).await;
+async fn request(ns: &TestNamespace, value: Option<&str>) {
+    ns.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { RECOVER: value } } })).await;
 }
 
-async fn refused(world: &World, why: &str) {
+async fn refused(ns: &TestNamespace, why: &str) {
     until(&format!("it is refused: {why}"), TIMEOUT, || async {
-        let message = world.until_condition("demo", "Degraded", "True", "RecoveryRefused", TIMEOUT).await;
+        let message = ns.until_condition("demo", "Degraded", "True", "RecoveryRefused", TIMEOUT).await;
         if message.contains(why) { Ok(()) } else { Err(message) }
     })
     .await;
 }
 
 /// While there is a quorum, the request is removed and an event is published.
-async fn until_request_removed(world: &World) {
+async fn until_request_removed(ns: &TestNamespace) {
     until("the request is removed", TIMEOUT, || async {
-        let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
-        let events = world.events("demo").await;
+        let cluster = ns.get::<EtcdCluster>("demo").await.unwrap();
+        let events = ns.events("demo").await;
         let is_reported = events.iter().any(|(reason, note)| reason == "RecoveryRefused" && note.contains("there is a quorum"));
         if is_reported && !cluster.annotations().contains_key(RECOVER) {
             Ok(())

@@ -22,8 +22,8 @@ use crate::{
     harness::Scenario,
     history::Histories,
     members::incarnations,
+    namespace::{Identity, TIMEOUT, TestNamespace},
     tools::{openssl, until},
-    world::{Identity, TIMEOUT, World},
     writer::Writers,
 };
 
@@ -59,29 +59,29 @@ const CLIENT_LEAF: [(Domain, [&str; 2]); 1] = [(Domain::Client, [tls_key::CRT, t
 
 /// A cluster whose CAs were created years ago: the next CA becomes the active one soon after the start. No member is restarted,
 /// no write fails, and clients with the previous `ca.crt` and certificate are accepted.
-async fn on_schedule(world: Arc<World>) {
-    let user = with_authorities_of(&world, Timestamp::now() - TERM + SignedDuration::from_secs(100)).await;
-    let before = [status(&world, Domain::Client).await, status(&world, Domain::Peer).await];
+async fn on_schedule(ns: Arc<TestNamespace>) {
+    let user = with_authorities_of(&ns, Timestamp::now() - TERM + SignedDuration::from_secs(100)).await;
+    let before = [status(&ns, Domain::Client).await, status(&ns, Domain::Peer).await];
     assert!(before.iter().all(|domain| domain.active.name.ends_with(" 1") && domain.next.name.ends_with(" 2")), "{before:?}");
     let mut incarnations = vec![];
     for pod in ["demo-0-0", "demo-1-0", "demo-2-0"] {
-        incarnations.push((pod, world.incarnation(pod).await));
+        incarnations.push((pod, ns.incarnation(pod).await));
     }
     // These writers do not read their Secret again.
     let writers = Writers::start(&user).await;
     for domain in [Domain::Client, Domain::Peer] {
         until("the next authority signs", TIMEOUT, || async {
-            let now = try_status(&world, domain).await?;
+            let now = try_status(&ns, domain).await?;
             if now.active.name.ends_with(" 2") && now.retiring.len() == 1 { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
     }
     let began = Instant::now();
     until("every member serves a leaf of it", TIMEOUT, || async {
-        let authority = world.secret("demo-client-ca").await;
+        let authority = ns.secret("demo-client-ca").await;
         let active = Certificate::from_pem(&authority[authority_key::ACTIVE_CRT]).unwrap();
         for ordinal in 0..3 {
-            let leaf = try_served(&world, &user, ordinal).await?;
+            let leaf = try_served(&ns, &user, ordinal).await?;
             if !leaf.is_signed_by(&active) {
                 return Err(format!("demo-{ordinal} serves a leaf of the previous CA"));
             }
@@ -89,34 +89,34 @@ async fn on_schedule(world: Arc<World>) {
         Ok(())
     })
     .await;
-    world.measure(format!("served by all after {:.1} s", began.elapsed().as_secs_f32()));
-    world.until_ready("demo").await;
+    ns.measure(format!("served by all after {:.1} s", began.elapsed().as_secs_f32()));
+    ns.until_ready("demo").await;
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("scheduled rotation of both domains: {figures}"));
+    ns.measure(format!("scheduled rotation of both domains: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
     for (pod, before) in incarnations {
-        assert_eq!(world.incarnation(pod).await, before, "{pod} was restarted");
+        assert_eq!(ns.incarnation(pod).await, before, "{pod} was restarted");
     }
-    let fresh = world.identity("app-etcd-tls").await;
-    assert_eq!(fresh.accepted(&world.names("demo").client_host()).await, Ok(()));
+    let fresh = ns.identity("app-etcd-tls").await;
+    assert_eq!(fresh.accepted(&ns.names("demo").client_host()).await, Ok(()));
 }
 
 /// A cluster of three members whose CAs were created at this time, and the identity of a user.
-async fn with_authorities_of(world: &World, made: Timestamp) -> Identity {
-    world.create_cluster("demo", 3, json!({ "paused": true })).await;
+async fn with_authorities_of(ns: &TestNamespace, made: Timestamp) -> Identity {
+    ns.create_cluster("demo", 3, json!({ "paused": true })).await;
     for domain in [Domain::Client, Domain::Peer] {
-        make_authorities(world, domain, made).await;
+        make_authorities(ns, domain, made).await;
     }
-    world.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": false } })).await;
-    world.until_ready("demo").await;
-    world.create_user("app", "demo").await;
-    world.user_identity("app").await
+    ns.patch::<EtcdCluster>("demo", json!({ "spec": { "paused": false } })).await;
+    ns.until_ready("demo").await;
+    ns.create_user("app", "demo").await;
+    ns.user_identity("app").await
 }
 
 /// Creates the authorities of a domain as the operator does, but at another time.
-pub async fn make_authorities(world: &World, domain: Domain, made: Timestamp) {
-    let cluster = world.get::<EtcdCluster>("demo").await.unwrap();
+pub async fn make_authorities(ns: &TestNamespace, domain: Domain, made: Timestamp) {
+    let cluster = ns.get::<EtcdCluster>("demo").await.unwrap();
     let cluster = validate(&cluster, "cluster.local").unwrap();
     let [active, next] =
         [1, 2].map(|generation| Authority::create(&cluster.authority_name(domain, generation), AUTHORITY, made).unwrap());
@@ -134,93 +134,93 @@ pub async fn make_authorities(world: &World, domain: Domain, made: Timestamp) {
         type_: Some("Opaque".into()),
         ..Secret::default()
     };
-    world.api::<Secret>().create(&PostParams::default(), &secret).await.unwrap();
+    ns.api::<Secret>().create(&PostParams::default(), &secret).await.unwrap();
 }
 
-pub async fn status(world: &World, domain: Domain) -> DomainStatus {
-    try_status(world, domain).await.unwrap()
+pub async fn status(ns: &TestNamespace, domain: Domain) -> DomainStatus {
+    try_status(ns, domain).await.unwrap()
 }
 
-pub async fn try_status(world: &World, domain: Domain) -> Result<DomainStatus, String> {
-    let certificates = world.status("demo").await.certificates.unwrap_or_default();
+pub async fn try_status(ns: &TestNamespace, domain: Domain) -> Result<DomainStatus, String> {
+    let certificates = ns.status("demo").await.certificates.unwrap_or_default();
     certificates.domain(domain).cloned().ok_or_else(|| format!("the status has no {domain} domain"))
 }
 
-pub async fn served(world: &World, user: &Identity, ordinal: u32) -> Certificate {
-    try_served(world, user, ordinal).await.unwrap()
+pub async fn served(ns: &TestNamespace, user: &Identity, ordinal: u32) -> Certificate {
+    try_served(ns, user, ordinal).await.unwrap()
 }
 
 /// The handshake fails while the kubelet has updated only one of certificate and key.
-pub async fn try_served(world: &World, user: &Identity, ordinal: u32) -> Result<Certificate, String> {
-    let names = world.names("demo");
+pub async fn try_served(ns: &TestNamespace, user: &Identity, ordinal: u32) -> Result<Certificate, String> {
+    let names = ns.names("demo");
     let answer = user.ask(&names.member_host(&names.member(ordinal))).await.map_err(|error| error.to_string())?;
     Certificate::from_der(&answer.served).map_err(|error| error.to_string())
 }
 
 /// Waits until a member serves another leaf than `before`.
-pub async fn until_renewed(world: &World, user: &Identity, ordinal: u32, before: &Certificate) {
+pub async fn until_renewed(ns: &TestNamespace, user: &Identity, ordinal: u32, before: &Certificate) {
     until("another leaf is served", TIMEOUT, || async {
-        let now = try_served(world, user, ordinal).await?;
+        let now = try_served(ns, user, ordinal).await?;
         if now.serial() == before.serial() { Err("the old one is served".to_owned()) } else { Ok(()) }
     })
     .await;
 }
 
 /// The key of the peer CA was leaked.
-async fn peer_authority_leaked(world: Arc<World>) {
-    leaked(&world, Domain::Peer).await;
+async fn peer_authority_leaked(ns: Arc<TestNamespace>) {
+    leaked(&ns, Domain::Peer).await;
 }
 
 /// The key of the client CA was leaked.
-async fn client_authority_leaked(world: Arc<World>) {
-    leaked(&world, Domain::Client).await;
+async fn client_authority_leaked(ns: Arc<TestNamespace>) {
+    leaked(&ns, Domain::Client).await;
 }
 
 /// A CA rotation on request, with clients that write and read their Secrets again, as from a mounted volume. Afterwards no member
 /// trusts or uses the previous CA.
-async fn leaked(world: &Arc<World>, domain: Domain) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
+async fn leaked(ns: &Arc<TestNamespace>, domain: Domain) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
     let (bundle, leaf, key) = match domain {
         Domain::Client => (member_key::CLIENT_CA, member_key::CLIENT_CRT, member_key::CLIENT_KEY),
         Domain::Peer => (member_key::PEER_CA, member_key::PEER_CRT, member_key::PEER_KEY),
     };
-    let stolen = world.write("stolen", &world.secret("demo-0-tls").await);
-    let before = status(world, domain).await;
+    let stolen = ns.write("stolen", &ns.secret("demo-0-tls").await);
+    let before = status(ns, domain).await;
     let writers = Writers::start(&user).await;
     let histories = Histories::start(&user).await;
-    let refreshing = refresh(Arc::clone(world));
+    let refreshing = refresh(Arc::clone(ns));
     let began = Instant::now();
-    rotate(world, &domain.to_string()).await;
+    rotate(ns, &domain.to_string()).await;
     let seen = Mutex::new(vec![]);
     until("the rotation is complete", TIMEOUT * 4, || async {
-        let now = try_status(world, domain).await?;
+        let now = try_status(ns, domain).await?;
         if let Some(phase) = now.phase
             && !seen.lock().unwrap().contains(&phase)
         {
-            world.measure(format!("{phase:?} after {:.1} s", began.elapsed().as_secs_f32()));
+            ns.measure(format!("{phase:?} after {:.1} s", began.elapsed().as_secs_f32()));
             seen.lock().unwrap().push(phase);
         }
         let over = now.phase.is_none() && now.active.key_id != before.active.key_id;
         if over && now.retiring.is_empty() { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
-    world.until_ready("demo").await;
-    world.measure(format!("the {domain} authority rotated in {:.1} s", began.elapsed().as_secs_f32()));
-    let history = histories.stop(world).await;
+    ns.until_ready("demo").await;
+    ns.measure(format!("the {domain} authority rotated in {:.1} s", began.elapsed().as_secs_f32()));
+    let history = histories.stop(ns).await;
     let figures = writers.stop().await;
     refreshing.abort();
-    let figures = figures.checked(&world.user_identity("app").await).await;
-    world.measure(format!("rotation of the {domain} authority: {figures}; {history}"));
+    let figures = figures.checked(&ns.user_identity("app").await).await;
+    ns.measure(format!("rotation of the {domain} authority: {figures}; {history}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
     assert_eq!(seen.into_inner().unwrap(), Phase::ALL);
 
     let port = if domain == Domain::Client { 2379 } else { 2380 };
     for ordinal in 0..3 {
-        let files = world.write("now", &world.secret(&format!("demo-{ordinal}-tls")).await);
+        let files = ns.write("now", &ns.secret(&format!("demo-{ordinal}-tls")).await);
         let authorities = read_bundle(&std::fs::read(files.join(bundle)).unwrap()).unwrap();
         assert_eq!(authorities.len(), 2);
-        let names = world.names("demo");
+        let names = ns.names("demo");
         let host = names.member_host(&names.member(ordinal));
         // With TLS 1.2 the handshake fails if the server refuses the client certificate.
         let dial = async |ca: &std::path::Path, folder: &std::path::Path| {
@@ -237,73 +237,73 @@ async fn leaked(world: &Arc<World>, domain: Domain) {
     }
 }
 
-pub async fn rotate(world: &World, domains: &str) {
-    world.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { annotation::ROTATE_CA: domains } } })).await;
+pub async fn rotate(ns: &TestNamespace, domains: &str) {
+    ns.patch::<EtcdCluster>("demo", json!({ "metadata": { "annotations": { annotation::ROTATE_CA: domains } } })).await;
 }
 
 /// Keeps a client's files up to date with its Secret, as a kubelet does.
-pub fn refresh(world: Arc<World>) -> JoinHandle<()> {
+pub fn refresh(ns: Arc<TestNamespace>) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            world.identity("app-etcd-tls").await;
+            ns.identity("app-etcd-tls").await;
             tokio::time::sleep(std::time::Duration::from_secs(2)).await;
         }
     })
 }
 
 /// The peer CA is lost permanently.
-async fn peer_authority_lost(world: Arc<World>) {
-    lost_and_replaced(&world, Domain::Peer).await;
+async fn peer_authority_lost(ns: Arc<TestNamespace>) {
+    lost_and_replaced(&ns, Domain::Peer).await;
 }
 
 /// The client CA is lost permanently, and the operator's certificate with it.
-async fn client_authority_lost(world: Arc<World>) {
-    lost_and_replaced(&world, Domain::Client).await;
+async fn client_authority_lost(ns: Arc<TestNamespace>) {
+    lost_and_replaced(&ns, Domain::Client).await;
 }
 
 /// A lost CA is replaced on request, with clients that write and read their Secrets again, as from a mounted volume. No write
 /// fails.
-async fn lost_and_replaced(world: &Arc<World>, domain: Domain) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    let before = status(world, domain).await;
+async fn lost_and_replaced(ns: &Arc<TestNamespace>, domain: Domain) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    let before = status(ns, domain).await;
     let writers = Writers::start(&user).await;
-    let refreshing = refresh(Arc::clone(world));
-    world.delete::<Secret>(&format!("demo-{domain}-ca")).await;
-    world.until_condition("demo", "CertificatesReady", "False", "CALost", TIMEOUT).await;
+    let refreshing = refresh(Arc::clone(ns));
+    ns.delete::<Secret>(&format!("demo-{domain}-ca")).await;
+    ns.until_condition("demo", "CertificatesReady", "False", "CALost", TIMEOUT).await;
     if domain == Domain::Client {
         // No CA can sign another one. The operator uses that of a member.
-        world.delete::<Secret>("demo-operator-tls").await;
+        ns.delete::<Secret>("demo-operator-tls").await;
     }
     let began = Instant::now();
-    rotate(world, &domain.to_string()).await;
+    rotate(ns, &domain.to_string()).await;
     until("another CA signs", TIMEOUT * 4, || async {
-        let now = try_status(world, domain).await?;
+        let now = try_status(ns, domain).await?;
         if now.phase.is_none() && now.active.key_id != before.active.key_id { Ok(()) } else { Err(format!("{now:?}")) }
     })
     .await;
-    world.until_ready("demo").await;
-    world.until_condition("demo", "CertificatesReady", "True", "", TIMEOUT).await;
-    world.measure(format!("the {domain} authority that was lost replaced in {:.1} s", began.elapsed().as_secs_f32()));
+    ns.until_ready("demo").await;
+    ns.until_condition("demo", "CertificatesReady", "True", "", TIMEOUT).await;
+    ns.measure(format!("the {domain} authority that was lost replaced in {:.1} s", began.elapsed().as_secs_f32()));
     let figures = writers.stop().await;
     refreshing.abort();
-    let figures = figures.checked(&world.user_identity("app").await).await;
-    world.measure(format!("loss of the {domain} authority: {figures}"));
+    let figures = figures.checked(&ns.user_identity("app").await).await;
+    ns.measure(format!("loss of the {domain} authority: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
-    let events = world.events("demo").await;
+    let events = ns.events("demo").await;
     for reason in ["CAPrepared", "CASwitched", "CADropped", "RotationFinished"] {
         assert!(events.iter().any(|(other, _)| other == reason), "no event {reason}: {events:?}");
     }
 }
 
 /// Twenty times all leaves of three members, of the operator and of a user become due and are renewed, and no write fails.
-async fn twenty_renewals(world: Arc<World>) {
-    let user = with_authorities_of(&world, Timestamp::now() - LEAF).await;
+async fn twenty_renewals(ns: Arc<TestNamespace>) {
+    let user = with_authorities_of(&ns, Timestamp::now() - LEAF).await;
     // This identity has no files that are refreshed.
     let anyone = user.without_pair();
-    let pods = incarnations(&world).await;
+    let pods = incarnations(&ns).await;
     let writers = Writers::start(&user).await;
-    let refreshing = refresh(Arc::clone(&world));
+    let refreshing = refresh(Arc::clone(&ns));
     let members = ["demo-0-tls", "demo-1-tls", "demo-2-tls"].map(|secret| (secret, &MEMBER_LEAVES[..]));
     let all = members.into_iter().chain([("demo-operator-tls", &CLIENT_LEAF[..]), ("app-etcd-tls", &CLIENT_LEAF[..])]);
     let all: Vec<_> = all.collect();
@@ -311,11 +311,11 @@ async fn twenty_renewals(world: Arc<World>) {
         // More than two thirds of the lifetime are over.
         let made = Timestamp::now() - LEAF / 10 * 7;
         for (secret, leaves) in &all {
-            put_leaves(&world, secret, leaves, made, LEAF).await;
+            put_leaves(&ns, secret, leaves, made, LEAF).await;
         }
         until("all leaves are renewed", TIMEOUT, || async {
             for (secret, leaves) in &all {
-                let there = world.secret(secret).await;
+                let there = ns.secret(secret).await;
                 let is_old = |crt: &str| Certificate::from_pem(&there[crt]).unwrap().not_before() < made;
                 if let Some((_, [crt, _])) = leaves.iter().find(|(_, [crt, _])| is_old(crt)) {
                     return Err(format!("{crt} in {secret} is the one that is due"));
@@ -326,34 +326,34 @@ async fn twenty_renewals(world: Arc<World>) {
         .await;
         until("every member serves its new leaf", TIMEOUT, || async {
             for (ordinal, (secret, _)) in (0..).zip(members) {
-                let there = world.secret(secret).await;
-                if try_served(&world, &anyone, ordinal).await?.pem().as_bytes() != there[member_key::SERVER_CRT] {
+                let there = ns.secret(secret).await;
+                if try_served(&ns, &anyone, ordinal).await?.pem().as_bytes() != there[member_key::SERVER_CRT] {
                     return Err(format!("demo-{ordinal} serves an old one"));
                 }
             }
             Ok(())
         })
         .await;
-        world.until_ready("demo").await;
+        ns.until_ready("demo").await;
     }
     let figures = writers.stop().await;
     refreshing.abort();
-    let figures = figures.checked(&world.user_identity("app").await).await;
-    world.measure(format!("20 renewals: {figures}"));
+    let figures = figures.checked(&ns.user_identity("app").await).await;
+    ns.measure(format!("20 renewals: {figures}"));
     assert_eq!((figures.failed, figures.broken), (0, 0), "{figures}");
-    assert_eq!(incarnations(&world).await, pods, "no member is restarted");
+    assert_eq!(incarnations(&ns).await, pods, "no member is restarted");
     figures.assert_nothing_lost();
 }
 
 /// A user with the annotation for revocation is refused by every member within seconds, and gets a new certificate once the
 /// annotation is removed.
-async fn revoked_by_annotation(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
-    let stolen = world.write("stolen", &world.secret("app-etcd-tls").await);
+async fn revoked_by_annotation(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
+    let stolen = ns.write("stolen", &ns.secret("app-etcd-tls").await);
     let stolen = user.with_pair(&stolen, tls_key::CRT, tls_key::KEY);
     let began = Instant::now();
-    world.patch::<EtcdUser>("app", json!({ "metadata": { "annotations": { annotation::REVOKE: "" } } })).await;
-    let names = world.names("demo");
+    ns.patch::<EtcdUser>("app", json!({ "metadata": { "annotations": { annotation::REVOKE: "" } } })).await;
+    let names = ns.names("demo");
     for ordinal in 0..3 {
         let host = names.member_host(&names.member(ordinal));
         until("it is refused", TIMEOUT, || async {
@@ -362,14 +362,14 @@ async fn revoked_by_annotation(world: Arc<World>) {
         .await;
     }
     let took = began.elapsed();
-    world.measure(format!("refused everywhere after {:.1} s", took.as_secs_f32()));
+    ns.measure(format!("refused everywhere after {:.1} s", took.as_secs_f32()));
     assert!(took.as_secs() < 15, "{took:?}");
-    let message = world.until_user("app", "False", "Revoked").await;
+    let message = ns.until_user("app", "False", "Revoked").await;
     assert!(message.contains(annotation::REVOKE), "{message}");
-    world.patch::<EtcdUser>("app", json!({ "metadata": { "annotations": { annotation::REVOKE: null } } })).await;
-    let user = world.user_identity("app").await;
+    ns.patch::<EtcdUser>("app", json!({ "metadata": { "annotations": { annotation::REVOKE: null } } })).await;
+    let user = ns.user_identity("app").await;
     until("it is served again", TIMEOUT, || async {
-        let user = world.identity("app-etcd-tls").await;
+        let user = ns.identity("app-etcd-tls").await;
         user.accepted(&names.client_host()).await.map_err(|class| format!("{class:?}"))
     })
     .await;
@@ -378,15 +378,15 @@ async fn revoked_by_annotation(world: Arc<World>) {
 }
 
 /// Client certificates become optional and then required again, without an effect on clients that have one.
-async fn clients_without_certificates(world: Arc<World>) {
-    let user = world.cluster_and_user("demo", 3, json!({})).await;
+async fn clients_without_certificates(ns: Arc<TestNamespace>) {
+    let user = ns.cluster_and_user("demo", 3, json!({})).await;
     let anyone = user.without_pair();
-    let names = world.names("demo");
+    let names = ns.names("demo");
     let hosts: Vec<_> = (0..3).map(|ordinal| names.member_host(&names.member(ordinal))).collect();
     let writers = Writers::start(&user).await;
     for (auth, served) in [("None", true), ("Required", false)] {
         let began = Instant::now();
-        world.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "clientAuth": auth } } } })).await;
+        ns.patch::<EtcdCluster>("demo", json!({ "spec": { "tls": { "client": { "clientAuth": auth } } } })).await;
         until(&format!("clientAuth is {auth}"), TIMEOUT, || async {
             for host in &hosts {
                 let answer = anyone.ask(host).await.map_err(|error| error.to_string())?;
@@ -397,12 +397,12 @@ async fn clients_without_certificates(world: Arc<World>) {
             Ok(())
         })
         .await;
-        world.until_ready("demo").await;
-        world.measure(format!("clientAuth {auth} after {:.1} s", began.elapsed().as_secs_f32()));
+        ns.until_ready("demo").await;
+        ns.measure(format!("clientAuth {auth} after {:.1} s", began.elapsed().as_secs_f32()));
     }
     let figures = writers.stop().await.checked(&user).await;
-    world.measure(format!("client certificates switched off and on: {figures}"));
+    ns.measure(format!("client certificates switched off and on: {figures}"));
     assert_eq!(figures.failed, 0, "{figures}");
     figures.assert_nothing_lost();
-    world.has_no_event("demo", "MemberDown").await;
+    ns.has_no_event("demo", "MemberDown").await;
 }

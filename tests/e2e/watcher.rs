@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use crate::{
+    namespace::{Identity, TIMEOUT},
     tools::until,
-    world::{Identity, TIMEOUT},
     writer::{self, Figures},
 };
 

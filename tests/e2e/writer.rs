@@ -18,8 +18,8 @@ use tonic::transport::Channel;
 
 use crate::{
     clients::{self, Files},
+    namespace::Identity,
     tools::until,
-    world::Identity,
 };
 
 /// A write that takes longer has failed.
@@ -63,7 +63,7 @@ impl Writers {
             let stop = Arc::clone(&stop);
             // Keys of earlier writers are deleted.
             user.etcdctl(["del", &format!("{name}/"), "--prefix"]).await.success();
-            until("the first write", crate::world::TIMEOUT, || async {
+            until("the first write", crate::namespace::TIMEOUT, || async {
                 put(&mut connect(&user), &key(name, 0)).await.map_err(|failure| format!("{failure:?}"))
             })
             .await;
@@ -188,7 +188,7 @@ pub async fn fill(user: &Identity, writes: u32) {
         let channel = channel.clone();
         async move {
             let key = key("fill", number % 100);
-            until("a write", crate::world::TIMEOUT, || async {
+            until("a write", crate::namespace::TIMEOUT, || async {
                 put(&mut channel.clone(), &key).await.map_err(|failure| format!("{failure:?}"))
             })
             .await;

@@ -86,21 +86,21 @@ mod tests {
     use k8s_openapi::api::core::v1::PodCondition;
 
     use super::*;
-    use crate::cluster::fixtures::World;
+    use crate::cluster::fixtures::Fixture;
 
     #[test]
     fn volumes_are_looked_up_only_when_something_follows() {
-        let mut world = World::bootstrapped("replicas: 3");
+        let mut fixture = Fixture::bootstrapped("replicas: 3");
         let unscheduled = PodCondition { type_: "PodScheduled".into(), status: "False".into(), ..PodCondition::default() };
-        world.pod(2).status.as_mut().unwrap().conditions.as_mut().unwrap().push(unscheduled);
-        world.stop(1);
-        let name = world.observed.members.keys().nth(2).unwrap().clone();
-        world.silent.insert(name.clone());
+        fixture.pod(2).status.as_mut().unwrap().conditions.as_mut().unwrap().push(unscheduled);
+        fixture.stop(1);
+        let name = fixture.observed.members.keys().nth(2).unwrap().clone();
+        fixture.silent.insert(name.clone());
         let minute = SignedDuration::from_mins(1);
-        (0..10).for_each(|_| drop(world.pass()));
-        assert!(concerned(&world.observed, minute, world.now).is_empty());
-        (0..70).for_each(|_| drop(world.pass()));
-        assert_eq!(concerned(&world.observed, minute, world.now), [name].into());
+        (0..10).for_each(|_| drop(fixture.pass()));
+        assert!(concerned(&fixture.observed, minute, fixture.now).is_empty());
+        (0..70).for_each(|_| drop(fixture.pass()));
+        assert_eq!(concerned(&fixture.observed, minute, fixture.now), [name].into());
     }
 
     fn volume(affinity: &str) -> PersistentVolume {

@@ -8,7 +8,7 @@ use crate::{
     api::{Duration, Reason, Retention},
     certificates::secret::CachedSecret,
     cluster::{
-        fixtures::{World, names, reasons},
+        fixtures::{Fixture, names, reasons},
         plan::tests::{Change, Leaves, ONE, days, leaves},
     },
     kubernetes::secret::SecretView,
@@ -37,10 +37,10 @@ fn a_lost_authority_is_never_recreated() {
     ];
     for domain in [Domain::Client, Domain::Peer] {
         for (problem, lose) in losses {
-            let mut world = World::bootstrapped("{}");
-            lose(world.authority_secret(domain));
-            world.now += days(61);
-            let plan = world.changes();
+            let mut fixture = Fixture::bootstrapped("{}");
+            lose(fixture.authority_secret(domain));
+            fixture.now += days(61);
+            let plan = fixture.changes();
             assert!(plan.authorities.is_empty());
             let lost: Vec<_> = plan.lost.iter().filter(|note| note.reason == Reason::CALost).collect();
             assert_eq!(lost.len(), 1, "{problem}");
@@ -53,11 +53,11 @@ fn a_lost_authority_is_never_recreated() {
 
 #[test]
 fn no_authority_is_created_while_members_may_trust_another() {
-    let mut world = World::bootstrapped(ONE);
-    world.observed.authorities.client = None;
-    world.observed.status.certificates = None;
-    world.cluster.status = None;
-    let plan = world.changes();
+    let mut fixture = Fixture::bootstrapped(ONE);
+    fixture.observed.authorities.client = None;
+    fixture.observed.status.certificates = None;
+    fixture.cluster.status = None;
+    let plan = fixture.changes();
     assert!(plan.authorities.is_empty(), "the members' Secrets exist");
     assert!(reasons(&plan.lost).contains(&Reason::CALost));
 }
@@ -97,56 +97,56 @@ fn only_the_leaf_that_needs_it_is_reissued() {
         ),
     ];
     for (what, change, expected) in changes {
-        let mut world = World::bootstrapped(ONE);
-        change(&mut world);
-        assert_eq!(leaves(&world.changes()), expected, "{what}");
-        world.settle();
-        assert!(world.is_idle(), "{what}");
+        let mut fixture = Fixture::bootstrapped(ONE);
+        change(&mut fixture);
+        assert_eq!(leaves(&fixture.changes()), expected, "{what}");
+        fixture.settle();
+        assert!(fixture.is_idle(), "{what}");
     }
 }
 
 #[test]
 fn leaves_with_different_lifetimes_are_renewed_separately() {
-    let mut world = World::bootstrapped("{replicas: 1, tls: {peer: {certificate: {duration: 24h}}}}");
-    world.now += SignedDuration::from_hours(17);
-    assert_eq!(leaves(&world.changes()), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
-    world.now += days(100);
-    let expired: Vec<_> = world.changes().secrets.iter().flat_map(|c| c.leaves.clone()).map(|leaf| leaf.why).collect();
+    let mut fixture = Fixture::bootstrapped("{replicas: 1, tls: {peer: {certificate: {duration: 24h}}}}");
+    fixture.now += SignedDuration::from_hours(17);
+    assert_eq!(leaves(&fixture.changes()), [("demo-0-tls".to_owned(), vec![member_key::PEER_CRT])]);
+    fixture.now += days(100);
+    let expired: Vec<_> = fixture.changes().secrets.iter().flat_map(|c| c.leaves.clone()).map(|leaf| leaf.why).collect();
     assert_eq!(expired, [ReissueReason::Expired, ReissueReason::Expired, ReissueReason::Expired, ReissueReason::Expired]);
-    world.settle();
+    fixture.settle();
 }
 
 #[test]
 fn a_longer_lifetime_takes_effect_at_the_next_renewal() {
-    let mut world = World::bootstrapped(ONE);
-    world.cluster.spec.tls.client.certificate.duration = Duration("4320h".into());
-    assert!(world.is_idle());
+    let mut fixture = Fixture::bootstrapped(ONE);
+    fixture.cluster.spec.tls.client.certificate.duration = Duration("4320h".into());
+    assert!(fixture.is_idle());
 }
 
 #[test]
 fn a_deleted_member_secret_is_recreated() {
-    let mut world = World::bootstrapped(ONE);
-    world.member(0).secret = None;
-    let plan = world.changes();
+    let mut fixture = Fixture::bootstrapped(ONE);
+    fixture.member(0).secret = None;
+    let plan = fixture.changes();
     assert_eq!(plan.secrets.len(), 1);
     assert_eq!((plan.secrets[0].leaves.len(), plan.secrets[0].files.len(), plan.secrets[0].version.as_ref()), (3, 4, None));
-    world.settle();
+    fixture.settle();
 }
 
 #[test]
 fn certificates_that_were_swapped_between_members_are_reissued() {
-    let mut world = World::bootstrapped("{}");
-    let data = |world: &mut World, ordinal| world.member(ordinal).secret.as_ref().unwrap().data.clone();
-    let (one, two) = (data(&mut world, 0), data(&mut world, 1));
-    world.member(0).secret.as_mut().unwrap().data = two;
-    world.member(1).secret.as_mut().unwrap().data = one;
+    let mut fixture = Fixture::bootstrapped("{}");
+    let data = |fixture: &mut Fixture, ordinal| fixture.member(ordinal).secret.as_ref().unwrap().data.clone();
+    let (one, two) = (data(&mut fixture, 0), data(&mut fixture, 1));
+    fixture.member(0).secret.as_mut().unwrap().data = two;
+    fixture.member(1).secret.as_mut().unwrap().data = one;
     let all = vec![member_key::SERVER_CRT, member_key::PEER_CRT, member_key::CLIENT_CRT];
-    assert_eq!(leaves(&world.changes()), [("demo-0-tls".to_owned(), all.clone()), ("demo-1-tls".to_owned(), all)]);
-    world.settle();
+    assert_eq!(leaves(&fixture.changes()), [("demo-0-tls".to_owned(), all.clone()), ("demo-1-tls".to_owned(), all)]);
+    fixture.settle();
     // Of the three certificates, this one does not name its member.
     for ordinal in [0, 1] {
-        let leaf = world.member(ordinal).secret.as_ref().unwrap().certificate(member_key::CLIENT_CRT).unwrap().unwrap();
-        let ledger = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::LEDGER].clone();
+        let leaf = fixture.member(ordinal).secret.as_ref().unwrap().certificate(member_key::CLIENT_CRT).unwrap().unwrap();
+        let ledger = fixture.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::LEDGER].clone();
         let holder = Holder::Member { name: names().member(ordinal).to_string() };
         assert_eq!(Ledger::from_json(&ledger).unwrap().holder(leaf.serial()), Some(&holder));
     }
@@ -165,32 +165,32 @@ fn secrets_that_were_created_together_are_renewed_at_different_times() {
 
 #[test]
 fn cas_stay_or_go_with_the_cluster_as_the_spec_says_now() {
-    let mut world = World::bootstrapped("{ storage: { retention: Delete } }");
-    let are_owned = |world: &World| {
-        world.observed.authorities.iter().all(|(_, secret)| secret.as_ref().unwrap().meta.owner_references.is_some())
+    let mut fixture = Fixture::bootstrapped("{ storage: { retention: Delete } }");
+    let are_owned = |fixture: &Fixture| {
+        fixture.observed.authorities.iter().all(|(_, secret)| secret.as_ref().unwrap().meta.owner_references.is_some())
     };
-    assert!(are_owned(&world));
+    assert!(are_owned(&fixture));
     for (retention, owned) in [(Retention::Retain, false), (Retention::Delete, true)] {
-        world.cluster.spec.storage.retention = retention;
-        world.settle();
-        assert_eq!(are_owned(&world), owned);
-        assert!(world.is_idle());
+        fixture.cluster.spec.storage.retention = retention;
+        fixture.settle();
+        assert_eq!(are_owned(&fixture), owned);
+        assert!(fixture.is_idle());
     }
     // An earlier version of the operator did not keep others from pruning them.
-    world.cluster.spec.storage.retention = Retention::Retain;
-    world.settle();
+    fixture.cluster.spec.storage.retention = Retention::Retain;
+    fixture.settle();
     for domain in Domain::ALL {
-        let secret = world.authority_secret(domain).as_mut().unwrap();
+        let secret = fixture.authority_secret(domain).as_mut().unwrap();
         secret.meta.annotations.as_mut().unwrap().remove(annotation::KEEP);
     }
-    world.settle();
-    for (_, secret) in world.observed.authorities.iter() {
+    fixture.settle();
+    for (_, secret) in fixture.observed.authorities.iter() {
         assert_eq!(secret.as_ref().unwrap().meta.annotations.as_ref().unwrap()[annotation::KEEP], annotation::KEEP_VALUE);
     }
     // With the data in the pods nothing is left that they could be used for.
-    world.cluster.spec.storage.retention = Retention::Retain;
-    world.settle();
-    world.cluster.spec.storage.empty_dir = Some(serde_saphyr::from_str("sizeLimit: 4Gi").unwrap());
-    world.pass();
-    assert!(are_owned(&world));
+    fixture.cluster.spec.storage.retention = Retention::Retain;
+    fixture.settle();
+    fixture.cluster.spec.storage.empty_dir = Some(serde_saphyr::from_str("sizeLimit: 4Gi").unwrap());
+    fixture.pass();
+    assert!(are_owned(&fixture));
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     api::{Effect, FIELDS},
     cluster::{
-        fixtures::{World, cluster},
+        fixtures::{Fixture, cluster},
         plan::tests::assert_up_to_date,
     },
     ids::{MemberId, Uid},
@@ -95,12 +95,12 @@ fn set(spec: &mut Value, path: &str, value: Value) {
 }
 
 /// What runs: the uid of each pod, and the ID of each member.
-fn running(world: &World) -> (BTreeMap<String, Uid>, BTreeSet<MemberId>) {
-    let pods = world.observed.members.iter().filter_map(|(name, member)| {
+fn running(fixture: &Fixture) -> (BTreeMap<String, Uid>, BTreeSet<MemberId>) {
+    let pods = fixture.observed.members.iter().filter_map(|(name, member)| {
         let pod = member.pod.as_ref()?;
         Some((name.to_string(), Uid::of(&pod.metadata)?))
     });
-    (pods.collect(), world.etcd.iter().map(|member| member.id).collect())
+    (pods.collect(), fixture.etcd.iter().map(|member| member.id).collect())
 }
 
 #[test]
@@ -114,28 +114,28 @@ fn each_field_takes_effect_as_its_row_says() {
         let effect = FIELDS.iter().find(|field| field.path == path).unwrap().effect;
         let mut spec = base(path);
         set(&mut spec, path, before);
-        let mut world = World::bootstrapped(&spec.to_string());
-        let ((pods, ids), taken) = (running(&world), world.taken.len());
+        let mut fixture = Fixture::bootstrapped(&spec.to_string());
+        let ((pods, ids), taken) = (running(&fixture), fixture.taken.len());
         set(&mut spec, path, after);
-        world.cluster.spec = cluster(&spec.to_string()).spec;
-        assert!(world.spec().cluster.is_ok(), "{path} is valid");
-        assert_ne!(world.cluster.spec, cluster(&base(path).to_string()).spec, "{path}");
+        fixture.cluster.spec = cluster(&spec.to_string()).spec;
+        assert!(fixture.spec().cluster.is_ok(), "{path} is valid");
+        assert_ne!(fixture.cluster.spec, cluster(&base(path).to_string()).spec, "{path}");
         if path == "image.digest" {
             // The name of the image does not tell it.
-            world.versions = world.observed.members.keys().map(|name| (name.clone(), "3.6.16".to_owned())).collect();
+            fixture.versions = fixture.observed.members.keys().map(|name| (name.clone(), "3.6.16".to_owned())).collect();
         }
         for _ in 0..400 {
-            let before = world.observed.status.clone();
-            let pass = world.pass();
+            let before = fixture.observed.status.clone();
+            let pass = fixture.pass();
             if pass.is_idle() && pass.report.status == before {
                 break;
             }
         }
         if path != "paused" {
-            assert_up_to_date(&mut world);
+            assert_up_to_date(&mut fixture);
         }
-        let (new_pods, new_ids) = running(&world);
-        let took = |kind: &str| world.taken[taken..].iter().filter(|step| step.starts_with(kind)).count();
+        let (new_pods, new_ids) = running(&fixture);
+        let took = |kind: &str| fixture.taken[taken..].iter().filter(|step| step.starts_with(kind)).count();
         let kept = pods.iter().filter(|(name, uid)| new_pods.get(*name) == Some(uid)).count();
         let has_ids = ids.is_subset(&new_ids);
         let steps = (took("RestartMember"), took("ResizeMember"), took("RemoveMember"));
@@ -146,6 +146,11 @@ fn each_field_takes_effect_as_its_row_says() {
             Effect::Replace => (0, false, (0, 0, 3)),
             Effect::Rotation => unreachable!("it has no edit here"),
         };
-        assert_eq!((kept, has_ids, steps), (expected_kept, expected_ids, expected_steps), "{path}: {:?}", &world.taken[taken..]);
+        assert_eq!(
+            (kept, has_ids, steps),
+            (expected_kept, expected_ids, expected_steps),
+            "{path}: {:?}",
+            &fixture.taken[taken..]
+        );
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     api::{CaSecret, CertManagerIssuer, ConditionType, Duration, IssuerSpec, Reason, condition},
     certificates::issuers::{IssuerAnswer, IssuerProbe, IssuerProblem},
     cluster::{
-        fixtures::{World, reasons},
+        fixtures::{Fixture, reasons},
         plan::{
             changes::Changes,
             rotation::tests::{
@@ -30,31 +30,31 @@ pub fn cert_manager(name: &str) -> IssuerSpec {
 }
 
 /// Sets the issuer of a domain.
-pub fn set_issuer(world: &mut World, of: Domain, issuer: IssuerSpec) {
-    let tls = &mut world.cluster.spec.tls;
+pub fn set_issuer(fixture: &mut Fixture, of: Domain, issuer: IssuerSpec) {
+    let tls = &mut fixture.cluster.spec.tls;
     match of {
         Domain::Client => tls.client.issuer = issuer,
         Domain::Peer => tls.peer.issuer = issuer,
     }
     // What the previous issuer answered no longer matters.
-    world.observed.issuer_answers[of] = None;
+    fixture.observed.issuer_answers[of] = None;
 }
 
-pub fn authority(name: &str, world: &World) -> Authority {
-    Authority::create(name, DAY * 3650, world.now).unwrap()
+pub fn authority(name: &str, fixture: &Fixture) -> Authority {
+    Authority::create(name, DAY * 3650, fixture.now).unwrap()
 }
 
 /// A cluster whose client authority comes from a Secret and expires after a month.
-fn bootstrapped_with_short_lived_authority() -> World {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let short = Authority::create("short", DAY * 30, world.now).unwrap();
-    world.set_external(Domain::Client, short, vec![]);
-    settle(&mut world, &[], &[]);
-    world
+fn bootstrapped_with_short_lived_authority() -> Fixture {
+    let mut fixture = Fixture::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
+    let short = Authority::create("short", DAY * 30, fixture.now).unwrap();
+    fixture.set_external(Domain::Client, short, vec![]);
+    settle(&mut fixture, &[], &[]);
+    fixture
 }
 
 /// An intermediate authority that an offline root issued, and the root. They are valid for these many days.
-pub fn authority_below(name: &str, days: i32, root_days: i32, world: &World) -> (Authority, Certificate) {
+pub fn authority_below(name: &str, days: i32, root_days: i32, fixture: &Fixture) -> (Authority, Certificate) {
     let params = |name: &str, constraints, days: i32| {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -63,7 +63,7 @@ pub fn authority_below(name: &str, days: i32, root_days: i32, world: &World) -> 
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.use_authority_key_identifier_extension = true;
         let date = |at: Timestamp| time::OffsetDateTime::from_unix_timestamp(at.as_second()).unwrap();
-        (params.not_before, params.not_after) = (date(world.now - DAY), date(world.now + DAY * days));
+        (params.not_before, params.not_after) = (date(fixture.now - DAY), date(fixture.now + DAY * days));
         params
     };
     let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -78,8 +78,8 @@ pub fn authority_below(name: &str, days: i32, root_days: i32, world: &World) -> 
 }
 
 /// An intermediate authority that an offline root issued, and the root. Both are valid for ten years.
-fn intermediate_authority(name: &str, world: &World) -> (Authority, Vec<Certificate>) {
-    let (authority, root) = authority_below(name, 3650, 3650, world);
+fn intermediate_authority(name: &str, fixture: &Fixture) -> (Authority, Vec<Certificate>) {
+    let (authority, root) = authority_below(name, 3650, 3650, fixture);
     (authority, vec![root])
 }
 
@@ -100,42 +100,42 @@ fn unusable(why: &str) -> IssuerAnswer {
 }
 
 /// A file in the Secret of the first member.
-fn member_file(world: &World, key: &str) -> Vec<u8> {
-    world.observed.members.values().next().unwrap().secret.as_ref().unwrap().data[key].clone()
+fn member_file(fixture: &Fixture, key: &str) -> Vec<u8> {
+    fixture.observed.members.values().next().unwrap().secret.as_ref().unwrap().data[key].clone()
 }
 
 #[test]
 fn a_cluster_is_bootstrapped_with_an_authority_of_an_offline_root() {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let changes = world.changes();
+    let mut fixture = Fixture::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
+    let changes = fixture.changes();
     assert_eq!(changes.authorities.len(), 1, "the peer domain has a built-in authority");
     assert!(changes.secrets.is_empty(), "no leaf is issued before both authorities exist");
-    let (company, root) = intermediate_authority("company", &world);
-    world.set_external(Domain::Client, company, root.clone());
-    settle(&mut world, &[], &[]);
-    let status = domain(&world, Domain::Client);
+    let (company, root) = intermediate_authority("company", &fixture);
+    fixture.set_external(Domain::Client, company, root.clone());
+    settle(&mut fixture, &[], &[]);
+    let status = domain(&fixture, Domain::Client);
     assert_eq!((status.active.name.as_str(), status.next.name.as_str()), ("company", "company"));
     assert_eq!(status.active.issuer.as_deref(), Some("the CA in Secret company"));
-    assert_eq!(domain(&world, Domain::Peer).active.issuer, None);
+    assert_eq!(domain(&fixture, Domain::Peer).active.issuer, None);
     assert_eq!(
-        world.trusted(member_key::CLIENT_CA).into_iter().collect::<Vec<_>>(),
+        fixture.trusted(member_key::CLIENT_CA).into_iter().collect::<Vec<_>>(),
         ["company"],
         "no other authority that its root issued is trusted"
     );
-    assert!(client_bundle(&world).ends_with(root[0].pem().as_bytes()), "clients may verify up to the root");
-    let presented = read_bundle(&member_file(&world, member_key::SERVER_CRT)).unwrap();
+    assert!(client_bundle(&fixture).ends_with(root[0].pem().as_bytes()), "clients may verify up to the root");
+    let presented = read_bundle(&member_file(&fixture, member_key::SERVER_CRT)).unwrap();
     assert_eq!(presented.iter().map(Certificate::common_name).collect::<Vec<_>>(), ["etcd-warden:server", "company"]);
     // For years certificates are renewed, and nothing else happens.
-    let taken = world.taken.len();
-    let known = [client_bundle(&world)];
-    advance_time(&mut world, DAY * 600, &[], &known);
-    assert!(steps(&world, taken).is_empty(), "{:?}", steps(&world, taken));
+    let taken = fixture.taken.len();
+    let known = [client_bundle(&fixture)];
+    advance_time(&mut fixture, DAY * 600, &[], &known);
+    assert!(steps(&fixture, taken).is_empty(), "{:?}", steps(&fixture, taken));
 }
 
 #[test]
 fn changing_the_issuer_never_interrupts_trust() {
     for of in [Domain::Client, Domain::Peer] {
-        let mut world = World::bootstrapped("{}");
+        let mut fixture = Fixture::bootstrapped("{}");
         let mut generation = 0;
         for (issuer, name) in [
             (ca_secret("company"), "the CA in Secret company"),
@@ -147,79 +147,79 @@ fn changing_the_issuer_never_interrupts_trust() {
             (IssuerSpec::default(), "the built-in issuer"),
         ] {
             generation += 1;
-            let taken = world.taken.len();
+            let taken = fixture.taken.len();
             let built_in = issuer == IssuerSpec::default();
-            set_issuer(&mut world, of, issuer);
+            set_issuer(&mut fixture, of, issuer);
             let desired = format!("external {generation}");
             if !built_in {
-                let external = authority(&desired, &world);
-                world.set_external(of, external, vec![]);
+                let external = authority(&desired, &fixture);
+                fixture.set_external(of, external, vec![]);
             }
-            settle(&mut world, &[], &[]);
-            assert_eq!(transitions(&world, taken), ROTATION, "{of} to {name}");
-            let status = domain(&world, of);
+            settle(&mut fixture, &[], &[]);
+            assert_eq!(transitions(&fixture, taken), ROTATION, "{of} to {name}");
+            let status = domain(&fixture, of);
             assert_eq!(status.active.issuer.as_deref().unwrap_or("the built-in issuer"), name);
             assert!(status.retiring.is_empty() && status.phase.is_none());
             assert_eq!(status.active == status.next, !built_in);
             assert!(built_in || status.active.name == desired);
-            world.now += RETRY;
-            settle(&mut world, &[], &[]);
-            assert!(world.is_idle(), "nothing is left of the previous issuer: {:#?}", world.plan());
+            fixture.now += RETRY;
+            settle(&mut fixture, &[], &[]);
+            assert!(fixture.is_idle(), "nothing is left of the previous issuer: {:#?}", fixture.plan());
         }
     }
 }
 
 #[test]
 fn a_new_authority_in_the_secret_starts_a_rotation() {
-    let mut world = World::new("{tls: {peer: {issuer: {caSecret: {name: company}}}}}");
-    let first = authority("first", &world);
-    world.set_external(Domain::Peer, first, vec![]);
-    settle(&mut world, &[], &[]);
-    let second = authority("second", &world);
-    world.set_external(Domain::Peer, second, vec![]);
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Peer).active.name, "second");
-    assert_eq!(world.trusted(member_key::PEER_CA).into_iter().collect::<Vec<_>>(), ["second"]);
+    let mut fixture = Fixture::new("{tls: {peer: {issuer: {caSecret: {name: company}}}}}");
+    let first = authority("first", &fixture);
+    fixture.set_external(Domain::Peer, first, vec![]);
+    settle(&mut fixture, &[], &[]);
+    let second = authority("second", &fixture);
+    fixture.set_external(Domain::Peer, second, vec![]);
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Peer).active.name, "second");
+    assert_eq!(fixture.trusted(member_key::PEER_CA).into_iter().collect::<Vec<_>>(), ["second"]);
 }
 
 #[test]
 fn a_missing_or_unusable_secret_is_reported_and_its_authority_still_signs() {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let company = authority("company", &world);
-    world.set_external(Domain::Client, company, vec![]);
-    settle(&mut world, &[], &[]);
+    let mut fixture = Fixture::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
+    let company = authority("company", &fixture);
+    fixture.set_external(Domain::Client, company, vec![]);
+    settle(&mut fixture, &[], &[]);
     let missing = Some(unusable("there is no such Secret"));
-    let answer = std::mem::replace(&mut world.observed.issuer_answers.client, missing);
-    world.now += DAY * 61;
+    let answer = std::mem::replace(&mut fixture.observed.issuer_answers.client, missing);
+    fixture.now += DAY * 61;
     for _ in 0..10 {
-        world.pass();
-        world.check_trust(&[], &[]);
+        fixture.pass();
+        fixture.check_trust(&[], &[]);
     }
-    let report = world.report();
+    let report = fixture.report();
     let (status, reason, message) = certificates_ready(&report);
     assert_eq!((status, reason), ("False", "IssuerUnusable"));
     assert!(message.contains("there is no such Secret"), "{message}");
-    assert!(world.changes().secrets.is_empty(), "certificates that were due have been renewed");
-    world.observed.issuer_answers.client = answer;
-    settle(&mut world, &[], &[]);
+    assert!(fixture.changes().secrets.is_empty(), "certificates that were due have been renewed");
+    fixture.observed.issuer_answers.client = answer;
+    settle(&mut fixture, &[], &[]);
 }
 
 #[test]
 fn an_unusable_issuer_blocks_nothing_else() {
-    let mut world = World::bootstrapped("{}");
-    set_issuer(&mut world, Domain::Client, ca_secret("company"));
-    world.observed.issuer_answers.client = Some(unusable("it may not sign for these names"));
-    request(&mut world, "peer");
-    world.cluster.spec.replicas = 5;
+    let mut fixture = Fixture::bootstrapped("{}");
+    set_issuer(&mut fixture, Domain::Client, ca_secret("company"));
+    fixture.observed.issuer_answers.client = Some(unusable("it may not sign for these names"));
+    request(&mut fixture, "peer");
+    fixture.cluster.spec.replicas = 5;
     for _ in 0..400 {
-        world.pass();
-        world.check_trust(&[], &[]);
+        fixture.pass();
+        fixture.check_trust(&[], &[]);
     }
-    assert_eq!(world.etcd.len(), 5);
-    let (client, peer) = (domain(&world, Domain::Client), domain(&world, Domain::Peer));
+    assert_eq!(fixture.etcd.len(), 5);
+    let (client, peer) = (domain(&fixture, Domain::Client), domain(&fixture, Domain::Peer));
     assert!(peer.active.name.ends_with('3') && peer.phase.is_none(), "{peer:?}");
     assert!(client.active.name.ends_with('1') && client.phase.is_none(), "{client:?}");
-    let report = world.report();
+    let report = fixture.report();
     let (status, reason, message) = certificates_ready(&report);
     assert_eq!((status, reason), ("False", "IssuerUnusable"));
     assert!(message.contains("it may not sign for these names"), "{message}");
@@ -227,63 +227,67 @@ fn an_unusable_issuer_blocks_nothing_else() {
 
 #[test]
 fn certificates_of_an_authority_that_is_not_trusted_yet_are_not_installed() {
-    let mut world = World::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
-    let first = authority("first", &world);
-    world.set_external(Domain::Client, first, vec![]);
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.issuer.as_deref(), Some("Issuer pki"));
-    world.now += RETRY;
-    settle(&mut world, &[], &[]);
-    let answers = &world.observed.issuer_answers;
+    let mut fixture = Fixture::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
+    let first = authority("first", &fixture);
+    fixture.set_external(Domain::Client, first, vec![]);
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Client).active.issuer.as_deref(), Some("Issuer pki"));
+    fixture.now += RETRY;
+    settle(&mut fixture, &[], &[]);
+    let answers = &fixture.observed.issuer_answers;
     assert!(answers.iter().all(|(_, answer)| answer.is_none()), "the answer is no longer needed");
-    let second = authority("second", &world);
-    world.set_external(Domain::Client, second, vec![]);
+    let second = authority("second", &fixture);
+    fixture.set_external(Domain::Client, second, vec![]);
     for _ in 0..10 {
-        world.pass();
+        fixture.pass();
     }
-    assert_eq!(domain(&world, Domain::Client).active.name, "first", "the new authority is unknown until a leaf has to be signed");
-    world.now += DAY * 61;
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.name, "second");
+    assert_eq!(
+        domain(&fixture, Domain::Client).active.name,
+        "first",
+        "the new authority is unknown until a leaf has to be signed"
+    );
+    fixture.now += DAY * 61;
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Client).active.name, "second");
 }
 
 #[test]
 fn one_authority_for_both_domains_is_refused() {
-    let mut world = World::bootstrapped("{}");
-    let shared = authority("shared", &world);
+    let mut fixture = Fixture::bootstrapped("{}");
+    let shared = authority("shared", &fixture);
     let again = Authority::load(shared.certificate().pem().as_bytes(), shared.key_pem()).unwrap();
     for (of, issuer, external) in [(Domain::Client, ca_secret("one"), shared), (Domain::Peer, cert_manager("two"), again)] {
-        set_issuer(&mut world, of, issuer);
-        world.set_external(of, external, vec![]);
+        set_issuer(&mut fixture, of, issuer);
+        fixture.set_external(of, external, vec![]);
         if of == Domain::Client {
-            settle(&mut world, &[], &[]);
+            settle(&mut fixture, &[], &[]);
         }
     }
-    let taken = world.taken.len();
+    let taken = fixture.taken.len();
     for _ in 0..20 {
-        world.pass();
+        fixture.pass();
     }
-    assert!(steps(&world, taken).is_empty());
-    let changes = world.changes();
+    assert!(steps(&fixture, taken).is_empty());
+    let changes = fixture.changes();
     assert_eq!(problem_reasons(&changes), [Reason::SharedCA]);
     let message = &changes.certificates[0].message;
     assert!(message.contains("Choose another issuer for the peer domain"), "{message}");
     // The user has corrected the issuer, and it is asked again after a while.
-    let other = authority("another", &world);
-    world.set_external(Domain::Peer, other, vec![]);
-    world.now += RETRY;
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Peer).active.name, "another");
+    let other = authority("another", &fixture);
+    fixture.set_external(Domain::Peer, other, vec![]);
+    fixture.now += RETRY;
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Peer).active.name, "another");
 }
 
 #[test]
 fn a_new_cluster_with_one_authority_for_both_domains_is_not_bootstrapped() {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: one}}}, peer: {issuer: {caSecret: {name: two}}}}}");
-    let shared = authority("shared", &world);
+    let mut fixture = Fixture::new("{tls: {client: {issuer: {caSecret: {name: one}}}, peer: {issuer: {caSecret: {name: two}}}}}");
+    let shared = authority("shared", &fixture);
     let again = Authority::load(shared.certificate().pem().as_bytes(), shared.key_pem()).unwrap();
-    world.set_external(Domain::Client, shared, vec![]);
-    world.set_external(Domain::Peer, again, vec![]);
-    let changes = world.changes();
+    fixture.set_external(Domain::Client, shared, vec![]);
+    fixture.set_external(Domain::Peer, again, vec![]);
+    let changes = fixture.changes();
     assert_eq!(problem_reasons(&changes), [Reason::SharedCA, Reason::SharedCA]);
     assert!(changes.authorities.is_empty() && changes.secrets.is_empty());
 }
@@ -291,86 +295,86 @@ fn a_new_cluster_with_one_authority_for_both_domains_is_not_bootstrapped() {
 #[test]
 fn the_issuer_can_be_changed_during_a_rotation() {
     for phase in ["Distributing", "Reissuing", "Dropping"] {
-        let mut world = World::bootstrapped("{}");
-        set_issuer(&mut world, Domain::Client, ca_secret("wrong"));
-        let wrong = authority("wrong", &world);
-        world.set_external(Domain::Client, wrong, vec![]);
-        while domain(&world, Domain::Client).phase.map(Phase::as_str) != Some(phase) {
-            world.pass();
-            world.check_trust(&[], &[]);
+        let mut fixture = Fixture::bootstrapped("{}");
+        set_issuer(&mut fixture, Domain::Client, ca_secret("wrong"));
+        let wrong = authority("wrong", &fixture);
+        fixture.set_external(Domain::Client, wrong, vec![]);
+        while domain(&fixture, Domain::Client).phase.map(Phase::as_str) != Some(phase) {
+            fixture.pass();
+            fixture.check_trust(&[], &[]);
         }
-        set_issuer(&mut world, Domain::Client, ca_secret("right"));
-        let right = authority("right", &world);
-        world.set_external(Domain::Client, right, vec![]);
-        settle(&mut world, &[], &[]);
-        assert_eq!(domain(&world, Domain::Client).active.name, "right", "{phase}");
-        assert_eq!(world.trusted(member_key::CLIENT_CA).into_iter().collect::<Vec<_>>(), ["right"]);
+        set_issuer(&mut fixture, Domain::Client, ca_secret("right"));
+        let right = authority("right", &fixture);
+        fixture.set_external(Domain::Client, right, vec![]);
+        settle(&mut fixture, &[], &[]);
+        assert_eq!(domain(&fixture, Domain::Client).active.name, "right", "{phase}");
+        assert_eq!(fixture.trusted(member_key::CLIENT_CA).into_iter().collect::<Vec<_>>(), ["right"]);
     }
 }
 
 #[test]
 fn a_requested_rotation_requires_a_new_authority_of_the_issuer() {
     for issuer in [ca_secret("company"), cert_manager("company")] {
-        let mut world = World::bootstrapped("{}");
-        set_issuer(&mut world, Domain::Client, issuer);
-        let company = authority("company", &world);
-        world.set_external(Domain::Client, company, vec![]);
-        settle(&mut world, &[], &[]);
-        request(&mut world, "client");
+        let mut fixture = Fixture::bootstrapped("{}");
+        set_issuer(&mut fixture, Domain::Client, issuer);
+        let company = authority("company", &fixture);
+        fixture.set_external(Domain::Client, company, vec![]);
+        settle(&mut fixture, &[], &[]);
+        request(&mut fixture, "client");
         for _ in 0..20 {
-            world.pass();
+            fixture.pass();
         }
-        assert_eq!(domain(&world, Domain::Client).phase, None);
-        assert_eq!(problem_reasons(&world.changes()), [Reason::CannotRotate]);
-        let other = authority("another", &world);
-        world.set_external(Domain::Client, other, vec![]);
-        world.now += RETRY;
-        settle(&mut world, &[], &[]);
-        assert_eq!(domain(&world, Domain::Client).active.name, "another");
-        assert!(!world.cluster.metadata.annotations.clone().unwrap().contains_key(key::ROTATE_CA));
+        assert_eq!(domain(&fixture, Domain::Client).phase, None);
+        assert_eq!(problem_reasons(&fixture.changes()), [Reason::CannotRotate]);
+        let other = authority("another", &fixture);
+        fixture.set_external(Domain::Client, other, vec![]);
+        fixture.now += RETRY;
+        settle(&mut fixture, &[], &[]);
+        assert_eq!(domain(&fixture, Domain::Client).active.name, "another");
+        assert!(!fixture.cluster.metadata.annotations.clone().unwrap().contains_key(key::ROTATE_CA));
     }
 }
 
 #[test]
 fn an_expired_external_authority_is_replaced_once_the_issuer_has_a_new_one() {
-    let mut world = bootstrapped_with_short_lived_authority();
-    world.now += DAY * 31;
-    world.observed.issuer_answers.client = Some(unusable("it has expired"));
+    let mut fixture = bootstrapped_with_short_lived_authority();
+    fixture.now += DAY * 31;
+    fixture.observed.issuer_answers.client = Some(unusable("it has expired"));
     for _ in 0..10 {
-        world.pass();
+        fixture.pass();
     }
-    assert_eq!(domain(&world, Domain::Client).active.name, "short");
-    let changes = world.changes();
+    assert_eq!(domain(&fixture, Domain::Client).active.name, "short");
+    let changes = fixture.changes();
     assert!(problem_reasons(&changes).contains(&Reason::IssuerUnusable), "{:?}", changes.certificates);
-    let report = world.report();
+    let report = fixture.report();
     let degraded = condition(&report.status.conditions, ConditionType::Degraded).unwrap();
     assert_eq!(degraded.reason, Reason::CAExpired.as_str(), "{}", degraded.message);
-    let new = authority("new", &world);
-    world.set_external(Domain::Client, new, vec![]);
+    let new = authority("new", &fixture);
+    fixture.set_external(Domain::Client, new, vec![]);
     // The operator trusts no member, so it cannot ask for the leader.
-    world.divided = true;
+    fixture.divided = true;
     for _ in 0..20 {
-        world.pass();
+        fixture.pass();
     }
-    world.divided = false;
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.name, "new");
+    fixture.divided = false;
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Client).active.name, "new");
 }
 
 #[test]
 fn shorter_lifetimes_than_desired_are_reported() {
     for (issuer, is_reported) in [(ca_secret("company"), false), (cert_manager("pki"), true)] {
-        let mut world = World::bootstrapped("{}");
-        set_issuer(&mut world, Domain::Client, issuer);
-        let company = authority("company", &world);
-        world.set_external(Domain::Client, company, vec![]);
-        settle(&mut world, &[], &[]);
-        assert!(world.changes().remarks.is_empty());
+        let mut fixture = Fixture::bootstrapped("{}");
+        set_issuer(&mut fixture, Domain::Client, issuer);
+        let company = authority("company", &fixture);
+        fixture.set_external(Domain::Client, company, vec![]);
+        settle(&mut fixture, &[], &[]);
+        assert!(fixture.changes().remarks.is_empty());
         // As if the issuer had not granted the desired lifetime.
-        world.cluster.spec.tls.client.certificate.duration = Duration("8000h".into());
+        fixture.cluster.spec.tls.client.certificate.duration = Duration("8000h".into());
         let remark = "certificates of Issuer pki are valid for 2160 hours instead of the desired 8000";
-        assert_eq!(world.changes().remarks, if is_reported { vec![remark] } else { vec![] });
-        let report = world.report();
+        assert_eq!(fixture.changes().remarks, if is_reported { vec![remark] } else { vec![] });
+        let report = fixture.report();
         let (status, _, message) = certificates_ready(&report);
         assert_eq!((status, message.contains(remark)), ("True", is_reported), "{message}");
     }
@@ -378,166 +382,167 @@ fn shorter_lifetimes_than_desired_are_reported() {
 
 #[test]
 fn short_certificates_are_renewed_in_time_until_their_authority_expires() {
-    let mut world = World::bootstrapped("{replicas: 1}");
-    set_issuer(&mut world, Domain::Client, cert_manager("pki"));
+    let mut fixture = Fixture::bootstrapped("{replicas: 1}");
+    set_issuer(&mut fixture, Domain::Client, cert_manager("pki"));
     // For half of its lifetime, it has less than a sixth of the desired leaf lifetime left.
-    let short = Authority::create("short", DAY * 30, world.now).unwrap();
+    let short = Authority::create("short", DAY * 30, fixture.now).unwrap();
     let end = short.certificate().not_after();
-    world.set_external(Domain::Client, short, vec![]);
-    world.max_lifetime = DAY * 2;
-    settle(&mut world, &[], &[]);
-    while world.now < end - DAY {
-        world.now += DAY / 3;
-        world.check_trust(&[], &[]);
-        settle(&mut world, &[], &[]);
+    fixture.set_external(Domain::Client, short, vec![]);
+    fixture.max_lifetime = DAY * 2;
+    settle(&mut fixture, &[], &[]);
+    while fixture.now < end - DAY {
+        fixture.now += DAY / 3;
+        fixture.check_trust(&[], &[]);
+        settle(&mut fixture, &[], &[]);
     }
 }
 
 #[test]
 fn an_issuer_that_no_longer_signs_can_be_replaced() {
     for (issuer, name) in [(cert_manager("pki"), "Issuer pki"), (ca_secret("company"), "the CA in Secret company")] {
-        let mut world = World::bootstrapped("{}");
-        set_issuer(&mut world, Domain::Client, issuer);
-        let external = authority("external", &world);
-        world.set_external(Domain::Client, external, vec![]);
-        settle(&mut world, &[], &[]);
-        world.refusing.insert(name.into());
-        world.now += DAY * 61;
+        let mut fixture = Fixture::bootstrapped("{}");
+        set_issuer(&mut fixture, Domain::Client, issuer);
+        let external = authority("external", &fixture);
+        fixture.set_external(Domain::Client, external, vec![]);
+        settle(&mut fixture, &[], &[]);
+        fixture.refusing.insert(name.into());
+        fixture.now += DAY * 61;
         for _ in 0..20 {
-            world.pass();
-            world.check_trust(&[], &[]);
+            fixture.pass();
+            fixture.check_trust(&[], &[]);
         }
-        let peer = |world: &World| {
-            let leaf = world.observed.members.values().next().unwrap().secret.as_ref().unwrap().certificate(member_key::PEER_CRT);
+        let peer = |fixture: &Fixture| {
+            let leaf =
+                fixture.observed.members.values().next().unwrap().secret.as_ref().unwrap().certificate(member_key::PEER_CRT);
             leaf.unwrap().unwrap().not_before()
         };
-        assert!(peer(&world) > world.now - DAY, "certificates that the operator signs are still renewed");
-        set_issuer(&mut world, Domain::Client, IssuerSpec::default());
-        settle(&mut world, &[], &[]);
-        assert_eq!(domain(&world, Domain::Client).active.issuer, None);
+        assert!(peer(&fixture) > fixture.now - DAY, "certificates that the operator signs are still renewed");
+        set_issuer(&mut fixture, Domain::Client, IssuerSpec::default());
+        settle(&mut fixture, &[], &[]);
+        assert_eq!(domain(&fixture, Domain::Client).active.issuer, None);
     }
 }
 
 #[test]
 fn a_healthy_member_is_not_replaced_while_no_certificates_can_be_issued() {
-    let mut world = World::bootstrapped("{}");
-    set_issuer(&mut world, Domain::Client, cert_manager("pki"));
-    let external = authority("external", &world);
-    world.set_external(Domain::Client, external, vec![]);
-    settle(&mut world, &[], &[]);
-    set_issuer(&mut world, Domain::Client, IssuerSpec::default());
-    while domain(&world, Domain::Client).phase.is_none() {
-        world.pass();
+    let mut fixture = Fixture::bootstrapped("{}");
+    set_issuer(&mut fixture, Domain::Client, cert_manager("pki"));
+    let external = authority("external", &fixture);
+    fixture.set_external(Domain::Client, external, vec![]);
+    settle(&mut fixture, &[], &[]);
+    set_issuer(&mut fixture, Domain::Client, IssuerSpec::default());
+    while domain(&fixture, Domain::Client).phase.is_none() {
+        fixture.pass();
     }
-    world.cluster.metadata.annotations = Some([(key::REPLACE.to_owned(), "demo-1".to_owned())].into());
-    world.pass();
+    fixture.cluster.metadata.annotations = Some([(key::REPLACE.to_owned(), "demo-1".to_owned())].into());
+    fixture.pass();
     let waiting = "once a new member can be given certificates";
-    let is_reported = world.changes().progress.iter().any(|note| note.message.contains(waiting));
-    assert!(is_reported && !world.taken.contains(&"RemoveMember demo-1".to_owned()), "{:?}", world.taken);
-    while !world.taken.contains(&"RemoveMember demo-1".to_owned()) {
-        world.pass();
+    let is_reported = fixture.changes().progress.iter().any(|note| note.message.contains(waiting));
+    assert!(is_reported && !fixture.taken.contains(&"RemoveMember demo-1".to_owned()), "{:?}", fixture.taken);
+    while !fixture.taken.contains(&"RemoveMember demo-1".to_owned()) {
+        fixture.pass();
     }
-    assert_eq!(domain(&world, Domain::Client).active.issuer, None);
-    settle(&mut world, &[], &[]);
-    assert_eq!(world.etcd.len(), 3);
+    assert_eq!(domain(&fixture, Domain::Client).active.issuer, None);
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(fixture.etcd.len(), 3);
 }
 
 #[test]
 fn the_issuer_can_be_changed_before_the_cluster_is_bootstrapped() {
-    let mut world = World::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
-    let external = authority("external", &world);
-    world.set_external(Domain::Client, external, vec![]);
-    world.refusing.insert("Issuer pki".into());
+    let mut fixture = Fixture::new("{tls: {client: {issuer: {certManager: {name: pki}}}}}");
+    let external = authority("external", &fixture);
+    fixture.set_external(Domain::Client, external, vec![]);
+    fixture.refusing.insert("Issuer pki".into());
     for _ in 0..20 {
-        world.pass();
+        fixture.pass();
     }
-    assert!(world.observed.members.values().all(|member| member.secret.is_none()), "no certificate, no member");
-    set_issuer(&mut world, Domain::Client, IssuerSpec::default());
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.issuer, None);
-    assert_eq!(world.observed.status.ready.as_deref(), Some("3/3"));
+    assert!(fixture.observed.members.values().all(|member| member.secret.is_none()), "no certificate, no member");
+    set_issuer(&mut fixture, Domain::Client, IssuerSpec::default());
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Client).active.issuer, None);
+    assert_eq!(fixture.observed.status.ready.as_deref(), Some("3/3"));
 }
 
 #[test]
 fn an_issuer_is_asked_for_a_new_authority_before_the_existing_one_expires() {
-    let mut world = World::bootstrapped("{}");
-    set_issuer(&mut world, Domain::Client, cert_manager("pki"));
+    let mut fixture = Fixture::bootstrapped("{}");
+    set_issuer(&mut fixture, Domain::Client, cert_manager("pki"));
     // No leaf is ever due for renewal, because a new one could not outlive the existing ones.
-    let short = Authority::create("short", DAY * 90, world.now).unwrap();
-    world.set_external(Domain::Client, short, vec![]);
-    settle(&mut world, &[], &[]);
-    let second = Authority::create("second", DAY * 90, world.now + DAY * 50).unwrap();
-    world.now += DAY * 55;
-    world.set_external(Domain::Client, second, vec![]);
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.name, "short");
-    let requested = |world: &mut World, passes| -> usize {
-        let probes = (0..passes).flat_map(|_| world.pass().changes().issuer_probes);
+    let short = Authority::create("short", DAY * 90, fixture.now).unwrap();
+    fixture.set_external(Domain::Client, short, vec![]);
+    settle(&mut fixture, &[], &[]);
+    let second = Authority::create("second", DAY * 90, fixture.now + DAY * 50).unwrap();
+    fixture.now += DAY * 55;
+    fixture.set_external(Domain::Client, second, vec![]);
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Client).active.name, "short");
+    let requested = |fixture: &mut Fixture, passes| -> usize {
+        let probes = (0..passes).flat_map(|_| fixture.pass().changes().issuer_probes);
         probes.filter(|probe| matches!(probe, IssuerProbe::Request(_))).count()
     };
-    world.now += DAY * 7;
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.name, "second");
+    fixture.now += DAY * 7;
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Client).active.name, "second");
     // While the issuer has no new authority, it is asked at intervals, and nothing else is done.
-    world.now += DAY * 60;
-    settle(&mut world, &[], &[]);
-    assert_eq!(requested(&mut world, 50), 0);
-    world.now += DAY * 2;
-    assert_eq!(requested(&mut world, 50), 1);
+    fixture.now += DAY * 60;
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(requested(&mut fixture, 50), 0);
+    fixture.now += DAY * 2;
+    assert_eq!(requested(&mut fixture, 50), 1);
 }
 
 #[test]
 fn an_expired_authority_is_replaced_by_one_created_before_the_expiry() {
-    let mut world = bootstrapped_with_short_lived_authority();
+    let mut fixture = bootstrapped_with_short_lived_authority();
     // No pass was made between its creation and the expiry of the old authority.
-    let new = Authority::create("new", DAY * 3650, world.now + DAY * 20).unwrap();
-    world.now += DAY * 31;
-    world.set_external(Domain::Client, new, vec![]);
-    world.divided = true;
+    let new = Authority::create("new", DAY * 3650, fixture.now + DAY * 20).unwrap();
+    fixture.now += DAY * 31;
+    fixture.set_external(Domain::Client, new, vec![]);
+    fixture.divided = true;
     for _ in 0..20 {
-        world.pass();
+        fixture.pass();
     }
-    world.divided = false;
-    settle(&mut world, &[], &[]);
-    assert_eq!(domain(&world, Domain::Client).active.name, "new");
+    fixture.divided = false;
+    settle(&mut fixture, &[], &[]);
+    assert_eq!(domain(&fixture, Domain::Client).active.name, "new");
 }
 
 #[test]
 fn authorities_of_one_issuing_chain_are_refused_for_both_domains() {
     for swap in [false, true] {
-        let mut world = World::bootstrapped("{}");
-        let (intermediate, root) = intermediate_authority("intermediate", &world);
+        let mut fixture = Fixture::bootstrapped("{}");
+        let (intermediate, root) = intermediate_authority("intermediate", &fixture);
         // Its key is not needed: only the issuing chain matters.
         let root_only = ExternalAuthority { authority: root[0].clone(), ancestors: vec![] };
         let [one, two] = if swap { [Domain::Peer, Domain::Client] } else { [Domain::Client, Domain::Peer] };
-        set_issuer(&mut world, one, ca_secret("intermediate"));
-        world.set_external(one, intermediate, root);
-        settle(&mut world, &[], &[]);
-        set_issuer(&mut world, two, ca_secret("root"));
-        world.observed.issuer_answers[two] = Some(IssuerAnswer { requested_at: None, authority: Ok(root_only) });
-        assert_eq!(problem_reasons(&world.changes()), [Reason::SharedCA], "{two} has the root of {one}");
+        set_issuer(&mut fixture, one, ca_secret("intermediate"));
+        fixture.set_external(one, intermediate, root);
+        settle(&mut fixture, &[], &[]);
+        set_issuer(&mut fixture, two, ca_secret("root"));
+        fixture.observed.issuer_answers[two] = Some(IssuerAnswer { requested_at: None, authority: Ok(root_only) });
+        assert_eq!(problem_reasons(&fixture.changes()), [Reason::SharedCA], "{two} has the root of {one}");
     }
 }
 
 #[test]
 fn a_renewed_root_reaches_clients_without_a_restart() {
-    let mut world = World::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
-    let (company, root) = intermediate_authority("company", &world);
+    let mut fixture = Fixture::new("{tls: {client: {issuer: {caSecret: {name: company}}}}}");
+    let (company, root) = intermediate_authority("company", &fixture);
     let again = Authority::load(company.certificate().pem().as_bytes(), company.key_pem()).unwrap();
-    world.set_external(Domain::Client, company, vec![]);
-    settle(&mut world, &[], &[]);
-    let taken = world.taken.len();
-    world.set_external(Domain::Client, again, root.clone());
-    settle(&mut world, &[], &[]);
-    assert!(client_bundle(&world).ends_with(root[0].pem().as_bytes()));
-    assert_eq!(steps(&world, taken), ROTATION, "no member is restarted");
+    fixture.set_external(Domain::Client, company, vec![]);
+    settle(&mut fixture, &[], &[]);
+    let taken = fixture.taken.len();
+    fixture.set_external(Domain::Client, again, root.clone());
+    settle(&mut fixture, &[], &[]);
+    assert!(client_bundle(&fixture).ends_with(root[0].pem().as_bytes()));
+    assert_eq!(steps(&fixture, taken), ROTATION, "no member is restarted");
 }
 
 /// For years issuers and their authorities change repeatedly. At every moment all members and clients trust each other.
 #[test]
 fn trust_is_never_interrupted_for_years_while_issuers_change() {
     let mut faults = RandomFaults::enabled();
-    let mut world = World::bootstrapped("{}");
+    let mut fixture = Fixture::bootstrapped("{}");
     let mut active_issuers = std::collections::BTreeSet::new();
     for year in 0..12 {
         let of = Domain::ALL[year % 2];
@@ -547,15 +552,15 @@ fn trust_is_never_interrupted_for_years_while_issuers_change() {
         let issuer =
             if of == Domain::Peer && issuer != IssuerSpec::default() { ca_secret(&format!("peer {year}")) } else { issuer };
         let built_in = issuer == IssuerSpec::default();
-        set_issuer(&mut world, of, issuer);
+        set_issuer(&mut fixture, of, issuer);
         if !built_in {
-            let external = authority(&format!("external {year}"), &world);
-            world.set_external(of, external, vec![]);
+            let external = authority(&format!("external {year}"), &fixture);
+            fixture.set_external(of, external, vec![]);
         }
-        settle_with(&mut world, &[], &[], &mut faults);
-        let known = [client_bundle(&world)];
-        advance_time_with(&mut world, DAY * 150, &[], &known, &mut faults);
-        active_issuers.insert(domain(&world, of).active.issuer);
+        settle_with(&mut fixture, &[], &[], &mut faults);
+        let known = [client_bundle(&fixture)];
+        advance_time_with(&mut fixture, DAY * 150, &[], &known, &mut faults);
+        active_issuers.insert(domain(&fixture, of).active.issuer);
     }
     assert!(active_issuers.len() > 4, "{active_issuers:?}");
 }

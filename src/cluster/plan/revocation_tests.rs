@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     certificates::requests::pending_key,
     cluster::{
-        fixtures::World,
+        fixtures::Fixture,
         plan::{
             rotation::tests::{domain, request, settle},
             tests::{annotations, leaves, with_user},
@@ -18,22 +18,22 @@ use crate::{
 
 #[test]
 fn certificates_of_deleted_users_are_revoked_and_members_get_the_list() {
-    let mut world = with_user("u1");
-    world.observed.users = [("u1".into(), "app".into())].into();
-    assert!(world.is_idle(), "the user exists");
+    let mut fixture = with_user("u1");
+    fixture.observed.users = [("u1".into(), "app".into())].into();
+    assert!(fixture.is_idle(), "the user exists");
     // The same name, but another object.
-    world.observed.users = [("u2".into(), "app".into())].into();
+    fixture.observed.users = [("u2".into(), "app".into())].into();
     let holders = vec![Holder::User { name: "app".into(), uid: "u1".into() }];
-    assert_eq!(world.pass().changes().step, Some(Revoke { domain: Domain::Client, holders, pending: vec![] }.into()));
+    assert_eq!(fixture.pass().changes().step, Some(Revoke { domain: Domain::Client, holders, pending: vec![] }.into()));
 
-    let written = world.pass().changes();
+    let written = fixture.pass().changes();
     assert_eq!(leaves(&written), [("demo-0-tls".to_owned(), vec![])], "the list is written and no leaf is issued");
     assert_eq!(written.secrets[0].files.keys().collect::<Vec<_>>(), [member_key::CLIENT_CRL]);
-    assert_eq!(annotations(&world.pass().changes()), [key::TLS_TOUCHED]);
-    assert_eq!(annotations(&world.pass().changes()), [key::TLS_CONFIRMED]);
-    assert!(world.is_idle());
-    let listed = crl_serials(&world.member(0).secret.as_ref().unwrap().data[member_key::CLIENT_CRL]).unwrap();
-    let secret = world.observed.authorities.client.as_ref().unwrap();
+    assert_eq!(annotations(&fixture.pass().changes()), [key::TLS_TOUCHED]);
+    assert_eq!(annotations(&fixture.pass().changes()), [key::TLS_CONFIRMED]);
+    assert!(fixture.is_idle());
+    let listed = crl_serials(&fixture.member(0).secret.as_ref().unwrap().data[member_key::CLIENT_CRL]).unwrap();
+    let secret = fixture.observed.authorities.client.as_ref().unwrap();
     let ledger = Ledger::from_json(&secret.data[authority_key::LEDGER]).unwrap();
     assert_eq!(listed, ledger.revoked().map(|(serial, _)| serial).collect());
     assert_eq!(listed.len(), 1);
@@ -41,26 +41,26 @@ fn certificates_of_deleted_users_are_revoked_and_members_get_the_list() {
 
 #[test]
 fn an_incomplete_revocation_list_is_restored() {
-    let mut world = with_user("u1");
-    world.observed.users = [("u2".into(), "app".into())].into();
-    let before = world.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
-    world.settle();
+    let mut fixture = with_user("u1");
+    fixture.observed.users = [("u2".into(), "app".into())].into();
+    let before = fixture.authority_secret(Domain::Client).as_ref().unwrap().data[authority_key::CRL].clone();
+    fixture.settle();
     // As if restored from a backup.
-    world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), before);
-    assert_eq!(world.changes().step, Some(Revoke { domain: Domain::Client, holders: vec![], pending: vec![] }.into()));
+    fixture.authority_secret(Domain::Client).as_mut().unwrap().data.insert(authority_key::CRL.into(), before);
+    assert_eq!(fixture.changes().step, Some(Revoke { domain: Domain::Client, holders: vec![], pending: vec![] }.into()));
 }
 
 #[test]
 fn nothing_is_revoked_while_the_authority_is_lost() {
-    let mut world = with_user("u1");
-    world.observed.authorities.client = None;
-    assert_eq!(world.changes().step, None);
+    let mut fixture = with_user("u1");
+    fixture.observed.authorities.client = None;
+    assert_eq!(fixture.changes().step, None);
 }
 
 #[test]
 fn private_keys_that_nobody_waits_for_are_removed() {
-    let mut world = with_user("u1");
-    world.observed.users = [("u1".into(), "app".into())].into();
+    let mut fixture = with_user("u1");
+    fixture.observed.users = [("u1".into(), "app".into())].into();
     let user = |uid: &str| pending_key(&Holder::User { name: "app".into(), uid: uid.into() }, tls_key::CRT);
     let member = |name: &str, key: &str| pending_key(&Holder::Member { name: name.into() }, key);
     let needed = [
@@ -72,35 +72,35 @@ fn private_keys_that_nobody_waits_for_are_removed() {
     // No authority is tried.
     let next = pending_key(&Holder::Operator, tls_key::NEXT_CRT);
     let unused = [user("u0"), member("demo-1", member_key::SERVER_CRT), next];
-    let data = &mut world.authority_secret(Domain::Client).as_mut().unwrap().data;
+    let data = &mut fixture.authority_secret(Domain::Client).as_mut().unwrap().data;
     data.extend(needed.iter().chain(&unused).map(|key| (key.clone(), b"digest".to_vec())));
-    let Some(Step::Revoke(step)) = world.pass().changes().step else { panic!("nothing is removed") };
+    let Some(Step::Revoke(step)) = fixture.pass().changes().step else { panic!("nothing is removed") };
     assert_eq!((step.holders.len(), step.pending.iter().collect::<BTreeSet<_>>()), (0, unused.iter().collect()));
-    world.settle();
-    let data = &world.authority_secret(Domain::Client).as_ref().unwrap().data;
+    fixture.settle();
+    let data = &fixture.authority_secret(Domain::Client).as_ref().unwrap().data;
     assert!(needed.iter().all(|key| data.contains_key(key)) && unused.iter().all(|key| !data.contains_key(key)));
     // Members may be added at any time while no list is known.
-    world.authority_secret(Domain::Client).as_mut().unwrap().data.extend(unused.map(|key| (key, vec![])));
-    world.silent.insert(crate::cluster::fixtures::names().member(0));
-    assert_eq!(world.changes().step, None);
+    fixture.authority_secret(Domain::Client).as_mut().unwrap().data.extend(unused.map(|key| (key, vec![])));
+    fixture.silent.insert(crate::cluster::fixtures::names().member(0));
+    assert_eq!(fixture.changes().step, None);
 }
 
 #[test]
 fn the_operator_waits_for_a_certificate_of_the_next_authority_while_it_is_tried() {
-    let mut world = World::bootstrapped("{}");
+    let mut fixture = Fixture::bootstrapped("{}");
     let next = pending_key(&Holder::Operator, tls_key::NEXT_CRT);
-    request(&mut world, "client");
-    let is_tried = |world: &World| domain(world, Domain::Client).phase == Some(Phase::Distributing);
-    while !is_tried(&world) {
-        world.pass();
+    request(&mut fixture, "client");
+    let is_tried = |fixture: &Fixture| domain(fixture, Domain::Client).phase == Some(Phase::Distributing);
+    while !is_tried(&fixture) {
+        fixture.pass();
     }
     let key = PrivateKey::generate().unwrap().pem().to_vec();
-    world.authority_secret(Domain::Client).as_mut().unwrap().data.insert(next.clone(), key);
-    let has_key = |world: &mut World| world.authority_secret(Domain::Client).as_ref().unwrap().data.contains_key(&next);
-    while is_tried(&world) {
-        assert!(has_key(&mut world), "an issuer may take any time to sign");
-        world.pass();
+    fixture.authority_secret(Domain::Client).as_mut().unwrap().data.insert(next.clone(), key);
+    let has_key = |fixture: &mut Fixture| fixture.authority_secret(Domain::Client).as_ref().unwrap().data.contains_key(&next);
+    while is_tried(&fixture) {
+        assert!(has_key(&mut fixture), "an issuer may take any time to sign");
+        fixture.pass();
     }
-    settle(&mut world, &[], &[]);
-    assert!(!has_key(&mut world), "nothing waits for the certificate any more");
+    settle(&mut fixture, &[], &[]);
+    assert!(!has_key(&mut fixture), "nothing waits for the certificate any more");
 }

@@ -16,7 +16,7 @@ use crate::{
         requests::{LeafRequest, SecretChange},
     },
     cluster::{
-        fixtures::{World, names},
+        fixtures::{Fixture, names},
         plan::changes::{Changes, IDLE},
     },
     kubernetes::secret::SecretView,
@@ -28,8 +28,8 @@ use crate::{
 // Revocation.
 
 /// A cluster that has issued a certificate to a user.
-pub(super) fn with_user(uid: &str) -> World {
-    let mut world = World::bootstrapped(ONE);
+pub(super) fn with_user(uid: &str) -> Fixture {
+    let mut fixture = Fixture::bootstrapped(ONE);
     let leaf = LeafRequest {
         domain: Domain::Client,
         signed_by: SignedBy::Active,
@@ -55,14 +55,14 @@ pub(super) fn with_user(uid: &str) -> World {
         files: BTreeMap::new(),
         obsolete: vec![],
     };
-    world.issue(&mut SecretView::default(), &change);
-    world
+    fixture.issue(&mut SecretView::default(), &change);
+    fixture
 }
 
 pub(super) const ONE: &str = "replicas: 1";
 
-/// A change of a world.
-pub(super) type Change = fn(&mut World);
+/// A change of a fixture.
+pub(super) type Change = fn(&mut Fixture);
 
 /// The leaves of a plan: each Secret with the keys of its certificates.
 pub(super) type Leaves = Vec<(String, Vec<&'static str>)>;
@@ -72,8 +72,8 @@ pub(super) fn leaves(changes: &Changes) -> Leaves {
     changes.secrets.iter().map(|change| (change.name.clone(), keys(change))).collect()
 }
 
-pub(super) fn states(world: &World) -> Vec<String> {
-    let data = world.observed.bootstrap.as_ref().unwrap().data.as_ref().unwrap();
+pub(super) fn states(fixture: &Fixture) -> Vec<String> {
+    let data = fixture.observed.bootstrap.as_ref().unwrap().data.as_ref().unwrap();
     data.iter().filter(|(key, _)| key.ends_with(bootstrap_key::STATE_SUFFIX)).map(|(_, state)| state.clone()).collect()
 }
 
@@ -87,41 +87,41 @@ pub(super) fn annotations(changes: &Changes) -> Vec<&str> {
 }
 
 /// `kubectl delete pvc` of a running member: the claim exists until its pod ends.
-pub(super) fn delete_claim(world: &mut World, ordinal: u32) {
-    let at = Time(world.now);
-    world.member(ordinal).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
+pub(super) fn delete_claim(fixture: &mut Fixture, ordinal: u32) {
+    let at = Time(fixture.now);
+    fixture.member(ordinal).claim.as_mut().unwrap().metadata.deletion_timestamp = Some(at);
 }
 
-pub(super) fn bootstrapped(replicas: i32) -> World {
-    let mut world = World::bootstrapped(&format!("replicas: {replicas}"));
-    world.taken.clear();
-    world
+pub(super) fn bootstrapped(replicas: i32) -> Fixture {
+    let mut fixture = Fixture::bootstrapped(&format!("replicas: {replicas}"));
+    fixture.taken.clear();
+    fixture
 }
 
-pub(super) fn scale(world: &mut World, replicas: i32) {
-    world.cluster.spec.replicas = replicas;
+pub(super) fn scale(fixture: &mut Fixture, replicas: i32) {
+    fixture.cluster.spec.replicas = replicas;
 }
 
-pub(super) fn annotate(world: &mut World, key: &str, value: &str) {
-    world.cluster.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
+pub(super) fn annotate(fixture: &mut Fixture, key: &str, value: &str) {
+    fixture.cluster.metadata.annotations.get_or_insert_default().insert(key.into(), value.into());
 }
 
 /// Makes passes until a step is taken.
-pub(super) fn pass_until(world: &mut World, step: &str) {
+pub(super) fn pass_until(fixture: &mut Fixture, step: &str) {
     for _ in 0..60 {
-        world.pass();
-        if world.taken.last().is_some_and(|last| last == step) {
+        fixture.pass();
+        if fixture.taken.last().is_some_and(|last| last == step) {
             return;
         }
     }
-    let plan = world.plan();
-    panic!("{step} was never taken, but {:?}: {plan:#?}", world.taken);
+    let plan = fixture.plan();
+    panic!("{step} was never taken, but {:?}: {plan:#?}", fixture.taken);
 }
 
 /// The steps that were taken, except those that only record and revoke.
-pub(super) fn changes(world: &World) -> Vec<&str> {
+pub(super) fn changes(fixture: &Fixture) -> Vec<&str> {
     let others = ["RecordMembers", "Revoke"];
-    world.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
+    fixture.taken.iter().map(String::as_str).filter(|step| !others.contains(step)).collect()
 }
 
 /// Whether nothing is changed and nothing reported.
@@ -131,46 +131,46 @@ fn is_quiet(plan: &Changes) -> bool {
 }
 
 /// Checks that everything is up to date, and that removed members have no objects left.
-pub(super) fn assert_up_to_date(world: &mut World) {
-    let plan = world.changes();
+pub(super) fn assert_up_to_date(fixture: &mut Fixture) {
+    let plan = fixture.changes();
     assert!(is_quiet(&plan), "{plan:#?}");
-    let expected = usize::try_from(world.cluster.spec.replicas).unwrap();
-    assert_eq!(world.ordinals().len(), expected);
-    assert_eq!(world.etcd.len(), expected, "no learner is left");
-    let names: Vec<_> = world.ordinals().into_iter().map(|ordinal| names().member(ordinal)).collect();
-    assert_eq!(world.observed.members.keys().cloned().collect::<Vec<_>>(), names);
-    assert!(world.observed.members.values().all(|member| member.is_healthy() && member.has_started()));
-    let status = world.report().status;
-    let replicas = world.cluster.spec.replicas;
+    let expected = usize::try_from(fixture.cluster.spec.replicas).unwrap();
+    assert_eq!(fixture.ordinals().len(), expected);
+    assert_eq!(fixture.etcd.len(), expected, "no learner is left");
+    let names: Vec<_> = fixture.ordinals().into_iter().map(|ordinal| names().member(ordinal)).collect();
+    assert_eq!(fixture.observed.members.keys().cloned().collect::<Vec<_>>(), names);
+    assert!(fixture.observed.members.values().all(|member| member.is_healthy() && member.has_started()));
+    let status = fixture.report().status;
+    let replicas = fixture.cluster.spec.replicas;
     assert_eq!((status.replicas, status.ready_replicas), (replicas, replicas));
-    let data = world.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
+    let data = fixture.observed.bootstrap.as_ref().unwrap().data.clone().unwrap();
     assert_eq!(data.len(), 2 * expected + 1);
     for name in names {
         assert_eq!((data[&bootstrap_key::state(&name)].as_str()), "existing");
         assert!(!data[&bootstrap_key::cluster(&name)].contains(','), "{name} would join again");
     }
-    let budget = world.observed.disruption_budget.as_ref().map(|budget| budget.spec.clone().unwrap().min_available.unwrap());
+    let budget = fixture.observed.disruption_budget.as_ref().map(|budget| budget.spec.clone().unwrap().min_available.unwrap());
     let quorum = i32::try_from(expected / 2 + 1).unwrap();
     assert_eq!(budget, (expected > 2).then_some(IntOrString::Int(quorum)));
     // The certificates of removed members are revoked, and those of existing members are not.
-    let authorities = world.observed.authorities.client.as_ref().unwrap().authorities().unwrap().clone();
+    let authorities = fixture.observed.authorities.client.as_ref().unwrap().authorities().unwrap().clone();
     for issued in authorities.ledger.entries() {
         if let Holder::Member { name } = &issued.holder {
-            let listed = world.ordinals().iter().any(|ordinal| format!("demo-{ordinal}") == *name);
+            let listed = fixture.ordinals().iter().any(|ordinal| format!("demo-{ordinal}") == *name);
             assert!(listed || issued.revoked.is_some(), "{name} still has a certificate that is not revoked");
         }
     }
-    for member in world.observed.members.values() {
+    for member in fixture.observed.members.values() {
         let leaf = member.secret.as_ref().unwrap().certificate(member_key::SERVER_CRT).unwrap().unwrap();
         assert!(!authorities.ledger.is_revoked(leaf.serial()));
     }
 }
 
 /// Scales to this many members, and checks the result.
-pub(super) fn scale_to(world: &mut World, replicas: i32) {
-    scale(world, replicas);
-    world.settle();
-    assert_up_to_date(world);
+pub(super) fn scale_to(fixture: &mut Fixture, replicas: i32) {
+    scale(fixture, replicas);
+    fixture.settle();
+    assert_up_to_date(fixture);
 }
 
 pub(super) fn notes(notes: &[Note], reason: Reason) -> Vec<String> {
@@ -179,17 +179,17 @@ pub(super) fn notes(notes: &[Note], reason: Reason) -> Vec<String> {
 
 #[test]
 fn a_converged_cluster_is_not_changed_until_a_renewal_is_due() {
-    let mut world = World::bootstrapped("{}");
+    let mut fixture = Fixture::bootstrapped("{}");
     for _ in 0..5 {
-        world.now += days(11);
-        let plan = world.changes();
+        fixture.now += days(11);
+        let plan = fixture.changes();
         assert!(is_quiet(&plan), "{plan:?}");
         assert_eq!(plan.next_check(), IDLE);
     }
-    world.now += days(6);
-    assert_eq!(world.changes().secrets.len(), 4, "after two thirds of 90 days all leaves are due");
-    world.settle();
-    assert!(world.is_idle());
+    fixture.now += days(6);
+    assert_eq!(fixture.changes().secrets.len(), 4, "after two thirds of 90 days all leaves are due");
+    fixture.settle();
+    assert!(fixture.is_idle());
 }
 
 #[test]
@@ -238,11 +238,11 @@ proptest! {
 
     #[test]
     fn every_valid_cluster_converges_within_six_passes(spec in specs()) {
-        let mut world = World::new(&spec.to_string());
-        let busy = world.settle();
+        let mut fixture = Fixture::new(&spec.to_string());
+        let busy = fixture.settle();
         prop_assert!(busy <= 6, "{busy} passes");
         for _ in 0..3 {
-            prop_assert!(world.pass().is_idle());
+            prop_assert!(fixture.pass().is_idle());
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     api::{self, ClientAuth, ConditionType, EtcdClusterStatus, MemberRole, MemberStatus, Reason},
     cluster::{
         facts::Facts,
-        fixtures::{CLUSTER_ID, SECOND, World, names},
+        fixtures::{CLUSTER_ID, Fixture, SECOND, names},
         observed::Probe,
         outcome::{Decision, Outcome},
         status::metrics,
@@ -56,36 +56,36 @@ fn note(event: &Event) -> &str {
 }
 
 /// The report of a cluster whose spec is invalid.
-fn report_invalid(world: &World, problem: &str) -> Report {
-    let uid = Uid::of(&world.cluster.metadata).unwrap();
-    let (names, observed, now) = (&names(), &world.observed, world.now);
+fn report_invalid(fixture: &Fixture, problem: &str) -> Report {
+    let uid = Uid::of(&fixture.cluster.metadata).unwrap();
+    let (names, observed, now) = (&names(), &fixture.observed, fixture.now);
     let facts = &Facts::of(names, &uid, observed, now);
     let decision = &Decision::Invalid(Invalid(vec![problem.into()]));
-    report(&Input { cluster: &world.cluster, observed, facts, decision, outcome: &Outcome::default(), now })
+    report(&Input { cluster: &fixture.cluster, observed, facts, decision, outcome: &Outcome::default(), now })
 }
 
 /// The metrics after a pass that reports this status.
-fn state(world: &mut World, status: &EtcdClusterStatus) -> ClusterState {
-    let decision = Decision::Planned(world.valid(), world.plan());
-    metrics::state(status, &world.observed, &decision)
+fn state(fixture: &mut Fixture, status: &EtcdClusterStatus) -> ClusterState {
+    let decision = Decision::Planned(fixture.valid(), fixture.plan());
+    metrics::state(status, &fixture.observed, &decision)
 }
 
-fn set_not_ready(world: &mut World, ordinal: u32) {
-    let conditions = world.pod(ordinal).status.as_mut().unwrap().conditions.as_mut().unwrap();
+fn set_not_ready(fixture: &mut Fixture, ordinal: u32) {
+    let conditions = fixture.pod(ordinal).status.as_mut().unwrap().conditions.as_mut().unwrap();
     conditions[0] = PodCondition { type_: "Ready".into(), status: "False".into(), ..PodCondition::default() };
 }
 
 #[test]
 fn a_new_cluster_reports_its_pending_members_and_certificates() {
-    let mut world = World::new(THREE);
-    let first = world.pass().report;
+    let mut fixture = Fixture::new(THREE);
+    let first = fixture.pass().report;
     assert_eq!(
         conditions(&first),
         [("False", "Bootstrapping"), ("True", "WaitingForMembers"), ("False", "Healthy"), ("False", "Issuing")]
     );
     assert_eq!(reasons(&first.events), Vec::<&str>::new(), "there is nothing to announce yet");
     assert_eq!(first.status.ready.as_deref(), Some("0/3"));
-    let second = world.pass().report;
+    let second = fixture.pass().report;
     let progress = &condition(&second, ConditionType::Progressing).message;
     assert_eq!(progress, "demo-0: it has no pod yet; demo-1: it has no pod yet; demo-2: it has no pod yet");
     let issuing = &condition(&second, ConditionType::CertificatesReady).message;
@@ -97,13 +97,13 @@ fn a_new_cluster_reports_its_pending_members_and_certificates() {
 
 #[test]
 fn a_healthy_cluster_is_announced_once() {
-    let mut world = World::new(THREE);
+    let mut fixture = Fixture::new(THREE);
     let mut announced = vec![];
     for _ in 0..10 {
-        announced.extend(world.pass().report.events);
+        announced.extend(fixture.pass().report.events);
     }
     assert_eq!(reasons(&announced), ["QuorumHealthy"]);
-    let report = world.report();
+    let report = fixture.report();
     assert_eq!(
         conditions(&report),
         [("True", "QuorumHealthy"), ("False", "UpToDate"), ("False", "Healthy"), ("True", "CertificatesServed")]
@@ -128,11 +128,11 @@ fn a_healthy_cluster_is_announced_once() {
 
 #[test]
 fn an_idle_pass_changes_nothing() {
-    let mut world = World::bootstrapped(THREE);
-    let before = world.observed.status.clone();
+    let mut fixture = Fixture::bootstrapped(THREE);
+    let before = fixture.observed.status.clone();
     for _ in 0..5 {
-        world.now += SignedDuration::from_hours(100);
-        let report = world.report();
+        fixture.now += SignedDuration::from_hours(100);
+        let report = fixture.report();
         assert_eq!(report.status, before);
         assert_eq!(reasons(&report.events), Vec::<&str>::new());
     }
@@ -140,10 +140,10 @@ fn an_idle_pass_changes_nothing() {
 
 #[test]
 fn a_member_that_is_down_is_announced_once() {
-    let mut world = World::bootstrapped(THREE);
-    set_not_ready(&mut world, 2);
-    world.silent.insert(names().member(2));
-    let down = world.pass().report;
+    let mut fixture = Fixture::bootstrapped(THREE);
+    set_not_ready(&mut fixture, 2);
+    fixture.silent.insert(names().member(2));
+    let down = fixture.pass().report;
     assert_eq!(
         conditions(&down),
         [("True", "QuorumHealthy"), ("True", "WaitingForMembers"), ("True", "MemberDown"), ("True", "CertificatesServed")]
@@ -156,11 +156,11 @@ fn a_member_that_is_down_is_announced_once() {
     let member = &down.status.members[2];
     assert_eq!((member.ready, member.role, member.id), (false, None, Some(MemberId(0xa2))));
     assert_eq!(member.message.as_deref(), Some("connection refused"));
-    assert_eq!(reasons(&world.pass().report.events), Vec::<&str>::new());
+    assert_eq!(reasons(&fixture.pass().report.events), Vec::<&str>::new());
 
-    world.silent.clear();
-    world.pod(2).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].status = "True".into();
-    let up = world.pass().report;
+    fixture.silent.clear();
+    fixture.pod(2).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].status = "True".into();
+    let up = fixture.pass().report;
     assert_eq!(reasons(&up.events), ["Healthy"]);
     assert!(matches!(up.events[0].type_, EventType::Normal));
 }
@@ -168,54 +168,54 @@ fn a_member_that_is_down_is_announced_once() {
 /// With `@` for good; without, as long as the annotation exists and for two hours.
 #[test]
 fn completed_requests_are_remembered() {
-    let remembered = |world: &World| {
-        let requests = world.observed.status.requests.iter();
+    let remembered = |fixture: &Fixture| {
+        let requests = fixture.observed.status.requests.iter();
         requests.map(|request| format!("{}={}", request.name, request.value)).collect::<Vec<_>>()
     };
-    let set = |world: &mut World, value: Option<&str>| {
-        let annotations = world.cluster.metadata.annotations.get_or_insert_default();
+    let set = |fixture: &mut Fixture, value: Option<&str>| {
+        let annotations = fixture.cluster.metadata.annotations.get_or_insert_default();
         annotations.remove(key::REPLACE);
         annotations.extend(value.map(|value| (key::REPLACE.to_owned(), value.to_owned())));
     };
-    let replaced = |world: &World| world.taken.iter().filter(|step| *step == "RemoveMember demo-1").count();
+    let replaced = |fixture: &Fixture| fixture.taken.iter().filter(|step| *step == "RemoveMember demo-1").count();
     for (value, other) in [("demo-1", "demo-1@2"), ("demo-1@1", "demo-1")] {
-        let mut world = World::bootstrapped(THREE);
-        world.taken.clear();
-        set(&mut world, Some(value));
-        world.settle();
-        assert_eq!((replaced(&world), remembered(&world)), (1, vec![format!("replace={value}")]));
-        assert_eq!(world.cluster.metadata.annotations, Some([].into()));
+        let mut fixture = Fixture::bootstrapped(THREE);
+        fixture.taken.clear();
+        set(&mut fixture, Some(value));
+        fixture.settle();
+        assert_eq!((replaced(&fixture), remembered(&fixture)), (1, vec![format!("replace={value}")]));
+        assert_eq!(fixture.cluster.metadata.annotations, Some([].into()));
         // The manifest is applied again, and is there for a long time.
-        set(&mut world, Some(value));
-        world.settle();
-        world.now += SignedDuration::from_hours(3);
-        world.settle();
-        assert_eq!((replaced(&world), remembered(&world)), (1, vec![format!("replace={value}")]));
-        let message = condition(&world.report(), ConditionType::Progressing).message.clone();
+        set(&mut fixture, Some(value));
+        fixture.settle();
+        fixture.now += SignedDuration::from_hours(3);
+        fixture.settle();
+        assert_eq!((replaced(&fixture), remembered(&fixture)), (1, vec![format!("replace={value}")]));
+        let message = condition(&fixture.report(), ConditionType::Progressing).message.clone();
         assert!(message.contains(&format!("annotation replace={value} was completed before")), "{message}");
         // Without the annotation a request without @ is forgotten.
-        set(&mut world, None);
-        world.settle();
-        assert_eq!(remembered(&world).is_empty(), !value.contains('@'));
-        set(&mut world, Some(other));
-        world.settle();
-        assert_eq!((replaced(&world), remembered(&world)), (2, vec![format!("replace={other}")]));
+        set(&mut fixture, None);
+        fixture.settle();
+        assert_eq!(remembered(&fixture).is_empty(), !value.contains('@'));
+        set(&mut fixture, Some(other));
+        fixture.settle();
+        assert_eq!((replaced(&fixture), remembered(&fixture)), (2, vec![format!("replace={other}")]));
     }
 }
 
-fn container(world: &mut World, ordinal: u32) -> &mut ContainerStatus {
-    &mut world.pod(ordinal).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0]
+fn container(fixture: &mut Fixture, ordinal: u32) -> &mut ContainerStatus {
+    &mut fixture.pod(ordinal).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0]
 }
 
 /// Marks the last end of a member's container as caused by its memory limit of 8Mi.
-fn set_out_of_memory(world: &mut World, ordinal: u32) {
-    world.crash(ordinal);
-    let claim = world.member(ordinal).claim.as_mut().unwrap();
+fn set_out_of_memory(fixture: &mut Fixture, ordinal: u32) {
+    fixture.crash(ordinal);
+    let claim = fixture.member(ordinal).claim.as_mut().unwrap();
     claim.status.get_or_insert_default().phase = Some("Bound".into());
-    let pod = world.pod(ordinal);
+    let pod = fixture.pod(ordinal);
     let limits = Some([("memory".to_owned(), Quantity("8Mi".into()))].into());
     pod.spec.as_mut().unwrap().containers[0].resources = Some(ResourceRequirements { limits, ..ResourceRequirements::default() });
-    let last = container(world, ordinal).last_state.as_mut().unwrap().terminated.as_mut().unwrap();
+    let last = container(fixture, ordinal).last_state.as_mut().unwrap().terminated.as_mut().unwrap();
     (last.exit_code, last.reason) = (137, Some("OOMKilled".into()));
 }
 
@@ -224,17 +224,17 @@ fn too_little_memory_is_reported_even_of_a_member_that_has_never_started() {
     let message =
         "demo-0: its container is waiting: CrashLoopBackOff: it ended with exit code 137 (OOMKilled: its memory limit is 8Mi)";
     for bootstrapped in [true, false] {
-        let mut world = if bootstrapped { World::bootstrapped(ONE) } else { World::new(ONE) };
-        while world.observed.members.values().all(|member| member.pod.is_none()) {
-            world.pass();
+        let mut fixture = if bootstrapped { Fixture::bootstrapped(ONE) } else { Fixture::new(ONE) };
+        while fixture.observed.members.values().all(|member| member.pod.is_none()) {
+            fixture.pass();
         }
-        world.kubelet = false;
-        set_not_ready(&mut world, 0);
-        set_out_of_memory(&mut world, 0);
+        fixture.kubelet = false;
+        set_not_ready(&mut fixture, 0);
+        set_out_of_memory(&mut fixture, 0);
         if !bootstrapped {
-            world.member(0).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
+            fixture.member(0).claim.as_mut().unwrap().metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
         }
-        let report = world.report();
+        let report = fixture.report();
         assert_eq!(conditions(&report)[2], ("True", "OOMKilled"));
         assert_eq!(condition(&report, ConditionType::Degraded).message, message);
         assert_eq!(report.status.members[0].message.as_deref(), message.strip_prefix("demo-0: "));
@@ -245,71 +245,71 @@ fn too_little_memory_is_reported_even_of_a_member_that_has_never_started() {
 #[test]
 fn a_member_that_has_never_started_and_ends_again_and_again_is_reported() {
     for joins in [false, true] {
-        let mut world = if joins { World::bootstrapped(ONE) } else { World::new(ONE) };
-        world.cluster.spec.replicas = if joins { 2 } else { 1 };
+        let mut fixture = if joins { Fixture::bootstrapped(ONE) } else { Fixture::new(ONE) };
+        fixture.cluster.spec.replicas = if joins { 2 } else { 1 };
         let ordinal = u32::from(joins);
         let name = names().member(ordinal);
-        while world.observed.members.get(&name).is_none_or(|member| member.pod.is_none()) {
-            assert_eq!(conditions(&world.pass().report)[2], ("False", "Healthy"));
+        while fixture.observed.members.get(&name).is_none_or(|member| member.pod.is_none()) {
+            assert_eq!(conditions(&fixture.pass().report)[2], ("False", "Healthy"));
         }
-        world.kubelet = false;
-        let claim = world.member(ordinal).claim.as_mut().unwrap();
+        fixture.kubelet = false;
+        let claim = fixture.member(ordinal).claim.as_mut().unwrap();
         claim.status.get_or_insert_default().phase = Some("Bound".into());
         claim.metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
-        let running = container(&mut world, ordinal).state.clone();
-        set_not_ready(&mut world, ordinal);
-        world.crash(ordinal);
-        let ended = container(&mut world, ordinal).last_state.as_mut().unwrap().terminated.as_mut().unwrap();
+        let running = container(&mut fixture, ordinal).state.clone();
+        set_not_ready(&mut fixture, ordinal);
+        fixture.crash(ordinal);
+        let ended = container(&mut fixture, ordinal).last_state.as_mut().unwrap().terminated.as_mut().unwrap();
         (ended.exit_code, ended.message) = (1, Some("starting\nlistener failed: x509: malformed certificate\n".into()));
         for (restarts, degraded) in [(1, ("False", "Healthy")), (2, ("True", "MemberDown"))] {
-            container(&mut world, ordinal).restart_count = restarts;
-            assert_eq!(conditions(&world.report())[2], degraded, "after {restarts} restarts");
+            container(&mut fixture, ordinal).restart_count = restarts;
+            assert_eq!(conditions(&fixture.report())[2], degraded, "after {restarts} restarts");
         }
         let ended = "ended with exit code 1 (listener failed: x509: malformed certificate)";
         let message = format!("{name}: its container is waiting: CrashLoopBackOff: it {ended}");
-        let report = world.pass().report;
+        let report = fixture.pass().report;
         assert_eq!(condition(&report, ConditionType::Degraded).message, message);
         assert_eq!(reasons(&report.events).iter().filter(|reason| **reason == "MemberDown").count(), 1);
         // It is started once more, and ends soon.
-        container(&mut world, ordinal).state = running;
-        world.now = running_since(world.pod(ordinal)).unwrap() + SignedDuration::from_secs(59);
-        let report = world.pass().report;
+        container(&mut fixture, ordinal).state = running;
+        fixture.now = running_since(fixture.pod(ordinal)).unwrap() + SignedDuration::from_secs(59);
+        let report = fixture.pass().report;
         assert_eq!(conditions(&report)[2], ("True", "MemberDown"));
         let message = &condition(&report, ConditionType::Degraded).message;
         assert!(message.ends_with(&format!("; its container last {ended}")), "{message}");
         assert!(reasons(&report.events).iter().all(|reason| *reason != "MemberDown"));
         // It may be reading its data or catching up.
-        assert_eq!(conditions(&world.report())[2], ("False", "Healthy"));
+        assert_eq!(conditions(&fixture.report())[2], ("False", "Healthy"));
     }
 }
 
 #[test]
 fn a_member_whose_first_container_is_not_started_for_long_is_reported() {
-    let mut world = World::new(ONE);
-    while world.observed.members.values().all(|member| member.pod.is_none()) {
-        world.pass();
+    let mut fixture = Fixture::new(ONE);
+    while fixture.observed.members.values().all(|member| member.pod.is_none()) {
+        fixture.pass();
     }
-    world.kubelet = false;
-    set_not_ready(&mut world, 0);
-    let claim = world.member(0).claim.as_mut().unwrap();
+    fixture.kubelet = false;
+    set_not_ready(&mut fixture, 0);
+    let claim = fixture.member(0).claim.as_mut().unwrap();
     claim.status.get_or_insert_default().phase = Some("Bound".into());
     claim.metadata.annotations.as_mut().unwrap().remove(key::MEMBER_ID);
     let waiting = ContainerStateWaiting { reason: Some("ImagePullBackOff".into()), message: None };
-    container(&mut world, 0).state = Some(ContainerState { waiting: Some(waiting), ..ContainerState::default() });
-    let created = world.now;
-    world.pod(0).metadata.creation_timestamp = Some(Time(created));
+    container(&mut fixture, 0).state = Some(ContainerState { waiting: Some(waiting), ..ContainerState::default() });
+    let created = fixture.now;
+    fixture.pod(0).metadata.creation_timestamp = Some(Time(created));
     for (seconds, degraded) in [(299, ("False", "Healthy")), (300, ("True", "MemberDown"))] {
-        world.now = created + SignedDuration::from_secs(seconds);
-        assert_eq!(conditions(&world.report())[2], degraded, "after {seconds} s");
+        fixture.now = created + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&fixture.report())[2], degraded, "after {seconds} s");
     }
 }
 
 #[test]
 fn what_keeps_certificates_from_being_issued_needs_attention() {
-    let mut world = World::bootstrapped(ONE);
-    let plan = world.plan();
+    let mut fixture = Fixture::bootstrapped(ONE);
+    let plan = fixture.plan();
     let issuers = vec![Note::new(Reason::IssuerFailed, "it refused"), Note::new(Reason::WaitingForIssuer, "it has not answered")];
-    let report = world.report_on(&plan, &Outcome { issuers, ..Outcome::default() });
+    let report = fixture.report_on(&plan, &Outcome { issuers, ..Outcome::default() });
     assert_eq!(condition(&report, ConditionType::Degraded).message, "it refused");
     assert_eq!(condition(&report, ConditionType::Degraded).reason, "IssuerFailed");
 }
@@ -319,15 +319,15 @@ fn what_keeps_certificates_from_being_issued_needs_attention() {
 fn a_refused_pod_is_reported_with_the_words_of_the_api_server() {
     let words = "pods \"demo-0-0\" is forbidden: failed quota: team: must specify limits.memory for: etcd";
     for bootstrapped in [true, false] {
-        let mut world = if bootstrapped { World::bootstrapped(ONE) } else { World::new(ONE) };
-        world.kubelet = false;
-        while world.observed.members.values().all(|member| member.stateful_set.is_none()) {
-            world.pass();
+        let mut fixture = if bootstrapped { Fixture::bootstrapped(ONE) } else { Fixture::new(ONE) };
+        fixture.kubelet = false;
+        while fixture.observed.members.values().all(|member| member.stateful_set.is_none()) {
+            fixture.pass();
         }
-        world.stop(0);
-        assert_ne!(conditions(&world.report())[2].1, "KubernetesRefused");
-        world.member(0).refusal = Some(words.into());
-        let report = world.report();
+        fixture.stop(0);
+        assert_ne!(conditions(&fixture.report())[2].1, "KubernetesRefused");
+        fixture.member(0).refusal = Some(words.into());
+        let report = fixture.report();
         assert_eq!(conditions(&report)[2], ("True", "KubernetesRefused"));
         assert_eq!(condition(&report, ConditionType::Degraded).message, format!("demo-0: its pod is refused: {words}"));
         assert_eq!(report.status.members[0].message, Some(format!("its pod is refused: {words}")));
@@ -339,18 +339,18 @@ fn a_refused_pod_is_reported_with_the_words_of_the_api_server() {
 fn quorum_is_not_lost_while_the_pods_of_a_majority_are_ready() {
     let no_leader = Some(Ok(Progress { revision: 7, has_leader: false, is_learner: false }));
     for (ready, reason) in [(2, "MembersUnreachable"), (1, "QuorumLost")] {
-        let mut world = World::bootstrapped(THREE);
-        let plan = world.plan();
-        world.observed.list = Err("demo-0: sees no leader".into());
+        let mut fixture = Fixture::bootstrapped(THREE);
+        let plan = fixture.plan();
+        fixture.observed.list = Err("demo-0: sees no leader".into());
         for ordinal in 1..3 {
-            world.member(ordinal).etcd = Probe::Unreachable("timed out".into());
+            fixture.member(ordinal).etcd = Probe::Unreachable("timed out".into());
         }
-        let member = world.member(0);
+        let member = fixture.member(0);
         member.progress = no_leader.clone();
         let Probe::Reached(_, Ok(status)) = &mut member.etcd else { panic!() };
         status.leader = None;
-        (0..3).filter(|ordinal| *ordinal == 0 || *ordinal > ready).for_each(|ordinal| set_not_ready(&mut world, ordinal));
-        let report = world.report_on(&plan, &Outcome::default());
+        (0..3).filter(|ordinal| *ordinal == 0 || *ordinal > ready).for_each(|ordinal| set_not_ready(&mut fixture, ordinal));
+        let report = fixture.report_on(&plan, &Outcome::default());
         assert_eq!(conditions(&report)[0], ("False", reason), "{ready} pods are ready");
         let message = &condition(&report, ConditionType::Available).message;
         let says = message.contains("etcd has a quorum, because the pods of demo-1, demo-2 are ready");
@@ -360,16 +360,16 @@ fn quorum_is_not_lost_while_the_pods_of_a_majority_are_ready() {
 
 #[test]
 fn a_pod_that_its_kubelet_rejects_is_described() {
-    let mut world = World::bootstrapped(THREE);
-    let plan = world.plan();
-    set_not_ready(&mut world, 1);
-    world.member(1).etcd = Probe::Unreachable("its container does not run".into());
-    let status = world.pod(1).status.as_mut().unwrap();
+    let mut fixture = Fixture::bootstrapped(THREE);
+    let plan = fixture.plan();
+    set_not_ready(&mut fixture, 1);
+    fixture.member(1).etcd = Probe::Unreachable("its container does not run".into());
+    let status = fixture.pod(1).status.as_mut().unwrap();
     status.phase = Some("Failed".into());
     status.reason = Some("OutOfmemory".into());
     status.message = Some("Pod was rejected: Node didn't have enough resource: memory.".into());
     status.container_statuses = None;
-    let report = world.report_on(&plan, &Outcome::default());
+    let report = fixture.report_on(&plan, &Outcome::default());
     let message = &condition(&report, ConditionType::Degraded).message;
     let words = "OutOfmemory: Pod was rejected: Node didn't have enough resource: memory";
     assert_eq!(*message, format!("demo-1: its pod has failed: {words}"));
@@ -378,15 +378,15 @@ fn a_pod_that_its_kubelet_rejects_is_described() {
 #[test]
 fn an_end_because_of_memory_explains_only_what_follows_at_once() {
     for (seconds, reason) in [(59, "OOMKilled"), (60, "MemberDown")] {
-        let mut world = World::bootstrapped(THREE);
-        let plan = world.plan();
-        set_not_ready(&mut world, 1);
-        let running = container(&mut world, 1).state.clone();
-        set_out_of_memory(&mut world, 1);
-        world.member(1).etcd = Probe::Unreachable("connection refused".into());
-        container(&mut world, 1).state = running;
-        world.now = running_since(world.pod(1)).unwrap() + SignedDuration::from_secs(seconds);
-        let report = world.report_on(&plan, &Outcome::default());
+        let mut fixture = Fixture::bootstrapped(THREE);
+        let plan = fixture.plan();
+        set_not_ready(&mut fixture, 1);
+        let running = container(&mut fixture, 1).state.clone();
+        set_out_of_memory(&mut fixture, 1);
+        fixture.member(1).etcd = Probe::Unreachable("connection refused".into());
+        container(&mut fixture, 1).state = running;
+        fixture.now = running_since(fixture.pod(1)).unwrap() + SignedDuration::from_secs(seconds);
+        let report = fixture.report_on(&plan, &Outcome::default());
         assert_eq!(conditions(&report)[2], ("True", reason), "after {seconds} s");
         let message = &condition(&report, ConditionType::Degraded).message;
         assert_eq!(
@@ -398,66 +398,66 @@ fn an_end_because_of_memory_explains_only_what_follows_at_once() {
 
 #[test]
 fn a_member_whose_pod_is_about_to_be_ready_is_not_reported_as_down() {
-    let mut world = World::bootstrapped(THREE);
-    let plan = world.plan();
-    set_not_ready(&mut world, 2);
-    let since = running_since(world.pod(2)).unwrap();
+    let mut fixture = Fixture::bootstrapped(THREE);
+    let plan = fixture.plan();
+    set_not_ready(&mut fixture, 2);
+    let since = running_since(fixture.pod(2)).unwrap();
     for (seconds, degraded) in [(14, ("False", "Healthy")), (15, ("True", "MemberDown"))] {
-        world.now = since + SignedDuration::from_secs(seconds);
-        assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[2], degraded, "after {seconds} s");
+        fixture.now = since + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&fixture.report_on(&plan, &Outcome::default()))[2], degraded, "after {seconds} s");
     }
 }
 
 /// One of two voters was just promoted and has never been ready.
 #[test]
 fn a_voter_whose_pod_is_about_to_be_ready_counts_for_the_quorum() {
-    let mut world = World::bootstrapped("replicas: 2");
-    let plan = world.plan();
-    set_not_ready(&mut world, 1);
-    let since = running_since(world.pod(1)).unwrap();
+    let mut fixture = Fixture::bootstrapped("replicas: 2");
+    let plan = fixture.plan();
+    set_not_ready(&mut fixture, 1);
+    let since = running_since(fixture.pod(1)).unwrap();
     for (seconds, available) in [(14, ("True", "QuorumHealthy")), (15, ("False", "MembersUnreachable"))] {
-        world.now = since + SignedDuration::from_secs(seconds);
-        assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], available, "after {seconds} s");
+        fixture.now = since + SignedDuration::from_secs(seconds);
+        assert_eq!(conditions(&fixture.report_on(&plan, &Outcome::default()))[0], available, "after {seconds} s");
     }
 }
 
 /// A learner is never ready, and may take long to catch up.
 #[test]
 fn a_voter_that_was_just_promoted_counts_for_the_quorum() {
-    let mut world = World::bootstrapped("replicas: 2");
-    world.now += SignedDuration::from_hours(1);
-    let plan = world.plan();
-    set_not_ready(&mut world, 1);
-    let promoted = world.now;
-    world.observed.status.members[1] =
-        MemberStatus { ready: false, role: Some(MemberRole::Learner), ..world.observed.status.members[1].clone() };
+    let mut fixture = Fixture::bootstrapped("replicas: 2");
+    fixture.now += SignedDuration::from_hours(1);
+    let plan = fixture.plan();
+    set_not_ready(&mut fixture, 1);
+    let promoted = fixture.now;
+    fixture.observed.status.members[1] =
+        MemberStatus { ready: false, role: Some(MemberRole::Learner), ..fixture.observed.status.members[1].clone() };
     for (seconds, available) in
         [(0, ("True", "QuorumHealthy")), (14, ("True", "QuorumHealthy")), (15, ("False", "MembersUnreachable"))]
     {
-        world.now = promoted + SignedDuration::from_secs(seconds);
-        let report = world.report_on(&plan, &Outcome::default());
+        fixture.now = promoted + SignedDuration::from_secs(seconds);
+        let report = fixture.report_on(&plan, &Outcome::default());
         assert_eq!(conditions(&report)[0], available, "after {seconds} s");
-        world.observed.status = report.status;
+        fixture.observed.status = report.status;
     }
     // A voter that was ready before is down as soon as it is not ready.
-    world.observed.status.members[1].since = Some(Time(world.now));
-    assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("True", "QuorumHealthy"));
-    let now = world.now;
-    world.pod(1).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(now));
-    assert_eq!(conditions(&world.report_on(&plan, &Outcome::default()))[0], ("False", "MembersUnreachable"));
+    fixture.observed.status.members[1].since = Some(Time(fixture.now));
+    assert_eq!(conditions(&fixture.report_on(&plan, &Outcome::default()))[0], ("True", "QuorumHealthy"));
+    let now = fixture.now;
+    fixture.pod(1).status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(now));
+    assert_eq!(conditions(&fixture.report_on(&plan, &Outcome::default()))[0], ("False", "MembersUnreachable"));
 }
 
 #[test]
 fn a_restart_is_not_degraded_unless_it_takes_long() {
-    let mut world = World::bootstrapped(THREE);
-    world.now += SignedDuration::from_hours(1);
-    world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
+    let mut fixture = Fixture::bootstrapped(THREE);
+    fixture.now += SignedDuration::from_hours(1);
+    fixture.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into());
     let (mut restarted, mut events) = (vec![], vec![]);
     for _ in 0..200 {
-        let mut report = world.pass().report;
+        let mut report = fixture.pass().report;
         events.append(&mut report.events);
         assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, ConditionType::Degraded).message);
-        if !world.silent.is_empty() {
+        if !fixture.silent.is_empty() {
             assert_eq!(
                 conditions(&report)[1],
                 ("True", "RollingRestart"),
@@ -466,12 +466,12 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
             );
         }
         // Each member takes a while to come back.
-        if world.taken.last().is_some_and(|step| step.starts_with("RestartMember")) {
-            let name = world.taken.pop().unwrap().split_off("RestartMember ".len());
-            world.silent.insert(names().parse_member(&name).unwrap());
-            restarted.push(world.now);
-        } else if restarted.last().is_some_and(|at| world.now.duration_since(*at) > SECOND * 20) {
-            world.silent.clear();
+        if fixture.taken.last().is_some_and(|step| step.starts_with("RestartMember")) {
+            let name = fixture.taken.pop().unwrap().split_off("RestartMember ".len());
+            fixture.silent.insert(names().parse_member(&name).unwrap());
+            restarted.push(fixture.now);
+        } else if restarted.last().is_some_and(|at| fixture.now.duration_since(*at) > SECOND * 20) {
+            fixture.silent.clear();
         }
     }
     assert_eq!(restarted.len(), 3);
@@ -481,23 +481,23 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
     assert_eq!(back, ["demo-0", "demo-1", "demo-2"], "one event for each restart");
 
     // Long after the restarts.
-    world.taken.clear();
-    world.now += SignedDuration::from_hours(1);
-    world.silent.insert(names().member(1));
-    assert_eq!(conditions(&world.pass().report)[2], ("True", "MemberDown"));
-    world.silent.clear();
-    let up = world.pass().report;
+    fixture.taken.clear();
+    fixture.now += SignedDuration::from_hours(1);
+    fixture.silent.insert(names().member(1));
+    assert_eq!(conditions(&fixture.pass().report)[2], ("True", "MemberDown"));
+    fixture.silent.clear();
+    let up = fixture.pass().report;
     assert_eq!(reasons(&up.events), ["Healthy"], "it was not restarted");
-    world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "again".to_owned())].into());
+    fixture.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "again".to_owned())].into());
     for _ in 0..10 {
-        if world.taken.is_empty() {
-            world.pass();
+        if fixture.taken.is_empty() {
+            fixture.pass();
         }
     }
-    let restarted = world.taken.last().unwrap().strip_prefix("RestartMember ").unwrap();
-    world.silent.insert(names().parse_member(restarted).unwrap());
+    let restarted = fixture.taken.last().unwrap().strip_prefix("RestartMember ").unwrap();
+    fixture.silent.insert(names().parse_member(restarted).unwrap());
     for seconds in 0..65 {
-        let degraded = conditions(&world.pass().report)[2].0 == "True";
+        let degraded = conditions(&fixture.pass().report)[2].0 == "True";
         assert_eq!(degraded, seconds >= 60, "after {seconds} s");
     }
 }
@@ -505,22 +505,22 @@ fn a_restart_is_not_degraded_unless_it_takes_long() {
 /// Between the end of a pod and the creation of the next one, no pod shows that a member is being restarted.
 #[test]
 fn a_restarting_member_without_a_pod_is_not_degraded() {
-    let requests: [fn(&mut World); 3] = [
-        |world| world.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into()),
-        |world| world.cluster.spec.tls.client.client_auth = ClientAuth::None,
-        |world| world.cluster.metadata.annotations = Some([(key::ROTATE_CA.to_owned(), "peer".to_owned())].into()),
+    let requests: [fn(&mut Fixture); 3] = [
+        |fixture| fixture.cluster.metadata.annotations = Some([(key::RESTARTED_AT.to_owned(), "now".to_owned())].into()),
+        |fixture| fixture.cluster.spec.tls.client.client_auth = ClientAuth::None,
+        |fixture| fixture.cluster.metadata.annotations = Some([(key::ROTATE_CA.to_owned(), "peer".to_owned())].into()),
     ];
     for request in requests {
-        let mut world = World::bootstrapped(THREE);
-        world.now += SignedDuration::from_hours(1);
-        request(&mut world);
+        let mut fixture = Fixture::bootstrapped(THREE);
+        fixture.now += SignedDuration::from_hours(1);
+        request(&mut fixture);
         let mut restarts = 0;
         for _ in 0..100 {
-            world.pass();
-            if world.taken.pop().is_some_and(|step| step.starts_with("RestartMember")) {
+            fixture.pass();
+            if fixture.taken.pop().is_some_and(|step| step.starts_with("RestartMember")) {
                 restarts += 1;
-                let plan = world.plan_on(&world.observed);
-                let report = world.report_on(&plan, &Outcome::default());
+                let plan = fixture.plan_on(&fixture.observed);
+                let report = fixture.report_on(&plan, &Outcome::default());
                 assert_eq!(conditions(&report)[2], ("False", "Healthy"));
                 let message = &condition(&report, ConditionType::Progressing).message;
                 assert!(message.contains("is restarting: it has no pod yet"), "{message}");
@@ -533,13 +533,13 @@ fn a_restarting_member_without_a_pod_is_not_degraded() {
 
 #[test]
 fn pods_that_are_older_than_their_templates_are_reported() {
-    let mut world = World::bootstrapped(THREE);
-    let set = world.member(1).stateful_set.as_mut().unwrap();
+    let mut fixture = Fixture::bootstrapped(THREE);
+    let set = fixture.member(1).stateful_set.as_mut().unwrap();
     set.status.get_or_insert_default().update_revision = Some("new".into());
-    world.pod(1).metadata.annotations.as_mut().unwrap().insert(key::TEMPLATE.into(), "old".into());
+    fixture.pod(1).metadata.annotations.as_mut().unwrap().insert(key::TEMPLATE.into(), "old".into());
     for (revision, is_reported) in [("old", true), ("new", false)] {
-        world.pod(1).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), revision.into());
-        let report = world.pass().report;
+        fixture.pod(1).metadata.labels.as_mut().unwrap().insert("controller-revision-hash".into(), revision.into());
+        let report = fixture.pass().report;
         let progressing = condition(&report, ConditionType::Progressing);
         assert_eq!((progressing.status.as_str(), progressing.reason.as_str()), ("False", "UpToDate"));
         let outdated = "the pods of demo-1 are outdated and will be updated at their next restart";
@@ -550,34 +550,34 @@ fn pods_that_are_older_than_their_templates_are_reported() {
 /// Their labels are changed while they run, so they lack nothing. A pull policy is used when they start.
 #[test]
 fn pods_whose_labels_have_changed_are_not_outdated() {
-    let mut world = World::bootstrapped(THREE);
+    let mut fixture = Fixture::bootstrapped(THREE);
     let outdated = "are outdated and will be updated at their next restart";
-    let message = |world: &mut World| {
-        (0..5).for_each(|_| drop(world.pass()));
-        condition(&world.pass().report, ConditionType::Progressing).message.clone()
+    let message = |fixture: &mut Fixture| {
+        (0..5).for_each(|_| drop(fixture.pass()));
+        condition(&fixture.pass().report, ConditionType::Progressing).message.clone()
     };
-    world.cluster.spec.pod.labels.insert("team".into(), "a".into());
-    assert_eq!(message(&mut world), "no changes pending");
-    assert_eq!(world.pod(0).metadata.labels.as_ref().unwrap()["team"], "a");
-    let set = world.member(0).stateful_set.clone().unwrap();
+    fixture.cluster.spec.pod.labels.insert("team".into(), "a".into());
+    assert_eq!(message(&mut fixture), "no changes pending");
+    assert_eq!(fixture.pod(0).metadata.labels.as_ref().unwrap()["team"], "a");
+    let set = fixture.member(0).stateful_set.clone().unwrap();
     let revision = set.status.as_ref().unwrap().update_revision.clone().unwrap();
-    assert_ne!(world.pod(0).metadata.labels.as_ref().unwrap()["controller-revision-hash"], revision);
-    world.cluster.spec.image.pull_policy = api::PullPolicy::Always;
-    assert!(message(&mut world).contains(outdated));
+    assert_ne!(fixture.pod(0).metadata.labels.as_ref().unwrap()["controller-revision-hash"], revision);
+    fixture.cluster.spec.image.pull_policy = api::PullPolicy::Always;
+    assert!(message(&mut fixture).contains(outdated));
 
     // Nor do they count in a rolling restart.
-    let annotations = world.cluster.metadata.annotations.get_or_insert_default();
+    let annotations = fixture.cluster.metadata.annotations.get_or_insert_default();
     annotations.insert(key::RESTARTED_AT.into(), "now".into());
-    world.cluster.spec.pod.labels.insert("team".into(), "b".into());
+    fixture.cluster.spec.pod.labels.insert("team".into(), "b".into());
     let (mut left, mut restarted) = (vec![], 0);
     for _ in 0..60 {
-        let report = world.pass().report;
+        let report = fixture.pass().report;
         let message = &condition(&report, ConditionType::Progressing).message;
         assert!(!message.contains(outdated), "{message}");
         left.extend(
             message.split_once(" of 3 members have yet to be restarted").map(|(before, _)| before.chars().last().unwrap()),
         );
-        restarted = world.taken.iter().filter(|step| step.starts_with("RestartMember")).count();
+        restarted = fixture.taken.iter().filter(|step| step.starts_with("RestartMember")).count();
     }
     left.dedup();
     assert_eq!((left, restarted), (vec!['3', '2', '1'], 3));
@@ -585,13 +585,13 @@ fn pods_whose_labels_have_changed_are_not_outdated() {
 
 #[test]
 fn scaling_is_not_degraded() {
-    let mut world = World::bootstrapped(THREE);
+    let mut fixture = Fixture::bootstrapped(THREE);
     for replicas in [5, 3, 1, 3] {
-        world.cluster.spec.replicas = replicas;
+        fixture.cluster.spec.replicas = replicas;
         let ready = format!("{replicas}/{replicas}");
         let mut passes = 0;
         loop {
-            let report = world.pass().report;
+            let report = fixture.pass().report;
             assert_eq!(conditions(&report)[2], ("False", "Healthy"), "{}", condition(&report, ConditionType::Degraded).message);
             if report.status.ready.as_ref() == Some(&ready) && conditions(&report)[1].0 == "False" {
                 break;
@@ -604,34 +604,34 @@ fn scaling_is_not_degraded() {
 
 #[test]
 fn the_data_of_each_member_is_reported_without_quorum() {
-    let mut world = World::bootstrapped(THREE);
-    world.silent.extend([names().member(0), names().member(1)]);
-    let report = world.pass().report;
+    let mut fixture = Fixture::bootstrapped(THREE);
+    fixture.silent.extend([names().member(0), names().member(1)]);
+    let report = fixture.pass().report;
     assert_eq!(conditions(&report)[0], ("False", "QuorumLost"));
     let message = &condition(&report, ConditionType::Available).message;
     for words in [
-        format!("quorum has been lost since {}", world.now - SECOND).split('.').next().unwrap(),
+        format!("quorum has been lost since {}", fixture.now - SECOND).split('.').next().unwrap(),
         "demo-1 has data, but its revision is unknown (it does not listen on port 2381); demo-2 has data up to revision 100",
     ] {
         assert!(message.contains(words), "{message}");
     }
     assert_eq!(reasons(&report.events), ["QuorumLost", "MemberDown"]);
     assert_eq!(report.status.cluster_id, Some(CLUSTER_ID), "it is kept in the status");
-    world.silent.clear();
-    assert_eq!(reasons(&world.pass().report.events), ["QuorumHealthy", "Healthy"]);
+    fixture.silent.clear();
+    assert_eq!(reasons(&fixture.pass().report.events), ["QuorumHealthy", "Healthy"]);
 }
 
 #[test]
 fn an_unknown_voter_counts_and_is_reported() {
-    let mut world = World::bootstrapped(ONE);
-    let plan = world.plan();
-    let list = world.observed.list.as_mut().unwrap();
+    let mut fixture = Fixture::bootstrapped(ONE);
+    let plan = fixture.plan();
+    let list = fixture.observed.list.as_mut().unwrap();
     for id in [0xb1, 0xb2] {
         let mut other = list.members[0].clone();
         (other.id, other.peer_urls) = (MemberId(id), vec![format!("https://{id}.example:2380")]);
         list.members.push(other);
     }
-    let report = world.report_on(&plan, &Outcome::default());
+    let report = fixture.report_on(&plan, &Outcome::default());
     let available = condition(&report, ConditionType::Available);
     assert_eq!(available.status, "False");
     let both = "etcd lists a member b1 that the operator did not add; etcd lists a member b2 that the operator did not add";
@@ -640,17 +640,17 @@ fn an_unknown_voter_counts_and_is_reported() {
 
 #[test]
 fn learners_are_not_voters() {
-    let mut world = World::bootstrapped(THREE);
-    let plan = world.plan();
-    world.observed.list.as_mut().unwrap().members[2].is_learner = true;
-    let report = world.report_on(&plan, &Outcome::default());
+    let mut fixture = Fixture::bootstrapped(THREE);
+    let plan = fixture.plan();
+    fixture.observed.list.as_mut().unwrap().members[2].is_learner = true;
+    let report = fixture.report_on(&plan, &Outcome::default());
     assert_eq!(condition(&report, ConditionType::Available).message, "2 of 2 voters are healthy");
 }
 
 /// The members `refusing` refuse the operator's certificate.
-fn refuse(world: &mut World, refusing: Range<u32>) {
+fn refuse(fixture: &mut Fixture, refusing: Range<u32>) {
     for ordinal in refusing {
-        let member = world.member(ordinal);
+        let member = fixture.member(ordinal);
         let Probe::Reached(leaf, _) = member.etcd.clone() else { panic!() };
         member.etcd = Probe::Refused(Some(leaf), "refuses the operator's certificate: BadCertificate".into());
     }
@@ -658,11 +658,11 @@ fn refuse(world: &mut World, refusing: Range<u32>) {
 
 #[test]
 fn a_cluster_that_refuses_the_operator_is_neither_available_nor_healthy() {
-    let mut world = World::bootstrapped(THREE);
-    refuse(&mut world, 0..3);
-    world.observed.list = Err("no member answers".into());
-    let plan = world.plan_on(&world.observed);
-    let report = world.report_on(&plan, &Outcome::default());
+    let mut fixture = Fixture::bootstrapped(THREE);
+    refuse(&mut fixture, 0..3);
+    fixture.observed.list = Err("no member answers".into());
+    let plan = fixture.plan_on(&fixture.observed);
+    let report = fixture.report_on(&plan, &Outcome::default());
     for kind in [ConditionType::Available, ConditionType::CertificatesReady, ConditionType::Degraded] {
         let found = condition(&report, kind);
         let status = if kind == ConditionType::Degraded { "True" } else { "False" };
@@ -679,10 +679,10 @@ fn a_cluster_that_refuses_the_operator_is_neither_available_nor_healthy() {
 
 #[test]
 fn a_quorum_that_accepts_the_operator_is_available_whoever_refuses() {
-    let mut world = World::bootstrapped(THREE);
-    refuse(&mut world, 0..1);
-    let plan = world.plan_on(&world.observed);
-    let report = world.report_on(&plan, &Outcome::default());
+    let mut fixture = Fixture::bootstrapped(THREE);
+    refuse(&mut fixture, 0..1);
+    let plan = fixture.plan_on(&fixture.observed);
+    let report = fixture.report_on(&plan, &Outcome::default());
     assert_eq!(condition(&report, ConditionType::Available).message, "2 of 3 voters are healthy");
     for kind in [ConditionType::CertificatesReady, ConditionType::Degraded] {
         assert_eq!(condition(&report, kind).reason, "CertificateRefused", "{kind:?}");
@@ -691,29 +691,29 @@ fn a_quorum_that_accepts_the_operator_is_available_whoever_refuses() {
 
 #[test]
 fn alarms_are_reported() {
-    let mut world = World::bootstrapped(THREE);
-    let plan = world.plan();
-    for member in world.observed.members.values_mut() {
+    let mut fixture = Fixture::bootstrapped(THREE);
+    let plan = fixture.plan();
+    for member in fixture.observed.members.values_mut() {
         let Probe::Reached(_, Ok(status)) = &mut member.etcd else { panic!() };
         status.errors = vec!["memberID:160 alarm:NOSPACE ".into()];
     }
-    let report = world.report_on(&plan, &Outcome::default());
+    let report = fixture.report_on(&plan, &Outcome::default());
     let degraded = condition(&report, ConditionType::Degraded);
     assert_eq!(degraded.reason, "EtcdReportsErrors");
     assert!(degraded.message.starts_with("demo-0 has raised the alarm NOSPACE: "), "{}", degraded.message);
     // It does not answer any more, and the others still know its name.
-    world.member(0).etcd = Probe::Unreachable("connection refused".into());
-    let report = world.report_on(&plan, &Outcome::default());
+    fixture.member(0).etcd = Probe::Unreachable("connection refused".into());
+    let report = fixture.report_on(&plan, &Outcome::default());
     let message = &condition(&report, ConditionType::Degraded).message;
     assert!(message.contains("demo-0 has raised the alarm NOSPACE: "), "{message}");
 }
 
 #[test]
 fn a_changed_cluster_id_is_degraded() {
-    let mut world = World::bootstrapped(THREE);
-    let plan = world.plan();
-    world.observed.list.as_mut().unwrap().cluster_id = ClusterId(0xd2);
-    let report = world.report_on(&plan, &Outcome::default());
+    let mut fixture = Fixture::bootstrapped(THREE);
+    let plan = fixture.plan();
+    fixture.observed.list.as_mut().unwrap().cluster_id = ClusterId(0xd2);
+    let report = fixture.report_on(&plan, &Outcome::default());
     assert_eq!(condition(&report, ConditionType::Degraded).reason, "ClusterIDChanged");
     assert_eq!(report.status.cluster_id, Some(CLUSTER_ID));
 }
@@ -721,33 +721,33 @@ fn a_changed_cluster_id_is_degraded() {
 #[test]
 fn a_cluster_with_an_invalid_spec_is_still_reported() {
     let problem = "spec.replicas is 2: it must be 1 to 9";
-    let mut world = World::new(THREE);
-    let fresh = report_invalid(&world, problem);
+    let mut fixture = Fixture::new(THREE);
+    let fresh = report_invalid(&fixture, problem);
     assert_eq!(
         conditions(&fresh),
         [("False", "InvalidSpec"), ("False", "InvalidSpec"), ("True", "InvalidSpec"), ("False", "InvalidSpec")]
     );
     assert!(condition(&fresh, ConditionType::Available).message.contains("must be 1 to 9"));
     assert_eq!(reasons(&fresh.events), ["InvalidSpec"]);
-    world = World::bootstrapped(THREE);
-    let running = report_invalid(&world, problem);
+    fixture = Fixture::bootstrapped(THREE);
+    let running = report_invalid(&fixture, problem);
     assert_eq!(conditions(&running)[0], ("True", "QuorumHealthy"));
     assert_eq!(running.status.members.len(), 3);
 }
 
 #[test]
 fn a_blocked_cluster_is_announced_once_and_reports_no_leftovers() {
-    let mut world = World::bootstrapped(ONE);
-    world.cluster.metadata.uid = Some("another".into());
-    world.cluster.status = None;
-    world.observed.status = EtcdClusterStatus::default();
-    let blocked = world.pass().report;
+    let mut fixture = Fixture::bootstrapped(ONE);
+    fixture.cluster.metadata.uid = Some("another".into());
+    fixture.cluster.status = None;
+    fixture.observed.status = EtcdClusterStatus::default();
+    let blocked = fixture.pass().report;
     assert_eq!(conditions(&blocked), [("False", "NameTaken"), ("False", "Blocked"), ("True", "NameTaken"), ("False", "Blocked")]);
     assert_eq!(reasons(&blocked.events), ["NameTaken"], "one event, not one for each condition");
     let status = &blocked.status;
     assert_eq!((&status.cluster_id, &status.certificates, status.members.len()), (&None, &None, 0));
-    assert_eq!(reasons(&world.pass().report.events), Vec::<&str>::new());
-    let status = report_invalid(&world, "wrong").status;
+    assert_eq!(reasons(&fixture.pass().report.events), Vec::<&str>::new());
+    let status = report_invalid(&fixture, "wrong").status;
     assert_eq!(
         (&status.cluster_id, &status.certificates, status.members.len()),
         (&None, &None, 0),
@@ -757,74 +757,74 @@ fn a_blocked_cluster_is_announced_once_and_reports_no_leftovers() {
 
 #[test]
 fn a_paused_cluster_is_still_reported() {
-    let mut world = World::bootstrapped(ONE);
-    world.cluster.spec.paused = true;
-    let paused = world.pass().report;
+    let mut fixture = Fixture::bootstrapped(ONE);
+    fixture.cluster.spec.paused = true;
+    let paused = fixture.pass().report;
     assert_eq!(
         conditions(&paused),
         [("True", "QuorumHealthy"), ("False", "Paused"), ("False", "Healthy"), ("True", "CertificatesServed")]
     );
     assert_eq!(reasons(&paused.events), ["Paused"]);
-    world.silent.insert(names().member(0));
-    assert_eq!(conditions(&world.pass().report)[0], ("False", "QuorumLost"));
+    fixture.silent.insert(names().member(0));
+    assert_eq!(conditions(&fixture.pass().report)[0], ("False", "QuorumLost"));
 }
 
 #[test]
 fn a_lost_authority_is_reported_and_stays_in_the_status() {
-    let mut world = World::bootstrapped(ONE);
-    let before = world.observed.status.certificates.clone();
-    let secret = world.authority_secret(Domain::Client).take();
-    let lost = world.pass().report;
+    let mut fixture = Fixture::bootstrapped(ONE);
+    let before = fixture.observed.status.certificates.clone();
+    let secret = fixture.authority_secret(Domain::Client).take();
+    let lost = fixture.pass().report;
     assert_eq!(conditions(&lost), [("True", "QuorumHealthy"), ("False", "UpToDate"), ("True", "CALost"), ("False", "CALost")]);
     assert_eq!(reasons(&lost.events), ["CALost"]);
     assert!(note(&lost.events[0]).contains("Secret demo-client-ca is missing") && note(&lost.events[0]).contains("Restore"));
     assert_eq!(lost.status.certificates, before, "it is kept, so that a restored authority is recognized");
-    *world.authority_secret(Domain::Client) = secret;
-    let restored = world.pass().report;
+    *fixture.authority_secret(Domain::Client) = secret;
+    let restored = fixture.pass().report;
     assert_eq!(conditions(&restored)[3], ("True", "CertificatesServed"));
     assert_eq!(reasons(&restored.events), ["Healthy", "CertificatesServed"], "the end of a fault is announced");
 }
 
 #[test]
 fn times_that_a_clock_ahead_reported_are_corrected() {
-    let mut world = World::bootstrapped(THREE);
-    world.now += SignedDuration::from_hours(1);
-    world.silent.extend([names().member(0), names().member(1)]);
-    let ahead = world.pass().report;
+    let mut fixture = Fixture::bootstrapped(THREE);
+    fixture.now += SignedDuration::from_hours(1);
+    fixture.silent.extend([names().member(0), names().member(1)]);
+    let ahead = fixture.pass().report;
     let at = |report: &Report| condition(report, ConditionType::Available).last_transition_time.0;
-    world.now -= SignedDuration::from_mins(30);
-    let corrected = world.pass().report;
-    assert!(at(&ahead) > world.now && at(&corrected) < world.now);
+    fixture.now -= SignedDuration::from_mins(30);
+    let corrected = fixture.pass().report;
+    assert!(at(&ahead) > fixture.now && at(&corrected) < fixture.now);
     let since = |report: &Report| report.status.members.iter().map(|member| member.since.as_ref().unwrap().0).max().unwrap();
-    assert!(since(&ahead) > world.now && since(&corrected) < world.now);
-    let again = world.pass().report;
+    assert!(since(&ahead) > fixture.now && since(&corrected) < fixture.now);
+    let again = fixture.pass().report;
     assert_eq!((at(&again), since(&again)), (at(&corrected), since(&corrected)));
 }
 
 #[test]
 fn transition_times_change_only_with_the_status() {
-    let mut world = World::bootstrapped(THREE);
+    let mut fixture = Fixture::bootstrapped(THREE);
     let at = |report: &Report, kind: ConditionType| condition(report, kind).last_transition_time.0;
-    let since = at(&world.report(), ConditionType::Available);
-    world.now += SECOND * 100;
-    world.silent.insert(names().member(2));
-    let down = world.pass().report;
+    let since = at(&fixture.report(), ConditionType::Available);
+    fixture.now += SECOND * 100;
+    fixture.silent.insert(names().member(2));
+    let down = fixture.pass().report;
     assert_eq!(at(&down, ConditionType::Available), since, "another message is no transition");
-    assert_eq!(at(&down, ConditionType::Degraded), world.now - SECOND);
-    world.cluster.metadata.generation = Some(2);
-    world.silent.insert(names().member(1));
-    let report = world.report();
-    assert_eq!(at(&report, ConditionType::Available), world.now);
-    assert_eq!(at(&report, ConditionType::Degraded), world.now - SECOND);
+    assert_eq!(at(&down, ConditionType::Degraded), fixture.now - SECOND);
+    fixture.cluster.metadata.generation = Some(2);
+    fixture.silent.insert(names().member(1));
+    let report = fixture.report();
+    assert_eq!(at(&report, ConditionType::Available), fixture.now);
+    assert_eq!(at(&report, ConditionType::Degraded), fixture.now - SECOND);
     assert!(report.status.conditions.iter().all(|condition| condition.observed_generation == Some(2)));
-    world.now += SignedDuration::from_millis(1234);
-    assert_eq!(at(&world.report(), ConditionType::Available).subsec_nanosecond(), 0, "the API keeps whole seconds");
+    fixture.now += SignedDuration::from_millis(1234);
+    assert_eq!(at(&fixture.report(), ConditionType::Available).subsec_nanosecond(), 0, "the API keeps whole seconds");
 }
 
 #[test]
 fn completed_work_has_one_event_for_each_reason() {
-    let mut world = World::bootstrapped(ONE);
-    let plan = world.plan();
+    let mut fixture = Fixture::bootstrapped(ONE);
+    let plan = fixture.plan();
     let outcome = Outcome {
         done: vec![
             Note::new(Reason::CertificatesIssued, "issued a"),
@@ -835,7 +835,7 @@ fn completed_work_has_one_event_for_each_reason() {
         again: false,
         ..Outcome::default()
     };
-    let report = world.report_on(&plan, &outcome);
+    let report = fixture.report_on(&plan, &outcome);
     assert_eq!(reasons(&report.done), ["CertificatesIssued", "CertificatesRevoked"]);
     assert_eq!(note(&report.done[0]), "issued a; issued b");
     assert_eq!(reasons(&report.events), ["KubernetesRefused"]);
@@ -844,9 +844,9 @@ fn completed_work_has_one_event_for_each_reason() {
 
 #[test]
 fn patches_of_pods_are_reported() {
-    let mut world = World::bootstrapped(ONE);
-    world.pod(0).metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
-    let report = world.report();
+    let mut fixture = Fixture::bootstrapped(ONE);
+    fixture.pod(0).metadata.annotations.as_mut().unwrap().remove(key::TLS_CONFIRMED);
+    let report = fixture.report();
     assert_eq!(condition(&report, ConditionType::Progressing).message, "applying Pod demo-0-0");
     assert_eq!(conditions(&report)[3], ("False", "Confirming"));
     assert_eq!(
@@ -857,10 +857,10 @@ fn patches_of_pods_are_reported() {
 
 #[test]
 fn metrics_match_the_status() {
-    let mut world = World::bootstrapped(THREE);
-    world.silent.insert(names().member(1));
-    let report = world.report();
-    let state = state(&mut world, &report.status);
+    let mut fixture = Fixture::bootstrapped(THREE);
+    fixture.silent.insert(names().member(1));
+    let report = fixture.report();
+    let state = state(&mut fixture, &report.status);
     let domains = state.domains;
     assert!(state.available && domains.client.expiry.is_some() && domains.peer.expiry.is_some());
     assert!(domains.client.authorities.is_some());
@@ -870,19 +870,19 @@ fn metrics_match_the_status() {
 /// The first expiry of each kind of certificate.
 #[test]
 fn the_first_expiry_is_reported_in_status_and_metrics() {
-    let mut world = World::bootstrapped(
+    let mut fixture = Fixture::bootstrapped(
         "{replicas: 3, tls: {client: {certificate: {duration: 240h}}, peer: {certificate: {duration: 24h}}}}",
     );
     let hours = |hours| SignedDuration::from_hours(hours);
     let leaves =
-        world.observed.members.values().filter_map(|member| member.secret.as_ref()?.certificate(member_key::PEER_CRT)?.ok());
+        fixture.observed.members.values().filter_map(|member| member.secret.as_ref()?.certificate(member_key::PEER_CRT)?.ok());
     let issued = leaves.map(|leaf| leaf.not_after()).min().unwrap() - hours(24);
     // The certificates of one member are renewed, so that those of the others expire sooner.
-    world.now += hours(8);
-    world.member(0).secret = None;
-    world.settle();
-    let status = world.report().status;
-    let before = state(&mut world, &status);
+    fixture.now += hours(8);
+    fixture.member(0).secret = None;
+    fixture.settle();
+    let status = fixture.report().status;
+    let before = state(&mut fixture, &status);
     let expiry = [before.domains.peer, before.domains.client].map(|domain| domain.expiry);
     assert_eq!(expiry, [Some(issued + hours(24)), Some(issued + hours(240))]);
     assert_eq!(before.operator_expiry, Some(issued + hours(240)));
@@ -891,19 +891,19 @@ fn the_first_expiry_is_reported_in_status_and_metrics() {
     assert_eq!(all.client.unwrap().expires, Some(Time(issued + hours(240))));
     let members: Vec<_> = status.members.iter().map(|member| member.certificate_expires.clone().unwrap().0).collect();
     assert!(members[0] > members[1] && members[1] == members[2], "{members:?}");
-    world.observed.operator = None;
-    assert_eq!(state(&mut world, &status).operator_expiry, None);
+    fixture.observed.operator = None;
+    assert_eq!(state(&mut fixture, &status).operator_expiry, None);
 }
 
 #[test]
 fn the_phase_of_a_rotation_is_reported() {
-    let mut world = World::bootstrapped(ONE);
-    world.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), "peer".into());
+    let mut fixture = Fixture::bootstrapped(ONE);
+    fixture.cluster.metadata.annotations.get_or_insert_default().insert(key::ROTATE_CA.into(), "peer".into());
     let (mut phases, mut events) = (vec![], vec![]);
     for _ in 0..200 {
-        let Report { status, events: new, .. } = world.pass().report;
+        let Report { status, events: new, .. } = fixture.pass().report;
         events.extend(new);
-        let domains = state(&mut world, &status).domains;
+        let domains = state(&mut fixture, &status).domains;
         assert_eq!(domains.client.phase, None);
         phases.push(domains.peer.phase);
     }

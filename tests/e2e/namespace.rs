@@ -38,9 +38,9 @@ const LABEL: &str = "etcd-warden-e2e";
 pub const TIMEOUT: Duration = Duration::from_secs(150);
 
 /// A scenario's namespace.
-pub struct World {
+pub struct TestNamespace {
     pub client: Client,
-    pub namespace: String,
+    pub name: String,
     scenario: String,
     files: TempDir,
     measured: Mutex<Vec<String>>,
@@ -54,7 +54,7 @@ pub async fn remove_namespaces(client: &Client) {
     }
 }
 
-impl World {
+impl TestNamespace {
     pub async fn create(client: Client, scenario: &str) -> Self {
         let label = scenario.replace("::", ".");
         let namespace: Namespace = serde_json::from_value(json!({
@@ -67,7 +67,7 @@ impl World {
         let made = Api::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
         Self {
             client,
-            namespace: made.name_any(),
+            name: made.name_any(),
             scenario: scenario.into(),
             files: TempDir::new().unwrap(),
             measured: Mutex::default(),
@@ -77,7 +77,7 @@ impl World {
     /// Deletes the namespace without waiting.
     pub async fn remove(&self) {
         let api: Api<Namespace> = Api::all(self.client.clone());
-        api.delete(&self.namespace, &DeleteParams::default()).await.unwrap();
+        api.delete(&self.name, &DeleteParams::default()).await.unwrap();
     }
 
     /// Records a line to be printed at the end.
@@ -119,11 +119,11 @@ impl World {
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
-        Api::namespaced(self.client.clone(), &self.namespace)
+        Api::namespaced(self.client.clone(), &self.name)
     }
 
     pub fn names(&self, cluster: &str) -> Names {
-        Names::new(cluster, &self.namespace, "cluster.local")
+        Names::new(cluster, &self.name, "cluster.local")
     }
 
     /// The client URL of each member of the cluster `demo`.
@@ -134,12 +134,12 @@ impl World {
 
     /// `kubectl` in the namespace.
     pub async fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Ran {
-        kubectl(["-n", &self.namespace].into_iter().chain(arguments)).await
+        kubectl(["-n", &self.name].into_iter().chain(arguments)).await
     }
 
     /// `kubectl apply` of a text, as a user would.
     pub async fn apply(&self, manifest: &str) -> Ran {
-        run_with("kubectl", ["-n", &self.namespace, "apply", "-f", "-"], manifest).await
+        run_with("kubectl", ["-n", &self.name, "apply", "-f", "-"], manifest).await
     }
 
     /// Creates an object with this spec, without the defaults of our types.
@@ -148,7 +148,7 @@ impl World {
         K: Resource<DynamicType = ()>,
     {
         let resource = ApiResource::erase::<K>(&());
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.name, &resource);
         let mut object = DynamicObject::new(name, &resource);
         object.data = json!({ "spec": spec });
         api.create(&PostParams::default(), &object).await.map(drop)
@@ -248,7 +248,7 @@ impl World {
         Err(format!("{:?} {}", status.ready, conditions_text(&status.conditions)))
     }
 
-    /// Waits until [`World::ready`].
+    /// Waits until [`TestNamespace::ready`].
     #[track_caller]
     pub fn until_ready(&self, cluster: &str) -> impl Future<Output = EtcdClusterStatus> {
         let at = std::panic::Location::caller();

@@ -67,37 +67,37 @@ pub async fn until_ok<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T
 }
 
 /// A namespace for one test.
-pub struct World<'a> {
+pub struct TestNamespace<'a> {
     /// Its server.
     pub server: &'a Server,
     /// The administrator's client.
     pub client: Client,
     /// Its name.
-    pub namespace: String,
+    pub name: String,
 }
 
-impl World<'static> {
+impl TestNamespace<'static> {
     /// A new namespace on the shared server.
     pub async fn new(name: &str) -> Self {
-        World::on(server::shared().await, name).await
+        TestNamespace::on(server::shared().await, name).await
     }
 }
 
-impl<'a> World<'a> {
+impl<'a> TestNamespace<'a> {
     /// A new namespace.
     pub async fn on(server: &'a Server, name: &str) -> Self {
         static GIVEN: AtomicU32 = AtomicU32::new(0);
         let client = server.client();
-        let namespace = format!("{name}-{}", GIVEN.fetch_add(1, Ordering::Relaxed));
-        let metadata = ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() };
+        let name = format!("{name}-{}", GIVEN.fetch_add(1, Ordering::Relaxed));
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
         let object = Namespace { metadata, ..Namespace::default() };
         Api::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
-        Self { server, client, namespace }
+        Self { server, client, name }
     }
 
     /// The objects of a kind.
     pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
-        Api::namespaced(self.client.clone(), &self.namespace)
+        Api::namespaced(self.client.clone(), &self.name)
     }
 
     /// Creates an object from its fields without defaults.
@@ -190,7 +190,7 @@ impl<'a> World<'a> {
 
     /// An operator for this namespace whose requests go through `tap`.
     pub fn operator_with(&self, tap: Tap) -> Operator {
-        Operator::start(self.server.tapped(&tap), tap, vec![self.namespace.clone()])
+        Operator::start(self.server.tapped(&tap), tap, vec![self.name.clone()])
     }
 
     /// An operator for this namespace with another clock than the machine's.
@@ -206,7 +206,7 @@ impl<'a> World<'a> {
     /// The same with another clock than the machine's.
     pub fn operator_by(&self, dialer: Arc<dyn Dialer>, clock: fn() -> Timestamp) -> Operator {
         let tap = Tap::default();
-        Operator::start_with(self.server.tapped(&tap), tap, vec![self.namespace.clone()], dialer, clock)
+        Operator::start_with(self.server.tapped(&tap), tap, vec![self.name.clone()], dialer, clock)
     }
 }
 
